@@ -1,0 +1,88 @@
+//! Every bound of the program, with its unit and its reason.
+//!
+//! Owns: the numbers. Called by everybody. No code lives here: a bound that needs a computation is computed where it
+//! is used, from the numbers below. The man pages print these values and a test compares them.
+
+/// Longest key, in bytes of UTF-8. Long enough for a URL path and a tenant; short enough that a million of them are
+/// affordable.
+pub const MAX_KEY_BYTES: usize = 512;
+
+/// Largest `rate`, `burst` and `cost`, in units. Times [`MAX_PERIOD_MS`] it needs 75 bits, hence the 128-bit products.
+pub const MAX_UNITS: u64 = 1_000_000_000_000;
+
+/// Shortest period, in milliseconds: the resolution of the clock that decides.
+pub const MIN_PERIOD_MS: u64 = 1;
+
+/// Longest period, in milliseconds: 366 days, so that "a year" always fits.
+pub const MAX_PERIOD_MS: u64 = 366 * 24 * 3600 * 1000;
+
+/// Longest time an empty token bucket may take to fill, in milliseconds: 1000 years of 366 days. Without it a burst of
+/// 10^12 refilled once a year would have a `reset_at` that no calendar can print.
+pub const MAX_REFILL_MS: u64 = 1000 * MAX_PERIOD_MS;
+
+/// Most items in one `check_all` or `check_many`.
+pub const MAX_ITEMS: usize = 1000;
+
+/// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// Most status objects in one page of a listing that names `limit`.
+pub const MAX_PAGE: usize = 100_000;
+
+/// Shards of the map of limits. Compaction copies one shard under its lock: with a million limits about 0.1 ms each.
+pub const SHARDS: usize = 256;
+
+/// Size at which a segment of the log is closed and the next one begun, in bytes.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Step in which a segment is filled with zeros ahead of the writer, in bytes. Writing into filled space lets
+/// fdatasync skip the metadata.
+pub const FILL_BYTES: u64 = 1024 * 1024;
+
+/// First step of zero-filling in a freshly opened segment, in bytes: a short command need not write a mebibyte.
+pub const FIRST_FILL_BYTES: u64 = 64 * 1024;
+
+/// Largest payload of one frame of the log, in bytes. A batch ends before it; a single record can't reach it.
+pub const MAX_FRAME_BYTES: usize = 512 * 1024;
+
+/// Default of `--compact-after`, in bytes of log.
+pub const COMPACT_AFTER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Default of `--flush-every-ms`, in milliseconds.
+pub const FLUSH_EVERY_MS: u64 = 100;
+
+/// Default of `--flush-every-events`, in records.
+pub const FLUSH_EVERY_EVENTS: u64 = 100;
+
+/// Largest `--flush-every-ms`, in milliseconds: one hour.
+pub const MAX_FLUSH_EVERY_MS: u64 = 3_600_000;
+
+/// Largest `--flush-every-events`, in records.
+pub const MAX_FLUSH_EVERY_EVENTS: u64 = 1_000_000_000;
+
+/// Quiet time after which the log writes an empty frame that covers the last confirmed batch, in milliseconds.
+pub const IDLE_MARK_MS: u64 = 20;
+
+/// Pause before the log tries again to fill space ahead after the disk was full, in milliseconds.
+pub const NO_SPACE_RETRY_MS: u64 = 100;
+
+/// Longest time a request waits for the disk before it is answered `overloaded`, in milliseconds.
+pub const LOG_WAIT_MS: u64 = 10_000;
+
+/// Default of `--max-blocking`: worker threads of the server.
+pub const MAX_BLOCKING: usize = 128;
+
+/// Largest `--max-blocking`.
+pub const MAX_MAX_BLOCKING: usize = 4096;
+
+/// Default of `--max-connections`.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// Default of `--idle-timeout`, in milliseconds.
+pub const IDLE_TIMEOUT_MS: u64 = 60_000;
+
+/// Stack of a worker or connection thread, in bytes. The deepest frames are serde_json's and the reply's buffers.
+pub const STACK_BYTES: usize = 256 * 1024;
+
+/// How long a one-shot command waits for another command that holds the data directory, in milliseconds.
+pub const LOCK_WAIT_MS: u64 = 1000;

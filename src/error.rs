@@ -1,0 +1,183 @@
+//! The one error type of the program.
+//!
+//! Owns: what can go wrong, and the table that gives each kind its code for the HTTP API, its HTTP status and its exit
+//! status. Called by everybody. Nothing here does I/O, and no message may carry a token or a request's body.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+/// What went wrong, by what the caller can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The body is not JSON.
+    InvalidJson,
+    /// A value has the wrong type or is out of its range, or a field is unknown.
+    InvalidArgument,
+    /// The cost is over the limit's capacity: it could never be allowed.
+    CostExceedsCapacity,
+    /// The bearer token is missing or wrong.
+    Unauthorized,
+    /// The request was made by a browser's page, or for another host.
+    ForbiddenOrigin,
+    /// No limit has this key.
+    LimitNotConfigured,
+    /// No such path.
+    NotFound,
+    /// The path exists, the method does not.
+    MethodNotAllowed,
+    /// The body is larger than [`crate::bounds::MAX_BODY_BYTES`].
+    BodyTooLarge,
+    /// More work than the server takes at once, or a disk that does not answer in time.
+    Overloaded,
+    /// The log cannot be written: the disk is full, or an earlier write or fsync failed.
+    LogFailed,
+    /// The command line is wrong.
+    Usage,
+    /// Another process owns the data directory.
+    Locked,
+    /// A file of the data directory is damaged.
+    Corrupt,
+    /// A file of the data directory was written by a newer Flint.
+    Unsupported,
+    /// The operating system refused.
+    Io,
+    /// The server could not be reached, or its answer was not understood.
+    Unreachable,
+    /// A defect of Flint itself.
+    Internal,
+}
+
+impl Kind {
+    /// Code in the HTTP API, HTTP status and exit status of this kind.
+    const fn row(self) -> (&'static str, u16, u8) {
+        match self {
+            Kind::InvalidJson => ("invalid_json", 400, 2),
+            Kind::InvalidArgument => ("invalid_argument", 400, 2),
+            Kind::CostExceedsCapacity => ("cost_exceeds_capacity", 400, 2),
+            Kind::Unauthorized => ("unauthorized", 401, 3),
+            Kind::ForbiddenOrigin => ("forbidden_origin", 403, 3),
+            Kind::LimitNotConfigured => ("limit_not_configured", 404, 3),
+            Kind::NotFound => ("not_found", 404, 3),
+            Kind::MethodNotAllowed => ("method_not_allowed", 405, 3),
+            Kind::BodyTooLarge => ("body_too_large", 413, 3),
+            Kind::Overloaded => ("overloaded", 503, 3),
+            Kind::LogFailed => ("log_failed", 503, 3),
+            Kind::Usage => ("usage", 400, 2),
+            Kind::Locked => ("locked", 503, 3),
+            Kind::Corrupt => ("corrupt", 500, 3),
+            Kind::Unsupported => ("unsupported", 500, 3),
+            Kind::Io => ("io", 500, 3),
+            Kind::Unreachable => ("unreachable", 502, 3),
+            Kind::Internal => ("internal", 500, 3),
+        }
+    }
+
+    /// Every kind, for the tests that hold the man pages to this table.
+    pub const ALL: [Kind; 18] = [
+        Kind::InvalidJson,
+        Kind::InvalidArgument,
+        Kind::CostExceedsCapacity,
+        Kind::Unauthorized,
+        Kind::ForbiddenOrigin,
+        Kind::LimitNotConfigured,
+        Kind::NotFound,
+        Kind::MethodNotAllowed,
+        Kind::BodyTooLarge,
+        Kind::Overloaded,
+        Kind::LogFailed,
+        Kind::Usage,
+        Kind::Locked,
+        Kind::Corrupt,
+        Kind::Unsupported,
+        Kind::Io,
+        Kind::Unreachable,
+        Kind::Internal,
+    ];
+
+    /// The `code` of the HTTP API's error object.
+    pub const fn code(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The HTTP status of a reply that carries this error.
+    pub const fn http_status(self) -> u16 {
+        self.row().1
+    }
+
+    /// The exit status of a command that ends with this error: 2 for a wrong command line, 3 for what could not be
+    /// done. Never 1, which is an answer.
+    pub const fn exit_status(self) -> u8 {
+        self.row().2
+    }
+
+    /// The kind that a server meant by the `code` of an error object.
+    pub fn from_code(code: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+}
+
+/// An error: a kind, and one sentence that names what is wrong and what to do.
+#[derive(Debug, Clone)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+}
+
+/// The result of everything that can fail here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of `kind` with its sentence.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error { kind, message: message.into() }
+    }
+
+    /// A value out of its range, a wrong type or an unknown field.
+    pub fn invalid(message: impl Into<String>) -> Error {
+        Error::new(Kind::InvalidArgument, message)
+    }
+
+    /// No limit has `key`.
+    pub fn not_configured(key: &str) -> Error {
+        Error::new(Kind::LimitNotConfigured, format!("no limit is configured for key `{key}`; configure it first"))
+    }
+
+    /// An operating system error at `path` while doing `what` ("open", "write" …).
+    pub fn io(what: &str, path: &Path, error: &io::Error) -> Error {
+        Error::new(Kind::Io, format!("cannot {what} {}: {error}", path.display()))
+    }
+
+    /// What kind of error it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The sentence.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_unique_and_comes_back() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_code(kind.code()), Some(kind));
+            assert_ne!(kind.exit_status(), 1, "1 is an answer, not an error");
+            assert!((400..600).contains(&kind.http_status()));
+        }
+        assert_eq!(Kind::from_code("no_such_code"), None);
+    }
+}

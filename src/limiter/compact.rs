@@ -1,0 +1,80 @@
+//! Online compaction: a new snapshot while checks go on.
+//!
+//! The log is rotated first: segment N begins. Then, shard by shard and under that shard's lock alone, the entries are
+//! copied and a marker record is queued; its place in the log is exactly where the copy was made. Encoding and writing
+//! happen outside every lock. When all is durable, the markers included, the snapshot gets its name N, and what is
+//! older than N is removed. Any failure before leaves the old files in force.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use super::Core;
+use super::entry::Entry;
+use super::report::Compaction;
+use crate::error::{Error, Kind, Result};
+use crate::store::record::{Event, MAX_FIXED};
+
+impl Core {
+    /// Compacts the log. One at a time: a second call waits for the first and then compacts again.
+    pub(super) fn compact(&self) -> Result<Compaction> {
+        let mut last_error = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.compact_locked();
+        match &result {
+            Ok(_) => {
+                *last_error = None;
+                self.counters.compactions.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => *last_error = Some(error.to_string()),
+        }
+        result
+    }
+
+    fn compact_locked(&self) -> Result<Compaction> {
+        let log = self.log()?;
+        let Some(store) = &self.store else { return Err(Error::new(Kind::Internal, "a log without a store")) };
+        let log_bytes_before = log.bytes();
+        let number = log.rotate()?;
+        let mut writer = store.begin_snapshot(number)?;
+        let mut copies: Vec<Entry> = Vec::new();
+        for (index, shard) in self.shards.iter().enumerate() {
+            let mut reservation = self.reserve(1, MAX_FIXED)?;
+            let mut table = shard.lock();
+            // The log may know an entry by another shard from before the start; from here on it is this one.
+            copies.extend(table.iter_mut().map(|entry| {
+                entry.renumber(entry.id(), index as u8);
+                entry.clone()
+            }));
+            let marker = Event::Marker { snapshot: number, shard: index as u8 };
+            log.append(&mut reservation, &marker, None);
+            drop(table);
+            drop(reservation);
+            copies.drain(..).try_for_each(|entry| writer.entry(&entry.to_record()))?;
+        }
+        writer.seal(self.clock.now())?;
+        log.sync()?;
+        let snapshot_bytes = writer.finish()?;
+        store.remove_before(number, snapshot_bytes);
+        Ok(Compaction { log_bytes_before, log_bytes_after: log.bytes(), snapshot_bytes })
+    }
+
+    /// The thread `flint-compact`: sleeps until the log has grown past its bound.
+    pub(super) fn compaction_loop(&self) {
+        while !self.closing.load(Ordering::Acquire) {
+            let wanted = self.log().is_ok_and(|log| log.take_compaction_wish());
+            if !wanted {
+                thread::park();
+                continue;
+            }
+            match self.compact() {
+                Ok(done) => log::info!(
+                    "compacted the log from {} to {} bytes, snapshot {} bytes",
+                    done.log_bytes_before,
+                    done.log_bytes_after,
+                    done.snapshot_bytes
+                ),
+                Err(error) => log::warn!("the log could not be compacted and is kept as it is: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Looking at a data directory without changing it: `log dump`, `log verify`, `limit history`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::clock::{Millis, rfc3339};
+use crate::error::Result;
+use crate::limit::{Limit, format_period};
+use crate::store::record::{self, Event};
+use crate::store::{Access, DirectoryLock, Recovered, Replay, SystemDisk, recover};
+
+use super::replay::Replayed;
+
+/// Hands each record of snapshot and log to `each`, as a JSON object, in the order of the log.
+///
+/// # Errors
+/// As for opening the directory to look at it.
+pub fn dump(dir: &Path, each: &mut dyn FnMut(&Value)) -> Result<()> {
+    let _lock = DirectoryLock::acquire(dir, Access::Read)?;
+    let mut dumper = Dumper { keys: HashMap::new(), each };
+    recover(dir, &SystemDisk, &mut dumper).map(|_| ())
+}
+
+/// Hands the events of one limit to `each`, as JSON objects. Events before the last compaction are not known any more:
+/// the snapshot has their sum.
+///
+/// # Errors
+/// As for opening the directory to look at it.
+pub fn history(dir: &Path, key: &str, each: &mut dyn FnMut(&Value)) -> Result<()> {
+    dump(dir, &mut |record| {
+        if record["key"] == key {
+            each(record);
+        }
+    })
+}
+
+/// Reads all of snapshot and log, and checks that a limiter could be opened on them.
+///
+/// # Errors
+/// `corrupt` and `unsupported`, naming file and offset.
+pub fn verify(dir: &Path) -> Result<Recovered> {
+    let _lock = DirectoryLock::acquire(dir, Access::Read)?;
+    let mut replayed = Replayed::new();
+    let found = recover(dir, &SystemDisk, &mut replayed)?;
+    replayed.finish().map_err(|what| {
+        crate::Error::new(crate::error::Kind::Corrupt, format!("{} cannot be recovered: {what}", dir.display()))
+    })?;
+    Ok(found)
+}
+
+struct Dumper<'a> {
+    keys: HashMap<u64, String>,
+    each: &'a mut dyn FnMut(&Value),
+}
+
+impl Dumper<'_> {
+    fn key(&self, id: u64) -> Value {
+        self.keys.get(&id).map_or(Value::Null, |key| Value::from(key.as_str()))
+    }
+}
+
+impl Replay for Dumper<'_> {
+    fn snapshot(&mut self, number: u64, complete: bool, limits: u64) {
+        (self.each)(&json!({"event": "snapshot", "number": number, "complete": complete, "limits": limits}));
+    }
+
+    fn entry(&mut self, entry: record::Entry<'_>) -> std::result::Result<(), String> {
+        self.keys.insert(entry.id, entry.key.to_owned());
+        let [allowed, denied, allowed_cost, denied_cost] = entry.totals;
+        let mut line = json!({"event": "entry", "id": entry.id, "key": entry.key, "total_allowed": allowed,
+            "total_denied": denied, "total_allowed_cost": allowed_cost, "total_denied_cost": denied_cost});
+        add_limit(&mut line, &entry.limit);
+        (self.each)(&line);
+        Ok(())
+    }
+
+    fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String> {
+        let at = |at: Millis| rfc3339(at).to_string();
+        let line = match event {
+            Event::Created { id, at: time, limit, key, .. } => {
+                self.keys.insert(id, key.to_owned());
+                let mut line = json!({"event": "created", "at": at(time), "id": id, "key": key});
+                add_limit(&mut line, &limit);
+                line
+            }
+            Event::Reconfigured { id, at: time, limit } => {
+                let mut line = json!({"event": "reconfigured", "at": at(time), "id": id, "key": self.key(id)});
+                add_limit(&mut line, &limit);
+                line
+            }
+            Event::Removed { id, at: time } => {
+                json!({"event": "removed", "at": at(time), "id": id, "key": self.key(id)})
+            }
+            Event::Spent { id, cost, at: time } => {
+                json!({"event": "spent", "at": at(time), "id": id, "key": self.key(id), "cost": cost})
+            }
+            Event::SpentAll { at: time, items } => {
+                for (id, cost) in items {
+                    let line = json!({"event": "spent", "at": at(time), "id": id, "key": self.key(id), "cost": cost,
+                        "check_all": true});
+                    (self.each)(&line);
+                }
+                return Ok(());
+            }
+            Event::Denied { id, total, cost, last } => json!({"event": "denied", "at": last.map(at), "id": id,
+                "key": self.key(id), "total_denied": total, "total_denied_cost": cost}),
+            Event::Reset { id, at: time } => {
+                json!({"event": "reset", "at": at(time), "id": id, "key": self.key(id)})
+            }
+            Event::Marker { snapshot, shard } => json!({"event": "marker", "snapshot": snapshot, "shard": shard}),
+        };
+        (self.each)(&line);
+        Ok(())
+    }
+}
+
+fn add_limit(line: &mut Value, limit: &Limit) {
+    line["rate"] = limit.rate().into();
+    line["per"] = format_period(limit.period_ms()).into();
+    line["algorithm"] = limit.algorithm().name().into();
+    line["capacity"] = limit.capacity().into();
+}

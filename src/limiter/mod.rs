@@ -1,0 +1,699 @@
+//! The limiter: limits in a sharded map, and the operations on them.
+//!
+//! Owns: the map, the order in which its locks are taken, and the promise that a record stands in the log before its
+//! decision is told to anybody. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
+//! and no command line here.
+//!
+//! Locks, by rank: the compaction lock, then shards in the order of their index. Under a shard's lock time is read, a
+//! decision is made and a record is queued; nothing there waits for the disk, for another thread's work or for memory
+//! of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
+
+mod compact;
+mod entry;
+mod inspect;
+mod replay;
+mod report;
+mod unlogged;
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+pub use self::entry::Totals;
+pub use self::inspect::{dump, history, verify};
+pub use self::report::{AllDecision, Compaction, Decision, Status, write_statuses, write_text};
+pub use crate::store::Access;
+
+use self::entry::{Entry, Table};
+use self::replay::Replayed;
+use crate::bounds::{MAX_ITEMS, MAX_PAGE, SHARDS};
+use crate::clock::Clock;
+use crate::error::{Error, Kind, Result};
+use crate::limit::{Limit, validate_cost, validate_key};
+use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
+use crate::store::{self, Disk, DirectoryLock, Health, Policy, Reservation, Store, SystemDisk, Waiter};
+
+/// When a check is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncMode {
+    /// After its record is on disk (fdatasync); concurrent requests share one.
+    Always,
+    /// As soon as its record is queued for the log; a crash of the machine loses at most the last batch.
+    Batch,
+}
+
+impl SyncMode {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SyncMode::Always => "always",
+            SyncMode::Batch => "batch",
+        }
+    }
+}
+
+/// How a limiter is opened. [`Options::default`] is what `flint server start` does without options.
+#[derive(Clone)]
+pub struct Options {
+    /// When a check is answered.
+    pub sync: SyncMode,
+    /// When records that nobody waits for are synced, and when the log is compacted.
+    pub policy: Policy,
+    /// Whether the directory may be created, or is only looked at.
+    pub access: Access,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// Where bytes go to.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            sync: SyncMode::Always,
+            policy: Policy::default(),
+            access: Access::Create,
+            clock: Clock::system(),
+            disk: Arc::new(SystemDisk),
+        }
+    }
+}
+
+/// A durable rate limiter over one data directory, which it owns as its only writer.
+///
+/// All methods may be called from any number of threads. Dropping it syncs the log and closes it in good order;
+/// [`Limiter::close`] does the same and tells of errors.
+///
+/// ```
+/// use flint::{Algorithm, Limit, Limiter, Options};
+///
+/// let dir = tempfile::tempdir()?;
+/// let limiter = Limiter::open(dir.path().join("quotas"), Options::default())?;
+/// let limit = Limit::new(100, 60_000, Algorithm::TokenBucket, None)?;
+/// limiter.configure("api:user-42", limit)?;
+///
+/// let decision = limiter.check("api:user-42", 5)?;
+/// assert!(decision.allowed);
+/// assert_eq!(decision.remaining, 95);
+///
+/// // Atomic: either both are spent or none is.
+/// limiter.configure("org:acme", Limit::new(4, 1_000, Algorithm::SlidingWindowLog, None)?)?;
+/// let all = limiter.check_all(&[("api:user-42", 1), ("org:acme", 4)])?;
+/// assert!(all.allowed);
+///
+/// limiter.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Limiter {
+    core: Arc<Core>,
+    helpers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the limiter shares with its helper threads.
+struct Core {
+    shards: Box<[Shard]>,
+    hasher: RandomState,
+    clock: Clock,
+    sync: SyncMode,
+    store: Option<Store>,
+    dir: PathBuf,
+    next_id: AtomicU64,
+    /// Rank 1. Held while a compaction runs, which may take seconds; the value says how the last one ended.
+    compaction: Mutex<Option<String>>,
+    closing: AtomicBool,
+    /// Set when there are denials that the log does not know of, to wake the helper that writes them.
+    unlogged: AtomicBool,
+    unlogged_helper: Mutex<Option<thread::Thread>>,
+    flush_every: Duration,
+    counters: Counters,
+}
+
+/// Rank 2, in the order of the index. Aligned so that two shards share no cache line.
+#[repr(align(64))]
+#[derive(Default)]
+struct Shard(Mutex<Table>);
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // A table is changed in single steps, each of which leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    allowed: AtomicU64,
+    denied: AtomicU64,
+    compactions: AtomicU64,
+}
+
+/// How storage and limiter stand, for `doctor` and for metrics.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// When checks are answered.
+    pub sync: SyncMode,
+    /// How the log stands, and why, if not well.
+    pub health: (Health, Option<String>),
+    /// Configured limits.
+    pub limits: u64,
+    /// Size of the log, in bytes.
+    pub log_bytes: u64,
+    /// Events written since the start.
+    pub events: u64,
+    /// Bytes promised to records that are not written yet.
+    pub queued_bytes: u64,
+    /// Number of fdatasync calls by duration (see [`store::TIMING_BOUNDS_US`]), and their sum in microseconds.
+    pub syncs: ([u64; store::TIMING_BOUNDS_US.len() + 1], u64),
+    /// Bytes that the file system has left for this user, if it tells.
+    pub free_bytes: Option<u64>,
+    /// Compactions that succeeded since the start.
+    pub compactions: u64,
+    /// Why the last compaction failed, if it did.
+    pub compaction_error: Option<String>,
+    /// Checks allowed and denied since the start.
+    pub decisions: (u64, u64),
+}
+
+impl Report {
+    /// What is not as it should be, in words.
+    pub fn problems(&self) -> Vec<String> {
+        const LOW_BYTES: u64 = 64 * 1024 * 1024;
+        let mut problems = Vec::new();
+        if self.health.0 != Health::Healthy {
+            problems.push(self.health.1.clone().unwrap_or_else(|| "the log cannot be written".to_owned()));
+        }
+        if let Some(free) = self.free_bytes.filter(|free| *free < LOW_BYTES) {
+            problems.push(format!("only {free} bytes are free where {} is; make room", self.dir.display()));
+        }
+        if let Some(error) = &self.compaction_error {
+            problems.push(format!("the last compaction failed: {error}"));
+        }
+        problems
+    }
+}
+
+/// Which limits to list, in the order of their keys.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Page<'a> {
+    /// Only keys that begin with this.
+    pub prefix: &'a str,
+    /// Only keys behind this one.
+    pub after: Option<&'a str>,
+    /// At most so many (1 to [`MAX_PAGE`]); all, without it.
+    pub limit: Option<usize>,
+}
+
+/// Limits by what happened to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// By allowed checks.
+    Allowed,
+    /// By denied checks.
+    Denied,
+}
+
+impl Limiter {
+    /// Opens the data directory and recovers what is in it.
+    ///
+    /// # Errors
+    /// `locked` when another process owns it, `corrupt` when a file is damaged (nothing is changed then),
+    /// `unsupported` when a newer Flint wrote it, `invalid_argument` for options out of range, `io`.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Limiter> {
+        let dir = dir.as_ref();
+        store::validate_policy(&options.policy)?;
+        let lock = DirectoryLock::acquire(dir, options.access)?;
+        let mut replayed = Replayed::new();
+        let found = store::recover(dir, &*options.disk, &mut replayed)?;
+        let (entries, count, highest_id) = replayed.finish().map_err(|what| {
+            Error::new(Kind::Corrupt, format!("{} cannot be recovered: {what}; nothing was changed", dir.display()))
+        })?;
+        options.clock.raise(found.last_instant);
+        let now = options.clock.now();
+        let clean = found.clean.is_some();
+
+        let hasher = RandomState::new();
+        let mut tables: Vec<Table> = (0..SHARDS).map(|_| Table::default()).collect();
+        let rehash = |key: &str| hasher.hash_one(key);
+        for table in &mut tables {
+            table.reserve(count / SHARDS + count / SHARDS / 16, rehash);
+        }
+        for (index, mut entry) in entries.enumerate() {
+            let hash = rehash(&entry.key);
+            let shard = shard_of(hash);
+            if tables[shard].get(hash, &entry.key).is_some() {
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("{} holds the key `{}` twice; nothing was changed", dir.display(), entry.key),
+                ));
+            }
+            // A log that is appended to knows the limit by its id; a new one begins with dense ids.
+            if !clean {
+                entry.renumber(index as u64 + 1, shard as u8);
+            }
+            tables[shard].insert(hash, entry, rehash);
+        }
+        let next_id = if clean { highest_id + 1 } else { count as u64 + 1 };
+        let flush_every = options.policy.flush_every;
+        let store = match options.access {
+            Access::Read => None,
+            Access::Create | Access::Write => Some(Store::start(
+                dir,
+                options.disk,
+                lock,
+                found,
+                now,
+                options.policy,
+                |writer| {
+                    tables.iter_mut().flat_map(Table::iter_mut).try_for_each(|entry| writer.entry(&entry.to_record()))
+                },
+            )?),
+        };
+        let core = Arc::new(Core {
+            shards: tables.into_iter().map(|table| Shard(Mutex::new(table))).collect(),
+            hasher,
+            clock: options.clock,
+            sync: options.sync,
+            store,
+            dir: dir.to_owned(),
+            next_id: AtomicU64::new(next_id),
+            compaction: Mutex::new(None),
+            closing: AtomicBool::new(false),
+            unlogged: AtomicBool::new(false),
+            unlogged_helper: Mutex::new(None),
+            flush_every,
+            counters: Counters::default(),
+        });
+        let helpers = if core.store.is_some() { start_helpers(&core)? } else { Vec::new() };
+        Ok(Limiter { core, helpers: Mutex::new(helpers) })
+    }
+
+    /// Configures a limit. Returns whether it is new. The same values again change nothing at all; new values take
+    /// over what was spent.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a bad key, `log_failed`, `overloaded`.
+    pub fn configure(&self, key: &str, limit: Limit) -> Result<bool> {
+        validate_key(key)?;
+        let core = &*self.core;
+        let hash = core.hash(key);
+        let shard = shard_of(hash);
+        // Every worker process of a web application does this at its start; it needs no room in the log.
+        if core.shards[shard].lock().get(hash, key).is_some_and(|entry| entry.limit == limit) {
+            return Ok(false);
+        }
+        let waiter = Waiter::new();
+        let mut reservation = core.reserve(1, MAX_FIXED + key.len())?;
+        let mut table = core.shards[shard].lock();
+        let now = core.clock.now();
+        let created = match table.get(hash, key) {
+            Some(entry) if entry.limit == limit => return Ok(false),
+            Some(entry) => {
+                let event = Event::Reconfigured { id: entry.id(), at: now, limit };
+                core.log()?.append(&mut reservation, &event, Some(&waiter));
+                entry.reconfigure(limit, now);
+                false
+            }
+            None => {
+                let id = core.next_id.fetch_add(1, Ordering::Relaxed);
+                let event = Event::Created { id, shard: shard as u8, at: now, limit, key };
+                core.log()?.append(&mut reservation, &event, Some(&waiter));
+                let entry = Box::new(Entry::new(key, id, shard as u8, limit, now));
+                table.insert(hash, entry, |key| core.hash(key));
+                true
+            }
+        };
+        drop(table);
+        drop(reservation);
+        core.wait(&waiter)?;
+        Ok(created)
+    }
+
+    /// Asks whether `cost` units may be spent now, and spends them if so.
+    ///
+    /// # Errors
+    /// `limit_not_configured`, `invalid_argument`, `cost_exceeds_capacity`; `log_failed` and `overloaded`, after
+    /// which the units may have been spent.
+    pub fn check(&self, key: &str, cost: u64) -> Result<Decision> {
+        validate_key(key)?;
+        let core = &*self.core;
+        let hash = core.hash(key);
+        let waiter = core.waiter();
+        let mut reservation = core.reserve(1, MAX_FIXED)?;
+        let decision = core.decide(hash, key, cost, &mut reservation, waiter.as_ref())?;
+        drop(reservation);
+        match waiter {
+            Some(waiter) if decision.allowed => core.wait(&waiter)?,
+            _ => {}
+        }
+        Ok(decision)
+    }
+
+    /// Asks for several keys (1 to [`MAX_ITEMS`], none twice) at once: everything is spent or nothing, as seen by every
+    /// other operation and after a crash.
+    ///
+    /// # Errors
+    /// As [`Limiter::check`], for the first key that has one; nothing is spent then.
+    pub fn check_all(&self, items: &[(&str, u64)]) -> Result<AllDecision> {
+        let core = &*self.core;
+        if !(1..=MAX_ITEMS).contains(&items.len()) {
+            return Err(Error::invalid(format!("items must hold 1 to {MAX_ITEMS} items, not {}", items.len())));
+        }
+        for (key, _) in items {
+            validate_key(key)?;
+        }
+        refuse_repeated(items)?;
+        let hashes: Vec<u64> = items.iter().map(|(key, _)| core.hash(key)).collect();
+        let mut shards: Vec<usize> = hashes.iter().map(|hash| shard_of(*hash)).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let waiter = core.waiter();
+        let mut reservation = core.reserve(1, MAX_FIXED + items.len() * MAX_ITEM)?;
+
+        let mut tables: Vec<(usize, MutexGuard<'_, Table>)> =
+            shards.into_iter().map(|shard| (shard, core.shards[shard].lock())).collect();
+        let now = core.clock.now();
+        let mut answer = AllDecision { allowed: true, denied: None, results: Vec::with_capacity(items.len()) };
+        let mut spent = Vec::with_capacity(items.len());
+        // An unknown key or an impossible cost anywhere in the list comes before any denial.
+        for (hash, (key, cost)) in hashes.iter().zip(items) {
+            let entry = find(&mut tables, *hash, key)?;
+            validate_cost(key, &entry.limit, *cost)?;
+        }
+        for (index, (hash, (key, cost))) in hashes.iter().zip(items).enumerate() {
+            let entry = find(&mut tables, *hash, key)?;
+            entry.state.advance(&entry.limit, now);
+            let quote = entry.state.quote(&entry.limit, now, *cost);
+            answer.results.push(Decision::new(quote, entry.limit, *cost, now));
+            spent.push((entry.id(), *cost));
+            if !quote.allowed {
+                answer.allowed = false;
+                answer.denied = Some(index);
+                break;
+            }
+        }
+        match answer.denied {
+            None => {
+                let event = Event::SpentAll { at: now, items: spent };
+                core.log()?.append(&mut reservation, &event, waiter.as_ref());
+                for (hash, (key, cost)) in hashes.iter().zip(items) {
+                    find(&mut tables, *hash, key)?.allow(now, *cost);
+                }
+                core.counters.allowed.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(denied) => {
+                // What would have been allowed was not spent: it is reported as it stands.
+                for (result, (hash, (key, _))) in answer.results.iter_mut().zip(hashes.iter().zip(items)).take(denied) {
+                    let entry = find(&mut tables, *hash, key)?;
+                    (result.remaining, result.reset_at) = entry.state.glance(&entry.limit, now);
+                }
+                let (hash, (key, cost)) = (hashes[denied], items[denied]);
+                let shard = shard_of(hash);
+                let at = tables.partition_point(|(other, _)| *other < shard);
+                core.count_denial(&mut tables[at].1, hash, key, now, cost);
+            }
+        }
+        drop(tables);
+        drop(reservation);
+        match waiter {
+            Some(waiter) if answer.allowed => core.wait(&waiter)?,
+            _ => {}
+        }
+        Ok(answer)
+    }
+
+    /// Gives back all that was spent of a limit. The totals stay.
+    ///
+    /// # Errors
+    /// `limit_not_configured`, `log_failed`, `overloaded`.
+    pub fn reset(&self, key: &str) -> Result<()> {
+        self.core.change(key, |entry, now| {
+            entry.reset(now);
+            Event::Reset { id: entry.id(), at: now }
+        })
+    }
+
+    /// Removes a limit with all it has counted.
+    ///
+    /// # Errors
+    /// `limit_not_configured`, `log_failed`, `overloaded`.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        validate_key(key)?;
+        let core = &*self.core;
+        let hash = core.hash(key);
+        let waiter = Waiter::new();
+        let mut reservation = core.reserve(1, MAX_FIXED)?;
+        let mut table = core.shards[shard_of(hash)].lock();
+        let now = core.clock.now();
+        let id = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?.id();
+        core.log()?.append(&mut reservation, &Event::Removed { id, at: now }, Some(&waiter));
+        table.remove(hash, key);
+        drop(table);
+        drop(reservation);
+        core.wait(&waiter)
+    }
+
+    /// How a limit stands; `None` where none has this key.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a bad key.
+    pub fn status(&self, key: &str) -> Result<Option<Status>> {
+        validate_key(key)?;
+        let hash = self.core.hash(key);
+        let mut table = self.core.shards[shard_of(hash)].lock();
+        let now = self.core.clock.now();
+        Ok(table.get(hash, key).map(|entry| entry.status(now)))
+    }
+
+    /// The limits of a page, sorted by key. Each one is as it stood at one instant; a page is not one instant.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a `limit` of 0 or over [`MAX_PAGE`].
+    pub fn list(&self, page: Page<'_>) -> Result<Vec<Status>> {
+        if page.limit.is_some_and(|limit| !(1..=MAX_PAGE).contains(&limit)) {
+            return Err(Error::invalid(format!("limit must be from 1 to {MAX_PAGE}")));
+        }
+        let wanted = |key: &str| key.starts_with(page.prefix) && page.after.is_none_or(|after| key > after);
+        let mut listed: Vec<Status> = Vec::new();
+        for shard in &self.core.shards {
+            let mut table = shard.lock();
+            let now = self.core.clock.now();
+            listed.extend(table.iter_mut().filter(|entry| wanted(&entry.key)).map(|entry| entry.status(now)));
+            drop(table);
+            // No more is kept than twice what is asked for.
+            if let Some(limit) = page.limit.filter(|limit| listed.len() > 2 * limit) {
+                listed.select_nth_unstable_by(limit, |a, b| a.key.cmp(&b.key));
+                listed.truncate(limit);
+            }
+        }
+        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        listed.truncate(page.limit.unwrap_or(usize::MAX));
+        Ok(listed)
+    }
+
+    /// The `limit` (1 to [`MAX_PAGE`]) limits with the most allowed or denied checks, the greatest first.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a `limit` out of range.
+    pub fn top(&self, by: By, limit: usize) -> Result<Vec<Status>> {
+        let mut all = self.list(Page::default())?;
+        if !(1..=MAX_PAGE).contains(&limit) {
+            return Err(Error::invalid(format!("limit must be from 1 to {MAX_PAGE}")));
+        }
+        let count = |status: &Status| match by {
+            By::Allowed => status.totals.allowed,
+            By::Denied => status.totals.denied,
+        };
+        all.sort_by_key(|status| std::cmp::Reverse(count(status)));
+        all.truncate(limit);
+        Ok(all)
+    }
+
+    /// Waits until all that was answered before is on disk, denials included.
+    ///
+    /// # Errors
+    /// `log_failed`, `overloaded`.
+    pub fn flush(&self) -> Result<()> {
+        self.core.write_denials()?;
+        self.core.log()?.sync()
+    }
+
+    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile.
+    ///
+    /// # Errors
+    /// `log_failed`, `overloaded`, `io`; the old files are kept then.
+    pub fn compact(&self) -> Result<Compaction> {
+        self.core.compact()
+    }
+
+    /// How storage and limiter stand.
+    pub fn report(&self) -> Report {
+        let core = &*self.core;
+        let log = core.store.as_ref().map(Store::log);
+        Report {
+            dir: core.dir.clone(),
+            sync: core.sync,
+            health: log.map_or((Health::Healthy, None), |log| log.health()),
+            limits: core.shards.iter().map(|shard| shard.lock().len() as u64).sum(),
+            log_bytes: log.map_or(0, |log| log.bytes()),
+            events: log.map_or(0, |log| log.events()),
+            queued_bytes: log.map_or(0, |log| log.queued_bytes()),
+            syncs: log.map_or_else(Default::default, |log| log.syncs().read()),
+            free_bytes: fs4::available_space(&core.dir).ok(),
+            compactions: core.counters.compactions.load(Ordering::Relaxed),
+            // A compaction under way holds the lock; the one before it has told its end already.
+            compaction_error: core.compaction.try_lock().ok().and_then(|error| error.clone()),
+            decisions: (
+                core.counters.allowed.load(Ordering::Relaxed),
+                core.counters.denied.load(Ordering::Relaxed),
+            ),
+        }
+    }
+
+    /// How the log stands, and why, if not well. Cheap, and never waits for the disk.
+    pub fn health(&self) -> (Health, Option<String>) {
+        self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health())
+    }
+
+    /// Notes the URL of the server that serves this limiter, for other processes to find.
+    ///
+    /// # Errors
+    /// `io`.
+    pub fn announce(&self, url: &str) -> Result<()> {
+        self.core.store.as_ref().map_or(Ok(()), |store| store.lock().announce(Some(url)))
+    }
+
+    /// Syncs the log and closes it in good order. Operations after it fail with `log_failed`.
+    ///
+    /// # Errors
+    /// `log_failed` when not everything could be written.
+    pub fn close(&self) -> Result<()> {
+        let core = &*self.core;
+        core.closing.store(true, Ordering::Release);
+        let helpers = std::mem::take(&mut *self.helpers.lock().unwrap_or_else(PoisonError::into_inner));
+        for helper in helpers {
+            helper.thread().unpark();
+            let _ = helper.join();
+        }
+        let Some(store) = &core.store else { return Ok(()) };
+        // Denials that can't be written are counters alone; that the log is not closed is what is told.
+        let _ = core.write_denials();
+        store.log().stop()
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            log::error!("the log was not closed in good order: {error}");
+        }
+    }
+}
+
+impl Core {
+    fn hash(&self, key: &str) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn log(&self) -> Result<&store::Log> {
+        match &self.store {
+            Some(store) => Ok(store.log()),
+            None => Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display()))),
+        }
+    }
+
+    fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
+        self.log()?.reserve(records, bytes)
+    }
+
+    fn wait(&self, waiter: &Waiter) -> Result<()> {
+        self.log()?.wait(waiter)
+    }
+
+    /// A ticket, where an answer has to wait for the disk.
+    fn waiter(&self) -> Option<Waiter> {
+        (self.sync == SyncMode::Always).then(Waiter::new)
+    }
+
+    fn decide(
+        &self,
+        hash: u64,
+        key: &str,
+        cost: u64,
+        reservation: &mut Reservation<'_>,
+        waiter: Option<&Waiter>,
+    ) -> Result<Decision> {
+        let mut table = self.shards[shard_of(hash)].lock();
+        let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
+        validate_cost(key, &entry.limit, cost)?;
+        let now = self.clock.now();
+        entry.state.advance(&entry.limit, now);
+        let quote = entry.state.quote(&entry.limit, now, cost);
+        let decision = Decision::new(quote, entry.limit, cost, now);
+        if quote.allowed {
+            self.log()?.append(reservation, &Event::Spent { id: entry.id(), cost, at: now }, waiter);
+            entry.allow(now, cost);
+            drop(table);
+            self.counters.allowed.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.count_denial(&mut table, hash, key, now, cost);
+        }
+        Ok(decision)
+    }
+
+    /// One change to one limit, which is durable when this returns.
+    fn change(&self, key: &str, change: impl FnOnce(&mut Entry, u64) -> Event<'static>) -> Result<()> {
+        validate_key(key)?;
+        let hash = self.hash(key);
+        let waiter = Waiter::new();
+        let mut reservation = self.reserve(1, MAX_FIXED)?;
+        let mut table = self.shards[shard_of(hash)].lock();
+        let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
+        let event = change(entry, self.clock.now());
+        self.log()?.append(&mut reservation, &event, Some(&waiter));
+        drop(table);
+        drop(reservation);
+        self.wait(&waiter)
+    }
+}
+
+fn find<'t>(tables: &'t mut [(usize, MutexGuard<'_, Table>)], hash: u64, key: &str) -> Result<&'t mut Entry> {
+    let shard = shard_of(hash);
+    let at = tables.partition_point(|(other, _)| *other < shard);
+    tables.get_mut(at).and_then(|(_, table)| table.get(hash, key)).ok_or_else(|| Error::not_configured(key))
+}
+
+fn refuse_repeated(items: &[(&str, u64)]) -> Result<()> {
+    let mut keys: Vec<&str> = items.iter().map(|(key, _)| *key).collect();
+    keys.sort_unstable();
+    match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::invalid(format!("items must not hold the key `{}` twice; add up its costs", pair[0]))),
+        None => Ok(()),
+    }
+}
+
+/// Starts the threads that write denials and that compact when the log has grown.
+fn start_helpers(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
+    let spawn = |name: &str, run: fn(&Core)| {
+        let core = Arc::clone(core);
+        thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(crate::bounds::STACK_BYTES)
+            .spawn(move || run(&core))
+            .map_err(|error| Error::new(Kind::Io, format!("cannot start thread {name}: {error}")))
+    };
+    let denials = spawn("flint-denials", Core::denials_loop)?;
+    *core.unlogged_helper.lock().unwrap_or_else(PoisonError::into_inner) = Some(denials.thread().clone());
+    let compactor = spawn("flint-compact", Core::compaction_loop)?;
+    core.log()?.set_compactor(compactor.thread().clone());
+    Ok(vec![denials, compactor])
+}
+
+fn shard_of(hash: u64) -> usize {
+    // The table itself uses the lowest bits and the highest seven.
+    (hash >> 40) as usize % SHARDS
+}

@@ -1,0 +1,173 @@
+//! Recovery: from the records of a data directory to limits in memory.
+//!
+//! A snapshot that was written while checks went on holds each shard as it was at a marker record in the log. An event
+//! is therefore applied if and only if the marker of its limit's shard came before it; the snapshot has it otherwise. An
+//! event of a limit that is not there tells of one that was removed before its shard's marker.
+
+use std::collections::HashMap;
+
+use super::entry::Entry;
+use crate::bounds::SHARDS;
+use crate::store::Replay;
+use crate::store::record::{self, Event};
+
+/// Limits by their id in the log.
+#[derive(Default)]
+pub struct Replayed {
+    limits: ById,
+    /// Number of the snapshot whose markers count.
+    snapshot: u64,
+    /// Shards whose marker has come; all of them where there is nothing to wait for.
+    marked: Vec<bool>,
+    unmarked: usize,
+    highest_id: u64,
+}
+
+impl Replayed {
+    /// Nothing replayed yet.
+    pub fn new() -> Replayed {
+        Replayed { marked: vec![true; SHARDS], ..Replayed::default() }
+    }
+
+    /// The limits, and the highest id in use.
+    ///
+    /// # Errors
+    /// Says so when the log ends before the last marker.
+    pub fn finish(self) -> Result<(impl Iterator<Item = Box<Entry>>, usize, u64), String> {
+        if self.unmarked > 0 {
+            return Err(format!("the log ends before {} of the snapshot's markers", self.unmarked));
+        }
+        let count = self.limits.len();
+        Ok((self.limits.into_iter(), count, self.highest_id))
+    }
+
+    /// The limit of `id`, if an event about it is to be applied.
+    fn target(&mut self, id: u64) -> Result<Option<&mut Entry>, String> {
+        let all_marked = self.unmarked == 0;
+        match self.limits.get(id) {
+            Some(entry) => Ok(self.marked[usize::from(entry.shard())].then_some(entry)),
+            None if all_marked => Err(format!("a record is about limit {id}, which is not configured")),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Replay for Replayed {
+    fn snapshot(&mut self, number: u64, complete: bool, limits: u64) {
+        self.snapshot = number;
+        if !complete {
+            self.marked = vec![false; SHARDS];
+            self.unmarked = SHARDS;
+        }
+        // A damaged number must not make us ask for memory that is not needed: it is a hint, and bounded.
+        self.limits.dense.reserve(limits.min(1 << 24) as usize);
+    }
+
+    fn entry(&mut self, entry: record::Entry<'_>) -> Result<(), String> {
+        self.highest_id = self.highest_id.max(entry.id);
+        self.limits.insert(Box::new(Entry::from_record(&entry)))
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Created { id, shard, at, limit, key } => {
+                self.highest_id = self.highest_id.max(id);
+                if self.marked[usize::from(shard)] {
+                    self.limits.insert(Box::new(Entry::new(key, id, shard, limit, at)))?;
+                }
+            }
+            Event::Reconfigured { id, at, limit } => {
+                if let Some(entry) = self.target(id)? {
+                    entry.reconfigure(limit, at);
+                }
+            }
+            Event::Removed { id, .. } => {
+                if self.target(id)?.is_some() {
+                    self.limits.remove(id);
+                }
+            }
+            Event::Spent { id, cost, at } => {
+                if let Some(entry) = self.target(id)? {
+                    entry.allow(at, cost);
+                }
+            }
+            Event::SpentAll { at, items } => {
+                for (id, cost) in items {
+                    if let Some(entry) = self.target(id)? {
+                        entry.allow(at, cost);
+                    }
+                }
+            }
+            Event::Denied { id, total, cost, last } => {
+                if let Some(entry) = self.target(id)? {
+                    entry.set_denied(total, cost, last);
+                }
+            }
+            Event::Reset { id, at } => {
+                if let Some(entry) = self.target(id)? {
+                    entry.reset(at);
+                }
+            }
+            Event::Marker { snapshot, shard } => {
+                if snapshot == self.snapshot && !std::mem::replace(&mut self.marked[usize::from(shard)], true) {
+                    self.unmarked -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Entries by id: in a vector while ids are dense, as they are after every start, in a map otherwise.
+#[derive(Default)]
+struct ById {
+    dense: Vec<Option<Box<Entry>>>,
+    sparse: HashMap<u64, Box<Entry>>,
+    count: usize,
+}
+
+impl ById {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn get(&mut self, id: u64) -> Option<&mut Entry> {
+        let dense = usize::try_from(id).ok().and_then(|id| self.dense.get_mut(id)).and_then(Option::as_mut);
+        match dense {
+            Some(entry) => Some(entry),
+            None if self.sparse.is_empty() => None,
+            None => self.sparse.get_mut(&id).map(|entry| &mut **entry),
+        }
+    }
+
+    fn insert(&mut self, entry: Box<Entry>) -> Result<(), String> {
+        let id = entry.id();
+        if self.get(id).is_some() {
+            return Err(format!("limit {id} is configured twice"));
+        }
+        self.count += 1;
+        match usize::try_from(id) {
+            Ok(index) if index < 2 * self.dense.len() + 1024 => {
+                if index >= self.dense.len() {
+                    self.dense.resize_with(index + 1, || None);
+                }
+                self.dense[index] = Some(entry);
+            }
+            _ => {
+                self.sparse.insert(id, entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, id: u64) {
+        let dense = usize::try_from(id).ok().and_then(|id| self.dense.get_mut(id)).and_then(Option::take);
+        if dense.is_some() || self.sparse.remove(&id).is_some() {
+            self.count -= 1;
+        }
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = Box<Entry>> {
+        self.dense.into_iter().flatten().chain(self.sparse.into_values())
+    }
+}

@@ -1,0 +1,243 @@
+//! What the limiter answers with, and its form as JSON: one form for the HTTP API and for `--json`.
+
+use std::io::Write;
+
+use super::entry::Totals;
+use crate::clock::{Millis, rfc3339};
+use crate::limit::{Limit, Quote, format_period};
+
+/// The answer to one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether the cost was spent.
+    pub allowed: bool,
+    /// What was asked for, in units.
+    pub cost: u64,
+    /// The limit's values.
+    pub limit: Limit,
+    /// Whole units left after the decision.
+    pub remaining: u64,
+    /// When the limit is untouched again if nothing more is spent, in milliseconds since the epoch.
+    pub reset_at: Millis,
+    /// 0 when allowed, else the milliseconds until this same cost could be allowed.
+    pub retry_after_ms: Millis,
+    /// When the decision was made, in milliseconds since the epoch.
+    pub now: Millis,
+}
+
+impl Decision {
+    pub(super) fn new(quote: Quote, limit: Limit, cost: u64, now: Millis) -> Decision {
+        Decision {
+            allowed: quote.allowed,
+            cost,
+            limit,
+            remaining: quote.remaining,
+            reset_at: quote.reset_at,
+            retry_after_ms: quote.retry_after_ms,
+            now,
+        }
+    }
+
+    /// Appends the decision on `key` as a JSON object.
+    pub fn write_json(&self, key: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"key\":");
+        write_text(out, key);
+        push(
+            out,
+            format_args!(
+                ",\"allowed\":{},\"cost\":{},\"limit\":{},\"remaining\":{},\"reset_at\":\"{}\",\"retry_after_ms\":{},\
+                 \"algorithm\":\"{}\"}}",
+                self.allowed,
+                self.cost,
+                self.limit.capacity(),
+                self.remaining,
+                rfc3339(self.reset_at),
+                self.retry_after_ms,
+                self.limit.algorithm().name(),
+            ),
+        );
+    }
+}
+
+/// The answer to a check of several keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllDecision {
+    /// Whether everything was spent; nothing was otherwise.
+    pub allowed: bool,
+    /// Index of the first item that was denied.
+    pub denied: Option<usize>,
+    /// The decisions in the order of the items, up to and including the first denied one.
+    pub results: Vec<Decision>,
+}
+
+impl AllDecision {
+    /// Appends the answer on items with these keys as a JSON object.
+    pub fn write_json(&self, keys: &[(&str, u64)], out: &mut Vec<u8>) {
+        push(out, format_args!("{{\"allowed\":{},\"denied_key\":", self.allowed));
+        match self.denied.and_then(|index| keys.get(index)) {
+            Some((key, _)) => write_text(out, key),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"results\":[");
+        for (index, (result, (key, _))) in self.results.iter().zip(keys).enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            result.write_json(key, out);
+        }
+        out.extend_from_slice(b"]}");
+    }
+}
+
+/// How a limit stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its key.
+    pub key: String,
+    /// Its values.
+    pub limit: Limit,
+    /// Whole units left.
+    pub remaining: u64,
+    /// When it is untouched again if nothing more is spent, in milliseconds since the epoch.
+    pub reset_at: Millis,
+    /// What has happened since it was configured.
+    pub totals: Totals,
+    /// When a check was last allowed.
+    pub last_allowed_at: Option<Millis>,
+    /// When a check was last denied.
+    pub last_denied_at: Option<Millis>,
+    /// When it was last reset by hand.
+    pub last_reset_at: Option<Millis>,
+}
+
+impl Status {
+    /// Appends the status as a JSON object.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"key\":");
+        write_text(out, &self.key);
+        push(
+            out,
+            format_args!(
+                ",\"rate\":{},\"per\":\"{}\",\"per_millis\":{},\"burst\":",
+                self.limit.rate(),
+                format_period(self.limit.period_ms()),
+                self.limit.period_ms(),
+            ),
+        );
+        match self.burst() {
+            Some(burst) => push(out, format_args!("{burst}")),
+            None => out.extend_from_slice(b"null"),
+        }
+        push(
+            out,
+            format_args!(
+                ",\"algorithm\":\"{}\",\"remaining\":{},\"reset_at\":\"{}\",\"total_allowed\":{},\"total_denied\":{},\
+                 \"total_allowed_cost\":{},\"total_denied_cost\":{}",
+                self.limit.algorithm().name(),
+                self.remaining,
+                rfc3339(self.reset_at),
+                self.totals.allowed,
+                self.totals.denied,
+                self.totals.allowed_cost,
+                self.totals.denied_cost,
+            ),
+        );
+        let times = [
+            ("last_allowed_at", self.last_allowed_at),
+            ("last_denied_at", self.last_denied_at),
+            ("last_reset_at", self.last_reset_at),
+        ];
+        for (name, time) in times {
+            match time {
+                Some(time) => push(out, format_args!(",\"{name}\":\"{}\"", rfc3339(time))),
+                None => push(out, format_args!(",\"{name}\":null")),
+            }
+        }
+        out.push(b'}');
+    }
+
+    /// The capacity of a token bucket; other algorithms have no burst.
+    pub fn burst(&self) -> Option<u64> {
+        (self.limit.algorithm() == crate::limit::Algorithm::TokenBucket).then_some(self.limit.capacity())
+    }
+}
+
+/// Appends the statuses as a JSON array.
+pub fn write_statuses(statuses: &[Status], out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (index, status) in statuses.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        status.write_json(out);
+    }
+    out.push(b']');
+}
+
+/// What a compaction did, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compaction {
+    /// Size of the log before.
+    pub log_bytes_before: u64,
+    /// Size of the log after.
+    pub log_bytes_after: u64,
+    /// Size of the new snapshot.
+    pub snapshot_bytes: u64,
+}
+
+impl Compaction {
+    /// Appends it as a JSON object.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        push(
+            out,
+            format_args!(
+                "{{\"ok\":true,\"log_bytes_before\":{},\"log_bytes_after\":{},\"snapshot_bytes\":{}}}",
+                self.log_bytes_before, self.log_bytes_after, self.snapshot_bytes
+            ),
+        );
+    }
+}
+
+/// Appends text as a JSON string.
+pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    // Most keys need no escape.
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // A Vec takes every write.
+        let _ = serde_json::to_writer(out, text);
+    }
+}
+
+fn push(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // A Vec takes every write.
+    let _ = out.write_fmt(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Algorithm;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn json_is_as_the_contract_says() {
+        let limit = Limit::new(100, 60_000, Algorithm::TokenBucket, None).unwrap();
+        let quote = Quote { allowed: true, remaining: 41, reset_at: 36_000, retry_after_ms: 0 };
+        let decision = Decision::new(quote, limit, 5, 0);
+        let key = "a\"b\\ключ";
+        let mut out = Vec::new();
+        decision.write_json(key, &mut out);
+        let value: Value = serde_json::from_slice(&out).unwrap();
+        let expected = json!({"key": key, "allowed": true, "cost": 5, "limit": 100, "remaining": 41,
+            "reset_at": "1970-01-01T00:00:36.000Z", "retry_after_ms": 0, "algorithm": "token_bucket"});
+        assert_eq!(value, expected);
+        let all = AllDecision { allowed: false, denied: Some(0), results: vec![decision] };
+        out.clear();
+        all.write_json(&[(key, 5), ("other", 1)], &mut out);
+        let value: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value, json!({"allowed": false, "denied_key": key, "results": [expected]}));
+    }
+}

@@ -1,0 +1,762 @@
+//! The log thread: the only writer of segments.
+//!
+//! Owns: the queue of encoded records, the open segment, and what is known to be durable. Called by [`super::Store`].
+//! Records are queued under a shard's lock, so queueing must neither wait nor fail: room is reserved before the lock is
+//! taken ([`Log::reserve`]), in bytes of zero-filled space that is already on disk. That one account bounds the memory of
+//! the queue, holds back writers when the disk is slow, and makes a full disk known *before* anything was changed.
+//!
+//! The account: `available` is the filled space behind the writer's position, `reserved` the space promised to
+//! records that are not written yet. A reservation succeeds if and only if `reserved` stays at or below `available`.
+//! The writer lowers `available` by what a frame took before it lowers `reserved` by what was promised for its
+//! records, which is never less; so the promise is kept at every moment.
+//!
+//! A failed write into filled space and a failed fsync are final: whether the kernel kept the data is unknown, and a
+//! later fsync that succeeds would prove nothing. From then on every waiter is told so and nothing is written.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use super::disk::{Disk, is_no_space};
+use super::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
+use super::names::Name;
+use super::record::{self, Event, Sink};
+use super::wait::{Outcome, Waiter};
+use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
+use crate::clock::Millis;
+use crate::error::{Error, Kind, Result};
+
+/// Filled space that is never promised to records, in bytes: for the empty frames of idle and stop.
+const SLACK: u64 = 4096;
+
+/// Bytes of a record that are kept within the queue's message.
+const INLINE: usize = 46;
+
+/// Upper bounds of the buckets of [`Timings`], in microseconds; a last one takes the rest.
+pub const TIMING_BOUNDS_US: [u64; 12] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000, 10_000_000];
+
+/// How the log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Records are written.
+    Healthy,
+    /// There is no room ahead; it is tried again, and records go on being taken as long as filled space is left.
+    NoSpace,
+    /// A write or an fsync failed: nothing is written any more.
+    Failed,
+}
+
+/// How long something took, counted in buckets.
+#[derive(Debug, Default)]
+pub struct Timings {
+    buckets: [AtomicU64; TIMING_BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Timings {
+    /// Counts one duration.
+    pub fn record(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = TIMING_BOUNDS_US.partition_point(|bound| *bound < us);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// The number of durations in each bucket, and their sum in microseconds.
+    pub fn read(&self) -> ([u64; TIMING_BOUNDS_US.len() + 1], u64) {
+        let mut counts = [0; TIMING_BOUNDS_US.len() + 1];
+        for (count, bucket) in counts.iter_mut().zip(&self.buckets) {
+            *count = bucket.load(Ordering::Relaxed);
+        }
+        (counts, self.sum_us.load(Ordering::Relaxed))
+    }
+}
+
+/// What the log thread and its callers share.
+#[derive(Debug, Default)]
+struct Shared {
+    reserved: AtomicU64,
+    available: AtomicU64,
+    health: AtomicU8,
+    /// Why the health is not good. Locked for a moment, by anybody, holding nothing else.
+    reason: Mutex<Option<String>>,
+    /// Bytes of all segments without filled space.
+    log_bytes: AtomicU64,
+    /// Set while the log has grown past its bound; cleared by whoever compacts.
+    wants_compaction: AtomicBool,
+    /// The log's size, in bytes, past which compaction is asked for, if it is past `compact_after` too.
+    compact_past: AtomicU64,
+    events: AtomicU64,
+    syncs: Timings,
+    compactor: Mutex<Option<thread::Thread>>,
+}
+
+impl Shared {
+    fn health(&self) -> Health {
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Healthy,
+            1 => Health::NoSpace,
+            _ => Health::Failed,
+        }
+    }
+
+    fn set_health(&self, health: Health, reason: Option<String>) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        self.health.store(health as u8, Ordering::Release);
+    }
+
+    fn error(&self) -> Error {
+        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Error::new(Kind::LogFailed, reason.unwrap_or_else(|| "the log cannot be written".to_owned()))
+    }
+}
+
+/// Encoded bytes of one record on their way to the log thread.
+enum Payload {
+    Short(u8, [u8; INLINE]),
+    Long(Vec<u8>),
+}
+
+impl Payload {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Payload::Short(length, bytes) => &bytes[..usize::from(*length)],
+            Payload::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl Sink for Payload {
+    fn put(&mut self, more: &[u8]) {
+        match self {
+            Payload::Short(length, bytes) => {
+                let end = usize::from(*length) + more.len();
+                match bytes.get_mut(usize::from(*length)..end) {
+                    Some(room) => {
+                        room.copy_from_slice(more);
+                        *length = end as u8;
+                    }
+                    None => {
+                        let mut long = bytes[..usize::from(*length)].to_vec();
+                        long.extend_from_slice(more);
+                        *self = Payload::Long(long);
+                    }
+                }
+            }
+            Payload::Long(bytes) => bytes.extend_from_slice(more),
+        }
+    }
+}
+
+enum Message {
+    Append { payload: Payload, reserved: u32, waiter: Option<Waiter> },
+    Sync { waiter: Waiter },
+    Rotate { reply: Sender<Result<u64>> },
+    Stop,
+}
+
+/// Space promised to one or more records. Dropped, it is given back.
+#[must_use]
+pub struct Reservation<'a> {
+    shared: &'a Shared,
+    bytes: u64,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.shared.reserved.fetch_sub(self.bytes, Ordering::Release);
+        }
+    }
+}
+
+/// When unwaited records are synced, and when the log wants to be compacted.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// After this many records …
+    pub flush_every_events: u64,
+    /// … or after this time, whichever comes first.
+    pub flush_every: Duration,
+    /// Size of the log, in bytes, past which it wants to be compacted …
+    pub compact_after: u64,
+    /// Size at which a segment is closed, in bytes.
+    pub segment_bytes: u64,
+}
+
+/// The open segment.
+pub(super) struct Segment {
+    pub file: File,
+    pub path: PathBuf,
+    pub number: u64,
+    pub salt: u64,
+    /// Where the next frame goes.
+    pub position: u64,
+    /// Up to where the file is filled with zeros.
+    pub filled: u64,
+}
+
+/// The handle to the log thread.
+pub struct Log {
+    shared: Arc<Shared>,
+    queue: Sender<Message>,
+    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+    base: Millis,
+}
+
+/// What [`Log::start`] begins with.
+pub(super) struct Start {
+    pub disk: Arc<dyn Disk>,
+    pub dir: PathBuf,
+    pub directory: [u8; 16],
+    pub segment: Segment,
+    pub next_sequence: u64,
+    pub base: Millis,
+    pub policy: Policy,
+    pub log_bytes: u64,
+    pub snapshot_bytes: u64,
+}
+
+impl Log {
+    /// Starts the log thread on a segment that was just opened, and waits for its first filled space.
+    pub(super) fn start(start: Start) -> Result<Log> {
+        let shared = Arc::new(Shared::default());
+        shared.log_bytes.store(start.log_bytes, Ordering::Relaxed);
+        shared.compact_past.store(2 * start.snapshot_bytes, Ordering::Relaxed);
+        let (queue, messages) = unbounded();
+        let base = start.base;
+        let mut writer = Writer {
+            shared: Arc::clone(&shared),
+            disk: start.disk,
+            dir: start.dir,
+            directory: start.directory,
+            segment: start.segment,
+            fill_step: FIRST_FILL_BYTES,
+            frame: vec![0; FRAME_HEADER],
+            records: 0,
+            promised: 0,
+            next_sequence: start.next_sequence,
+            durable: start.next_sequence - 1,
+            waiters: Vec::new(),
+            unsynced: 0,
+            unsynced_since: None,
+            mark_at: None,
+            retry_fill_at: None,
+            base,
+            policy: start.policy,
+            rotate_at: 0,
+        };
+        writer.rotate_at = writer.policy.segment_bytes;
+        writer.fill();
+        let thread = thread::Builder::new()
+            .name("flint-log".into())
+            .stack_size(crate::bounds::STACK_BYTES)
+            .spawn(move || writer.run(&messages))
+            .map_err(|error| Error::new(Kind::Io, format!("cannot start the log thread: {error}")))?;
+        Ok(Log { shared, queue, thread: Mutex::new(Some(thread)), base })
+    }
+
+    /// Promises room for `records` records whose encoded lengths add up to at most `bytes`. Must be called before a
+    /// lock is taken: it may wait.
+    ///
+    /// # Errors
+    /// `log_failed` when the log has failed or there is no room on the disk; `overloaded` when the disk takes longer
+    /// than [`LOG_WAIT_MS`] to write what was queued before.
+    pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
+        // Each record may come to stand in a frame of its own.
+        let bytes = (bytes + records * FRAME_HEADER) as u64;
+        let shared = &*self.shared;
+        if shared.health.load(Ordering::Acquire) != Health::Failed as u8
+            && let Some(reservation) = self.try_reserve(bytes)
+        {
+            return Ok(reservation);
+        }
+        let deadline = Instant::now() + Duration::from_millis(LOG_WAIT_MS);
+        loop {
+            if shared.health() != Health::Healthy {
+                return Err(shared.error());
+            }
+            if let Some(reservation) = self.try_reserve(bytes) {
+                return Ok(reservation);
+            }
+            if Instant::now() >= deadline {
+                return Err(overloaded());
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn try_reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
+        let shared = &*self.shared;
+        let before = shared.reserved.fetch_add(bytes, Ordering::AcqRel);
+        let reservation = Reservation { shared, bytes };
+        (before + bytes <= shared.available.load(Ordering::Acquire)).then_some(reservation)
+    }
+
+    /// Queues one record, for which `bytes` of the reservation are used up. Never waits. With a waiter the log is
+    /// synced as soon as can be, without one by its policy.
+    pub fn append(&self, reservation: &mut Reservation<'_>, event: &Event<'_>, waiter: Option<&Waiter>) {
+        let mut payload = Payload::Short(0, [0; INLINE]);
+        record::encode_event(&mut payload, event, self.base);
+        let used = (payload.bytes().len() + FRAME_HEADER) as u64;
+        debug_assert!(used <= reservation.bytes, "a record larger than what was reserved for it");
+        let reserved = used.min(reservation.bytes);
+        reservation.bytes -= reserved;
+        let message = Message::Append { payload, reserved: reserved as u32, waiter: waiter.cloned() };
+        if self.queue.send(message).is_err() {
+            // The thread has ended; whoever waits must not wait for it.
+            self.shared.reserved.fetch_sub(reserved, Ordering::Release);
+            if let Some(waiter) = waiter {
+                waiter.settle(false);
+            }
+        }
+    }
+
+    /// Waits until the ticket's record is durable. To be called holding no lock.
+    ///
+    /// # Errors
+    /// `log_failed` when it never will be; `overloaded` when the disk does not answer in time (the record may still
+    /// come to be on disk).
+    pub fn wait(&self, waiter: &Waiter) -> Result<()> {
+        match waiter.wait(Instant::now() + Duration::from_millis(LOG_WAIT_MS)) {
+            Outcome::Durable => Ok(()),
+            Outcome::Failed => Err(self.shared.error()),
+            Outcome::TimedOut => Err(overloaded()),
+        }
+    }
+
+    /// Waits until all that was queued before is durable.
+    ///
+    /// # Errors
+    /// As [`Log::wait`].
+    pub fn sync(&self) -> Result<()> {
+        let waiter = Waiter::new();
+        if self.queue.send(Message::Sync { waiter: waiter.clone() }).is_err() {
+            return Err(self.shared.error());
+        }
+        self.wait(&waiter)
+    }
+
+    /// Closes the segment and begins the next one, whose number is returned: all records queued before are in older
+    /// segments, and durable.
+    ///
+    /// # Errors
+    /// `log_failed` or `io`; the log then goes on in its segment, if it can.
+    pub fn rotate(&self) -> Result<u64> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.queue.send(Message::Rotate { reply }).map_err(|_| self.shared.error())?;
+        match answer.recv_timeout(Duration::from_millis(LOG_WAIT_MS)) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(overloaded()),
+            Err(RecvTimeoutError::Disconnected) => Err(self.shared.error()),
+        }
+    }
+
+    /// How the log stands, and why, if not well.
+    pub fn health(&self) -> (Health, Option<String>) {
+        let health = self.shared.health();
+        (health, self.shared.reason.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Bytes of all segments without filled space.
+    pub fn bytes(&self) -> u64 {
+        self.shared.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
+    pub(super) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
+        self.shared.compact_past.store(2 * snapshot_bytes, Ordering::Relaxed);
+        let _ = self.shared.log_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            Some(now.saturating_sub(bytes))
+        });
+    }
+
+    /// Events written since the start.
+    pub fn events(&self) -> u64 {
+        self.shared.events.load(Ordering::Relaxed)
+    }
+
+    /// Bytes promised to records that are not written yet.
+    pub fn queued_bytes(&self) -> u64 {
+        self.shared.reserved.load(Ordering::Relaxed)
+    }
+
+    /// How long fdatasync took.
+    pub fn syncs(&self) -> &Timings {
+        &self.shared.syncs
+    }
+
+    /// Names the thread that is unparked when the log wants to be compacted.
+    pub fn set_compactor(&self, thread: thread::Thread) {
+        *self.shared.compactor.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// Whether the log has grown past its bound since this was last asked.
+    pub fn take_compaction_wish(&self) -> bool {
+        self.shared.wants_compaction.swap(false, Ordering::AcqRel)
+    }
+
+    /// Writes and syncs what is queued, marks the end as clean, and ends the thread. A second call does nothing.
+    ///
+    /// # Errors
+    /// `log_failed` when not everything could be written.
+    pub fn stop(&self) -> Result<()> {
+        let _ = self.queue.send(Message::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match thread.map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(Error::new(Kind::Internal, "the log thread panicked")),
+        }
+    }
+}
+
+fn overloaded() -> Error {
+    Error::new(
+        Kind::Overloaded,
+        format!("the disk did not take the log for {LOG_WAIT_MS} ms; try again, and look at the disk's load"),
+    )
+}
+
+/// The log thread's own state.
+struct Writer {
+    shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    directory: [u8; 16],
+    segment: Segment,
+    fill_step: u64,
+    /// The frame being built; its header's room first.
+    frame: Vec<u8>,
+    records: u32,
+    /// Promised to the records of the frame.
+    promised: u64,
+    next_sequence: u64,
+    /// Highest sequence number known to be on disk.
+    durable: u64,
+    waiters: Vec<Waiter>,
+    /// Records written but not synced, and since when.
+    unsynced: u64,
+    unsynced_since: Option<Instant>,
+    /// When to write an empty frame, if nothing happens until then.
+    mark_at: Option<Instant>,
+    retry_fill_at: Option<Instant>,
+    base: Millis,
+    policy: Policy,
+    rotate_at: u64,
+}
+
+impl Writer {
+    fn run(mut self, messages: &Receiver<Message>) -> Result<()> {
+        loop {
+            let received = match self.deadline() {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => messages.recv_deadline(deadline),
+            };
+            match received {
+                Ok(message) => {
+                    let control = self.collect(message, messages);
+                    self.write_batch();
+                    self.sync_if_due();
+                    match control {
+                        Some(Message::Rotate { reply }) => {
+                            let _ = reply.send(self.rotate());
+                        }
+                        Some(Message::Stop) => return self.stop(),
+                        _ => {}
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.sync_if_due(),
+                Err(RecvTimeoutError::Disconnected) => return self.stop(),
+            }
+            self.housekeeping();
+        }
+    }
+
+    /// When something is to be done though no message comes. An idle log has no deadline.
+    fn deadline(&self) -> Option<Instant> {
+        let flush = self.unsynced_since.map(|since| since + self.policy.flush_every);
+        [flush, self.mark_at, self.retry_fill_at].into_iter().flatten().min()
+    }
+
+    /// Takes the message and all that wait behind it into the frame, up to its bound. Returns the first one that is no
+    /// record.
+    fn collect(&mut self, first: Message, messages: &Receiver<Message>) -> Option<Message> {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Append { payload, reserved, waiter } => {
+                    self.frame.extend_from_slice(payload.bytes());
+                    self.records += 1;
+                    self.promised += u64::from(reserved);
+                    self.waiters.extend(waiter);
+                }
+                Message::Sync { waiter } => self.waiters.push(waiter),
+                control => return Some(control),
+            }
+            if self.frame.len() >= MAX_FRAME_BYTES {
+                break;
+            }
+            next = messages.try_recv().ok();
+        }
+        None
+    }
+
+    fn write_batch(&mut self) {
+        let records = u64::from(self.records);
+        if records > 0 && self.healthy() {
+            let written = self.write_frame(false);
+            if let Err(error) = written {
+                self.fail("write", &error);
+            } else {
+                self.shared.events.fetch_add(records, Ordering::Relaxed);
+                self.unsynced += records;
+                self.unsynced_since.get_or_insert_with(Instant::now);
+                self.mark_at = None;
+            }
+        }
+        self.frame.truncate(FRAME_HEADER);
+        self.records = 0;
+        self.shared.reserved.fetch_sub(std::mem::take(&mut self.promised), Ordering::Release);
+        if !self.healthy() {
+            self.settle(false);
+        }
+    }
+
+    /// Writes the frame as it stands. Its space was promised, or is of the slack.
+    fn write_frame(&mut self, clean: bool) -> std::io::Result<()> {
+        let header = FrameHeader {
+            records: self.records,
+            clean,
+            first: self.next_sequence,
+            durable: self.durable,
+            base: self.base,
+        };
+        frame::seal(&mut self.frame, &header, self.segment.salt);
+        self.disk.write_at(&self.segment.file, &self.frame, self.segment.position)?;
+        let length = self.frame.len() as u64;
+        self.segment.position += length;
+        self.next_sequence += u64::from(self.records);
+        self.shared.log_bytes.fetch_add(length, Ordering::Relaxed);
+        self.account();
+        Ok(())
+    }
+
+    fn sync_if_due(&mut self) {
+        let due = !self.waiters.is_empty()
+            || self.unsynced >= self.policy.flush_every_events
+            || self.unsynced_since.is_some_and(|since| since.elapsed() >= self.policy.flush_every);
+        if due && self.healthy() {
+            self.sync();
+        }
+        if due && !self.healthy() {
+            self.settle(false);
+        }
+    }
+
+    /// Makes all that is written durable, and tells who waits for it.
+    fn sync(&mut self) {
+        if self.unsynced > 0 {
+            let begun = Instant::now();
+            if let Err(error) = self.disk.sync_data(&self.segment.file) {
+                self.fail("sync", &error);
+                return;
+            }
+            self.shared.syncs.record(begun.elapsed());
+            self.durable = self.next_sequence - 1;
+            self.unsynced = 0;
+            self.unsynced_since = None;
+            self.mark_at = Some(Instant::now() + Duration::from_millis(IDLE_MARK_MS));
+        }
+        self.settle(true);
+    }
+
+    fn settle(&mut self, durable: bool) {
+        for waiter in self.waiters.drain(..) {
+            waiter.settle(durable);
+        }
+    }
+
+    /// What is done between two batches, when its time has come.
+    fn housekeeping(&mut self) {
+        if !self.healthy() {
+            return;
+        }
+        if self.mark_at.is_some_and(|at| at <= Instant::now()) {
+            self.mark_at = None;
+            // It confirms what is durable anyway; lost, it is not missed. So it is not synced.
+            if let Err(error) = self.write_frame(false) {
+                self.fail("write", &error);
+                return;
+            }
+            self.frame.truncate(FRAME_HEADER);
+        }
+        if self.segment.position >= self.rotate_at && let Err(error) = self.rotate() {
+            log::warn!("the log goes on in {}: {error}", self.segment.path.display());
+            // Tried again when it has grown by another step.
+            self.rotate_at = self.segment.position + FILL_BYTES;
+        }
+        if self.room() < self.fill_step / 2 && self.retry_fill_at.is_none_or(|at| at <= Instant::now()) {
+            self.fill();
+        }
+        self.wish_for_compaction();
+    }
+
+    fn wish_for_compaction(&mut self) {
+        let bytes = self.shared.log_bytes.load(Ordering::Relaxed);
+        let past = self.shared.compact_past.load(Ordering::Relaxed);
+        if bytes > self.policy.compact_after.max(past) {
+            // Should compaction fail, it is asked for again when the log has grown by half as much once more.
+            self.shared.compact_past.store(bytes + bytes / 2, Ordering::Relaxed);
+            self.shared.wants_compaction.store(true, Ordering::Release);
+            if let Some(thread) = &*self.shared.compactor.lock().unwrap_or_else(PoisonError::into_inner) {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// Filled space behind the position, in bytes.
+    fn room(&self) -> u64 {
+        self.segment.filled.saturating_sub(self.segment.position)
+    }
+
+    fn account(&self) {
+        self.shared.available.store(self.room().saturating_sub(SLACK), Ordering::Release);
+    }
+
+    /// Fills space ahead with zeros. That the fill is durable is of no concern: the fdatasync after the next frame
+    /// covers it too.
+    fn fill(&mut self) {
+        let zeros = vec![0; self.fill_step as usize];
+        match self.disk.write_at(&self.segment.file, &zeros, self.segment.filled) {
+            Ok(()) => {
+                self.segment.filled += self.fill_step;
+                self.fill_step = FILL_BYTES;
+                self.retry_fill_at = None;
+                self.account();
+                if self.shared.health() == Health::NoSpace {
+                    log::warn!("there is room for the log again in {}", self.dir.display());
+                    self.shared.set_health(Health::Healthy, None);
+                }
+            }
+            Err(error) if is_no_space(&error) => {
+                self.retry_fill_at = Some(Instant::now() + Duration::from_millis(NO_SPACE_RETRY_MS));
+                if self.shared.health() == Health::Healthy {
+                    let reason = format!(
+                        "no room for the log in {}: {error}; make room on the disk, and service resumes by itself",
+                        self.dir.display()
+                    );
+                    log::error!("{reason}");
+                    self.shared.set_health(Health::NoSpace, Some(reason));
+                }
+            }
+            Err(error) => self.fail("write", &error),
+        }
+    }
+
+    /// Closes the segment and begins the next one. Until the new one is there, nothing of the old one is changed.
+    fn rotate(&mut self) -> Result<u64> {
+        if !self.healthy() {
+            return Err(self.shared.error());
+        }
+        // All of the old segment must be on disk before the new one can be seen: a bad frame in an older segment is
+        // corruption.
+        self.sync();
+        if !self.healthy() {
+            return Err(self.shared.error());
+        }
+        let number = self.segment.number + 1;
+        // Room for all that may have been promised in the old segment.
+        let fill = self.room() + FILL_BYTES;
+        let mut next =
+            create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill))?;
+        std::mem::swap(&mut self.segment, &mut next);
+        self.account();
+        self.fill_step = FILL_BYTES;
+        self.rotate_at = self.policy.segment_bytes;
+        self.mark_at = None;
+        self.shared.log_bytes.fetch_add(FILE_HEADER as u64, Ordering::Relaxed);
+        // Cutting saves space and says nothing: whether it succeeds is of no consequence.
+        if let Err(error) = self.disk.set_len(&next.file, next.position) {
+            log::warn!("cannot cut {} to its length: {error}", next.path.display());
+        }
+        Ok(number)
+    }
+
+    /// The last acts: all is synced, the end marked as clean, the filled space cut off.
+    fn stop(&mut self) -> Result<()> {
+        if self.healthy() {
+            self.sync();
+        }
+        if self.healthy() {
+            let done = self
+                .write_frame(true)
+                .and_then(|()| self.disk.set_len(&self.segment.file, self.segment.position))
+                .and_then(|()| self.disk.sync_all(&self.segment.file));
+            if let Err(error) = done {
+                self.fail("sync", &error);
+            }
+        }
+        self.settle(false);
+        self.shared.available.store(0, Ordering::Release);
+        let result = if self.healthy() { Ok(()) } else { Err(self.shared.error()) };
+        if result.is_ok() {
+            self.shared.set_health(Health::Failed, Some("the limiter is closed".to_owned()));
+        }
+        result
+    }
+
+    fn healthy(&self) -> bool {
+        self.shared.health() != Health::Failed
+    }
+
+    fn fail(&mut self, what: &str, error: &std::io::Error) {
+        let reason = format!(
+            "cannot {what} the log {} at offset {}: {error}; nothing more is accepted; look at the disk, then restart",
+            self.segment.path.display(),
+            self.segment.position
+        );
+        log::error!("{reason}");
+        self.shared.set_health(Health::Failed, Some(reason));
+        self.mark_at = None;
+        self.retry_fill_at = None;
+        self.unsynced_since = None;
+        self.settle(false);
+    }
+}
+
+/// Creates a segment under its unfinished name, makes it durable, and gives it its name.
+pub(super) fn create_segment(
+    disk: &dyn Disk,
+    dir: &std::path::Path,
+    directory: [u8; 16],
+    number: u64,
+    first: u64,
+    fill: Option<u64>,
+) -> Result<Segment> {
+    let name = Name::Segment(number);
+    let (unfinished, path) = (name.unfinished(dir), name.path(dir));
+    let _ = disk.remove(&unfinished);
+    let salt = super::random()?;
+    let header = FileHeader { kind: FileKind::Segment, complete: false, number, directory, salt, first };
+    let mut bytes = header.encode().to_vec();
+    bytes.resize(FILE_HEADER + fill.unwrap_or(0) as usize, 0);
+    let created = disk.create(&unfinished).and_then(|file| {
+        disk.write_at(&file, &bytes, 0)?;
+        disk.sync_all(&file)?;
+        disk.rename(&unfinished, &path)?;
+        disk.sync_dir(dir)?;
+        Ok(file)
+    });
+    let file = created.map_err(|error| {
+        let _ = disk.remove(&unfinished);
+        let kind = if is_no_space(&error) { Kind::LogFailed } else { Kind::Io };
+        Error::new(kind, format!("cannot create {}: {error}", path.display()))
+    })?;
+    Ok(Segment { file, path, number, salt, position: FILE_HEADER as u64, filled: bytes.len() as u64 })
+}

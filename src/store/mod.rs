@@ -1,0 +1,212 @@
+//! Bytes on disk: the data directory, its lock, the log and the snapshots.
+//!
+//! Owns: every file of the data directory. Called by `limiter`. It knows records, not what they mean: what is read
+//! goes to a [`Replay`], and what a snapshot holds comes from its caller.
+
+pub mod disk;
+pub mod frame;
+mod lock;
+mod log;
+mod names;
+pub mod record;
+mod recovery;
+mod snapshot;
+mod wait;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::disk::{Disk, SystemDisk};
+pub use self::lock::{Access, DirectoryLock, Owner, owner};
+pub use self::log::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings};
+pub use self::recovery::{CleanEnd, Recovered, Replay, Torn, recover};
+pub use self::snapshot::SnapshotWriter;
+pub use self::wait::Waiter;
+
+use self::log::{Segment, Start, create_segment};
+use self::names::Name;
+use crate::clock::Millis;
+use crate::error::{Error, Kind, Result};
+
+/// An open data directory whose log takes records.
+pub struct Store {
+    log: Log,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    directory: [u8; 16],
+    lock: DirectoryLock,
+}
+
+impl Store {
+    /// Goes on where `found` ends. A log that was closed in good order is appended to; otherwise the state, which
+    /// `entries` writes, is first made durable in a new snapshot: what was read may stand in the page cache alone, and
+    /// a torn end must not be appended to.
+    ///
+    /// # Errors
+    /// `io` and `log_failed`; the directory is then as it was, or as the new snapshot says.
+    pub fn start(
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        lock: DirectoryLock,
+        found: Recovered,
+        now: Millis,
+        policy: Policy,
+        entries: impl FnOnce(&mut SnapshotWriter<'_>) -> Result<()>,
+    ) -> Result<Store> {
+        if let Some(torn) = &found.torn {
+            ::log::warn!(
+                "{}: the last {} bytes, from offset {}, were being written when the process or the machine stopped; \
+                 they were never confirmed and are cut off",
+                torn.file.display(),
+                torn.bytes,
+                torn.offset
+            );
+        }
+        let directory = match found.directory {
+            Some(directory) => directory,
+            None => new_id()?,
+        };
+        let mut snapshot_bytes = found.snapshot_bytes;
+        let mut log_bytes = found.log_bytes;
+        let mut next_sequence = found.next_sequence;
+        let segment = match &found.clean {
+            Some(end) => reopen(&*disk, dir, end)?,
+            None if found.highest_number == 0 => {
+                log_bytes = frame::FILE_HEADER as u64;
+                create_segment(&*disk, dir, directory, 1, 1, None)?
+            }
+            None => {
+                let number = found.highest_number + 1;
+                let mut writer = SnapshotWriter::begin(&*disk, dir, directory, number, true)?;
+                entries(&mut writer)?;
+                writer.seal(now)?;
+                snapshot_bytes = writer.finish()?;
+                log_bytes = frame::FILE_HEADER as u64;
+                next_sequence = found.next_sequence.max(1);
+                create_segment(&*disk, dir, directory, number, next_sequence, None)?
+            }
+        };
+        let superseded = if found.clean.is_some() { &[][..] } else { &found.segments[..] };
+        let old_snapshot = found.snapshot.filter(|_| found.clean.is_none());
+        let superseded = superseded.iter().map(|number| Name::Segment(*number).path(dir));
+        let superseded = superseded.chain(old_snapshot.map(|number| Name::Snapshot(number).path(dir)));
+        for path in found.leftovers.iter().cloned().chain(superseded) {
+            remove_leftover(&*disk, &path);
+        }
+        let log = Log::start(Start {
+            disk: Arc::clone(&disk),
+            dir: dir.to_owned(),
+            directory,
+            segment,
+            next_sequence,
+            base: now,
+            policy,
+            log_bytes,
+            snapshot_bytes,
+        })?;
+        Ok(Store { log, disk, dir: dir.to_owned(), directory, lock })
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The directory's lock, to note the server's address in.
+    pub fn lock(&self) -> &DirectoryLock {
+        &self.lock
+    }
+
+    /// Begins the snapshot that will stand for everything before segment `number`, with markers in the log.
+    pub fn begin_snapshot(&self, number: u64) -> Result<SnapshotWriter<'_>> {
+        SnapshotWriter::begin(&*self.disk, &self.dir, self.directory, number, false)
+    }
+
+    /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. Returns
+    /// the bytes of segments that were removed. A file that can't be removed is left for the next start.
+    pub fn remove_before(&self, number: u64, snapshot_bytes: u64) -> u64 {
+        let mut bytes = 0;
+        let Ok(items) = std::fs::read_dir(&self.dir) else { return 0 };
+        for item in items.flatten() {
+            match Name::parse(&item.file_name()) {
+                Some(Name::Segment(older)) if older < number => {
+                    bytes += item.metadata().map_or(0, |metadata| metadata.len());
+                    remove_leftover(&*self.disk, &item.path());
+                }
+                Some(Name::Snapshot(older)) if older < number => remove_leftover(&*self.disk, &item.path()),
+                _ => {}
+            }
+        }
+        self.log.compacted(bytes, snapshot_bytes);
+        bytes
+    }
+}
+
+/// A policy with the defaults of bounds.rs.
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            flush_every_events: crate::bounds::FLUSH_EVERY_EVENTS,
+            flush_every: Duration::from_millis(crate::bounds::FLUSH_EVERY_MS),
+            compact_after: crate::bounds::COMPACT_AFTER_BYTES,
+            segment_bytes: crate::bounds::SEGMENT_BYTES,
+        }
+    }
+}
+
+fn reopen(disk: &dyn Disk, dir: &Path, end: &CleanEnd) -> Result<Segment> {
+    let path = Name::Segment(end.number).path(dir);
+    let file = disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
+    Ok(Segment { file, path, number: end.number, salt: end.salt, position: end.length, filled: end.length })
+}
+
+fn remove_leftover(disk: &dyn Disk, path: &Path) {
+    if let Err(error) = disk.remove(path) {
+        ::log::warn!("cannot remove {}, which is not needed any more: {error}", path.display());
+    }
+}
+
+fn new_id() -> Result<[u8; 16]> {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&random()?.to_le_bytes());
+    id[8..].copy_from_slice(&random()?.to_le_bytes());
+    Ok(id)
+}
+
+/// A random number from the operating system.
+fn random() -> Result<u64> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .map_err(|error| Error::io("read", Path::new("/dev/urandom"), &error))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Refuses options that are out of their bounds.
+///
+/// # Errors
+/// `invalid_argument`, naming the option.
+pub fn validate_policy(policy: &Policy) -> Result<()> {
+    use crate::bounds::{MAX_FLUSH_EVERY_EVENTS, MAX_FLUSH_EVERY_MS};
+    if !(1..=MAX_FLUSH_EVERY_EVENTS).contains(&policy.flush_every_events) {
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            format!("flush-every-events must be from 1 to {MAX_FLUSH_EVERY_EVENTS}"),
+        ));
+    }
+    let ms = policy.flush_every.as_millis();
+    if !(1..=u128::from(MAX_FLUSH_EVERY_MS)).contains(&ms) {
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            format!("flush-every-ms must be from 1 to {MAX_FLUSH_EVERY_MS}"),
+        ));
+    }
+    Ok(())
+}

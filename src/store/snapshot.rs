@@ -1,0 +1,114 @@
+//! Writing a snapshot: to an unfinished name first, then renamed, so that it is there whole or not at all.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::disk::Disk;
+use super::frame::{self, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
+use super::names::Name;
+use super::record::{self, Entry};
+use crate::clock::Millis;
+use crate::error::{Error, Result};
+
+/// Payload at which a frame of a snapshot is closed, in bytes.
+const FRAME_BYTES: usize = 256 * 1024;
+
+/// A snapshot being written. Dropped before [`SnapshotWriter::finish`], it leaves nothing behind.
+pub struct SnapshotWriter<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    name: Name,
+    header: FileHeader,
+    file: File,
+    path: PathBuf,
+    offset: u64,
+    frame: Vec<u8>,
+    records: u32,
+    written: u64,
+    limits: u64,
+    finished: bool,
+}
+
+impl<'a> SnapshotWriter<'a> {
+    /// Begins the snapshot that stands for everything before segment `number`; `complete` when it also stands for
+    /// what no marker tells.
+    pub fn begin(
+        disk: &'a dyn Disk,
+        dir: &'a Path,
+        directory: [u8; 16],
+        number: u64,
+        complete: bool,
+    ) -> Result<SnapshotWriter<'a>> {
+        let name = Name::Snapshot(number);
+        let path = name.unfinished(dir);
+        // One that a crash left behind counts for nothing.
+        let _ = disk.remove(&path);
+        let file = disk.create(&path).map_err(|error| Error::io("create", &path, &error))?;
+        let header =
+            FileHeader { kind: FileKind::Snapshot, complete, number, directory, salt: super::random()?, first: 0 };
+        Ok(SnapshotWriter {
+            disk,
+            dir,
+            name,
+            header,
+            file,
+            path,
+            offset: frame::FILE_HEADER as u64,
+            frame: vec![0; FRAME_HEADER],
+            records: 0,
+            written: 0,
+            limits: 0,
+            finished: false,
+        })
+    }
+
+    /// Adds one limit.
+    pub fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
+        record::encode_entry(&mut self.frame, entry);
+        self.records += 1;
+        self.limits += 1;
+        if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
+    }
+
+    /// Ends the snapshot and makes it durable under its unfinished name.
+    pub fn seal(&mut self, now: Millis) -> Result<()> {
+        record::encode_end(&mut self.frame, self.limits, now);
+        self.records += 1;
+        self.close_frame()?;
+        self.header.first = self.limits;
+        self.write(&self.header.encode(), 0)?;
+        self.disk.sync_all(&self.file).map_err(|error| Error::io("sync", &self.path, &error))
+    }
+
+    /// Gives the sealed snapshot its name. Returns its size in bytes.
+    pub fn finish(mut self) -> Result<u64> {
+        let path = self.name.path(self.dir);
+        self.disk.rename(&self.path, &path).map_err(|error| Error::io("rename", &self.path, &error))?;
+        self.finished = true;
+        self.disk.sync_dir(self.dir).map_err(|error| Error::io("sync", self.dir, &error))?;
+        Ok(self.offset)
+    }
+
+    fn close_frame(&mut self) -> Result<()> {
+        let header = FrameHeader { records: self.records, clean: false, first: self.written, durable: 0, base: 0 };
+        frame::seal(&mut self.frame, &header, self.header.salt);
+        self.write(&self.frame, self.offset)?;
+        self.offset += self.frame.len() as u64;
+        self.written += u64::from(self.records);
+        self.records = 0;
+        self.frame.truncate(FRAME_HEADER);
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.disk.write_at(&self.file, bytes, offset).map_err(|error| Error::io("write", &self.path, &error))
+    }
+}
+
+impl Drop for SnapshotWriter<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.disk.remove(&self.path);
+        }
+    }
+}
