@@ -1,1 +1,13 @@
-fn main(){}
+//! The `flint` command: argv in, exit status out.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Warn)
+        .parse_env(env_logger::Env::new().filter("FLINT_LOG"))
+        .init();
+    ExitCode::from(flint::cli::run(std::env::args_os().skip(1).collect()))
+}

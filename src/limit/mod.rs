@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn keys() {
-        for good in ["a", "api:user-42", "route:/v1/chat", "ключ", " a", "a b", &"x".repeat(512), "\u{2028}"] {
+        for good in ["a", "api:user-42", "route:/v1/chat", "ключ", " a", "a b", &"x".repeat(512), "a\u{2028}"] {
             assert!(validate_key(good).is_ok(), "{good:?}");
         }
         for bad in ["", " ", "\u{2003}", "a\n", "\0", "\u{7f}", "a\u{85}", &"x".repeat(513), &"ключ".repeat(65)] {

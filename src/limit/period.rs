@@ -54,9 +54,22 @@ mod tests {
         ] {
             assert_eq!(parse_period(text).unwrap(), ms, "{text}");
         }
-        for text in
-            ["", "s", "0", "0ms", "-1s", "+1s", "1.5s", "1 m", " 1m", "1M", "1min", "367d", "1w", "99999999999999999999s"]
-        {
+        for text in [
+            "",
+            "s",
+            "0",
+            "0ms",
+            "-1s",
+            "+1s",
+            "1.5s",
+            "1 m",
+            " 1m",
+            "1M",
+            "1min",
+            "367d",
+            "1w",
+            "99999999999999999999s",
+        ] {
             assert!(parse_period(text).unwrap_err().message().starts_with("per "), "{text}");
         }
     }

@@ -117,7 +117,10 @@ mod tests {
         state.advance(&limit, 999);
         assert!(!state.quote(&limit, 999, 1).allowed);
         state.advance(&limit, 1000);
-        assert_eq!(state.quote(&limit, 1000, 6), Quote { allowed: true, remaining: 0, reset_at: 2000, retry_after_ms: 0 });
+        assert_eq!(
+            state.quote(&limit, 1000, 6),
+            Quote { allowed: true, remaining: 0, reset_at: 2000, retry_after_ms: 0 }
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn verify(dir: &Path) -> Result<Recovered> {
     let _lock = DirectoryLock::acquire(dir, Access::Read)?;
     let mut replayed = Replayed::new();
     let found = recover(dir, &SystemDisk, &mut replayed)?;
-    replayed.finish().map_err(|what| {
+    let _ = replayed.finish().map_err(|what| {
         crate::Error::new(crate::error::Kind::Corrupt, format!("{} cannot be recovered: {what}", dir.display()))
     })?;
     Ok(found)

@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, validate_cost, validate_key};
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
-use crate::store::{self, Disk, DirectoryLock, Health, Policy, Reservation, Store, SystemDisk, Waiter};
+use crate::store::{self, DirectoryLock, Disk, Health, Policy, Reservation, Store, SystemDisk, Waiter};
 
 /// When a check is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,17 +261,11 @@ impl Limiter {
         let flush_every = options.policy.flush_every;
         let store = match options.access {
             Access::Read => None,
-            Access::Create | Access::Write => Some(Store::start(
-                dir,
-                options.disk,
-                lock,
-                found,
-                now,
-                options.policy,
-                |writer| {
+            Access::Create | Access::Write => {
+                Some(Store::start(dir, options.disk, lock, found, now, options.policy, |writer| {
                     tables.iter_mut().flat_map(Table::iter_mut).try_for_each(|entry| writer.entry(&entry.to_record()))
-                },
-            )?),
+                })?)
+            }
         };
         let core = Arc::new(Core {
             shards: tables.into_iter().map(|table| Shard(Mutex::new(table))).collect(),
@@ -547,10 +541,7 @@ impl Limiter {
             compactions: core.counters.compactions.load(Ordering::Relaxed),
             // A compaction under way holds the lock; the one before it has told its end already.
             compaction_error: core.compaction.try_lock().ok().and_then(|error| error.clone()),
-            decisions: (
-                core.counters.allowed.load(Ordering::Relaxed),
-                core.counters.denied.load(Ordering::Relaxed),
-            ),
+            decisions: (core.counters.allowed.load(Ordering::Relaxed), core.counters.denied.load(Ordering::Relaxed)),
         }
     }
 

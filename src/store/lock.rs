@@ -59,7 +59,10 @@ impl DirectoryLock {
             _ => Error::io("open data directory", dir, &error),
         })?;
         if !directory.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            return Err(Error::new(Kind::Io, format!("{} is not a directory; name one with --data-dir", dir.display())));
+            return Err(Error::new(
+                Kind::Io,
+                format!("{} is not a directory; name one with --data-dir", dir.display()),
+            ));
         }
         lock(&directory, dir, access)?;
         let path = dir.join(LOCK);
@@ -90,10 +93,8 @@ impl DirectoryLock {
     pub fn announce(&self, url: Option<&str>) -> Result<()> {
         let Some(mut file) = self.file.as_ref() else { return Ok(()) };
         let note = format!("{}\n", json!({ "pid": std::process::id(), "url": url }));
-        let written = file
-            .set_len(0)
-            .and_then(|()| io::Seek::rewind(&mut file))
-            .and_then(|()| file.write_all(note.as_bytes()));
+        let written =
+            file.set_len(0).and_then(|()| io::Seek::rewind(&mut file)).and_then(|()| file.write_all(note.as_bytes()));
         match written {
             Err(error) if super::disk::is_no_space(&error) => {
                 log::warn!("no room for the owner's note in {}: {error}", self.path.display());

@@ -371,9 +371,10 @@ impl Log {
     /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
     pub(super) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
         self.shared.compact_past.store(2 * snapshot_bytes, Ordering::Relaxed);
-        let _ = self.shared.log_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-            Some(now.saturating_sub(bytes))
-        });
+        let _ = self
+            .shared
+            .log_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
     }
 
     /// Events written since the start.
@@ -596,7 +597,9 @@ impl Writer {
             }
             self.frame.truncate(FRAME_HEADER);
         }
-        if self.segment.position >= self.rotate_at && let Err(error) = self.rotate() {
+        if self.segment.position >= self.rotate_at
+            && let Err(error) = self.rotate()
+        {
             log::warn!("the log goes on in {}: {error}", self.segment.path.display());
             // Tried again when it has grown by another step.
             self.rotate_at = self.segment.position + FILL_BYTES;
@@ -673,8 +676,7 @@ impl Writer {
         let number = self.segment.number + 1;
         // Room for all that may have been promised in the old segment.
         let fill = self.room() + FILL_BYTES;
-        let mut next =
-            create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill))?;
+        let mut next = create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill))?;
         std::mem::swap(&mut self.segment, &mut next);
         self.account();
         self.fill_step = FILL_BYTES;

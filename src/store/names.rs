@@ -72,7 +72,9 @@ mod tests {
             assert_eq!(Name::parse(OsStr::new(&name.to_string())), Some(name));
             assert!(Name::is_unfinished(OsStr::new(&format!("{name}.new"))));
         }
-        for other in ["1.aof", "00000000001.aof", "0000000001.log", "flint.lock", "000000000x.aof", "0000000001.aof.new"] {
+        for other in
+            ["1.aof", "00000000001.aof", "0000000001.log", "flint.lock", "000000000x.aof", "0000000001.aof.new"]
+        {
             assert_eq!(Name::parse(OsStr::new(other)), None, "{other}");
         }
         assert!(!Name::is_unfinished(OsStr::new("notes.new")));

@@ -258,9 +258,7 @@ impl<'a> Decoder<'a> {
                 limit: self.limit()?,
                 key: self.key()?,
             },
-            tag::RECONFIGURED => {
-                Event::Reconfigured { id: self.number()?, at: self.instant()?, limit: self.limit()? }
-            }
+            tag::RECONFIGURED => Event::Reconfigured { id: self.number()?, at: self.instant()?, limit: self.limit()? },
             tag::REMOVED => Event::Removed { id: self.number()?, at: self.instant()? },
             tag::SPENT => Event::Spent { id: self.number()?, cost: self.number()?, at: self.instant()? },
             tag::SPENT_ALL => {
@@ -268,12 +266,9 @@ impl<'a> Decoder<'a> {
                 let items = self.pairs(MAX_ITEMS as u64)?;
                 Event::SpentAll { at, items }
             }
-            tag::DENIED => Event::Denied {
-                id: self.number()?,
-                total: self.number()?,
-                cost: self.number()?,
-                last: self.time()?,
-            },
+            tag::DENIED => {
+                Event::Denied { id: self.number()?, total: self.number()?, cost: self.number()?, last: self.time()? }
+            }
             tag::RESET => Event::Reset { id: self.number()?, at: self.instant()? },
             tag::MARKER => Event::Marker { snapshot: self.number()?, shard: self.byte()? },
             tag::ENTRY => return Ok(Record::Entry(self.entry()?)),

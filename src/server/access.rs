@@ -1,0 +1,165 @@
+//! Who may connect and who may ask: bind addresses, bearer tokens, hosts.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bind {
+    /// TCP.
+    Tcp(Vec<SocketAddr>),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Bind {
+    /// Reads `HOST:PORT`, `[::1]:PORT` or `unix:PATH`.
+    ///
+    /// # Errors
+    /// `usage`, naming `--bind`.
+    pub fn parse(text: &str) -> Result<Bind> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err(Error::new(Kind::Usage, "--bind unix: needs a path, such as unix:/run/flint.sock"));
+            }
+            return Ok(Bind::Unix(PathBuf::from(path)));
+        }
+        match text.to_socket_addrs().map(Iterator::collect::<Vec<_>>) {
+            Ok(addresses) if !addresses.is_empty() => Ok(Bind::Tcp(addresses)),
+            _ => Err(Error::new(
+                Kind::Usage,
+                format!("--bind must be HOST:PORT, [::1]:PORT or unix:PATH, not `{}`", crate::limit::excerpt(text)),
+            )),
+        }
+    }
+
+    /// Whether only this machine can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Bind::Unix(_) => true,
+            Bind::Tcp(addresses) => addresses.iter().all(|address| is_loopback(address.ip())),
+        }
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// The tokens that are accepted. What is kept and compared is a keyed hash of fixed length, so that neither the time a
+/// comparison takes nor a memory dump tells a token.
+pub struct Tokens {
+    keys: (RandomState, RandomState),
+    digests: Vec<(u64, u64)>,
+}
+
+impl Tokens {
+    /// A set of tokens; empty ones do not count.
+    pub fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Tokens {
+        let keys = (RandomState::new(), RandomState::new());
+        let digests = tokens
+            .into_iter()
+            .filter(|token| !token.is_empty())
+            .map(|token| (keys.0.hash_one(token.as_bytes()), keys.1.hash_one(token.as_bytes())))
+            .collect();
+        Tokens { keys, digests }
+    }
+
+    /// Whether no token is configured: then everybody may ask.
+    pub fn is_empty(&self) -> bool {
+        self.digests.is_empty()
+    }
+
+    /// Whether the value of an `Authorization` header bears one of the tokens.
+    pub fn accept(&self, authorization: Option<&str>) -> bool {
+        let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' ')) else { return false };
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return false;
+        }
+        let token = token.trim().as_bytes();
+        let digest = (self.keys.0.hash_one(token), self.keys.1.hash_one(token));
+        // All are compared, without a branch on the outcome.
+        self.digests.iter().fold(false, |found, known| found | ((known.0 ^ digest.0) | (known.1 ^ digest.1) == 0))
+    }
+}
+
+/// Reads a token file: one token a line, blank lines and lines that begin with `#` aside.
+///
+/// # Errors
+/// `usage` when others than its owner and group can read it, or when it holds no token; `io`.
+pub fn read_token_file(path: &Path) -> Result<Vec<String>> {
+    use std::os::unix::fs::PermissionsExt;
+    let wrong = |what: &str| Error::new(Kind::Usage, format!("--token-file {} {what}", path.display()));
+    let metadata = std::fs::metadata(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+    if metadata.permissions().mode() & 0o007 != 0 {
+        return Err(wrong("can be read by others; run chmod o-rwx on it"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+    let tokens: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    if tokens.is_empty() { Err(wrong("holds no token")) } else { Ok(tokens) }
+}
+
+/// Whether a `Host` header names this server: an address, `localhost`, or one of `names`. A page in a browser that was
+/// led here by another name (DNS rebinding) bears that name.
+pub fn is_own_host(host: &str, names: &[String]) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => host
+            .rsplit_once(':')
+            .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }),
+    };
+    name.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || names.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bind_addresses() {
+        for local in ["127.0.0.1:0", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "unix:/tmp/x", "localhost:1"]
+        {
+            assert!(Bind::parse(local).unwrap().is_local(), "{local}");
+        }
+        for open in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "[::ffff:10.0.0.1]:80"] {
+            assert!(!Bind::parse(open).unwrap().is_local(), "{open}");
+        }
+        for bad in ["", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", "unix:", ":"] {
+            assert_eq!(Bind::parse(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
+    }
+
+    #[test]
+    fn tokens() {
+        let tokens = Tokens::new(["one", "", "two"]);
+        assert!(!tokens.is_empty() && Tokens::new([""]).is_empty());
+        for good in ["Bearer one", "bearer two", "BEARER  one "] {
+            assert!(tokens.accept(Some(good)), "{good}");
+        }
+        for bad in ["Bearer", "Bearer ", "Bearer on", "Bearer onee", "Basic one", "one", ""] {
+            assert!(!tokens.accept(Some(bad)), "{bad}");
+        }
+        assert!(!tokens.accept(None));
+    }
+
+    #[test]
+    fn hosts() {
+        let names = ["quota.internal".to_owned()];
+        for own in ["127.0.0.1:7878", "127.0.0.1", "[::1]:7878", "LOCALHOST:1", "10.1.2.3", "quota.internal:80"] {
+            assert!(is_own_host(own, &names), "{own}");
+        }
+        for other in ["evil.example", "evil.example:7878", "localhost.evil.example", "", "127.0.0.1.evil.example"] {
+            assert!(!is_own_host(other, &names), "{other}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Replies: one buffer, one write.
+
+use std::io::Write;
+
+use crate::clock::Millis;
+use crate::error::{Error, Kind};
+use crate::limiter::{Decision, write_text};
+
+/// A reply before it is written.
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Header lines, each ended by CR LF.
+    pub headers: Vec<u8>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// Its type.
+    pub content_type: &'static str,
+}
+
+impl Reply {
+    /// A JSON reply.
+    pub fn json(body: Vec<u8>) -> Reply {
+        Reply { status: 200, headers: Vec::new(), body, content_type: "application/json" }
+    }
+
+    /// The reply that tells of an error.
+    pub fn error(error: &Error) -> Reply {
+        let mut body = b"{\"error\":".to_vec();
+        write_text(&mut body, error.message());
+        let _ = write!(body, ",\"code\":\"{}\"}}", error.kind().code());
+        let mut reply = Reply::json(body);
+        reply.status = error.kind().http_status();
+        match error.kind() {
+            Kind::Unauthorized => reply.header("WWW-Authenticate", "Bearer"),
+            Kind::Overloaded => reply.header("Retry-After", "1"),
+            _ => {}
+        }
+        reply
+    }
+
+    /// Adds a header.
+    pub fn header(&mut self, name: &str, value: impl std::fmt::Display) {
+        let _ = write!(self.headers, "{name}: {value}\r\n");
+    }
+
+    /// Adds the headers of a decision (draft-ietf-httpapi-ratelimit-headers-11).
+    pub fn decision(&mut self, decision: &Decision) {
+        let period = decision.limit.period_ms();
+        let _ = write!(self.headers, "RateLimit-Policy: \"default\";q={}", decision.limit.capacity());
+        if period >= 1000 {
+            let _ = write!(self.headers, ";w={}", period / 1000);
+        }
+        let until = seconds_up(decision.reset_at.saturating_sub(decision.now));
+        let _ = write!(self.headers, "\r\nRateLimit: \"default\";r={};t={until}\r\n", decision.remaining);
+        self.headers.extend_from_slice(b"Cache-Control: no-store\r\n");
+        if self.status == 429 {
+            self.header("Retry-After", seconds_up(decision.retry_after_ms).max(1));
+        }
+    }
+
+    /// The bytes on the wire.
+    pub fn encode(&self, close: bool, head_only: bool) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256 + self.headers.len() + self.body.len());
+        let _ = write!(
+            out,
+            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
+            self.status,
+            reason(self.status),
+            self.content_type,
+            self.body.len()
+        );
+        out.extend_from_slice(&self.headers);
+        if close {
+            out.extend_from_slice(b"Connection: close\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        if !head_only {
+            out.extend_from_slice(&self.body);
+        }
+        out
+    }
+}
+
+fn seconds_up(ms: Millis) -> u64 {
+    ms.div_ceil(1000)
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        413 => "Content Too Large",
+        429 => "Too Many Requests",
+        503 => "Service Unavailable",
+        _ => "Internal Server Error",
+    }
+}

@@ -1,0 +1,271 @@
+//! Endpoints: from a method, a path and a body to a reply. No sockets here.
+
+use percent_encoding::percent_decode_str;
+use serde_json::json;
+
+use super::body::{self, Check, Configure, Items, Key};
+use super::reply::Reply;
+use crate::error::{Error, Kind, Result};
+use crate::limit::excerpt;
+use crate::limiter::{By, Limiter, Page, write_statuses};
+use crate::store::Health;
+
+/// What is asked for, by path.
+#[derive(Debug, PartialEq, Eq)]
+enum Route<'a> {
+    Health,
+    Limits,
+    Limit(&'a str),
+    Check,
+    CheckAll,
+    Take(&'a str),
+    Reset,
+    Flush,
+    Compact,
+    Doctor,
+    Top,
+}
+
+impl<'a> Route<'a> {
+    fn of(path: &'a str) -> Option<Route<'a>> {
+        Some(match path.strip_prefix("/v1/")? {
+            "check" => Route::Check,
+            "health" => Route::Health,
+            "limits" => Route::Limits,
+            "check-all" => Route::CheckAll,
+            "reset" => Route::Reset,
+            "log/flush" => Route::Flush,
+            "log/compact" => Route::Compact,
+            "doctor" => Route::Doctor,
+            "top" => Route::Top,
+            rest => match rest.split_once('/')? {
+                ("limits", key) if !key.is_empty() => Route::Limit(key),
+                ("take", key) if !key.is_empty() => Route::Take(key),
+                _ => return None,
+            },
+        })
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        match self {
+            Route::Health | Route::Doctor | Route::Top => &["GET"],
+            Route::Limits => &["GET", "POST"],
+            Route::Limit(_) => &["GET", "DELETE"],
+            _ => &["POST"],
+        }
+    }
+
+    fn parameters(&self, method: &str) -> &'static [&'static str] {
+        match self {
+            Route::Limits if method == "GET" => &["prefix", "limit", "after"],
+            Route::Check => &["status"],
+            Route::Take(_) => &["cost"],
+            Route::Top => &["by", "limit"],
+            _ => &[],
+        }
+    }
+}
+
+/// Answers one request.
+pub fn answer(limiter: &Limiter, method: &str, url: &str, body: &[u8]) -> Reply {
+    try_answer(limiter, method, url, body).unwrap_or_else(|error| Reply::error(&error))
+}
+
+/// The reply to a health request, which needs neither a worker nor the disk.
+pub fn health(limiter: &Limiter) -> Reply {
+    let version = env!("CARGO_PKG_VERSION");
+    match limiter.health() {
+        (Health::Healthy, _) => Reply::json(json!({"ok": true, "version": version}).to_string().into_bytes()),
+        (_, reason) => {
+            let body = json!({"ok": false, "version": version, "error": reason});
+            Reply { status: 503, ..Reply::json(body.to_string().into_bytes()) }
+        }
+    }
+}
+
+fn try_answer(limiter: &Limiter, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    let Some(route) = Route::of(path) else {
+        return Err(Error::new(Kind::NotFound, format!("there is no {}; the API is under /v1", excerpt(path))));
+    };
+    if !route.methods().contains(&method) {
+        let allow = route.methods().join(", ");
+        let error = Error::new(Kind::MethodNotAllowed, format!("{} takes {allow}, not {method}", excerpt(path)));
+        let mut reply = Reply::error(&error);
+        reply.header("Allow", allow);
+        return Ok(reply);
+    }
+    let query = Query::parse(query, route.parameters(method))?;
+    let mut out = Vec::with_capacity(256);
+    match route {
+        Route::Check => {
+            let check: Check<'_> = body::parse(bytes)?;
+            let (key, cost) = check.parts()?;
+            let denied_status = match query.get("status") {
+                None | Some("200") => 200,
+                Some("429") => 429,
+                Some(other) => {
+                    return Err(Error::invalid(format!("status must be 200 or 429, not {}", excerpt(other))));
+                }
+            };
+            let decision = limiter.check(key, cost)?;
+            decision.write_json(key, &mut out);
+            let mut reply = Reply::json(out);
+            if !decision.allowed {
+                reply.status = denied_status;
+            }
+            reply.decision(&decision);
+            return Ok(reply);
+        }
+        Route::Take(key) => {
+            body::parse_empty(bytes)?;
+            let key = decode(key, "the key in the path")?;
+            let cost = query.number("cost")?.unwrap_or(1);
+            let decision = limiter.check(&key, cost)?;
+            let (status, text) = match decision.allowed {
+                true => (200, format!("ok {}\n", decision.remaining)),
+                false => (429, format!("denied {}\n", decision.retry_after_ms)),
+            };
+            let content_type = "text/plain; charset=utf-8";
+            let mut reply = Reply { status, headers: Vec::new(), body: text.into_bytes(), content_type };
+            reply.decision(&decision);
+            return Ok(reply);
+        }
+        Route::CheckAll => {
+            let items: Items<'_> = body::parse(bytes)?;
+            let items = items.parts()?;
+            limiter.check_all(&items)?.write_json(&items, &mut out);
+            let mut reply = Reply::json(out);
+            reply.header("Cache-Control", "no-store");
+            return Ok(reply);
+        }
+        Route::Health => return Ok(health(limiter)),
+        Route::Limits if method == "GET" => {
+            let limit = query.number("limit")?.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+            let page = Page { prefix: query.get("prefix").unwrap_or(""), after: query.get("after"), limit };
+            write_statuses(&limiter.list(page)?, &mut out);
+        }
+        Route::Limits => {
+            let configure: Configure<'_> = body::parse(bytes)?;
+            let (key, limit) = configure.parts()?;
+            let created = limiter.configure(key, limit)?;
+            out = json!({"ok": true, "created": created}).to_string().into_bytes();
+        }
+        Route::Limit(key) => {
+            body::parse_empty(bytes)?;
+            let key = decode(key, "the key in the path")?;
+            if method == "DELETE" {
+                limiter.remove(&key)?;
+                out.extend_from_slice(b"{\"ok\":true}");
+            } else {
+                limiter.status(&key)?.ok_or_else(|| Error::not_configured(&key))?.write_json(&mut out);
+            }
+        }
+        Route::Reset => {
+            let body: Key<'_> = body::parse(bytes)?;
+            limiter.reset(body.key()?)?;
+            out.extend_from_slice(b"{\"ok\":true}");
+        }
+        Route::Flush => {
+            body::parse_empty(bytes)?;
+            limiter.flush()?;
+            out.extend_from_slice(b"{\"ok\":true}");
+        }
+        Route::Compact => {
+            body::parse_empty(bytes)?;
+            limiter.compact()?.write_json(&mut out);
+        }
+        Route::Doctor => out = doctor(limiter).to_string().into_bytes(),
+        Route::Top => {
+            let by = match query.get("by") {
+                None | Some("denied") => By::Denied,
+                Some("allowed") => By::Allowed,
+                Some(other) => {
+                    return Err(Error::invalid(format!("by must be allowed or denied, not {}", excerpt(other))));
+                }
+            };
+            let limit = query.number("limit")?.unwrap_or(10);
+            write_statuses(&limiter.top(by, usize::try_from(limit).unwrap_or(usize::MAX))?, &mut out);
+        }
+    }
+    Ok(Reply::json(out))
+}
+
+/// The report of `doctor`, by the server and by the command line.
+pub fn doctor(limiter: &Limiter) -> serde_json::Value {
+    let report = limiter.report();
+    let problems = report.problems();
+    let syncs: u64 = report.syncs.0.iter().sum();
+    // "ok" stands first: serde_json keeps keys sorted, so the object is put together by hand.
+    let rest = json!({
+        "problems": problems,
+        "version": env!("CARGO_PKG_VERSION"),
+        "data_dir": report.dir.display().to_string(),
+        "sync": report.sync.name(),
+        "limits": report.limits,
+        "log_bytes": report.log_bytes,
+        "events_written": report.events,
+        "queued_bytes": report.queued_bytes,
+        "fsyncs": syncs,
+        "fsync_mean_us": report.syncs.1.checked_div(syncs),
+        "free_bytes": report.free_bytes,
+        "compactions": report.compactions,
+        "allowed": report.decisions.0,
+        "denied": report.decisions.1,
+    });
+    let mut all = json!({"ok": problems.is_empty()});
+    if let (Some(all), serde_json::Value::Object(rest)) = (all.as_object_mut(), rest) {
+        all.extend(rest);
+    }
+    all
+}
+
+/// The parameters behind the `?`.
+struct Query<'a>(Vec<(&'a str, String)>);
+
+impl<'a> Query<'a> {
+    fn parse(query: &'a str, known: &[&str]) -> Result<Query<'a>> {
+        let mut parameters: Vec<(&str, String)> = Vec::new();
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            if !known.contains(&name) {
+                return Err(Error::invalid(format!("unknown query parameter `{}`", excerpt(name))));
+            }
+            if parameters.iter().any(|(other, _)| *other == name) {
+                return Err(Error::invalid(format!("query parameter `{name}` stands twice")));
+            }
+            parameters.push((name, decode(value, name)?));
+        }
+        Ok(Query(parameters))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>> {
+        self.get(name)
+            .map(|value| {
+                value.parse().map_err(|_| {
+                    Error::invalid(format!("query parameter `{name}` must be an integer, not `{}`", excerpt(value)))
+                })
+            })
+            .transpose()
+    }
+}
+
+fn decode(text: &str, what: &str) -> Result<String> {
+    // A percent sign that begins no escape would be passed on as it is, and name another key than was meant.
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+        let escape = rest.get(at + 1..at + 3).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+        if escape.is_none() {
+            return Err(Error::invalid(format!("{what} has a % that is no percent-encoding; write it as %25")));
+        }
+        rest = &rest[at + 3..];
+    }
+    match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(Error::invalid(format!("{what} is not UTF-8 when percent-decoded"))),
+    }
+}
