@@ -9,6 +9,8 @@
 
 mod fixed_window_counter;
 mod period;
+#[cfg(test)]
+mod properties;
 mod sliding_window_counter;
 mod sliding_window_log;
 mod token_bucket;

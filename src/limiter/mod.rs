@@ -128,6 +128,8 @@ struct Core {
     unlogged: AtomicBool,
     unlogged_helper: Mutex<Option<thread::Thread>>,
     flush_every: Duration,
+    /// Size of the log when it was opened, in bytes.
+    found_bytes: u64,
     counters: Counters,
 }
 
@@ -259,6 +261,7 @@ impl Limiter {
         }
         let next_id = if clean { highest_id + 1 } else { count as u64 + 1 };
         let flush_every = options.policy.flush_every;
+        let found_bytes = found.log_bytes;
         let store = match options.access {
             Access::Read => None,
             Access::Create | Access::Write => {
@@ -280,6 +283,7 @@ impl Limiter {
             unlogged: AtomicBool::new(false),
             unlogged_helper: Mutex::new(None),
             flush_every,
+            found_bytes,
             counters: Counters::default(),
         });
         let helpers = if core.store.is_some() { start_helpers(&core)? } else { Vec::new() };
@@ -300,7 +304,7 @@ impl Limiter {
         if core.shards[shard].lock().get(hash, key).is_some_and(|entry| entry.limit == limit) {
             return Ok(false);
         }
-        let waiter = Waiter::new();
+        let waiter = Waiter::take();
         let mut reservation = core.reserve(1, MAX_FIXED + key.len())?;
         let mut table = core.shards[shard].lock();
         let now = core.clock.now();
@@ -439,7 +443,7 @@ impl Limiter {
         validate_key(key)?;
         let core = &*self.core;
         let hash = core.hash(key);
-        let waiter = Waiter::new();
+        let waiter = Waiter::take();
         let mut reservation = core.reserve(1, MAX_FIXED)?;
         let mut table = core.shards[shard_of(hash)].lock();
         let now = core.clock.now();
@@ -533,7 +537,7 @@ impl Limiter {
             sync: core.sync,
             health: log.map_or((Health::Healthy, None), |log| log.health()),
             limits: core.shards.iter().map(|shard| shard.lock().len() as u64).sum(),
-            log_bytes: log.map_or(0, |log| log.bytes()),
+            log_bytes: log.map_or(core.found_bytes, |log| log.bytes()),
             events: log.map_or(0, |log| log.events()),
             queued_bytes: log.map_or(0, |log| log.queued_bytes()),
             syncs: log.map_or_else(Default::default, |log| log.syncs().read()),
@@ -607,7 +611,7 @@ impl Core {
 
     /// A ticket, where an answer has to wait for the disk.
     fn waiter(&self) -> Option<Waiter> {
-        (self.sync == SyncMode::Always).then(Waiter::new)
+        (self.sync == SyncMode::Always).then(Waiter::take)
     }
 
     fn decide(
@@ -640,7 +644,7 @@ impl Core {
     fn change(&self, key: &str, change: impl FnOnce(&mut Entry, u64) -> Event<'static>) -> Result<()> {
         validate_key(key)?;
         let hash = self.hash(key);
-        let waiter = Waiter::new();
+        let waiter = Waiter::take();
         let mut reservation = self.reserve(1, MAX_FIXED)?;
         let mut table = self.shards[shard_of(hash)].lock();
         let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;

@@ -75,10 +75,10 @@ pub fn answer(limiter: &Limiter, method: &str, url: &str, body: &[u8]) -> Reply 
 pub fn health(limiter: &Limiter) -> Reply {
     let version = env!("CARGO_PKG_VERSION");
     match limiter.health() {
-        (Health::Healthy, _) => Reply::json(json!({"ok": true, "version": version}).to_string().into_bytes()),
+        (Health::Healthy, _) => Reply::json(ok_first(true, &json!({"version": version})).into_bytes()),
         (_, reason) => {
-            let body = json!({"ok": false, "version": version, "error": reason});
-            Reply { status: 503, ..Reply::json(body.to_string().into_bytes()) }
+            let body = ok_first(false, &json!({"version": version, "error": reason}));
+            Reply { status: 503, ..Reply::json(body.into_bytes()) }
         }
     }
 }
@@ -149,7 +149,7 @@ fn try_answer(limiter: &Limiter, method: &str, url: &str, bytes: &[u8]) -> Resul
             let configure: Configure<'_> = body::parse(bytes)?;
             let (key, limit) = configure.parts()?;
             let created = limiter.configure(key, limit)?;
-            out = json!({"ok": true, "created": created}).to_string().into_bytes();
+            out = ok_first(true, &json!({"created": created})).into_bytes();
         }
         Route::Limit(key) => {
             body::parse_empty(bytes)?;
@@ -175,7 +175,7 @@ fn try_answer(limiter: &Limiter, method: &str, url: &str, bytes: &[u8]) -> Resul
             body::parse_empty(bytes)?;
             limiter.compact()?.write_json(&mut out);
         }
-        Route::Doctor => out = doctor(limiter).to_string().into_bytes(),
+        Route::Doctor => out = doctor(limiter).into_bytes(),
         Route::Top => {
             let by = match query.get("by") {
                 None | Some("denied") => By::Denied,
@@ -192,11 +192,10 @@ fn try_answer(limiter: &Limiter, method: &str, url: &str, bytes: &[u8]) -> Resul
 }
 
 /// The report of `doctor`, by the server and by the command line.
-pub fn doctor(limiter: &Limiter) -> serde_json::Value {
+pub fn doctor(limiter: &Limiter) -> String {
     let report = limiter.report();
     let problems = report.problems();
     let syncs: u64 = report.syncs.0.iter().sum();
-    // "ok" stands first: serde_json keeps keys sorted, so the object is put together by hand.
     let rest = json!({
         "problems": problems,
         "version": env!("CARGO_PKG_VERSION"),
@@ -213,11 +212,13 @@ pub fn doctor(limiter: &Limiter) -> serde_json::Value {
         "allowed": report.decisions.0,
         "denied": report.decisions.1,
     });
-    let mut all = json!({"ok": problems.is_empty()});
-    if let (Some(all), serde_json::Value::Object(rest)) = (all.as_object_mut(), rest) {
-        all.extend(rest);
-    }
-    all
+    ok_first(problems.is_empty(), &rest)
+}
+
+/// An object whose first field is `ok`: serde_json sorts the names.
+fn ok_first(ok: bool, rest: &serde_json::Value) -> String {
+    let rest = rest.to_string();
+    format!("{{\"ok\":{ok},{}", rest.trim_start_matches('{'))
 }
 
 /// The parameters behind the `?`.

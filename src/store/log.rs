@@ -335,7 +335,7 @@ impl Log {
     /// # Errors
     /// As [`Log::wait`].
     pub fn sync(&self) -> Result<()> {
-        let waiter = Waiter::new();
+        let waiter = Waiter::take();
         if self.queue.send(Message::Sync { waiter: waiter.clone() }).is_err() {
             return Err(self.shared.error());
         }

@@ -249,7 +249,7 @@ impl<'a> Decoder<'a> {
 
     /// The next record; `Err` says what is wrong with it. Nothing is allocated by a length that was not checked
     /// against the bytes that are there.
-    pub fn next(&mut self) -> Result<Record<'a>, &'static str> {
+    pub fn read(&mut self) -> Result<Record<'a>, &'static str> {
         let event = match self.byte()? {
             tag::CREATED => Event::Created {
                 id: self.number()?,
@@ -453,10 +453,10 @@ mod tests {
             }
             let mut decoder = Decoder::new(&bytes, base);
             for event in events {
-                prop_assert_eq!(decoder.next(), Ok(Record::Event(event)));
+                prop_assert_eq!(decoder.read(), Ok(Record::Event(event)));
             }
             prop_assert!(decoder.is_empty());
-            prop_assert!(decoder.next().is_err());
+            prop_assert!(decoder.read().is_err());
         }
 
         #[test]
@@ -465,8 +465,8 @@ mod tests {
             encode_entry(&mut bytes, &entry);
             encode_end(&mut bytes, 1, 2);
             let mut decoder = Decoder::new(&bytes, 0);
-            prop_assert_eq!(decoder.next(), Ok(Record::Entry(entry)));
-            prop_assert_eq!(decoder.next(), Ok(Record::End { limits: 1, now: 2 }));
+            prop_assert_eq!(decoder.read(), Ok(Record::Entry(entry)));
+            prop_assert_eq!(decoder.read(), Ok(Record::End { limits: 1, now: 2 }));
         }
 
         #[test]
@@ -474,7 +474,7 @@ mod tests {
             let mut tagged = vec![tag];
             tagged.extend_from_slice(&bytes);
             let mut decoder = Decoder::new(&tagged, u64::MAX - 5);
-            while !decoder.is_empty() && decoder.next().is_ok() {}
+            while !decoder.is_empty() && decoder.read().is_ok() {}
         }
 
         #[test]
@@ -483,7 +483,7 @@ mod tests {
             encode_event(&mut bytes, &event, 0);
             for length in 0..bytes.len() {
                 let mut decoder = Decoder::new(&bytes[..length], 0);
-                prop_assert!(decoder.next().is_err());
+                prop_assert!(decoder.read().is_err());
             }
         }
     }

@@ -196,7 +196,7 @@ fn read_snapshot(
         for _ in 0..head.records {
             let at = offset + FRAME_HEADER + payload.len() - decoder.remaining();
             let fail = |what: &str| corrupt(&path, at as u64, what);
-            match decoder.next().map_err(fail)? {
+            match decoder.read().map_err(fail)? {
                 Record::Entry(entry) if !ended => {
                     limits += 1;
                     replay.entry(entry).map_err(|what| fail(&what))?;
@@ -303,7 +303,7 @@ fn read_events(
     let mut decoder = Decoder::new(payload, base);
     for _ in 0..records {
         let at = (offset + FRAME_HEADER + payload.len() - decoder.remaining()) as u64;
-        let Record::Event(event) = decoder.next().map_err(|what| corrupt(path, at, what))? else {
+        let Record::Event(event) = decoder.read().map_err(|what| corrupt(path, at, what))? else {
             return Err(corrupt(path, at, "a record that has no place in the log"));
         };
         if let Some(instant) = event.at() {

@@ -56,7 +56,7 @@ thread_local! {
 
 impl Waiter {
     /// A new ticket of the calling thread.
-    pub fn new() -> Waiter {
+    pub fn take() -> Waiter {
         SLOT.with_borrow_mut(|(tickets, slot)| {
             *tickets += 1;
             Waiter { slot: Arc::clone(slot), ticket: *tickets }
@@ -95,7 +95,7 @@ mod tests {
     fn a_ticket_is_settled_from_another_thread() {
         let far = Instant::now() + Duration::from_secs(60);
         for durable in [true, false] {
-            let waiter = Waiter::new();
+            let waiter = Waiter::take();
             let other = waiter.clone();
             let settler = thread::spawn(move || other.settle(durable));
             let expected = if durable { Outcome::Durable } else { Outcome::Failed };
@@ -107,9 +107,9 @@ mod tests {
     #[test]
     fn a_late_outcome_does_not_disturb_the_next_ticket() {
         let now = Instant::now();
-        let late = Waiter::new();
+        let late = Waiter::take();
         assert_eq!(late.wait(now), Outcome::TimedOut);
-        let next = Waiter::new();
+        let next = Waiter::take();
         late.settle(false);
         assert_eq!(next.wait(now), Outcome::TimedOut);
         next.settle(true);

@@ -1,0 +1,7 @@
+//! Integration tests: the real binary, over its real command line, sockets and files.
+
+mod cli;
+mod crash;
+mod http;
+mod ladder;
+mod util;
