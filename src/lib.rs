@@ -6,6 +6,8 @@
 //! Modules import downwards only: `cli` -> `server` -> `limiter` -> `store` -> `limit` -> `clock` -> `error` ->
 //! `bounds`.
 
+#![forbid(unsafe_code)]
+
 pub mod bounds;
 #[doc(hidden)]
 pub mod cli;

@@ -13,6 +13,8 @@ mod entry;
 mod inspect;
 mod replay;
 mod report;
+#[cfg(test)]
+mod tests;
 mod unlogged;
 
 use std::hash::{BuildHasher, RandomState};

@@ -676,7 +676,16 @@ impl Writer {
         let number = self.segment.number + 1;
         // Room for all that may have been promised in the old segment.
         let fill = self.room() + FILL_BYTES;
-        let mut next = create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill))?;
+        let created = create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill));
+        let mut next = match created {
+            Ok(next) => next,
+            Err(NotCreated { visible: false, error, .. }) => return Err(error),
+            Err(NotCreated { visible: true, error, cause }) => {
+                // The new segment may be there after a crash, and may not: going on in either could be read as damage.
+                self.fail("sync the directory of", &cause);
+                return Err(error);
+            }
+        };
         std::mem::swap(&mut self.segment, &mut next);
         self.account();
         self.fill_step = FILL_BYTES;
@@ -732,6 +741,21 @@ impl Writer {
     }
 }
 
+/// Why a segment was not created.
+#[derive(Debug)]
+pub(super) struct NotCreated {
+    /// Whether it has its name all the same, though perhaps not durably.
+    visible: bool,
+    pub error: Error,
+    cause: std::io::Error,
+}
+
+impl From<NotCreated> for Error {
+    fn from(not_created: NotCreated) -> Error {
+        not_created.error
+    }
+}
+
 /// Creates a segment under its unfinished name, makes it durable, and gives it its name.
 pub(super) fn create_segment(
     disk: &dyn Disk,
@@ -740,25 +764,34 @@ pub(super) fn create_segment(
     number: u64,
     first: u64,
     fill: Option<u64>,
-) -> Result<Segment> {
+) -> std::result::Result<Segment, NotCreated> {
     let name = Name::Segment(number);
     let (unfinished, path) = (name.unfinished(dir), name.path(dir));
     let _ = disk.remove(&unfinished);
-    let salt = super::random()?;
+    let salt = super::random().map_err(|error| NotCreated {
+        visible: false,
+        cause: std::io::Error::other(error.to_string()),
+        error,
+    })?;
     let header = FileHeader { kind: FileKind::Segment, complete: false, number, directory, salt, first };
     let mut bytes = header.encode().to_vec();
     bytes.resize(FILE_HEADER + fill.unwrap_or(0) as usize, 0);
+    let mut visible = false;
     let created = disk.create(&unfinished).and_then(|file| {
         disk.write_at(&file, &bytes, 0)?;
         disk.sync_all(&file)?;
         disk.rename(&unfinished, &path)?;
+        visible = true;
         disk.sync_dir(dir)?;
         Ok(file)
     });
-    let file = created.map_err(|error| {
-        let _ = disk.remove(&unfinished);
-        let kind = if is_no_space(&error) { Kind::LogFailed } else { Kind::Io };
-        Error::new(kind, format!("cannot create {}: {error}", path.display()))
+    let file = created.map_err(|cause| {
+        if !visible {
+            let _ = disk.remove(&unfinished);
+        }
+        let kind = if is_no_space(&cause) { Kind::LogFailed } else { Kind::Io };
+        let error = Error::new(kind, format!("cannot create {}: {cause}", path.display()));
+        NotCreated { visible, error, cause }
     })?;
     Ok(Segment { file, path, number, salt, position: FILE_HEADER as u64, filled: bytes.len() as u64 })
 }

@@ -1,0 +1,501 @@
+//! Tests of the limiter and its store together: reopening, crashes, damage, a disk that fails.
+//!
+//! A crash is a copy of the data directory made while the limiter is open.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::limit::Algorithm;
+use crate::store::Disk;
+
+const START: u64 = 1_800_000_000_000;
+
+fn options(clock: &Clock) -> Options {
+    Options { clock: clock.clone(), ..Options::default() }
+}
+
+fn limit(rate: u64, algorithm: Algorithm) -> Limit {
+    Limit::new(rate, 60_000, algorithm, None).unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        std::fs::copy(item.path(), to.join(item.file_name())).unwrap();
+    }
+}
+
+fn all(limiter: &Limiter) -> Vec<Status> {
+    limiter.list(Page::default()).unwrap()
+}
+
+/// What a copy of the directory recovers to, at the same instant.
+fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
+    let parent = tempfile::tempdir().unwrap();
+    let crashed = parent.path().join("copy");
+    copy(dir, &crashed);
+    Limiter::open(&crashed, options(&Clock::manual(clock.now()))).map(|limiter| all(&limiter))
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Configure(usize, u64, usize),
+    Check(usize, u64),
+    CheckAll(Vec<(usize, u64)>),
+    Reset(usize),
+    Remove(usize),
+    Advance(u64),
+    Compact,
+    Crash,
+    Reopen,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let key = || 0..5usize;
+    let op = prop_oneof![
+        3 => (key(), 1..20u64, 0..4usize).prop_map(|(key, rate, algorithm)| Op::Configure(key, rate, algorithm)),
+        10 => (key(), 1..12u64).prop_map(|(key, cost)| Op::Check(key, cost)),
+        4 => prop::collection::vec((key(), 1..6u64), 1..4).prop_map(Op::CheckAll),
+        1 => key().prop_map(Op::Reset),
+        1 => key().prop_map(Op::Remove),
+        3 => (0..70_000u64).prop_map(Op::Advance),
+        1 => Just(Op::Compact),
+        1 => Just(Op::Crash),
+        1 => Just(Op::Reopen),
+    ];
+    prop::collection::vec(op, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever was done, a crash or a restart brings back the very same state.
+    #[test]
+    fn state_survives_crash_restart_and_compaction(ops in ops()) {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let clock = Clock::manual(START);
+        let mut limiter = Limiter::open(&dir, options(&clock)).unwrap();
+        let keys = ["a", "b", "ключ", "route:/v1/chat", "e"];
+        for op in ops {
+            match op {
+                Op::Configure(key, rate, algorithm) => {
+                    limiter.configure(keys[key], limit(rate, Algorithm::ALL[algorithm])).unwrap();
+                }
+                Op::Check(key, cost) => {
+                    let before = limiter.status(keys[key]).unwrap();
+                    match limiter.check(keys[key], cost) {
+                        Ok(decision) => prop_assert_eq!(decision.allowed, before.unwrap().remaining >= cost),
+                        Err(error) => match before {
+                            None => prop_assert_eq!(error.kind(), Kind::LimitNotConfigured),
+                            Some(_) => prop_assert_eq!(error.kind(), Kind::CostExceedsCapacity),
+                        },
+                    }
+                }
+                Op::CheckAll(items) => {
+                    let items: Vec<(&str, u64)> = items.iter().map(|(key, cost)| (keys[*key], *cost)).collect();
+                    let before = all(&limiter);
+                    match limiter.check_all(&items) {
+                        Ok(answer) if answer.allowed => {
+                            for (key, cost) in items {
+                                let old = before.iter().find(|status| status.key == key).unwrap();
+                                prop_assert!(old.remaining >= cost);
+                                let new = limiter.status(key).unwrap().unwrap();
+                                prop_assert_eq!(new.remaining, old.remaining - cost);
+                            }
+                        }
+                        _ => {
+                            let left = |all: &[Status]| all.iter().map(|status| status.remaining).collect::<Vec<_>>();
+                            prop_assert_eq!(left(&all(&limiter)), left(&before), "a denial spends nothing");
+                        }
+                    }
+                }
+                Op::Reset(key) => drop(limiter.reset(keys[key])),
+                Op::Remove(key) => drop(limiter.remove(keys[key])),
+                Op::Advance(by) => clock.advance(by),
+                Op::Compact => drop(limiter.compact().unwrap()),
+                Op::Crash => {
+                    // Denials may lag; everything else is there at once.
+                    limiter.flush().unwrap();
+                    prop_assert_eq!(recovered(&dir, &clock).unwrap(), all(&limiter));
+                }
+                Op::Reopen => {
+                    let before = all(&limiter);
+                    limiter.close().unwrap();
+                    drop(limiter);
+                    limiter = Limiter::open(&dir, options(&clock)).unwrap();
+                    prop_assert_eq!(all(&limiter), before);
+                }
+            }
+        }
+    }
+}
+
+/// A directory after some checks and a crash: the segment's path, and where its confirmed records end.
+fn crashed_directory(parent: &Path) -> (PathBuf, PathBuf, u64) {
+    let (live, dir) = (parent.join("live"), parent.join("crashed"));
+    let clock = Clock::manual(START);
+    let limiter = Limiter::open(&live, options(&clock)).unwrap();
+    limiter.configure("k", limit(1000, Algorithm::SlidingWindowLog)).unwrap();
+    for _ in 0..8 {
+        limiter.check("k", 1).unwrap();
+    }
+    // The idle log confirms the last batch with an empty frame, soon.
+    let before = limiter.report().log_bytes;
+    while limiter.report().log_bytes == before {
+        thread::yield_now();
+    }
+    copy(&live, &dir);
+    let segment = dir.join("0000000001.aof");
+    (dir, segment, before)
+}
+
+#[test]
+fn damage_to_the_confirmed_part_is_refused_and_nothing_changes() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, segment, confirmed) = crashed_directory(parent.path());
+    let whole = std::fs::read(&segment).unwrap();
+    let now = Clock::manual(START);
+    for offset in 0..confirmed as usize {
+        let mut damaged = whole.clone();
+        damaged[offset] ^= 0x10;
+        std::fs::write(&segment, &damaged).unwrap();
+        let error = recovered(&dir, &now).expect_err(&format!("offset {offset} flipped"));
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert!(error.message().contains("0000000001.aof") && error.message().contains("offset"), "{error}");
+        let refused = Limiter::open(&dir, options(&now)).err().map(|error| error.kind());
+        assert_eq!(refused, Some(Kind::Corrupt));
+        assert_eq!(std::fs::read(&segment).unwrap(), damaged, "a refused file is not touched");
+    }
+}
+
+#[test]
+fn a_torn_end_is_cut_at_every_byte() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, segment, confirmed) = crashed_directory(parent.path());
+    let whole = std::fs::read(&segment).unwrap();
+    let now = Clock::manual(START);
+    // Without the frame that confirms the last batch, that batch may be cut anywhere.
+    // A frame of one small record is 44 bytes.
+    let last_frame = confirmed as usize - 44;
+    let mut opened = 0;
+    for length in last_frame..confirmed as usize {
+        for tail in [&[][..], &[0; 100], &[0xa5; 100]] {
+            let mut torn = whole[..length].to_vec();
+            torn.extend_from_slice(tail);
+            std::fs::write(&segment, &torn).unwrap();
+            let Ok(statuses) = recovered(&dir, &now) else { continue };
+            opened += 1;
+            assert!((7..=8).contains(&statuses[0].totals.allowed), "{statuses:?}");
+        }
+    }
+    assert!(opened >= 3 * 43, "only {opened} of the torn logs were opened");
+}
+
+#[test]
+fn frames_of_another_segment_behind_the_tail_are_never_replayed() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, segment, _) = crashed_directory(parent.path());
+    let other = tempfile::tempdir().unwrap();
+    let (_, foreign, end) = crashed_directory(other.path());
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let stale = std::fs::read(foreign).unwrap();
+    let tail = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    bytes.splice(tail..tail, stale[64..end as usize].iter().copied());
+    std::fs::write(&segment, bytes).unwrap();
+    let statuses = recovered(&dir, &Clock::manual(START)).unwrap();
+    assert_eq!(statuses[0].totals.allowed, 8);
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, segment, _) = crashed_directory(parent.path());
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[8] = 9;
+    let crc = crc32fast::hash(&bytes[..60]).to_le_bytes();
+    bytes[60..64].copy_from_slice(&crc);
+    std::fs::write(&segment, bytes).unwrap();
+    let error = recovered(&dir, &Clock::manual(START)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(error.message().contains("version 9"), "{error}");
+}
+
+#[test]
+fn checks_go_on_during_compaction_and_nothing_is_lost() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let clock = Clock::manual(START);
+    let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+    let keys: Vec<String> = (0..300).map(|index| format!("key-{index}")).collect();
+    for key in &keys {
+        limiter.configure(key, limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    }
+    let compacted = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for worker in 0..3 {
+            let (limiter, keys, compacted) = (&limiter, &keys, &compacted);
+            scope.spawn(move || {
+                let mut round = worker;
+                while !compacted.load(Ordering::Relaxed) {
+                    let (one, two) = (&keys[round % 300], &keys[(round * 7 + 1) % 300]);
+                    limiter.check(one, 1).unwrap();
+                    if one != two {
+                        limiter.check_all(&[(one, 1), (two, 2)]).unwrap();
+                    }
+                    round += 1;
+                }
+            });
+        }
+        for _ in 0..8 {
+            limiter.compact().unwrap();
+        }
+        compacted.store(true, Ordering::Relaxed);
+    });
+    limiter.flush().unwrap();
+    assert_eq!(recovered(&dir, &clock).unwrap(), all(&limiter));
+    let snapshots = std::fs::read_dir(&dir).unwrap().flatten();
+    let snapshots = snapshots.filter(|item| item.file_name().to_string_lossy().ends_with(".snapshot")).count();
+    assert_eq!(snapshots, 1, "old snapshots are removed");
+}
+
+#[test]
+fn the_log_is_compacted_by_itself_when_it_has_grown() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = Policy { compact_after: 20_000, segment_bytes: 10_000, ..Policy::default() };
+    let clock = Clock::manual(START);
+    let limiter = Limiter::open(dir.path(), Options { sync: SyncMode::Batch, policy, ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    while limiter.report().compactions == 0 {
+        limiter.check("k", 1).unwrap();
+    }
+    limiter.flush().unwrap();
+    assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter));
+}
+
+#[test]
+fn a_flood_of_denials_is_a_few_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let limiter = Limiter::open(dir.path(), options(&clock)).unwrap();
+    limiter.configure("k", limit(1, Algorithm::FixedWindowCounter)).unwrap();
+    limiter.check("k", 1).unwrap();
+    let before = limiter.report().log_bytes;
+    for _ in 0..100_000 {
+        assert!(!limiter.check("k", 1).unwrap().allowed);
+    }
+    limiter.flush().unwrap();
+    let grown = limiter.report().log_bytes - before;
+    assert!(grown < 100_000, "{grown} bytes for 100 000 denials");
+    assert_eq!(recovered(dir.path(), &clock).unwrap()[0].totals.denied, 100_000);
+}
+
+#[test]
+fn time_does_not_run_backwards_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let limiter = Limiter::open(dir.path(), options(&Clock::manual(START))).unwrap();
+    limiter.configure("k", limit(1, Algorithm::FixedWindowCounter)).unwrap();
+    limiter.check("k", 1).unwrap();
+    drop(limiter);
+    let earlier = Clock::manual(START - 3_600_000);
+    let limiter = Limiter::open(dir.path(), options(&earlier)).unwrap();
+    let decision = limiter.check("k", 1).unwrap();
+    assert!(!decision.allowed);
+    assert_eq!(decision.retry_after_ms, 60_000);
+}
+
+/// A disk whose calls fail from the k-th one on, or only that one.
+struct FaultyDisk {
+    left: AtomicI64,
+    error: i32,
+    only_once: bool,
+    failed: AtomicU32,
+}
+
+impl FaultyDisk {
+    fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
+        Arc::new(FaultyDisk { left: AtomicI64::new(after), error, only_once, failed: AtomicU32::new(0) })
+    }
+
+    fn step<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        if left == 0 || (left < 0 && !self.only_once) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Err(io::Error::from_raw_os_error(self.error));
+        }
+        call()
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.step(|| SystemDisk.create(path))
+    }
+    fn open(&self, path: &Path) -> io::Result<File> {
+        self.step(|| SystemDisk.open(path))
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.step(|| SystemDisk.read(path))
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.step(|| {
+            // Half of it may be written before it fails.
+            SystemDisk.write_at(file, bytes, offset)
+        })
+        .inspect_err(|_| drop(file.write_at(&bytes[..bytes.len() / 2], offset)))
+    }
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        self.step(|| SystemDisk.sync_data(file))
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        self.step(|| SystemDisk.sync_all(file))
+    }
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        self.step(|| SystemDisk.set_len(file, len))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(|| SystemDisk.rename(from, to))
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.step(|| SystemDisk.remove(path))
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.step(|| SystemDisk.sync_dir(path))
+    }
+}
+
+/// Whichever call fails, and however: what was answered is there after the next start, and nothing that was not sent.
+#[test]
+fn a_disk_that_fails_at_any_call_loses_nothing_that_was_answered() {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    for (error, only_once) in [(EIO, false), (EIO, true), (ENOSPC, false), (ENOSPC, true)] {
+        for after in 0.. {
+            assert!(after < 2000, "the scenario never ends");
+            let parent = tempfile::tempdir().unwrap();
+            let dir = parent.path().join("data");
+            let clock = Clock::manual(START);
+            let disk = FaultyDisk::new(after, error, only_once);
+            let (mut sent, mut answered) = (0, 0);
+            for _ in 0..2 {
+                let opened = Limiter::open(&dir, Options { disk: disk.clone(), ..options(&clock) });
+                let Ok(limiter) = opened else { continue };
+                let _ = limiter.configure("k", limit(1000, Algorithm::FixedWindowCounter));
+                for round in 0..6 {
+                    sent += 1;
+                    answered += u64::from(limiter.check("k", 1).is_ok_and(|decision| decision.allowed));
+                    if round == 3 {
+                        let _ = limiter.compact();
+                    }
+                }
+                let _ = limiter.close();
+            }
+            let limiter = Limiter::open(&dir, options(&clock)).unwrap_or_else(|error| panic!("call {after}: {error}"));
+            let allowed = limiter.status("k").unwrap().map_or(0, |status| status.totals.allowed);
+            assert!(answered <= allowed && allowed <= sent, "call {after}: {answered} <= {allowed} <= {sent}");
+            if disk.failed.load(Ordering::SeqCst) == 0 {
+                assert_eq!(answered, 12, "without a failure everything is answered");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_fsync_is_final() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let disk = FaultyDisk::new(i64::MAX, 5, true);
+    let limiter = Limiter::open(dir.path(), Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(10, Algorithm::FixedWindowCounter)).unwrap();
+    // A check is one write and one sync: the sync fails, once.
+    disk.left.store(1, Ordering::SeqCst);
+    assert_eq!(limiter.check("k", 1).unwrap_err().kind(), Kind::LogFailed);
+    for _ in 0..3 {
+        assert_eq!(limiter.check("k", 1).unwrap_err().kind(), Kind::LogFailed);
+    }
+    let (health, reason) = limiter.health();
+    assert_eq!(health, Health::Failed);
+    assert!(reason.unwrap().contains("cannot sync the log"));
+    assert!(!limiter.report().problems().is_empty());
+    assert_eq!(limiter.close().unwrap_err().kind(), Kind::LogFailed);
+}
+
+#[test]
+fn a_full_disk_is_refused_before_anything_changes_and_service_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let disk = FullDisk::default();
+    let limiter = Limiter::open(dir.path(), Options { disk: Arc::new(disk.clone()), ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    disk.full.store(true, Ordering::SeqCst);
+    let mut allowed = 0;
+    let error = loop {
+        match limiter.check("k", 1) {
+            Ok(_) => allowed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), Kind::LogFailed);
+    assert!(error.message().contains("room"), "{error}");
+    assert_eq!(limiter.status("k").unwrap().unwrap().totals.allowed, allowed, "nothing was spent by the refused one");
+    assert_eq!(limiter.health().0, Health::NoSpace);
+    disk.full.store(false, Ordering::SeqCst);
+    while limiter.check("k", 1).is_err() {
+        thread::yield_now();
+    }
+    assert_eq!(limiter.health().0, Health::Healthy);
+    assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter));
+}
+
+/// A disk on which a file can't grow while it is full.
+#[derive(Clone, Default)]
+struct FullDisk {
+    full: Arc<AtomicBool>,
+}
+
+impl Disk for FullDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        SystemDisk.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<File> {
+        SystemDisk.open(path)
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        SystemDisk.read(path)
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let grows = offset + bytes.len() as u64 > file.metadata()?.len();
+        if grows && self.full.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        SystemDisk.write_at(file, bytes, offset)
+    }
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        SystemDisk.sync_data(file)
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        SystemDisk.sync_all(file)
+    }
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        SystemDisk.set_len(file, len)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.sync_dir(path)
+    }
+}
