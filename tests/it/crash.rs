@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 
 use crate::util::{Client, PATIENCE, Server, flint, frames, log_files, segments};
 
-const ALGORITHMS: [&str; 4] =
-    ["token_bucket", "fixed_window_counter", "sliding_window_log", "sliding_window_counter"];
+const ALGORITHMS: [&str; 4] = ["token_bucket", "fixed_window_counter", "sliding_window_log", "sliding_window_counter"];
 const KEYS: [&str; 4] = ["a", "b", "c", "route:/v1/chat"];
 const CONNECTIONS: usize = 8;
 
@@ -90,7 +89,7 @@ fn every_algorithm_is_the_same_after_term_and_after_kill() {
     server.kill();
     let server = Server::start(&dir, &[]);
     assert_eq!(statuses(&server), before, "after compaction and kill -9");
-    let (code, _) = server.stop(rustix::process::Signal::INT);
+    let (code, _) = server.stop("INT");
     assert_eq!(code, Some(0));
     assert_eq!(flint(&dir, &["limit", "list", "--json"]).json(), before);
 }
@@ -150,7 +149,8 @@ fn under_load(server: Server, compact: bool, enough: u64, end: impl FnOnce(Serve
 fn compare(before: &BTreeMap<String, u64>, counts: &Counts, after: &BTreeMap<String, u64>, what: &str) {
     assert_eq!(after.len(), KEYS.len(), "{what}");
     for (index, key) in KEYS.iter().enumerate() {
-        let (sent, answered) = (counts.sent[index].load(Ordering::SeqCst), counts.answered[index].load(Ordering::SeqCst));
+        let (sent, answered) =
+            (counts.sent[index].load(Ordering::SeqCst), counts.answered[index].load(Ordering::SeqCst));
         let recovered = after[*key] - before[*key];
         assert!(recovered >= answered, "{what}: {key}: {answered} were answered and {recovered} are left");
         assert!(recovered <= sent, "{what}: {key}: {sent} were sent and {recovered} are counted");
@@ -217,7 +217,11 @@ fn some_log(dir: &Path, kill: bool) -> Value {
     }
     client.post("/v1/log/flush", "").ok();
     let before = statuses(&server);
-    if kill { drop(server.kill()) } else { drop(server.terminate()) }
+    if kill {
+        drop(server.kill())
+    } else {
+        drop(server.terminate())
+    }
     before
 }
 
