@@ -222,6 +222,10 @@ fn accept(shared: &Shared, listener: &Listener, first: tiny_http::Server, queue:
             }
         }
         *shared.http.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // What was read before the stop is in flight, and is answered.
+        while let Ok(Some(request)) = http.try_recv() {
+            dispatch(shared, queue, request);
+        }
     }
 }
 

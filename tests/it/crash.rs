@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::util::{Client, PATIENCE, Server, flint, frames, log_files, segments};
+use crate::util::{Client, PATIENCE, Server, flint, flint_killed, frames, log_files, segments};
 
 const ALGORITHMS: [&str; 4] = ["token_bucket", "fixed_window_counter", "sliding_window_log", "sliding_window_counter"];
 const KEYS: [&str; 4] = ["a", "b", "c", "route:/v1/chat"];
@@ -309,4 +309,86 @@ fn a_newer_format_is_refused_by_name() {
     assert_eq!(run.code, Some(3), "{run:?}");
     assert!(run.err.contains("version 9") && run.err.contains(segment.to_str().unwrap()), "{run:?}");
     assert!(log_files(&dir) == files);
+}
+
+#[test]
+fn a_start_that_is_killed_changes_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let before = some_log(&dir, true);
+    for round in 0..30 {
+        let after = Duration::from_micros(round * 700);
+        match round % 3 {
+            2 => flint_killed(&dir, &["log", "compact"], after),
+            _ => flint_killed(&dir, &["server", "start", "--bind", "127.0.0.1:0"], after),
+        }
+        if round % 6 == 5 {
+            let mut server = Server::start(&dir, &[]);
+            assert_eq!(statuses(&server), before, "round {round}");
+            assert_eq!(server.stderr(), "", "round {round}");
+            server.kill();
+        }
+    }
+    assert_eq!(flint(&dir, &["limit", "list", "--json"]).json(), before);
+}
+
+#[test]
+fn a_full_disk_is_told_and_forgets_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    // The first step of zero-filling fits, and not much more.
+    let mut server = Server::start_on_small_disk(&dir, 300);
+    let mut client = server.client();
+    configure(&mut client, "k", "fixed_window_counter", 1000, None);
+    for _ in 0..10 {
+        client.post("/v1/check", r#"{"key":"k"}"#).ok();
+    }
+    let long = "x".repeat(480);
+    let mut configured = 0;
+    let refused = loop {
+        let body = json!({"key": format!("{configured:04}{long}"), "rate": 1, "per": "366d"});
+        let reply = client.post("/v1/limits", &body.to_string());
+        if reply.status != 200 {
+            break reply;
+        }
+        configured += 1;
+        assert!(configured < 2000, "the disk never was full");
+    };
+    let message = refused.error(503, "log_failed");
+    assert!(!message.is_empty() && configured > 10, "{configured}");
+    let mut spent = 10;
+    while client.post("/v1/check", r#"{"key":"k"}"#).status == 200 {
+        spent += 1;
+        assert!(spent <= 1000, "a check was allowed beyond the limit");
+    }
+    let reply = client.post("/v1/check", r#"{"key":"k"}"#);
+    reply.error(503, "log_failed");
+    let health = client.get("/v1/health");
+    assert_eq!((health.status, &health.json()["ok"]), (503, &json!(false)), "{health:?}");
+    assert!(health.json()["error"].is_string(), "{health:?}");
+    let doctor = client.get("/v1/doctor").json();
+    assert!(doctor["ok"] == false && doctor["problems"].as_array().is_some_and(|all| !all.is_empty()), "{doctor}");
+    // Reading goes on, and what was refused was not spent.
+    assert_eq!(client.get("/v1/limits/k").ok()["total_allowed"], spent);
+    assert!(server.stderr().contains("flint"), "the operator is told on stderr");
+    let keys = total_allowed(&statuses(&server));
+    assert_eq!(keys.len(), configured + 1);
+    if server.make_room() {
+        let deadline = Instant::now() + PATIENCE;
+        while client.post("/v1/check", r#"{"key":"k"}"#).status != 200 {
+            assert!(Instant::now() < deadline, "service should resume once there is room");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        spent += 1;
+        while client.get("/v1/health").status != 200 {
+            assert!(Instant::now() < deadline, "health should be good once there is room");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(client.get("/v1/limits/k").ok()["total_allowed"], spent);
+    }
+    server.kill();
+    let server = Server::start(&dir, &[]);
+    let recovered = total_allowed(&statuses(&server));
+    assert_eq!(recovered["k"], spent);
+    assert!(recovered.keys().eq(keys.keys()), "{} of {} limits are left", recovered.len(), keys.len());
 }

@@ -43,6 +43,13 @@ pub fn run(command: &mut Command) -> Run {
     Run { code: status.code(), out: whole(&mut out), err: whole(&mut err) }
 }
 
+/// Starts `flint --data-dir DIR ARGS` and kills it after this time, if it still runs.
+pub fn flint_killed(dir: &Path, args: &[&str], after: Duration) {
+    let mut command = command();
+    command.arg("--data-dir").arg(dir).args(args).stdout(Stdio::null()).stderr(Stdio::null());
+    Owned(command.spawn().unwrap()).wait(after);
+}
+
 /// Runs `flint --data-dir DIR ARGS`.
 pub fn flint(dir: &Path, args: &[&str]) -> Run {
     run(command().arg("--data-dir").arg(dir).args(args))
@@ -96,6 +103,19 @@ impl Server {
     pub fn start_on(dir: &Path, bind: &str, args: &[&str]) -> Server {
         let mut command = command();
         command.arg("--data-dir").arg(dir).args(["server", "start", "--bind", bind]).args(args);
+        Server::spawn(&mut command)
+    }
+
+    /// Starts one on a disk that is full once a file has so many blocks of 512 bytes.
+    pub fn start_on_small_disk(dir: &Path, blocks: u32) -> Server {
+        let mut command = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\"");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_flint"), "--data-dir"]).arg(dir);
+        command.args(["server", "start", "--bind", "127.0.0.1:0"]).stdin(Stdio::null());
+        Server::spawn(command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG"))
+    }
+
+    fn spawn(command: &mut Command) -> Server {
         let mut err = tempfile::tempfile().unwrap();
         command.stdout(Stdio::piped()).stderr(err.try_clone().unwrap());
         let mut child = Owned(command.spawn().unwrap());
@@ -139,6 +159,13 @@ impl Server {
         let (code, err) = self.stop("TERM");
         assert_eq!(code, Some(0), "{err}");
         err
+    }
+
+    /// Makes room on the small disk, where the system has a command for it.
+    pub fn make_room(&self) -> bool {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args(["--fsize=unlimited:", "--pid"]).arg(self.pid().to_string());
+        prlimit.status().is_ok_and(|status| status.success())
     }
 
     pub fn stderr(&mut self) -> String {
