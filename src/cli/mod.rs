@@ -22,12 +22,17 @@ use crate::limiter::{Access, By, Limiter, Options, Page, Status, dump, history, 
 
 /// Runs a command. Returns the exit status.
 pub fn run(argv: Vec<OsString>) -> u8 {
+    // At the file-size limit a write must fail, as on a full disk, and not kill the process. That the handler can't be
+    // set is no reason not to work.
+    let reached = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, reached);
     let mut output = Output::new();
-    match Args::new(argv).and_then(|args| dispatch(args, &mut output)) {
+    let answer = Args::new(argv).and_then(|args| dispatch(args, &mut output));
+    // An answer that could not be written was not given.
+    match output.flush().and(answer) {
         Ok(Answer::Yes) => 0,
         Ok(Answer::No) => 1,
         Err(error) => {
-            output.flush();
             output::complain(&error);
             error.kind().exit_status()
         }
@@ -163,6 +168,8 @@ fn limit_add(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
 fn limit_check(mut args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let cost = args.number("--cost")?.unwrap_or(1);
     let [key] = args.exactly(["KEY"])?;
+    crate::limit::validate_key(&key)?;
+    refuse_zero(cost)?;
     let limiter = global.open(Access::Write)?;
     let decision = limiter.check(&key, cost)?;
     limiter.close()?;
@@ -199,6 +206,8 @@ fn limit_check_all(mut args: Args, global: &Global, output: &mut Output) -> Resu
     }
     let cost_of = |key: &str| costs.iter().find(|(other, _)| other == key).map_or(1, |(_, cost)| *cost);
     let items: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), cost_of(key))).collect();
+    crate::limiter::validate_items(&items)?;
+    items.iter().try_for_each(|(_, cost)| refuse_zero(*cost))?;
     let limiter = global.open(Access::Write)?;
     let answer = limiter.check_all(&items)?;
     limiter.close()?;
@@ -397,7 +406,10 @@ fn doctor(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
             }
             serde_json::from_str(&text).unwrap_or(Value::Null)
         }
-        Err(error) => return problem(&error, global, output),
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+            return problem(&error, global, output);
+        }
+        Err(error) => return Err(error),
     };
     if !global.json {
         for (name, value) in report.as_object().into_iter().flatten() {
@@ -423,6 +435,13 @@ fn problem(error: &Error, global: &Global, output: &mut Output) -> Result<Answer
         output.line(&format!("problem: {error}"))?;
     }
     Ok(Answer::No)
+}
+
+fn refuse_zero(cost: u64) -> Result<()> {
+    if cost == 0 {
+        return Err(Error::new(Kind::Usage, "--cost must be 1 or more, not 0"));
+    }
+    Ok(())
 }
 
 fn missing(what: &str) -> Error {

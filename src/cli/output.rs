@@ -37,9 +37,9 @@ impl Output {
         self.0.write_all(bytes).and_then(|()| self.0.write_all(b"\n")).map_err(|error| failed(&error))
     }
 
-    /// Sends what was written; an error is of no use any more.
-    pub fn flush(&mut self) {
-        let _ = self.0.flush();
+    /// Sends what was written.
+    pub fn flush(&mut self) -> Result<()> {
+        self.0.flush().map_err(|error| failed(&error))
     }
 
     /// All there is to say of one limit.

@@ -64,7 +64,7 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
     let config = Config { bind, tokens, workers: workers as usize, hosts, socket_mode };
     let server = Server::start(config, Arc::clone(&limiter))?;
     output.line(&format!("flint server listening on {}", server.url()))?;
-    output.flush();
+    output.flush()?;
 
     let mut signal = [0];
     while let Err(error) = caught.read_exact(&mut signal) {

@@ -360,13 +360,7 @@ impl Limiter {
     /// As [`Limiter::check`], for the first key that has one; nothing is spent then.
     pub fn check_all(&self, items: &[(&str, u64)]) -> Result<AllDecision> {
         let core = &*self.core;
-        if !(1..=MAX_ITEMS).contains(&items.len()) {
-            return Err(Error::invalid(format!("items must hold 1 to {MAX_ITEMS} items, not {}", items.len())));
-        }
-        for (key, _) in items {
-            validate_key(key)?;
-        }
-        refuse_repeated(items)?;
+        validate_items(items)?;
         let hashes: Vec<u64> = items.iter().map(|(key, _)| core.hash(key)).collect();
         let mut shards: Vec<usize> = hashes.iter().map(|hash| shard_of(*hash)).collect();
         shards.sort_unstable();
@@ -664,7 +658,15 @@ fn find<'t>(tables: &'t mut [(usize, MutexGuard<'_, Table>)], hash: u64, key: &s
     tables.get_mut(at).and_then(|(_, table)| table.get(hash, key)).ok_or_else(|| Error::not_configured(key))
 }
 
-fn refuse_repeated(items: &[(&str, u64)]) -> Result<()> {
+/// Refuses items that are too few or too many, or that hold a bad key or one key twice.
+///
+/// # Errors
+/// `invalid_argument`, naming the key.
+pub fn validate_items(items: &[(&str, u64)]) -> Result<()> {
+    if !(1..=MAX_ITEMS).contains(&items.len()) {
+        return Err(Error::invalid(format!("items must hold 1 to {MAX_ITEMS} items, not {}", items.len())));
+    }
+    items.iter().try_for_each(|(key, _)| validate_key(key))?;
     let mut keys: Vec<&str> = items.iter().map(|(key, _)| *key).collect();
     keys.sort_unstable();
     match keys.windows(2).find(|pair| pair[0] == pair[1]) {

@@ -253,7 +253,7 @@ impl<'de> Deserialize<'de> for Item<'de> {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Self::Value, A::Error> {
                 let key = seq.next_element()?.ok_or_else(|| A::Error::custom("an item without a key"))?;
-                let cost = seq.next_element()?.unwrap_or(1);
+                let cost = seq.next_element()?.ok_or_else(|| A::Error::custom("an item without a cost"))?;
                 match seq.next_element::<IgnoredAny>()? {
                     Some(_) => Err(A::Error::custom("an item of more than key and cost")),
                     None => Ok(Item { key, cost }),

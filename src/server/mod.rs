@@ -262,7 +262,10 @@ struct Head {
     authorization: Option<String>,
     host: Option<String>,
     origin: bool,
-    content_length: Option<String>,
+    /// Length of the body as announced; `None` for a chunked body or none.
+    content_length: Option<u64>,
+    /// Whether it can't be told where the body ends, or who asks.
+    ambiguous: bool,
     close: bool,
 }
 
@@ -275,24 +278,33 @@ impl Head {
             host: None,
             origin: false,
             content_length: None,
+            ambiguous: false,
             close: *request.http_version() < tiny_http::HTTPVersion(1, 1),
         };
+        let mut chunked = false;
         for header in request.headers() {
             let value = header.value.as_str();
             let is = |name: &'static str| header.field.equiv(name);
             if is("Authorization") {
-                head.authorization = Some(value.to_owned());
+                head.ambiguous |= head.authorization.replace(value.to_owned()).is_some();
             } else if is("Host") {
-                head.host = Some(value.to_owned());
+                head.ambiguous |= head.host.replace(value.to_owned()).is_some();
             } else if is("Origin") {
                 head.origin = true;
             } else if is("Content-Length") {
-                head.content_length = Some(value.to_owned());
+                // `+5` would be read as 5 here, and as something else elsewhere.
+                let length = value.parse().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
+                head.ambiguous |= length.is_none() || head.content_length.is_some();
+                head.content_length = length.max(head.content_length);
+            } else if is("Transfer-Encoding") {
+                head.ambiguous |= chunked || !value.eq_ignore_ascii_case("chunked");
+                chunked = true;
             } else if is("Connection") {
                 let value = value.to_ascii_lowercase();
                 head.close = value.contains("close") || (head.close && !value.contains("keep-alive"));
             }
         }
+        head.ambiguous |= chunked && head.content_length.is_some();
         head
     }
 }
@@ -320,28 +332,30 @@ fn handle(shared: &Shared, mut request: Request, body: &mut Vec<u8>) {
     let head = Head::of(&request);
     let too_large =
         || Error::new(Kind::BodyTooLarge, format!("the body is larger than {MAX_BODY_BYTES} bytes; send less at once"));
-    if let Some(length) = &head.content_length {
-        match length.parse::<u64>() {
-            Ok(length) if length <= MAX_BODY_BYTES as u64 => {}
-            Ok(_) => return refuse_body(request, &Reply::error(&too_large())),
-            Err(_) => {
-                let error = Error::invalid("header Content-Length must be a number of bytes");
-                return send(request, &Reply::error(&error), true, false);
-            }
+    let refused = if head.ambiguous {
+        Some(Error::invalid(
+            "headers Content-Length, Transfer-Encoding, Host and Authorization must stand once, the first as a number of \
+             bytes and not together with the second, which must be chunked",
+        ))
+    } else {
+        authorise(shared, &head).err()
+    };
+    let over = head.content_length.is_some_and(|length| length > MAX_BODY_BYTES as u64);
+    match refused {
+        Some(error) if over => return refuse_body(request, &Reply::error(&error)),
+        Some(error) => {
+            return send(request, &Reply::error(&error), head.close || head.ambiguous, head.method == "HEAD");
         }
+        None if over => return refuse_body(request, &Reply::error(&too_large())),
+        None => {}
     }
-    let reply = match authorise(shared, &head) {
-        Err(error) => Reply::error(&error),
-        Ok(()) => {
-            body.clear();
-            match request.as_reader().take(MAX_BODY_BYTES as u64 + 1).read_to_end(body) {
-                Ok(length) if length > MAX_BODY_BYTES => Reply::error(&too_large()),
-                Ok(_) => routes::answer(&shared.limiter, &head.method, &head.url, body),
-                Err(error) => {
-                    log::debug!("a body could not be read: {error}");
-                    Reply::error(&Error::new(Kind::InvalidJson, "the body could not be read to its end"))
-                }
-            }
+    body.clear();
+    let reply = match request.as_reader().take(MAX_BODY_BYTES as u64 + 1).read_to_end(body) {
+        Ok(length) if length > MAX_BODY_BYTES => Reply::error(&too_large()),
+        Ok(_) => routes::answer(&shared.limiter, &head.method, &head.url, body),
+        Err(error) => {
+            log::debug!("a body could not be read: {error}");
+            Reply::error(&Error::new(Kind::InvalidJson, "the body could not be read to its end"))
         }
     };
     send(request, &reply, head.close, head.method == "HEAD");

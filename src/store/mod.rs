@@ -167,8 +167,11 @@ fn reopen(disk: &dyn Disk, dir: &Path, end: &CleanEnd) -> Result<Segment> {
 }
 
 fn remove_leftover(disk: &dyn Disk, path: &Path) {
-    if let Err(error) = disk.remove(path) {
-        ::log::warn!("cannot remove {}, which is not needed any more: {error}", path.display());
+    match disk.remove(path) {
+        Ok(()) => {}
+        // The new segment or snapshot has taken over the name of an unfinished one.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => ::log::warn!("cannot remove {}, which is not needed any more: {error}", path.display()),
     }
 }
 
