@@ -19,8 +19,9 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A JSON reply.
-    pub fn json(body: Vec<u8>) -> Reply {
+    /// A JSON reply, with the line ended for those who read it on a terminal.
+    pub fn json(mut body: Vec<u8>) -> Reply {
+        body.push(b'\n');
         Reply { status: 200, headers: Vec::new(), body, content_type: "application/json" }
     }
 
