@@ -78,8 +78,48 @@ pub const MAX_MAX_BLOCKING: usize = 4096;
 /// Default of `--max-connections`.
 pub const MAX_CONNECTIONS: usize = 1024;
 
+/// Largest `--max-connections`.
+pub const MAX_MAX_CONNECTIONS: usize = 65_536;
+
 /// Default of `--idle-timeout`, in milliseconds.
 pub const IDLE_TIMEOUT_MS: u64 = 60_000;
+
+/// Smallest `--idle-timeout`, in milliseconds.
+pub const MIN_IDLE_TIMEOUT_MS: u64 = 100;
+
+/// Largest `--idle-timeout`, in milliseconds: one day.
+pub const MAX_IDLE_TIMEOUT_MS: u64 = 24 * 3600 * 1000;
+
+/// Longest time from the first byte of a request's head to its last, in milliseconds.
+pub const HEAD_TIMEOUT_MS: u64 = 10_000;
+
+/// Longest time a body may take once a worker reads it, in milliseconds.
+pub const BODY_TIMEOUT_MS: u64 = 10_000;
+
+/// Longest time a client may leave replies unread, in milliseconds.
+pub const SEND_TIMEOUT_MS: u64 = 10_000;
+
+/// Largest head of a request, in bytes; beyond it the connection is ended.
+pub const MAX_HEAD_BYTES: u64 = 64 * 1024;
+
+/// Requests of one connection that wait for their turn; one more, and the connection is ended.
+pub const MAX_PIPELINED: usize = 1024;
+
+/// Requests that wait for their turn, of all connections together, before [`PIPELINED_ALWAYS`] becomes the bound.
+pub const MAX_WAITING: usize = 8192;
+
+/// Requests of one connection that may wait however many wait in all.
+pub const PIPELINED_ALWAYS: usize = 16;
+
+/// Connections that tiny_http does not let go of, at which the server replaces itself by a fresh process image.
+pub const MAX_LEAKED: usize = 256;
+
+/// How long a server that replaces itself goes on answering on the connections it has, in milliseconds. They are told
+/// to close; new ones wait in the kernel.
+pub const RETIRE_MS: u64 = 300;
+
+/// How long a server that has replaced itself waits for the data directory, in milliseconds.
+pub const TAKEOVER_WAIT_MS: u64 = 10_000;
 
 /// Stack of a worker or connection thread, in bytes. The deepest frames are serde_json's and the reply's buffers.
 pub const STACK_BYTES: usize = 256 * 1024;

@@ -14,6 +14,8 @@ const COMMANDS: [(&str, &str, &str, &str); 15] = [
   --flush-every-events N    batch: fsync after N records at the latest (default 100)
   --max-blocking N          worker threads, 1 to 4096 (default 128)
   --compact-after BYTES     compact when the log has grown past this (default 67108864)
+  --idle-timeout DURATION   end connections that are silent so long (default 60s)
+  --max-connections N       connections at once; more end the longest idle (default 1024)
   --allow-host NAME         accept this name in a Host header; may be repeated
   --socket-mode MODE        permissions of a Unix socket, octal (default 600)
 ",

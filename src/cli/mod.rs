@@ -400,7 +400,7 @@ fn doctor(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let [] = args.exactly([])?;
     let report = match global.open(Access::Read) {
         Ok(limiter) => {
-            let text = crate::server::doctor(&limiter);
+            let text = crate::server::doctor(&limiter, None);
             if global.json {
                 output.line(&text)?;
             }

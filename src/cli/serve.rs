@@ -1,26 +1,34 @@
 //! `flint server start`.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::Args;
 use super::output::Output;
 use super::{Answer, Global};
-use crate::bounds::{COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_BLOCKING, MAX_MAX_BLOCKING};
+use crate::bounds::{
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IDLE_TIMEOUT_MS, MAX_BLOCKING, MAX_CONNECTIONS,
+    MAX_IDLE_TIMEOUT_MS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS,
+};
 use crate::error::{Error, Kind, Result};
-use crate::limit::excerpt;
+use crate::limit::{excerpt, parse_period};
 use crate::limiter::{Limiter, Options, SyncMode};
-use crate::server::{Bind, Config, Server, Tokens, read_token_file, refuse_open_bind};
+use crate::server::{self, Bind, Bound, Config, Server, Tokens, read_token_file, refuse_open_bind};
 use crate::store::Policy;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let address = args.value("--bind")?.unwrap_or_else(|| "127.0.0.1:7878".to_owned());
-    let tokens = tokens(&mut args)?;
+    let (tokens, token_file) = tokens(&mut args)?;
     let sync = match args.value("--sync")?.as_deref() {
         None | Some("always") => SyncMode::Always,
         Some("batch") => SyncMode::Batch,
@@ -49,45 +57,197 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
             Error::new(Kind::Usage, format!("--socket-mode must be octal from 0 to 777, not `{}`", excerpt(&text)))
         })?,
     };
+    let idle_timeout = idle_timeout(&mut args)?;
+    let max_connections = args.number("--max-connections")?.unwrap_or(MAX_CONNECTIONS as u64);
+    if !(1..=MAX_MAX_CONNECTIONS as u64).contains(&max_connections) {
+        return Err(Error::new(Kind::Usage, format!("--max-connections must be from 1 to {MAX_MAX_CONNECTIONS}")));
+    }
     let [] = args.exactly([])?;
     let bind = Bind::parse(&address)?;
-    refuse_open_bind(&bind, &address, &tokens)?;
+    let passed = server::passed_socket(&tokens)?;
+    if passed.is_none() {
+        refuse_open_bind(&bind, &address, &tokens)?;
+    }
 
+    report_panics();
     // The signals are caught before there is anything to lose.
-    let failed = |error: std::io::Error| Error::new(Kind::Io, format!("cannot catch signals: {error}"));
-    let (mut caught, sender) = UnixStream::pair().map_err(failed)?;
-    for signal in [SIGTERM, SIGINT] {
-        let sender = sender.try_clone().map_err(failed)?;
-        signal_hook::low_level::pipe::register(signal, sender).map_err(failed)?;
+    let signals = Signals::catch()?;
+    let options = Options { sync, policy, ..Options::default() };
+    let taken_over = passed.as_ref().is_some_and(Bound::taken_over);
+    let limiter = Arc::new(open(&global.dir, options, taken_over)?);
+    let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
+    let config = Config {
+        tokens,
+        workers: workers as usize,
+        hosts,
+        idle_timeout,
+        max_connections: max_connections as usize,
+        on_worn: signals.on_worn(),
+    };
+    let server = Server::start(bound, config, Arc::clone(&limiter))?;
+    if taken_over {
+        log::info!("took over {} from the former process image", server.url());
+    } else {
+        output.line(&format!("flint server listening on {}", server.url()))?;
+        output.flush()?;
     }
-    let limiter = Arc::new(Limiter::open(&global.dir, Options { sync, policy, ..Options::default() })?);
-    let config = Config { bind, tokens, workers: workers as usize, hosts, socket_mode };
-    let server = Server::start(config, Arc::clone(&limiter))?;
-    output.line(&format!("flint server listening on {}", server.url()))?;
-    output.flush()?;
-
-    let mut signal = [0];
-    while let Err(error) = caught.read_exact(&mut signal) {
-        log::debug!("waiting for a signal: {error}");
+    loop {
+        match signals.wait() {
+            Wish::Reload => reload(&server, token_file.as_deref()),
+            Wish::Replace => {
+                log::warn!("tiny_http holds connections that it will not let go: starting afresh on the same socket");
+                let hand_over = server.replace();
+                limiter.close()?;
+                let error = hand_over(&mut same_command());
+                return Err(Error::new(Kind::Io, format!("cannot start afresh: {error}; start the server again")));
+            }
+            Wish::Stop => {
+                log::info!("stopping: answering what is in flight and closing the log");
+                server.stop();
+                limiter.close()?;
+                return Ok(Answer::Yes);
+            }
+        }
     }
-    log::info!("stopping: answering what is in flight and closing the log");
-    server.stop();
-    limiter.close()?;
-    Ok(Answer::Yes)
 }
 
-/// `--token`, else `--token-file`, else `FLINT_SERVER_TOKEN`.
-fn tokens(args: &mut Args) -> Result<Tokens> {
+/// Sends panics to the log. tiny_http's own threads panic when a client resets its connection at the wrong moment; that
+/// ends the connection alone.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let file = panic.location().map_or("", |location| location.file());
+        let level = if file.contains("tiny_http") { log::Level::Debug } else { log::Level::Error };
+        let thread = std::thread::current();
+        log::log!(level, "thread {} panicked: {panic}", thread.name().unwrap_or("without a name"));
+    }));
+}
+
+/// `--idle-timeout`, within its bounds.
+fn idle_timeout(args: &mut Args) -> Result<Duration> {
+    let Some(text) = args.value("--idle-timeout")? else { return Ok(Duration::from_millis(IDLE_TIMEOUT_MS)) };
+    let within = parse_period(&text).ok().filter(|ms| (MIN_IDLE_TIMEOUT_MS..=MAX_IDLE_TIMEOUT_MS).contains(ms));
+    within.map(Duration::from_millis).ok_or_else(|| {
+        Error::new(Kind::Usage, format!("--idle-timeout must be from 100ms to 1d, not `{}`", excerpt(&text)))
+    })
+}
+
+/// Opens the data directory. A process that takes over from its former image waits for whatever command has slipped in.
+fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
+    let deadline = Instant::now() + Duration::from_millis(TAKEOVER_WAIT_MS);
+    loop {
+        match Limiter::open(dir, options.clone()) {
+            Err(error) if taken_over && error.kind() == Kind::Locked && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// This program with its arguments.
+fn same_command() -> Command {
+    // The path, for `ps` to show the name; unless another file has been put there meanwhile.
+    let same = |path: &PathBuf| {
+        let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        identity(path).is_some_and(|file| Some(file) == identity(Path::new("/proc/self/exe")))
+    };
+    let program = std::env::current_exe().ok().filter(same).unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    let mut command = Command::new(program);
+    let mut args = std::env::args_os();
+    if let Some(name) = args.next() {
+        command.arg0(name);
+    }
+    command.args(args);
+    command
+}
+
+/// What the server is asked to do.
+enum Wish {
+    /// SIGHUP: read the token file again.
+    Reload,
+    /// Too many connections are held by tiny_http.
+    Replace,
+    /// SIGTERM or SIGINT.
+    Stop,
+}
+
+/// Signals and wishes, as bytes on one pipe beside flags that tell which it was.
+struct Signals {
+    pipe: UnixStream,
+    sender: UnixStream,
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    replace: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn catch() -> Result<Signals> {
+        let failed = |error: std::io::Error| Error::new(Kind::Io, format!("cannot catch signals: {error}"));
+        let (pipe, sender) = UnixStream::pair().map_err(failed)?;
+        let signals = Signals { pipe, sender, stop: Arc::default(), reload: Arc::default(), replace: Arc::default() };
+        for (signal, flag) in [(SIGTERM, &signals.stop), (SIGINT, &signals.stop), (SIGHUP, &signals.reload)] {
+            // Actions run in the order they were registered in: the flag is set when the byte is read.
+            signal_hook::flag::register(signal, Arc::clone(flag)).map_err(failed)?;
+            let sender = signals.sender.try_clone().map_err(failed)?;
+            signal_hook::low_level::pipe::register(signal, sender).map_err(failed)?;
+        }
+        Ok(signals)
+    }
+
+    fn on_worn(&self) -> Box<dyn Fn() + Send + Sync> {
+        let replace = Arc::clone(&self.replace);
+        // Without a descriptor for a clone the wish is seen with the next signal.
+        let sender = self.sender.try_clone();
+        Box::new(move || {
+            replace.store(true, Ordering::Release);
+            if let Ok(mut sender) = sender.as_ref() {
+                let _ = sender.write_all(&[0]);
+            }
+        })
+    }
+
+    fn wait(&self) -> Wish {
+        loop {
+            for (flag, wish) in [(&self.stop, Wish::Stop), (&self.replace, Wish::Replace), (&self.reload, Wish::Reload)]
+            {
+                if flag.swap(false, Ordering::AcqRel) {
+                    return wish;
+                }
+            }
+            if let Err(error) = (&self.pipe).read_exact(&mut [0]) {
+                log::debug!("waiting for a signal: {error}");
+            }
+        }
+    }
+}
+
+/// Reads the token file again; a bad one changes nothing.
+fn reload(server: &Server, file: Option<&Path>) {
+    let Some(file) = file else {
+        log::warn!("SIGHUP changes nothing: the tokens are not from a --token-file");
+        return;
+    };
+    match read_token_file(file) {
+        Ok(tokens) => {
+            server.set_tokens(Tokens::new(tokens.iter().map(String::as_str)));
+            log::info!("read {} tokens from {}", tokens.len(), file.display());
+        }
+        Err(error) => log::error!("SIGHUP changes nothing: {error}"),
+    }
+}
+
+/// `--token`, else `--token-file`, else `FLINT_SERVER_TOKEN`; and the file, if that is where they are from.
+fn tokens(args: &mut Args) -> Result<(Tokens, Option<PathBuf>)> {
     let given = args.value("--token")?;
     let file = args.os_value("--token-file")?;
     if let Some(token) = given.filter(|token| !token.is_empty()) {
-        log::info!("a token on the command line shows in ps; --token-file keeps it out of sight");
-        return Ok(Tokens::new([token.as_str()]));
+        log::warn!("--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not");
+        return Ok((Tokens::new([token.as_str()]), None));
     }
     if let Some(path) = file {
         let tokens = read_token_file(path.as_ref())?;
-        return Ok(Tokens::new(tokens.iter().map(String::as_str)));
+        return Ok((Tokens::new(tokens.iter().map(String::as_str)), Some(path.into())));
     }
     let from_environment = std::env::var("FLINT_SERVER_TOKEN").unwrap_or_default();
-    Ok(Tokens::new([from_environment.as_str()]))
+    Ok((Tokens::new([from_environment.as_str()]), None))
 }

@@ -1,9 +1,10 @@
 //! Endpoints: from a method, a path and a body to a reply. No sockets here.
 
 use percent_encoding::percent_decode_str;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::body::{self, Check, Configure, Items, Key};
+use super::guard::{CutReason, Notes};
 use super::reply::Reply;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
@@ -66,9 +67,9 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Answers one request.
-pub fn answer(limiter: &Limiter, method: &str, url: &str, body: &[u8]) -> Reply {
-    try_answer(limiter, method, url, body).unwrap_or_else(|error| Reply::error(&error))
+/// Answers one request. `connections` is what doctor tells of them.
+pub fn answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, body: &[u8]) -> Reply {
+    try_answer(limiter, notes, method, url, body).unwrap_or_else(|error| Reply::error(&error))
 }
 
 /// The reply to a health request, which needs neither a worker nor the disk.
@@ -83,7 +84,7 @@ pub fn health(limiter: &Limiter) -> Reply {
     }
 }
 
-fn try_answer(limiter: &Limiter, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
+fn try_answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let Some(route) = Route::of(path) else {
         return Err(Error::new(Kind::NotFound, format!("there is no {}; the API is under /v1", excerpt(path))));
@@ -175,7 +176,7 @@ fn try_answer(limiter: &Limiter, method: &str, url: &str, bytes: &[u8]) -> Resul
             body::parse_empty(bytes)?;
             limiter.compact()?.write_json(&mut out);
         }
-        Route::Doctor => out = doctor(limiter).into_bytes(),
+        Route::Doctor => out = doctor(limiter, Some(connections(notes))).into_bytes(),
         Route::Top => {
             let by = match query.get("by") {
                 None | Some("denied") => By::Denied,
@@ -191,12 +192,21 @@ fn try_answer(limiter: &Limiter, method: &str, url: &str, bytes: &[u8]) -> Resul
     Ok(Reply::json(out))
 }
 
-/// The report of `doctor`, by the server and by the command line.
-pub fn doctor(limiter: &Limiter) -> String {
+/// What doctor tells of connections: how many are open, how many tiny_http holds that were ended long ago, how often it had
+/// to be woken for one that it had forgotten, and how many the guard has ended, by reason.
+fn connections(notes: Notes) -> Value {
+    let reasons = CutReason::ALL.iter().zip(notes.cut_total());
+    let ended: serde_json::Map<_, _> =
+        reasons.map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
+    json!({"open": notes.open_connections(), "leaked": notes.leaked(), "woken": notes.knocks(), "ended": ended})
+}
+
+/// The report of `doctor`, by the server and by the command line; a server adds its connections.
+pub fn doctor(limiter: &Limiter, connections: Option<Value>) -> String {
     let report = limiter.report();
     let problems = report.problems();
     let syncs: u64 = report.syncs.0.iter().sum();
-    let rest = json!({
+    let mut rest = json!({
         "problems": problems,
         "version": env!("CARGO_PKG_VERSION"),
         "data_dir": report.dir.display().to_string(),
@@ -212,6 +222,9 @@ pub fn doctor(limiter: &Limiter) -> String {
         "allowed": report.decisions.0,
         "denied": report.decisions.1,
     });
+    if let Some(connections) = connections {
+        rest["connections"] = connections;
+    }
     ok_first(problems.is_empty(), &rest)
 }
 

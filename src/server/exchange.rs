@@ -1,0 +1,194 @@
+//! One request on its way to its reply: the only place where a tiny_http request is read, answered or let go.
+//!
+//! Owns: the care that tiny_http's requests need. Dropping one reads the rest of its body, into a buffer of the length
+//! that was announced, and may wait for the client; so a request with an over-bound length is never dropped, and one
+//! whose body may still be on the socket is dropped by a worker, never by the thread that hands requests out.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use tiny_http::Request;
+
+use super::guard::{Body, Notes, Ticket};
+use super::head::Head;
+use super::reply::Reply;
+use crate::bounds::MAX_BODY_BYTES;
+use crate::error::{Error, Kind};
+
+/// One request. Dropped without a reply (a handler panicked), it is answered 500.
+pub struct Exchange {
+    /// Taken by whatever ends the exchange.
+    request: Option<Request>,
+    /// Dropped when the reply is written.
+    ticket: Option<Ticket>,
+    /// The connection's address; `None` on a Unix socket, whose connections can't be told apart.
+    pub peer: Option<SocketAddr>,
+    /// Bytes of the body may still be on the socket.
+    pub unread: bool,
+    health: bool,
+    /// There is no worker for it: to be answered `overloaded`.
+    pub shed: bool,
+}
+
+impl Exchange {
+    /// Takes over a request that tiny_http has just handed out.
+    pub fn new(request: Request, notes: Notes) -> Exchange {
+        let head = Head::of(&request);
+        let unread = head.unread;
+        let health = head.method == "GET" && head.target == "/v1/health" && !unread;
+        let peer = request.remote_addr().copied();
+        let ticket = notes.note_request(peer, if unread { Body::Unread } else { Body::Read });
+        Exchange { request: Some(request), ticket: Some(ticket), peer, unread, health, shed: false }
+    }
+
+    /// The request. Never called once it is answered.
+    fn request(&self) -> Option<&Request> {
+        self.request.as_ref()
+    }
+
+    /// The head, while the exchange lasts.
+    pub fn head(&self) -> Option<Head<'_>> {
+        self.request().map(Head::of)
+    }
+
+    /// Whether it asks for no more than health.
+    pub fn is_health(&self) -> bool {
+        self.health
+    }
+
+    /// The connection was given up: this must not be answered, since it may be part of another request's body.
+    pub fn is_doomed(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::is_doomed)
+    }
+
+    /// Whether tiny_http would allocate more than a body's bound when it lets go of this request.
+    fn is_over_bound(&self) -> bool {
+        self.request().and_then(Request::body_length).is_some_and(|length| length > MAX_BODY_BYTES)
+    }
+
+    /// Reads the body into `body`, up to one byte past its bound; the guard ends what takes too long.
+    ///
+    /// # Errors
+    /// `body_too_large`; `invalid_json` when it can't be read to its end. The connection must not be used again then.
+    pub fn read_body(&mut self, length: Option<u64>, body: &mut Vec<u8>) -> crate::error::Result<()> {
+        body.clear();
+        if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) || self.is_over_bound() {
+            return Err(too_large());
+        }
+        let Some(request) = self.request.as_mut() else { return Ok(()) };
+        if let Some(ticket) = self.ticket.as_mut().filter(|_| self.unread) {
+            ticket.body_started();
+        }
+        // The announced length bounds what is read where tiny_http does not.
+        let most = length.unwrap_or(MAX_BODY_BYTES as u64 + 1);
+        match request.as_reader().take(most).read_to_end(body) {
+            Ok(read) if read > MAX_BODY_BYTES => return Err(too_large()),
+            Ok(read) if length.is_some_and(|length| (read as u64) < length) => return Err(cut_short()),
+            Ok(_) => {}
+            Err(error) => {
+                log::debug!("a body could not be read: {error}");
+                return Err(cut_short());
+            }
+        }
+        if let Some(ticket) = self.ticket.as_mut() {
+            ticket.body_done();
+        }
+        self.unread = false;
+        Ok(())
+    }
+
+    /// Answers.
+    pub fn reply(mut self, reply: &Reply, close: bool, head_only: bool) {
+        if self.is_over_bound() {
+            return self.reply_and_cut(reply, head_only);
+        }
+        if let Err(error) = self.send(&reply.encode(close, head_only)) {
+            log::debug!("a reply could not be sent: {error}");
+            self.abandon();
+        }
+    }
+
+    /// Answers, and has the connection ended: nothing more of it is taken for a request.
+    pub fn reply_and_cut(mut self, reply: &Reply, head_only: bool) {
+        let bytes = reply.encode(true, head_only);
+        let attributed = self.peer.is_some();
+        if self.is_over_bound() || (self.unread && !attributed) {
+            self.send_and_forget(&bytes);
+        } else if let Err(error) = self.send_after(&bytes) {
+            log::debug!("a reply could not be sent: {error}");
+        }
+    }
+
+    /// Lets go of the request without an answer, and has the connection ended.
+    pub fn discard(mut self, may_wait: bool) {
+        let over_bound = self.is_over_bound();
+        self.abandon();
+        let Some(request) = self.request.take() else { return };
+        if over_bound || (self.unread && !may_wait) {
+            // To drop it would wait for the body. tiny_http keeps this connection; the guard counts it.
+            std::mem::forget(request);
+        } else {
+            drop(request.into_writer());
+        }
+    }
+
+    /// Has the guard end the connection once the client had time to read the reply.
+    pub fn abandon(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.abandon();
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(request) = self.request.take() else { return Ok(()) };
+        let mut writer = request.into_writer();
+        writer.write_all(bytes)?;
+        writer.flush()
+    }
+
+    /// Gives the connection up before the reader is let go, so that no byte behind it is taken for a request.
+    fn send_after(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(ticket) = self.ticket.as_mut() {
+            // Letting go may read the rest of the body; the guard bounds that.
+            ticket.body_started();
+            ticket.doom();
+        }
+        self.send(bytes)
+    }
+
+    /// Answers without running tiny_http's destructor of its reader, which would allocate as many bytes as were
+    /// announced. The connection is never read from again.
+    fn send_and_forget(&mut self, bytes: &[u8]) {
+        let Some(request) = self.request.take() else { return };
+        // The one way to write and keep the reader goes by an interim reply.
+        let mut stream = request.upgrade("close", tiny_http::Response::empty(100));
+        if let Err(error) = stream.write_all(bytes).and_then(|()| stream.flush()) {
+            log::debug!("a reply could not be sent: {error}");
+        }
+        std::mem::forget(stream);
+        self.abandon();
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.request.is_some() {
+            let error = Error::new(Kind::Internal, "an error inside the server; its log on stderr says more");
+            let bytes = Reply::error(&error).encode(true, false);
+            if self.is_over_bound() {
+                self.send_and_forget(&bytes);
+            } else if let Err(error) = self.send_after(&bytes) {
+                log::debug!("a reply could not be sent: {error}");
+            }
+        }
+    }
+}
+
+/// The error for a body over its bound.
+fn too_large() -> Error {
+    Error::new(Kind::BodyTooLarge, format!("the body is larger than {MAX_BODY_BYTES} bytes; send less at once"))
+}
+
+fn cut_short() -> Error {
+    Error::new(Kind::InvalidJson, "the body could not be read to its end")
+}

@@ -1,0 +1,246 @@
+//! One connection as the guard follows it: from what the kernel and the table say to the facts that are judged.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::super::sockets::{self, Name};
+use super::table::{Flow, Table};
+use super::verdict::Facts;
+use super::*;
+
+/// What the kernel said of one connection at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sample {
+    /// Bytes received in total; 0 on a Unix socket.
+    pub(super) received: u64,
+    /// Bytes that tiny_http has not read yet. On TCP asked only where it matters, else 0.
+    pub(super) unread: u64,
+    /// How long ago the last bytes arrived; 0 on a Unix socket.
+    pub(super) waiting: Duration,
+    /// Bytes taken by the client in total; 0 on a Unix socket.
+    pub(super) acked: u64,
+    /// Measure of replies not taken by the client; on TCP 1 for any.
+    pub(super) unsent: u64,
+    pub(super) dead: bool,
+}
+
+/// One connection as the guard follows it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// The peer's key in the table; 0 for none.
+    pub(super) key: u64,
+    /// Whom to name in the log.
+    pub(super) peer: Peer,
+    /// A number on which it was last seen. Verified at each use.
+    pub(super) number: RawFd,
+    pub(super) first_seen: Instant,
+    /// The last walk that found it open.
+    pub(super) walk: u32,
+    pub(super) cut: Option<Instant>,
+    pub(super) flow: Flow,
+    /// Bytes received when the flow last changed.
+    pub(super) base: u64,
+    pub(super) last: Sample,
+    /// tiny_http was never seen to read anything of it.
+    pub(super) untouched: bool,
+    /// Since when it has been forgotten, with how many knocks, and when to knock next.
+    pub(super) forgotten: Option<Forgotten>,
+    /// Bytes acknowledged when the clock of unread replies was last set.
+    pub(super) acked: u64,
+    pub(super) facts: Facts,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forgotten {
+    pub(super) next_knock: Instant,
+    pub(super) pause: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Peer {
+    Tcp(Option<SocketAddr>),
+    Unix(u32),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(Some(address)) => address.fmt(f),
+            Peer::Tcp(None) => f.write_str("a peer already gone"),
+            Peer::Unix(pid) => write!(f, "process {pid}"),
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(key: u64, peer: Peer, number: RawFd, now: Instant) -> Connection {
+        Connection {
+            key,
+            peer,
+            number,
+            first_seen: now,
+            walk: 0,
+            cut: None,
+            flow: Flow::default(),
+            base: 0,
+            untouched: true,
+            forgotten: None,
+            last: Sample::default(),
+            acked: 0,
+            facts: Facts::new(now, true),
+        }
+    }
+
+    /// What the table says of it. To be read before the sample, see the module's text.
+    pub(super) fn flow(&self, table: &Table, walk: u32) -> Flow {
+        match (self.key, self.peer) {
+            (0, Peer::Unix(_)) => Flow::of(&table.unix, false),
+            (0, Peer::Tcp(_)) => Flow::of(&table.overflow, false),
+            (key, _) => table.flow(key, walk),
+        }
+    }
+
+    pub(super) fn sample(&self, fd: BorrowedFd<'_>, config: &GuardConfig) -> io::Result<Sample> {
+        if let Peer::Unix(_) = self.peer {
+            return Ok(Sample {
+                received: 0,
+                unread: sockets::unread(fd)?,
+                waiting: Duration::ZERO,
+                acked: 0,
+                unsent: sockets::unsent(fd)?,
+                dead: hung_up(fd),
+            });
+        }
+        let facts = sockets::bytes_received(fd)?;
+        let begun = facts.bytes_received.saturating_sub(self.base);
+        let unread =
+            if begun > config.max_head_bytes || (begun > 0 && self.untouched) { sockets::unread(fd)? } else { 0 };
+        Ok(Sample {
+            received: facts.bytes_received,
+            unread,
+            waiting: facts.last_data_received,
+            acked: facts.bytes_acked,
+            unsent: u64::from(facts.reply_pending),
+            dead: facts.dead,
+        })
+    }
+
+    /// Brings the facts up to date. Pure but for the clock's reading handed in.
+    pub(super) fn observe(&mut self, flow: Flow, sample: Sample, now: Instant, bound: u64) {
+        self.untouched &= match self.peer {
+            Peer::Tcp(_) => sample.unread == sample.received,
+            Peer::Unix(_) => sample.unread >= self.last.unread,
+        };
+        self.note_forgotten(sample, now);
+        let facts = &mut self.facts;
+        let progress = flow.handed != self.flow.handed
+            || flow.in_progress != self.flow.in_progress
+            || flow.body_events != self.flow.body_events;
+        let another_body = flow.body_events != self.flow.body_events;
+        facts.attributed = flow.attributed;
+        facts.in_progress = flow.in_progress;
+        facts.body_unread = flow.body_unread > 0;
+        if progress {
+            self.base = sample.received;
+            facts.last_progress = now;
+        }
+        let begun = sample.received.saturating_sub(self.base);
+        facts.pending_bytes = begun.saturating_sub(sample.unread);
+        if !flow.attributed || begun == 0 {
+            facts.pending_since = None;
+        } else if self.forgotten.is_some() || facts.pending_since.is_none() {
+            facts.pending_since = Some(now);
+        }
+        let seen = if flow.attributed {
+            facts.pending_bytes > bound
+        } else {
+            // Only what shrinks is being read. What stands still or grows is a server without
+            // time to read it, and what is empty a request that was read at once.
+            sample.unread > 0 && sample.unread < self.last.unread
+        };
+        let growing = !flow.attributed && sample.unread > 0;
+        facts.sightings = match (progress, seen) {
+            (true, _) => 0,
+            (false, true) => facts.sightings.saturating_add(1),
+            (false, false) if growing => facts.sightings,
+            (false, false) => 0,
+        };
+        if flow.body_reading == 0 || !flow.attributed {
+            facts.body_since = None;
+        } else if another_body || facts.body_since.is_none() {
+            facts.body_since = Some(now);
+        }
+        let drained = match self.peer {
+            Peer::Tcp(_) => sample.acked >= self.acked.saturating_add(MIN_DRAIN),
+            Peer::Unix(_) => sample.unsent < self.last.unsent,
+        };
+        if sample.unsent == 0 {
+            facts.send_since = None;
+        } else if drained || facts.send_since.is_none() {
+            facts.send_since = Some(now);
+            self.acked = sample.acked;
+        }
+        let since = |old: Option<Instant>, is: bool| is.then(|| old.unwrap_or(now));
+        facts.abandoned_since = since(facts.abandoned_since, flow.abandoned);
+        facts.dead_since = since(facts.dead_since, sample.dead);
+        self.flow = flow;
+        self.last = sample;
+    }
+
+    pub(super) fn note_forgotten(&mut self, sample: Sample, now: Instant) {
+        if !self.untouched || sample.unread == 0 {
+            self.forgotten = None;
+        } else if self.forgotten.is_none() {
+            let left = FORGOTTEN_AFTER.saturating_sub(sample.waiting);
+            self.forgotten = Some(Forgotten { next_knock: now + left, pause: KNOCK_PAUSE.0 });
+        }
+    }
+
+    /// Whether to knock for it now; if so, counts on that being done.
+    pub(super) fn knock_is_due(&mut self, now: Instant) -> bool {
+        let Some(forgotten) = &mut self.forgotten else {
+            return false;
+        };
+        let due = now >= forgotten.next_knock;
+        if due {
+            forgotten.next_knock = now + forgotten.pause;
+            forgotten.pause = (forgotten.pause * 2).min(KNOCK_PAUSE.1);
+        }
+        due
+    }
+
+    /// Worth a closer look before the next walk.
+    pub(super) fn is_hot(&self) -> bool {
+        if self.cut.is_none() && self.forgotten.is_some() {
+            return true;
+        }
+        let begun = self.last.received.saturating_sub(self.base);
+        let streaming =
+            if self.facts.attributed { begun > HOT_BYTES } else { self.last.unread > 0 || self.facts.sightings > 0 };
+        self.cut.is_none() && streaming && !self.facts.body_unread
+    }
+}
+
+/// Whether the peer of a Unix stream socket has closed it.
+pub(super) fn hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+}
+
+/// Whether a connection with this local name was accepted by the listener of that name.
+pub(super) fn serves(listener: &Name, local: &Name) -> bool {
+    match (listener, local) {
+        (Name::Tcp(listener), Name::Tcp(local)) => {
+            listener.port() == local.port()
+                && (listener.ip().is_unspecified() || listener.ip().to_canonical() == local.ip().to_canonical())
+        }
+        (Name::Unix(listener), Name::Unix(local)) => !listener.is_empty() && listener == local,
+        _ => false,
+    }
+}

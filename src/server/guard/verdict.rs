@@ -1,0 +1,106 @@
+//! The rule: which connection is to be cut, and why. Pure.
+
+use std::time::{Duration, Instant};
+
+use super::{CutReason, DEAD_GRACE, GuardConfig, OVER_BOUND_FACTOR, OVER_BOUND_SIGHTINGS, STREAM_SIGHTINGS};
+
+/// What is known about one connection, as [`verdict`] needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Requests can be attributed to this connection. Not so on a Unix socket, or where the table
+    /// of connections overflowed; `in_progress` and `last_progress` are then those of all such
+    /// connections together.
+    pub(super) attributed: bool,
+    /// Since when the connection has been over.
+    pub(super) dead_since: Option<Instant>,
+    /// Requests handed over and not answered.
+    pub(super) in_progress: u32,
+    /// The body of a handed-over request is still on the socket.
+    pub(super) body_unread: bool,
+    /// When it was first seen, or last handed over, answered, or finished a body.
+    pub(super) last_progress: Instant,
+    /// Since when bytes of a request are there that was not handed over.
+    pub(super) pending_since: Option<Instant>,
+    /// How many bytes tiny_http has read of that request.
+    pub(super) pending_bytes: u64,
+    /// How often in a row it was seen over the bound (on a Unix socket: receiving).
+    pub(super) sightings: u32,
+    /// Since when the worker has been reading the present body.
+    pub(super) body_since: Option<Instant>,
+    /// Since when replies have been pending without [`MIN_DRAIN`] bytes being taken.
+    pub(super) send_since: Option<Instant>,
+    /// Since when the server has wanted it closed.
+    pub(super) abandoned_since: Option<Instant>,
+}
+
+impl Facts {
+    /// A connection first seen at `now`.
+    #[must_use]
+    pub(super) fn new(now: Instant, attributed: bool) -> Facts {
+        Facts {
+            attributed,
+            dead_since: None,
+            in_progress: 0,
+            body_unread: false,
+            last_progress: now,
+            pending_since: None,
+            pending_bytes: 0,
+            sightings: 0,
+            body_since: None,
+            send_since: None,
+            abandoned_since: None,
+        }
+    }
+}
+
+/// Decides whether a connection is to be cut, and why. A time or size equal to its bound is within
+/// it. (`max_connections` is not a matter of one connection and is applied by the walk.)
+#[must_use]
+pub(super) fn verdict(facts: &Facts, now: Instant, config: &GuardConfig) -> Option<CutReason> {
+    let past = |since: Option<Instant>, limit: Duration| {
+        since.is_some_and(|since| now.saturating_duration_since(since) > limit)
+    };
+    if facts.dead_since.is_some() {
+        // A worker may be busy with its request still; it can't be told whose where requests are
+        // not attributed, so there the wait is for longer than any request takes.
+        let (free, grace) = if facts.attributed {
+            (facts.in_progress == 0, DEAD_GRACE)
+        } else {
+            (true, config.idle_timeout.max(DEAD_GRACE))
+        };
+        return (free && past(facts.dead_since, grace)).then_some(CutReason::Dead);
+    }
+    if past(facts.abandoned_since, config.abandon_grace) {
+        return Some(CutReason::Abandoned);
+    }
+    if past(facts.send_since, config.send_timeout) {
+        return Some(CutReason::Send);
+    }
+    if past(facts.body_since, config.body_timeout) {
+        return Some(CutReason::Body);
+    }
+    if over_bound(facts, config) {
+        return Some(CutReason::Bytes);
+    }
+    if facts.in_progress > 0 {
+        return None;
+    }
+    if past(facts.pending_since, config.head_timeout) {
+        return Some(CutReason::Head);
+    }
+    let silent = facts.pending_since.is_none();
+    (silent && past(Some(facts.last_progress), config.idle_timeout)).then_some(CutReason::Idle)
+}
+
+pub(super) fn over_bound(facts: &Facts, config: &GuardConfig) -> bool {
+    if facts.body_unread {
+        // The bytes are the body's, and the worker bounds them.
+        return false;
+    }
+    if !facts.attributed {
+        return facts.sightings >= STREAM_SIGHTINGS;
+    }
+    let bound = config.max_head_bytes;
+    facts.pending_bytes > bound.saturating_mul(OVER_BOUND_FACTOR)
+        || (facts.pending_bytes > bound && facts.sightings >= OVER_BOUND_SIGHTINGS)
+}

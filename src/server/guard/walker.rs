@@ -1,0 +1,416 @@
+//! The guard's thread: it walks this process's sockets, judges each, and cuts.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+
+use super::super::sockets::{self, AcceptSignal, Name, Peephole, SocketId};
+use super::connection::{Connection, Forgotten, Peer, serves};
+use super::verdict::verdict;
+use super::*;
+
+pub(super) struct Walker {
+    pub(super) shared: &'static Shared,
+    pub(super) config: GuardConfig,
+    pub(super) listeners: Vec<(OwnedFd, Name)>,
+    pub(super) hole: Peephole,
+    pub(super) wake: OwnedFd,
+    /// `/proc/self/fd`, kept open so that walking needs no free descriptor.
+    pub(super) directory: Option<OwnedFd>,
+    /// The last walk failed: already said.
+    pub(super) directory_failing: bool,
+    pub(super) connections: HashMap<SocketId, Connection>,
+    pub(super) hot: Vec<SocketId>,
+    pub(super) walk: u32,
+    pub(super) on_alarm: OnAlarm,
+    /// Since when connections have waited in a queue with none accepted.
+    pub(super) waiting_since: Option<Instant>,
+}
+
+impl Walker {
+    pub(super) fn run(mut self) {
+        let signal = self.accept_signal();
+        while !self.shared.stop.load(SeqCst) {
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.work(signal.as_ref())));
+            if outcome.is_err() {
+                // Never seen; a guard that forgets what it knew is better than none.
+                log::error!("connection guard: internal error, starting over");
+                self.connections.clear();
+                std::thread::sleep(LONGEST_INTERVAL);
+            }
+        }
+    }
+
+    pub(super) fn accept_signal(&self) -> Option<AcceptSignal> {
+        let start = || {
+            let signal = AcceptSignal::new()?;
+            for (listener, _) in &self.listeners {
+                signal.watch(listener)?;
+            }
+            Ok(signal)
+        };
+        start()
+            .inspect_err(|e: &io::Error| {
+                log::warn!("connection guard: no news of connections, polling instead: {e}");
+            })
+            .ok()
+    }
+
+    /// Walks and waits until it is told to stop.
+    pub(super) fn work(&mut self, signal: Option<&AcceptSignal>) {
+        let mut news = Instant::now();
+        let mut next_walk = news;
+        let mut earliest_walk = news;
+        loop {
+            let now = Instant::now();
+            if now >= next_walk {
+                self.walk(now);
+                let end = Instant::now();
+                let cost = end.saturating_duration_since(now);
+                let affordable = cost.saturating_mul(BUDGET).min(LONGEST_INTERVAL);
+                earliest_walk = end + affordable.max(self.config.fast_interval);
+                next_walk = end
+                    + if self.may_park(now, news) {
+                        signal.map_or(PARKED_BLIND, |_| PARKED)
+                    } else {
+                        affordable.max(self.config.walk_interval)
+                    };
+            } else if !self.hot.is_empty() {
+                self.look_at_hot(now);
+            }
+            let now = Instant::now();
+            let mut until = next_walk;
+            if !self.hot.is_empty() {
+                until = until.min(now + self.config.fast_interval);
+            }
+            let told = self.wait(signal, until.saturating_duration_since(now));
+            if self.shared.stop.load(SeqCst) {
+                return;
+            }
+            if told {
+                news = Instant::now();
+                next_walk = next_walk.min(earliest_walk.max(news + self.config.fast_interval));
+            }
+        }
+    }
+
+    /// Nothing is connected or about to be.
+    pub(super) fn may_park(&self, now: Instant, news: Instant) -> bool {
+        let settled = now.saturating_duration_since(news) > ACCEPT_GRACE;
+        self.connections.is_empty() && settled && !self.directory_failing && !self.listeners.iter().any(queue_waits)
+    }
+
+    /// Waits for news of a connection or a time; true if there was news.
+    pub(super) fn wait(&self, signal: Option<&AcceptSignal>, time: Duration) -> bool {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        let wake = self.wake.as_fd();
+        let news = signal.map_or(wake, AsFd::as_fd);
+        let mut fds = [PollFd::from_borrowed_fd(wake, PollFlags::IN), PollFd::from_borrowed_fd(news, PollFlags::IN)];
+        if let Err(e) = poll(&mut fds, Some(&timeout))
+            && e != rustix::io::Errno::INTR
+        {
+            // Can't be, with descriptors of our own; don't spin if it is.
+            std::thread::sleep(self.config.walk_interval);
+        }
+        signal.is_some_and(AcceptSignal::drain)
+    }
+
+    // ------------------------------------------------------------ walking
+
+    /// Looks at every socket of this process.
+    pub(super) fn walk(&mut self, now: Instant) {
+        self.walk = self.walk.wrapping_add(1).max(1);
+        self.hot.clear();
+        match self.look_at_all(now) {
+            Ok(()) => self.directory_failing = false,
+            Err(e) => {
+                self.directory = None;
+                if !self.directory_failing {
+                    log::error!("connection guard: /proc/self/fd: {e}; will try again");
+                }
+                self.directory_failing = true;
+                self.hole.release();
+                // What was not seen may be open all the same.
+                return;
+            }
+        }
+        self.hole.release();
+        let walk = self.walk;
+        let table = &self.shared.table;
+        self.connections.retain(|_, c| {
+            let open = c.walk == walk;
+            if !open && c.flow.abandoned {
+                // It is closed; what it left must not strike the next one from its port.
+                table.settle(c.key);
+            }
+            open
+        });
+        self.cut_excess(now);
+        self.hot.extend(self.connections.iter().filter(|(_, c)| c.is_hot()).map(|(id, _)| *id));
+        table.free_unseen(walk);
+        self.knock(now);
+        self.listen(now);
+        self.count(now);
+    }
+
+    pub(super) fn look_at_all(&mut self, now: Instant) -> io::Result<()> {
+        let directory = match self.directory.take() {
+            Some(directory) => {
+                rustix::fs::seek(&directory, SeekFrom::Start(0))?;
+                directory
+            }
+            None => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                rustix::fs::open("/proc/self/fd", flags, Mode::empty())?
+            }
+        };
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
+        let mut entries = RawDir::new(&directory, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            // "." and ".." are no numbers.
+            let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
+            if let Some(number) = number {
+                self.look_at(number, now);
+            }
+        }
+        self.directory = Some(directory);
+        Ok(())
+    }
+
+    /// Looks at what stands on one number, if it is a connection and was not seen in this walk.
+    pub(super) fn look_at(&mut self, number: RawFd, now: Instant) {
+        let Some(id) = sockets::socket_on(number) else {
+            return;
+        };
+        // tiny_http has two descriptors of each connection; and a cut one is only counted.
+        if let Some(known) = self.connections.get_mut(&id)
+            && (known.walk == self.walk || known.cut.is_some())
+        {
+            known.walk = self.walk;
+            return;
+        }
+        let Some((id, fd)) = self.hole.look(number) else {
+            return;
+        };
+        if !self.connections.contains_key(&id) {
+            let Some(new) = accepted(fd, number, &self.listeners, &self.shared.table, now) else {
+                return;
+            };
+            let same_peer = |c: &Connection| c.cut.is_some() && c.key == new.key && c.flow.abandoned;
+            let abandoned = new.key != 0 && self.shared.table.flow(new.key, self.walk).abandoned;
+            if abandoned && self.connections.values().any(same_peer) {
+                // The old connection of that port is over, though tiny_http holds it still; this one is innocent.
+                self.shared.table.settle(new.key);
+            }
+            self.connections.insert(id, new);
+            self.waiting_since = None;
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.number = number;
+            connection.walk = self.walk;
+            judge(connection, fd, self.shared, &self.config, now);
+        }
+    }
+
+    /// Looks again at the connections that receive much and hand nothing over.
+    pub(super) fn look_at_hot(&mut self, now: Instant) {
+        let mut hot = std::mem::take(&mut self.hot);
+        hot.retain(|id| {
+            let Some(connection) = self.connections.get_mut(id) else {
+                return false;
+            };
+            match self.hole.look(connection.number) {
+                Some((found, fd)) if found == *id && connection.cut.is_none() => {
+                    judge(connection, fd, self.shared, &self.config, now);
+                    connection.is_hot()
+                }
+                // Closed, or the number has become another's: the next walk will know.
+                _ => false,
+            }
+        });
+        self.hole.release();
+        self.hot = hot;
+        self.knock(now);
+    }
+
+    /// Cuts what is over `max_connections`: the longest idle first, then the oldest.
+    pub(super) fn cut_excess(&mut self, now: Instant) {
+        let alive = self.connections.values().filter(|c| c.cut.is_none()).count();
+        let excess = alive.saturating_sub(self.config.max_connections);
+        if excess == 0 {
+            return;
+        }
+        // Where requests can't be attributed, those of others say nothing about this one; bytes
+        // that it has just sent do.
+        let mut order: Vec<(bool, Instant, SocketId)> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.cut.is_none())
+            .map(|(id, c)| {
+                if c.facts.attributed {
+                    let busy = c.facts.in_progress > 0;
+                    let since = if busy { c.first_seen } else { c.facts.last_progress };
+                    (busy, since, *id)
+                } else {
+                    (c.last.unread > 0, c.first_seen, *id)
+                }
+            })
+            .collect();
+        order.sort_unstable();
+        let mut left = excess;
+        for (busy, _, id) in order {
+            if left == 0 {
+                break;
+            }
+            let Some(connection) = self.connections.get_mut(&id) else {
+                continue;
+            };
+            let Some((found, fd)) = self.hole.look(connection.number) else {
+                continue;
+            };
+            if found != id {
+                continue;
+            }
+            // It may have begun a request since the walk looked at it.
+            judge(connection, fd, self.shared, &self.config, now);
+            if connection.cut.is_none() {
+                if !busy && connection.facts.attributed && connection.facts.in_progress > 0 {
+                    continue;
+                }
+                cut(connection, fd, CutReason::Excess, self.shared, now);
+            }
+            left -= 1;
+        }
+        self.hole.release();
+    }
+
+    /// Has tiny_http's pool take up what it has forgotten: see the module's text.
+    pub(super) fn knock(&mut self, now: Instant) {
+        let mut left = KNOCKS;
+        for connection in self.connections.values_mut() {
+            if left == 0 {
+                return;
+            }
+            if !connection.knock_is_due(now) {
+                continue;
+            }
+            left -= 1;
+            // Of several listeners only one has this connection, but which isn't known for sure
+            // with wildcard addresses, and a knock too many costs nothing.
+            for (_, name) in &self.listeners {
+                if matches!(name, Name::Tcp(_)) == matches!(connection.peer, Peer::Tcp(_))
+                    && let Err(e) = sockets::knock(name)
+                {
+                    log::debug!("connection guard: knock: {e}");
+                }
+            }
+            self.shared.knocks.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Raises the alarm when connections wait and nobody accepts them.
+    fn listen(&mut self, now: Instant) {
+        if !self.listeners.iter().any(queue_waits) {
+            self.waiting_since = None;
+        } else if now.saturating_duration_since(*self.waiting_since.get_or_insert(now)) > DEAF_AFTER {
+            self.waiting_since = Some(now);
+            (self.on_alarm)(Alarm::Deaf);
+        }
+    }
+
+    /// Publishes the counts, and raises the alarm at the first time of too many leaks.
+    pub(super) fn count(&self, now: Instant) {
+        let after = self.config.leaked_after;
+        let leaked = self
+            .connections
+            .values()
+            .filter(|c| c.cut.is_some_and(|cut| now.saturating_duration_since(cut) > after))
+            .count();
+        self.shared.open.store(self.connections.len(), Relaxed);
+        self.shared.leaked.store(leaked, Relaxed);
+        if leaked >= self.config.leaked_limit && !self.shared.restart.swap(true, SeqCst) {
+            log::warn!("connection guard: tiny_http holds {leaked} connections that were cut");
+            (self.on_alarm)(Alarm::Leaked(leaked));
+        }
+    }
+}
+
+/// A connection that was accepted from one of our listeners; `None` for every other socket.
+pub(super) fn accepted(
+    fd: BorrowedFd<'_>,
+    number: RawFd,
+    listeners: &[(OwnedFd, Name)],
+    table: &Table,
+    now: Instant,
+) -> Option<Connection> {
+    let local = sockets::local_name(fd)?;
+    if !listeners.iter().any(|(_, name)| serves(name, &local)) || sockets::is_listener(fd) {
+        return None;
+    }
+    let (key, peer) = match local {
+        Name::Tcp(_) => {
+            let address = sockets::peer_address(fd);
+            (address.map_or(0, |a| table.key(a)), Peer::Tcp(address))
+        }
+        Name::Unix(_) => {
+            let pid = sockets::unix_facts(fd).map_or(0, |facts| facts.peer_pid);
+            (0, Peer::Unix(pid))
+        }
+    };
+    Some(Connection::new(key, peer, number, now))
+}
+
+/// Takes a fresh look at a connection and cuts it if the rule says so. What was decided is done to
+/// the very socket that was looked at.
+pub(super) fn judge(
+    connection: &mut Connection,
+    fd: BorrowedFd<'_>,
+    shared: &Shared,
+    config: &GuardConfig,
+    now: Instant,
+) {
+    // The flow before the sample: see the module's text.
+    let flow = connection.flow(&shared.table, connection.walk);
+    let Ok(sample) = connection.sample(fd, config) else {
+        return;
+    };
+    connection.observe(flow, sample, now, config.max_head_bytes);
+    if let Some(reason) = verdict(&connection.facts, now, config) {
+        cut(connection, fd, reason, shared, now);
+    }
+}
+
+pub(super) fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, shared: &Shared, now: Instant) {
+    if matches!(reason, CutReason::Send | CutReason::Bytes) {
+        // What the client doesn't read would stay in kernel memory for minutes; and one that sends
+        // into a shut window would not learn for as long that nobody reads on.
+        let _ = sockets::reset_on_close(fd);
+    }
+    if let Err(e) = sockets::shutdown(fd) {
+        log::debug!("connection guard: {}: {e}", connection.peer);
+        return;
+    }
+    connection.cut = Some(now);
+    if connection.untouched && connection.forgotten.is_none() {
+        // Silent, so nobody could tell, but perhaps forgotten: then it is still there later.
+        connection.forgotten = Some(Forgotten { next_knock: now + DEAD_GRACE, pause: DEAD_GRACE });
+    }
+    shared.cuts[reason as usize].fetch_add(1, Relaxed);
+    log::debug!("connection guard: cut {} ({reason})", connection.peer);
+}
+
+/// Whether connections wait in a listener's queue.
+pub(super) fn queue_waits((listener, _): &(OwnedFd, Name)) -> bool {
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::IN)
+}
