@@ -93,7 +93,7 @@ pub const MAX_IDLE_TIMEOUT_MS: u64 = 24 * 3600 * 1000;
 /// Longest time from the first byte of a request's head to its last, in milliseconds.
 pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 
-/// Longest time a body may take once a worker reads it, in milliseconds.
+/// Longest time from the end of a request's head to the end of its body, in milliseconds.
 pub const BODY_TIMEOUT_MS: u64 = 10_000;
 
 /// Longest time a client may leave replies unread, in milliseconds.

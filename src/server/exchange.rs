@@ -76,9 +76,6 @@ impl Exchange {
             return Err(too_large());
         }
         let Some(request) = self.request.as_mut() else { return Ok(()) };
-        if let Some(ticket) = self.ticket.as_mut().filter(|_| self.unread) {
-            ticket.body_started();
-        }
         // The announced length bounds what is read where tiny_http does not.
         let most = length.unwrap_or(MAX_BODY_BYTES as u64 + 1);
         match request.as_reader().take(most).read_to_end(body) {
@@ -149,8 +146,6 @@ impl Exchange {
     /// Gives the connection up before the reader is let go, so that no byte behind it is taken for a request.
     fn send_after(&mut self, bytes: &[u8]) -> io::Result<()> {
         if let Some(ticket) = self.ticket.as_mut() {
-            // Letting go may read the rest of the body; the guard bounds that.
-            ticket.body_started();
             ticket.doom();
         }
         self.send(bytes)

@@ -115,6 +115,22 @@ impl Server {
         Server::spawn(command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG"))
     }
 
+    /// Starts one that may have so many descriptors.
+    pub fn start_with_descriptors(dir: &Path, most: u32, args: &[&str]) -> Server {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {most}; exec \"$@\"");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_flint"), "--data-dir"]).arg(dir);
+        command.args(["server", "start", "--bind", "127.0.0.1:0"]).args(args).stdin(Stdio::null());
+        Server::spawn(command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG"))
+    }
+
+    /// Starts one with variables in its environment.
+    pub fn start_with_environment(dir: &Path, variables: &[(&str, &str)], args: &[&str]) -> Server {
+        let mut command = command();
+        command.envs(variables.iter().copied()).arg("--data-dir").arg(dir);
+        Server::spawn(command.args(["server", "start", "--bind", "127.0.0.1:0"]).args(args))
+    }
+
     fn spawn(command: &mut Command) -> Server {
         let mut err = tempfile::tempfile().unwrap();
         command.stdout(Stdio::piped()).stderr(err.try_clone().unwrap());

@@ -170,7 +170,7 @@ impl Connection {
             (false, false) if growing => facts.sightings,
             (false, false) => 0,
         };
-        if flow.body_reading == 0 || !flow.attributed {
+        if flow.body_unread == 0 || !flow.attributed {
             facts.body_since = None;
         } else if another_body || facts.body_since.is_none() {
             facts.body_since = Some(now);

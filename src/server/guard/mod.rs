@@ -23,8 +23,7 @@
 //!   that may block: a request that waits in tiny_http's queue looks like one whose head is not complete.
 //! - Drop the [`Ticket`] after the reply is written (after `respond` returns), never before.
 //! - Say [`Body::Unread`] where bytes of the body are still on the socket: `Content-Length` over
-//!   1024, `Transfer-Encoding`, or `Expect`; and `body_started`/`body_done` around reading them.
-//!   `respond` without reading the body also reads it (tiny_http drains it): same duty.
+//!   1024, `Transfer-Encoding`, or `Expect`; and `body_done` when they are read.
 //! - [`Ticket::abandon`] for a request that it forgets (`std::mem::forget`), and where `respond`
 //!   failed, since half a reply may have gone out.
 //!
@@ -73,7 +72,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use self::table::{BODY_EVENT, BODY_READING, BODY_UNREAD, REQUEST, Slot, Table};
+use self::table::{BODY_EVENT, BODY_UNREAD, REQUEST, Slot, Table};
 use self::walker::Walker;
 use super::sockets;
 
@@ -85,13 +84,15 @@ pub struct GuardConfig {
     /// A request must be complete this long after its first byte: its head, and its body where that
     /// is at most 1024 bytes. Further bytes don't extend it.
     pub head_timeout: Duration,
-    /// A longer body must be complete this long after the worker began to read it.
+    /// A longer body must be read this long after its head: one that has arrived is read at once, when its worker is
+    /// free, so no client is cut for the pool's slowness but where it would have waited that long.
     pub body_timeout: Duration,
     /// A client must take at least [`MIN_DRAIN`] bytes of pending replies in this time.
     pub send_timeout: Duration,
     /// Bytes that tiny_http may read for one request before it hands it over.
     pub max_head_bytes: u64,
-    /// Connections open at once; beyond it the longest idle are cut, then the oldest.
+    /// Connections open at once; beyond it those that never asked anything are cut, then the longest idle, then the
+    /// oldest.
     pub max_connections: usize,
     /// An abandoned connection is kept this long, for its client to read the reply.
     pub abandon_grace: Duration,
@@ -260,7 +261,7 @@ impl Notes {
         if unread {
             slot.body.fetch_add(BODY_EVENT + BODY_UNREAD, SeqCst);
         }
-        Ticket { slot, attributed: slot.key.load(Relaxed) != 0, unread, reading: false }
+        Ticket { slot, attributed: slot.key.load(Relaxed) != 0, unread }
     }
 
     /// Connections open at the last walk, the leaked ones among them.
@@ -295,27 +296,16 @@ pub struct Ticket {
     slot: &'static Slot,
     attributed: bool,
     unread: bool,
-    reading: bool,
 }
 
 impl Ticket {
-    /// The worker begins to read the body: from now `body_timeout` counts.
-    pub fn body_started(&mut self) {
-        if self.unread && !self.reading {
-            self.reading = true;
-            self.slot.body.fetch_add(BODY_EVENT + BODY_READING, SeqCst);
-        }
-    }
-
     /// The body was read to its end. Implied when the ticket is dropped.
     pub fn body_done(&mut self) {
         if !self.unread {
             return;
         }
-        let reading = if self.reading { BODY_READING } else { 0 };
-        let change = BODY_EVENT.wrapping_sub(reading + BODY_UNREAD);
-        self.slot.body.fetch_add(change, SeqCst);
-        (self.unread, self.reading) = (false, false);
+        self.slot.body.fetch_add(BODY_EVENT - BODY_UNREAD, SeqCst);
+        self.unread = false;
     }
 
     /// Whether this connection was abandoned: this request and all behind it are to be dropped unanswered, for what

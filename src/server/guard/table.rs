@@ -15,8 +15,7 @@ pub(super) struct Slot {
     pub(super) key: AtomicU64,
     /// Requests handed over so far (upper half) and now in progress (lower half).
     pub(super) flow: AtomicU64,
-    /// Beginnings and ends of bodies so far (upper half); bodies now being read (16 bits), bodies
-    /// now unread (lowest 16 bits).
+    /// Beginnings and ends of bodies so far (upper half); bodies now unread (lower half).
     pub(super) body: AtomicU64,
     /// Requests abandoned so far.
     pub(super) abandoned: AtomicU16,
@@ -35,7 +34,6 @@ impl Slot {
 
 pub(super) const REQUEST: u64 = (1 << 32) + 1;
 pub(super) const BODY_EVENT: u64 = 1 << 32;
-pub(super) const BODY_READING: u64 = 1 << 16;
 pub(super) const BODY_UNREAD: u64 = 1;
 
 /// Slots per bucket.
@@ -73,7 +71,6 @@ pub(super) struct Flow {
     pub(super) handed: u32,
     pub(super) in_progress: u32,
     pub(super) body_events: u32,
-    pub(super) body_reading: u32,
     pub(super) body_unread: u32,
     pub(super) abandoned: bool,
     pub(super) attributed: bool,
@@ -86,8 +83,7 @@ impl Flow {
         self.handed = self.handed.wrapping_add((flow >> 32) as u32);
         self.in_progress = self.in_progress.wrapping_add(flow as u32);
         self.body_events = self.body_events.wrapping_add((body >> 32) as u32);
-        self.body_reading += u32::from((body / BODY_READING) as u16);
-        self.body_unread += u32::from(body as u16);
+        self.body_unread += body as u32;
         self.abandoned |= slot.is_abandoned();
     }
 

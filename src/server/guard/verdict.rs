@@ -25,7 +25,7 @@ pub(super) struct Facts {
     pub(super) pending_bytes: u64,
     /// How often in a row it was seen over the bound (on a Unix socket: receiving).
     pub(super) sightings: u32,
-    /// Since when the worker has been reading the present body.
+    /// Since when the present body has been awaited.
     pub(super) body_since: Option<Instant>,
     /// Since when replies have been pending without [`MIN_DRAIN`] bytes being taken.
     pub(super) send_since: Option<Instant>,

@@ -251,7 +251,8 @@ impl Walker {
         }
         // Where requests can't be attributed, those of others say nothing about this one; bytes
         // that it has just sent do.
-        let mut order: Vec<(bool, Instant, SocketId)> = self
+        // One that has not asked anything yet is nearer to the door than any that has.
+        let mut order: Vec<(bool, bool, Instant, SocketId)> = self
             .connections
             .iter()
             .filter(|(_, c)| c.cut.is_none())
@@ -259,15 +260,15 @@ impl Walker {
                 if c.facts.attributed {
                     let busy = c.facts.in_progress > 0;
                     let since = if busy { c.first_seen } else { c.facts.last_progress };
-                    (busy, since, *id)
+                    (busy, c.flow.handed > 0, since, *id)
                 } else {
-                    (c.last.unread > 0, c.first_seen, *id)
+                    (c.last.unread > 0, true, c.first_seen, *id)
                 }
             })
             .collect();
         order.sort_unstable();
         let mut left = excess;
-        for (busy, _, id) in order {
+        for (busy, _, _, id) in order {
             if left == 0 {
                 break;
             }
