@@ -529,6 +529,17 @@ pub fn set_close_on_exec(fd: impl AsFd, close: bool) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(fd, flags)?)
 }
 
+// ---------------------------------------------------------------- memory
+
+/// Has the C library give free memory back to the system. Does nothing where the library can't.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no precondition; it takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 // ---------------------------------------------------------------- socket activation
 
 /// The first descriptor of socket activation, see sd_listen_fds(3).

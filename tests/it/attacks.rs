@@ -107,6 +107,12 @@ impl Victim {
         let address = server.url.trim_start_matches("http://").parse().unwrap();
         let (threads, descriptors) = (threads(server.pid()), descriptors(server.pid()));
         let good = Some(Good::start(&server.url));
+        // The attack begins when the good client is at work.
+        let mut client = Client::new(&server.url, Some(TOKEN));
+        while client.get("/v1/limits/good").ok()["total_allowed"] == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(client);
         Victim { server, address, good, threads, descriptors, _dir: dir, _alone: alone }
     }
 

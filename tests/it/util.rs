@@ -125,6 +125,7 @@ impl Server {
     }
 
     /// Starts one with variables in its environment.
+    #[cfg(debug_assertions)]
     pub fn start_with_environment(dir: &Path, variables: &[(&str, &str)], args: &[&str]) -> Server {
         let mut command = command();
         command.envs(variables.iter().copied()).arg("--data-dir").arg(dir);

@@ -68,7 +68,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -138,6 +138,10 @@ const PARKED: Duration = Duration::from_secs(30);
 const PARKED_BLIND: Duration = Duration::from_secs(1);
 /// The guard goes on walking this long after news of a connection, which may not be accepted yet.
 const ACCEPT_GRACE: Duration = Duration::from_secs(1);
+/// Time between two looks at memory while connections are open.
+const TRIM_INTERVAL: Duration = Duration::from_secs(3);
+/// Growth, in bytes, after which the allocator is asked to give back what is free.
+const TRIM_GROWTH: u64 = 32 << 20;
 /// Connections that wait this long, with none accepted, tell that nobody accepts any more.
 pub const DEAF_AFTER: Duration = Duration::from_millis(300);
 /// One walk may cost this part of the time between walks.
@@ -398,6 +402,8 @@ impl ConnectionGuard {
             walk: 0,
             on_alarm,
             waiting_since: None,
+            next_trim: Instant::now(),
+            resident_after_trim: 0,
         };
         let thread = std::thread::Builder::new()
             .name("flint-guard".to_owned())

@@ -30,6 +30,9 @@ pub(super) struct Walker {
     pub(super) on_alarm: OnAlarm,
     /// Since when connections have waited in a queue with none accepted.
     pub(super) waiting_since: Option<Instant>,
+    /// When to look at memory again, and what it was when it was last given back.
+    pub(super) next_trim: Instant,
+    pub(super) resident_after_trim: u64,
 }
 
 impl Walker {
@@ -159,6 +162,7 @@ impl Walker {
         self.knock(now);
         self.listen(now);
         self.count(now);
+        self.give_memory_back(now);
     }
 
     pub(super) fn look_at_all(&mut self, now: Instant) -> io::Result<()> {
@@ -251,7 +255,7 @@ impl Walker {
         }
         // Where requests can't be attributed, those of others say nothing about this one; bytes
         // that it has just sent do.
-        // One that has not asked anything yet is nearer to the door than any that has.
+        // One that has not said anything yet is nearer to the door than any that has.
         let mut order: Vec<(bool, bool, Instant, SocketId)> = self
             .connections
             .iter()
@@ -260,7 +264,7 @@ impl Walker {
                 if c.facts.attributed {
                     let busy = c.facts.in_progress > 0;
                     let since = if busy { c.first_seen } else { c.facts.last_progress };
-                    (busy, c.flow.handed > 0, since, *id)
+                    (busy, c.flow.handed > 0 || c.last.received > 0, since, *id)
                 } else {
                     (c.last.unread > 0, true, c.first_seen, *id)
                 }
@@ -316,6 +320,22 @@ impl Walker {
             }
             self.shared.knocks.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Has the allocator return what a flood of requests has left behind. Each connection's thread has a heap of its own,
+    /// which keeps its pages otherwise.
+    fn give_memory_back(&mut self, now: Instant) {
+        if now < self.next_trim {
+            return;
+        }
+        self.next_trim = now + TRIM_INTERVAL;
+        let resident = resident_bytes();
+        if resident > self.resident_after_trim + TRIM_GROWTH {
+            sockets::trim_memory();
+            self.resident_after_trim = resident_bytes();
+            log::debug!("memory: {resident} bytes, {} after trimming", self.resident_after_trim);
+        }
+        self.resident_after_trim = self.resident_after_trim.min(resident);
     }
 
     /// Raises the alarm when connections wait and nobody accepts them.
@@ -407,6 +427,13 @@ pub(super) fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutRe
     }
     shared.cuts[reason as usize].fetch_add(1, Relaxed);
     log::debug!("connection guard: cut {} ({reason})", connection.peer);
+}
+
+/// Memory that this process has in use, in bytes; 0 if it can't be told.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
 }
 
 /// Whether connections wait in a listener's queue.
