@@ -91,11 +91,13 @@ fn millis(at: Timespec) -> i64 {
     at.tv_sec * 1000 + at.tv_nsec / 1_000_000
 }
 
+/// The last instant that has a calendar date of four digits, in milliseconds since the epoch.
+pub const LAST_INSTANT: Millis = 253_402_300_799_999;
+
 /// Writes an instant as RFC 3339 in UTC with milliseconds: `2026-01-31T23:59:59.999Z`. An instant past the year 9999,
 /// which no check can produce, is written as that year's last.
 pub fn rfc3339(at: Millis) -> impl fmt::Display {
-    const LAST: Millis = 253_402_300_799_999;
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.min(LAST)))
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.min(LAST_INSTANT)))
 }
 
 /// The system clock's own reading, which may run backwards: for file names and messages, never for a decision.

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use self::entry::Totals;
 pub use self::inspect::{dump, history, verify};
-pub use self::report::{AllDecision, Compaction, Decision, Status, write_statuses, write_text};
+pub use self::report::{AllDecision, Compaction, Decision, Status, write_many, write_statuses, write_text};
 pub use crate::store::Access;
 
 use self::entry::{Entry, Table};
@@ -37,6 +37,9 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, validate_cost, validate_key};
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
 use crate::store::{self, DirectoryLock, Disk, Health, Policy, Reservation, Store, SystemDisk, Waiter};
+
+/// Items of a `check_many` that are decided under one reservation.
+const MANY_STEP: usize = 64;
 
 /// When a check is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -420,6 +423,38 @@ impl Limiter {
         Ok(answer)
     }
 
+    /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait for
+    /// the disk serves all. An item that has an error has it in its place, and hinders no other.
+    ///
+    /// # Errors
+    /// `invalid_argument` for too many items or none; `log_failed` and `overloaded`, after which the units of any item may
+    /// have been spent.
+    pub fn check_many(&self, items: &[(&str, u64)]) -> Result<Vec<Result<Decision>>> {
+        let core = &*self.core;
+        validate_count(items)?;
+        let mut results = Vec::with_capacity(items.len());
+        let mut spent = false;
+        // Reserved in steps, so that many such requests at once find room beside each other.
+        for step in items.chunks(MANY_STEP) {
+            let mut reservation = core.reserve(step.len(), step.len() * MAX_FIXED)?;
+            for (key, cost) in step {
+                let decision =
+                    validate_key(key).and_then(|()| core.decide(core.hash(key), key, *cost, &mut reservation, None));
+                match decision {
+                    Err(error) if matches!(error.kind(), Kind::LogFailed | Kind::Overloaded) => return Err(error),
+                    decision => {
+                        spent |= decision.as_ref().is_ok_and(|decision| decision.allowed);
+                        results.push(decision);
+                    }
+                }
+            }
+        }
+        if spent && core.sync == SyncMode::Always {
+            core.log()?.sync()?;
+        }
+        Ok(results)
+    }
+
     /// Gives back all that was spent of a limit. The totals stay.
     ///
     /// # Errors
@@ -663,9 +698,7 @@ fn find<'t>(tables: &'t mut [(usize, MutexGuard<'_, Table>)], hash: u64, key: &s
 /// # Errors
 /// `invalid_argument`, naming the key.
 pub fn validate_items(items: &[(&str, u64)]) -> Result<()> {
-    if !(1..=MAX_ITEMS).contains(&items.len()) {
-        return Err(Error::invalid(format!("items must hold 1 to {MAX_ITEMS} items, not {}", items.len())));
-    }
+    validate_count(items)?;
     items.iter().try_for_each(|(key, _)| validate_key(key))?;
     let mut keys: Vec<&str> = items.iter().map(|(key, _)| *key).collect();
     keys.sort_unstable();
@@ -673,6 +706,13 @@ pub fn validate_items(items: &[(&str, u64)]) -> Result<()> {
         Some(pair) => Err(Error::invalid(format!("items must not hold the key `{}` twice; add up its costs", pair[0]))),
         None => Ok(()),
     }
+}
+
+fn validate_count(items: &[(&str, u64)]) -> Result<()> {
+    if (1..=MAX_ITEMS).contains(&items.len()) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("items must hold 1 to {MAX_ITEMS} items, not {}", items.len())))
 }
 
 /// Starts the threads that write denials and that compact when the log has grown.

@@ -8,7 +8,7 @@ use super::guard::{CutReason, Notes};
 use super::reply::Reply;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
-use crate::limiter::{By, Limiter, Page, write_statuses};
+use crate::limiter::{By, Limiter, Page, write_many, write_statuses};
 use crate::store::Health;
 
 /// What is asked for, by path.
@@ -19,6 +19,7 @@ enum Route<'a> {
     Limit(&'a str),
     Check,
     CheckAll,
+    CheckMany,
     Take(&'a str),
     Reset,
     Flush,
@@ -34,6 +35,7 @@ impl<'a> Route<'a> {
             "health" => Route::Health,
             "limits" => Route::Limits,
             "check-all" => Route::CheckAll,
+            "check-many" => Route::CheckMany,
             "reset" => Route::Reset,
             "log/flush" => Route::Flush,
             "log/compact" => Route::Compact,
@@ -136,6 +138,15 @@ fn try_answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, bytes: &
             let items: Items<'_> = body::parse(bytes)?;
             let items = items.parts()?;
             limiter.check_all(&items)?.write_json(&items, &mut out);
+            let mut reply = Reply::json(out);
+            reply.header("Cache-Control", "no-store");
+            return Ok(reply);
+        }
+        Route::CheckMany => {
+            let items: Items<'_> = body::parse(bytes)?;
+            let items = items.parts()?;
+            out.reserve(items.len() * 256);
+            write_many(&limiter.check_many(&items)?, &items, &mut out);
             let mut reply = Reply::json(out);
             reply.header("Cache-Control", "no-store");
             return Ok(reply);

@@ -510,3 +510,35 @@ fn a_unix_socket() {
     assert_eq!(second(&format!("unix:{}", file.display())).code, Some(3));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
 }
+
+#[test]
+fn check_many_decides_each_by_itself() {
+    let Fixture { server, mut client, parent } = start(&[], None);
+    configure(&mut client, "tight", 2, "366d");
+    configure(&mut client, "wide", 100, "366d");
+    let body = json!({"items": ["tight", "wide", ["tight", 1], {"key": "tight"}, {"key": "wide", "cost": 9}, "none", "",
+        ["wide", 101], ["wide", 0]]});
+    let answer = client.post("/v1/check-many", &body.to_string()).ok();
+    let results = answer["results"].as_array().unwrap();
+    let brief: Vec<(bool, u64)> = results[..5]
+        .iter()
+        .map(|result| (result["allowed"].as_bool().unwrap(), result["remaining"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(brief, [(true, 1), (true, 99), (true, 0), (false, 0), (true, 90)]);
+    let codes: Vec<&str> = results[5..].iter().map(|result| result["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["limit_not_configured", "invalid_argument", "cost_exceeds_capacity", "invalid_argument"]);
+    assert_eq!((&results[5]["key"], results[7]["error"].as_str().unwrap().contains("wide")), (&json!("none"), true));
+    for (items, word) in [(json!([]), "1 to 1000"), (json!(vec!["wide"; 1001]), "1001"), (json!("wide"), "items")] {
+        let body = json!({"items": items}).to_string();
+        assert!(client.post("/v1/check-many", &body).error(400, "invalid_argument").contains(word));
+    }
+    let many = json!({"items": vec![("wide", 1); 80].into_iter().chain(vec![("tight", 1); 920]).collect::<Vec<_>>()});
+    let answer = client.post("/v1/check-many", &many.to_string()).ok();
+    let allowed = answer["results"].as_array().unwrap().iter().filter(|result| result["allowed"] == true).count();
+    assert_eq!(allowed, 80);
+    // In `always` mode what was answered is on disk.
+    server.kill();
+    let server = Server::start(&parent.path().join("data"), &[]);
+    assert_eq!(server.client().get("/v1/limits/wide").ok()["remaining"], 10);
+    assert_eq!(server.client().get("/v1/limits/tight").ok()["remaining"], 0);
+}
