@@ -72,6 +72,10 @@ impl<'a> Head<'a> {
         head.host = authority.or(head.host);
         head.ambiguous |= head.chunked && (head.length.is_some() || head.upgrade);
         head.close |= head.upgrade;
+        if head.upgrade {
+            // What tiny_http offers as the body has no end but the connection's.
+            head.length = head.length.or(Some(0));
+        }
         // tiny_http itself has read a body of up to 1024 bytes.
         let length = head.length.unwrap_or(0);
         head.unread = head.chunked || length > 1024 || (length > 0 && (expects || head.upgrade)) || head.ambiguous;
