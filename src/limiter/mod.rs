@@ -9,8 +9,11 @@
 //! of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
 
 mod compact;
+#[cfg(test)]
+mod damage_tests;
 mod entry;
 mod inspect;
+mod repair;
 mod replay;
 mod report;
 #[cfg(test)]
@@ -26,6 +29,7 @@ use std::time::Duration;
 
 pub use self::entry::Totals;
 pub use self::inspect::{dump, history, verify};
+pub use self::repair::{Repair, repair};
 pub use self::report::{AllDecision, Compaction, Decision, Status, write_statuses, write_text};
 pub use crate::store::Access;
 
@@ -234,7 +238,9 @@ impl Limiter {
         let mut replayed = Replayed::new();
         let found = store::recover(dir, &*options.disk, &mut replayed)?;
         let (entries, count, highest_id) = replayed.finish().map_err(|what| {
-            Error::new(Kind::Corrupt, format!("{} cannot be recovered: {what}; nothing was changed", dir.display()))
+            let way_out = store::WAY_OUT;
+            let dir = dir.display();
+            Error::new(Kind::Corrupt, format!("{dir} cannot be recovered: {what}; nothing was changed; {way_out}"))
         })?;
         options.clock.raise(found.last_instant);
         let now = options.clock.now();

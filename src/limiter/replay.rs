@@ -21,12 +21,24 @@ pub struct Replayed {
     marked: Vec<bool>,
     unmarked: usize,
     highest_id: u64,
+    /// Set to pass over records about limits that are not there.
+    lenient: bool,
 }
 
 impl Replayed {
     /// Nothing replayed yet.
     pub fn new() -> Replayed {
         Replayed { marked: vec![true; SHARDS], ..Replayed::default() }
+    }
+
+    /// Nothing replayed yet, of a directory from which limits may be missing.
+    pub fn lenient() -> Replayed {
+        Replayed { lenient: true, ..Replayed::new() }
+    }
+
+    /// The limits of a log that may end before its last marker: those of a shard without one are as the snapshot has them.
+    pub fn remains(self) -> impl Iterator<Item = Box<Entry>> {
+        self.limits.into_iter()
     }
 
     /// The limits, and the highest id in use.
@@ -46,7 +58,9 @@ impl Replayed {
         let all_marked = self.unmarked == 0;
         match self.limits.get(id) {
             Some(entry) => Ok(self.marked[usize::from(entry.shard())].then_some(entry)),
-            None if all_marked => Err(format!("a record is about limit {id}, which is not configured")),
+            None if all_marked && !self.lenient => {
+                Err(format!("a record is about limit {id}, which is not configured"))
+            }
             None => Ok(None),
         }
     }

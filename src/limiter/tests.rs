@@ -16,17 +16,17 @@ use super::*;
 use crate::limit::Algorithm;
 use crate::store::Disk;
 
-const START: u64 = 1_800_000_000_000;
+pub(super) const START: u64 = 1_800_000_000_000;
 
-fn options(clock: &Clock) -> Options {
+pub(super) fn options(clock: &Clock) -> Options {
     Options { clock: clock.clone(), ..Options::default() }
 }
 
-fn limit(rate: u64, algorithm: Algorithm) -> Limit {
+pub(super) fn limit(rate: u64, algorithm: Algorithm) -> Limit {
     Limit::new(rate, 60_000, algorithm, None).unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for item in std::fs::read_dir(from).unwrap() {
         let item = item.unwrap();
@@ -34,12 +34,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn all(limiter: &Limiter) -> Vec<Status> {
+pub(super) fn all(limiter: &Limiter) -> Vec<Status> {
     limiter.list(Page::default()).unwrap()
 }
 
 /// What a copy of the directory recovers to, at the same instant.
-fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
+pub(super) fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
     let parent = tempfile::tempdir().unwrap();
     let crashed = parent.path().join("copy");
     copy(dir, &crashed);

@@ -31,8 +31,9 @@ use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 
-/// Filled space that is never promised to records, in bytes: for the empty frames of idle and stop.
-const SLACK: u64 = 4096;
+/// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the page
+/// behind.
+const SLACK: u64 = 8192;
 
 /// Bytes of a record that are kept within the queue's message.
 const INLINE: usize = 46;
@@ -246,6 +247,7 @@ impl Log {
             unsynced: 0,
             unsynced_since: None,
             mark_at: None,
+            mark_copy: None,
             retry_fill_at: None,
             base,
             policy: start.policy,
@@ -444,8 +446,10 @@ struct Writer {
     /// Records written but not synced, and since when.
     unsynced: u64,
     unsynced_since: Option<Instant>,
-    /// When to write an empty frame, if nothing happens until then.
+    /// When to write a mark, if nothing happens until then.
     mark_at: Option<Instant>,
+    /// Where the copy of the last mark stands, until the next frame is written.
+    mark_copy: Option<u64>,
     retry_fill_at: Option<Instant>,
     base: Millis,
     policy: Policy,
@@ -539,12 +543,28 @@ impl Writer {
             base: self.base,
         };
         frame::seal(&mut self.frame, &header, self.segment.salt);
+        if let Some(copy) = self.mark_copy.take() {
+            // The frame may come to stand over a part of it; what was left of it then would look like a torn end.
+            self.disk.write_at(&self.segment.file, &[0; FRAME_HEADER], copy)?;
+        }
         self.disk.write_at(&self.segment.file, &self.frame, self.segment.position)?;
         let length = self.frame.len() as u64;
         self.segment.position += length;
         self.next_sequence += u64::from(self.records);
         self.shared.log_bytes.fetch_add(length, Ordering::Relaxed);
         self.account();
+        Ok(())
+    }
+
+    /// Writes a frame without records, which says up to where the log is on disk, and its copy in the next page: a page
+    /// that is lost takes the last record and one of the two, and the other still tells of it.
+    fn write_mark(&mut self, clean: bool) -> std::io::Result<()> {
+        self.write_frame(clean)?;
+        let copy = frame::copy_offset(self.segment.position);
+        if copy + FRAME_HEADER as u64 <= self.segment.filled {
+            self.mark_copy = Some(copy);
+            self.disk.write_at(&self.segment.file, &self.frame, copy)?;
+        }
         Ok(())
     }
 
@@ -591,11 +611,10 @@ impl Writer {
         if self.mark_at.is_some_and(|at| at <= Instant::now()) {
             self.mark_at = None;
             // It confirms what is durable anyway; lost, it is not missed. So it is not synced.
-            if let Err(error) = self.write_frame(false) {
+            if let Err(error) = self.write_mark(false) {
                 self.fail("write", &error);
                 return;
             }
-            self.frame.truncate(FRAME_HEADER);
         }
         if self.segment.position >= self.rotate_at
             && let Err(error) = self.rotate()
@@ -687,6 +706,7 @@ impl Writer {
             }
         };
         std::mem::swap(&mut self.segment, &mut next);
+        self.mark_copy = None;
         self.account();
         self.fill_step = FILL_BYTES;
         self.rotate_at = self.policy.segment_bytes;
@@ -706,8 +726,11 @@ impl Writer {
         }
         if self.healthy() {
             let done = self
-                .write_frame(true)
-                .and_then(|()| self.disk.set_len(&self.segment.file, self.segment.position))
+                .write_mark(true)
+                .and_then(|()| {
+                    let end = self.mark_copy.map_or(self.segment.position, |copy| copy + FRAME_HEADER as u64);
+                    self.disk.set_len(&self.segment.file, end)
+                })
                 .and_then(|()| self.disk.sync_all(&self.segment.file));
             if let Err(error) = done {
                 self.fail("sync", &error);

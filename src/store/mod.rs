@@ -10,6 +10,7 @@ mod log;
 mod names;
 pub mod record;
 mod recovery;
+mod salvage;
 mod snapshot;
 mod wait;
 
@@ -20,11 +21,13 @@ use std::time::Duration;
 pub use self::disk::{Disk, SystemDisk};
 pub use self::lock::{Access, DirectoryLock, Owner, owner};
 pub use self::log::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings};
-pub use self::recovery::{CleanEnd, Recovered, Replay, Torn, recover};
+pub use self::recovery::{CleanEnd, Damage, Recovered, Replay, Torn, WAY_OUT, recover};
+pub use self::salvage::{Lost, Salvaged, salvage};
 pub use self::snapshot::SnapshotWriter;
 pub use self::wait::Waiter;
 
 use self::log::{Segment, Start, create_segment};
+pub use self::names::LOCK;
 use self::names::Name;
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
