@@ -142,18 +142,22 @@ impl Repair {
         let last = found.next_sequence.saturating_sub(1);
         let snapshot = found.snapshot.map_or_else(|| "no snapshot".to_owned(), |number| format!("snapshot {number}"));
         let mut lines = vec![format!(
-            "kept: {} limits, from {snapshot} and {} events in {} frames, up to record {last}",
-            self.limits, found.events, found.frames
+            "kept: {}, from {snapshot} and {} in {}, up to record {last}",
+            count(self.limits, "limit"),
+            count(found.events, "event"),
+            count(found.frames, "frame")
         )];
         lines.extend(self.damages.iter().map(|damage| format!("damaged: {damage}")));
         if self.lost_limits > 0 {
-            lines.push(format!("lost: {} limits of the snapshot", self.lost_limits));
+            lines.push(format!("lost: {} of the snapshot", count(self.lost_limits, "limit")));
         }
         if lost.bytes > 0 {
             let upto = lost.last_sequence.map_or_else(String::new, |last| format!(", up to record {last}"));
             lines.push(format!(
-                "lost: {} bytes of the log, among them {} whole frames with {} events{upto}",
-                lost.bytes, lost.frames, lost.events
+                "lost: {} of the log, among them {} that can be read, with {}{upto}",
+                count(lost.bytes, "byte"),
+                count(lost.frames, "frame"),
+                count(lost.events, "event")
             ));
         }
         if self.damages.is_empty() {
@@ -162,4 +166,8 @@ impl Repair {
         lines.push(format!("written to {}; the old directory is as it was", self.to.display()));
         lines
     }
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

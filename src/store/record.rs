@@ -1,27 +1,32 @@
 //! Records: the inner layer of the on-disk format, version 1. They stand in a frame's payload one behind the other.
 //!
-//! A record is a tag (one byte) and its fields. *n* is an unsigned LEB128 integer of at most ten bytes; *instant* is
-//! an *n*, in milliseconds since the frame's base; *time?* is an *n*: 0 for never, else milliseconds since the epoch
-//! plus 1; *text* is an *n* for its length in bytes and then UTF-8. *limit* is: algorithm (one byte: 0 token_bucket,
-//! 1 sliding_window_log, 2 fixed_window_counter, 3 sliding_window_counter), rate *n*, period in milliseconds *n*,
-//! capacity *n*.
+//! A record is a tag (one byte) and its fields, each with its type. *n* is an unsigned LEB128 integer of at most ten
+//! bytes; *instant* is an *n*, in milliseconds since the frame's base; *time* is an *n*: 0 for never, else milliseconds
+//! since the epoch plus 1; *text* is an *n* for its length in bytes and then UTF-8; *list* is an *n* for the number of its
+//! elements and then the fields of each; *limit* is algorithm byte, rate n, period n, capacity n.
 //!
 //! | tag | record | fields |
 //! |----:|--------|--------|
-//! | 1 | created | id *n*, shard (one byte), instant, limit, key *text* |
-//! | 2 | reconfigured | id *n*, instant, limit |
-//! | 3 | removed | id *n*, instant |
-//! | 4 | spent | id *n*, cost *n*, instant |
-//! | 5 | spent-all | instant, number *n*, then for each: id *n*, cost *n* |
-//! | 6 | denied | id *n*, total denied *n*, total denied cost *n*, last denied at *time?* |
-//! | 7 | reset | id *n*, instant |
-//! | 8 | marker | snapshot *n*, shard (one byte) |
-//! | 9 | entry | id *n*, shard (one byte), limit, state, 4 totals *n* (allowed, denied, allowed cost, denied cost), 3 *time?* (last allowed, last denied, last reset), key *text* |
-//! | 10 | end | limits *n*, now *n* (milliseconds since the epoch) |
+//! | 1 | created | id n, shard byte, at instant, limit limit, key text |
+//! | 2 | reconfigured | id n, at instant, limit limit |
+//! | 3 | removed | id n, at instant |
+//! | 4 | spent | id n, cost n, at instant |
+//! | 5 | spent-all | at instant, items list(id n, cost n) |
+//! | 6 | denied | id n, total n, cost n, last time |
+//! | 7 | reset | id n, at instant |
+//! | 8 | marker | snapshot n, shard byte |
+//! | 9 | entry | id n, shard byte, limit limit, state state, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
+//! | 10 | end | limits n, now n |
 //!
-//! 9 and 10 stand in snapshots alone. The *state* of an entry is by algorithm: token_bucket whole *n*, part *n*, at
-//! *n*; sliding_window_log number *n*, then for each at *n*, units *n*; fixed_window_counter start *n*, used *n*;
-//! sliding_window_counter start *n*, previous *n*, current *n*. Instants in it are milliseconds since the epoch.
+//! 9 and 10 stand in snapshots alone. The *state* of an entry is by algorithm; instants in it are milliseconds since the
+//! epoch:
+//!
+//! | code | algorithm | state |
+//! |-----:|-----------|-------|
+//! | 0 | token_bucket | whole n, part n, at n |
+//! | 1 | sliding_window_log | events list(at n, units n) |
+//! | 2 | fixed_window_counter | start n, used n |
+//! | 3 | sliding_window_counter | start n, previous n, current n |
 //!
 //! A payload is valid if and only if the frame's number of records, each with a known tag, fill it exactly.
 

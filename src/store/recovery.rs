@@ -67,7 +67,7 @@ pub struct Recovered {
     pub log_bytes: u64,
     /// Events that were read.
     pub events: u64,
-    /// Frames of segments that were read.
+    /// Frames of segments that were read, without marks.
     pub frames: u64,
     /// Sequence number of the next event.
     pub next_sequence: u64,
@@ -395,7 +395,9 @@ impl<'a> Reader<'a> {
         }
         let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(End::Filled) };
         let expected = self.found.next_sequence;
-        let durable = durable.max(frame::highest_durable(rest, salt).unwrap_or(0));
+        // A frame may end in zeros, but not in many: a record begins with its tag, which is none.
+        let near = &rest[..rest.len().min(last + frame::MARK_PAGE as usize)];
+        let durable = durable.max(frame::highest_durable(near, salt).unwrap_or(0));
         if durable >= expected {
             let what = format!("record {expected} should begin there, and records up to {durable} were confirmed");
             return Err(damage(path, offset, what).into());
@@ -424,7 +426,7 @@ impl<'a> Reader<'a> {
         if !decoder.is_empty() {
             return Err(damage(path, offset as u64, "a frame holds more than its records").into());
         }
-        self.found.frames += 1;
+        self.found.frames += u64::from(head.records > 0);
         Ok(())
     }
 }

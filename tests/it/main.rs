@@ -2,6 +2,9 @@
 
 mod cli;
 mod crash;
+mod format;
 mod http;
 mod ladder;
+mod pages;
+mod repair;
 mod util;
