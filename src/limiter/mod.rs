@@ -12,6 +12,8 @@ mod compact;
 #[cfg(test)]
 mod damage_tests;
 mod entry;
+#[cfg(test)]
+mod fault_tests;
 mod inspect;
 mod repair;
 mod replay;

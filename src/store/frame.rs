@@ -216,8 +216,21 @@ pub fn lone_mark(bytes: &[u8], salt: u64) -> Option<(usize, FrameHeader)> {
     let begin = bytes.iter().position(|byte| *byte != 0)?;
     let (header, payload) = open(&bytes[begin..], salt)?;
     let end = begin + FRAME_HEADER;
-    let alone = header.records == 0 && payload.is_empty() && bytes[end..].iter().all(|byte| *byte == 0);
+    let alone = header.records == 0 && payload.is_empty() && without_zeros(&bytes[end..]) == 0;
     alone.then_some((end, header))
+}
+
+/// The length of `bytes` without the zeros at their end. Block by block: space that is filled ahead is a mebibyte.
+pub fn without_zeros(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut length = bytes.len();
+    for block in bytes.rchunks(ZEROS.len()) {
+        if *block != ZEROS[..block.len()] {
+            return length - block.iter().rev().take_while(|byte| **byte == 0).count();
+        }
+        length -= block.len();
+    }
+    length
 }
 
 /// Where the copy of a mark that ends at `end` goes: into the next page, so that no single page holds both.
@@ -334,5 +347,10 @@ mod tests {
             assert_eq!(lone_mark(&other, 5), None);
         }
         assert_eq!([1, 4095, 4096, 4097].map(copy_offset), [4096, 4096, 4096, 8192]);
+        for length in [0, 1, 4095, 4096, 4097, 9000] {
+            let mut bytes = vec![0; 10_000];
+            bytes[..length].fill(7);
+            assert_eq!(without_zeros(&bytes), length);
+        }
     }
 }

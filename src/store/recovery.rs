@@ -393,10 +393,13 @@ impl<'a> Reader<'a> {
         if rest.is_empty() {
             return Ok(End::Exact);
         }
-        let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(End::Filled) };
+        let length = frame::without_zeros(rest);
+        if length == 0 {
+            return Ok(End::Filled);
+        }
         let expected = self.found.next_sequence;
         // A frame may end in zeros, but not in many: a record begins with its tag, which is none.
-        let near = &rest[..rest.len().min(last + frame::MARK_PAGE as usize)];
+        let near = &rest[..rest.len().min(length + frame::MARK_PAGE as usize)];
         let durable = durable.max(frame::highest_durable(near, salt).unwrap_or(0));
         if durable >= expected {
             let what = format!("record {expected} should begin there, and records up to {durable} were confirmed");
@@ -405,7 +408,7 @@ impl<'a> Reader<'a> {
         match frame::lone_mark(rest, salt) {
             Some((end, mark)) if mark.clean && mark.first == expected && end == rest.len() => Ok(End::Exact),
             Some(_) => Ok(End::Filled),
-            None => Ok(End::Torn(Torn { file: path.to_owned(), offset, bytes: last as u64 + 1 })),
+            None => Ok(End::Torn(Torn { file: path.to_owned(), offset, bytes: length as u64 })),
         }
     }
 

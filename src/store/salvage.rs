@@ -109,7 +109,7 @@ fn lost_behind(dir: &Path, disk: &dyn Disk, files: &Files, found: &Recovered, da
         let file = disk.read(&path).map_err(|error| crate::Error::io("read", &path, &error))?;
         let begin = if path == damage.file { damage.offset.unwrap_or(0) as usize } else { 0 };
         let rest = &file[begin.min(file.len())..];
-        lost.bytes += rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+        lost.bytes += frame::without_zeros(rest) as u64;
         let Ok(header) = FileHeader::decode(&file, FileKind::Segment) else { continue };
         for (_, head, _) in frame::scan(rest, header.salt).filter(|(_, head, _)| head.records > 0) {
             lost.frames += 1;
