@@ -10,6 +10,10 @@
 
 mod compact;
 #[cfg(test)]
+mod crash_disk;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod damage_tests;
 mod entry;
 #[cfg(test)]

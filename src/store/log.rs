@@ -797,8 +797,8 @@ pub(super) fn create_segment(
         error,
     })?;
     let header = FileHeader { kind: FileKind::Segment, complete: false, number, directory, salt, first };
-    let mut bytes = header.encode().to_vec();
-    bytes.resize(FILE_HEADER + fill.unwrap_or(0) as usize, 0);
+    let mut bytes = vec![0; FILE_HEADER + fill.unwrap_or(0) as usize];
+    bytes[..FILE_HEADER].copy_from_slice(&header.encode());
     let mut visible = false;
     let created = disk.create(&unfinished).and_then(|file| {
         disk.write_at(&file, &bytes, 0)?;
