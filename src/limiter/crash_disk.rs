@@ -226,13 +226,15 @@ impl Content {
             moments.push(next);
         }
         let length = moments[chance.below(moments.len())].len();
-        let mut found = vec![0; length];
+        // What was cut off and is there after all is as it was.
+        let mut found = self.durable.clone();
+        found.resize(length, 0);
         for (index, sector) in found.chunks_mut(SECTOR).enumerate() {
             let moment = &moments[chance.below(moments.len())];
             let begin = index * SECTOR;
             match moment.get(begin..moment.len().min(begin + sector.len())) {
                 Some(there) => sector[..there.len()].copy_from_slice(there),
-                None if chance.below(8) == 0 => sector.fill(0xa5),
+                None if begin >= self.durable.len() && chance.below(8) == 0 => sector.fill(0xa5),
                 None => {}
             }
         }

@@ -302,3 +302,37 @@ proptest! {
         pair.power_is_back(&image, 7)?;
     }
 }
+
+/// A mark is not synced when it is written. When a segment is closed behind it, it must not be left torn: a bad frame in
+/// an older segment is corruption.
+#[test]
+fn a_mark_before_a_rotation_is_not_left_torn() {
+    for checks in 1..24 {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let clock = Clock::manual(START);
+        let disk = Arc::new(CrashDisk::new(&dir));
+        let limiter = Limiter::open(&dir, Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+        limiter.configure("k", Limit::new(100, 60_000, Algorithm::FixedWindowCounter, None).unwrap()).unwrap();
+        for _ in 0..checks {
+            limiter.check("k", 1).unwrap();
+        }
+        let before = limiter.report().log_bytes;
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while limiter.report().log_bytes == before {
+            assert!(std::time::Instant::now() < deadline, "an idle log should write its mark");
+            thread::sleep(Duration::from_millis(1));
+        }
+        // The new segment has its name, and the old one was not cut yet.
+        disk.cut_after(6);
+        limiter.compact().unwrap();
+        let image = disk.take_cut().unwrap();
+        for seed in 0..8 {
+            let found = parent.path().join(seed.to_string());
+            image.restore(&found, &mut Chance(seed));
+            let limiter = Limiter::open(&found, options(&clock));
+            let limiter = limiter.unwrap_or_else(|error| panic!("{checks} checks, seed {seed}: {error}"));
+            assert_eq!(limiter.status("k").unwrap().unwrap().totals.allowed, checks);
+        }
+    }
+}

@@ -580,21 +580,26 @@ impl Writer {
         }
     }
 
-    /// Makes all that is written durable, and tells who waits for it.
+    /// Makes all records that are written durable, and tells who waits for it.
     fn sync(&mut self) {
-        if self.unsynced > 0 {
-            let begun = Instant::now();
-            if let Err(error) = self.disk.sync_data(&self.segment.file) {
-                self.fail("sync", &error);
-                return;
-            }
-            self.shared.syncs.record(begun.elapsed());
-            self.durable = self.next_sequence - 1;
-            self.unsynced = 0;
-            self.unsynced_since = None;
-            self.mark_at = Some(Instant::now() + Duration::from_millis(IDLE_MARK_MS));
+        if self.unsynced == 0 || self.sync_segment() {
+            self.settle(true);
         }
-        self.settle(true);
+    }
+
+    /// Makes all of the segment durable, marks and filled space included. Returns whether it is.
+    fn sync_segment(&mut self) -> bool {
+        let begun = Instant::now();
+        if let Err(error) = self.disk.sync_data(&self.segment.file) {
+            self.fail("sync", &error);
+            return false;
+        }
+        self.shared.syncs.record(begun.elapsed());
+        self.durable = self.next_sequence - 1;
+        self.unsynced = 0;
+        self.unsynced_since = None;
+        self.mark_at = Some(Instant::now() + Duration::from_millis(IDLE_MARK_MS));
+        true
     }
 
     fn settle(&mut self, durable: bool) {
@@ -686,12 +691,12 @@ impl Writer {
         if !self.healthy() {
             return Err(self.shared.error());
         }
-        // All of the old segment must be on disk before the new one can be seen: a bad frame in an older segment is
-        // corruption.
-        self.sync();
-        if !self.healthy() {
+        // All of the old segment must be on disk before the new one can be seen, a mark that nobody waits for too: a bad
+        // frame in an older segment is corruption.
+        if !self.sync_segment() {
             return Err(self.shared.error());
         }
+        self.settle(true);
         let number = self.segment.number + 1;
         // Room for all that may have been promised in the old segment.
         let fill = self.room() + FILL_BYTES;
