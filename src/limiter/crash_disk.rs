@@ -2,8 +2,8 @@
 //! find after it stopped at any call.
 //!
 //! What a sync has covered is there. Of the rest each sector of 512 bytes is there as it was at any moment since the last
-//! sync, or holds garbage if it was not part of the file yet; the length of a file is that of any moment; names change in
-//! the order in which they were changed, up to any moment.
+//! sync, or holds garbage if it was not part of the file yet; the length of a file is that of any moment; of the changes of
+//! names any choice was made.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -205,8 +205,7 @@ impl Image {
     pub fn restore(&self, dir: &Path, chance: &mut Chance) {
         std::fs::create_dir(dir).unwrap();
         let mut names = self.names.clone();
-        let kept = chance.below(self.pending.len() + 1);
-        self.pending[..kept].iter().for_each(|naming| rename(&mut names, naming));
+        self.pending.iter().filter(|_| chance.below(3) > 0).for_each(|naming| rename(&mut names, naming));
         for (name, number) in names {
             std::fs::write(dir.join(name), self.files[&number].found(chance)).unwrap();
         }

@@ -336,3 +336,82 @@ fn a_mark_before_a_rotation_is_not_left_torn() {
         }
     }
 }
+
+/// Limits in several shards, of which the last check is not synced, in a log of several segments.
+fn some_limits(dir: &Path, disk: &Arc<CrashDisk>, clock: &Clock) -> Limiter {
+    let never = Duration::from_secs(3600);
+    let policy = Policy { flush_every_events: 1_000_000, flush_every: never, segment_bytes: 400, ..Policy::default() };
+    let options = Options { sync: SyncMode::Batch, policy, disk: disk.clone(), ..options(clock) };
+    let limiter = Limiter::open(dir, options).unwrap();
+    for (key, algorithm) in KEYS.iter().zip(Algorithm::ALL.iter().cycle()) {
+        limiter.configure(key, Limit::new(10, 60_000, *algorithm, None).unwrap()).unwrap();
+        limiter.check(key, 2).unwrap();
+    }
+    limiter.flush().unwrap();
+    limiter
+}
+
+/// Cuts the power before each call of the disk that `act` makes, one after the other. What was there before must be found.
+fn cut_at_every_call(begin: impl Fn(&Path, &Arc<CrashDisk>, &Clock) -> Limiter, act: impl Fn(Limiter, &Path, &Clock)) {
+    for calls in 0.. {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let clock = Clock::manual(START);
+        let disk = Arc::new(CrashDisk::new(&dir));
+        let limiter = begin(&dir, &disk, &clock);
+        let before = all(&limiter);
+        disk.cut_after(calls);
+        act(limiter, &dir, &clock);
+        let Some(image) = disk.take_cut() else {
+            assert!(calls >= 3, "only {calls} calls");
+            return;
+        };
+        for seed in 0..12 {
+            let found = parent.path().join(seed.to_string());
+            image.restore(&found, &mut Chance(seed));
+            let limiter = Limiter::open(&found, options(&clock));
+            let limiter = limiter.unwrap_or_else(|error| panic!("cut at call {calls}, seed {seed}: {error}"));
+            assert_eq!(all(&limiter), before, "cut at call {calls}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_call_of_a_compaction_loses_nothing() {
+    cut_at_every_call(some_limits, |limiter, _, _| drop(limiter.compact().unwrap()));
+}
+
+#[test]
+fn a_power_cut_at_any_call_of_a_stop_loses_nothing() {
+    cut_at_every_call(some_limits, |limiter, _, _| limiter.close().unwrap());
+}
+
+/// Recovery of what a crash left, on a disk that has all of it.
+#[test]
+fn a_power_cut_at_any_call_of_recovery_loses_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let (live, crashed) = (parent.path().join("live"), parent.path().join("crashed"));
+    let clock = Clock::manual(START);
+    let limiter = some_limits(&live, &Arc::new(CrashDisk::new(&live)), &clock);
+    super::tests::copy(&live, &crashed);
+    let before = all(&limiter);
+    for calls in 0.. {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        super::tests::copy(&crashed, &dir);
+        let disk = Arc::new(CrashDisk::new(&dir));
+        disk.cut_after(calls);
+        drop(Limiter::open(&dir, Options { disk: disk.clone(), ..options(&clock) }).unwrap());
+        let Some(image) = disk.take_cut() else {
+            assert!(calls > 10, "only {calls} calls");
+            return;
+        };
+        for seed in 0..12 {
+            let found = parent.path().join(seed.to_string());
+            image.restore(&found, &mut Chance(seed));
+            let limiter = Limiter::open(&found, options(&clock));
+            let limiter = limiter.unwrap_or_else(|error| panic!("cut at call {calls}, seed {seed}: {error}"));
+            assert_eq!(all(&limiter), before, "cut at call {calls}, seed {seed}");
+        }
+    }
+}
