@@ -131,7 +131,7 @@ fn the_copy_of_a_mark_is_gone_before_a_frame_stands_over_it() {
             marks += 1;
             limiter.check("k", 1).unwrap();
         }
-        let crashed = tempfile::tempdir_in(&parent).unwrap().path().join("crashed");
+        let crashed = parent.path().join(before.to_string());
         copy(&dir, &crashed);
         assert_eq!(verify(&crashed).unwrap().torn, None, "what is left of a copy is no torn end");
         if frames(&std::fs::read(&segment).unwrap()).1 > 4096 + FRAME_HEADER {
