@@ -110,35 +110,25 @@ fn every_lost_page_and_sector_of_the_confirmed_part_is_refused() {
 #[test]
 fn the_copy_of_a_mark_is_gone_before_a_frame_stands_over_it() {
     let parent = tempfile::tempdir().unwrap();
-    let dir = parent.path().join("data");
-    let clock = Clock::manual(START);
-    let limiter = Limiter::open(&dir, options(&clock)).unwrap();
+    let (dir, crashed) = (parent.path().join("data"), parent.path().join("crashed"));
+    let limiter = Limiter::open(&dir, options(&Clock::manual(START))).unwrap();
     limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
-    let segment = dir.join("0000000001.aof");
-    // Past the place of the copy, with a mark on the way there whenever the log has the time.
-    let mut marks = 0;
-    loop {
-        for _ in 0..5 {
-            limiter.check("k", 1).unwrap();
-        }
-        let before = limiter.report().log_bytes;
-        if before > 3600 {
-            let deadline = Instant::now() + Duration::from_secs(60);
-            while limiter.report().log_bytes == before {
-                assert!(Instant::now() < deadline, "an idle log should write its mark");
-                thread::sleep(Duration::from_millis(1));
-            }
-            marks += 1;
-            limiter.check("k", 1).unwrap();
-        }
-        let crashed = parent.path().join(before.to_string());
-        copy(&dir, &crashed);
-        assert_eq!(verify(&crashed).unwrap().torn, None, "what is left of a copy is no torn end");
-        if frames(&std::fs::read(&segment).unwrap()).1 > 4096 + FRAME_HEADER {
-            break;
-        }
+    while limiter.report().log_bytes < 3700 {
+        limiter.check("k", 1).unwrap();
     }
-    assert!(marks > 1);
+    let segment = dir.join("0000000001.aof");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while std::fs::read(&segment).unwrap()[4096..4100] != *b"FLfr" {
+        assert!(Instant::now() < deadline, "an idle log should write its mark");
+        thread::sleep(Duration::from_millis(1));
+    }
+    // A frame that ends within the copy: 40 bytes and a record of about 15 and the key.
+    let (_, end) = frames(&std::fs::read(&segment).unwrap());
+    limiter.configure(&"x".repeat(4096 - end - 40 - 15 + 20), limit(1, Algorithm::FixedWindowCounter)).unwrap();
+    copy(&dir, &crashed);
+    let (_, end) = frames(&std::fs::read(crashed.join("0000000001.aof")).unwrap());
+    assert!((4097..4096 + FRAME_HEADER).contains(&end), "{end}");
+    assert_eq!(verify(&crashed).unwrap().torn, None, "what is left of a copy is no torn end");
 }
 
 #[test]
