@@ -15,18 +15,18 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::disk::{Disk, is_no_space};
 use super::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
 use super::names::Name;
 use super::record::{self, Event, Sink};
-use super::wait::{Outcome, Waiter};
+use super::sync::{
+    AtomicU8, AtomicU64, Builder, JoinHandle, Ordering, Receiver, RecvTimeoutError, Sender, bounded, sleep, unbounded,
+};
+use super::wait::{Outcome, Pending, Waiter};
 use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
@@ -56,8 +56,8 @@ pub enum Health {
 /// How long something took, counted in buckets.
 #[derive(Debug, Default)]
 pub struct Timings {
-    buckets: [AtomicU64; TIMING_BOUNDS_US.len() + 1],
-    sum_us: AtomicU64,
+    buckets: [Counter; TIMING_BOUNDS_US.len() + 1],
+    sum_us: Counter,
 }
 
 impl Timings {
@@ -88,14 +88,14 @@ struct Shared {
     /// Why the health is not good. Locked for a moment, by anybody, holding nothing else.
     reason: Mutex<Option<String>>,
     /// Bytes of all segments without filled space.
-    log_bytes: AtomicU64,
+    log_bytes: Counter,
     /// Set while the log has grown past its bound; cleared by whoever compacts.
     wants_compaction: AtomicBool,
     /// The log's size, in bytes, past which compaction is asked for, if it is past `compact_after` too.
-    compact_past: AtomicU64,
-    events: AtomicU64,
+    compact_past: Counter,
+    events: Counter,
     syncs: Timings,
-    compactor: Mutex<Option<thread::Thread>>,
+    compactor: Mutex<Option<std::thread::Thread>>,
 }
 
 impl Shared {
@@ -156,8 +156,8 @@ impl Sink for Payload {
 }
 
 enum Message {
-    Append { payload: Payload, reserved: u32, waiter: Option<Waiter> },
-    Sync { waiter: Waiter },
+    Append { payload: Payload, reserved: u32, waiter: Option<Pending> },
+    Sync { waiter: Pending },
     Rotate { reply: Sender<Result<u64>> },
     Stop,
 }
@@ -255,7 +255,7 @@ impl Log {
         };
         writer.rotate_at = writer.policy.segment_bytes;
         writer.fill();
-        let thread = thread::Builder::new()
+        let thread = Builder::new()
             .name("flint-log".into())
             .stack_size(crate::bounds::STACK_BYTES)
             .spawn(move || writer.run(&messages))
@@ -289,7 +289,7 @@ impl Log {
             if Instant::now() >= deadline {
                 return Err(overloaded());
             }
-            thread::sleep(Duration::from_micros(200));
+            sleep(Duration::from_micros(200));
         }
     }
 
@@ -309,13 +309,10 @@ impl Log {
         debug_assert!(used <= reservation.bytes, "a record larger than what was reserved for it");
         let reserved = used.min(reservation.bytes);
         reservation.bytes -= reserved;
-        let message = Message::Append { payload, reserved: reserved as u32, waiter: waiter.cloned() };
+        let message = Message::Append { payload, reserved: reserved as u32, waiter: waiter.map(Pending::new) };
         if self.queue.send(message).is_err() {
-            // The thread has ended; whoever waits must not wait for it.
+            // The thread has ended. The ticket went back with the message, and was settled when that was dropped.
             self.shared.reserved.fetch_sub(reserved, Ordering::Release);
-            if let Some(waiter) = waiter {
-                waiter.settle(false);
-            }
         }
     }
 
@@ -338,7 +335,7 @@ impl Log {
     /// As [`Log::wait`].
     pub fn sync(&self) -> Result<()> {
         let waiter = Waiter::take();
-        if self.queue.send(Message::Sync { waiter: waiter.clone() }).is_err() {
+        if self.queue.send(Message::Sync { waiter: Pending::new(&waiter) }).is_err() {
             return Err(self.shared.error());
         }
         self.wait(&waiter)
@@ -350,7 +347,7 @@ impl Log {
     /// # Errors
     /// `log_failed` or `io`; the log then goes on in its segment, if it can.
     pub fn rotate(&self) -> Result<u64> {
-        let (reply, answer) = crossbeam_channel::bounded(1);
+        let (reply, answer) = bounded(1);
         self.queue.send(Message::Rotate { reply }).map_err(|_| self.shared.error())?;
         match answer.recv_timeout(Duration::from_millis(LOG_WAIT_MS)) {
             Ok(result) => result,
@@ -395,7 +392,7 @@ impl Log {
     }
 
     /// Names the thread that is unparked when the log wants to be compacted.
-    pub fn set_compactor(&self, thread: thread::Thread) {
+    pub fn set_compactor(&self, thread: std::thread::Thread) {
         *self.shared.compactor.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     }
 
@@ -442,7 +439,7 @@ struct Writer {
     next_sequence: u64,
     /// Highest sequence number known to be on disk.
     durable: u64,
-    waiters: Vec<Waiter>,
+    waiters: Vec<Pending>,
     /// Records written but not synced, and since when.
     unsynced: u64,
     unsynced_since: Option<Instant>,

@@ -7,11 +7,14 @@ pub mod disk;
 pub mod frame;
 mod lock;
 mod log;
+#[cfg(all(loom, test))]
+mod model;
 mod names;
 pub mod record;
 mod recovery;
 mod salvage;
 mod snapshot;
+mod sync;
 mod wait;
 
 use std::path::{Path, PathBuf};
