@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::disk::Disk;
 use super::frame;
 use super::log::{Log, Policy, Segment, Start};
-use super::record::{Event, MAX_FIXED};
+use super::record::{Event, MAX_FIXED, MAX_ITEM};
 use super::wait::{Outcome, Waiter};
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
@@ -115,20 +115,30 @@ fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
     Arc::new(log.unwrap())
 }
 
-/// What a worker does for one request: the record of this key, in room of at least so many bytes.
-fn spend(log: &Log, key: &str, room: usize) -> Result<()> {
-    let waiter = Waiter::take();
-    let mut reservation = log.reserve(1, room.max(MAX_FIXED + key.len()))?;
+/// What a worker does for one request: the record of this key.
+fn spend(log: &Log, key: &str) -> Result<()> {
     let limit = Limit::new(1, 1, Algorithm::TokenBucket, None)?;
-    log.append(&mut reservation, &Event::Created { id: 1, shard: 0, at: 0, limit, key }, Some(&waiter));
+    request(log, MAX_FIXED + key.len(), &Event::Created { id: 1, shard: 0, at: 0, limit, key })
+}
+
+/// The same with a record of about 40 000 bytes.
+fn spend_much(log: &Log) -> Result<()> {
+    let items = vec![(1 << 60, 1 << 40); 2700];
+    request(log, MAX_FIXED + items.len() * MAX_ITEM, &Event::SpentAll { at: 0, items })
+}
+
+fn request(log: &Log, bytes: usize, event: &Event<'_>) -> Result<()> {
+    let waiter = Waiter::take();
+    let mut reservation = log.reserve(1, bytes)?;
+    log.append(&mut reservation, event, Some(&waiter));
     drop(reservation);
     log.wait(&waiter)
 }
 
 /// A worker that must be answered, and not before its record is on the disk.
-fn worker(log: &Arc<Log>, disk: &Arc<ModelDisk>, key: &'static str, room: usize) -> loom::thread::JoinHandle<bool> {
+fn worker(log: &Arc<Log>, disk: &Arc<ModelDisk>, key: &'static str) -> loom::thread::JoinHandle<bool> {
     let (log, disk) = (Arc::clone(log), Arc::clone(disk));
-    loom::thread::spawn(move || match spend(&log, key, room) {
+    loom::thread::spawn(move || match spend(&log, key) {
         Ok(()) => {
             assert!(disk.is_durable(key), "{key} was answered before it was on disk");
             true
@@ -162,8 +172,8 @@ fn two_workers_are_answered_after_their_sync() {
     explore(2, || {
         let disk = Arc::new(ModelDisk::default());
         let log = log_on(&disk);
-        let other = worker(&log, &disk, "other", 0);
-        spend(&log, "own", 0).unwrap();
+        let other = worker(&log, &disk, "other");
+        spend(&log, "own").unwrap();
         assert!(disk.is_durable("own"));
         assert!(other.join().unwrap());
         log.stop().unwrap();
@@ -175,8 +185,8 @@ fn a_failed_sync_wakes_all() {
     explore(2, || {
         let disk = Arc::new(ModelDisk { fails: true, ..ModelDisk::default() });
         let log = log_on(&disk);
-        let other = worker(&log, &disk, "other", 0);
-        assert_eq!(spend(&log, "own", 0).unwrap_err().kind(), Kind::LogFailed);
+        let other = worker(&log, &disk, "other");
+        assert_eq!(spend(&log, "own").unwrap_err().kind(), Kind::LogFailed);
         assert!(!other.join().unwrap());
         assert_eq!(log.stop().unwrap_err().kind(), Kind::LogFailed);
     });
@@ -188,9 +198,10 @@ fn room_is_promised_once() {
         let disk = Arc::new(ModelDisk::default());
         let log = log_on(&disk);
         // Of the first 64 KiB each wants more than half: one waits until the other has been written and more is filled.
-        let other = worker(&log, &disk, "other", 40_000);
-        spend(&log, "own", 40_000).unwrap();
-        assert!(other.join().unwrap());
+        let other = Arc::clone(&log);
+        let other = loom::thread::spawn(move || spend_much(&other).unwrap());
+        spend_much(&log).unwrap();
+        other.join().unwrap();
         assert_eq!(log.queued_bytes(), 0, "all that was promised is given back");
         log.stop().unwrap();
     });
@@ -198,10 +209,10 @@ fn room_is_promised_once() {
 
 #[test]
 fn a_worker_that_meets_the_stop_is_answered() {
-    explore(2, || {
+    explore(3, || {
         let disk = Arc::new(ModelDisk::default());
         let log = log_on(&disk);
-        let other = worker(&log, &disk, "other", 0);
+        let other = worker(&log, &disk, "other");
         log.stop().unwrap();
         // On disk, or refused; but not left waiting.
         let answered = other.join().unwrap();
