@@ -37,6 +37,8 @@ struct ModelDisk {
     noted: Mutex<Noted>,
     /// Whether an fsync fails.
     fails: bool,
+    /// Whether there is room for the first filled space alone.
+    full: bool,
 }
 
 impl ModelDisk {
@@ -53,6 +55,8 @@ impl Disk for ModelDisk {
         if bytes.starts_with(b"FLfr") {
             assert!(end <= noted.filled, "a frame past the space that was filled for it");
             noted.written.push(bytes.to_vec());
+        } else if self.full && noted.filled > 0 {
+            return Err(io::Error::from_raw_os_error(28));
         }
         noted.filled = noted.filled.max(end);
         Ok(())
@@ -203,6 +207,19 @@ fn room_is_promised_once() {
         spend_much(&log).unwrap();
         other.join().unwrap();
         assert_eq!(log.queued_bytes(), 0, "all that was promised is given back");
+        log.stop().unwrap();
+    });
+}
+
+#[test]
+fn the_last_room_is_promised_once() {
+    explore(2, || {
+        let disk = Arc::new(ModelDisk { full: true, ..ModelDisk::default() });
+        let log = log_on(&disk);
+        let other = Arc::clone(&log);
+        let other = loom::thread::spawn(move || spend_much(&other).is_ok());
+        let own = spend_much(&log).is_ok();
+        assert!(own ^ other.join().unwrap(), "there is room for one of the two");
         log.stop().unwrap();
     });
 }
