@@ -73,8 +73,7 @@ impl Replay for Replayed {
             self.marked = vec![false; SHARDS];
             self.unmarked = SHARDS;
         }
-        // A damaged number must not make us ask for memory that is not needed: it is a hint, and bounded.
-        self.limits.dense.reserve(limits.min(1 << 24) as usize);
+        self.limits.expected = limits as usize;
     }
 
     fn entry(&mut self, entry: record::Entry<'_>) -> Result<(), String> {
@@ -138,6 +137,8 @@ struct ById {
     dense: Vec<Option<Box<Entry>>>,
     sparse: HashMap<u64, Box<Entry>>,
     count: usize,
+    /// How many are to come at most, where that is known.
+    expected: usize,
 }
 
 impl ById {
@@ -161,7 +162,8 @@ impl ById {
         }
         self.count += 1;
         match usize::try_from(id) {
-            Ok(index) if index < 2 * self.dense.len() + 1024 => {
+            // In proportion to what there is, whatever the ids are.
+            Ok(index) if index < 2 * self.expected + 4 * self.count + 1024 => {
                 if index >= self.dense.len() {
                     self.dense.resize_with(index + 1, || None);
                 }

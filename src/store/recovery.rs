@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::disk::Disk;
 use super::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, FrameHeader, VERSION};
 use super::names::Name;
-use super::record::{Decoder, Entry, Event, Record};
+use super::record::{Decoder, Entry, Event, MAX_COUNTER, MIN_ENTRY, Record};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 
@@ -279,7 +279,9 @@ impl<'a> Reader<'a> {
     fn read_snapshot(&mut self, number: u64) -> Step<bool> {
         let path = Name::Snapshot(number).path(self.dir);
         let (file, header) = self.open(&path, FileKind::Snapshot, number)?;
-        self.replay.snapshot(number, header.complete, header.first);
+        // More limits than fit into the file are not believed: room may be made for so many.
+        let limits = header.first.min(file.len() as u64 / MIN_ENTRY);
+        self.replay.snapshot(number, header.complete, limits);
         let mut place = SnapshotPlace { offset: frame::FILE_HEADER, ..SnapshotPlace::default() };
         while place.offset < file.len() {
             if let Err(what) = self.snapshot_frame(&path, &file, &header, &mut place) {
@@ -354,7 +356,7 @@ impl<'a> Reader<'a> {
             // What came before is in the snapshot.
             self.found.next_sequence = header.first;
         }
-        if header.first != self.found.next_sequence || header.first == 0 {
+        if header.first != self.found.next_sequence || !(1..=MAX_COUNTER).contains(&header.first) {
             let what = format!(
                 "it begins with record {} where record {} should follow: the end of the segment before it is missing",
                 header.first, self.found.next_sequence
