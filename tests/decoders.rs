@@ -150,20 +150,37 @@ enum Change {
     Byte(usize, u8),
     Insert(usize, Vec<u8>),
     Remove(usize, usize),
+    /// The integer that begins there becomes this one.
+    Number(usize, u64),
 }
 
 fn changes() -> impl Strategy<Value = Vec<(bool, Change)>> {
     let byte = prop_oneof![any::<u8>(), Just(0xff), Just(0x80), 0..12u8];
+    // The edges of what is believed, and of what fits.
+    let edge = prop_oneof![Just(16), Just(25), Just(32), Just(47), Just(48), Just(62), Just(63), 0..64u32];
+    let number = (edge, 0..4u64).prop_map(|(bits, below)| (1_u64 << bits).wrapping_sub(below));
+    let number = prop_oneof![number, (0..4u64).prop_map(|below| u64::MAX - below)];
     let change = prop_oneof![
         6 => (any::<usize>(), byte.clone()).prop_map(|(at, byte)| Change::Byte(at, byte)),
         1 => (any::<usize>(), prop::collection::vec(byte, 1..12)).prop_map(|(at, bytes)| Change::Insert(at, bytes)),
         1 => (any::<usize>(), 1..12usize).prop_map(|(at, length)| Change::Remove(at, length)),
+        6 => (any::<usize>(), number).prop_map(|(at, number)| Change::Number(at, number)),
     ];
-    prop::collection::vec((any::<bool>(), change), 1..6)
+    prop::collection::vec((any::<bool>(), change), 1..4)
 }
 
 fn length_at(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize
+}
+
+fn leb128(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
 }
 
 /// Offsets of the frames of a file that is whole.
@@ -180,14 +197,20 @@ fn frames(file: &[u8]) -> Vec<usize> {
 fn apply(file: &mut Vec<u8>, change: &Change) {
     let offsets = frames(file);
     let end = offsets.last().map_or(64, |at| at + 40 + length_at(file, *at));
-    let (Change::Byte(at, _) | Change::Insert(at, _) | Change::Remove(at, _)) = change;
+    let (Change::Byte(at, _) | Change::Insert(at, _) | Change::Remove(at, _) | Change::Number(at, _)) = change;
     let at = at % end;
     if at < 64 {
-        if let Change::Byte(_, byte) = change {
-            file[at] = *byte;
-            let crc = crc32fast::hash(&file[..60]);
-            file[60..64].copy_from_slice(&crc.to_le_bytes());
+        match change {
+            Change::Byte(_, byte) => file[at] = *byte,
+            Change::Number(_, number) => {
+                // Number, two halves of an id, salt, first.
+                let at = 16 + at % 5 * 8;
+                file[at..at + 8].copy_from_slice(&number.to_le_bytes());
+            }
+            _ => {}
         }
+        let crc = crc32fast::hash(&file[..60]);
+        file[60..64].copy_from_slice(&crc.to_le_bytes());
         return;
     }
     let begin = offsets.into_iter().rfind(|begin| *begin <= at).unwrap();
@@ -198,6 +221,15 @@ fn apply(file: &mut Vec<u8>, change: &Change) {
         Change::Byte(_, byte) if !(8..12).contains(&within) => frame[within] = *byte,
         Change::Insert(_, bytes) if within >= 40 => drop(frame.splice(within..within, bytes.iter().copied())),
         Change::Remove(_, length) if within >= 40 => drop(frame.drain(within..(within + length).min(frame.len()))),
+        Change::Number(_, number) if within < 40 => {
+            // First, durable, base.
+            let at = 16 + within % 3 * 8;
+            frame[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        Change::Number(_, number) => {
+            let length = frame[within..].iter().take_while(|byte| **byte >= 0x80).count() + 1;
+            drop(frame.splice(within..(within + length).min(frame.len()), leb128(*number)));
+        }
         _ => {}
     }
     let length = (frame.len() - 40) as u32;

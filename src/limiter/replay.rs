@@ -187,3 +187,27 @@ impl ById {
         self.dense.into_iter().flatten().chain(self.sparse.into_values())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{Algorithm, Limit};
+
+    #[test]
+    fn room_is_made_for_what_there_is_and_not_for_large_ids() {
+        let limit = Limit::new(1, 1, Algorithm::TokenBucket, None).unwrap();
+        let mut by_id = ById::default();
+        // Each one but little beyond twice the one before, and some far away.
+        let ids: Vec<u64> = (0..40).map(|doubling| 1000 << doubling).chain([7, (1 << 48) - 1]).collect();
+        for id in &ids {
+            by_id.insert(Box::new(Entry::new("k", *id, 0, limit, 0))).unwrap();
+            assert!(by_id.insert(Box::new(Entry::new("k", *id, 0, limit, 0))).is_err(), "{id} twice");
+        }
+        assert!(by_id.dense.len() < 4096, "{}", by_id.dense.len());
+        assert!(ids.iter().all(|id| by_id.get(*id).is_some_and(|entry| entry.id() == *id)));
+        by_id.remove(1000);
+        by_id.remove(1 << 40);
+        assert_eq!((by_id.len(), by_id.get(1000).is_none()), (ids.len() - 1, true));
+        assert_eq!(by_id.into_iter().count(), ids.len() - 1);
+    }
+}
