@@ -2,6 +2,7 @@
 //! a new one; the damaged one is only read.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,9 @@ use super::replay::Replayed;
 use super::shard_of;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
-use crate::store::{Access, Damage, DirectoryLock, Lost, Policy, Recovered, Salvaged, Store, SystemDisk, salvage};
+use crate::store::{
+    Access, Damage, DirectoryLock, Disk, Lost, Opening, Policy, Recovered, Salvaged, SystemDisk, record, salvage,
+};
 
 /// What a repair has taken over, and what it could not.
 #[derive(Debug)]
@@ -109,14 +112,13 @@ fn write(to: &Path, entries: &[Entry], found: &Recovered) -> Result<()> {
         ..Recovered::default()
     };
     let hasher = std::hash::RandomState::new();
-    let store = Store::start(to, Arc::new(SystemDisk), lock, begin, clock.now(), Policy::default(), |writer| {
-        entries.iter().zip(1..).try_for_each(|(entry, id)| {
-            let shard = shard_of(std::hash::BuildHasher::hash_one(&hasher, &entry.key));
-            let mut entry = entry.clone();
-            entry.renumber(id, shard as u8);
-            writer.entry(&entry.to_record())
-        })
-    })?;
+    let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+    let mut opening = Opening::begin(to, &disk, lock, begin, clock.now(), Policy::default())?;
+    for (entry, id) in entries.iter().zip(1..) {
+        let shard = shard_of(hasher.hash_one(&entry.key));
+        opening.entry(&record::Entry { id, shard: shard as u8, ..entry.to_record() })?;
+    }
+    let store = opening.finish()?;
     store.log().stop()
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::entry::Entry;
+use super::entry::{Entry, Held};
 use crate::bounds::SHARDS;
 use crate::store::Replay;
 use crate::store::record::{self, Event};
@@ -45,12 +45,13 @@ impl Replayed {
     ///
     /// # Errors
     /// Says so when the log ends before the last marker.
-    pub fn finish(self) -> Result<(impl Iterator<Item = Box<Entry>>, usize, u64), String> {
+    pub fn finish(self) -> Result<(Vec<Held>, u64), String> {
         if self.unmarked > 0 {
             return Err(format!("the log ends before {} of the snapshot's markers", self.unmarked));
         }
-        let count = self.limits.len();
-        Ok((self.limits.into_iter(), count, self.highest_id))
+        let mut entries = Vec::with_capacity(self.limits.len());
+        entries.extend(self.limits.into_iter());
+        Ok((entries, self.highest_id))
     }
 
     /// The limit of `id`, if an event about it is to be applied.
@@ -131,11 +132,14 @@ impl Replay for Replayed {
     }
 }
 
-/// Entries by id: in a vector while ids are dense, as they are after every start, in a map otherwise.
+/// Entries in the order in which they came, which is that of their memory, and where each id stands: in a vector while ids
+/// are dense, as they are after every start, in a map otherwise.
 #[derive(Default)]
 struct ById {
-    dense: Vec<Option<Box<Entry>>>,
-    sparse: HashMap<u64, Box<Entry>>,
+    entries: Vec<Option<Box<Entry>>>,
+    /// Place of the entry plus 1; 0 for none.
+    dense: Vec<u32>,
+    sparse: HashMap<u64, u32>,
     count: usize,
     /// How many are to come at most, where that is known.
     expected: usize,
@@ -146,45 +150,55 @@ impl ById {
         self.count
     }
 
+    fn place(&self, id: u64) -> Option<usize> {
+        let place = match usize::try_from(id).ok().and_then(|id| self.dense.get(id)) {
+            Some(place) if *place > 0 => *place,
+            _ if self.sparse.is_empty() => return None,
+            _ => *self.sparse.get(&id)?,
+        };
+        Some(place as usize - 1)
+    }
+
     fn get(&mut self, id: u64) -> Option<&mut Entry> {
-        let dense = usize::try_from(id).ok().and_then(|id| self.dense.get_mut(id)).and_then(Option::as_mut);
-        match dense {
-            Some(entry) => Some(entry),
-            None if self.sparse.is_empty() => None,
-            None => self.sparse.get_mut(&id).map(|entry| &mut **entry),
-        }
+        let place = self.place(id)?;
+        self.entries[place].as_deref_mut()
     }
 
     fn insert(&mut self, entry: Box<Entry>) -> Result<(), String> {
         let id = entry.id();
-        if self.get(id).is_some() {
+        if self.place(id).is_some() {
             return Err(format!("limit {id} is configured twice"));
         }
+        let place = u32::try_from(self.entries.len() + 1).map_err(|_| "more limits than can be".to_owned())?;
+        self.entries.push(Some(entry));
         self.count += 1;
         match usize::try_from(id) {
             // In proportion to what there is, whatever the ids are.
             Ok(index) if index < 2 * self.expected + 4 * self.count + 1024 => {
                 if index >= self.dense.len() {
-                    self.dense.resize_with(index + 1, || None);
+                    self.dense.resize(index + 1, 0);
                 }
-                self.dense[index] = Some(entry);
+                self.dense[index] = place;
             }
             _ => {
-                self.sparse.insert(id, entry);
+                self.sparse.insert(id, place);
             }
         }
         Ok(())
     }
 
     fn remove(&mut self, id: u64) {
-        let dense = usize::try_from(id).ok().and_then(|id| self.dense.get_mut(id)).and_then(Option::take);
-        if dense.is_some() || self.sparse.remove(&id).is_some() {
-            self.count -= 1;
+        let Some(place) = self.place(id) else { return };
+        self.entries[place] = None;
+        self.count -= 1;
+        match usize::try_from(id).ok().and_then(|id| self.dense.get_mut(id)).filter(|place| **place > 0) {
+            Some(place) => *place = 0,
+            None => drop(self.sparse.remove(&id)),
         }
     }
 
     fn into_iter(self) -> impl Iterator<Item = Box<Entry>> {
-        self.dense.into_iter().flatten().chain(self.sparse.into_values())
+        self.entries.into_iter().flatten()
     }
 }
 

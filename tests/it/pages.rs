@@ -9,7 +9,7 @@ use flint::{Algorithm, bounds};
 use serde_json::{Value, json};
 
 use crate::format::{File, Page, Table, read, write};
-use crate::util::{flint, segments};
+use crate::util::{flint, log_files, segments};
 
 /// What `flint log dump` says of a record.
 fn dumped(page: &Page, keys: &mut BTreeMap<u64, String>, name: &str, record: &Value) -> Vec<Value> {
@@ -336,4 +336,21 @@ fn the_first_byte_past_a_bound_of_the_page_is_refused() {
         assert_eq!(run.code, Some(if good { 0 } else { 1 }), "{run:?}");
         assert!(good || run.out.contains("damaged at offset 104"), "{run:?}");
     }
+}
+
+#[test]
+fn a_key_that_stands_there_twice_is_refused_and_nothing_is_changed() {
+    let page = Page::read();
+    let dir = tempfile::tempdir().unwrap();
+    let limit = json!({"algorithm": 0, "rate": 1, "period": 1, "capacity": 1});
+    let created = |id: u64| {
+        ("created", json!({"id": id, "shard": 0, "at": 1_700_000_000_000_u64, "limit": limit, "key": "same"}))
+    };
+    let bytes = write(&page, b"FLINTAOF", 1, 0, 1, &[vec![created(1), created(2)]]);
+    std::fs::write(dir.path().join("0000000001.aof"), bytes).unwrap();
+    let before = log_files(dir.path());
+    let run = flint(dir.path(), &["limit", "check", "same"]);
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.err.contains("holds the key `same` twice; nothing was changed"), "{run:?}");
+    assert!(log_files(dir.path()) == before);
 }
