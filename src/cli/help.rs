@@ -1,7 +1,7 @@
 //! Help texts, one per command, in one table.
 
 /// Command, its arguments, what it does, and its options.
-const COMMANDS: [(&str, &str, &str, &str); 15] = [
+const COMMANDS: [(&str, &str, &str, &str); 16] = [
     (
         "server start",
         "[OPTIONS]",
@@ -68,6 +68,13 @@ const COMMANDS: [(&str, &str, &str, &str); 15] = [
     ("log compact", "", "Write a snapshot and remove the log it stands for.", ""),
     ("log dump", "", "Print snapshot and log as JSON lines.", ""),
     ("log verify", "", "Read all of snapshot and log. Exit status 0 whole, 1 damaged.", ""),
+    (
+        "log repair",
+        "--to NEWDIR",
+        "Save what can be read of a damaged directory into a new one; the old one is not changed.",
+        "  --to NEWDIR               where to; must be empty or not exist
+",
+    ),
     ("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems.", ""),
 ];
 

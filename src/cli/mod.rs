@@ -18,7 +18,7 @@ use self::output::Output;
 use crate::bounds::LOCK_WAIT_MS;
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Algorithm, Limit, excerpt, parse_period};
-use crate::limiter::{Access, By, Limiter, Options, Page, Status, dump, history, verify, write_statuses};
+use crate::limiter::{Access, By, Limiter, Options, Page, Status, dump, history, repair, verify, write_statuses};
 
 /// Runs a command. Returns the exit status.
 pub fn run(argv: Vec<OsString>) -> u8 {
@@ -94,6 +94,7 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
         "log compact" => log_compact(args, &global, output),
         "log dump" => log_dump(args, &global, output),
         "log verify" => log_verify(args, &global, output),
+        "log repair" => log_repair(args, &global, output),
         "doctor" => doctor(args, &global, output),
         _ => Err(unknown(&name)),
     }
@@ -394,6 +395,18 @@ fn log_verify(args: Args, global: &Global, output: &mut Output) -> Result<Answer
         Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => problem(&error, global, output),
         Err(error) => Err(error),
     }
+}
+
+fn log_repair(mut args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    let to = args.os_value("--to")?.filter(|to| !to.is_empty()).ok_or_else(|| missing("--to NEWDIR"))?;
+    let [] = args.exactly([])?;
+    let done = repair(&global.dir, to.as_ref())?;
+    if global.json {
+        output.json(&done.to_json())?;
+    } else {
+        done.lines().iter().try_for_each(|line| output.line(line))?;
+    }
+    Ok(Answer::Yes)
 }
 
 fn doctor(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {

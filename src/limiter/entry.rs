@@ -25,6 +25,9 @@ pub struct Entry {
     times: [u64; 3],
 }
 
+/// An entry at the place in memory that it keeps: the tables move its address alone.
+pub type Held = Box<Entry>;
+
 /// What has happened to a limit since it was configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {

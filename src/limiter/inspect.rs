@@ -9,7 +9,7 @@ use crate::clock::{Millis, rfc3339};
 use crate::error::Result;
 use crate::limit::{Limit, format_period};
 use crate::store::record::{self, Event};
-use crate::store::{Access, DirectoryLock, Recovered, Replay, SystemDisk, recover};
+use crate::store::{Access, DirectoryLock, Recovered, Replay, SystemDisk, WAY_OUT, recover};
 
 use super::replay::Replayed;
 
@@ -45,7 +45,8 @@ pub fn verify(dir: &Path) -> Result<Recovered> {
     let mut replayed = Replayed::new();
     let found = recover(dir, &SystemDisk, &mut replayed)?;
     let _ = replayed.finish().map_err(|what| {
-        crate::Error::new(crate::error::Kind::Corrupt, format!("{} cannot be recovered: {what}", dir.display()))
+        let dir = dir.display();
+        crate::Error::new(crate::error::Kind::Corrupt, format!("{dir} cannot be recovered: {what}; {WAY_OUT}"))
     })?;
     Ok(found)
 }

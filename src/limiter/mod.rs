@@ -8,9 +8,19 @@
 //! decision is made and a record is queued; nothing there waits for the disk, for another thread's work or for memory
 //! of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
 
+mod build;
 mod compact;
+#[cfg(test)]
+mod crash_disk;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 mod entry;
+#[cfg(test)]
+mod fault_tests;
 mod inspect;
+mod repair;
 mod replay;
 mod report;
 #[cfg(test)]
@@ -26,6 +36,7 @@ use std::time::Duration;
 
 pub use self::entry::Totals;
 pub use self::inspect::{dump, history, verify};
+pub use self::repair::{Repair, repair};
 pub use self::report::{AllDecision, Compaction, Decision, Status, write_many, write_statuses, write_text};
 pub use crate::store::Access;
 
@@ -236,45 +247,27 @@ impl Limiter {
         let lock = DirectoryLock::acquire(dir, options.access)?;
         let mut replayed = Replayed::new();
         let found = store::recover(dir, &*options.disk, &mut replayed)?;
-        let (entries, count, highest_id) = replayed.finish().map_err(|what| {
-            Error::new(Kind::Corrupt, format!("{} cannot be recovered: {what}; nothing was changed", dir.display()))
+        let (entries, highest_id) = replayed.finish().map_err(|what| {
+            let way_out = store::WAY_OUT;
+            let dir = dir.display();
+            Error::new(Kind::Corrupt, format!("{dir} cannot be recovered: {what}; nothing was changed; {way_out}"))
         })?;
         options.clock.raise(found.last_instant);
         let now = options.clock.now();
-        let clean = found.clean.is_some();
-
-        let hasher = RandomState::new();
-        let mut tables: Vec<Table> = (0..SHARDS).map(|_| Table::default()).collect();
-        let rehash = |key: &str| hasher.hash_one(key);
-        for table in &mut tables {
-            table.reserve(count / SHARDS + count / SHARDS / 16, rehash);
-        }
-        for (index, mut entry) in entries.enumerate() {
-            let hash = rehash(&entry.key);
-            let shard = shard_of(hash);
-            if tables[shard].get(hash, &entry.key).is_some() {
-                return Err(Error::new(
-                    Kind::Corrupt,
-                    format!("{} holds the key `{}` twice; nothing was changed", dir.display(), entry.key),
-                ));
-            }
-            // A log that is appended to knows the limit by its id; a new one begins with dense ids.
-            if !clean {
-                entry.renumber(index as u64 + 1, shard as u8);
-            }
-            tables[shard].insert(hash, entry, rehash);
-        }
-        let next_id = if clean { highest_id + 1 } else { count as u64 + 1 };
+        // A log that is appended to knows the limits by their ids; a new one begins with dense ids.
+        let renumber = found.clean.is_none();
+        let next_id = if renumber { entries.len() as u64 + 1 } else { highest_id + 1 };
         let flush_every = options.policy.flush_every;
         let found_bytes = found.log_bytes;
-        let store = match options.access {
+        let hasher = RandomState::new();
+        let disk = Arc::clone(&options.disk);
+        let opening = match options.access {
             Access::Read => None,
             Access::Create | Access::Write => {
-                Some(Store::start(dir, options.disk, lock, found, now, options.policy, |writer| {
-                    tables.iter_mut().flat_map(Table::iter_mut).try_for_each(|entry| writer.entry(&entry.to_record()))
-                })?)
+                Some(store::Opening::begin(dir, &disk, lock, found, now, options.policy)?)
             }
         };
+        let (store, tables) = build::build(dir, &hasher, entries, renumber, opening)?;
         let core = Arc::new(Core {
             shards: tables.into_iter().map(|table| Shard(Mutex::new(table))).collect(),
             hasher,

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::entry::Entry;
+use super::entry::{Entry, Held};
 use crate::bounds::SHARDS;
 use crate::store::Replay;
 use crate::store::record::{self, Event};
@@ -21,6 +21,8 @@ pub struct Replayed {
     marked: Vec<bool>,
     unmarked: usize,
     highest_id: u64,
+    /// Set to pass over records about limits that are not there.
+    lenient: bool,
 }
 
 impl Replayed {
@@ -29,16 +31,27 @@ impl Replayed {
         Replayed { marked: vec![true; SHARDS], ..Replayed::default() }
     }
 
+    /// Nothing replayed yet, of a directory from which limits may be missing.
+    pub fn lenient() -> Replayed {
+        Replayed { lenient: true, ..Replayed::new() }
+    }
+
+    /// The limits of a log that may end before its last marker: those of a shard without one are as the snapshot has them.
+    pub fn remains(self) -> impl Iterator<Item = Box<Entry>> {
+        self.limits.into_iter()
+    }
+
     /// The limits, and the highest id in use.
     ///
     /// # Errors
     /// Says so when the log ends before the last marker.
-    pub fn finish(self) -> Result<(impl Iterator<Item = Box<Entry>>, usize, u64), String> {
+    pub fn finish(self) -> Result<(Vec<Held>, u64), String> {
         if self.unmarked > 0 {
             return Err(format!("the log ends before {} of the snapshot's markers", self.unmarked));
         }
-        let count = self.limits.len();
-        Ok((self.limits.into_iter(), count, self.highest_id))
+        let mut entries = Vec::with_capacity(self.limits.len());
+        entries.extend(self.limits.into_iter());
+        Ok((entries, self.highest_id))
     }
 
     /// The limit of `id`, if an event about it is to be applied.
@@ -46,7 +59,9 @@ impl Replayed {
         let all_marked = self.unmarked == 0;
         match self.limits.get(id) {
             Some(entry) => Ok(self.marked[usize::from(entry.shard())].then_some(entry)),
-            None if all_marked => Err(format!("a record is about limit {id}, which is not configured")),
+            None if all_marked && !self.lenient => {
+                Err(format!("a record is about limit {id}, which is not configured"))
+            }
             None => Ok(None),
         }
     }
@@ -59,8 +74,7 @@ impl Replay for Replayed {
             self.marked = vec![false; SHARDS];
             self.unmarked = SHARDS;
         }
-        // A damaged number must not make us ask for memory that is not needed: it is a hint, and bounded.
-        self.limits.dense.reserve(limits.min(1 << 24) as usize);
+        self.limits.expected = limits as usize;
     }
 
     fn entry(&mut self, entry: record::Entry<'_>) -> Result<(), String> {
@@ -118,12 +132,17 @@ impl Replay for Replayed {
     }
 }
 
-/// Entries by id: in a vector while ids are dense, as they are after every start, in a map otherwise.
+/// Entries in the order in which they came, which is that of their memory, and where each id stands: in a vector while ids
+/// are dense, as they are after every start, in a map otherwise.
 #[derive(Default)]
 struct ById {
-    dense: Vec<Option<Box<Entry>>>,
-    sparse: HashMap<u64, Box<Entry>>,
+    entries: Vec<Option<Box<Entry>>>,
+    /// Place of the entry plus 1; 0 for none.
+    dense: Vec<u32>,
+    sparse: HashMap<u64, u32>,
     count: usize,
+    /// How many are to come at most, where that is known.
+    expected: usize,
 }
 
 impl ById {
@@ -131,43 +150,78 @@ impl ById {
         self.count
     }
 
+    fn place(&self, id: u64) -> Option<usize> {
+        let place = match usize::try_from(id).ok().and_then(|id| self.dense.get(id)) {
+            Some(place) if *place > 0 => *place,
+            _ if self.sparse.is_empty() => return None,
+            _ => *self.sparse.get(&id)?,
+        };
+        Some(place as usize - 1)
+    }
+
     fn get(&mut self, id: u64) -> Option<&mut Entry> {
-        let dense = usize::try_from(id).ok().and_then(|id| self.dense.get_mut(id)).and_then(Option::as_mut);
-        match dense {
-            Some(entry) => Some(entry),
-            None if self.sparse.is_empty() => None,
-            None => self.sparse.get_mut(&id).map(|entry| &mut **entry),
-        }
+        let place = self.place(id)?;
+        self.entries[place].as_deref_mut()
     }
 
     fn insert(&mut self, entry: Box<Entry>) -> Result<(), String> {
         let id = entry.id();
-        if self.get(id).is_some() {
+        if self.place(id).is_some() {
             return Err(format!("limit {id} is configured twice"));
         }
+        let place = u32::try_from(self.entries.len() + 1).map_err(|_| "more limits than can be".to_owned())?;
+        self.entries.push(Some(entry));
         self.count += 1;
         match usize::try_from(id) {
-            Ok(index) if index < 2 * self.dense.len() + 1024 => {
+            // In proportion to what there is, whatever the ids are.
+            Ok(index) if index < 2 * self.expected + 4 * self.count + 1024 => {
                 if index >= self.dense.len() {
-                    self.dense.resize_with(index + 1, || None);
+                    self.dense.resize(index + 1, 0);
                 }
-                self.dense[index] = Some(entry);
+                self.dense[index] = place;
             }
             _ => {
-                self.sparse.insert(id, entry);
+                self.sparse.insert(id, place);
             }
         }
         Ok(())
     }
 
     fn remove(&mut self, id: u64) {
-        let dense = usize::try_from(id).ok().and_then(|id| self.dense.get_mut(id)).and_then(Option::take);
-        if dense.is_some() || self.sparse.remove(&id).is_some() {
-            self.count -= 1;
+        let Some(place) = self.place(id) else { return };
+        self.entries[place] = None;
+        self.count -= 1;
+        match usize::try_from(id).ok().and_then(|id| self.dense.get_mut(id)).filter(|place| **place > 0) {
+            Some(place) => *place = 0,
+            None => drop(self.sparse.remove(&id)),
         }
     }
 
     fn into_iter(self) -> impl Iterator<Item = Box<Entry>> {
-        self.dense.into_iter().flatten().chain(self.sparse.into_values())
+        self.entries.into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{Algorithm, Limit};
+
+    #[test]
+    fn room_is_made_for_what_there_is_and_not_for_large_ids() {
+        let limit = Limit::new(1, 1, Algorithm::TokenBucket, None).unwrap();
+        let mut by_id = ById::default();
+        // Each one but little beyond twice the one before, and some far away.
+        let ids: Vec<u64> = (0..39).map(|doubling| 1000 << doubling).chain([7, (1 << 48) - 1]).collect();
+        for id in &ids {
+            by_id.insert(Box::new(Entry::new("k", *id, 0, limit, 0))).unwrap();
+            assert!(by_id.insert(Box::new(Entry::new("k", *id, 0, limit, 0))).is_err(), "{id} twice");
+        }
+        assert!(by_id.dense.len() < 4096, "{}", by_id.dense.len());
+        assert!(ids.iter().all(|id| by_id.get(*id).is_some_and(|entry| entry.id() == *id)));
+        by_id.remove(1000);
+        by_id.remove(1 << 40);
+        assert_eq!((by_id.len(), by_id.get(1000).is_none()), (ids.len() - 1, true));
+        assert_eq!(by_id.into_iter().count(), ids.len() - 1);
     }
 }

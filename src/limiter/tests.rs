@@ -1,32 +1,26 @@
-//! Tests of the limiter and its store together: reopening, crashes, damage, a disk that fails.
+//! Tests of the limiter and its store together: reopening, crashes, damage.
 //!
 //! A crash is a copy of the data directory made while the limiter is open.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::thread;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::limit::Algorithm;
-use crate::store::Disk;
 
-const START: u64 = 1_800_000_000_000;
+pub(super) const START: u64 = 1_800_000_000_000;
 
-fn options(clock: &Clock) -> Options {
+pub(super) fn options(clock: &Clock) -> Options {
     Options { clock: clock.clone(), ..Options::default() }
 }
 
-fn limit(rate: u64, algorithm: Algorithm) -> Limit {
+pub(super) fn limit(rate: u64, algorithm: Algorithm) -> Limit {
     Limit::new(rate, 60_000, algorithm, None).unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for item in std::fs::read_dir(from).unwrap() {
         let item = item.unwrap();
@@ -34,12 +28,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn all(limiter: &Limiter) -> Vec<Status> {
+pub(super) fn all(limiter: &Limiter) -> Vec<Status> {
     limiter.list(Page::default()).unwrap()
 }
 
 /// What a copy of the directory recovers to, at the same instant.
-fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
+pub(super) fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
     let parent = tempfile::tempdir().unwrap();
     let crashed = parent.path().join("copy");
     copy(dir, &crashed);
@@ -313,202 +307,4 @@ fn time_does_not_run_backwards_over_a_restart() {
     let decision = limiter.check("k", 1).unwrap();
     assert!(!decision.allowed);
     assert_eq!(decision.retry_after_ms, 60_000);
-}
-
-/// A disk whose calls fail from the k-th one on, or only that one.
-struct FaultyDisk {
-    left: AtomicI64,
-    error: i32,
-    only_once: bool,
-    failed: AtomicU32,
-    /// Makes the next fdatasync fail.
-    sync_fails: AtomicBool,
-}
-
-impl FaultyDisk {
-    fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
-        Arc::new(FaultyDisk {
-            left: AtomicI64::new(after),
-            error,
-            only_once,
-            failed: AtomicU32::new(0),
-            sync_fails: AtomicBool::new(false),
-        })
-    }
-
-    fn step<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let left = self.left.fetch_sub(1, Ordering::SeqCst);
-        if left == 0 || (left < 0 && !self.only_once) {
-            self.failed.fetch_add(1, Ordering::SeqCst);
-            return Err(io::Error::from_raw_os_error(self.error));
-        }
-        call()
-    }
-}
-
-impl Disk for FaultyDisk {
-    fn create(&self, path: &Path) -> io::Result<File> {
-        self.step(|| SystemDisk.create(path))
-    }
-    fn open(&self, path: &Path) -> io::Result<File> {
-        self.step(|| SystemDisk.open(path))
-    }
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.step(|| SystemDisk.read(path))
-    }
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.step(|| {
-            // Half of it may be written before it fails.
-            SystemDisk.write_at(file, bytes, offset)
-        })
-        .inspect_err(|_| drop(file.write_at(&bytes[..bytes.len() / 2], offset)))
-    }
-    fn sync_data(&self, file: &File) -> io::Result<()> {
-        if self.sync_fails.swap(false, Ordering::SeqCst) {
-            return Err(io::Error::from_raw_os_error(self.error));
-        }
-        self.step(|| SystemDisk.sync_data(file))
-    }
-    fn sync_all(&self, file: &File) -> io::Result<()> {
-        self.step(|| SystemDisk.sync_all(file))
-    }
-    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
-        self.step(|| SystemDisk.set_len(file, len))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step(|| SystemDisk.rename(from, to))
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.step(|| SystemDisk.remove(path))
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.step(|| SystemDisk.sync_dir(path))
-    }
-}
-
-/// Whichever call fails, and however: what was answered is there after the next start, and nothing that was not sent.
-#[test]
-fn a_disk_that_fails_at_any_call_loses_nothing_that_was_answered() {
-    const EIO: i32 = 5;
-    const ENOSPC: i32 = 28;
-    for (error, only_once) in [(EIO, false), (EIO, true), (ENOSPC, false), (ENOSPC, true)] {
-        for after in 0.. {
-            assert!(after < 2000, "the scenario never ends");
-            let parent = tempfile::tempdir().unwrap();
-            let dir = parent.path().join("data");
-            let clock = Clock::manual(START);
-            let disk = FaultyDisk::new(after, error, only_once);
-            let (mut sent, mut answered) = (0, 0);
-            for _ in 0..2 {
-                let opened = Limiter::open(&dir, Options { disk: disk.clone(), ..options(&clock) });
-                let Ok(limiter) = opened else { continue };
-                let _ = limiter.configure("k", limit(1000, Algorithm::FixedWindowCounter));
-                for round in 0..6 {
-                    sent += 1;
-                    answered += u64::from(limiter.check("k", 1).is_ok_and(|decision| decision.allowed));
-                    if round == 3 {
-                        let _ = limiter.compact();
-                    }
-                }
-                let _ = limiter.close();
-            }
-            let limiter = Limiter::open(&dir, options(&clock)).unwrap_or_else(|error| panic!("call {after}: {error}"));
-            let allowed = limiter.status("k").unwrap().map_or(0, |status| status.totals.allowed);
-            assert!(answered <= allowed && allowed <= sent, "call {after}: {answered} <= {allowed} <= {sent}");
-            if disk.failed.load(Ordering::SeqCst) == 0 {
-                assert_eq!(answered, 12, "without a failure everything is answered");
-                break;
-            }
-        }
-    }
-}
-
-#[test]
-fn a_failed_fsync_is_final() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Clock::manual(START);
-    let disk = FaultyDisk::new(i64::MAX, 5, true);
-    let limiter = Limiter::open(dir.path(), Options { disk: disk.clone(), ..options(&clock) }).unwrap();
-    limiter.configure("k", limit(10, Algorithm::FixedWindowCounter)).unwrap();
-    // Once is enough: the next one would succeed.
-    disk.sync_fails.store(true, Ordering::SeqCst);
-    assert_eq!(limiter.check("k", 1).unwrap_err().kind(), Kind::LogFailed);
-    for _ in 0..3 {
-        assert_eq!(limiter.check("k", 1).unwrap_err().kind(), Kind::LogFailed);
-    }
-    let (health, reason) = limiter.health();
-    assert_eq!(health, Health::Failed);
-    assert!(reason.unwrap().contains("cannot sync the log"));
-    assert!(!limiter.report().problems().is_empty());
-    assert_eq!(limiter.close().unwrap_err().kind(), Kind::LogFailed);
-}
-
-#[test]
-fn a_full_disk_is_refused_before_anything_changes_and_service_resumes() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Clock::manual(START);
-    let disk = FullDisk::default();
-    let limiter = Limiter::open(dir.path(), Options { disk: Arc::new(disk.clone()), ..options(&clock) }).unwrap();
-    limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
-    disk.full.store(true, Ordering::SeqCst);
-    let mut allowed = 0;
-    let error = loop {
-        match limiter.check("k", 1) {
-            Ok(_) => allowed += 1,
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(error.kind(), Kind::LogFailed);
-    assert!(error.message().contains("room"), "{error}");
-    assert_eq!(limiter.status("k").unwrap().unwrap().totals.allowed, allowed, "nothing was spent by the refused one");
-    assert_eq!(limiter.health().0, Health::NoSpace);
-    disk.full.store(false, Ordering::SeqCst);
-    while limiter.check("k", 1).is_err() {
-        thread::yield_now();
-    }
-    assert_eq!(limiter.health().0, Health::Healthy);
-    assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter));
-}
-
-/// A disk on which a file can't grow while it is full.
-#[derive(Clone, Default)]
-struct FullDisk {
-    full: Arc<AtomicBool>,
-}
-
-impl Disk for FullDisk {
-    fn create(&self, path: &Path) -> io::Result<File> {
-        SystemDisk.create(path)
-    }
-    fn open(&self, path: &Path) -> io::Result<File> {
-        SystemDisk.open(path)
-    }
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        SystemDisk.read(path)
-    }
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let grows = offset + bytes.len() as u64 > file.metadata()?.len();
-        if grows && self.full.load(Ordering::SeqCst) {
-            return Err(io::Error::from_raw_os_error(28));
-        }
-        SystemDisk.write_at(file, bytes, offset)
-    }
-    fn sync_data(&self, file: &File) -> io::Result<()> {
-        SystemDisk.sync_data(file)
-    }
-    fn sync_all(&self, file: &File) -> io::Result<()> {
-        SystemDisk.sync_all(file)
-    }
-    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
-        SystemDisk.set_len(file, len)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.remove(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.sync_dir(path)
-    }
 }

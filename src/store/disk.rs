@@ -52,7 +52,7 @@ impl Disk for SystemDisk {
     }
 
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        file.write_all_at(bytes, offset)
+        write_fully(bytes, offset, |bytes, offset| file.write_at(bytes, offset))
     }
 
     fn sync_data(&self, file: &File) -> io::Result<()> {
@@ -81,9 +81,29 @@ impl Disk for SystemDisk {
     }
 }
 
+/// Writes all of `bytes` with as many calls as it takes: a call may write a part, and a signal may interrupt it.
+pub fn write_fully(
+    mut bytes: &[u8],
+    mut offset: u64,
+    mut write: impl FnMut(&[u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write(bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// A signal that interrupts a call has changed nothing: the call is made again. (An fsync that was interrupted has
 /// reported no error, so nothing is forgiven here.)
-fn retry_interrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+pub fn retry_interrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -27,9 +27,13 @@
 //! | 32 | 8 | base of the instants in the payload, in milliseconds since the epoch |
 //! | 40 | length | the records, see `record.rs` |
 //!
-//! Behind the last frame a segment holds zeros, or ends. A frame is valid if and only if its magic stands there, its
-//! length is in bounds and within the file, and its CRC fits. It belongs if and only if it is valid and its sequence
-//! number continues that of the frame before.
+//! A frame without records is a *mark*: it says up to where the log is on disk. The log writes one behind the last frame
+//! when it falls idle and when it is closed, and a copy of it at the next multiple of 4096: the same 40 bytes, in another
+//! page. Behind its last frame a segment holds zeros, but for that copy, or ends. Before a further frame is written the copy
+//! is overwritten with zeros.
+//!
+//! A frame is valid if and only if its magic stands there, its length is in bounds and within the file, and its CRC fits. It
+//! belongs if and only if it is valid and its sequence number continues that of the frame before.
 
 use crate::clock::Millis;
 
@@ -39,6 +43,8 @@ pub const VERSION: u32 = 1;
 pub const FILE_HEADER: usize = 64;
 /// Bytes of a frame header.
 pub const FRAME_HEADER: usize = 40;
+/// The copy of a mark begins at the next multiple of this, in bytes: what a disk loses at once is a page or a sector.
+pub const MARK_PAGE: u64 = 4096;
 /// Largest payload that is believed. Larger than what is written, so that bounds.rs may grow within version 1.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
 
@@ -182,22 +188,54 @@ pub fn open(bytes: &[u8], salt: u64) -> Option<(FrameHeader, &[u8])> {
     Some((header, &frame[FRAME_HEADER..]))
 }
 
+/// The valid frames that begin anywhere in `bytes`, with their offsets: what can still be read behind a damaged place.
+pub fn scan(bytes: &[u8], salt: u64) -> impl Iterator<Item = (usize, FrameHeader, &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while let Some(found) = find(&bytes[at..], &FRAME_MAGIC) {
+            let begin = at + found;
+            if let Some((header, payload)) = open(&bytes[begin..], salt) {
+                at = begin + FRAME_HEADER + payload.len();
+                return Some((begin, header, payload));
+            }
+            at = begin + 1;
+        }
+        None
+    })
+}
+
 /// The highest durable mark of any valid frame in `bytes`, at whatever offset it begins: what was confirmed in spite
 /// of a damaged place before it.
 pub fn highest_durable(bytes: &[u8], salt: u64) -> Option<u64> {
-    let mut highest = None;
-    let mut at = 0;
-    while let Some(found) = find(&bytes[at..], &FRAME_MAGIC) {
-        at += found;
-        match open(&bytes[at..], salt) {
-            Some((header, payload)) => {
-                highest = highest.max(Some(header.durable));
-                at += FRAME_HEADER + payload.len();
-            }
-            None => at += 1,
+    scan(bytes, salt).map(|(_, header, _)| header.durable).max()
+}
+
+/// The mark that stands alone in `bytes`, which are the tail of a segment: a frame without records, with nothing but
+/// zeros around it. Returns where it ends, too.
+pub fn lone_mark(bytes: &[u8], salt: u64) -> Option<(usize, FrameHeader)> {
+    let begin = bytes.iter().position(|byte| *byte != 0)?;
+    let (header, payload) = open(&bytes[begin..], salt)?;
+    let end = begin + FRAME_HEADER;
+    let alone = header.records == 0 && payload.is_empty() && without_zeros(&bytes[end..]) == 0;
+    alone.then_some((end, header))
+}
+
+/// The length of `bytes` without the zeros at their end. Block by block: space that is filled ahead is a mebibyte.
+pub fn without_zeros(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut length = bytes.len();
+    for block in bytes.rchunks(ZEROS.len()) {
+        if *block != ZEROS[..block.len()] {
+            return length - block.iter().rev().take_while(|byte| **byte == 0).count();
         }
+        length -= block.len();
     }
-    highest
+    length
+}
+
+/// Where the copy of a mark that ends at `end` goes: into the next page, so that no single page holds both.
+pub fn copy_offset(end: u64) -> u64 {
+    end.next_multiple_of(MARK_PAGE)
 }
 
 fn find(haystack: &[u8], needle: &[u8; 4]) -> Option<usize> {
@@ -294,5 +332,25 @@ mod tests {
         bytes.extend_from_slice(&frame(b"two", 40));
         assert_eq!(highest_durable(&bytes, 5), Some(41));
         assert_eq!(highest_durable(&bytes, 4), None);
+    }
+
+    #[test]
+    fn a_mark_is_alone_among_zeros() {
+        let header = FrameHeader { records: 0, clean: true, first: 7, durable: 6, base: 99 };
+        let mut mark = vec![0; FRAME_HEADER];
+        seal(&mut mark, &header, 5);
+        let tail = [&[0; 30][..], &mark, &[0; 9]].concat();
+        assert_eq!(lone_mark(&tail, 5), Some((70, header)));
+        assert_eq!(lone_mark(&tail, 4), None);
+        assert_eq!(lone_mark(&[0; 100], 5), None);
+        for other in [[&tail[..], &[1]].concat(), [&[1], &tail[..]].concat(), frame(b"payload", 6)] {
+            assert_eq!(lone_mark(&other, 5), None);
+        }
+        assert_eq!([1, 4095, 4096, 4097].map(copy_offset), [4096, 4096, 4096, 8192]);
+        for length in [0, 1, 4095, 4096, 4097, 9000] {
+            let mut bytes = vec![0; 10_000];
+            bytes[..length].fill(7);
+            assert_eq!(without_zeros(&bytes), length);
+        }
     }
 }

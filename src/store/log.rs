@@ -15,24 +15,25 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::disk::{Disk, is_no_space};
 use super::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
 use super::names::Name;
 use super::record::{self, Event, Sink};
-use super::wait::{Outcome, Waiter};
+use super::sync::{
+    AtomicU8, AtomicU64, Builder, JoinHandle, Ordering, Receiver, RecvTimeoutError, Sender, bounded, sleep, unbounded,
+};
+use super::wait::{Outcome, Pending, Waiter};
 use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 
-/// Filled space that is never promised to records, in bytes: for the empty frames of idle and stop.
-const SLACK: u64 = 4096;
+/// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the page
+/// behind.
+const SLACK: u64 = 8192;
 
 /// Bytes of a record that are kept within the queue's message.
 const INLINE: usize = 46;
@@ -55,8 +56,8 @@ pub enum Health {
 /// How long something took, counted in buckets.
 #[derive(Debug, Default)]
 pub struct Timings {
-    buckets: [AtomicU64; TIMING_BOUNDS_US.len() + 1],
-    sum_us: AtomicU64,
+    buckets: [Counter; TIMING_BOUNDS_US.len() + 1],
+    sum_us: Counter,
 }
 
 impl Timings {
@@ -87,14 +88,14 @@ struct Shared {
     /// Why the health is not good. Locked for a moment, by anybody, holding nothing else.
     reason: Mutex<Option<String>>,
     /// Bytes of all segments without filled space.
-    log_bytes: AtomicU64,
+    log_bytes: Counter,
     /// Set while the log has grown past its bound; cleared by whoever compacts.
     wants_compaction: AtomicBool,
     /// The log's size, in bytes, past which compaction is asked for, if it is past `compact_after` too.
-    compact_past: AtomicU64,
-    events: AtomicU64,
+    compact_past: Counter,
+    events: Counter,
     syncs: Timings,
-    compactor: Mutex<Option<thread::Thread>>,
+    compactor: Mutex<Option<std::thread::Thread>>,
 }
 
 impl Shared {
@@ -155,8 +156,8 @@ impl Sink for Payload {
 }
 
 enum Message {
-    Append { payload: Payload, reserved: u32, waiter: Option<Waiter> },
-    Sync { waiter: Waiter },
+    Append { payload: Payload, reserved: u32, waiter: Option<Pending> },
+    Sync { waiter: Pending },
     Rotate { reply: Sender<Result<u64>> },
     Stop,
 }
@@ -246,6 +247,7 @@ impl Log {
             unsynced: 0,
             unsynced_since: None,
             mark_at: None,
+            mark_copy: None,
             retry_fill_at: None,
             base,
             policy: start.policy,
@@ -253,7 +255,7 @@ impl Log {
         };
         writer.rotate_at = writer.policy.segment_bytes;
         writer.fill();
-        let thread = thread::Builder::new()
+        let thread = Builder::new()
             .name("flint-log".into())
             .stack_size(crate::bounds::STACK_BYTES)
             .spawn(move || writer.run(&messages))
@@ -287,7 +289,7 @@ impl Log {
             if Instant::now() >= deadline {
                 return Err(overloaded());
             }
-            thread::sleep(Duration::from_micros(200));
+            sleep(Duration::from_micros(200));
         }
     }
 
@@ -307,13 +309,10 @@ impl Log {
         debug_assert!(used <= reservation.bytes, "a record larger than what was reserved for it");
         let reserved = used.min(reservation.bytes);
         reservation.bytes -= reserved;
-        let message = Message::Append { payload, reserved: reserved as u32, waiter: waiter.cloned() };
+        let message = Message::Append { payload, reserved: reserved as u32, waiter: waiter.map(Pending::new) };
         if self.queue.send(message).is_err() {
-            // The thread has ended; whoever waits must not wait for it.
+            // The thread has ended. The ticket went back with the message, and was settled when that was dropped.
             self.shared.reserved.fetch_sub(reserved, Ordering::Release);
-            if let Some(waiter) = waiter {
-                waiter.settle(false);
-            }
         }
     }
 
@@ -336,7 +335,7 @@ impl Log {
     /// As [`Log::wait`].
     pub fn sync(&self) -> Result<()> {
         let waiter = Waiter::take();
-        if self.queue.send(Message::Sync { waiter: waiter.clone() }).is_err() {
+        if self.queue.send(Message::Sync { waiter: Pending::new(&waiter) }).is_err() {
             return Err(self.shared.error());
         }
         self.wait(&waiter)
@@ -348,7 +347,7 @@ impl Log {
     /// # Errors
     /// `log_failed` or `io`; the log then goes on in its segment, if it can.
     pub fn rotate(&self) -> Result<u64> {
-        let (reply, answer) = crossbeam_channel::bounded(1);
+        let (reply, answer) = bounded(1);
         self.queue.send(Message::Rotate { reply }).map_err(|_| self.shared.error())?;
         match answer.recv_timeout(Duration::from_millis(LOG_WAIT_MS)) {
             Ok(result) => result,
@@ -393,7 +392,7 @@ impl Log {
     }
 
     /// Names the thread that is unparked when the log wants to be compacted.
-    pub fn set_compactor(&self, thread: thread::Thread) {
+    pub fn set_compactor(&self, thread: std::thread::Thread) {
         *self.shared.compactor.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     }
 
@@ -440,12 +439,14 @@ struct Writer {
     next_sequence: u64,
     /// Highest sequence number known to be on disk.
     durable: u64,
-    waiters: Vec<Waiter>,
+    waiters: Vec<Pending>,
     /// Records written but not synced, and since when.
     unsynced: u64,
     unsynced_since: Option<Instant>,
-    /// When to write an empty frame, if nothing happens until then.
+    /// When to write a mark, if nothing happens until then.
     mark_at: Option<Instant>,
+    /// Where the copy of the last mark stands, until the next frame is written.
+    mark_copy: Option<u64>,
     retry_fill_at: Option<Instant>,
     base: Millis,
     policy: Policy,
@@ -539,12 +540,28 @@ impl Writer {
             base: self.base,
         };
         frame::seal(&mut self.frame, &header, self.segment.salt);
+        if let Some(copy) = self.mark_copy.take() {
+            // The frame may come to stand over a part of it; what was left of it then would look like a torn end.
+            self.disk.write_at(&self.segment.file, &[0; FRAME_HEADER], copy)?;
+        }
         self.disk.write_at(&self.segment.file, &self.frame, self.segment.position)?;
         let length = self.frame.len() as u64;
         self.segment.position += length;
         self.next_sequence += u64::from(self.records);
         self.shared.log_bytes.fetch_add(length, Ordering::Relaxed);
         self.account();
+        Ok(())
+    }
+
+    /// Writes a frame without records, which says up to where the log is on disk, and its copy in the next page: a page
+    /// that is lost takes the last record and one of the two, and the other still tells of it.
+    fn write_mark(&mut self, clean: bool) -> std::io::Result<()> {
+        self.write_frame(clean)?;
+        let copy = frame::copy_offset(self.segment.position);
+        if copy + FRAME_HEADER as u64 <= self.segment.filled {
+            self.mark_copy = Some(copy);
+            self.disk.write_at(&self.segment.file, &self.frame, copy)?;
+        }
         Ok(())
     }
 
@@ -560,21 +577,26 @@ impl Writer {
         }
     }
 
-    /// Makes all that is written durable, and tells who waits for it.
+    /// Makes all records that are written durable, and tells who waits for it.
     fn sync(&mut self) {
-        if self.unsynced > 0 {
-            let begun = Instant::now();
-            if let Err(error) = self.disk.sync_data(&self.segment.file) {
-                self.fail("sync", &error);
-                return;
-            }
-            self.shared.syncs.record(begun.elapsed());
-            self.durable = self.next_sequence - 1;
-            self.unsynced = 0;
-            self.unsynced_since = None;
-            self.mark_at = Some(Instant::now() + Duration::from_millis(IDLE_MARK_MS));
+        if self.unsynced == 0 || self.sync_segment() {
+            self.settle(true);
         }
-        self.settle(true);
+    }
+
+    /// Makes all of the segment durable, marks and filled space included. Returns whether it is.
+    fn sync_segment(&mut self) -> bool {
+        let begun = Instant::now();
+        if let Err(error) = self.disk.sync_data(&self.segment.file) {
+            self.fail("sync", &error);
+            return false;
+        }
+        self.shared.syncs.record(begun.elapsed());
+        self.durable = self.next_sequence - 1;
+        self.unsynced = 0;
+        self.unsynced_since = None;
+        self.mark_at = Some(Instant::now() + Duration::from_millis(IDLE_MARK_MS));
+        true
     }
 
     fn settle(&mut self, durable: bool) {
@@ -591,11 +613,10 @@ impl Writer {
         if self.mark_at.is_some_and(|at| at <= Instant::now()) {
             self.mark_at = None;
             // It confirms what is durable anyway; lost, it is not missed. So it is not synced.
-            if let Err(error) = self.write_frame(false) {
+            if let Err(error) = self.write_mark(false) {
                 self.fail("write", &error);
                 return;
             }
-            self.frame.truncate(FRAME_HEADER);
         }
         if self.segment.position >= self.rotate_at
             && let Err(error) = self.rotate()
@@ -667,12 +688,12 @@ impl Writer {
         if !self.healthy() {
             return Err(self.shared.error());
         }
-        // All of the old segment must be on disk before the new one can be seen: a bad frame in an older segment is
-        // corruption.
-        self.sync();
-        if !self.healthy() {
+        // All of the old segment must be on disk before the new one can be seen, a mark that nobody waits for too: a bad
+        // frame in an older segment is corruption.
+        if !self.sync_segment() {
             return Err(self.shared.error());
         }
+        self.settle(true);
         let number = self.segment.number + 1;
         // Room for all that may have been promised in the old segment.
         let fill = self.room() + FILL_BYTES;
@@ -687,6 +708,7 @@ impl Writer {
             }
         };
         std::mem::swap(&mut self.segment, &mut next);
+        self.mark_copy = None;
         self.account();
         self.fill_step = FILL_BYTES;
         self.rotate_at = self.policy.segment_bytes;
@@ -706,8 +728,11 @@ impl Writer {
         }
         if self.healthy() {
             let done = self
-                .write_frame(true)
-                .and_then(|()| self.disk.set_len(&self.segment.file, self.segment.position))
+                .write_mark(true)
+                .and_then(|()| {
+                    let end = self.mark_copy.map_or(self.segment.position, |copy| copy + FRAME_HEADER as u64);
+                    self.disk.set_len(&self.segment.file, end)
+                })
                 .and_then(|()| self.disk.sync_all(&self.segment.file));
             if let Err(error) = done {
                 self.fail("sync", &error);
@@ -774,8 +799,8 @@ pub(super) fn create_segment(
         error,
     })?;
     let header = FileHeader { kind: FileKind::Segment, complete: false, number, directory, salt, first };
-    let mut bytes = header.encode().to_vec();
-    bytes.resize(FILE_HEADER + fill.unwrap_or(0) as usize, 0);
+    let mut bytes = vec![0; FILE_HEADER + fill.unwrap_or(0) as usize];
+    bytes[..FILE_HEADER].copy_from_slice(&header.encode());
     let mut visible = false;
     let created = disk.create(&unfinished).and_then(|file| {
         disk.write_at(&file, &bytes, 0)?;

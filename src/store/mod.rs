@@ -7,10 +7,15 @@ pub mod disk;
 pub mod frame;
 mod lock;
 mod log;
+#[cfg(all(loom, test))]
+mod model;
 mod names;
+mod opening;
 pub mod record;
 mod recovery;
+mod salvage;
 mod snapshot;
+mod sync;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -20,13 +25,14 @@ use std::time::Duration;
 pub use self::disk::{Disk, SystemDisk};
 pub use self::lock::{Access, DirectoryLock, Owner, owner};
 pub use self::log::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings};
-pub use self::recovery::{CleanEnd, Recovered, Replay, Torn, recover};
+pub use self::opening::Opening;
+pub use self::recovery::{CleanEnd, Damage, Recovered, Replay, Torn, WAY_OUT, recover};
+pub use self::salvage::{Lost, Salvaged, salvage};
 pub use self::snapshot::SnapshotWriter;
 pub use self::wait::Waiter;
 
-use self::log::{Segment, Start, create_segment};
+pub use self::names::LOCK;
 use self::names::Name;
-use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 
 /// An open data directory whose log takes records.
@@ -39,75 +45,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// Goes on where `found` ends. A log that was closed in good order is appended to; otherwise the state, which
-    /// `entries` writes, is first made durable in a new snapshot: what was read may stand in the page cache alone, and
-    /// a torn end must not be appended to.
-    ///
-    /// # Errors
-    /// `io` and `log_failed`; the directory is then as it was, or as the new snapshot says.
-    pub fn start(
-        dir: &Path,
-        disk: Arc<dyn Disk>,
-        lock: DirectoryLock,
-        found: Recovered,
-        now: Millis,
-        policy: Policy,
-        entries: impl FnOnce(&mut SnapshotWriter<'_>) -> Result<()>,
-    ) -> Result<Store> {
-        if let Some(torn) = &found.torn {
-            ::log::warn!(
-                "{}: the last {} bytes, from offset {}, were being written when the process or the machine stopped; \
-                 they were never confirmed and are cut off",
-                torn.file.display(),
-                torn.bytes,
-                torn.offset
-            );
-        }
-        let directory = match found.directory {
-            Some(directory) => directory,
-            None => new_id()?,
-        };
-        let mut snapshot_bytes = found.snapshot_bytes;
-        let mut log_bytes = found.log_bytes;
-        let mut next_sequence = found.next_sequence;
-        let segment = match &found.clean {
-            Some(end) => reopen(&*disk, dir, end)?,
-            None if found.highest_number == 0 => {
-                log_bytes = frame::FILE_HEADER as u64;
-                create_segment(&*disk, dir, directory, 1, 1, None)?
-            }
-            None => {
-                let number = found.highest_number + 1;
-                let mut writer = SnapshotWriter::begin(&*disk, dir, directory, number, true)?;
-                entries(&mut writer)?;
-                writer.seal(now)?;
-                snapshot_bytes = writer.finish()?;
-                log_bytes = frame::FILE_HEADER as u64;
-                next_sequence = found.next_sequence.max(1);
-                create_segment(&*disk, dir, directory, number, next_sequence, None)?
-            }
-        };
-        let superseded = if found.clean.is_some() { &[][..] } else { &found.segments[..] };
-        let old_snapshot = found.snapshot.filter(|_| found.clean.is_none());
-        let superseded = superseded.iter().map(|number| Name::Segment(*number).path(dir));
-        let superseded = superseded.chain(old_snapshot.map(|number| Name::Snapshot(number).path(dir)));
-        for path in found.leftovers.iter().cloned().chain(superseded) {
-            remove_leftover(&*disk, &path);
-        }
-        let log = Log::start(Start {
-            disk: Arc::clone(&disk),
-            dir: dir.to_owned(),
-            directory,
-            segment,
-            next_sequence,
-            base: now,
-            policy,
-            log_bytes,
-            snapshot_bytes,
-        })?;
-        Ok(Store { log, disk, dir: dir.to_owned(), directory, lock })
-    }
-
     /// The log.
     pub fn log(&self) -> &Log {
         &self.log
@@ -158,12 +95,6 @@ impl Default for Policy {
             segment_bytes: crate::bounds::SEGMENT_BYTES,
         }
     }
-}
-
-fn reopen(disk: &dyn Disk, dir: &Path, end: &CleanEnd) -> Result<Segment> {
-    let path = Name::Segment(end.number).path(dir);
-    let file = disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
-    Ok(Segment { file, path, number: end.number, salt: end.salt, position: end.length, filled: end.length })
 }
 
 fn remove_leftover(disk: &dyn Disk, path: &Path) {

@@ -35,7 +35,7 @@ impl Name {
         if digits.len() < 10 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        let number: u64 = digits.parse().ok()?;
+        let number = digits.parse().ok().filter(|number| (1..=super::record::MAX_COUNTER).contains(number))?;
         let parsed = match ending {
             "aof" => Name::Segment(number),
             "snapshot" => Name::Snapshot(number),
@@ -68,13 +68,20 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for name in [Name::Segment(1), Name::Snapshot(42), Name::Segment(u64::MAX)] {
+        for name in [Name::Segment(1), Name::Snapshot(42), Name::Segment(1 << 62)] {
             assert_eq!(Name::parse(OsStr::new(&name.to_string())), Some(name));
             assert!(Name::is_unfinished(OsStr::new(&format!("{name}.new"))));
         }
-        for other in
-            ["1.aof", "00000000001.aof", "0000000001.log", "flint.lock", "000000000x.aof", "0000000001.aof.new"]
-        {
+        for other in [
+            "1.aof",
+            "0000000000.aof",
+            "18446744073709551615.aof",
+            "00000000001.aof",
+            "0000000001.log",
+            "flint.lock",
+            "000000000x.aof",
+            "0000000001.aof.new",
+        ] {
             assert_eq!(Name::parse(OsStr::new(other)), None, "{other}");
         }
         assert!(!Name::is_unfinished(OsStr::new("notes.new")));

@@ -1,27 +1,32 @@
 //! Records: the inner layer of the on-disk format, version 1. They stand in a frame's payload one behind the other.
 //!
-//! A record is a tag (one byte) and its fields. *n* is an unsigned LEB128 integer of at most ten bytes; *instant* is
-//! an *n*, in milliseconds since the frame's base; *time?* is an *n*: 0 for never, else milliseconds since the epoch
-//! plus 1; *text* is an *n* for its length in bytes and then UTF-8. *limit* is: algorithm (one byte: 0 token_bucket,
-//! 1 sliding_window_log, 2 fixed_window_counter, 3 sliding_window_counter), rate *n*, period in milliseconds *n*,
-//! capacity *n*.
+//! A record is a tag (one byte) and its fields, each with its type. *n* is an unsigned LEB128 integer of at most ten
+//! bytes; *instant* is an *n*, in milliseconds since the frame's base; *time* is an *n*: 0 for never, else milliseconds
+//! since the epoch plus 1; *text* is an *n* for its length in bytes and then UTF-8; *list* is an *n* for the number of its
+//! elements and then the fields of each; *limit* is algorithm byte, rate n, period n, capacity n.
 //!
 //! | tag | record | fields |
 //! |----:|--------|--------|
-//! | 1 | created | id *n*, shard (one byte), instant, limit, key *text* |
-//! | 2 | reconfigured | id *n*, instant, limit |
-//! | 3 | removed | id *n*, instant |
-//! | 4 | spent | id *n*, cost *n*, instant |
-//! | 5 | spent-all | instant, number *n*, then for each: id *n*, cost *n* |
-//! | 6 | denied | id *n*, total denied *n*, total denied cost *n*, last denied at *time?* |
-//! | 7 | reset | id *n*, instant |
-//! | 8 | marker | snapshot *n*, shard (one byte) |
-//! | 9 | entry | id *n*, shard (one byte), limit, state, 4 totals *n* (allowed, denied, allowed cost, denied cost), 3 *time?* (last allowed, last denied, last reset), key *text* |
-//! | 10 | end | limits *n*, now *n* (milliseconds since the epoch) |
+//! | 1 | created | id n, shard byte, at instant, limit limit, key text |
+//! | 2 | reconfigured | id n, at instant, limit limit |
+//! | 3 | removed | id n, at instant |
+//! | 4 | spent | id n, cost n, at instant |
+//! | 5 | spent-all | at instant, items list(id n, cost n) |
+//! | 6 | denied | id n, total n, cost n, last time |
+//! | 7 | reset | id n, at instant |
+//! | 8 | marker | snapshot n, shard byte |
+//! | 9 | entry | id n, shard byte, limit limit, state state, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
+//! | 10 | end | limits n, now n |
 //!
-//! 9 and 10 stand in snapshots alone. The *state* of an entry is by algorithm: token_bucket whole *n*, part *n*, at
-//! *n*; sliding_window_log number *n*, then for each at *n*, units *n*; fixed_window_counter start *n*, used *n*;
-//! sliding_window_counter start *n*, previous *n*, current *n*. Instants in it are milliseconds since the epoch.
+//! 9 and 10 stand in snapshots alone. The *state* of an entry is by algorithm; instants in it are milliseconds since the
+//! epoch:
+//!
+//! | code | algorithm | state |
+//! |-----:|-----------|-------|
+//! | 0 | token_bucket | whole n, part n, at n |
+//! | 1 | sliding_window_log | events list(at n, units n) |
+//! | 2 | fixed_window_counter | start n, used n |
+//! | 3 | sliding_window_counter | start n, previous n, current n |
 //!
 //! A payload is valid if and only if the frame's number of records, each with a known tag, fill it exactly.
 
@@ -34,6 +39,15 @@ pub const MAX_FIXED: usize = 64;
 
 /// Upper bound of one item of spent-all, in bytes: an id of at most nine and a cost of at most six.
 pub const MAX_ITEM: usize = 16;
+
+/// Lower bound of the encoded length of an entry, in bytes.
+pub const MIN_ENTRY: u64 = 16;
+
+/// Largest id that is believed: an entry keeps it in 48 bits.
+pub const MAX_ID: u64 = (1 << 48) - 1;
+
+/// Largest instant and sequence number that is believed, so that sums of two of them fit. A hundred million years.
+pub const MAX_COUNTER: u64 = 1 << 62;
 
 mod tag {
     pub const CREATED: u8 = 1;
@@ -252,44 +266,44 @@ impl<'a> Decoder<'a> {
     pub fn read(&mut self) -> Result<Record<'a>, &'static str> {
         let event = match self.byte()? {
             tag::CREATED => Event::Created {
-                id: self.number()?,
+                id: self.id()?,
                 shard: self.byte()?,
                 at: self.instant()?,
                 limit: self.limit()?,
                 key: self.key()?,
             },
-            tag::RECONFIGURED => Event::Reconfigured { id: self.number()?, at: self.instant()?, limit: self.limit()? },
-            tag::REMOVED => Event::Removed { id: self.number()?, at: self.instant()? },
-            tag::SPENT => Event::Spent { id: self.number()?, cost: self.number()?, at: self.instant()? },
+            tag::RECONFIGURED => Event::Reconfigured { id: self.id()?, at: self.instant()?, limit: self.limit()? },
+            tag::REMOVED => Event::Removed { id: self.id()?, at: self.instant()? },
+            tag::SPENT => Event::Spent { id: self.id()?, cost: self.number()?, at: self.instant()? },
             tag::SPENT_ALL => {
                 let at = self.instant()?;
                 let items = self.pairs(MAX_ITEMS as u64)?;
                 Event::SpentAll { at, items }
             }
             tag::DENIED => {
-                Event::Denied { id: self.number()?, total: self.number()?, cost: self.number()?, last: self.time()? }
+                Event::Denied { id: self.id()?, total: self.number()?, cost: self.number()?, last: self.time()? }
             }
-            tag::RESET => Event::Reset { id: self.number()?, at: self.instant()? },
+            tag::RESET => Event::Reset { id: self.id()?, at: self.instant()? },
             tag::MARKER => Event::Marker { snapshot: self.number()?, shard: self.byte()? },
             tag::ENTRY => return Ok(Record::Entry(self.entry()?)),
-            tag::END => return Ok(Record::End { limits: self.number()?, now: self.number()? }),
+            tag::END => return Ok(Record::End { limits: self.number()?, now: self.moment()? }),
             _ => return Err("an unknown record tag"),
         };
         Ok(Record::Event(event))
     }
 
     fn entry(&mut self) -> Result<Entry<'a>, &'static str> {
-        let id = self.number()?;
+        let id = self.id()?;
         let shard = self.byte()?;
         let limit = self.limit()?;
         let state = match limit.algorithm() {
             Algorithm::TokenBucket => {
-                StateParts::Bucket { whole: self.number()?, part: self.number()?, at: self.number()? }
+                StateParts::Bucket { whole: self.number()?, part: self.number()?, at: self.moment()? }
             }
             Algorithm::SlidingWindowLog => StateParts::Events(self.pairs(u64::MAX)?),
-            Algorithm::FixedWindowCounter => StateParts::Window { start: self.number()?, used: self.number()? },
+            Algorithm::FixedWindowCounter => StateParts::Window { start: self.moment()?, used: self.number()? },
             Algorithm::SlidingWindowCounter => {
-                StateParts::Pair { start: self.number()?, previous: self.number()?, current: self.number()? }
+                StateParts::Pair { start: self.moment()?, previous: self.number()?, current: self.number()? }
             }
         };
         let totals = [self.number()?, self.number()?, self.number()?, self.number()?];
@@ -320,11 +334,20 @@ impl<'a> Decoder<'a> {
     }
 
     fn instant(&mut self) -> Result<Millis, &'static str> {
-        self.base.checked_add(self.number()?).ok_or("an instant out of range")
+        let at = self.base.checked_add(self.number()?).filter(|at| *at <= MAX_COUNTER);
+        at.ok_or("an instant out of range")
+    }
+
+    fn moment(&mut self) -> Result<Millis, &'static str> {
+        Some(self.number()?).filter(|at| *at <= MAX_COUNTER).ok_or("an instant out of range")
+    }
+
+    fn id(&mut self) -> Result<u64, &'static str> {
+        Some(self.number()?).filter(|id| *id <= MAX_ID).ok_or("an id out of range")
     }
 
     fn time(&mut self) -> Result<Option<Millis>, &'static str> {
-        Ok(self.number()?.checked_sub(1))
+        Ok(self.moment()?.checked_sub(1))
     }
 
     fn limit(&mut self) -> Result<Limit, &'static str> {
@@ -407,16 +430,16 @@ mod tests {
     fn events() -> impl Strategy<Value = Event<'static>> {
         let key = prop::sample::select(vec!["a", "ключ", "route:/v1/chat"]);
         prop_oneof![
-            (any::<u64>(), any::<u8>(), instants(), limits(), key)
+            (0..=MAX_ID, any::<u8>(), instants(), limits(), key)
                 .prop_map(|(id, shard, at, limit, key)| Event::Created { id, shard, at, limit, key }),
-            (any::<u64>(), instants(), limits()).prop_map(|(id, at, limit)| Event::Reconfigured { id, at, limit }),
-            (any::<u64>(), instants()).prop_map(|(id, at)| Event::Removed { id, at }),
-            (any::<u64>(), any::<u64>(), instants()).prop_map(|(id, cost, at)| Event::Spent { id, cost, at }),
-            (instants(), prop::collection::vec((any::<u64>(), any::<u64>()), 0..20))
+            (0..=MAX_ID, instants(), limits()).prop_map(|(id, at, limit)| Event::Reconfigured { id, at, limit }),
+            (0..=MAX_ID, instants()).prop_map(|(id, at)| Event::Removed { id, at }),
+            (0..=MAX_ID, any::<u64>(), instants()).prop_map(|(id, cost, at)| Event::Spent { id, cost, at }),
+            (instants(), prop::collection::vec((0..=MAX_ID, any::<u64>()), 0..20))
                 .prop_map(|(at, items)| Event::SpentAll { at, items }),
-            (any::<u64>(), any::<u64>(), any::<u64>(), prop::option::of(instants()))
+            (0..=MAX_ID, any::<u64>(), any::<u64>(), prop::option::of(instants()))
                 .prop_map(|(id, total, cost, last)| Event::Denied { id, total, cost, last }),
-            (any::<u64>(), instants()).prop_map(|(id, at)| Event::Reset { id, at }),
+            (0..=MAX_ID, instants()).prop_map(|(id, at)| Event::Reset { id, at }),
             (any::<u64>(), any::<u8>()).prop_map(|(snapshot, shard)| Event::Marker { snapshot, shard }),
         ]
     }
@@ -424,7 +447,8 @@ mod tests {
     fn entries() -> impl Strategy<Value = Entry<'static>> {
         let times = prop::array::uniform3(prop::option::of(instants()));
         let events = prop::collection::vec((instants(), any::<u64>()), 0..9);
-        (any::<u64>(), any::<u8>(), limits(), any::<[u64; 4]>(), times, events, any::<[u64; 3]>()).prop_map(
+        let parts = prop::array::uniform3(0..=MAX_COUNTER);
+        (0..=MAX_ID, any::<u8>(), limits(), any::<[u64; 4]>(), times, events, parts).prop_map(
             |(id, shard, limit, totals, times, events, [a, b, c])| {
                 let state = match limit.algorithm() {
                     Algorithm::TokenBucket => StateParts::Bucket { whole: a, part: b, at: c },
@@ -463,6 +487,7 @@ mod tests {
         fn entries_come_back(entry in entries()) {
             let mut bytes = Vec::new();
             encode_entry(&mut bytes, &entry);
+            prop_assert!(bytes.len() as u64 >= MIN_ENTRY);
             encode_end(&mut bytes, 1, 2);
             let mut decoder = Decoder::new(&bytes, 0);
             prop_assert_eq!(decoder.read(), Ok(Record::Entry(entry)));

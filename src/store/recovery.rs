@@ -4,19 +4,19 @@
 //! [`Replay`] and into [`Recovered`], and the caller decides what to write.
 //!
 //! A place in the last segment where a frame should begin and none that belongs does is
-//! - the end, if nothing but zeros follows;
 //! - corruption, if the sequence number expected there is at or below the highest durable mark of any valid frame in
 //!   the segment, before the place or behind it: a record that was confirmed is missing;
+//! - the end, if nothing follows but zeros, and among them at most one mark (the copy of the last one);
 //! - a torn end otherwise: a crash while appending, and nothing that was confirmed is missing.
 //!
-//! In an older segment it is always corruption, and so is a segment that ends before the next one begins.
+//! In an older segment a torn end is corruption too, and so is a segment that ends before the next one begins.
 
 use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
-use super::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, VERSION};
+use super::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, FrameHeader, VERSION};
 use super::names::Name;
-use super::record::{Decoder, Entry, Event, Record};
+use super::record::{Decoder, Entry, Event, MAX_COUNTER, MIN_ENTRY, Record};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 
@@ -48,7 +48,7 @@ pub struct CleanEnd {
     pub number: u64,
     /// Its salt.
     pub salt: u64,
-    /// Its length.
+    /// Where its last frame ends.
     pub length: u64,
 }
 
@@ -67,6 +67,8 @@ pub struct Recovered {
     pub log_bytes: u64,
     /// Events that were read.
     pub events: u64,
+    /// Frames of segments that were read, without marks.
+    pub frames: u64,
     /// Sequence number of the next event.
     pub next_sequence: u64,
     /// The latest instant in snapshot and log.
@@ -81,240 +83,373 @@ pub struct Recovered {
     pub highest_number: u64,
 }
 
+/// A damaged place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it; `None` when the file is missing.
+    pub offset: Option<u64>,
+    /// What is wrong there.
+    pub what: String,
+}
+
+impl From<Damage> for Error {
+    fn from(damage: Damage) -> Error {
+        Error::new(Kind::Corrupt, format!("{damage}; nothing was changed; {WAY_OUT}"))
+    }
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let file = self.file.display();
+        match self.offset {
+            Some(offset) => write!(f, "{file} is damaged at offset {offset}: {}", self.what),
+            None => write!(f, "{file} is missing: {}", self.what),
+        }
+    }
+}
+
+/// What to do about corruption.
+pub const WAY_OUT: &str =
+    "restore the file from a backup, or save what stands before with `flint log repair --to NEWDIR`";
+
+/// Why reading ended early.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// At a damaged place: what stands before it was read.
+    Damaged(Damage),
+    /// Something else.
+    Failed(Error),
+}
+
+impl From<Damage> for Stop {
+    fn from(damage: Damage) -> Stop {
+        Stop::Damaged(damage)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl From<Stop> for Error {
+    fn from(stop: Stop) -> Error {
+        match stop {
+            Stop::Damaged(damage) => damage.into(),
+            Stop::Failed(error) => error,
+        }
+    }
+}
+
+type Step<T> = std::result::Result<T, Stop>;
+
 /// Reads the directory into `replay`.
 ///
 /// # Errors
 /// `corrupt`, naming file and offset; `unsupported` for a newer format; `io`.
 pub fn recover(dir: &Path, disk: &dyn Disk, replay: &mut dyn Replay) -> Result<Recovered> {
-    let mut found = Recovered { next_sequence: 1, ..Recovered::default() };
-    let (snapshots, mut segments) = list(dir, &mut found)?;
-    if let Some((&newest, older)) = snapshots.split_last() {
-        found.snapshot = Some(newest);
-        found.leftovers.extend(older.iter().map(|number| Name::Snapshot(*number).path(dir)));
-        let complete = read_snapshot(dir, disk, newest, replay, &mut found)?;
-        let behind = segments.partition_point(|number| *number < newest);
-        found.leftovers.extend(segments.drain(..behind).map(|number| Name::Segment(number).path(dir)));
-        if segments.is_empty() && !complete {
-            return Err(missing(dir, newest));
-        }
-    }
-    let first = found.snapshot.unwrap_or(1);
-    for (expected, number) in (first..).zip(&segments) {
-        if *number != expected {
-            return Err(missing(dir, expected));
-        }
-        let last = *number == segments[segments.len() - 1];
-        read_segment(dir, disk, *number, last, replay, &mut found)?;
-    }
-    found.segments = segments;
+    let files = Files::list(dir)?;
+    let snapshot = files.snapshots.last().copied();
+    let mut reader = Reader::new(dir, disk, replay);
+    reader.read(&files, snapshot)?;
+    let mut found = reader.found;
+    let superseded = |number: &u64| snapshot.is_some_and(|snapshot| *number < snapshot);
+    found.leftovers = files.unfinished;
+    let old = files.snapshots.into_iter().filter(superseded).map(Name::Snapshot);
+    let old = old.chain(files.segments.into_iter().filter(superseded).map(Name::Segment));
+    found.leftovers.extend(old.map(|name| name.path(dir)));
     Ok(found)
 }
 
-/// Lists our files: numbers of snapshots and of segments, ascending. Unfinished ones become leftovers.
-fn list(dir: &Path, found: &mut Recovered) -> Result<(Vec<u64>, Vec<u64>)> {
-    let failed = |error: std::io::Error| Error::io("list", dir, &error);
-    let (mut snapshots, mut segments) = (Vec::new(), Vec::new());
-    for item in std::fs::read_dir(dir).map_err(failed)? {
-        let name = item.map_err(failed)?.file_name();
-        match Name::parse(&name) {
-            Some(Name::Snapshot(number)) => snapshots.push(number),
-            Some(Name::Segment(number)) => segments.push(number),
-            None if Name::is_unfinished(&name) => found.leftovers.push(dir.join(&name)),
-            None => {}
+/// Our files in a data directory.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    /// Numbers of the snapshots, ascending.
+    pub snapshots: Vec<u64>,
+    /// Numbers of the segments, ascending.
+    pub segments: Vec<u64>,
+    /// Files that count for nothing.
+    pub unfinished: Vec<PathBuf>,
+}
+
+impl Files {
+    pub(super) fn list(dir: &Path) -> Result<Files> {
+        let failed = |error: std::io::Error| Error::io("list", dir, &error);
+        let mut files = Files::default();
+        for item in std::fs::read_dir(dir).map_err(failed)? {
+            let name = item.map_err(failed)?.file_name();
+            match Name::parse(&name) {
+                Some(Name::Snapshot(number)) => files.snapshots.push(number),
+                Some(Name::Segment(number)) => files.segments.push(number),
+                None if Name::is_unfinished(&name) => files.unfinished.push(dir.join(&name)),
+                None => {}
+            }
         }
+        files.snapshots.sort_unstable();
+        files.segments.sort_unstable();
+        Ok(files)
     }
-    snapshots.sort_unstable();
-    segments.sort_unstable();
-    found.highest_number = snapshots.last().max(segments.last()).copied().unwrap_or(0);
-    Ok((snapshots, segments))
-}
 
-fn missing(dir: &Path, number: u64) -> Error {
-    let path = Name::Segment(number).path(dir);
-    Error::new(
-        Kind::Corrupt,
-        format!("{} is missing and with it a part of the log; restore it from a backup", path.display()),
-    )
-}
-
-fn corrupt(path: &Path, offset: u64, what: &str) -> Error {
-    Error::new(
-        Kind::Corrupt,
-        format!(
-            "{} is damaged at offset {offset}: {what}; nothing was changed; restore the file from a backup",
-            path.display()
-        ),
-    )
-}
-
-fn read_header(path: &Path, file: &[u8], kind: FileKind, number: u64, found: &mut Recovered) -> Result<FileHeader> {
-    let header = FileHeader::decode(file, kind).map_err(|bad| match bad {
-        BadHeader::Damaged(what) => corrupt(path, 0, what),
-        BadHeader::Newer(version) => Error::new(
-            Kind::Unsupported,
-            format!(
-                "{} has format version {version}, and this flint reads up to version {VERSION}; use a newer flint",
-                path.display()
-            ),
-        ),
-    })?;
-    if header.number != number {
-        return Err(corrupt(path, 16, &format!("its header says that it is file number {}", header.number)));
-    }
-    match found.directory {
-        Some(directory) if directory != header.directory => {
-            Err(corrupt(path, 24, "its header says that it belongs to another data directory"))
-        }
-        _ => {
-            found.directory = Some(header.directory);
-            Ok(header)
-        }
+    /// The segments that follow a snapshot, or all of them.
+    pub(super) fn behind(&self, snapshot: Option<u64>) -> &[u64] {
+        let first = snapshot.unwrap_or(0);
+        &self.segments[self.segments.partition_point(|number| *number < first)..]
     }
 }
 
-fn read_snapshot(
-    dir: &Path,
-    disk: &dyn Disk,
-    number: u64,
-    replay: &mut dyn Replay,
-    found: &mut Recovered,
-) -> Result<bool> {
-    let path = Name::Snapshot(number).path(dir);
-    let file = disk.read(&path).map_err(|error| Error::io("read", &path, &error))?;
-    let header = read_header(&path, &file, FileKind::Snapshot, number, found)?;
-    replay.snapshot(number, header.complete, header.first);
-    let mut offset = frame::FILE_HEADER;
-    let (mut records, mut limits, mut ended) = (0, 0, false);
-    while offset < file.len() {
+fn damage(path: &Path, offset: u64, what: impl Into<String>) -> Damage {
+    Damage { file: path.to_owned(), offset: Some(offset), what: what.into() }
+}
+
+/// Reads one history: a snapshot or none, and the segments that follow it.
+pub(super) struct Reader<'a> {
+    dir: &'a Path,
+    disk: &'a dyn Disk,
+    replay: &'a mut dyn Replay,
+    /// What was found so far.
+    pub found: Recovered,
+    /// Set to go on behind damaged places of the snapshot, which are gathered here.
+    pub skipped: Option<Vec<Damage>>,
+    /// Limits that the snapshot should hold and that were not read.
+    pub lost_limits: u64,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(dir: &'a Path, disk: &'a dyn Disk, replay: &'a mut dyn Replay) -> Reader<'a> {
+        let found = Recovered { next_sequence: 1, ..Recovered::default() };
+        Reader { dir, disk, replay, found, skipped: None, lost_limits: 0 }
+    }
+
+    /// Reads it up to the first damaged place.
+    pub(super) fn read(&mut self, files: &Files, snapshot: Option<u64>) -> Step<()> {
+        self.found.highest_number = files.snapshots.last().max(files.segments.last()).copied().unwrap_or(0);
+        self.found.snapshot = snapshot;
+        let segments = files.behind(snapshot);
+        if let Some(number) = snapshot {
+            let complete = self.read_snapshot(number)?;
+            if segments.is_empty() && !complete {
+                return Err(self.missing(number));
+            }
+        }
+        for (expected, number) in (snapshot.unwrap_or(1)..).zip(segments) {
+            if *number != expected {
+                return Err(self.missing(expected));
+            }
+            self.read_segment(*number, Some(number) == segments.last())?;
+            self.found.segments.push(*number);
+        }
+        Ok(())
+    }
+
+    fn missing(&self, number: u64) -> Stop {
+        let file = Name::Segment(number).path(self.dir);
+        Stop::Damaged(Damage { file, offset: None, what: "a part of the log is missing with it".to_owned() })
+    }
+
+    fn open(&mut self, path: &Path, kind: FileKind, number: u64) -> Step<(Vec<u8>, FileHeader)> {
+        let file = self.disk.read(path).map_err(|error| Error::io("read", path, &error))?;
+        let header = FileHeader::decode(&file, kind).map_err(|bad| match bad {
+            BadHeader::Damaged(what) => Stop::from(damage(path, 0, what)),
+            BadHeader::Newer(version) => Stop::from(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "{} has format version {version}, and this flint reads up to version {VERSION}; use a newer flint",
+                    path.display()
+                ),
+            )),
+        })?;
+        if header.number != number {
+            let what = format!("its header says that it is file number {}", header.number);
+            return Err(damage(path, 16, what).into());
+        }
+        match self.found.directory {
+            Some(directory) if directory != header.directory => {
+                Err(damage(path, 24, "its header says that it belongs to another data directory").into())
+            }
+            _ => {
+                self.found.directory = Some(header.directory);
+                Ok((file, header))
+            }
+        }
+    }
+
+    fn read_snapshot(&mut self, number: u64) -> Step<bool> {
+        let path = Name::Snapshot(number).path(self.dir);
+        let (file, header) = self.open(&path, FileKind::Snapshot, number)?;
+        // More limits than fit into the file are not believed: room may be made for so many.
+        let limits = header.first.min(file.len() as u64 / MIN_ENTRY);
+        self.replay.snapshot(number, header.complete, limits);
+        let mut place = SnapshotPlace { offset: frame::FILE_HEADER, ..SnapshotPlace::default() };
+        while place.offset < file.len() {
+            if let Err(what) = self.snapshot_frame(&path, &file, &header, &mut place) {
+                let Some(skipped) = &mut self.skipped else { return Err(what.into()) };
+                skipped.push(what);
+                // The next frame that is valid by itself, wherever it begins.
+                let behind = &file[place.offset + 1..];
+                let Some((skip, next, _)) = frame::scan(behind, header.salt).next() else { break };
+                place.offset += 1 + skip;
+                place.records = next.first;
+            }
+        }
+        if !place.ended && self.skipped.as_ref().is_none_or(Vec::is_empty) {
+            let what = damage(&path, place.offset as u64, "the end of the snapshot is missing");
+            match &mut self.skipped {
+                Some(skipped) => skipped.push(what),
+                None => return Err(what.into()),
+            }
+        }
+        self.lost_limits = header.first.saturating_sub(place.limits);
+        self.found.snapshot_bytes = file.len() as u64;
+        Ok(header.complete)
+    }
+
+    /// Reads the frame at the place, and moves behind it.
+    fn snapshot_frame(
+        &mut self,
+        path: &Path,
+        file: &[u8],
+        header: &FileHeader,
+        place: &mut SnapshotPlace,
+    ) -> std::result::Result<(), Damage> {
+        let offset = place.offset;
         let Some((head, payload)) = frame::open(&file[offset..], header.salt) else {
-            return Err(corrupt(&path, offset as u64, "no valid frame begins there"));
+            return Err(damage(path, offset as u64, "no valid frame begins there"));
         };
-        if head.first != records || ended {
-            return Err(corrupt(&path, offset as u64, "a frame is out of its place"));
+        if head.first != place.records || place.ended {
+            return Err(damage(path, offset as u64, "a frame is out of its place"));
         }
         let mut decoder = Decoder::new(payload, head.base);
         for _ in 0..head.records {
             let at = offset + FRAME_HEADER + payload.len() - decoder.remaining();
-            let fail = |what: &str| corrupt(&path, at as u64, what);
-            match decoder.read().map_err(fail)? {
-                Record::Entry(entry) if !ended => {
-                    limits += 1;
-                    replay.entry(entry).map_err(|what| fail(&what))?;
+            let fail = |what: String| damage(path, at as u64, what);
+            match decoder.read().map_err(|what| fail(what.to_owned()))? {
+                Record::Entry(entry) if !place.ended => {
+                    place.limits += 1;
+                    self.replay.entry(entry).map_err(fail)?;
                 }
-                Record::End { limits: expected, now } if !ended => {
-                    ended = true;
-                    found.last_instant = found.last_instant.max(now);
-                    if limits != expected || limits != header.first {
-                        return Err(fail(&format!("it should hold {expected} limits and holds {limits}")));
+                Record::End { limits: expected, now } if !place.ended => {
+                    place.ended = true;
+                    self.found.last_instant = self.found.last_instant.max(now);
+                    let whole = place.limits == expected && expected == header.first;
+                    if !whole && self.skipped.as_ref().is_none_or(Vec::is_empty) {
+                        return Err(fail(format!("it should hold {expected} limits and holds {}", place.limits)));
                     }
                 }
-                _ => return Err(fail("a record that has no place in a snapshot")),
+                _ => return Err(fail("a record that has no place in a snapshot".to_owned())),
             }
         }
         if !decoder.is_empty() {
-            return Err(corrupt(&path, offset as u64, "a frame holds more than its records"));
+            return Err(damage(path, offset as u64, "a frame holds more than its records"));
         }
-        records += u64::from(head.records);
-        offset += FRAME_HEADER + payload.len();
+        place.records += u64::from(head.records);
+        place.offset += FRAME_HEADER + payload.len();
+        Ok(())
     }
-    if !ended {
-        return Err(corrupt(&path, offset as u64, "the end of the snapshot is missing"));
-    }
-    found.snapshot_bytes = file.len() as u64;
-    Ok(header.complete)
-}
 
-fn read_segment(
-    dir: &Path,
-    disk: &dyn Disk,
-    number: u64,
-    last: bool,
-    replay: &mut dyn Replay,
-    found: &mut Recovered,
-) -> Result<()> {
-    let path = Name::Segment(number).path(dir);
-    let file = disk.read(&path).map_err(|error| Error::io("read", &path, &error))?;
-    let header = read_header(&path, &file, FileKind::Segment, number, found)?;
-    if found.snapshot == Some(number) {
-        // What came before is in the snapshot.
-        found.next_sequence = header.first;
-    }
-    if header.first != found.next_sequence {
-        return Err(corrupt(
-            &path,
-            48,
-            &format!(
+    fn read_segment(&mut self, number: u64, last: bool) -> Step<()> {
+        let path = Name::Segment(number).path(self.dir);
+        let (file, header) = self.open(&path, FileKind::Segment, number)?;
+        if self.found.snapshot == Some(number) {
+            // What came before is in the snapshot.
+            self.found.next_sequence = header.first;
+        }
+        if header.first != self.found.next_sequence || !(1..=MAX_COUNTER).contains(&header.first) {
+            let what = format!(
                 "it begins with record {} where record {} should follow: the end of the segment before it is missing",
-                header.first, found.next_sequence
-            ),
-        ));
+                header.first, self.found.next_sequence
+            );
+            return Err(damage(&path, 48, what).into());
+        }
+        let mut offset = frame::FILE_HEADER;
+        let mut durable = header.first - 1;
+        let mut clean = false;
+        while let Some((head, payload)) =
+            frame::open(&file[offset..], header.salt).filter(|(head, _)| head.first == self.found.next_sequence)
+        {
+            durable = durable.max(head.durable);
+            clean = head.clean;
+            self.read_events(&path, offset, &head, payload)?;
+            offset += FRAME_HEADER + payload.len();
+        }
+        self.found.log_bytes += offset as u64;
+        let end = self.end_of(&path, &file[offset..], offset as u64, header.salt, durable)?;
+        match end {
+            End::Torn(torn) if last => self.found.torn = Some(torn),
+            End::Torn(torn) => {
+                let what = format!("record {} should begin there", self.found.next_sequence);
+                return Err(damage(&path, torn.offset, what).into());
+            }
+            End::Exact if last && clean => {
+                self.found.clean = Some(CleanEnd { number, salt: header.salt, length: offset as u64 });
+            }
+            End::Exact | End::Filled => {}
+        }
+        Ok(())
     }
-    let mut offset = frame::FILE_HEADER;
-    let mut durable = header.first - 1;
-    let mut clean = false;
-    loop {
-        let rest = &file[offset..];
-        match frame::open(rest, header.salt) {
-            Some((head, payload)) if head.first == found.next_sequence => {
-                durable = durable.max(head.durable);
-                clean = head.clean;
-                read_events(&path, offset, head.records, payload, head.base, replay, found)?;
-                offset += FRAME_HEADER + payload.len();
-            }
-            misplaced => {
-                if misplaced.is_none() && rest.iter().all(|byte| *byte == 0) {
-                    break;
-                }
-                let expected = found.next_sequence;
-                if !last {
-                    return Err(corrupt(&path, offset as u64, &format!("record {expected} should begin there")));
-                }
-                let durable = durable.max(frame::highest_durable(rest, header.salt).unwrap_or(0));
-                if durable >= expected {
-                    return Err(corrupt(
-                        &path,
-                        offset as u64,
-                        &format!("record {expected} should begin there, and records up to {durable} were confirmed"),
-                    ));
-                }
-                let bytes = rest.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1);
-                found.torn = Some(Torn { file: path, offset: offset as u64, bytes });
-                clean = false;
-                break;
-            }
+
+    /// What stands behind the last frame that belongs.
+    fn end_of(&self, path: &Path, rest: &[u8], offset: u64, salt: u64, durable: u64) -> Step<End> {
+        if rest.is_empty() {
+            return Ok(End::Exact);
+        }
+        let length = frame::without_zeros(rest);
+        if length == 0 {
+            return Ok(End::Filled);
+        }
+        let expected = self.found.next_sequence;
+        // A frame may end in zeros, but not in many: a record begins with its tag, which is none.
+        let near = &rest[..rest.len().min(length + frame::MARK_PAGE as usize)];
+        let durable = durable.max(frame::highest_durable(near, salt).unwrap_or(0));
+        if durable >= expected {
+            let what = format!("record {expected} should begin there, and records up to {durable} were confirmed");
+            return Err(damage(path, offset, what).into());
+        }
+        match frame::lone_mark(rest, salt) {
+            Some((end, mark)) if mark.clean && mark.first == expected && end == rest.len() => Ok(End::Exact),
+            Some(_) => Ok(End::Filled),
+            None => Ok(End::Torn(Torn { file: path.to_owned(), offset, bytes: length as u64 })),
         }
     }
-    found.log_bytes += offset as u64;
-    if last && clean && offset == file.len() {
-        found.clean = Some(CleanEnd { number, salt: header.salt, length: offset as u64 });
+
+    fn read_events(&mut self, path: &Path, offset: usize, head: &FrameHeader, payload: &[u8]) -> Step<()> {
+        let mut decoder = Decoder::new(payload, head.base);
+        for _ in 0..head.records {
+            let at = (offset + FRAME_HEADER + payload.len() - decoder.remaining()) as u64;
+            let Record::Event(event) = decoder.read().map_err(|what| damage(path, at, what))? else {
+                return Err(damage(path, at, "a record that has no place in the log").into());
+            };
+            if let Some(instant) = event.at() {
+                self.found.last_instant = self.found.last_instant.max(instant);
+            }
+            self.replay.event(event).map_err(|what| damage(path, at, what))?;
+            self.found.next_sequence += 1;
+            self.found.events += 1;
+        }
+        if !decoder.is_empty() {
+            return Err(damage(path, offset as u64, "a frame holds more than its records").into());
+        }
+        self.found.frames += u64::from(head.records > 0);
+        Ok(())
     }
-    Ok(())
 }
 
-fn read_events(
-    path: &Path,
+/// How far a snapshot was read.
+#[derive(Default)]
+struct SnapshotPlace {
     offset: usize,
-    records: u32,
-    payload: &[u8],
-    base: Millis,
-    replay: &mut dyn Replay,
-    found: &mut Recovered,
-) -> Result<()> {
-    let mut decoder = Decoder::new(payload, base);
-    for _ in 0..records {
-        let at = (offset + FRAME_HEADER + payload.len() - decoder.remaining()) as u64;
-        let Record::Event(event) = decoder.read().map_err(|what| corrupt(path, at, what))? else {
-            return Err(corrupt(path, at, "a record that has no place in the log"));
-        };
-        if let Some(instant) = event.at() {
-            found.last_instant = found.last_instant.max(instant);
-        }
-        replay.event(event).map_err(|what| corrupt(path, at, &what))?;
-    }
-    if !decoder.is_empty() {
-        return Err(corrupt(path, offset as u64, "a frame holds more than its records"));
-    }
-    found.next_sequence += u64::from(records);
-    found.events += u64::from(records);
-    Ok(())
+    records: u64,
+    limits: u64,
+    ended: bool,
+}
+
+/// How a segment ends behind its last frame.
+enum End {
+    /// With the file, or with the copy of the mark of a clean stop.
+    Exact,
+    /// With space that was filled ahead.
+    Filled,
+    Torn(Torn),
 }

@@ -10,8 +10,8 @@ use super::record::{self, Entry};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
 
-/// Payload at which a frame of a snapshot is closed, in bytes.
-const FRAME_BYTES: usize = 256 * 1024;
+/// Payload at which a frame of a snapshot is closed, in bytes. A damaged place costs a repair no more than that.
+const FRAME_BYTES: usize = 64 * 1024;
 
 /// A snapshot being written. Dropped before [`SnapshotWriter::finish`], it leaves nothing behind.
 pub struct SnapshotWriter<'a> {

@@ -3,13 +3,14 @@
 //! A thread that appends takes a ticket from its own slot; the log thread, once the record is durable (or never will
 //! be), stores the ticket in the slot and unparks the thread. Why no wake-up is lost: the log thread stores first and
 //! unparks then; the waiter looks first and parks then; `unpark` before `park` makes `park` return at once. Why no
-//! answer comes too early: a slot's value only grows, and a ticket is stored after the sync that covers its record.
+//! answer comes too early: a slot's value only grows, and a ticket is stored after the sync that covers its record. The
+//! tests in `model.rs` run this in every order of its steps.
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, Thread};
 use std::time::Instant;
+
+use super::sync::{AtomicU64, Ordering, Thread, current, park_timeout, thread_local};
 
 /// A ticket with its outcome: twice the ticket, plus one if it failed.
 type Mark = u64;
@@ -38,6 +39,33 @@ pub struct Waiter {
     ticket: u64,
 }
 
+/// A ticket on its way through the queue. Dropped by whoever can't settle it (the queue of a thread that has ended, a
+/// thread that panics), it is settled as failed: nobody waits for what will never come.
+#[derive(Debug)]
+pub struct Pending(Option<Waiter>);
+
+impl Pending {
+    /// Puts a ticket on its way.
+    pub fn new(waiter: &Waiter) -> Pending {
+        Pending(Some(waiter.clone()))
+    }
+
+    /// Settles the ticket. Called by the log thread.
+    pub fn settle(mut self, durable: bool) {
+        if let Some(waiter) = self.0.take() {
+            waiter.settle(durable);
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.0.take() {
+            waiter.settle(false);
+        }
+    }
+}
+
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -51,20 +79,21 @@ pub enum Outcome {
 
 thread_local! {
     static SLOT: RefCell<(u64, Arc<Slot>)> =
-        RefCell::new((0, Arc::new(Slot { done: AtomicU64::new(0), thread: thread::current() })));
+        RefCell::new((0, Arc::new(Slot { done: AtomicU64::new(0), thread: current() })));
 }
 
 impl Waiter {
     /// A new ticket of the calling thread.
     pub fn take() -> Waiter {
-        SLOT.with_borrow_mut(|(tickets, slot)| {
+        SLOT.with(|own| {
+            let (tickets, slot) = &mut *own.borrow_mut();
             *tickets += 1;
             Waiter { slot: Arc::clone(slot), ticket: *tickets }
         })
     }
 
-    /// Settles the ticket. Called by the log thread.
-    pub fn settle(&self, durable: bool) {
+    /// Settles the ticket.
+    pub(super) fn settle(&self, durable: bool) {
         self.slot.settle(self.ticket, durable);
     }
 
@@ -81,14 +110,15 @@ impl Waiter {
             if left.is_zero() {
                 return Outcome::TimedOut;
             }
-            thread::park_timeout(left);
+            park_timeout(left);
         }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use std::thread;
     use std::time::Duration;
 
     #[test]
@@ -102,6 +132,18 @@ mod tests {
             assert_eq!(waiter.wait(far), expected);
             settler.join().unwrap();
         }
+    }
+
+    #[test]
+    fn a_ticket_that_is_dropped_has_failed() {
+        let waiter = Waiter::take();
+        let (sender, queue) = std::sync::mpsc::channel();
+        sender.send(Pending::new(&waiter)).unwrap();
+        drop(queue);
+        assert_eq!(waiter.wait(Instant::now() + Duration::from_secs(60)), Outcome::Failed);
+        let waiter = Waiter::take();
+        Pending::new(&waiter).settle(true);
+        assert_eq!(waiter.wait(Instant::now()), Outcome::Durable);
     }
 
     #[test]

@@ -317,6 +317,7 @@ fn help_for_every_command() {
         (&["log", "compact"], "--json"),
         (&["log", "dump"], "--json"),
         (&["log", "verify"], "--json"),
+        (&["log", "repair"], "--to"),
         (&["doctor"], "--json"),
     ];
     for (command, option) in commands {

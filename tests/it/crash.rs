@@ -275,7 +275,8 @@ fn garbage_behind_the_last_frame_is_cut_with_a_warning() {
         let mut bytes = std::fs::read(&segment).unwrap();
         let (_, end) = frames(&bytes);
         assert!(bytes.len() > end + garbage.len(), "a killed server leaves a tail of zeros");
-        assert!(bytes[end..].iter().all(|byte| *byte == 0));
+        // The copy of a mark, if the log had the time to write one.
+        bytes[end..].fill(0);
         bytes[end..end + garbage.len()].copy_from_slice(&garbage);
         std::fs::write(&segment, &bytes).unwrap();
 

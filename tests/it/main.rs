@@ -3,6 +3,9 @@
 mod attacks;
 mod cli;
 mod crash;
+mod format;
 mod http;
 mod ladder;
+mod pages;
+mod repair;
 mod util;

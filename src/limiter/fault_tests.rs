@@ -1,0 +1,361 @@
+//! Tests on disks that fail, are full, or do their work piece by piece.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+use std::time::Instant;
+
+use super::tests::{START, all, copy, limit, options, recovered};
+use super::*;
+use crate::limit::Algorithm;
+use crate::store::disk::{retry_interrupted, write_fully};
+
+/// A disk whose calls fail from the k-th one on, or only that one.
+struct FaultyDisk {
+    left: AtomicI64,
+    error: i32,
+    only_once: bool,
+    failed: AtomicU32,
+    /// Makes the next fdatasync fail.
+    sync_fails: AtomicBool,
+}
+
+impl FaultyDisk {
+    fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
+        Arc::new(FaultyDisk {
+            left: AtomicI64::new(after),
+            error,
+            only_once,
+            failed: AtomicU32::new(0),
+            sync_fails: AtomicBool::new(false),
+        })
+    }
+
+    fn step<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        if left == 0 || (left < 0 && !self.only_once) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Err(io::Error::from_raw_os_error(self.error));
+        }
+        call()
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.step(|| SystemDisk.create(path))
+    }
+    fn open(&self, path: &Path) -> io::Result<File> {
+        self.step(|| SystemDisk.open(path))
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.step(|| SystemDisk.read(path))
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.step(|| {
+            // Half of it may be written before it fails.
+            SystemDisk.write_at(file, bytes, offset)
+        })
+        .inspect_err(|_| drop(file.write_at(&bytes[..bytes.len() / 2], offset)))
+    }
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        if self.sync_fails.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(self.error));
+        }
+        self.step(|| SystemDisk.sync_data(file))
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        self.step(|| SystemDisk.sync_all(file))
+    }
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        self.step(|| SystemDisk.set_len(file, len))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(|| SystemDisk.rename(from, to))
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.step(|| SystemDisk.remove(path))
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.step(|| SystemDisk.sync_dir(path))
+    }
+}
+
+const EIO: i32 = 5;
+const EFBIG: i32 = 27;
+const ENOSPC: i32 = 28;
+const EDQUOT: i32 = 122;
+
+/// What a session on a failing disk has sent and what was answered.
+#[derive(Default)]
+struct Spent {
+    sent: u64,
+    answered: u64,
+}
+
+impl Spent {
+    /// A session with every kind of call in it: checks, a rotation, a snapshot, a clean stop.
+    fn session(&mut self, dir: &Path, clock: &Clock, disk: &Arc<FaultyDisk>) {
+        let opened = Limiter::open(dir, Options { disk: disk.clone(), ..options(clock) });
+        let Ok(limiter) = opened else { return };
+        let _ = limiter.configure("k", limit(1000, Algorithm::FixedWindowCounter));
+        for round in 0..6 {
+            self.sent += 1;
+            self.answered += u64::from(limiter.check("k", 1).is_ok_and(|decision| decision.allowed));
+            if round == 3 {
+                let _ = limiter.compact();
+            }
+        }
+        let _ = limiter.close();
+    }
+}
+
+/// Runs sessions on a disk that fails at call 0, 1, 2 … until one is not reached any more; each must leave what was
+/// answered and nothing that was not sent. `begin` makes the directory and returns what was answered in it.
+fn fail_at_every_call(error: i32, only_once: bool, sessions: u32, begin: &(impl Fn(&Path, &Clock) -> u64 + Sync)) {
+    for after in 0.. {
+        assert!(after < 2000, "the scenario never ends");
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let clock = Clock::manual(START);
+        let before = begin(&dir, &clock);
+        let disk = FaultyDisk::new(after, error, only_once);
+        let mut spent = Spent { sent: before, answered: before };
+        for _ in 0..sessions {
+            spent.session(&dir, &clock, &disk);
+        }
+        let what = format!("error {error} at call {after}, once {only_once}");
+        let limiter = Limiter::open(&dir, options(&clock)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let allowed = limiter.status("k").unwrap().map_or(0, |status| status.totals.allowed);
+        let Spent { sent, answered } = spent;
+        assert!(answered <= allowed && allowed <= sent, "{what}: {answered} <= {allowed} <= {sent}");
+        if disk.failed.load(Ordering::SeqCst) == 0 {
+            assert_eq!(answered, before + 6 * u64::from(sessions), "without a failure everything is answered");
+            assert!(after > 20, "only {after} calls were reached");
+            break;
+        }
+    }
+}
+
+/// Whichever call fails, and however: what was answered is there after the next start, and nothing that was not sent.
+#[test]
+fn a_disk_that_fails_at_any_call_loses_nothing_that_was_answered() {
+    thread::scope(|scope| {
+        for error in [EIO, ENOSPC, EFBIG, EDQUOT] {
+            for only_once in [false, true] {
+                scope.spawn(move || fail_at_every_call(error, only_once, 2, &|_, _| 0));
+            }
+        }
+    });
+}
+
+/// The same from the directory that a crash left: recovery writes its snapshot and its segment on the failing disk.
+#[test]
+fn a_disk_that_fails_at_any_call_of_recovery_loses_nothing_either() {
+    let parent = tempfile::tempdir().unwrap();
+    let (live, crashed) = (parent.path().join("live"), parent.path().join("crashed"));
+    let clock = Clock::manual(START);
+    let limiter = Limiter::open(&live, options(&clock)).unwrap();
+    limiter.configure("k", limit(1000, Algorithm::FixedWindowCounter)).unwrap();
+    for _ in 0..5 {
+        limiter.check("k", 1).unwrap();
+    }
+    limiter.compact().unwrap();
+    for _ in 0..4 {
+        limiter.check("k", 1).unwrap();
+    }
+    copy(&live, &crashed);
+    let begin = |dir: &Path, _: &Clock| {
+        copy(&crashed, dir);
+        9
+    };
+    thread::scope(|scope| {
+        for error in [EIO, ENOSPC, EFBIG] {
+            for only_once in [false, true] {
+                let begin = &begin;
+                scope.spawn(move || fail_at_every_call(error, only_once, 1, begin));
+            }
+        }
+    });
+}
+
+/// A disk that interrupts every other call and writes a part of what it is given, and fails at nothing.
+#[derive(Default)]
+struct HaltingDisk {
+    calls: AtomicU64,
+    interrupted: AtomicU64,
+    short: AtomicU64,
+}
+
+impl HaltingDisk {
+    /// Interrupts a call, or lets it be.
+    fn halt(&self) -> io::Result<u64> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        if call.is_multiple_of(2) {
+            self.interrupted.fetch_add(1, Ordering::SeqCst);
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(call)
+    }
+
+    fn sync(&self, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        retry_interrupted(|| self.halt().and_then(|_| sync()))
+    }
+}
+
+impl Disk for HaltingDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        SystemDisk.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<File> {
+        SystemDisk.open(path)
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        SystemDisk.read(path)
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        write_fully(bytes, offset, |bytes, offset| {
+            let call = self.halt()?;
+            // All but the last bytes, so that the rest is written in ever smaller pieces.
+            let part = if call % 4 == 1 { bytes.len().div_ceil(2) } else { bytes.len() };
+            self.short.fetch_add(u64::from(part < bytes.len()), Ordering::SeqCst);
+            file.write_at(&bytes[..part], offset)
+        })
+    }
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        self.sync(|| SystemDisk.sync_data(file))
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        self.sync(|| SystemDisk.sync_all(file))
+    }
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        self.sync(|| SystemDisk.set_len(file, len))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.sync(|| SystemDisk.sync_dir(path))
+    }
+}
+
+#[test]
+fn interrupted_calls_and_short_writes_have_no_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let disk = Arc::new(HaltingDisk::default());
+    let limiter = Limiter::open(dir.path(), Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(1000, Algorithm::SlidingWindowLog)).unwrap();
+    for round in 0..20 {
+        assert!(limiter.check("k", 1).unwrap().allowed);
+        if round % 7 == 3 {
+            limiter.compact().unwrap();
+        }
+    }
+    assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter), "after a crash");
+    limiter.close().unwrap();
+    assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter), "after a clean stop");
+    assert!(disk.interrupted.load(Ordering::SeqCst) > 20 && disk.short.load(Ordering::SeqCst) > 10);
+}
+
+#[test]
+fn a_write_that_writes_nothing_is_an_error() {
+    let error = write_fully(b"abc", 0, |_, _| Ok(0)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+}
+
+#[test]
+fn a_failed_fsync_is_final() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let disk = FaultyDisk::new(i64::MAX, 5, true);
+    let limiter = Limiter::open(dir.path(), Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(10, Algorithm::FixedWindowCounter)).unwrap();
+    // Once is enough: the next one would succeed.
+    disk.sync_fails.store(true, Ordering::SeqCst);
+    assert_eq!(limiter.check("k", 1).unwrap_err().kind(), Kind::LogFailed);
+    for _ in 0..3 {
+        assert_eq!(limiter.check("k", 1).unwrap_err().kind(), Kind::LogFailed);
+    }
+    let (health, reason) = limiter.health();
+    assert_eq!(health, Health::Failed);
+    assert!(reason.unwrap().contains("cannot sync the log"));
+    assert!(!limiter.report().problems().is_empty());
+    assert_eq!(limiter.close().unwrap_err().kind(), Kind::LogFailed);
+}
+
+#[test]
+fn a_full_disk_is_refused_before_anything_changes_and_service_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let disk = FullDisk::default();
+    let limiter = Limiter::open(dir.path(), Options { disk: Arc::new(disk.clone()), ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    disk.full.store(true, Ordering::SeqCst);
+    let mut allowed = 0;
+    let error = loop {
+        match limiter.check("k", 1) {
+            Ok(_) => allowed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), Kind::LogFailed);
+    assert!(error.message().contains("room"), "{error}");
+    assert_eq!(limiter.status("k").unwrap().unwrap().totals.allowed, allowed, "nothing was spent by the refused one");
+    assert_eq!(limiter.health().0, Health::NoSpace);
+    disk.full.store(false, Ordering::SeqCst);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while limiter.check("k", 1).is_err() {
+        assert!(Instant::now() < deadline, "service should resume once there is room");
+        thread::yield_now();
+    }
+    assert_eq!(limiter.health().0, Health::Healthy);
+    assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter));
+}
+
+/// A disk on which a file can't grow while it is full.
+#[derive(Clone, Default)]
+struct FullDisk {
+    full: Arc<AtomicBool>,
+}
+
+impl Disk for FullDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        SystemDisk.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<File> {
+        SystemDisk.open(path)
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        SystemDisk.read(path)
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let grows = offset + bytes.len() as u64 > file.metadata()?.len();
+        if grows && self.full.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        SystemDisk.write_at(file, bytes, offset)
+    }
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        SystemDisk.sync_data(file)
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        SystemDisk.sync_all(file)
+    }
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        SystemDisk.set_len(file, len)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.sync_dir(path)
+    }
+}

@@ -1,0 +1,238 @@
+//! The queue and the wake-ups under loom: the real log thread and the real waiters, in every order of their steps (with at
+//! most a few preemptions), on a disk that only notes what it is given. Run by
+//! `RUSTFLAGS="--cfg loom" cargo test --release --lib store::model`.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::disk::Disk;
+use super::frame;
+use super::log::{Log, Policy, Segment, Start};
+use super::record::{Event, MAX_FIXED, MAX_ITEM};
+use super::wait::{Outcome, Waiter};
+use crate::error::{Kind, Result};
+use crate::limit::{Algorithm, Limit};
+
+/// Explores `scenario`, with so many preemptions at most.
+fn explore(preemptions: usize, scenario: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
+    builder.check(scenario);
+}
+
+/// What is on the disk. Its lock is held for no step of the model, so it is std's.
+#[derive(Default)]
+struct Noted {
+    filled: u64,
+    written: Vec<Vec<u8>>,
+    synced: Vec<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct ModelDisk {
+    noted: Mutex<Noted>,
+    /// Whether an fsync fails.
+    fails: bool,
+    /// Whether there is room for the first filled space alone.
+    full: bool,
+}
+
+impl ModelDisk {
+    fn is_durable(&self, key: &str) -> bool {
+        let noted = self.noted.lock().unwrap();
+        noted.synced.iter().any(|frame| frame.windows(key.len()).any(|part| part == key.as_bytes()))
+    }
+}
+
+impl Disk for ModelDisk {
+    fn write_at(&self, _: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut noted = self.noted.lock().unwrap();
+        let end = offset + bytes.len() as u64;
+        if bytes.starts_with(b"FLfr") {
+            assert!(end <= noted.filled, "a frame past the space that was filled for it");
+            noted.written.push(bytes.to_vec());
+        } else if self.full && noted.filled > 0 {
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        noted.filled = noted.filled.max(end);
+        Ok(())
+    }
+    fn sync_data(&self, _: &File) -> io::Result<()> {
+        if self.fails {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let mut noted = self.noted.lock().unwrap();
+        noted.synced = noted.written.clone();
+        Ok(())
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        self.sync_data(file)
+    }
+    fn set_len(&self, _: &File, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn create(&self, _: &Path) -> io::Result<File> {
+        File::open("/dev/null")
+    }
+    fn open(&self, _: &Path) -> io::Result<File> {
+        File::open("/dev/null")
+    }
+    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
+    let header = frame::FILE_HEADER as u64;
+    let segment = Segment {
+        file: File::open("/dev/null").unwrap(),
+        path: PathBuf::from("0000000001.aof"),
+        number: 1,
+        salt: 0,
+        position: header,
+        filled: header,
+    };
+    let log = Log::start(Start {
+        disk: Arc::clone(disk) as Arc<dyn Disk>,
+        dir: PathBuf::new(),
+        directory: [0; 16],
+        segment,
+        next_sequence: 1,
+        base: 0,
+        policy: Policy::default(),
+        log_bytes: header,
+        snapshot_bytes: 0,
+    });
+    Arc::new(log.unwrap())
+}
+
+/// What a worker does for one request: the record of this key.
+fn spend(log: &Log, key: &str) -> Result<()> {
+    let limit = Limit::new(1, 1, Algorithm::TokenBucket, None)?;
+    request(log, MAX_FIXED + key.len(), &Event::Created { id: 1, shard: 0, at: 0, limit, key })
+}
+
+/// The same with a record of about 40 000 bytes.
+fn spend_much(log: &Log) -> Result<()> {
+    let items = vec![(1 << 60, 1 << 40); 2700];
+    request(log, MAX_FIXED + items.len() * MAX_ITEM, &Event::SpentAll { at: 0, items })
+}
+
+fn request(log: &Log, bytes: usize, event: &Event<'_>) -> Result<()> {
+    let waiter = Waiter::take();
+    let mut reservation = log.reserve(1, bytes)?;
+    log.append(&mut reservation, event, Some(&waiter));
+    drop(reservation);
+    log.wait(&waiter)
+}
+
+/// A worker that must be answered, and not before its record is on the disk.
+fn worker(log: &Arc<Log>, disk: &Arc<ModelDisk>, key: &'static str) -> loom::thread::JoinHandle<bool> {
+    let (log, disk) = (Arc::clone(log), Arc::clone(disk));
+    loom::thread::spawn(move || match spend(&log, key) {
+        Ok(()) => {
+            assert!(disk.is_durable(key), "{key} was answered before it was on disk");
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), Kind::LogFailed, "{error}");
+            false
+        }
+    })
+}
+
+#[test]
+fn a_wake_up_is_never_lost() {
+    explore(4, || {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let (first, second) = (Waiter::take(), Waiter::take());
+        let others = (first.clone(), second.clone());
+        let settler = loom::thread::spawn(move || {
+            others.0.settle(true);
+            others.1.settle(false);
+        });
+        // The second is settled behind the first, so the first may be seen as settled by either.
+        assert_ne!(first.wait(far), Outcome::TimedOut);
+        assert_eq!(second.wait(far), Outcome::Failed);
+        settler.join().unwrap();
+    });
+}
+
+#[test]
+fn two_workers_are_answered_after_their_sync() {
+    explore(2, || {
+        let disk = Arc::new(ModelDisk::default());
+        let log = log_on(&disk);
+        let other = worker(&log, &disk, "other");
+        spend(&log, "own").unwrap();
+        assert!(disk.is_durable("own"));
+        assert!(other.join().unwrap());
+        log.stop().unwrap();
+    });
+}
+
+#[test]
+fn a_failed_sync_wakes_all() {
+    explore(2, || {
+        let disk = Arc::new(ModelDisk { fails: true, ..ModelDisk::default() });
+        let log = log_on(&disk);
+        let other = worker(&log, &disk, "other");
+        assert_eq!(spend(&log, "own").unwrap_err().kind(), Kind::LogFailed);
+        assert!(!other.join().unwrap());
+        assert_eq!(log.stop().unwrap_err().kind(), Kind::LogFailed);
+    });
+}
+
+#[test]
+fn room_is_promised_once() {
+    explore(2, || {
+        let disk = Arc::new(ModelDisk::default());
+        let log = log_on(&disk);
+        // Of the first 64 KiB each wants more than half: one waits until the other has been written and more is filled.
+        let other = Arc::clone(&log);
+        let other = loom::thread::spawn(move || spend_much(&other).unwrap());
+        spend_much(&log).unwrap();
+        other.join().unwrap();
+        assert_eq!(log.queued_bytes(), 0, "all that was promised is given back");
+        log.stop().unwrap();
+    });
+}
+
+#[test]
+fn the_last_room_is_promised_once() {
+    explore(2, || {
+        let disk = Arc::new(ModelDisk { full: true, ..ModelDisk::default() });
+        let log = log_on(&disk);
+        let other = Arc::clone(&log);
+        let other = loom::thread::spawn(move || spend_much(&other).is_ok());
+        let own = spend_much(&log).is_ok();
+        assert!(own ^ other.join().unwrap(), "there is room for one of the two");
+        log.stop().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_meets_the_stop_is_answered() {
+    explore(3, || {
+        let disk = Arc::new(ModelDisk::default());
+        let log = log_on(&disk);
+        let other = worker(&log, &disk, "other");
+        log.stop().unwrap();
+        // On disk, or refused; but not left waiting.
+        let answered = other.join().unwrap();
+        assert!(!answered || disk.is_durable("other"));
+    });
+}

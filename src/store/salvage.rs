@@ -1,0 +1,121 @@
+//! Reading a damaged data directory for what is left of it. Changes no file.
+//!
+//! Tried in this order: the newest snapshot and the log behind it up to the first damaged place; where that snapshot is
+//! damaged, an older one that is still there with all segments behind it, or segment 1; else what can be read of the
+//! newest snapshot, whose frames are valid each by itself, with the log behind it.
+
+use std::path::Path;
+
+use super::disk::Disk;
+use super::frame::{self, FileHeader, FileKind};
+use super::names::Name;
+use super::recovery::{Damage, Files, Reader, Recovered, Replay, Stop};
+use crate::error::Result;
+
+/// What was read, and what was not.
+#[derive(Debug, Default)]
+pub struct Salvaged {
+    /// What was read.
+    pub found: Recovered,
+    /// The damaged places that were met.
+    pub damages: Vec<Damage>,
+    /// Limits of a damaged snapshot that could not be read.
+    pub lost_limits: u64,
+    /// What could not be taken over from the log.
+    pub lost: Lost,
+}
+
+/// What stands in the log behind a damaged place.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Bytes from there to the end of the log, without zero-filled space.
+    pub bytes: u64,
+    /// Frames among them that are whole.
+    pub frames: u64,
+    /// Records in these.
+    pub events: u64,
+    /// The highest sequence number in these.
+    pub last_sequence: Option<u64>,
+}
+
+/// Reads what is left into a replay that `fresh` makes (`fresh(true)`: one that takes records about limits that are not
+/// there), and returns it. `None` where nothing can be read at all.
+///
+/// # Errors
+/// `unsupported` for a newer format; `io`.
+pub fn salvage<R: Replay>(dir: &Path, disk: &dyn Disk, fresh: impl Fn(bool) -> R) -> Result<(Option<R>, Salvaged)> {
+    let files = Files::list(dir)?;
+    let newest = files.snapshots.last().copied();
+    let mut damages = Vec::new();
+    for snapshot in files.snapshots.iter().rev().map(|number| Some(*number)).chain([None]) {
+        // An older state without the log that follows it would be a wrong state.
+        let follows = files.behind(snapshot).first() == Some(&snapshot.unwrap_or(1));
+        if snapshot != newest && !follows {
+            continue;
+        }
+        match read(dir, disk, &files, snapshot, fresh(false), false)? {
+            Ok(done) => return Ok(add(damages, done)),
+            Err(damage) => damages.push(damage),
+        }
+    }
+    let Some(newest) = newest else { return Ok((None, Salvaged { damages, ..Salvaged::default() })) };
+    match read(dir, disk, &files, Some(newest), fresh(true), true)? {
+        // It meets the snapshot's damaged places again, one by one.
+        Ok(done) => Ok(add(Vec::new(), done)),
+        Err(_) => Ok((None, Salvaged { damages, ..Salvaged::default() })),
+    }
+}
+
+fn add<R>(mut damages: Vec<Damage>, (replay, mut salvaged): (R, Salvaged)) -> (Option<R>, Salvaged) {
+    damages.append(&mut salvaged.damages);
+    salvaged.damages = damages;
+    (Some(replay), salvaged)
+}
+
+/// Reads one history up to the first damaged place. `Err` where that place is in the snapshot, or where there is none
+/// and the log can't be begun; with `skip` what is left of the snapshot will do.
+fn read<R: Replay>(
+    dir: &Path,
+    disk: &dyn Disk,
+    files: &Files,
+    snapshot: Option<u64>,
+    mut replay: R,
+    skip: bool,
+) -> Result<std::result::Result<(R, Salvaged), Damage>> {
+    let mut reader = Reader::new(dir, disk, &mut replay);
+    reader.skipped = skip.then(Vec::new);
+    let end = reader.read(files, snapshot);
+    let begun = reader.found.events > 0 || reader.found.snapshot_bytes > 0 || !reader.found.segments.is_empty();
+    let (lost_limits, mut damages) = (reader.lost_limits, reader.skipped.unwrap_or_default());
+    let found = reader.found;
+    let mut lost = Lost::default();
+    match end {
+        Ok(()) => {}
+        Err(Stop::Failed(error)) => return Err(error),
+        Err(Stop::Damaged(damage)) if !begun => return Ok(Err(damage)),
+        Err(Stop::Damaged(damage)) => {
+            lost = lost_behind(dir, disk, files, &found, &damage)?;
+            damages.push(damage);
+        }
+    }
+    Ok(Ok((replay, Salvaged { found, damages, lost_limits, lost })))
+}
+
+/// Counts what stands in the segments behind the place.
+fn lost_behind(dir: &Path, disk: &dyn Disk, files: &Files, found: &Recovered, damage: &Damage) -> Result<Lost> {
+    let mut lost = Lost::default();
+    for number in files.behind(found.snapshot).iter().filter(|number| !found.segments.contains(number)) {
+        let path = Name::Segment(*number).path(dir);
+        let file = disk.read(&path).map_err(|error| crate::Error::io("read", &path, &error))?;
+        let begin = if path == damage.file { damage.offset.unwrap_or(0) as usize } else { 0 };
+        let rest = &file[begin.min(file.len())..];
+        lost.bytes += frame::without_zeros(rest) as u64;
+        let Ok(header) = FileHeader::decode(&file, FileKind::Segment) else { continue };
+        for (_, head, _) in frame::scan(rest, header.salt).filter(|(_, head, _)| head.records > 0) {
+            lost.frames += 1;
+            lost.events += u64::from(head.records);
+            lost.last_sequence = lost.last_sequence.max(head.first.checked_add(u64::from(head.records) - 1));
+        }
+    }
+    Ok(lost)
+}

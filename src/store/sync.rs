@@ -1,0 +1,121 @@
+//! What the log thread and those who wait for it are built on: std's atomics and threads and crossbeam's channels, or,
+//! with `--cfg loom`, loom's, under which the tests of `model.rs` run this very code in every order of its steps.
+
+#[cfg(not(all(loom, test)))]
+pub use self::real::*;
+
+#[cfg(all(loom, test))]
+pub use self::modelled::*;
+
+#[cfg(not(all(loom, test)))]
+mod real {
+    pub use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+    pub use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+    pub use std::thread::{Builder, JoinHandle, Thread, current, park_timeout, sleep};
+    pub use std::thread_local;
+}
+
+/// Time stands still here: who waits with a deadline waits for ever, so that a lost wake-up is a deadlock, which loom
+/// reports.
+#[cfg(all(loom, test))]
+mod modelled {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    pub use crossbeam_channel::RecvTimeoutError;
+    pub use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+    use loom::sync::{Condvar, Mutex};
+    pub use loom::thread::{Builder, JoinHandle, Thread, current};
+    pub use loom::thread_local;
+
+    pub fn park_timeout(_: Duration) {
+        loom::thread::park();
+    }
+
+    pub fn sleep(_: Duration) {
+        loom::thread::yield_now();
+    }
+
+    struct Channel<T> {
+        state: Mutex<State<T>>,
+        ready: Condvar,
+    }
+
+    struct State<T> {
+        queue: VecDeque<T>,
+        senders: usize,
+        receiver: bool,
+    }
+
+    pub struct Sender<T>(Arc<Channel<T>>);
+    pub struct Receiver<T>(Arc<Channel<T>>);
+
+    pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
+        let state = State { queue: VecDeque::new(), senders: 1, receiver: true };
+        let channel = Arc::new(Channel { state: Mutex::new(state), ready: Condvar::new() });
+        (Sender(Arc::clone(&channel)), Receiver(channel))
+    }
+
+    pub fn bounded<T>(_: usize) -> (Sender<T>, Receiver<T>) {
+        unbounded()
+    }
+
+    impl<T> Sender<T> {
+        pub fn send(&self, message: T) -> Result<(), T> {
+            let mut state = self.0.state.lock().unwrap();
+            if !state.receiver {
+                drop(state);
+                return Err(message);
+            }
+            state.queue.push_back(message);
+            self.0.ready.notify_one();
+            Ok(())
+        }
+    }
+
+    impl<T> Drop for Sender<T> {
+        fn drop(&mut self) {
+            self.0.state.lock().unwrap().senders -= 1;
+            self.0.ready.notify_one();
+        }
+    }
+
+    impl<T> Receiver<T> {
+        pub fn recv(&self) -> Result<T, RecvTimeoutError> {
+            let mut state = self.0.state.lock().unwrap();
+            loop {
+                if let Some(message) = state.queue.pop_front() {
+                    return Ok(message);
+                }
+                if state.senders == 0 {
+                    return Err(RecvTimeoutError::Disconnected);
+                }
+                state = self.0.ready.wait(state).unwrap();
+            }
+        }
+
+        pub fn recv_deadline(&self, _: Instant) -> Result<T, RecvTimeoutError> {
+            self.recv()
+        }
+
+        pub fn recv_timeout(&self, _: Duration) -> Result<T, RecvTimeoutError> {
+            self.recv()
+        }
+
+        pub fn try_recv(&self) -> Result<T, RecvTimeoutError> {
+            self.0.state.lock().unwrap().queue.pop_front().ok_or(RecvTimeoutError::Timeout)
+        }
+    }
+
+    impl<T> Drop for Receiver<T> {
+        fn drop(&mut self) {
+            let left = {
+                let mut state = self.0.state.lock().unwrap();
+                state.receiver = false;
+                std::mem::take(&mut state.queue)
+            };
+            drop(left);
+        }
+    }
+}

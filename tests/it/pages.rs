@@ -1,0 +1,356 @@
+//! flint.5 and the program say the same.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use flint::clock::rfc3339;
+use flint::store::frame;
+use flint::{Algorithm, bounds};
+use serde_json::{Value, json};
+
+use crate::format::{File, Page, Table, read, write};
+use crate::util::{flint, log_files, segments};
+
+/// What `flint log dump` says of a record.
+fn dumped(page: &Page, keys: &mut BTreeMap<u64, String>, name: &str, record: &Value) -> Vec<Value> {
+    let id = record["id"].as_u64();
+    if let (Some(id), Some(key)) = (id, record["key"].as_str()) {
+        keys.insert(id, key.to_owned());
+    }
+    let instant = |field: &str| record[field].as_u64().map(|at| rfc3339(at).to_string());
+    let mut line = json!({"event": name});
+    if let Some(id) = id {
+        (line["id"], line["key"]) = (id.into(), keys[&id].clone().into());
+    }
+    if let Some(at) = instant("at") {
+        line["at"] = at.into();
+    }
+    let limit = &record["limit"];
+    if let Some(algorithm) = limit["algorithm"].as_u64() {
+        line["algorithm"] = page.state(algorithm).0.into();
+        line["rate"] = limit["rate"].clone();
+        line["capacity"] = limit["capacity"].clone();
+        line["per"] = flint::limit::format_period(limit["period"].as_u64().unwrap()).to_string().into();
+    }
+    match name {
+        "spent" => line["cost"] = record["cost"].clone(),
+        "spent-all" => {
+            let items = record["items"].as_array().unwrap().iter();
+            return items
+                .map(|item| {
+                    json!({"event": "spent", "at": instant("at"), "id": item["id"], "cost": item["cost"],
+                        "key": keys[&item["id"].as_u64().unwrap()], "check_all": true})
+                })
+                .collect();
+        }
+        "denied" => {
+            line["at"] = instant("last").into();
+            (line["total_denied"], line["total_denied_cost"]) = (record["total"].clone(), record["cost"].clone());
+        }
+        "marker" => (line["snapshot"], line["shard"]) = (record["snapshot"].clone(), record["shard"].clone()),
+        "entry" => {
+            for field in ["allowed", "denied", "allowed-cost", "denied-cost"] {
+                line[format!("total_{}", field.replace('-', "_"))] = record[field].clone();
+            }
+        }
+        "end" => return Vec::new(),
+        _ => {}
+    }
+    vec![line]
+}
+
+fn dump_by_the_page(page: &Page, files: &[&File]) -> Vec<Value> {
+    let mut keys = BTreeMap::new();
+    let records = files.iter().flat_map(|file| file.frames.iter().flat_map(|(_, records)| records));
+    records.flat_map(|(name, record)| dumped(page, &mut keys, name, record)).collect()
+}
+
+fn dump(dir: &Path) -> Vec<Value> {
+    let run = flint(dir, &["log", "dump"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    run.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+const ALGORITHMS: [&str; 4] = ["token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"];
+
+/// Every kind of event, of every algorithm.
+fn make_history(dir: &Path) {
+    let ok = |args: &[&str]| {
+        let run = flint(dir, args);
+        assert!(matches!(run.code, Some(0 | 1)), "{run:?}");
+    };
+    for algorithm in ALGORITHMS {
+        ok(&["limit", "add", algorithm, "--rate", "9", "--per", "1d", "--algorithm", algorithm]);
+        ok(&["limit", "check", algorithm, "--cost", "2"]);
+    }
+    ok(&["limit", "add", "token_bucket", "--rate", "300", "--per", "250ms", "--burst", "1000"]);
+    ok(&["limit", "check-all", "sliding_window_log", "fixed_window_counter", "--cost", "fixed_window_counter=7"]);
+    ok(&["limit", "check", "fixed_window_counter", "--cost", "3"]);
+    ok(&["limit", "reset", "sliding_window_counter"]);
+    ok(&["limit", "add", "ключ", "--rate", "1000000000000", "--per", "366d"]);
+    ok(&["limit", "remove", "ключ"]);
+}
+
+#[test]
+fn what_the_program_writes_is_what_the_page_says() {
+    let page = Page::read();
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    make_history(&dir);
+    let (layout, frame) = (page.header(), page.frame());
+    let segment = std::fs::read(segments(&dir).pop().unwrap()).unwrap();
+    let file = read(&page, &segment, b"FLINTAOF");
+    assert_eq!((layout.get(&file.header, "number"), layout.get(&file.header, "first")), (1, 1));
+    assert_eq!(dump_by_the_page(&page, &[&file]), dump(&dir));
+    // Sequence numbers, durable marks, and the mark with its copy.
+    let mut next = 1;
+    for (head, records) in &file.frames {
+        assert_eq!(frame.get(head, "first"), next);
+        assert_eq!(frame.get(head, "durable"), next - 1, "each command has synced");
+        let clean = frame.get(head, "records") >> 31 == 1;
+        assert_eq!(clean, records.is_empty(), "a mark of a log that was closed");
+        next += records.len() as u64;
+    }
+    let mark = &file.frames.last().unwrap().0;
+    assert_eq!(segment.len(), file.end.next_multiple_of(4096) + mark.len());
+    assert_eq!(&segment[segment.len() - mark.len()..], mark);
+    assert!(segment[file.end..segment.len() - mark.len()].iter().all(|byte| *byte == 0));
+
+    assert_eq!(flint(&dir, &["log", "compact"]).code, Some(0));
+    assert_eq!(flint(&dir, &["limit", "check", "token_bucket"]).code, Some(0));
+    let snapshot = std::fs::read(dir.join("0000000002.snapshot")).unwrap();
+    let snapshot = read(&page, &snapshot, b"FLINTSNP");
+    assert_eq!(layout.get(&snapshot.header, "flags"), 0, "markers follow");
+    assert_eq!(layout.get(&snapshot.header, "first"), 4);
+    assert_eq!(layout.bytes(&snapshot.header, "directory"), layout.bytes(&file.header, "directory"));
+    assert_ne!(layout.bytes(&snapshot.header, "salt"), layout.bytes(&file.header, "salt"));
+    let segment = std::fs::read(dir.join("0000000002.aof")).unwrap();
+    let segment = read(&page, &segment, b"FLINTAOF");
+    assert_eq!(layout.get(&segment.header, "first"), next);
+    let said = dump(&dir);
+    assert_eq!(said[0], json!({"event": "snapshot", "number": 2, "complete": false, "limits": 4}));
+    assert_eq!(dump_by_the_page(&page, &[&snapshot, &segment]), said[1..]);
+    let names: Vec<&str> = [&file, &snapshot, &segment]
+        .iter()
+        .flat_map(|file| file.frames.iter().flat_map(|(_, records)| records.iter().map(|(name, _)| name.as_str())))
+        .collect();
+    for row in &page.tables[2] {
+        assert!(names.contains(&row[1].as_str()), "no {} was written", row[1]);
+    }
+}
+
+#[test]
+fn the_program_reads_what_the_page_says() {
+    let page = Page::read();
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path();
+    // In the future, so that the clock, which never runs backwards, stands at these instants.
+    let now = 4_000_000_000_000_u64;
+    let states = [
+        json!({"whole": 3, "part": 5, "at": now}),
+        json!({"events": [{"at": now - 9, "units": 2}, {"at": now, "units": 1}]}),
+        json!({"start": now - 10, "used": 8}),
+        json!({"start": now, "previous": 0, "current": 6}),
+    ];
+    let entries: Vec<(&str, Value)> = (0..4)
+        .map(|code| {
+            let mut state = states[code].clone();
+            state["algorithm"] = code.into();
+            let entry = json!({"id": code + 1, "shard": 255 - code, "state": state, "key": ALGORITHMS[code],
+                "limit": {"algorithm": code, "rate": 20, "period": 31_622_400_000_u64, "capacity": 20},
+                "allowed": 11, "denied": 12, "allowed-cost": 13, "denied-cost": 300,
+                "last-allowed": now, "last-denied": null, "last-reset": 0});
+            ("entry", entry)
+        })
+        .collect();
+    let end = ("end", json!({"limits": 4, "now": now}));
+    let (first, second) = entries.split_at(2);
+    let snapshot = write(&page, b"FLINTSNP", 7, 1, 4, &[first.to_vec(), [second, &[end]].concat()]);
+    std::fs::write(dir.join("0000000007.snapshot"), snapshot).unwrap();
+    let log = [
+        vec![
+            ("spent", json!({"id": 1, "cost": 2, "at": now})),
+            ("spent-all", json!({"at": now, "items": [{"id": 3, "cost": 4}, {"id": 4, "cost": 5}]})),
+            ("denied", json!({"id": 2, "total": 99, "cost": 1000, "last": now})),
+        ],
+        vec![
+            (
+                "created",
+                json!({"id": 300, "shard": 3, "at": now, "key": "ключ",
+                "limit": {"algorithm": 0, "rate": 1, "period": 60_000, "capacity": 70}}),
+            ),
+            (
+                "reconfigured",
+                json!({"id": 2, "at": now,
+                "limit": {"algorithm": 1, "rate": 30, "period": 31_622_400_000_u64, "capacity": 30}}),
+            ),
+            ("reset", json!({"id": 4, "at": now})),
+            ("marker", json!({"snapshot": 8, "shard": 9})),
+            ("removed", json!({"id": 3, "at": now})),
+        ],
+    ];
+    std::fs::write(dir.join("0000000007.aof"), write(&page, b"FLINTAOF", 7, 0, 1000, &log)).unwrap();
+    let list = flint(dir, &["limit", "list", "--json"]);
+    assert_eq!(list.code, Some(0), "{list:?}");
+    let list = list.json();
+    let found: Vec<Value> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|status| {
+            json!([
+                status["key"],
+                status["rate"],
+                status["remaining"],
+                status["total_allowed"],
+                status["total_denied"],
+                status["total_allowed_cost"],
+                status["total_denied_cost"]
+            ])
+        })
+        .collect();
+    let expected = [
+        json!(["sliding_window_counter", 20, 20, 12, 12, 18, 300]),
+        json!(["sliding_window_log", 30, 27, 11, 99, 13, 1000]),
+        json!(["token_bucket", 20, 1, 12, 12, 15, 300]),
+        json!(["ключ", 1, 70, 0, 0, 0, 0]),
+    ];
+    assert_eq!(found, expected, "{list}");
+    assert_eq!(list[1]["last_denied_at"], rfc3339(now).to_string());
+    assert_eq!(list[2]["last_allowed_at"], rfc3339(now).to_string());
+    assert_eq!(list[2]["last_denied_at"], Value::Null);
+    assert_eq!(list[2]["last_reset_at"], rfc3339(0).to_string());
+    let verify = flint(dir, &["log", "verify", "--json"]).json();
+    assert_eq!((&verify["events"], &verify["torn"]), (&8.into(), &Value::Null), "{verify}");
+    // The events come back as they were sent, and the windows as the snapshot has them.
+    let status = flint(dir, &["limit", "status", "sliding_window_log", "--json"]).json();
+    assert_eq!(status["reset_at"], rfc3339(now + 31_622_400_000).to_string());
+}
+
+/// The bytes of the hexdump in the page.
+fn example(page: &Page) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::new();
+    let is_dump = |line: &&str| line.len() >= 8 && line.bytes().take(8).all(|byte| byte.is_ascii_hexdigit());
+    for line in page.text.lines().filter(is_dump) {
+        let offset = usize::from_str_radix(&line[..8], 16).unwrap();
+        assert!(offset >= bytes.len() && offset < 1 << 20, "{line}");
+        // A star stands for lines like the one before it, of zeros.
+        bytes.resize(offset, 0);
+        let columns = line[8..].split('|').next().unwrap().split_whitespace();
+        bytes.extend(columns.map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+    }
+    bytes
+}
+
+#[test]
+fn the_example_is_real() {
+    let page = Page::read();
+    let bytes = example(&page);
+    let file = read(&page, &bytes, b"FLINTAOF");
+    let names: Vec<Vec<&str>> =
+        file.frames.iter().map(|(_, records)| records.iter().map(|(name, _)| name.as_str()).collect()).collect();
+    assert_eq!(names, [vec!["created"], vec![], vec!["spent"], vec![]]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("0000000001.aof"), bytes).unwrap();
+    let run = flint(dir.path(), &["log", "dump"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for line in run.out.lines() {
+        assert!(page.text.lines().any(|other| other == line), "the page lacks {line}");
+    }
+    assert_eq!(run.out.lines().count(), 2);
+    let status = flint(dir.path(), &["limit", "status", "login", "--json"]).json();
+    assert_eq!((&status["rate"], &status["total_allowed"]), (&5.into(), &1.into()));
+}
+
+/// The rows of the tables in a source file's own documentation.
+fn documented(file: &str) -> Table {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store").join(file);
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | ")?.strip_suffix(" |"));
+    let rows = rows.map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>());
+    rows.filter(|row| row[0].parse::<u64>().is_ok()).collect()
+}
+
+#[test]
+fn the_page_has_the_codes_tables_numbers_and_bounds() {
+    let page = Page::read();
+    let places = |table: &Table| table.iter().map(|row| row[..2].to_vec()).collect::<Vec<_>>();
+    let (header, frame_table) = (places(&page.tables[0]), places(&page.tables[1]));
+    let mut of_code = places(&documented("frame.rs"));
+    assert_eq!(of_code.pop(), Some(vec!["40".to_owned(), "length".to_owned()]), "the payload");
+    assert_eq!([header, frame_table].concat(), of_code);
+    assert_eq!([page.tables[2].clone(), page.tables[4].clone()].concat(), documented("record.rs"));
+    for (code, algorithm) in Algorithm::ALL.iter().enumerate() {
+        assert_eq!(algorithm.name(), page.state(code as u64).0);
+    }
+    assert_eq!((page.header().size(), page.frame().size()), (frame::FILE_HEADER, frame::FRAME_HEADER));
+    // Filled text, so that no line break hides a number.
+    let text = page.text.replace("\n", " ");
+    for (what, value) in [
+        ("begin with {} bytes", frame::FILE_HEADER as u64),
+        ("format version {}", frame::VERSION.into()),
+        ("This is version {}.", frame::VERSION.into()),
+        ("bytes of payload, at most {}", frame::MAX_PAYLOAD as u64),
+        ("at offset {}.", frame::FRAME_HEADER as u64),
+        ("same {} bytes", frame::FRAME_HEADER as u64),
+        ("next multiple of {}", frame::MARK_PAGE),
+        ("one page of {} bytes", frame::MARK_PAGE),
+        ("for {} milliseconds after a sync", bounds::IDLE_MARK_MS),
+        ("idle for {} milliseconds", bounds::IDLE_MARK_MS),
+        ("begun at {} bytes", bounds::SEGMENT_BYTES),
+        ("(at most {})", bounds::MAX_KEY_BYTES as u64),
+        ("from 1 to {} units", bounds::MAX_UNITS),
+        ("from 1 to {} milliseconds", bounds::MAX_PERIOD_MS),
+        ("at most {} items", bounds::MAX_ITEMS as u64),
+        ("0 to {}, is the part", bounds::SHARDS as u64 - 1),
+        ("All {} markers", bounds::SHARDS as u64),
+    ] {
+        let sentence = what.replace("{}", &value.to_string());
+        assert!(text.contains(&sentence), "the page lacks `{sentence}`");
+    }
+    for magic in ["FLINTAOF", "FLINTSNP", "FLfr"] {
+        assert!(text.contains(&format!("Li {magic}")), "{magic}");
+    }
+}
+
+#[test]
+fn the_first_byte_past_a_bound_of_the_page_is_refused() {
+    let page = Page::read();
+    let record = |key: &str, rate: u64, period: u64| {
+        let limit = json!({"algorithm": 0, "rate": rate, "period": period, "capacity": rate});
+        vec![("created", json!({"id": 1, "shard": 0, "at": 1_700_000_000_000_u64, "limit": limit, "key": key}))]
+    };
+    let (longest, longer) = ("x".repeat(512), "x".repeat(513));
+    for (good, records) in [
+        (true, record(&longest, 1_000_000_000_000, 31_622_400_000)),
+        (false, record(&longer, 1, 1)),
+        (false, record("k", 1_000_000_000_001, 1)),
+        (false, record("k", 1, 31_622_400_001)),
+        (false, record("k", 0, 1)),
+        (false, record("k", 1, 0)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = write(&page, b"FLINTAOF", 1, 0, 1, &[records]);
+        std::fs::write(dir.path().join("0000000001.aof"), bytes).unwrap();
+        let run = flint(dir.path(), &["log", "verify"]);
+        assert_eq!(run.code, Some(if good { 0 } else { 1 }), "{run:?}");
+        assert!(good || run.out.contains("damaged at offset 104"), "{run:?}");
+    }
+}
+
+#[test]
+fn a_key_that_stands_there_twice_is_refused_and_nothing_is_changed() {
+    let page = Page::read();
+    let dir = tempfile::tempdir().unwrap();
+    let limit = json!({"algorithm": 0, "rate": 1, "period": 1, "capacity": 1});
+    let created = |id: u64| {
+        ("created", json!({"id": id, "shard": 0, "at": 1_700_000_000_000_u64, "limit": limit, "key": "same"}))
+    };
+    let bytes = write(&page, b"FLINTAOF", 1, 0, 1, &[vec![created(1), created(2)]]);
+    std::fs::write(dir.path().join("0000000001.aof"), bytes).unwrap();
+    let before = log_files(dir.path());
+    let run = flint(dir.path(), &["limit", "check", "same"]);
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.err.contains("holds the key `same` twice; nothing was changed"), "{run:?}");
+    assert!(log_files(dir.path()) == before);
+}
