@@ -2,6 +2,7 @@
 
 mod cli;
 mod crash;
+mod faults;
 mod http;
 mod ladder;
 mod util;

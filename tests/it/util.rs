@@ -115,6 +115,14 @@ impl Server {
         Server::spawn(command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG"))
     }
 
+    /// Starts one by another program, which must become it: the process keeps its id.
+    pub fn start_by(program: &str, program_args: &[&str], dir: &Path, args: &[&str]) -> Server {
+        let mut command = Command::new(program);
+        command.args(program_args).arg(env!("CARGO_BIN_EXE_flint")).arg("--data-dir").arg(dir);
+        command.args(["server", "start", "--bind", "127.0.0.1:0"]).args(args).stdin(Stdio::null());
+        Server::spawn(command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG"))
+    }
+
     fn spawn(command: &mut Command) -> Server {
         let mut err = tempfile::tempfile().unwrap();
         command.stdout(Stdio::piped()).stderr(err.try_clone().unwrap());
