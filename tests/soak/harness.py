@@ -60,6 +60,13 @@ def wait_for(what, condition, patience=PATIENCE):
         time.sleep(0.005)
 
 
+def wait_quietly(seconds, condition):
+    """Waits until the condition holds, and no longer than this."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not condition():
+        time.sleep(0.005)
+
+
 class Reply:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body
@@ -358,7 +365,8 @@ class Load:
 
     def __init__(self, server, book, churn=True, compact_every=0.04, flush_every=0.03, denials=True):
         self.server, self.book = server, book
-        self.over, self.failures, self.refusals, self.compactions = threading.Event(), [], [], 0
+        self.over, self.failures, self.refusals = threading.Event(), [], []
+        self.refused, self.compactions = set(), 0
         self.expected_end = False
         work = [lambda ledger=ledger: self._drive(ledger) for ledger in book.ledgers]
         for ledger in book.ledgers:
@@ -375,6 +383,10 @@ class Load:
 
     def answered(self):
         return sum(len(ledger.answered_at) for ledger in self.book.ledgers)
+
+    def ended(self):
+        """Whether every connection has ended, because it was refused or because of a failure."""
+        return self.failures or len(self.refused) == len(self.book.ledgers)
 
     def expect_end(self):
         """From now on a connection may break."""
@@ -410,6 +422,7 @@ class Load:
             reply = send(client, op)
             if reply.status != 200:
                 self.refusals.append(reply)
+                self.refused.add(ledger.index)
                 return
             ledger.answered_at.append(time.monotonic())
             if op[0] == "spend" and not reply.json()["allowed"]:

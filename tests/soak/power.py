@@ -24,11 +24,11 @@ CONTROLS = 5
 class Disk:
     """A file system in a file."""
 
-    def __init__(self, parent):
+    def __init__(self, parent, size=IMAGE_BYTES):
         self.image, self.mounted = os.path.join(parent, "image"), os.path.join(parent, "mounted")
         os.mkdir(self.mounted)
         with open(self.image, "wb") as image:
-            image.truncate(IMAGE_BYTES)
+            image.truncate(size)
         subprocess.run(["mkfs.ext4", "-q", "-F", self.image], check=True)
 
     @contextlib.contextmanager
