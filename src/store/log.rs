@@ -695,8 +695,9 @@ impl Writer {
         }
         self.settle(true);
         let number = self.segment.number + 1;
-        // Room for all that may have been promised in the old segment.
-        let fill = self.room() + FILL_BYTES;
+        // Room for all that may have been promised in the old segment; not for more each time, or a log that is compacted
+        // often would hold ever more of the disk.
+        let fill = self.room().max(FILL_BYTES);
         let created = create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill));
         let mut next = match created {
             Ok(next) => next,

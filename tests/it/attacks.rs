@@ -450,8 +450,10 @@ fn resets() {
 
 #[test]
 fn out_of_descriptors() {
-    let victim =
-        Victim::started(|dir| Server::start_with_descriptors(dir, 128, &["--token", TOKEN, "--sync", "batch"]));
+    let victim = Victim::started(|dir| {
+        let limited = ["-c", "ulimit -n 128; exec \"$@\"", "sh"];
+        Server::start_by("sh", &limited, dir, &["--token", TOKEN, "--sync", "batch"])
+    });
     let streams: Vec<_> = (0..400).map(|_| victim.connect()).collect();
     std::thread::sleep(Duration::from_millis(1500));
     // The good client may be refused now, and is answered again soon after.

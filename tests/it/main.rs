@@ -3,6 +3,7 @@
 mod attacks;
 mod cli;
 mod crash;
+mod faults;
 mod format;
 mod http;
 mod ladder;

@@ -115,11 +115,10 @@ impl Server {
         Server::spawn(command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG"))
     }
 
-    /// Starts one that may have so many descriptors.
-    pub fn start_with_descriptors(dir: &Path, most: u32, args: &[&str]) -> Server {
-        let mut command = Command::new("sh");
-        let script = format!("ulimit -n {most}; exec \"$@\"");
-        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_flint"), "--data-dir"]).arg(dir);
+    /// Starts one by another program, which must become it: the process keeps its id.
+    pub fn start_by(program: &str, program_args: &[&str], dir: &Path, args: &[&str]) -> Server {
+        let mut command = Command::new(program);
+        command.args(program_args).arg(env!("CARGO_BIN_EXE_flint")).arg("--data-dir").arg(dir);
         command.args(["server", "start", "--bind", "127.0.0.1:0"]).args(args).stdin(Stdio::null());
         Server::spawn(command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG"))
     }

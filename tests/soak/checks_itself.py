@@ -1,0 +1,62 @@
+"""The book must refuse what is wrong: a lost answer, a hole, a wrong sum. Run before each part that relies on it."""
+
+import harness
+
+
+def history():
+    """Two connections that spent one unit three times each, one after the other."""
+    book = harness.Book(connections=2)
+    for ledger in book.ledgers:
+        ledger.state.update({key: harness.Limit() for key in ledger.keys()})
+        ledger.ops = [("spend", ((ledger.keys()[0], 1), (harness.SHARED[0], 2), (harness.SHARED[1], 2)))] * 3
+        ledger.sent_at = [1.0 + ledger.index * 0.1 + turn for turn in range(3)]
+        ledger.answered_at = [at + 0.05 for at in ledger.sent_at]
+    book.denied_sent = 5
+    return book
+
+
+def found(left, shared=None, denied=0):
+    """What a restart shows if the connections have so many operations left."""
+    def status(spent, allowed, capacity=harness.CAPACITY):
+        return {"rate": capacity, "burst": None, "remaining": capacity - spent, "total_allowed": allowed,
+                "total_allowed_cost": spent, "total_denied": denied}
+
+    states = {}
+    for index, count in enumerate(left):
+        for algorithm in harness.ALGORITHMS:
+            count_here = count if algorithm == harness.ALGORITHMS[0] else 0
+            states[f"own{index}/{algorithm}"] = status(count_here, count_here)
+    for key in harness.SHARED:
+        states[key] = status(2 * sum(left), sum(left))
+    if shared is not None:
+        states[harness.SHARED[1]] = status(2 * shared, shared)
+    states[harness.DENIED] = {**status(1, 1, 1), "total_denied": denied}
+    return states
+
+
+def expect(outcome, states, *how):
+    book = history()
+    try:
+        book.settle(states, *how)
+        held = True
+    except harness.Violation:
+        held = False
+    if held is not outcome:
+        raise AssertionError(f"the book judged {how} wrongly: held is {held}, states {states}")
+
+
+def run():
+    expect(True, found([3, 3]), "always")
+    expect(False, found([3, 2]), "always")
+    expect(True, found([3, 2]), "batch", 3.2, 0.1)
+    # The second connection's last answer came 0.05 s before, its first 2.05 s before.
+    expect(False, found([3, 0]), "batch", 3.2, 0.1)
+    # The first connection's third operation was sent long after the second's first was answered.
+    expect(False, found([3, 0]), "batch")
+    expect(False, found([4, 3]), "always")
+    expect(False, found([3, 3], shared=5), "always")
+    expect(False, found([3, 3], denied=6), "always")
+    expect(True, found([3, 3], denied=5), "always")
+    missing = found([3, 3])
+    del missing[harness.SHARED[0]]
+    expect(False, missing, "always")

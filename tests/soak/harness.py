@@ -1,0 +1,505 @@
+"""What the parts of scripts/soak share: the real server, load on it, and a book of what a crash must leave.
+
+Standard library alone, Python 3.9 and later. A part runs the server under a fault, has `Load` write down in a `Book`
+what each connection sent and what was answered, and lets the book judge what a restart brings back. The book checks
+the promise alone (nothing answered is lost in `always`, a tail at most in `batch`, never a hole); it knows nothing of
+files and frames.
+"""
+
+import argparse
+import contextlib
+import copy
+import http.client
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+PATIENCE = 120.0
+"""Longest wait for anything, in seconds, on the slowest machine."""
+CAPACITY = 1_000_000_000
+BUCKET = 1000
+"""Capacity of a token bucket that is refilled by one unit a year, in which nothing comes back while a part runs."""
+ALGORITHMS = ("token_bucket", "fixed_window_counter", "sliding_window_log", "sliding_window_counter")
+SHARED = ("shared/a", "shared/b")
+DENIED = "denied"
+SKIPPED = 77
+
+
+class Violation(Exception):
+    """A promise that was not kept."""
+
+
+class Skipped(Exception):
+    """Something is missing on this machine without which the part proves nothing."""
+
+
+def need(*tools):
+    for tool in tools:
+        if shutil.which(tool) is None:
+            raise Skipped(f"{tool} is not installed")
+
+
+def wait_for(what, condition, patience=PATIENCE):
+    """Polls until the condition holds and returns its value."""
+    deadline = time.monotonic() + patience
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise Violation(f"{what} did not happen within {patience} s")
+        time.sleep(0.005)
+
+
+def wait_quietly(seconds, condition):
+    """Waits until the condition holds, and no longer than this."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not condition():
+        time.sleep(0.005)
+
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self):
+        return json.loads(self.body)
+
+    def ok(self):
+        if self.status != 200:
+            raise Violation(f"answered {self.status} and not 200: {self.body!r}")
+        return self.json()
+
+    def code(self):
+        return self.json().get("code")
+
+
+class Client:
+    """A client that keeps its connection. Any failure of it is an OSError or an HTTPException (see BROKEN)."""
+
+    def __init__(self, url, timeout=PATIENCE):
+        host, _, port = url[len("http://"):].rpartition(":")
+        self.connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
+
+    def ask(self, method, path, body=None):
+        self.connection.request(method, path, None if body is None else json.dumps(body))
+        response = self.connection.getresponse()
+        return Reply(response.status, response.headers, response.read())
+
+    def get(self, path):
+        return self.ask("GET", path)
+
+    def post(self, path, body=None):
+        return self.ask("POST", path, body)
+
+    def close(self):
+        self.connection.close()
+
+
+BROKEN = (OSError, http.client.HTTPException)
+
+
+class Server:
+    """A server process. `wrapper` is put before its command line and must leave it the process's own id."""
+
+    def __init__(self, directory, *args, wrapper=(), environment=None):
+        command = [*wrapper, os.environ["FLINT_BIN"], "--data-dir", directory]
+        command += ["server", "start", "--bind", "127.0.0.1:0", *args]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("FLINT_")}
+        self.err = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.err, env={**clean, **(environment or {})})
+        self.url = self._url()
+
+    def _url(self):
+        """The server's address, or None where it ended before it had one."""
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+        line = self.process.stdout.readline().decode() if ready else ""
+        prefix = "flint server listening on "
+        if line.startswith(prefix):
+            return line[len(prefix):].strip()
+        self.kill()
+        return None
+
+    def client(self, timeout=PATIENCE):
+        return Client(self.url, timeout)
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def kill(self):
+        self.process.kill()
+        return self.process.wait()
+
+    def terminate(self):
+        self.process.terminate()
+        return self.process.wait(PATIENCE)
+
+    def stderr(self):
+        self.err.seek(0)
+        return self.err.read().decode(errors="replace")
+
+    def resident_kib(self):
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
+@contextlib.contextmanager
+def serving(directory, *args, **options):
+    """A server that must start, and that ends with the block."""
+    server = Server(directory, *args, **options)
+    try:
+        if server.url is None:
+            raise Violation(f"the server did not start: {server.stderr().strip()}")
+        yield server
+    finally:
+        server.kill()
+
+
+def statuses(server):
+    client = server.client()
+    found = {status["key"]: status for status in client.get("/v1/limits").ok()}
+    client.close()
+    return found
+
+
+class Limit:
+    """How a limit of the book stands."""
+
+    __slots__ = ("capacity", "spent", "allowed", "cost")
+
+    def __init__(self, capacity=CAPACITY):
+        self.capacity, self.spent, self.allowed, self.cost = capacity, 0, 0, 0
+
+    def view(self):
+        return (self.capacity, self.spent, self.allowed, self.cost)
+
+
+def view(status):
+    capacity = status["rate"] if status["burst"] is None else status["burst"]
+    return (capacity, capacity - status["remaining"], status["total_allowed"], status["total_allowed_cost"])
+
+
+class Ledger:
+    """One connection: what it did, in the order in which it did it. It has one request in flight, and keys of its own
+    besides the shared ones; so what a restart brings back of its keys names exactly how many of its operations are
+    left, and that they are the first ones."""
+
+    def __init__(self, index, seed):
+        self.index, self.random = index, random.Random(seed * 1000 + index)
+        self.state = {key: Limit() for key in SHARED}
+        self.made = 0
+        self.churn = True
+        self.begin()
+
+    def begin(self):
+        self.ops, self.sent_at, self.answered_at, self.floor = [], [], [], 0
+        self.ahead = {key: limit.capacity for key, limit in self.state.items() if "/new" in key}
+        self.spent = {key: limit.spent for key, limit in self.state.items()}
+
+    def keys(self):
+        return [f"own{self.index}/{algorithm}" for algorithm in ALGORITHMS]
+
+    def next_op(self):
+        """A new operation; each one changes the connection's own keys, and none is denied."""
+        bucket = self.keys()[0]
+        op = ("reset", bucket) if self.spent.get(bucket, 0) > BUCKET - 3 else self._any_op()
+        if op[0] == "reset":
+            self.spent[op[1]] = 0
+        elif op[0] == "spend":
+            for key, cost in op[1]:
+                self.spent[key] = self.spent.get(key, 0) + cost
+        return op
+
+    def _any_op(self):
+        turn = self.random.random()
+        own = self.random.choice(self.keys())
+        cost = self.random.randint(1, 3)
+        if turn < 0.75 or not self.churn:
+            return ("spend", ((own, cost),)) if turn < 0.6 else ("spend", ((own, cost), (SHARED[0], 2), (SHARED[1], 2)))
+        if turn < 0.80 and self.spent.get(own, 0) > 0:
+            return ("reset", own)
+        fresh = sorted(self.ahead)
+        if turn < 0.88 or not fresh:
+            self.made += 1
+            key = f"own{self.index}/new{self.made:06}"
+            self.ahead[key] = CAPACITY
+            return ("create", key, CAPACITY)
+        key = self.random.choice(fresh)
+        # What was created and removed and did nothing between would leave no trace.
+        if turn < 0.93 or self.spent.get(key, 0) == 0:
+            return ("spend", ((key, cost), (own, 1)))
+        if turn < 0.96:
+            self.ahead[key] += 1
+            return ("create", key, self.ahead[key])
+        del self.ahead[key]
+        return ("remove", key)
+
+    @staticmethod
+    def apply(state, op):
+        if op[0] == "spend":
+            for key, cost in op[1]:
+                limit = state[key]
+                limit.spent, limit.allowed, limit.cost = limit.spent + cost, limit.allowed + 1, limit.cost + cost
+        elif op[0] == "reset":
+            state[op[1]].spent = 0
+        elif op[0] == "create":
+            state.setdefault(op[1], Limit()).capacity = op[2]
+        else:
+            del state[op[1]]
+
+    def settle(self, found):
+        """How many operations are left, by what was found of the connection's own keys."""
+        own = {key: view(status) for key, status in found.items() if key.startswith(f"own{self.index}/")}
+        state, matches = copy.deepcopy(self.state), []
+        for count in range(len(self.ops) + 1):
+            if count > 0:
+                self.apply(state, self.ops[count - 1])
+            if {key: limit.view() for key, limit in state.items() if key not in SHARED} == own:
+                matches.append((count, copy.deepcopy(state)))
+        if not matches:
+            raise Violation(
+                f"connection {self.index}: what was found is not the state after any number of its "
+                f"{len(self.ops)} operations ({len(self.answered_at)} answered): {own}")
+        if len(matches) > 1:
+            raise AssertionError(f"connection {self.index}: an operation changed nothing: {self.ops}")
+        return matches[0]
+
+
+class Book:
+    """What all connections did since the last crash, and what was left by the crashes before."""
+
+    def __init__(self, connections=8, seed=1):
+        self.ledgers = [Ledger(index, seed) for index in range(connections)]
+        self.denied, self.denied_sent, self.denied_answered, self.denied_floor = 0, 0, 0, 0
+        self.lost, self.oldest = 0, 0.0
+
+    def open(self, server):
+        """Configures what the connections begin with."""
+        client = server.client()
+        for ledger in self.ledgers:
+            for key, algorithm in zip(ledger.keys(), ALGORITHMS):
+                configure(client, key, algorithm)
+                ledger.state[key] = Limit(BUCKET if algorithm == "token_bucket" else CAPACITY)
+        for key in SHARED:
+            configure(client, key, "fixed_window_counter")
+        client.post("/v1/limits", {"key": DENIED, "rate": 1, "per": "366d", "algorithm": "fixed_window_counter"}).ok()
+        client.post("/v1/check", {"key": DENIED}).ok()
+        client.post("/v1/log/flush").ok()
+        client.close()
+
+    def settle(self, found, sync, crashed_at=None, window=0.0):
+        """Judges what was found after a crash and goes on from there. In `batch`, what was answered longer than
+        `window` seconds before the crash must be left too."""
+        lost_answered, kept_sent = [], []
+        shares = {key: [0, 0, 0] for key in SHARED}
+        for ledger in self.ledgers:
+            left, state = ledger.settle(found)
+            answered = len(ledger.answered_at)
+            floor = answered if sync == "always" else ledger.floor
+            if sync == "batch" and crashed_at is not None:
+                floor = max(floor, sum(1 for at in ledger.answered_at if at < crashed_at - window))
+            if left < floor:
+                raise Violation(f"connection {ledger.index}: {floor} operations must be left, and {left} are ({sync})")
+            lost_answered += ledger.answered_at[left:]
+            kept_sent += ledger.sent_at[:left]
+            self.lost += max(0, answered - left)
+            ledger.state = state
+            for key in SHARED:
+                shares[key] = [sum(pair) for pair in zip(shares[key], state[key].view()[1:])]
+        if lost_answered and kept_sent and max(kept_sent) > min(lost_answered):
+            raise Violation(
+                f"a hole: an operation sent {max(kept_sent) - min(lost_answered):.6f} s after a lost one was answered is left")
+        if lost_answered and crashed_at is not None:
+            self.oldest = max(self.oldest, crashed_at - min(lost_answered))
+        self._settle_shared(found, shares)
+        for ledger in self.ledgers:
+            ledger.begin()
+
+    def _settle_shared(self, found, shares):
+        known = {key for ledger in self.ledgers for key in ledger.state} | {DENIED}
+        if set(found) != known:
+            raise Violation(f"limits that should not be there, or are missing: {set(found) ^ known}")
+        for key in SHARED:
+            if view(found[key]) != (CAPACITY, *shares[key]):
+                raise Violation(f"{key} is {view(found[key])}, and its connections have left {(CAPACITY, *shares[key])}")
+        denied = found[DENIED]["total_denied"]
+        if not self.denied + self.denied_floor <= denied <= self.denied + self.denied_sent:
+            raise Violation(f"{denied} denials are left of {self.denied} and {self.denied_floor} to {self.denied_sent} more")
+        if view(found[DENIED]) != (1, 1, 1, 1):
+            raise Violation(f"a denial changed its limit: {found[DENIED]}")
+        self.denied, self.denied_sent, self.denied_answered, self.denied_floor = denied, 0, 0, 0
+
+
+def configure(client, key, algorithm):
+    """Periods are a year long: all that is checked holds still."""
+    body = {"key": key, "rate": CAPACITY, "per": "366d", "algorithm": algorithm}
+    if algorithm == "token_bucket":
+        body.update(rate=1, burst=BUCKET)
+    client.post("/v1/limits", body).ok()
+
+
+def send(client, op):
+    if op[0] == "reset":
+        return client.post("/v1/reset", {"key": op[1]})
+    if op[0] == "create":
+        body = {"key": op[1], "rate": op[2], "per": "366d", "algorithm": "fixed_window_counter"}
+        return client.post("/v1/limits", body)
+    if op[0] == "remove":
+        return client.ask("DELETE", "/v1/limits/" + op[1].replace("/", "%2F"))
+    if len(op[1]) == 1:
+        return client.post("/v1/check", {"key": op[1][0][0], "cost": op[1][0][1]})
+    return client.post("/v1/check-all", {"items": op[1]})
+
+
+class Load:
+    """Load on a server, from a thread per connection, with compactions and flushes. A connection ends with the first
+    request that is not answered 200: whether that one was carried out is open, as it would be to any client."""
+
+    def __init__(self, server, book, churn=True, compact_every=0.04, flush_every=0.03, denials=True):
+        self.server, self.book = server, book
+        self.over, self.failures, self.refusals = threading.Event(), [], []
+        self.refused, self.compactions = set(), 0
+        self.expected_end = False
+        work = [lambda ledger=ledger: self._drive(ledger) for ledger in book.ledgers]
+        for ledger in book.ledgers:
+            ledger.churn = churn
+        if compact_every:
+            work.append(lambda: self._repeat(compact_every, self._compact))
+        if flush_every:
+            work.append(lambda: self._repeat(flush_every, self._flush))
+        if denials:
+            work.append(lambda: self._repeat(0.002, self._deny))
+        self.threads = [threading.Thread(target=self._guarded, args=(run,), daemon=True) for run in work]
+        for thread in self.threads:
+            thread.start()
+
+    def answered(self):
+        return sum(len(ledger.answered_at) for ledger in self.book.ledgers)
+
+    def ended(self):
+        """Whether every connection has ended, because it was refused or because of a failure."""
+        return self.failures or len(self.refused) == len(self.book.ledgers)
+
+    def expect_end(self):
+        """From now on a connection may break."""
+        self.expected_end = True
+
+    def stop(self):
+        """Waits for the load to end, after the server was ended or so that it does."""
+        self.over.set()
+        for thread in self.threads:
+            thread.join(PATIENCE)
+            if thread.is_alive():
+                raise Violation("a request was neither answered nor broken off")
+        if self.failures:
+            raise Violation(self.failures[0])
+
+    def _guarded(self, run):
+        try:
+            run()
+        except BROKEN as error:
+            if not self.expected_end:
+                self.failures.append(f"a connection broke while the server was meant to live: {error!r}")
+        except Violation as error:
+            self.failures.append(str(error))
+        except Exception:
+            self.failures.append(traceback.format_exc())
+
+    def _drive(self, ledger):
+        client = self.server.client()
+        while not self.over.is_set():
+            op = ledger.next_op()
+            ledger.ops.append(op)
+            ledger.sent_at.append(time.monotonic())
+            reply = send(client, op)
+            if reply.status != 200:
+                self.refusals.append(reply)
+                self.refused.add(ledger.index)
+                return
+            ledger.answered_at.append(time.monotonic())
+            if op[0] == "spend" and not reply.json()["allowed"]:
+                raise Violation(f"{op} was denied: {reply.body!r}")
+
+    def _repeat(self, pause, run):
+        client = self.server.client()
+        while not self.over.wait(pause):
+            reply = run(client)
+            if reply.status != 200:
+                self.refusals.append(reply)
+
+    def _compact(self, client):
+        reply = client.post("/v1/log/compact")
+        self.compactions += reply.status == 200
+        return reply
+
+    def _flush(self, client):
+        answered = [len(ledger.answered_at) for ledger in self.book.ledgers]
+        denied = self.book.denied_answered
+        reply = client.post("/v1/log/flush")
+        if reply.status == 200:
+            for ledger, count in zip(self.book.ledgers, answered):
+                ledger.floor = count
+            self.book.denied_floor = denied
+        return reply
+
+    def _deny(self, client):
+        self.book.denied_sent += 1
+        reply = client.post("/v1/check", {"key": DENIED})
+        if reply.status == 200:
+            if reply.json()["allowed"]:
+                raise Violation(f"{DENIED} was allowed: {reply.body!r}")
+            self.book.denied_answered += 1
+        return reply
+
+
+def trace(inject, calls=None, to="/dev/null"):
+    """A command line before that of the server by which strace injects faults into it. The process id stays the
+    server's, and strace ends with it. (With --seccomp-bpf strace 6.1 counts no further than one.)"""
+    command = ["strace", "-D", "-f", "-qq", "-o", to]
+    specs = [inject] if isinstance(inject, str) else list(inject)
+    command += ["-e", "trace=" + (calls or ",".join(spec.split(":")[0] for spec in specs))]
+    for spec in specs:
+        command += ["-e", f"inject={spec}"]
+    return command
+
+
+def verify(directory):
+    """`flint log verify` of a directory that nobody serves."""
+    run = subprocess.run(
+        [os.environ["FLINT_BIN"], "--data-dir", directory, "log", "verify"], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise Violation(f"flint log verify: {run.returncode} {run.stdout} {run.stderr}")
+
+
+def main(name, run, rounds):
+    """The frame of a part: its options, a fresh directory, one line of outcome, an exit status."""
+    parser = argparse.ArgumentParser(prog=f"scripts/soak {name}")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds to run (default {rounds})")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30), help="repeats the choices of a run")
+    options = parser.parse_args()
+    random.seed(options.seed)
+    # SIGTERM must clean up as an exception does: mounts and servers would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    parent = tempfile.mkdtemp(prefix=f"flint-soak-{name}-")
+    begun = time.monotonic()
+    try:
+        said = run(options, parent)
+    except Skipped as reason:
+        print(f"{name}: SKIPPED: {reason}", flush=True)
+        shutil.rmtree(parent, ignore_errors=True)
+        sys.exit(SKIPPED)
+    except Violation as violation:
+        print(f"{name}: VIOLATED (seed {options.seed}, files kept in {parent}): {violation}", flush=True)
+        sys.exit(1)
+    shutil.rmtree(parent, ignore_errors=True)
+    print(f"{name}: held: {said} ({time.monotonic() - begun:.0f} s, seed {options.seed})", flush=True)

@@ -1,0 +1,53 @@
+"""`kill -9` at random moments under load, in both durability modes, on one directory that lives through all rounds."""
+
+import os
+import random
+import time
+
+import checks_itself
+import harness
+
+WINDOW = 2.0
+"""Seconds before the kill beyond which nothing may be lost in `batch`: the flush interval of 0.1 s, and a slow disk."""
+
+
+def one_round(number, directory, book):
+    sync = ("always", "batch")[number % 2]
+    # Every other pair of rounds is left alone by what makes batches durable early: compactions, flushes, new limits.
+    busy = number % 4 < 2
+    options = ["--sync", sync, "--compact-after", random.choice(["1", "20000", "67108864"]) if busy else "67108864"]
+    with harness.serving(directory, *options) as server:
+        if number == 0:
+            book.open(server)
+        else:
+            book.settle(harness.statuses(server), *book.crash)
+        load = harness.Load(server, book, churn=busy, compact_every=busy and 0.04, flush_every=busy and 0.03)
+        time.sleep(random.uniform(0.01, 0.5))
+        load.expect_end()
+        book.crash = (sync, time.monotonic(), WINDOW)
+        server.kill()
+        load.stop()
+    if load.refusals:
+        raise harness.Violation(f"answered {load.refusals[0].status}: {load.refusals[0].body!r}")
+    return load.answered(), load.compactions
+
+
+def run(options, parent):
+    checks_itself.run()
+    directory = os.path.join(parent, "data")
+    book = harness.Book(seed=options.seed)
+    answered = compactions = 0
+    for number in range(options.rounds):
+        checks, compacted = one_round(number, directory, book)
+        answered, compactions = answered + checks, compactions + compacted
+    with harness.serving(directory) as server:
+        book.settle(harness.statuses(server), *book.crash)
+        server.terminate()
+    harness.verify(directory)
+    return (
+        f"{options.rounds} kills, {answered} answers, {compactions} compactions asked for; "
+        f"always lost none, batch lost {book.lost}, the oldest {book.oldest * 1000:.0f} ms before its kill")
+
+
+if __name__ == "__main__":
+    harness.main("kill", run, 100)
