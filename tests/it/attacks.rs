@@ -409,7 +409,9 @@ fn pipelining_within_the_bound_is_answered_in_order() {
     let victim = Victim::new(&[]);
     let mut stream = victim.connect();
     let many = 500;
-    let request = post("/v1/take/k?cost=1", "Content-Length: 0\r\n", "");
+    // So few in a year that none is refilled meanwhile.
+    victim.client().post("/v1/limits", r#"{"key":"few","rate":1000,"per":"366d"}"#).ok();
+    let request = post("/v1/take/few?cost=1", "Content-Length: 0\r\n", "");
     stream.write_all(&request.repeat(many)).unwrap();
     let mut got = String::new();
     let mut buffer = [0; 65536];
