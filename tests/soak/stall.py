@@ -2,6 +2,7 @@
 being answered, memory must stay bounded, and service must resume."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import threading
@@ -27,9 +28,8 @@ def attach(server):
     def traced():
         if tracer.poll() is not None:
             raise harness.Skipped("strace may not attach to a process here")
-        tasks = f"/proc/{server.process.pid}/task"
-        return all(
-            "TracerPid:\t0\n" not in open(f"{tasks}/{task}/status", encoding="ascii").read() for task in os.listdir(tasks))
+        tasks = pathlib.Path(f"/proc/{server.process.pid}/task")
+        return all("TracerPid:\t0\n" not in (task / "status").read_text("ascii") for task in tasks.iterdir())
 
     harness.wait_for("attaching strace", traced)
     return tracer
@@ -138,8 +138,9 @@ def run(options, parent):
         if allowed < seen.answered + 1:
             raise harness.Violation(f"{seen.answered + 1} checks were answered and {allowed} are left")
     return (
-        f"{options.rounds} s of stall, {seen.sent} checks, {seen.refused} refused, the slowest after {seen.slowest:.1f} s; "
-        f"{seen.healths} times health, the slowest after {seen.slowest_health:.2f} s; memory from {before} to {seen.peak} KiB")
+        f"{options.rounds} s of stall, {seen.sent} checks, {seen.refused} refused, the slowest after "
+        f"{seen.slowest:.1f} s; {seen.healths} times health, the slowest after {seen.slowest_health:.2f} s; "
+        f"memory from {before} to {seen.peak} KiB")
 
 
 if __name__ == "__main__":
