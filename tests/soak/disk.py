@@ -136,7 +136,8 @@ def run(options, parent):
         small_disk(options, parent, outcome)
     except harness.Skipped as reason:
         return f"{said}; full disk SKIPPED: {reason}"
-    return f"{said}; a disk full and back {options.rounds} times, {outcome.answered} answers, {outcome.refused} refusals"
+    counts = f"{outcome.answered} answers and {outcome.refused} refusals"
+    return f"{said}; a disk full and back {options.rounds} times with {counts}"
 
 
 if __name__ == "__main__":

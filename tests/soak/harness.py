@@ -111,13 +111,13 @@ BROKEN = (OSError, http.client.HTTPException)
 class Server:
     """A server process. `wrapper` is put before its command line and must leave it the process's own id."""
 
-    def __init__(self, directory, *args, wrapper=(), environment=None):
+    def __init__(self, directory, *args, wrapper=()):
         command = [*wrapper, os.environ["FLINT_BIN"], "--data-dir", directory]
         command += ["server", "start", "--bind", "127.0.0.1:0", *args]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("FLINT_")}
         self.err = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.err, env={**clean, **(environment or {})})
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.err, env=clean)
         self.url = self._url()
 
     def _url(self):
@@ -317,8 +317,8 @@ class Book:
             for key in SHARED:
                 shares[key] = [sum(pair) for pair in zip(shares[key], state[key].view()[1:])]
         if lost_answered and kept_sent and max(kept_sent) > min(lost_answered):
-            raise Violation(
-                f"a hole: an operation sent {max(kept_sent) - min(lost_answered):.6f} s after a lost one was answered is left")
+            gap = max(kept_sent) - min(lost_answered)
+            raise Violation(f"a hole: an operation sent {gap:.6f} s after a lost one was answered is left")
         if lost_answered and crashed_at is not None:
             self.oldest = max(self.oldest, crashed_at - min(lost_answered))
         self._settle_shared(found, shares)
@@ -330,11 +330,13 @@ class Book:
         if set(found) != known:
             raise Violation(f"limits that should not be there, or are missing: {set(found) ^ known}")
         for key in SHARED:
-            if view(found[key]) != (CAPACITY, *shares[key]):
-                raise Violation(f"{key} is {view(found[key])}, and its connections have left {(CAPACITY, *shares[key])}")
+            expected = (CAPACITY, *shares[key])
+            if view(found[key]) != expected:
+                raise Violation(f"{key} is {view(found[key])}, and what its connections have left is {expected}")
         denied = found[DENIED]["total_denied"]
         if not self.denied + self.denied_floor <= denied <= self.denied + self.denied_sent:
-            raise Violation(f"{denied} denials are left of {self.denied} and {self.denied_floor} to {self.denied_sent} more")
+            more = f"{self.denied_floor} to {self.denied_sent}"
+            raise Violation(f"{denied} denials are left of {self.denied} and {more} more")
         if view(found[DENIED]) != (1, 1, 1, 1):
             raise Violation(f"a denial changed its limit: {found[DENIED]}")
         self.denied, self.denied_sent, self.denied_answered, self.denied_floor = denied, 0, 0, 0
@@ -365,8 +367,8 @@ class Load:
     """Load on a server, from a thread per connection, with compactions and flushes. A connection ends with the first
     request that is not answered 200: whether that one was carried out is open, as it would be to any client."""
 
-    def __init__(self, server, book, churn=True, compact_every=0.04, flush_every=0.03, denials=True):
-        self.server, self.book = server, book
+    def __init__(self, server, book, churn=True, compact_every=0.04, flush_every=0.03, denials=True, pause=0.0):
+        self.server, self.book, self.pause = server, book, pause
         self.over, self.failures, self.refusals = threading.Event(), [], []
         self.refused, self.compactions = set(), 0
         self.expected_end = False
@@ -429,6 +431,8 @@ class Load:
             ledger.answered_at.append(time.monotonic())
             if op[0] == "spend" and not reply.json()["allowed"]:
                 raise Violation(f"{op} was denied: {reply.body!r}")
+            if self.pause:
+                self.over.wait(self.pause)
 
     def _repeat(self, pause, run):
         client = self.server.client()
@@ -462,6 +466,16 @@ class Load:
         return reply
 
 
+WINDOW = 1.0
+"""Seconds before a crash beyond which nothing may be lost in `batch`: the flush interval of 0.1 s, and a slow disk."""
+
+
+def span(number):
+    """How long the round is under load, and the pause of its connections, in seconds. A long one now and then, in
+    `batch` and otherwise quiet, with so few checks that only the flush interval makes them durable."""
+    return (3 * WINDOW, 0.05) if number % 20 == 3 else (random.uniform(0.01, 0.5), 0.0)
+
+
 def trace(inject, calls=None, to="/dev/null"):
     """A command line before that of the server by which strace injects faults into it. The process id stays the
     server's, and strace ends with it. (With --seccomp-bpf strace 6.1 counts no further than one.)"""
@@ -475,8 +489,8 @@ def trace(inject, calls=None, to="/dev/null"):
 
 def verify(directory):
     """`flint log verify` of a directory that nobody serves."""
-    run = subprocess.run(
-        [os.environ["FLINT_BIN"], "--data-dir", directory, "log", "verify"], capture_output=True, text=True, check=False)
+    command = [os.environ["FLINT_BIN"], "--data-dir", directory, "log", "verify"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise Violation(f"flint log verify: {run.returncode} {run.stdout} {run.stderr}")
 

@@ -7,10 +7,6 @@ import time
 import checks_itself
 import harness
 
-WINDOW = 2.0
-"""Seconds before the kill beyond which nothing may be lost in `batch`: the flush interval of 0.1 s, and a slow disk."""
-
-
 def one_round(number, directory, book):
     sync = ("always", "batch")[number % 2]
     # Every other pair of rounds is left alone by what makes batches durable early: compactions, flushes, new limits.
@@ -21,10 +17,12 @@ def one_round(number, directory, book):
             book.open(server)
         else:
             book.settle(harness.statuses(server), *book.crash)
-        load = harness.Load(server, book, churn=busy, compact_every=busy and 0.04, flush_every=busy and 0.03)
-        time.sleep(random.uniform(0.01, 0.5))
+        seconds, pause = harness.span(number)
+        load = harness.Load(
+            server, book, churn=busy, compact_every=busy and 0.04, flush_every=busy and 0.03, pause=pause)
+        time.sleep(seconds)
         load.expect_end()
-        book.crash = (sync, time.monotonic(), WINDOW)
+        book.crash = (sync, time.monotonic(), harness.WINDOW)
         server.kill()
         load.stop()
     if load.refusals:
