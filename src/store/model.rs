@@ -1,6 +1,6 @@
 //! The queue and the wake-ups under loom: the real log thread and the real waiters, in every order of their steps (with at
 //! most a few preemptions), on a disk that only notes what it is given. Run by
-//! `RUSTFLAGS="--cfg loom" cargo test --release --lib store::model`.
+//! `RUSTFLAGS="--cfg loom" cargo test --lib store::model`.
 
 use std::fs::File;
 use std::io;
