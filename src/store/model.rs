@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::disk::Disk;
 use super::frame;
 use super::log::{Log, Policy, Segment, Start};
 use super::record::{Event, MAX_FIXED, MAX_ITEM};
+use super::sync::Instant;
 use super::wait::{Outcome, Waiter};
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
