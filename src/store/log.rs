@@ -17,14 +17,15 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::disk::{Disk, is_no_space};
 use super::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
 use super::names::Name;
 use super::record::{self, Event, Sink};
 use super::sync::{
-    AtomicU8, AtomicU64, Builder, JoinHandle, Ordering, Receiver, RecvTimeoutError, Sender, bounded, sleep, unbounded,
+    AtomicU8, AtomicU64, Builder, Instant, JoinHandle, Ordering, Receiver, RecvTimeoutError, Sender, bounded, sleep,
+    unbounded,
 };
 use super::wait::{Outcome, Pending, Waiter};
 use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};

@@ -1,17 +1,18 @@
 //! The queue and the wake-ups under loom: the real log thread and the real waiters, in every order of their steps (with at
 //! most a few preemptions), on a disk that only notes what it is given. Run by
-//! `RUSTFLAGS="--cfg loom" cargo test --release --lib store::model`.
+//! `RUSTFLAGS="--cfg loom" cargo test --lib store::model`.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::disk::Disk;
 use super::frame;
 use super::log::{Log, Policy, Segment, Start};
 use super::record::{Event, MAX_FIXED, MAX_ITEM};
+use super::sync::Instant;
 use super::wait::{Outcome, Waiter};
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};

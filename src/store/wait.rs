@@ -8,9 +8,8 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::sync::{AtomicU64, Ordering, Thread, current, park_timeout, thread_local};
+use super::sync::{AtomicU64, Instant, Ordering, Thread, current, park_timeout, thread_local};
 
 /// A ticket with its outcome: twice the ticket, plus one if it failed.
 type Mark = u64;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use flint::clock::rfc3339;
-use flint::store::frame;
+use flint::store::{frame, record};
 use flint::{Algorithm, bounds};
 use serde_json::{Value, json};
 
@@ -302,6 +302,8 @@ fn the_page_has_the_codes_tables_numbers_and_bounds() {
         ("from 1 to {} units", bounds::MAX_UNITS),
         ("from 1 to {} milliseconds", bounds::MAX_PERIOD_MS),
         ("at most {} items", bounds::MAX_ITEMS as u64),
+        ("An id is at most {};", record::MAX_ID),
+        ("the number of a file are at most {}.", record::MAX_COUNTER),
         ("0 to {}, is the part", bounds::SHARDS as u64 - 1),
         ("All {} markers", bounds::SHARDS as u64),
     ] {
@@ -316,10 +318,11 @@ fn the_page_has_the_codes_tables_numbers_and_bounds() {
 #[test]
 fn the_first_byte_past_a_bound_of_the_page_is_refused() {
     let page = Page::read();
-    let record = |key: &str, rate: u64, period: u64| {
+    let created = |id: u64, at: u64, key: &str, rate: u64, period: u64| {
         let limit = json!({"algorithm": 0, "rate": rate, "period": period, "capacity": rate});
-        vec![("created", json!({"id": 1, "shard": 0, "at": 1_700_000_000_000_u64, "limit": limit, "key": key}))]
+        vec![("created", json!({"id": id, "shard": 0, "at": at, "limit": limit, "key": key}))]
     };
+    let record = |key: &str, rate: u64, period: u64| created(1, 1_700_000_000_000, key, rate, period);
     let (longest, longer) = ("x".repeat(512), "x".repeat(513));
     for (good, records) in [
         (true, record(&longest, 1_000_000_000_000, 31_622_400_000)),
@@ -328,6 +331,9 @@ fn the_first_byte_past_a_bound_of_the_page_is_refused() {
         (false, record("k", 1, 31_622_400_001)),
         (false, record("k", 0, 1)),
         (false, record("k", 1, 0)),
+        (true, created(281_474_976_710_655, 4_611_686_018_427_387_904, "k", 1, 1)),
+        (false, created(281_474_976_710_656, 1_700_000_000_000, "k", 1, 1)),
+        (false, created(1, 4_611_686_018_427_387_905, "k", 1, 1)),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let bytes = write(&page, b"FLINTAOF", 1, 0, 1, &[records]);
