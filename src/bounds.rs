@@ -66,6 +66,10 @@ pub const IDLE_MARK_MS: u64 = 20;
 /// Pause before the log tries again to fill space ahead after the disk was full, in milliseconds.
 pub const NO_SPACE_RETRY_MS: u64 = 100;
 
+/// Time for which one call of the disk must not have returned for further checks to be refused at once, before anything
+/// is changed, in milliseconds.
+pub const STALL_MS: u64 = 1000;
+
 /// Longest time a request waits for the disk before it is answered `overloaded`, in milliseconds.
 pub const LOG_WAIT_MS: u64 = 10_000;
 

@@ -16,7 +16,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::disk::{Disk, is_no_space};
@@ -28,7 +28,9 @@ use super::sync::{
     unbounded,
 };
 use super::wait::{Outcome, Pending, Waiter};
-use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
+use crate::bounds::{
+    FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS, STALL_MS,
+};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 
@@ -96,10 +98,32 @@ struct Shared {
     compact_past: Counter,
     events: Counter,
     syncs: Timings,
+    /// Since when the log thread has been in a call of the disk that may take long, in milliseconds after `born`, plus 1;
+    /// 0 while it is not.
+    at_disk: Counter,
+    born: OnceLock<Instant>,
     compactor: Mutex<Option<std::thread::Thread>>,
 }
 
 impl Shared {
+    fn now(&self) -> u64 {
+        self.born.get_or_init(Instant::now).elapsed().as_millis() as u64
+    }
+
+    /// Runs what may take long at the disk, so that others can tell when it does.
+    fn at_disk<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.at_disk.store(self.now() + 1, Ordering::Relaxed);
+        let result = call();
+        self.at_disk.store(0, Ordering::Relaxed);
+        result
+    }
+
+    /// The disk has not answered for so long that nothing more should be given to it.
+    fn is_stalled(&self) -> bool {
+        let since = self.at_disk.load(Ordering::Relaxed);
+        since > 0 && self.now() + 1 > since + STALL_MS
+    }
+
     fn health(&self) -> Health {
         match self.health.load(Ordering::Acquire) {
             0 => Health::Healthy,
@@ -274,6 +298,9 @@ impl Log {
         // Each record may come to stand in a frame of its own.
         let bytes = (bytes + records * FRAME_HEADER) as u64;
         let shared = &*self.shared;
+        if shared.is_stalled() {
+            return Err(stalled());
+        }
         if shared.health.load(Ordering::Acquire) != Health::Failed as u8
             && let Some(reservation) = self.try_reserve(bytes)
         {
@@ -287,7 +314,7 @@ impl Log {
             if let Some(reservation) = self.try_reserve(bytes) {
                 return Ok(reservation);
             }
-            if Instant::now() >= deadline {
+            if shared.is_stalled() || Instant::now() >= deadline {
                 return Err(overloaded());
             }
             sleep(Duration::from_micros(200));
@@ -424,6 +451,13 @@ fn overloaded() -> Error {
     )
 }
 
+fn stalled() -> Error {
+    Error::new(
+        Kind::Overloaded,
+        format!("the disk has not answered the log for {STALL_MS} ms; try again, and look at the disk's load"),
+    )
+}
+
 /// The log thread's own state.
 struct Writer {
     shared: Arc<Shared>,
@@ -545,7 +579,7 @@ impl Writer {
             // The frame may come to stand over a part of it; what was left of it then would look like a torn end.
             self.disk.write_at(&self.segment.file, &[0; FRAME_HEADER], copy)?;
         }
-        self.disk.write_at(&self.segment.file, &self.frame, self.segment.position)?;
+        self.shared.at_disk(|| self.disk.write_at(&self.segment.file, &self.frame, self.segment.position))?;
         let length = self.frame.len() as u64;
         self.segment.position += length;
         self.next_sequence += u64::from(self.records);
@@ -588,7 +622,7 @@ impl Writer {
     /// Makes all of the segment durable, marks and filled space included. Returns whether it is.
     fn sync_segment(&mut self) -> bool {
         let begun = Instant::now();
-        if let Err(error) = self.disk.sync_data(&self.segment.file) {
+        if let Err(error) = self.shared.at_disk(|| self.disk.sync_data(&self.segment.file)) {
             self.fail("sync", &error);
             return false;
         }
@@ -658,7 +692,7 @@ impl Writer {
     /// covers it too.
     fn fill(&mut self) {
         let zeros = vec![0; self.fill_step as usize];
-        match self.disk.write_at(&self.segment.file, &zeros, self.segment.filled) {
+        match self.shared.at_disk(|| self.disk.write_at(&self.segment.file, &zeros, self.segment.filled)) {
             Ok(()) => {
                 self.segment.filled += self.fill_step;
                 self.fill_step = FILL_BYTES;
@@ -699,7 +733,9 @@ impl Writer {
         // Room for all that may have been promised in the old segment; not for more each time, or a log that is compacted
         // often would hold ever more of the disk.
         let fill = self.room().max(FILL_BYTES);
-        let created = create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill));
+        let created = self
+            .shared
+            .at_disk(|| create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill)));
         let mut next = match created {
             Ok(next) => next,
             Err(NotCreated { visible: false, error, .. }) => return Err(error),
