@@ -7,8 +7,6 @@ const COMMANDS: [(&str, &str, &str, &str); 15] = [
         "[OPTIONS]",
         "Own the data directory and serve it over HTTP until SIGTERM or SIGINT.",
         "  --bind ADDR               HOST:PORT, [::1]:PORT or unix:PATH (default 127.0.0.1:7878)
-  --token TOKEN             bearer token that every request must bear (shows in ps)
-  --token-file FILE         tokens, one a line; without either, FLINT_SERVER_TOKEN
   --sync always|batch       answer after fsync (default), or fsync in batches
   --flush-every-ms N        batch: fsync after N milliseconds at the latest (default 100)
   --flush-every-events N    batch: fsync after N records at the latest (default 100)
@@ -70,7 +68,10 @@ const COMMANDS: [(&str, &str, &str, &str); 15] = [
 ];
 
 const GLOBAL: &str = "Options of every command:
-  --data-dir DIR            the data directory (default .flint)
+  --data-dir DIR            the data directory (default .flint); while a server owns it, the server is asked
+  --server URL              ask this server: http://HOST:PORT or unix:PATH (default FLINT_SERVER)
+  --token TOKEN             bearer token, of the server that is started or asked (shows in ps)
+  --token-file FILE         tokens, one a line; without either, FLINT_SERVER_TOKEN
   --json                    print JSON, the same as the HTTP API's
   --help, --version
 ";
@@ -98,7 +99,7 @@ pub fn text(topic: &str) -> Option<String> {
     }
     (!list.is_empty()).then(|| {
         format!(
-            "Usage: flint [--data-dir DIR] COMMAND\n\nA durable rate limiter: state on disk, no Redis, no broker.\n\n\
+            "Usage: flint [--data-dir DIR | --server URL] COMMAND\n\nA durable rate limiter: state on disk, no Redis, no broker.\n\n\
              Commands:\n{list}  help [COMMAND]    Show this, or a command's options.\n\n{GLOBAL}\n{EXIT}"
         )
     })

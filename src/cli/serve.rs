@@ -7,20 +7,26 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::Answer;
 use super::args::Args;
+use super::global::Global;
 use super::output::Output;
-use super::{Answer, Global};
 use crate::bounds::{COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_BLOCKING, MAX_MAX_BLOCKING};
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{Limiter, Options, SyncMode};
-use crate::server::{Bind, Config, Server, Tokens, read_token_file, refuse_open_bind};
+use crate::server::{Bind, Config, Server, Tokens, refuse_open_bind};
 use crate::store::Policy;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    global.refuse_server()?;
     let address = args.value("--bind")?.unwrap_or_else(|| "127.0.0.1:7878".to_owned());
-    let tokens = tokens(&mut args)?;
+    let tokens = global.tokens()?;
+    let tokens = Tokens::new(tokens.iter().map(String::as_str));
+    if global.token_shows() {
+        log::info!("a token on the command line shows in ps; --token-file keeps it out of sight");
+    }
     let sync = match args.value("--sync")?.as_deref() {
         None | Some("always") => SyncMode::Always,
         Some("batch") => SyncMode::Batch,
@@ -74,20 +80,4 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
     server.stop();
     limiter.close()?;
     Ok(Answer::Yes)
-}
-
-/// `--token`, else `--token-file`, else `FLINT_SERVER_TOKEN`.
-fn tokens(args: &mut Args) -> Result<Tokens> {
-    let given = args.value("--token")?;
-    let file = args.os_value("--token-file")?;
-    if let Some(token) = given.filter(|token| !token.is_empty()) {
-        log::info!("a token on the command line shows in ps; --token-file keeps it out of sight");
-        return Ok(Tokens::new([token.as_str()]));
-    }
-    if let Some(path) = file {
-        let tokens = read_token_file(path.as_ref())?;
-        return Ok(Tokens::new(tokens.iter().map(String::as_str)));
-    }
-    let from_environment = std::env::var("FLINT_SERVER_TOKEN").unwrap_or_default();
-    Ok(Tokens::new([from_environment.as_str()]))
 }

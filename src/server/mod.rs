@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tiny_http::Request;
 
 pub use self::access::{Bind, Tokens, read_token_file};
-pub use self::routes::doctor;
+pub use self::routes::answer;
 
 use self::reply::Reply;
 use crate::bounds::{MAX_BODY_BYTES, STACK_BYTES};

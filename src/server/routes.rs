@@ -66,7 +66,7 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Answers one request.
+/// Answers one request: of a client of the server, or of a command that has opened the data directory itself.
 pub fn answer(limiter: &Limiter, method: &str, url: &str, body: &[u8]) -> Reply {
     try_answer(limiter, method, url, body).unwrap_or_else(|error| Reply::error(&error))
 }
@@ -191,8 +191,8 @@ fn try_answer(limiter: &Limiter, method: &str, url: &str, bytes: &[u8]) -> Resul
     Ok(Reply::json(out))
 }
 
-/// The report of `doctor`, by the server and by the command line.
-pub fn doctor(limiter: &Limiter) -> String {
+/// The report of `doctor`.
+fn doctor(limiter: &Limiter) -> String {
     let report = limiter.report();
     let problems = report.problems();
     let syncs: u64 = report.syncs.0.iter().sum();

@@ -1,5 +1,6 @@
 //! Integration tests: the real binary, over its real command line, sockets and files.
 
+mod beside;
 mod cli;
 mod crash;
 mod http;
