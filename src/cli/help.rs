@@ -1,7 +1,7 @@
 //! Help texts, one per command, in one table.
 
 /// Command, its arguments, what it does, and its options.
-const COMMANDS: [(&str, &str, &str, &str); 15] = [
+const COMMANDS: [(&str, &str, &str, &str); 16] = [
     (
         "server start",
         "[OPTIONS]",
@@ -60,6 +60,14 @@ const COMMANDS: [(&str, &str, &str, &str); 15] = [
 ",
     ),
     ("limit history", "KEY", "Show the events of a limit that the log still has.", ""),
+    (
+        "run",
+        "KEY [--cost N] [--wait DURATION] -- COMMAND [ARGUMENT]...",
+        "Spend N units, then become COMMAND. Exit status its own; 75 denied, 124 waited in vain.",
+        "  --cost N                  units to spend (default 1)
+  --wait DURATION           when denied, wait so long for units (30s, 5m)
+",
+    ),
     ("log flush", "", "Make all that was answered durable.", ""),
     ("log compact", "", "Write a snapshot and remove the log it stands for.", ""),
     ("log dump", "", "Print snapshot and log as JSON lines.", ""),

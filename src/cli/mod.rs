@@ -9,7 +9,7 @@ mod global;
 mod help;
 mod limits;
 mod output;
-
+mod run;
 mod serve;
 mod storage;
 mod target;
@@ -35,6 +35,7 @@ pub fn run(argv: Vec<OsString>) -> u8 {
     match output.flush().and(answer) {
         Ok(Answer::Yes) => 0,
         Ok(Answer::No) => 1,
+        Ok(Answer::Status(status)) => status,
         Err(error) => {
             output::complain(&error);
             error.kind().exit_status()
@@ -47,6 +48,8 @@ pub fn run(argv: Vec<OsString>) -> u8 {
 enum Answer {
     Yes,
     No,
+    /// A status of its own, of `run` alone.
+    Status(u8),
 }
 
 impl From<bool> for Answer {
@@ -66,7 +69,7 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
     while words.len() < 2 {
         let Some(word) = args.word()? else { break };
         words.push(word);
-        // `doctor` and `help` are whole by themselves; what follows are their operands.
+        // `doctor`, `run` and `help` are whole by themselves; what follows are their operands.
         if help::is_command(&words) || words[0] == "help" {
             break;
         }
@@ -97,6 +100,7 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
         "log compact" => storage::compact(args, &global, output),
         "log dump" => storage::print_log(args, &global, output),
         "log verify" => storage::check_log(args, &global, output),
+        "run" => run::run(args, &global, output),
         "doctor" => storage::doctor(args, &global, output),
         _ => Err(unknown(&name)),
     }

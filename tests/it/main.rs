@@ -5,4 +5,5 @@ mod cli;
 mod crash;
 mod http;
 mod ladder;
+mod run;
 mod util;
