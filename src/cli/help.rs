@@ -1,7 +1,7 @@
 //! Help texts, one per command, in one table.
 
 /// Command, its arguments, what it does, and its options.
-const COMMANDS: [(&str, &str, &str, &str); 16] = [
+pub const COMMANDS: [(&str, &str, &str, &str); 16] = [
     (
         "server start",
         "[OPTIONS]",
@@ -81,11 +81,62 @@ const GLOBAL: &str = "Options of every command:
   --token TOKEN             bearer token, of the server that is started or asked (shows in ps)
   --token-file FILE         tokens, one a line; without either, FLINT_SERVER_TOKEN
   --json                    print JSON, the same as the HTTP API's
-  --help, --version
+  --help                    show this
+  --version                 print the version
 ";
 
 const EXIT: &str = "Exit status: 0 done, allowed, healthy; 1 the answer is no; 2 wrong usage; 3 it could not be done.
 ";
+
+/// An option, as its line of help says.
+pub struct OptionHelp<'t> {
+    /// With its dashes.
+    pub name: &'t str,
+    /// What its value stands for; empty for a flag.
+    pub value: &'t str,
+    pub about: &'t str,
+}
+
+fn parse(text: &str) -> impl Iterator<Item = OptionHelp<'_>> {
+    text.lines().filter(|line| line.starts_with("  --")).map(|line| {
+        let (usage, about) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
+        let (name, value) = usage.split_once(' ').unwrap_or((usage, ""));
+        OptionHelp { name, value, about: about.trim() }
+    })
+}
+
+/// The options of every command.
+pub fn global_options() -> impl Iterator<Item = OptionHelp<'static>> {
+    parse(GLOBAL)
+}
+
+/// Their names.
+pub fn global_names() -> Vec<&'static str> {
+    global_options().map(|option| option.name).collect()
+}
+
+/// The options of a command alone.
+pub fn own_options(command: &str) -> impl Iterator<Item = OptionHelp<'static>> {
+    parse(COMMANDS.iter().find(|(name, ..)| *name == command).map_or("", |(.., options)| options))
+}
+
+/// All options of a command.
+pub fn options(command: &str) -> impl Iterator<Item = OptionHelp<'static>> {
+    own_options(command).chain(global_options())
+}
+
+/// The first words of all commands.
+pub fn groups() -> Vec<&'static str> {
+    let mut groups: Vec<&str> = COMMANDS.iter().filter_map(|(name, ..)| name.split(' ').next()).collect();
+    groups.dedup();
+    groups
+}
+
+/// The second words of the commands of a group.
+pub fn members(group: &str) -> Vec<&'static str> {
+    let of_group = |(name, ..): &(&'static str, _, _, _)| name.strip_prefix(group)?.strip_prefix(' ');
+    COMMANDS.iter().filter_map(of_group).collect()
+}
 
 /// Whether these words are a whole command.
 pub fn is_command(words: &[String]) -> bool {

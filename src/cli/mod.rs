@@ -5,6 +5,7 @@
 
 mod args;
 mod client;
+mod complete;
 mod global;
 mod help;
 mod limits;
@@ -70,7 +71,7 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
         let Some(word) = args.word()? else { break };
         words.push(word);
         // `doctor`, `run` and `help` are whole by themselves; what follows are their operands.
-        if help::is_command(&words) || words[0] == "help" {
+        if help::is_command(&words) || ["help", "completions"].contains(&words[0].as_str()) {
             break;
         }
     }
@@ -101,6 +102,12 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
         "log dump" => storage::print_log(args, &global, output),
         "log verify" => storage::check_log(args, &global, output),
         "run" => run::run(args, &global, output),
+        // Not in the help: packages call it.
+        "completions" => {
+            let [shell] = args.exactly(["SHELL"])?;
+            output.text(&complete::script(&shell)?)?;
+            Ok(Answer::Yes)
+        }
         "doctor" => storage::doctor(args, &global, output),
         _ => Err(unknown(&name)),
     }

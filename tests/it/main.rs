@@ -4,6 +4,8 @@ mod beside;
 mod cli;
 mod crash;
 mod http;
+mod install;
 mod ladder;
 mod run;
+mod shell;
 mod util;
