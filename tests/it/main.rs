@@ -6,6 +6,7 @@ mod crash;
 mod http;
 mod install;
 mod ladder;
+mod pages_cli;
 mod run;
 mod shell;
 mod util;
