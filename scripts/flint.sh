@@ -85,7 +85,7 @@ _flint_ask() {
     _flint_server=${FLINT_SERVER:-http://127.0.0.1:7878}
     _flint_token=$(_flint_token) || exit "$?"
     case $_flint_token in
-    *[![:graph:]]*) _flint_fail 2 "the token must be printable ASCII without blanks" ;;
+    *[![:print:]]*) _flint_fail 2 "the token must be printable ASCII" ;;
     esac
     case $_flint_server in
     unix:?*) _flint_url=http://localhost ;;

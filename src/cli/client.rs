@@ -253,17 +253,19 @@ fn parse_head(bytes: &[u8]) -> std::result::Result<Option<Head>, Problem> {
 /// Reads status and body.
 fn receive(stream: &mut impl Read, most: usize) -> std::result::Result<(u16, Vec<u8>), Problem> {
     let mut bytes = Vec::new();
+    let mut passed = 0;
     let head = loop {
         match parse_head(&bytes)? {
             // An interim reply, as of a proxy; the bound on the head counts them all.
             Some(head) if head.status < 200 => {
                 bytes.drain(..head.bytes);
+                passed += head.bytes;
                 continue;
             }
             Some(head) => break head,
             None => {}
         }
-        if bytes.len() >= MAX_REPLY_HEAD_BYTES {
+        if passed + bytes.len() >= MAX_REPLY_HEAD_BYTES {
             return Err(Problem::LongHead);
         }
         let mut piece = [0; 4096];
@@ -413,6 +415,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n\r\nabcdef", "more than 5 bytes"),
             (&format!("{chunked}6\r\nabcdef\r\n0\r\n\r\n"), "more than 5 bytes"),
             (&format!("{chunked}{}", "0".repeat(1 << 20)), "closed"),
+            (&"HTTP/1.1 100 Continue\r\n\r\n".repeat(1000), "a head of more than"),
             (&format!("HTTP/1.1 200 OK\r\nX: {}", "y".repeat(MAX_REPLY_HEAD_BYTES)), "a head of more than"),
         ] {
             let problem = read(reply, 5).unwrap_err();

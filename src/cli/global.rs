@@ -80,8 +80,8 @@ impl Global {
     pub fn token(&self) -> Result<Option<String>> {
         let token = self.tokens()?.into_iter().next();
         match token {
-            Some(token) if !token.bytes().all(|byte| (0x21..0x7f).contains(&byte)) => {
-                Err(Error::new(Kind::Usage, "the token must be printable ASCII without blanks"))
+            Some(token) if token.trim() != token || !token.bytes().all(|byte| (0x20..0x7f).contains(&byte)) => {
+                Err(Error::new(Kind::Usage, "the token must be printable ASCII without blanks around it"))
             }
             token => Ok(token),
         }

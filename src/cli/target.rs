@@ -63,10 +63,11 @@ impl Session {
     /// # Errors
     /// As for opening the directory; `unreachable`.
     pub fn open(global: &Global, access: Access) -> Result<Session> {
-        let token = global.token()?;
+        // A file that can't be read is told of, also where no token is needed; one that no header can carry is not.
+        global.tokens()?;
         if let Some((address, _)) = global.server()? {
             let connection = Connection::open(&address).map_err(|failed| failed.error)?;
-            return Ok(Session::Served { address, token, connection: Some(connection) });
+            return Ok(Session::Served { address, token: global.token()?, connection: Some(connection) });
         }
         let deadline = Instant::now() + Duration::from_millis(LOCK_WAIT_MS);
         loop {
@@ -82,6 +83,7 @@ impl Session {
                     let address = Address::parse(&url, "the address in flint.lock")?;
                     match Connection::open(&address) {
                         Ok(connection) => {
+                            let token = global.token()?;
                             return Ok(Session::Served { address, token, connection: Some(connection) });
                         }
                         // It has just stopped listening, and will let go of the lock.
