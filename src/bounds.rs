@@ -130,3 +130,25 @@ pub const STACK_BYTES: usize = 256 * 1024;
 
 /// How long a one-shot command waits for another command that holds the data directory, in milliseconds.
 pub const LOCK_WAIT_MS: u64 = 1000;
+
+/// How long a command waits for a connection to a server, in milliseconds.
+pub const CONNECT_MS: u64 = 5_000;
+
+/// How long a command waits for the whole reply of a server, in milliseconds: longer than a request may wait for the
+/// disk there.
+pub const REPLY_MS: u64 = 30_000;
+
+/// As [`REPLY_MS`], for `log compact`, in milliseconds.
+pub const COMPACT_REPLY_MS: u64 = 600_000;
+
+/// Largest head of a reply that a command reads, in bytes.
+pub const MAX_REPLY_HEAD_BYTES: usize = 16 * 1024;
+
+/// Largest body of a reply that a command reads where it asked for no list, in bytes: a check of a thousand items.
+pub const MAX_REPLY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Room for one status object in a reply, in bytes: a key of the greatest length, all of it escaped, and the rest.
+pub const MAX_STATUS_BYTES: usize = 4 * 1024;
+
+/// Status objects that a command asks for at once.
+pub const LIST_PAGE: usize = 20_000;

@@ -1,7 +1,9 @@
 //! Arguments: pico-args, with what it leaves to its callers. An option given twice, a value that looks like an option,
-//! and whatever is left over are errors.
+//! and whatever is left over are errors. `--name=value` is split here: pico-args refuses an empty value and takes quotes
+//! off others.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 use pico_args::Arguments;
 
@@ -12,7 +14,7 @@ use crate::limit::excerpt;
 pub struct Args {
     arguments: Arguments,
     /// What stands behind `--`: operands, whatever they look like.
-    operands: Vec<OsString>,
+    operands: Option<Vec<OsString>>,
 }
 
 impl Args {
@@ -25,9 +27,9 @@ impl Args {
             Some(at) => {
                 let operands = argv.split_off(at + 1);
                 argv.pop();
-                operands
+                Some(operands)
             }
-            None => Vec::new(),
+            None => None,
         };
         Ok(Args { arguments: Arguments::from_vec(argv), operands })
     }
@@ -61,13 +63,12 @@ impl Args {
     /// # Errors
     /// `usage` when it has none or is not UTF-8.
     pub fn value_again(&mut self, name: &'static str) -> Result<Option<String>> {
-        let value: Option<String> = self.arguments.opt_value_from_str(name).map_err(|error| wrong(name, &error))?;
-        match value {
-            Some(value) if value.starts_with("--") => {
-                Err(Error::new(Kind::Usage, format!("{name} needs a value, not `{}`", excerpt(&value))))
-            }
-            value => Ok(value),
-        }
+        self.next(name)?
+            .map(|value| {
+                let wrong = |_| Error::new(Kind::Usage, format!("the value of {name} is not UTF-8"));
+                value.into_string().map_err(wrong)
+            })
+            .transpose()
     }
 
     /// The value of an option that names a file.
@@ -75,18 +76,35 @@ impl Args {
     /// # Errors
     /// `usage` when it has none or is given twice.
     pub fn os_value(&mut self, name: &'static str) -> Result<Option<OsString>> {
-        let mut next = || {
-            self.arguments
-                .opt_value_from_os_str(name, |value| Ok::<_, std::convert::Infallible>(value.to_owned()))
-                .map_err(|error| wrong(name, &error))
-        };
-        let value = next()?;
-        if value.is_some() && next()?.is_some() {
+        let value = self.next(name)?;
+        if value.is_some() && self.next(name)?.is_some() {
             return Err(Error::new(Kind::Usage, format!("{name} is given twice")));
         }
+        Ok(value)
+    }
+
+    fn next(&mut self, name: &'static str) -> Result<Option<OsString>> {
+        let mut left = std::mem::replace(&mut self.arguments, Arguments::from_vec(Vec::new())).finish();
+        let value_of = |argument: &OsString| {
+            let value = argument.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+            Some(OsStr::from_bytes(value).to_owned())
+        };
+        let joined = left.iter().enumerate().find_map(|(at, argument)| Some((at, value_of(argument)?)));
+        if let Some((at, _)) = joined {
+            left.remove(at);
+        }
+        self.arguments = Arguments::from_vec(left);
+        if let Some((_, value)) = joined {
+            return Ok(Some(value));
+        }
+        let value = self
+            .arguments
+            .opt_value_from_os_str(name, |value| Ok::<_, std::convert::Infallible>(value.to_owned()))
+            .map_err(|_| Error::new(Kind::Usage, format!("{name} needs a value")))?;
         match value {
-            Some(value) if value.to_string_lossy().starts_with("--") => {
-                Err(Error::new(Kind::Usage, format!("{name} needs a value, not `{}`", value.to_string_lossy())))
+            Some(value) if value.as_bytes().starts_with(b"--") => {
+                let value = value.to_string_lossy();
+                Err(Error::new(Kind::Usage, format!("{name} needs a value, not `{}`", excerpt(&value))))
             }
             value => Ok(value),
         }
@@ -129,18 +147,21 @@ impl Args {
     /// # Errors
     /// `usage` for an unknown option, or an operand that is not UTF-8.
     pub fn operands(self) -> Result<Vec<String>> {
+        let (mut before, behind) = self.split_operands()?;
+        before.extend(behind.unwrap_or_default());
+        before.into_iter().map(text).collect()
+    }
+
+    /// The operands before a `--`, and those behind it, if there is one.
+    ///
+    /// # Errors
+    /// `usage` for an unknown option.
+    pub fn split_operands(self) -> Result<(Vec<OsString>, Option<Vec<OsString>>)> {
         let left = self.arguments.finish();
-        if let Some(option) = left.iter().find(|argument| argument.as_encoded_bytes().starts_with(b"-")) {
-            return Err(unknown_option(option));
+        match left.iter().find(|argument| argument.as_bytes().starts_with(b"-")) {
+            Some(option) => Err(unknown_option(option)),
+            None => Ok((left, self.operands)),
         }
-        left.into_iter()
-            .chain(self.operands)
-            .map(|operand| {
-                operand.into_string().map_err(|operand| {
-                    Error::new(Kind::Usage, format!("`{}` is not UTF-8", excerpt(&operand.to_string_lossy())))
-                })
-            })
-            .collect()
     }
 
     /// Exactly these operands.
@@ -158,15 +179,18 @@ impl Args {
     }
 }
 
-fn unknown_option(option: &std::ffi::OsStr) -> Error {
+fn unknown_option(option: &OsStr) -> Error {
     Error::new(Kind::Usage, format!("unknown option `{}`; `flint help` lists them", excerpt(&option.to_string_lossy())))
 }
 
-fn wrong(name: &str, error: &pico_args::Error) -> Error {
-    match error {
-        pico_args::Error::NonUtf8Argument => Error::new(Kind::Usage, format!("the value of {name} is not UTF-8")),
-        _ => Error::new(Kind::Usage, format!("{name} needs a value")),
-    }
+/// An argument that must be text.
+///
+/// # Errors
+/// `usage`.
+pub fn text(argument: OsString) -> Result<String> {
+    argument
+        .into_string()
+        .map_err(|argument| Error::new(Kind::Usage, format!("`{}` is not UTF-8", excerpt(&argument.to_string_lossy()))))
 }
 
 #[cfg(test)]
@@ -184,6 +208,14 @@ mod tests {
         assert_eq!(good.value("--per").unwrap().as_deref(), Some("10s"));
         assert_eq!(good.value("--burst").unwrap(), None);
         assert_eq!(good.operands().unwrap(), ["key", "--odd"]);
+        let mut joined = args(&["--token=", "--per=\"1s\"", "--after=--odd", "--rate=1=2", "key"]);
+        assert_eq!(joined.value("--token").unwrap().as_deref(), Some(""));
+        assert_eq!(joined.value("--per").unwrap().as_deref(), Some("\"1s\""));
+        assert_eq!(joined.value("--after").unwrap().as_deref(), Some("--odd"));
+        assert_eq!(joined.value("--rate").unwrap().as_deref(), Some("1=2"));
+        assert_eq!(joined.operands().unwrap(), ["key"]);
+        assert!(args(&["--rate=1", "--rate", "2"]).value("--rate").unwrap_err().message().contains("twice"));
+        assert!(args(&["--json="]).operands().unwrap_err().message().contains("--json="));
         assert!(args(&["--rate"]).value("--rate").unwrap_err().message().contains("--rate"));
         assert!(args(&["--rate", "--per"]).value("--rate").unwrap_err().message().contains("--rate"));
         assert!(args(&["--rate", "1", "--rate", "2"]).value("--rate").unwrap_err().message().contains("twice"));

@@ -1,14 +1,12 @@
 //! Help texts, one per command, in one table.
 
 /// Command, its arguments, what it does, and its options.
-const COMMANDS: [(&str, &str, &str, &str); 16] = [
+pub const COMMANDS: [(&str, &str, &str, &str); 17] = [
     (
         "server start",
         "[OPTIONS]",
         "Own the data directory and serve it over HTTP until SIGTERM or SIGINT.",
         "  --bind ADDR               HOST:PORT, [::1]:PORT or unix:PATH (default 127.0.0.1:7878)
-  --token TOKEN             bearer token that every request must bear (shows in ps)
-  --token-file FILE         tokens, one a line; without either, FLINT_SERVER_TOKEN
   --sync always|batch       answer after fsync (default), or fsync in batches
   --flush-every-ms N        batch: fsync after N milliseconds at the latest (default 100)
   --flush-every-events N    batch: fsync after N records at the latest (default 100)
@@ -64,6 +62,14 @@ const COMMANDS: [(&str, &str, &str, &str); 16] = [
 ",
     ),
     ("limit history", "KEY", "Show the events of a limit that the log still has.", ""),
+    (
+        "run",
+        "KEY [--cost N] [--wait DURATION] -- COMMAND [ARGUMENT]...",
+        "Spend N units, then become COMMAND. Exit status its own; 75 denied, 124 waited in vain.",
+        "  --cost N                  units to spend (default 1)
+  --wait DURATION           when denied, wait so long for units (30s, 5m)
+",
+    ),
     ("log flush", "", "Make all that was answered durable.", ""),
     ("log compact", "", "Write a snapshot and remove the log it stands for.", ""),
     ("log dump", "", "Print snapshot and log as JSON lines.", ""),
@@ -79,13 +85,67 @@ const COMMANDS: [(&str, &str, &str, &str); 16] = [
 ];
 
 const GLOBAL: &str = "Options of every command:
-  --data-dir DIR            the data directory (default .flint)
+  --data-dir DIR            the data directory (default .flint); while a server owns it, the server is asked
+  --server URL              ask this server: http://HOST:PORT or unix:PATH (default FLINT_SERVER)
+  --token TOKEN             bearer token, of the server that is started or asked (shows in ps)
+  --token-file FILE         tokens, one a line; without either, FLINT_SERVER_TOKEN
   --json                    print JSON, the same as the HTTP API's
-  --help, --version
+  --help                    show this
+  --version                 print the version
 ";
 
 const EXIT: &str = "Exit status: 0 done, allowed, healthy; 1 the answer is no; 2 wrong usage; 3 it could not be done.
 ";
+
+/// An option, as its line of help says.
+pub struct OptionHelp<'t> {
+    /// With its dashes.
+    pub name: &'t str,
+    /// What its value stands for; empty for a flag.
+    pub value: &'t str,
+    pub about: &'t str,
+}
+
+fn parse(text: &str) -> impl Iterator<Item = OptionHelp<'_>> {
+    text.lines().filter(|line| line.starts_with("  --")).map(|line| {
+        let (usage, about) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
+        let (name, value) = usage.split_once(' ').unwrap_or((usage, ""));
+        OptionHelp { name, value, about: about.trim() }
+    })
+}
+
+/// The options of every command.
+pub fn global_options() -> impl Iterator<Item = OptionHelp<'static>> {
+    parse(GLOBAL)
+}
+
+/// Their names.
+pub fn global_names() -> Vec<&'static str> {
+    global_options().map(|option| option.name).collect()
+}
+
+/// The options of a command alone.
+pub fn own_options(command: &str) -> impl Iterator<Item = OptionHelp<'static>> {
+    parse(COMMANDS.iter().find(|(name, ..)| *name == command).map_or("", |(.., options)| options))
+}
+
+/// All options of a command.
+pub fn options(command: &str) -> impl Iterator<Item = OptionHelp<'static>> {
+    own_options(command).chain(global_options())
+}
+
+/// The first words of all commands.
+pub fn groups() -> Vec<&'static str> {
+    let mut groups: Vec<&str> = COMMANDS.iter().filter_map(|(name, ..)| name.split(' ').next()).collect();
+    groups.dedup();
+    groups
+}
+
+/// The second words of the commands of a group.
+pub fn members(group: &str) -> Vec<&'static str> {
+    let of_group = |(name, ..): &(&'static str, _, _, _)| name.strip_prefix(group)?.strip_prefix(' ');
+    COMMANDS.iter().filter_map(of_group).collect()
+}
 
 /// Whether these words are a whole command.
 pub fn is_command(words: &[String]) -> bool {
@@ -107,7 +167,7 @@ pub fn text(topic: &str) -> Option<String> {
     }
     (!list.is_empty()).then(|| {
         format!(
-            "Usage: flint [--data-dir DIR] COMMAND\n\nA durable rate limiter: state on disk, no Redis, no broker.\n\n\
+            "Usage: flint [--data-dir DIR | --server URL] COMMAND\n\nA durable rate limiter: state on disk, no Redis, no broker.\n\n\
              Commands:\n{list}  help [COMMAND]    Show this, or a command's options.\n\n{GLOBAL}\n{EXIT}"
         )
     })

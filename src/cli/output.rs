@@ -4,10 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::clock::rfc3339;
 use crate::error::{Error, Kind, Result};
-use crate::limit::format_period;
-use crate::limiter::Status;
 
 /// Standard output, buffered until the command ends.
 pub struct Output(io::BufWriter<io::Stdout>);
@@ -42,41 +39,40 @@ impl Output {
         self.0.flush().map_err(|error| failed(&error))
     }
 
-    /// All there is to say of one limit.
-    pub fn status(&mut self, status: &Status) -> Result<()> {
-        let time = |time: Option<u64>| time.map_or_else(|| "never".to_owned(), |time| rfc3339(time).to_string());
-        let totals = &status.totals;
+    /// Bytes as they are.
+    pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write_all(bytes).map_err(|error| failed(&error))
+    }
+
+    /// All there is to say of one limit, from its status object.
+    pub fn status(&mut self, status: &Value) -> Result<()> {
+        let time = |name: &str| match &status[name] {
+            Value::Null => Ok("never".to_owned()),
+            _ => text(status, name),
+        };
+        let count = |what: &str| {
+            let (checks, units) = (format!("total_{what}"), format!("total_{what}_cost"));
+            Ok::<_, Error>(format!("{} checks, {} units", text(status, &checks)?, text(status, &units)?))
+        };
         let lines = [
-            ("key", status.key.clone()),
-            ("limit", format!("{} per {}", status.limit.rate(), format_period(status.limit.period_ms()))),
-            ("algorithm", status.limit.algorithm().name().to_owned()),
-            ("burst", status.burst().map_or_else(|| "-".to_owned(), |burst| burst.to_string())),
-            ("remaining", status.remaining.to_string()),
-            ("reset at", rfc3339(status.reset_at).to_string()),
-            ("allowed", format!("{} checks, {} units", totals.allowed, totals.allowed_cost)),
-            ("denied", format!("{} checks, {} units", totals.denied, totals.denied_cost)),
-            ("last allowed", time(status.last_allowed_at)),
-            ("last denied", time(status.last_denied_at)),
-            ("last reset", time(status.last_reset_at)),
+            ("key", text(status, "key")?),
+            ("limit", format!("{} per {}", text(status, "rate")?, text(status, "per")?)),
+            ("algorithm", text(status, "algorithm")?),
+            ("burst", if status["burst"].is_null() { "-".to_owned() } else { text(status, "burst")? }),
+            ("remaining", text(status, "remaining")?),
+            ("reset at", text(status, "reset_at")?),
+            ("allowed", count("allowed")?),
+            ("denied", count("denied")?),
+            ("last allowed", time("last_allowed_at")?),
+            ("last denied", time("last_denied_at")?),
+            ("last reset", time("last_reset_at")?),
         ];
         lines.iter().try_for_each(|(name, value)| self.line(&format!("{name:<13} {value}")))
     }
 
     /// Limits in aligned columns.
-    pub fn table(&mut self, statuses: &[Status]) -> Result<()> {
-        let head = ["KEY", "LIMIT", "ALGORITHM", "REMAINING", "ALLOWED", "DENIED", "RESET AT"].map(str::to_owned);
-        let rows = statuses.iter().map(|status| {
-            [
-                status.key.clone(),
-                format!("{}/{}", status.limit.rate(), format_period(status.limit.period_ms())),
-                status.limit.algorithm().name().to_owned(),
-                status.remaining.to_string(),
-                status.totals.allowed.to_string(),
-                status.totals.denied.to_string(),
-                rfc3339(status.reset_at).to_string(),
-            ]
-        });
-        let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    pub fn table(&mut self, mut rows: Vec<Row>) -> Result<()> {
+        rows.insert(0, ["KEY", "LIMIT", "ALGORITHM", "REMAINING", "ALLOWED", "DENIED", "RESET AT"].map(str::to_owned));
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; 7] = std::array::from_fn(width);
         for row in &rows {
@@ -88,6 +84,33 @@ impl Output {
             self.line(line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// A line of the table of limits.
+pub type Row = [String; 7];
+
+/// The line of a status object.
+pub fn row(status: &Value) -> Result<Row> {
+    Ok([
+        text(status, "key")?,
+        format!("{}/{}", text(status, "rate")?, text(status, "per")?),
+        text(status, "algorithm")?,
+        text(status, "remaining")?,
+        text(status, "total_allowed")?,
+        text(status, "total_denied")?,
+        text(status, "reset_at")?,
+    ])
+}
+
+/// A field for people: a number or a text, with nothing in it that a terminal would obey.
+fn text(object: &Value, name: &str) -> Result<String> {
+    match &object[name] {
+        Value::String(text) => {
+            Ok(text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect())
+        }
+        Value::Number(number) => Ok(number.to_string()),
+        _ => Err(super::target::not_understood()),
     }
 }
 

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::Answer;
 use super::args::Args;
+use super::global::Global;
 use super::output::Output;
-use super::{Answer, Global};
 use crate::bounds::{
     COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IDLE_TIMEOUT_MS, MAX_BLOCKING, MAX_CONNECTIONS,
     MAX_IDLE_TIMEOUT_MS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS,
@@ -27,8 +28,13 @@ use crate::store::Policy;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    global.refuse_server()?;
     let address = args.value("--bind")?.unwrap_or_else(|| "127.0.0.1:7878".to_owned());
-    let (tokens, token_file) = tokens(&mut args)?;
+    let tokens = global.tokens()?;
+    let tokens = Tokens::new(tokens.iter().map(String::as_str));
+    if global.token_shows() {
+        log::warn!("--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not");
+    }
     let sync = match args.value("--sync")?.as_deref() {
         None | Some("always") => SyncMode::Always,
         Some("batch") => SyncMode::Batch,
@@ -93,7 +99,7 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
     }
     loop {
         match signals.wait() {
-            Wish::Reload => reload(&server, token_file.as_deref()),
+            Wish::Reload => reload(&server, global.token_source()),
             Wish::Replace => {
                 log::warn!("tiny_http holds connections that it will not let go: starting afresh on the same socket");
                 let hand_over = server.replace();
@@ -234,20 +240,4 @@ fn reload(server: &Server, file: Option<&Path>) {
         }
         Err(error) => log::error!("SIGHUP changes nothing: {error}"),
     }
-}
-
-/// `--token`, else `--token-file`, else `FLINT_SERVER_TOKEN`; and the file, if that is where they are from.
-fn tokens(args: &mut Args) -> Result<(Tokens, Option<PathBuf>)> {
-    let given = args.value("--token")?;
-    let file = args.os_value("--token-file")?;
-    if let Some(token) = given.filter(|token| !token.is_empty()) {
-        log::warn!("--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not");
-        return Ok((Tokens::new([token.as_str()]), None));
-    }
-    if let Some(path) = file {
-        let tokens = read_token_file(path.as_ref())?;
-        return Ok((Tokens::new(tokens.iter().map(String::as_str)), Some(path.into())));
-    }
-    let from_environment = std::env::var("FLINT_SERVER_TOKEN").unwrap_or_default();
-    Ok((Tokens::new([from_environment.as_str()]), None))
 }

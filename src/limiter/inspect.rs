@@ -1,4 +1,5 @@
-//! Looking at a data directory without changing it: `log dump`, `log verify`, `limit history`.
+//! Looking at a data directory without changing it: `log dump`, `log verify`, `limit history`. Nobody is kept from
+//! writing it for long: while somebody does, the files are read as they stand.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,10 +7,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::clock::{Millis, rfc3339};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, format_period};
 use crate::store::record::{self, Event};
-use crate::store::{Access, DirectoryLock, Recovered, Replay, SystemDisk, WAY_OUT, recover};
+use crate::store::{Access, DirectoryLock, LiveDisk, Recovered, Replay, SystemDisk, WAY_OUT, recover};
 
 use super::replay::Replayed;
 
@@ -18,9 +19,21 @@ use super::replay::Replayed;
 /// # Errors
 /// As for opening the directory to look at it.
 pub fn dump(dir: &Path, each: &mut dyn FnMut(&Value)) -> Result<()> {
-    let _lock = DirectoryLock::acquire(dir, Access::Read)?;
     let mut dumper = Dumper { keys: HashMap::new(), each };
-    recover(dir, &SystemDisk, &mut dumper).map(|_| ())
+    look(dir, &mut dumper).map(|_| ())
+}
+
+/// Reads the directory; next to its writer, if it has one.
+fn look(dir: &Path, replay: &mut dyn Replay) -> Result<Recovered> {
+    match DirectoryLock::acquire(dir, Access::Read) {
+        Ok(_lock) => recover(dir, &SystemDisk, replay),
+        Err(error) if error.kind() == Kind::Locked => {
+            let disk = LiveDisk::open(dir).map_err(|error| Error::io("read", dir, &error))?;
+            // What stands behind the last whole frame is being written.
+            recover(dir, &disk, replay).map(|found| Recovered { torn: None, ..found })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Hands the events of one limit to `each`, as JSON objects. Events before the last compaction are not known any more:
@@ -41,12 +54,10 @@ pub fn history(dir: &Path, key: &str, each: &mut dyn FnMut(&Value)) -> Result<()
 /// # Errors
 /// `corrupt` and `unsupported`, naming file and offset.
 pub fn verify(dir: &Path) -> Result<Recovered> {
-    let _lock = DirectoryLock::acquire(dir, Access::Read)?;
     let mut replayed = Replayed::new();
-    let found = recover(dir, &SystemDisk, &mut replayed)?;
+    let found = look(dir, &mut replayed)?;
     let _ = replayed.finish().map_err(|what| {
-        let dir = dir.display();
-        crate::Error::new(crate::error::Kind::Corrupt, format!("{dir} cannot be recovered: {what}; {WAY_OUT}"))
+        Error::new(Kind::Corrupt, format!("{} cannot be recovered: {what}; {WAY_OUT}", dir.display()))
     })?;
     Ok(found)
 }

@@ -25,7 +25,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub use self::access::{Bind, Tokens, read_token_file};
-pub use self::routes::doctor;
+pub use self::routes::answer;
 
 use self::exchange::Exchange;
 use self::generation::Generations;
@@ -241,7 +241,7 @@ fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
     let reply = match refused {
         Some(error) => Reply::error(&error),
         None if is_to_panic(&target) => panic!("asked to by FLINT_TEST_PANIC"),
-        None => routes::answer(&shared.limiter, shared.notes, &method, &target, body),
+        None => routes::answer(&shared.limiter, Some(shared.notes), &method, &target, body),
     };
     if shared.retiring.load(Ordering::Acquire) {
         exchange.reply_and_cut(&reply, head_only);

@@ -69,8 +69,9 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Answers one request. `connections` is what doctor tells of them.
-pub fn answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, body: &[u8]) -> Reply {
+/// Answers one request: of a client of the server, whose connections are noted, or of a command that has opened the data
+/// directory itself.
+pub fn answer(limiter: &Limiter, notes: Option<Notes>, method: &str, url: &str, body: &[u8]) -> Reply {
     try_answer(limiter, notes, method, url, body).unwrap_or_else(|error| Reply::error(&error))
 }
 
@@ -86,7 +87,7 @@ pub fn health(limiter: &Limiter) -> Reply {
     }
 }
 
-fn try_answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
+fn try_answer(limiter: &Limiter, notes: Option<Notes>, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let Some(route) = Route::of(path) else {
         return Err(Error::new(Kind::NotFound, format!("there is no {}; the API is under /v1", excerpt(path))));
@@ -187,7 +188,7 @@ fn try_answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, bytes: &
             body::parse_empty(bytes)?;
             limiter.compact()?.write_json(&mut out);
         }
-        Route::Doctor => out = doctor(limiter, Some(connections(notes))).into_bytes(),
+        Route::Doctor => out = doctor(limiter, notes.map(connections)).into_bytes(),
         Route::Top => {
             let by = match query.get("by") {
                 None | Some("denied") => By::Denied,
@@ -212,8 +213,8 @@ fn connections(notes: Notes) -> Value {
     json!({"open": notes.open_connections(), "leaked": notes.leaked(), "woken": notes.knocks(), "ended": ended})
 }
 
-/// The report of `doctor`, by the server and by the command line; a server adds its connections.
-pub fn doctor(limiter: &Limiter, connections: Option<Value>) -> String {
+/// The report of `doctor`; a server adds its connections.
+fn doctor(limiter: &Limiter, connections: Option<Value>) -> String {
     let report = limiter.report();
     let problems = report.problems();
     let syncs: u64 = report.syncs.0.iter().sum();

@@ -40,6 +40,7 @@ pub struct DirectoryLock {
     file: Option<File>,
     _directory: File,
     path: PathBuf,
+    writes: bool,
 }
 
 impl DirectoryLock {
@@ -79,8 +80,9 @@ impl DirectoryLock {
         if let Some(file) = &file {
             lock(file, dir, access)?;
         }
-        let this = DirectoryLock { file, _directory: directory, path };
-        if access != Access::Read {
+        let writes = access != Access::Read;
+        let this = DirectoryLock { file, _directory: directory, path, writes };
+        if writes {
             this.announce(None)?;
         }
         Ok(this)
@@ -105,6 +107,15 @@ impl DirectoryLock {
     }
 }
 
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // The next owner writes its own note a moment after it has the lock; nobody shall find ours in between.
+        if self.writes {
+            let _ = self.announce(None);
+        }
+    }
+}
+
 /// Reads who owns the directory. Empty where nothing readable stands; the note of an owner that has ended remains.
 pub fn owner(dir: &Path) -> Owner {
     let mut text = String::new();
@@ -116,6 +127,16 @@ pub fn owner(dir: &Path) -> Owner {
     Owner {
         pid: note["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
         url: note["url"].as_str().map(str::to_owned),
+    }
+}
+
+/// Who owns the directory as its writer at this moment; `None` when nobody does, also while others look at it. The note of
+/// a server that has ended is thereby never taken for a running one's.
+pub fn writer(dir: &Path) -> Option<Owner> {
+    let directory = File::open(dir).ok()?;
+    match fs4::FileExt::try_lock_shared(&directory) {
+        Err(fs4::TryLockError::WouldBlock) => Some(owner(dir)),
+        Ok(()) | Err(fs4::TryLockError::Error(_)) => None,
     }
 }
 
@@ -189,6 +210,16 @@ mod tests {
         assert_eq!(owner(dir.path()), Owner { pid, url: None });
         lock.announce(Some("http://127.0.0.1:7878")).unwrap();
         assert_eq!(owner(dir.path()), Owner { pid, url: Some("http://127.0.0.1:7878".into()) });
+        assert_eq!(writer(dir.path()), Some(owner(dir.path())));
+        drop(lock);
+        assert_eq!(owner(dir.path()).url, None, "a server that has ended can't be found");
+        assert_eq!(writer(dir.path()), None);
+        // The note of one that was killed stays, and does not count for those who look.
+        std::fs::write(dir.path().join(LOCK), "{\"pid\":1,\"url\":\"http://127.0.0.1:1\"}").unwrap();
+        let reader = DirectoryLock::acquire(dir.path(), Access::Read).unwrap();
+        assert_eq!(writer(dir.path()), None);
+        drop(reader);
+        assert!(owner(dir.path()).url.is_some());
         std::fs::write(dir.path().join(LOCK), "not json").unwrap();
         assert_eq!(owner(dir.path()), Owner::default());
     }

@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod frame;
+mod live;
 mod lock;
 mod log;
 #[cfg(all(loom, test))]
@@ -23,7 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::disk::{Disk, SystemDisk};
-pub use self::lock::{Access, DirectoryLock, Owner, owner};
+pub use self::live::LiveDisk;
+pub use self::lock::{Access, DirectoryLock, Owner, owner, writer};
 pub use self::log::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings};
 pub use self::opening::Opening;
 pub use self::recovery::{CleanEnd, Damage, Recovered, Replay, Torn, WAY_OUT, recover};

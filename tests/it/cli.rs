@@ -260,7 +260,7 @@ fn wrong_usage_names_what_is_wrong() {
         (&["server", "start", "--port=80"], "--port"),
         (&["server", "start", "--port", "80"], "--port"),
         (&["server", "start", "--bind"], "--bind"),
-        (&["server", "start", "--bind", "--token"], "--bind"),
+        (&["server", "start", "--bind", "--sync"], "--bind"),
         (&["server", "start", "--bind", "localhost"], "--bind"),
         (&["server", "start", "--bind=127.0.0.1:99999"], "--bind"),
         (&["server", "start", "--bind", "127.0.0.1:0", "--bind", "127.0.0.1:0"], "--bind"),

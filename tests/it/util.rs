@@ -16,7 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A command of the binary under test, without what the environment would add.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flint"));
-    command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG").stdin(Stdio::null());
+    command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_SERVER").env_remove("FLINT_LOG").stdin(Stdio::null());
     command
 }
 
@@ -132,15 +132,21 @@ impl Server {
     }
 
     fn spawn(command: &mut Command) -> Server {
+        Server::try_spawn(command).expect("the server should start")
+    }
+
+    /// Starts one, or says on stderr why it did not start.
+    pub fn try_spawn(command: &mut Command) -> Option<Server> {
         let mut err = tempfile::tempfile().unwrap();
         command.stdout(Stdio::piped()).stderr(err.try_clone().unwrap());
         let mut child = Owned(command.spawn().unwrap());
         let mut line = String::new();
         BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some(url) = line.trim_end().strip_prefix("flint server listening on ") else {
-            panic!("the server did not start: {line:?} {}", whole(&mut err));
+            eprintln!("the server did not start: {line:?} {}", whole(&mut err));
+            return None;
         };
-        Server { child, url: url.to_owned(), err }
+        Some(Server { child, url: url.to_owned(), err })
     }
 
     pub fn port(&self) -> u16 {

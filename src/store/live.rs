@@ -1,0 +1,122 @@
+//! Reading the files of a data directory while its writer goes on writing them.
+//!
+//! Owns: how a file is read so that [`super::recover`] sees a state that the directory had. Called for looking only.
+//!
+//! Why that holds. Snapshots and all segments but the last are never written again; compaction removes them, so they are
+//! opened before anything is read. The last segment is appended to, one frame after the other, each with one write that
+//! ends before the next one begins. A single pass over it may see a frame half written and, further on, a later one
+//! that was written in the meantime: that would look like damage. So it is read twice, and of the second reading just as
+//! much is kept as the first one saw. If the first saw anything of a later frame, the frames before it were complete by
+//! then and are complete in the second; the last one may be incomplete, and is a torn end, as after a crash.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::disk::Disk;
+use super::names::Name;
+
+/// The files of a directory that somebody else writes. It can't change any.
+pub struct LiveDisk(HashMap<PathBuf, File>);
+
+impl LiveDisk {
+    /// Opens what is there now.
+    ///
+    /// # Errors
+    /// Of the operating system.
+    pub fn open(dir: &Path) -> io::Result<LiveDisk> {
+        let mut files = HashMap::new();
+        for item in std::fs::read_dir(dir)? {
+            let path = item?.path();
+            let ours = path.file_name().and_then(Name::parse).is_some();
+            match File::open(&path) {
+                Ok(file) if ours => drop(files.insert(path, file)),
+                // Removed in the meantime, by a compaction.
+                Err(error) if ours && error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(LiveDisk(files))
+    }
+}
+
+fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; file.metadata()?.len() as usize];
+    let mut at = 0;
+    while at < bytes.len() {
+        match file.read_at(&mut bytes[at..], at as u64) {
+            // It was cut to its length in the meantime.
+            Ok(0) => break,
+            Ok(read) => at += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(at);
+    Ok(bytes)
+}
+
+fn refused<T>() -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory is looked at only"))
+}
+
+impl Disk for LiveDisk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let opened;
+        let file = match self.0.get(path) {
+            Some(file) => file,
+            None => {
+                opened = File::open(path)?;
+                &opened
+            }
+        };
+        let first = read_all(file)?;
+        if !matches!(path.file_name().and_then(Name::parse), Some(Name::Segment(_))) {
+            return Ok(first);
+        }
+        let mut second = read_all(file)?;
+        let seen = first.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if let Some(unseen) = second.get_mut(seen..) {
+            unseen.fill(0);
+        }
+        Ok(second)
+    }
+
+    fn create(&self, _: &Path) -> io::Result<File> {
+        refused()
+    }
+
+    fn open(&self, _: &Path) -> io::Result<File> {
+        refused()
+    }
+
+    fn write_at(&self, _: &File, _: &[u8], _: u64) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_data(&self, _: &File) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_all(&self, _: &File) -> io::Result<()> {
+        refused()
+    }
+
+    fn set_len(&self, _: &File, _: u64) -> io::Result<()> {
+        refused()
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        refused()
+    }
+}
