@@ -367,11 +367,11 @@ class Load:
     """Load on a server, from a thread per connection, with compactions and flushes. A connection ends with the first
     request that is not answered 200: whether that one was carried out is open, as it would be to any client."""
 
-    def __init__(self, server, book, churn=True, compact_every=0.04, flush_every=0.03, denials=True, pause=0.0):
+    def __init__(self, server, book, churn=True, compact_every=0.04, flush_every=0.03, pause=0.0, may_end=False):
         self.server, self.book, self.pause = server, book, pause
         self.over, self.failures, self.refusals = threading.Event(), [], []
         self.refused, self.compactions = set(), 0
-        self.expected_end = False
+        self.expected_end = may_end
         work = [lambda ledger=ledger: self._drive(ledger) for ledger in book.ledgers]
         for ledger in book.ledgers:
             ledger.churn = churn
@@ -379,8 +379,7 @@ class Load:
             work.append(lambda: self._repeat(compact_every, self._compact))
         if flush_every:
             work.append(lambda: self._repeat(flush_every, self._flush))
-        if denials:
-            work.append(lambda: self._repeat(0.002, self._deny))
+        work.append(lambda: self._repeat(0.002, self._deny))
         self.threads = [threading.Thread(target=self._guarded, args=(run,), daemon=True) for run in work]
         for thread in self.threads:
             thread.start()
