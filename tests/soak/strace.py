@@ -85,7 +85,7 @@ def run(options, parent):
         for when in range(1, options.rounds + 1):
             sync = ("always", "batch")[when % 2]
             ended = under_load(call, when, sync, directory, book, outcome)
-            copies = in_recovery(call, directory, outcome) if when % 5 == 0 else []
+            copies = in_recovery(call, directory, outcome) if when % 5 == 0 or when == options.rounds else []
             with harness.serving(directory) as server:
                 found = standing(server)
                 book.settle(harness.statuses(server), sync, ended, WINDOW)
