@@ -114,7 +114,8 @@ class Server:
     def __init__(self, directory, *args, wrapper=()):
         command = [*wrapper, os.environ["FLINT_BIN"], "--data-dir", directory]
         command += ["server", "start", "--bind", "127.0.0.1:0", *args]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("FLINT_")}
+        # cargo names a dozen directories of libraries, in each of which the loader would look: no calls of Flint's.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("FLINT_", "LD_"))}
         self.err = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.err, env=clean)

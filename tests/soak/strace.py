@@ -12,7 +12,7 @@ PATIENCE = 3.0
 """Seconds of load after which a server that has not come to its n-th call is killed all the same."""
 WINDOW = 3.0
 """Seconds before the kill beyond which nothing may be lost in `batch`, with strace slowing the disk down."""
-MOST_CALLS = 40
+MOST_CALLS = 100
 """More calls of one kind than a recovery makes in the thread that makes most of them."""
 
 
