@@ -141,7 +141,8 @@ def run(options, parent):
             answered += seen.answered + 1
             said.append(
                 f"{clients} clients, {seen.sent} checks, {seen.refused} refused, the slowest after "
-                f"{seen.slowest:.1f} s; {seen.healths} times health, the slowest after {seen.slowest_health:.2f} s; peak {seen.peak} KiB")
+                f"{seen.slowest:.1f} s; {seen.healths} times health, the slowest after {seen.slowest_health:.2f} s; "
+                f"peak {seen.peak} KiB")
         server.kill()
     with harness.serving(directory) as server:
         allowed = harness.statuses(server)["k"]["total_allowed"]
