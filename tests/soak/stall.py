@@ -140,8 +140,9 @@ def run(options, parent):
             resume(server)
             answered += seen.answered + 1
             said.append(
-                f"{clients} clients, {seen.sent} checks, {seen.refused} refused, the slowest after {seen.slowest:.1f} s; "
-                f"{seen.healths} times health, the slowest after {seen.slowest_health:.2f} s; peak {seen.peak} KiB")
+                f"{clients} clients, {seen.sent} checks, {seen.refused} refused, the slowest after "
+                f"{seen.slowest:.1f} s; {seen.healths} times health, the slowest after {seen.slowest_health:.2f} s; "
+                f"peak {seen.peak} KiB")
         server.kill()
     with harness.serving(directory) as server:
         allowed = harness.statuses(server)["k"]["total_allowed"]
