@@ -25,7 +25,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub use self::access::{Bind, Tokens, read_token_file};
-pub use self::routes::doctor;
+pub use self::routes::{ENDPOINTS, Endpoint, doctor};
 
 use self::exchange::Exchange;
 use self::generation::Generations;

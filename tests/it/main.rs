@@ -5,4 +5,6 @@ mod cli;
 mod crash;
 mod http;
 mod ladder;
+mod mdoc;
+mod pages_http;
 mod util;
