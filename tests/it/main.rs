@@ -7,4 +7,6 @@ mod http;
 mod ladder;
 mod mdoc;
 mod pages_http;
+mod pages_server;
+mod proxies;
 mod util;
