@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::body::{self, Check, Configure, Items, Key};
 use super::guard::{CutReason, Notes};
+use super::metrics::{self, Metrics};
 use super::reply::Reply;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
@@ -25,6 +26,7 @@ enum Route {
     Compact,
     Doctor,
     Top,
+    Metrics,
 }
 
 /// An endpoint, as the manual page names it.
@@ -45,7 +47,7 @@ const fn endpoint(
 }
 
 /// All endpoints: the one place that knows paths, methods and query parameters.
-pub const ENDPOINTS: [Endpoint; 11] = [
+pub const ENDPOINTS: [Endpoint; 12] = [
     endpoint(Route::Check, "/v1/check", &[("POST", &["status"])]),
     endpoint(Route::CheckAll, "/v1/check-all", &[("POST", &[])]),
     endpoint(Route::Take, "/v1/take/{key}", &[("POST", &["cost"])]),
@@ -57,6 +59,7 @@ pub const ENDPOINTS: [Endpoint; 11] = [
     endpoint(Route::Compact, "/v1/log/compact", &[("POST", &[])]),
     endpoint(Route::Doctor, "/v1/doctor", &[("GET", &[])]),
     endpoint(Route::Top, "/v1/top", &[("GET", &["by", "limit"])]),
+    endpoint(Route::Metrics, "/v1/metrics", &[("GET", &[])]),
 ];
 
 /// The place in [`ENDPOINTS`] of a path, and the key in the path, still encoded (empty where the path bears none).
@@ -70,9 +73,24 @@ fn find(path: &str) -> Option<(usize, &str)> {
     })
 }
 
-/// Answers one request. `connections` is what doctor tells of them.
-pub fn answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, body: &[u8]) -> Reply {
-    try_answer(limiter, notes, method, url, body).unwrap_or_else(|error| Reply::error(&error))
+/// The place in [`ENDPOINTS`] of what a target (path and query) asks for.
+pub fn index(target: &str) -> Option<usize> {
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    find(path).map(|(index, _)| index)
+}
+
+/// What requests are answered from.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    pub limiter: &'a Limiter,
+    /// What doctor and metrics tell of connections.
+    pub notes: Notes,
+    pub metrics: &'a Metrics,
+}
+
+/// Answers one request.
+pub fn answer(sources: Sources<'_>, method: &str, url: &str, body: &[u8]) -> Reply {
+    try_answer(sources, method, url, body).unwrap_or_else(|error| Reply::error(&error))
 }
 
 /// The reply to a health request, which needs neither a worker nor the disk.
@@ -87,7 +105,8 @@ pub fn health(limiter: &Limiter) -> Reply {
     }
 }
 
-fn try_answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
+fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
+    let Sources { limiter, notes, metrics } = sources;
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let Some((index, key)) = find(path) else {
         return Err(Error::new(Kind::NotFound, format!("there is no {}; the API is under /v1", excerpt(path))));
@@ -145,6 +164,10 @@ fn try_answer(limiter: &Limiter, notes: Notes, method: &str, url: &str, bytes: &
             return Ok(reply);
         }
         Route::Health => return Ok(health(limiter)),
+        Route::Metrics => {
+            let body = metrics.page(limiter, notes);
+            return Ok(Reply { status: 200, headers: Vec::new(), body, content_type: metrics::CONTENT_TYPE });
+        }
         Route::Limits if method == "GET" => {
             let limit = query.number("limit")?.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
             let page = Page { prefix: query.get("prefix").unwrap_or(""), after: query.get("after"), limit };

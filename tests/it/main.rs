@@ -6,6 +6,7 @@ mod crash;
 mod http;
 mod ladder;
 mod mdoc;
+mod metrics;
 mod pages_http;
 mod pages_server;
 mod proxies;
