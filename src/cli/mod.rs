@@ -5,6 +5,7 @@
 
 mod args;
 mod help;
+mod notify;
 mod output;
 mod serve;
 

@@ -10,4 +10,5 @@ mod metrics;
 mod pages_http;
 mod pages_server;
 mod proxies;
+mod systemd;
 mod util;

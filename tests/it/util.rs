@@ -132,7 +132,8 @@ impl Server {
         Server::spawn(command.args(["server", "start", "--bind", "127.0.0.1:0"]).args(args))
     }
 
-    fn spawn(command: &mut Command) -> Server {
+    /// Starts what this command makes of itself.
+    pub fn spawn(command: &mut Command) -> Server {
         let mut err = tempfile::tempfile().unwrap();
         command.stdout(Stdio::piped()).stderr(err.try_clone().unwrap());
         let mut child = Owned(command.spawn().unwrap());
