@@ -3,6 +3,7 @@
 mod attacks;
 mod cli;
 mod crash;
+mod deb;
 mod http;
 mod ladder;
 mod mdoc;
