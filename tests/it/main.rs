@@ -12,4 +12,5 @@ mod pages_http;
 mod pages_server;
 mod proxies;
 mod systemd;
+mod tokens;
 mod util;
