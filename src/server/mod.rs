@@ -13,6 +13,8 @@ mod head;
 mod listen;
 mod metrics;
 mod pool;
+#[cfg(test)]
+mod properties;
 mod reply;
 mod routes;
 #[allow(unsafe_code)]
