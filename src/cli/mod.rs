@@ -9,6 +9,7 @@ mod complete;
 mod global;
 mod help;
 mod limits;
+mod notify;
 mod output;
 mod run;
 mod serve;

@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::Answer;
 use super::args::Args;
 use super::global::Global;
+use super::notify::Notifier;
 use super::output::Output;
 use crate::bounds::{
     COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IDLE_TIMEOUT_MS, MAX_BLOCKING, MAX_CONNECTIONS,
@@ -97,11 +98,28 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
         output.line(&format!("flint server listening on {}", server.url()))?;
         output.flush()?;
     }
+    let notifier = Notifier::from_environment();
+    notifier.ready(&format!("listening on {}", server.url()));
+    attend(server, &limiter, &signals, global.token_source(), &notifier)
+}
+
+/// Does what signals ask for, until the end.
+fn attend(
+    server: Server,
+    limiter: &Limiter,
+    signals: &Signals,
+    token_file: Option<&Path>,
+    notifier: &Notifier,
+) -> Result<Answer> {
     loop {
         match signals.wait() {
-            Wish::Reload => reload(&server, global.token_source()),
+            Wish::Reload => {
+                let done = reload(&server, token_file);
+                notifier.ready(&format!("listening on {}; {done}", server.url()));
+            }
             Wish::Replace => {
                 log::warn!("tiny_http holds connections that it will not let go: starting afresh on the same socket");
+                notifier.status("starting afresh on the same socket");
                 let hand_over = server.replace();
                 limiter.close()?;
                 let error = hand_over(&mut same_command());
@@ -109,6 +127,7 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
             }
             Wish::Stop => {
                 log::info!("stopping: answering what is in flight and closing the log");
+                notifier.stopping();
                 server.stop();
                 limiter.close()?;
                 return Ok(Answer::Yes);
@@ -227,17 +246,24 @@ impl Signals {
     }
 }
 
-/// Reads the token file again; a bad one changes nothing.
-fn reload(server: &Server, file: Option<&Path>) {
+/// Reads the token file again; a bad one changes nothing. Says what was done.
+fn reload(server: &Server, file: Option<&Path>) -> String {
     let Some(file) = file else {
-        log::warn!("SIGHUP changes nothing: the tokens are not from a --token-file");
-        return;
+        let done = "SIGHUP changes nothing: the tokens are not from a --token-file";
+        log::warn!("{done}");
+        return done.to_owned();
     };
     match read_token_file(file) {
         Ok(tokens) => {
             server.set_tokens(Tokens::new(tokens.iter().map(String::as_str)));
-            log::info!("read {} tokens from {}", tokens.len(), file.display());
+            let done = format!("read {} tokens from {}", tokens.len(), file.display());
+            log::info!("{done}");
+            done
         }
-        Err(error) => log::error!("SIGHUP changes nothing: {error}"),
+        Err(error) => {
+            let done = format!("SIGHUP changes nothing: {error}");
+            log::error!("{done}");
+            done
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::bounds::{LOCK_WAIT_MS, MAX_REPLY_BYTES, REPLY_MS};
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{Access, Limiter, Options};
+use crate::server::Sources;
 
 /// A request with an empty body.
 pub fn request(method: &'static str, url: impl Into<String>) -> Request {
@@ -105,7 +106,8 @@ impl Session {
     pub fn ask(&mut self, request: &Request) -> Result<Document> {
         match self {
             Session::Embedded(limiter) => {
-                let reply = crate::server::answer(limiter, None, request.method, &request.url, request.body.as_bytes());
+                let reply =
+                    crate::server::answer(Sources::of(limiter), request.method, &request.url, request.body.as_bytes());
                 document(reply.status, reply.body, None)
             }
             Session::Served { address, token, connection } => {

@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use tiny_http::Request;
 
@@ -28,6 +29,8 @@ pub struct Exchange {
     health: bool,
     /// There is no worker for it: to be answered `overloaded`.
     pub shed: bool,
+    /// When it was handed over.
+    pub arrived: Instant,
 }
 
 impl Exchange {
@@ -38,7 +41,15 @@ impl Exchange {
         let health = head.method == "GET" && head.target == "/v1/health" && !unread;
         let peer = request.remote_addr().copied();
         let ticket = notes.note_request(peer, if unread { Body::Unread } else { Body::Read });
-        Exchange { request: Some(request), ticket: Some(ticket), peer, unread, health, shed: false }
+        Exchange {
+            request: Some(request),
+            ticket: Some(ticket),
+            peer,
+            unread,
+            health,
+            shed: false,
+            arrived: Instant::now(),
+        }
     }
 
     /// The request. Never called once it is answered.

@@ -11,7 +11,10 @@ mod generation;
 mod guard;
 mod head;
 mod listen;
+mod metrics;
 mod pool;
+#[cfg(test)]
+mod properties;
 mod reply;
 mod routes;
 #[allow(unsafe_code)]
@@ -25,12 +28,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub use self::access::{Bind, Tokens, read_token_file};
-pub use self::routes::answer;
+pub use self::routes::{ENDPOINTS, Endpoint, Sources, answer};
 
 use self::exchange::Exchange;
 use self::generation::Generations;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig, Notes};
 use self::listen::Listener;
+use self::metrics::Metrics;
 use self::reply::Reply;
 use crate::bounds::{BODY_TIMEOUT_MS, HEAD_TIMEOUT_MS, MAX_HEAD_BYTES, MAX_LEAKED, RETIRE_MS, SEND_TIMEOUT_MS};
 use crate::error::{Error, Kind, Result};
@@ -124,6 +128,7 @@ pub(crate) struct Shared {
     /// Connections are told to close: a new image of this program is about to take over.
     retiring: AtomicBool,
     notes: Notes,
+    metrics: Metrics,
 }
 
 impl Server {
@@ -168,6 +173,7 @@ impl Server {
             unix: listener.is_unix(),
             retiring: AtomicBool::new(false),
             notes: guard.notes(),
+            metrics: Metrics::default(),
         });
         let (intake, threads) = pool::start(&shared, config.workers).map_err(failed)?;
         let generations = Generations::start(&shared, &listener, intake, news, on_worn)?;
@@ -224,7 +230,9 @@ impl Server {
 fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
     let Some(head) = exchange.head() else { return };
     let head_only = head.method == "HEAD";
+    let mut measure = shared.metrics.measure(head.target, exchange.arrived);
     if head.ambiguous {
+        measure.status = 400;
         let error = Error::invalid(
             "headers Content-Length, Transfer-Encoding, Host and Authorization must stand once, the first as a number of \
              bytes and not together with the second, which must be chunked, with no Upgrade",
@@ -236,13 +244,16 @@ fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
     let (length, close) = (head.length, head.close || shared.retiring.load(Ordering::Acquire));
     // A body that is refused is read nonetheless, within its bound: what follows it is the next request.
     if let Err(error) = exchange.read_body(length, body) {
-        return exchange.reply_and_cut(&Reply::error(&refused.unwrap_or(error)), head_only);
+        let reply = Reply::error(&refused.unwrap_or(error));
+        measure.status = reply.status;
+        return exchange.reply_and_cut(&reply, head_only);
     }
     let reply = match refused {
         Some(error) => Reply::error(&error),
         None if is_to_panic(&target) => panic!("asked to by FLINT_TEST_PANIC"),
-        None => routes::answer(&shared.limiter, Some(shared.notes), &method, &target, body),
+        None => routes::answer(shared.sources(), &method, &target, body),
     };
+    measure.status = reply.status;
     if shared.retiring.load(Ordering::Acquire) {
         exchange.reply_and_cut(&reply, head_only);
     } else {
@@ -259,6 +270,7 @@ fn is_to_panic(target: &str) -> bool {
 fn handle_at_desk(shared: &Shared, exchange: Exchange) {
     let Some(head) = exchange.head() else { return };
     let head_only = head.method == "HEAD";
+    let mut measure = shared.metrics.measure(head.target, exchange.arrived);
     let reply = match head.authorise(&shared.tokens(), &shared.hosts, shared.unix) {
         Err(error) => Reply::error(&error),
         Ok(()) if exchange.shed => {
@@ -266,6 +278,7 @@ fn handle_at_desk(shared: &Shared, exchange: Exchange) {
         }
         Ok(()) => routes::health(&shared.limiter),
     };
+    measure.status = reply.status;
     let close = head.close || shared.retiring.load(Ordering::Acquire);
     if exchange.unread || close {
         exchange.reply_and_cut(&reply, head_only);
@@ -275,6 +288,10 @@ fn handle_at_desk(shared: &Shared, exchange: Exchange) {
 }
 
 impl Shared {
+    fn sources(&self) -> Sources<'_> {
+        Sources { limiter: &self.limiter, notes: Some(self.notes), metrics: Some(&self.metrics) }
+    }
+
     fn tokens(&self) -> std::sync::RwLockReadGuard<'_, Tokens> {
         self.tokens.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,74 +5,102 @@ use serde_json::{Value, json};
 
 use super::body::{self, Check, Configure, Items, Key};
 use super::guard::{CutReason, Notes};
+use super::metrics::{self, Metrics};
 use super::reply::Reply;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{By, Limiter, Page, write_many, write_statuses};
 use crate::store::Health;
 
-/// What is asked for, by path.
-#[derive(Debug, PartialEq, Eq)]
-enum Route<'a> {
-    Health,
-    Limits,
-    Limit(&'a str),
+/// What an endpoint does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
     Check,
     CheckAll,
     CheckMany,
-    Take(&'a str),
+    Take,
+    Health,
+    Limits,
+    Limit,
     Reset,
     Flush,
     Compact,
     Doctor,
     Top,
+    Metrics,
 }
 
-impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Route<'a>> {
-        Some(match path.strip_prefix("/v1/")? {
-            "check" => Route::Check,
-            "health" => Route::Health,
-            "limits" => Route::Limits,
-            "check-all" => Route::CheckAll,
-            "check-many" => Route::CheckMany,
-            "reset" => Route::Reset,
-            "log/flush" => Route::Flush,
-            "log/compact" => Route::Compact,
-            "doctor" => Route::Doctor,
-            "top" => Route::Top,
-            rest => match rest.split_once('/')? {
-                ("limits", key) if !key.is_empty() => Route::Limit(key),
-                ("take", key) if !key.is_empty() => Route::Take(key),
-                _ => return None,
-            },
-        })
-    }
+/// An endpoint, as the manual page names it.
+pub struct Endpoint {
+    route: Route,
+    /// Its path. One that ends with `{key}` stands for every path with a percent-encoded key there.
+    pub path: &'static str,
+    /// Its methods, in the order of the `Allow` header, each with the query parameters that it knows.
+    pub methods: &'static [(&'static str, &'static [&'static str])],
+}
 
-    fn methods(&self) -> &'static [&'static str] {
-        match self {
-            Route::Health | Route::Doctor | Route::Top => &["GET"],
-            Route::Limits => &["GET", "POST"],
-            Route::Limit(_) => &["GET", "DELETE"],
-            _ => &["POST"],
-        }
-    }
+const fn endpoint(
+    route: Route,
+    path: &'static str,
+    methods: &'static [(&'static str, &'static [&'static str])],
+) -> Endpoint {
+    Endpoint { route, path, methods }
+}
 
-    fn parameters(&self, method: &str) -> &'static [&'static str] {
-        match self {
-            Route::Limits if method == "GET" => &["prefix", "limit", "after"],
-            Route::Check => &["status"],
-            Route::Take(_) => &["cost"],
-            Route::Top => &["by", "limit"],
-            _ => &[],
-        }
+/// All endpoints: the one place that knows paths, methods and query parameters.
+pub const ENDPOINTS: [Endpoint; 13] = [
+    endpoint(Route::Check, "/v1/check", &[("POST", &["status"])]),
+    endpoint(Route::CheckAll, "/v1/check-all", &[("POST", &[])]),
+    endpoint(Route::CheckMany, "/v1/check-many", &[("POST", &[])]),
+    endpoint(Route::Take, "/v1/take/{key}", &[("POST", &["cost"])]),
+    endpoint(Route::Health, "/v1/health", &[("GET", &[])]),
+    endpoint(Route::Limits, "/v1/limits", &[("GET", &["prefix", "limit", "after"]), ("POST", &[])]),
+    endpoint(Route::Limit, "/v1/limits/{key}", &[("GET", &[]), ("DELETE", &[])]),
+    endpoint(Route::Reset, "/v1/reset", &[("POST", &[])]),
+    endpoint(Route::Flush, "/v1/log/flush", &[("POST", &[])]),
+    endpoint(Route::Compact, "/v1/log/compact", &[("POST", &[])]),
+    endpoint(Route::Doctor, "/v1/doctor", &[("GET", &[])]),
+    endpoint(Route::Top, "/v1/top", &[("GET", &["by", "limit"])]),
+    endpoint(Route::Metrics, "/v1/metrics", &[("GET", &[])]),
+];
+
+/// The place in [`ENDPOINTS`] of a path, and the key in the path, still encoded (empty where the path bears none).
+fn find(path: &str) -> Option<(usize, &str)> {
+    ENDPOINTS.iter().enumerate().find_map(|(index, endpoint)| {
+        let key = match endpoint.path.strip_suffix("{key}") {
+            Some(before) => path.strip_prefix(before).filter(|key| !key.is_empty())?,
+            None => path.strip_prefix(endpoint.path).filter(|rest| rest.is_empty())?,
+        };
+        Some((index, key))
+    })
+}
+
+/// The place in [`ENDPOINTS`] of what a target (path and query) asks for.
+pub fn index(target: &str) -> Option<usize> {
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    find(path).map(|(index, _)| index)
+}
+
+/// What requests are answered from.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    pub limiter: &'a Limiter,
+    /// What doctor and metrics tell of connections and requests; a command that has opened the data directory itself has
+    /// none.
+    pub notes: Option<Notes>,
+    pub metrics: Option<&'a Metrics>,
+}
+
+impl<'a> Sources<'a> {
+    /// The limiter alone.
+    pub fn of(limiter: &'a Limiter) -> Sources<'a> {
+        Sources { limiter, notes: None, metrics: None }
     }
 }
 
-/// Answers one request: of a client of the server, whose connections are noted, or of a command that has opened the data
-/// directory itself.
-pub fn answer(limiter: &Limiter, notes: Option<Notes>, method: &str, url: &str, body: &[u8]) -> Reply {
-    try_answer(limiter, notes, method, url, body).unwrap_or_else(|error| Reply::error(&error))
+/// Answers one request: of a client of the server, or of a command that has opened the data directory itself.
+pub fn answer(sources: Sources<'_>, method: &str, url: &str, body: &[u8]) -> Reply {
+    try_answer(sources, method, url, body).unwrap_or_else(|error| Reply::error(&error))
 }
 
 /// The reply to a health request, which needs neither a worker nor the disk.
@@ -87,19 +115,21 @@ pub fn health(limiter: &Limiter) -> Reply {
     }
 }
 
-fn try_answer(limiter: &Limiter, notes: Option<Notes>, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
+fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
+    let Sources { limiter, notes, metrics } = sources;
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
-    let Some(route) = Route::of(path) else {
+    let Some((index, key)) = find(path) else {
         return Err(Error::new(Kind::NotFound, format!("there is no {}; the API is under /v1", excerpt(path))));
     };
-    if !route.methods().contains(&method) {
-        let allow = route.methods().join(", ");
+    let Endpoint { route, methods, .. } = &ENDPOINTS[index];
+    let Some((_, parameters)) = methods.iter().find(|(name, _)| *name == method) else {
+        let allow = methods.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let error = Error::new(Kind::MethodNotAllowed, format!("{} takes {allow}, not {method}", excerpt(path)));
         let mut reply = Reply::error(&error);
         reply.header("Allow", allow);
         return Ok(reply);
-    }
-    let query = Query::parse(query, route.parameters(method))?;
+    };
+    let query = Query::parse(query, parameters)?;
     let mut out = Vec::with_capacity(256);
     match route {
         Route::Check => {
@@ -121,7 +151,7 @@ fn try_answer(limiter: &Limiter, notes: Option<Notes>, method: &str, url: &str, 
             reply.decision(&decision);
             return Ok(reply);
         }
-        Route::Take(key) => {
+        Route::Take => {
             body::parse_empty(bytes)?;
             let key = decode(key, "the key in the path")?;
             let cost = query.number("cost")?.unwrap_or(1);
@@ -153,6 +183,13 @@ fn try_answer(limiter: &Limiter, notes: Option<Notes>, method: &str, url: &str, 
             return Ok(reply);
         }
         Route::Health => return Ok(health(limiter)),
+        Route::Metrics => {
+            let (Some(metrics), Some(notes)) = (metrics, notes) else {
+                return Err(Error::new(Kind::NotFound, "only a server has metrics"));
+            };
+            let body = metrics.page(limiter, notes);
+            return Ok(Reply { status: 200, headers: Vec::new(), body, content_type: metrics::CONTENT_TYPE });
+        }
         Route::Limits if method == "GET" => {
             let limit = query.number("limit")?.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
             let page = Page { prefix: query.get("prefix").unwrap_or(""), after: query.get("after"), limit };
@@ -164,7 +201,7 @@ fn try_answer(limiter: &Limiter, notes: Option<Notes>, method: &str, url: &str, 
             let created = limiter.configure(key, limit)?;
             out = ok_first(true, &json!({"created": created})).into_bytes();
         }
-        Route::Limit(key) => {
+        Route::Limit => {
             body::parse_empty(bytes)?;
             let key = decode(key, "the key in the path")?;
             if method == "DELETE" {

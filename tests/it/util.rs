@@ -131,7 +131,8 @@ impl Server {
         Server::spawn(command.args(["server", "start", "--bind", "127.0.0.1:0"]).args(args))
     }
 
-    fn spawn(command: &mut Command) -> Server {
+    /// Starts what this command makes of itself.
+    pub fn spawn(command: &mut Command) -> Server {
         Server::try_spawn(command).expect("the server should start")
     }
 

@@ -1,0 +1,248 @@
+//! `man/flint-http.7` and the code say the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use flint::bounds::*;
+use flint::server::ENDPOINTS;
+use serde_json::Value;
+
+use crate::mdoc::{Page, displays, items, unescape};
+use crate::util::{Client, Server, run};
+
+const TOKEN: &str = "page-token";
+
+fn page() -> Page {
+    Page::read("flint-http.7")
+}
+
+/// What the page says of one method of one path.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Described {
+    parameters: BTreeSet<String>,
+    fields: BTreeSet<String>,
+}
+
+/// By path and method.
+fn described() -> BTreeMap<(String, String), Described> {
+    let mut found: BTreeMap<_, Described> = BTreeMap::new();
+    let mut current = None;
+    let page = page();
+    // The lists behind the last endpoint belong to no endpoint.
+    let lines = page.section("ENDPOINTS").iter().take_while(|line| !line.starts_with(".Ss "));
+    for line in lines {
+        if let Some((method, path)) = line.strip_prefix(".It Cm ").and_then(|rest| rest.split_once(" Pa ")) {
+            let name = (path.to_owned(), method.to_owned());
+            assert!(found.insert(name.clone(), Described::default()).is_none(), "{name:?} stands twice");
+            current = Some(name);
+        }
+        let Some(entry) = current.as_ref().and_then(|name| found.get_mut(name)) else { continue };
+        if let Some(parameter) = line.strip_prefix(".It Ic ") {
+            entry.parameters.insert(parameter.split(' ').next().unwrap().to_owned());
+        } else if let Some(field) = line.strip_prefix(".It Va ") {
+            entry.fields.insert(field.to_owned());
+        }
+    }
+    found
+}
+
+fn started() -> (tempfile::TempDir, Server, Client) {
+    let parent = tempfile::tempdir().unwrap();
+    let server = Server::start(&parent.path().join("data"), &[]);
+    let mut client = server.client();
+    for body in [r#"{"key":"k","rate":10,"per":"1h"}"#, r#"{"key":"other","rate":10,"per":"1h"}"#] {
+        client.post("/v1/limits", body).ok();
+    }
+    (parent, server, client)
+}
+
+#[test]
+fn endpoints_methods_and_parameters() {
+    let mut code = BTreeMap::new();
+    for endpoint in &ENDPOINTS {
+        for (method, parameters) in endpoint.methods {
+            let parameters: BTreeSet<String> = parameters.iter().map(|name| (*name).to_owned()).collect();
+            code.insert((endpoint.path.to_owned(), (*method).to_owned()), parameters);
+        }
+    }
+    let page: BTreeMap<_, _> = described().into_iter().map(|(name, entry)| (name, entry.parameters)).collect();
+    assert_eq!(page, code);
+}
+
+#[test]
+fn endpoints_of_the_page_answer() {
+    let (_dir, server, mut client) = started();
+    let described = described();
+    for (path, method) in described.keys() {
+        // Another key each time: DELETE comes before GET.
+        let key = format!("{}-{}", method.to_lowercase(), path.len());
+        client.post("/v1/limits", &format!("{{\"key\":\"{key}\",\"rate\":10,\"per\":\"1h\"}}")).ok();
+        let target = path.replace("{key}", &key);
+        let reply = client.ask(method, &target, "");
+        assert!(![404, 405].contains(&reply.status), "{method} {target}: {reply:?}");
+        let other = client.ask("PATCH", &target, "");
+        other.error(405, "method_not_allowed");
+        let allowed: BTreeSet<&str> = other.header("Allow").unwrap().split(", ").collect();
+        let of_page = described.keys().filter(|(other, _)| other == path).map(|(_, method)| method.as_str()).collect();
+        assert_eq!(allowed, of_page, "{target}");
+    }
+    server.terminate();
+}
+
+#[test]
+fn parameters_and_body_fields() {
+    let (_dir, server, mut client) = started();
+    for ((path, method), entry) in described() {
+        let target = path.replace("{key}", "k");
+        // A parameter that is known is not complained of as unknown; whatever else is wrong with this one.
+        for parameter in &entry.parameters {
+            let message = client.ask(&method, &format!("{target}?{parameter}=%FF"), "").error(400, "invalid_argument");
+            assert!(message.contains(parameter.as_str()) && !message.contains("unknown"), "{message}");
+        }
+        let message = client.ask(&method, &format!("{target}?surplus=1"), "").error(400, "invalid_argument");
+        assert!(message.contains("unknown query parameter `surplus`"), "{message}");
+        let reply = client.ask(&method, &target, r#"{"surplus":1}"#);
+        if reply.status == 200 {
+            assert!(method == "GET" && path != "/v1/limits/{key}", "{method} {path} looks at no body");
+            continue;
+        }
+        let message = reply.error(400, "invalid_argument");
+        let known = message.split_once("known: ").unwrap_or_else(|| panic!("{path}: {message}")).1;
+        let known: BTreeSet<&str> = known.split('`').skip(1).step_by(2).collect();
+        assert_eq!(known, entry.fields.iter().map(String::as_str).collect(), "{method} {path}");
+    }
+    server.terminate();
+}
+
+#[test]
+fn fields_of_replies() {
+    let (_dir, server, mut client) = started();
+    let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let page = page();
+    let listed = |title: &str| items(page.section(title), "Va").into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+    let decision = client.post("/v1/check", r#"{"key":"k"}"#);
+    assert_eq!(names(&decision.ok()), listed("Decision"));
+    assert_eq!(names(&client.get("/v1/limits/k").ok()), listed("Status object"));
+    assert_eq!(names(&client.get("/v1/doctor").ok()), listed("Report of doctor"));
+    let headers: Vec<&str> = items(page.section("Headers of a decision"), "Li");
+    assert_eq!(headers, ["RateLimit-Policy", "RateLimit", "Cache-Control", "Retry-After"]);
+    for header in &headers {
+        assert_eq!(decision.header(header).is_some(), *header != "Retry-After", "{decision:?}");
+    }
+    client.post("/v1/check", r#"{"key":"k","cost":9}"#).ok();
+    let denied = client.post("/v1/check?status=429", r#"{"key":"k"}"#);
+    assert_eq!(denied.status, 429);
+    assert!(headers.iter().all(|header| denied.header(header).is_some()), "{denied:?}");
+    // Objects that the page describes in a sentence.
+    let text = page.text();
+    for (reply, missing) in [
+        (client.post("/v1/check-all", r#"{"items":["k"]}"#), ""),
+        (client.post("/v1/log/compact", ""), ""),
+        (client.get("/v1/health"), ""),
+    ] {
+        let unnamed: Vec<String> =
+            names(&reply.ok()).into_iter().filter(|name| !text.contains(name.as_str())).collect();
+        assert_eq!(unnamed.join(" "), missing);
+    }
+    server.terminate();
+}
+
+#[test]
+fn error_codes_and_statuses() {
+    let page = page();
+    let rows = page.section("STATUS CODES");
+    let mut listed: BTreeMap<String, u16> = BTreeMap::new();
+    for row in items(rows, "Li") {
+        let cells: Vec<&str> = row.split(" Ta ").collect();
+        listed.insert(cells[0].to_owned(), cells[1].parse().unwrap());
+    }
+    let (reply, command): (Vec<flint::Kind>, Vec<flint::Kind>) =
+        flint::Kind::ALL.into_iter().partition(|kind| listed.contains_key(kind.code()));
+    let of_code: BTreeMap<String, u16> =
+        reply.iter().map(|kind| (kind.code().to_owned(), kind.http_status())).collect();
+    assert_eq!(listed, of_code);
+    // The others are named as those that no reply bears.
+    let start = rows.iter().position(|line| line == "The codes").expect("a paragraph of the command line's codes");
+    let end = rows.iter().position(|line| line.starts_with("are the command line's")).unwrap();
+    let named: BTreeSet<&str> = rows[start + 1..end]
+        .iter()
+        .filter_map(|line| line.strip_prefix(".Li "))
+        .map(|code| code.trim_end_matches(" ,"))
+        .collect();
+    assert_eq!(named, command.iter().map(|kind| kind.code()).collect());
+}
+
+#[test]
+fn bounds() {
+    let page = page();
+    let lines = page.section("BOUNDS");
+    let of_code = [
+        ("Key", format!("1 to {MAX_KEY_BYTES} bytes of UTF-8")),
+        ("Rate, burst and cost", format!("1 to {MAX_UNITS} units")),
+        ("Period", format!("{MIN_PERIOD_MS} ms to {MAX_PERIOD_MS} ms, which is {} d", MAX_PERIOD_MS / 86_400_000)),
+        ("Time to fill an empty token bucket", format!("at most {MAX_REFILL_MS} ms")),
+        ("Items of check-all and check-many", format!("1 to {MAX_ITEMS}")),
+        ("Page of a listing, and top", format!("1 to {MAX_PAGE} status objects")),
+        ("Body", format!("{MAX_BODY_BYTES} bytes")),
+        ("Head", format!("{MAX_HEAD_BYTES} bytes; beyond it the connection is ended")),
+        ("Time for a head", format!("{HEAD_TIMEOUT_MS} ms")),
+        ("Time for a body", format!("{BODY_TIMEOUT_MS} ms")),
+        ("Time for a client to read replies", format!("{SEND_TIMEOUT_MS} ms")),
+        ("Time between requests", format!("{IDLE_TIMEOUT_MS} ms, by default")),
+        (
+            "Requests ahead of their replies",
+            format!(
+                "{MAX_PIPELINED} on one connection, {PIPELINED_ALWAYS} while {MAX_WAITING} wait in all; one more and the \
+                 connection is ended"
+            ),
+        ),
+        ("Wait for the disk", format!("{LOG_WAIT_MS} ms, then the answer is overloaded")),
+    ];
+    let of_page: Vec<(&str, &str)> =
+        lines.windows(2).filter_map(|pair| Some((pair[0].strip_prefix(".It ")?, pair[1].as_str()))).collect();
+    let of_code: Vec<(&str, &str)> = of_code.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    assert_eq!(of_page, of_code);
+}
+
+#[test]
+fn examples_run_as_they_stand() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: curl is not installed, the page's examples were not run");
+        return;
+    }
+    let blocks = displays(page().section("EXAMPLES"));
+    assert!(blocks.len() > 5, "{blocks:?}");
+    let script = blocks.concat();
+    let parent = tempfile::tempdir().unwrap();
+    let server = Server::start(&parent.path().join("data"), &["--token", TOKEN]);
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", &script]).env("FLINT_SERVER", &server.url).env("FLINT_SERVER_TOKEN", TOKEN);
+    let done = run(&mut shell);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    // What the page says that is printed is printed, in that order.
+    let mut printed = done.out.lines();
+    for expected in script.lines().filter_map(|line| line.strip_prefix("# prints ")) {
+        assert!(printed.any(|line| line == expected), "`{expected}` was not printed in its place: {done:?}");
+    }
+    assert!(!done.out.contains("\"error\""), "{done:?}");
+    let doctor = Client::new(&server.url, Some(TOKEN)).get("/v1/doctor").ok();
+    assert_eq!((&doctor["allowed"], &doctor["denied"]), (&Value::from(3), &Value::from(3)));
+    server.terminate();
+}
+
+#[test]
+fn json_in_the_page_is_json() {
+    let page = page();
+    let objects: Vec<String> = page
+        .section("DESCRIPTION")
+        .iter()
+        .chain(page.section("ENDPOINTS"))
+        .filter_map(|line| line.strip_prefix(".Li {\\(dq"))
+        .map(|rest| unescape(&format!("{{\\(dq{rest}")).trim_end_matches([' ', ',', '.', ':']).to_owned())
+        .collect();
+    assert!(objects.len() >= 3, "{objects:?}");
+    for object in objects {
+        let json = object.replace(":cost}", ":1}");
+        assert!(serde_json::from_str::<Value>(&json).is_ok(), "{object}");
+    }
+}

@@ -1,0 +1,218 @@
+//! The reverse proxies of `man/flint-server.8`, started with the configurations that stand there. Only addresses, ports
+//! and paths are replaced.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::mdoc::{Page, displays};
+use crate::util::{Client, PATIENCE, Run, Server, run};
+
+const TOKEN: &str = "proxied-secret";
+const HOST: &str = "quota.example.org";
+
+fn missing(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| {
+        let found = Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status();
+        !found.is_ok_and(|status| status.success())
+    });
+    if let Some(program) = missing {
+        eprintln!("SKIPPED: {program} is not installed, its configuration in flint-server.8 was not tried");
+    }
+    missing.is_some()
+}
+
+/// A certificate for [`HOST`], its key, and both in one file.
+fn certificate(dir: &Path) {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
+    openssl.args(["-subj", &format!("/CN={HOST}"), "-addext", &format!("subjectAltName=DNS:{HOST}")]);
+    openssl.arg("-keyout").arg(dir.join("key.pem")).arg("-out").arg(dir.join("cert.pem"));
+    let made = run(&mut openssl);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let both = ["cert.pem", "key.pem"].map(|name| std::fs::read_to_string(dir.join(name)).unwrap()).concat();
+    std::fs::write(dir.join("both.pem"), both).unwrap();
+}
+
+/// The configuration in this subsection of the page, with these texts replaced, each of which must stand in it.
+fn configuration(title: &str, replacements: &[(&str, String)]) -> String {
+    let page = Page::read("flint-server.8");
+    let mut blocks = displays(page.section(title));
+    assert_eq!(blocks.len(), 1, "{title}");
+    let mut text = blocks.remove(0);
+    for (from, to) in replacements {
+        assert!(text.contains(from), "{title} lacks {from}");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+/// A proxy that ends with its guard.
+struct Proxy {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // nginx's workers end with their master on SIGTERM; they would outlive a SIGKILL.
+        let kill = format!("kill -TERM {}", self.child.id());
+        let _ = Command::new("sh").args(["-c", &kill]).status();
+        let _ = self.child.wait();
+    }
+}
+
+impl Proxy {
+    /// Starts one by `start`, which gets a directory and a port. The port may be taken meanwhile: then it is tried again.
+    fn start(start: impl Fn(&Path, u16) -> Command) -> Proxy {
+        for _ in 0..5 {
+            let dir = tempfile::tempdir().unwrap();
+            certificate(dir.path());
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let mut child = start(dir.path(), port).stdin(Stdio::null()).spawn().unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
+                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    return Proxy { child, port, dir };
+                }
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        panic!("the proxy did not start");
+    }
+
+    /// Asks by curl. The last line of what is printed is the status.
+    fn curl(&self, path: &str, args: &[&str]) -> Run {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "--cacert"])
+            .arg(self.dir.path().join("cert.pem"));
+        curl.args(["--resolve", &format!("{HOST}:{}:127.0.0.1", self.port)]).args(args);
+        run(curl.arg(format!("https://{HOST}:{}{path}", self.port)))
+    }
+
+    fn ask(&self, path: &str, args: &[&str]) -> (u16, String) {
+        let bearer = format!("Authorization: Bearer {TOKEN}");
+        let done = self.curl(path, &[&["-H", bearer.as_str()], args].concat());
+        assert_eq!(done.code, Some(0), "{done:?}");
+        let (body, status) = done.out.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), body.to_owned())
+    }
+}
+
+/// What must hold through any proxy.
+fn check(server: &Server, proxy: &Proxy) {
+    let without = proxy.curl("/v1/health", &[]);
+    assert!(without.out.ends_with("\n401") && without.out.contains("unauthorized"), "{without:?}");
+    assert_eq!(proxy.ask("/v1/health", &[]).0, 200);
+    assert_eq!(proxy.ask("/v1/limits", &["-d", r#"{"key":"route:/v1/chat","rate":40,"per":"366d"}"#]).0, 200);
+    // The percent-encoded key comes through as it was sent, a denial's status and headers too.
+    let (status, body) = proxy.ask("/v1/limits/route%3A%2Fv1%2Fchat", &[]);
+    assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()["remaining"].clone()), (200, Value::from(40)));
+    let check = ["-d", r#"{"key":"route:/v1/chat"}"#];
+    for http in ["--http1.1", "--http2"] {
+        let urls = "/v1/check?n=[1-20]".replace("?n=", "#");
+        // Twenty on one connection, which curl keeps; so does the proxy.
+        let (_, replies) = proxy.ask(&urls, &[&check[..], &[http, "-D", "-"]].concat());
+        assert_eq!(replies.matches("\"allowed\":true").count(), 20, "{replies}");
+        assert_eq!(
+            replies.to_ascii_lowercase().matches("\nratelimit-policy: \"default\";q=40").count(),
+            20,
+            "{replies}"
+        );
+    }
+    let (status, body) = proxy.ask("/v1/take/route%3A%2Fv1%2Fchat", &["-X", "POST"]);
+    assert!(status == 429 && body.starts_with("denied "), "{status} {body}");
+    let (status, body) = proxy.ask("/v1/check", &[&check[..], &["-H", "Origin: https://evil.example"]].concat());
+    assert!(status == 403 && body.contains("forbidden_origin"), "{status} {body}");
+    // A body at the bound comes through, one past it does not.
+    for (length, expected) in [(1024 * 1024, 429), (1024 * 1024 + 1, 413)] {
+        let file = proxy.dir.path().join("body");
+        let body = r#"{"key":"route:/v1/chat"}"#;
+        std::fs::write(&file, format!("{body}{}", " ".repeat(length - body.len()))).unwrap();
+        let data = format!("@{}", file.display());
+        // Where a body is refused the proxy may end the connection before curl has sent it all.
+        let args = ["-H", &format!("Authorization: Bearer {TOKEN}"), "--http1.1", "--data-binary", &data];
+        let done = proxy.curl("/v1/check?status=429", &args);
+        assert!(done.out.ends_with(&format!("\n{expected}")), "{length}: {done:?}");
+    }
+    let status = Client::new(&server.url, Some(TOKEN)).get("/v1/limits/route%3A%2Fv1%2Fchat").ok();
+    assert_eq!((&status["total_allowed"], &status["total_denied"]), (&Value::from(40), &Value::from(2)), "{status}");
+}
+
+fn flint() -> (tempfile::TempDir, Server, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &["--token", TOKEN]);
+    let address = server.url.trim_start_matches("http://").to_owned();
+    (dir, server, address)
+}
+
+#[test]
+fn nginx() {
+    if missing(&["nginx", "openssl", "curl"]) {
+        return;
+    }
+    let (_dir, server, address) = flint();
+    let proxy = Proxy::start(|dir, port| {
+        let here = dir.display().to_string();
+        let mut text = configuration(
+            "nginx",
+            &[
+                ("127.0.0.1:7878", address.clone()),
+                ("listen 8443", format!("listen 127.0.0.1:{port}")),
+                ("/etc/ssl/flint", here.clone()),
+                ("/var/log/nginx", here.clone()),
+                ("/run/nginx.pid", format!("{here}/nginx.pid")),
+            ],
+        );
+        // Where nginx was built to put bodies that do not fit its buffers belongs to another user here.
+        let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let paths: String = kinds.iter().map(|kind| format!("{kind}_temp_path {here}/{kind};\n")).collect();
+        text = text.replacen("http {\n", &format!("http {{\n{paths}"), 1);
+        let file = dir.join("nginx.conf");
+        std::fs::write(&file, text).unwrap();
+        let mut nginx = Command::new("nginx");
+        let globals = if rustix::process::getuid().is_root() { "daemon off; user root;" } else { "daemon off;" };
+        nginx.args(["-p", &here, "-e", "stderr", "-g", globals, "-c"]).arg(file);
+        nginx
+    });
+    check(&server, &proxy);
+    // The connections behind the proxy are kept: far fewer than requests.
+    let doctor = Client::new(&server.url, Some(TOKEN)).get("/v1/doctor").ok();
+    assert!(doctor["connections"]["open"].as_u64().unwrap() < 20, "{doctor}");
+    drop(proxy);
+    server.terminate();
+}
+
+#[test]
+fn haproxy() {
+    if missing(&["haproxy", "openssl", "curl"]) {
+        return;
+    }
+    let (_dir, server, address) = flint();
+    let proxy = Proxy::start(|dir, port| {
+        let text = configuration(
+            "HAProxy",
+            &[
+                ("127.0.0.1:7878", address.clone()),
+                ("bind :8443", format!("bind 127.0.0.1:{port}")),
+                ("/etc/ssl/flint", dir.display().to_string()),
+            ],
+        );
+        let file = dir.join("haproxy.cfg");
+        std::fs::write(&file, text).unwrap();
+        let mut haproxy = Command::new("haproxy");
+        haproxy.arg("-db").arg("-f").arg(file);
+        haproxy
+    });
+    check(&server, &proxy);
+    let doctor = Client::new(&server.url, Some(TOKEN)).get("/v1/doctor").ok();
+    assert!(doctor["connections"]["open"].as_u64().unwrap() < 20, "{doctor}");
+    drop(proxy);
+    server.terminate();
+}

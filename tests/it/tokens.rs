@@ -1,0 +1,267 @@
+//! Bearer tokens: where they come from, how they change, and that nothing of them or of a body is logged.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::util::{Client, PATIENCE, Server, command, run};
+
+/// A directory with a token file.
+struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(tokens: &str) -> Fixture {
+        let fixture = Fixture { dir: tempfile::tempdir().unwrap() };
+        fixture.write(tokens, 0o600);
+        fixture
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("tokens")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Puts a new file in the place of the old one, in one step.
+    fn write(&self, tokens: &str, mode: u32) {
+        let new = self.dir.path().join("new");
+        std::fs::write(&new, tokens).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::rename(new, self.file()).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut start = command();
+        start.arg("--data-dir").arg(self.data()).args(["server", "start", "--bind", "127.0.0.1:0"]).args(args);
+        start
+    }
+
+    fn start(&self) -> Server {
+        Server::spawn(self.command(&[]).arg("--token-file").arg(self.file()))
+    }
+}
+
+/// The status of a health request with this token.
+fn status(server: &Server, token: Option<&str>) -> u16 {
+    Client::new(&server.url, token).get("/v1/health").status
+}
+
+fn hang_up(server: &Server) {
+    let kill = format!("kill -HUP {}", server.pid());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn several_tokens_and_their_rotation() {
+    let fixture = Fixture::new("# the web application\nweb-old\n\n  \t\n   worker   \n#hidden\n");
+    let mut server = fixture.start();
+    for token in ["web-old", "worker"] {
+        assert_eq!(status(&server, Some(token)), 200, "{token}");
+    }
+    for token in ["hidden", "#hidden", "# the web application", "web-ol", "web-old2", "WEB-OLD", ""] {
+        assert_eq!(status(&server, Some(token)), 401, "{token}");
+    }
+    assert_eq!(status(&server, None), 401);
+    // Both in force, then the new one alone.
+    let mut kept = Client::new(&server.url, Some("web-old"));
+    kept.get("/v1/health").ok();
+    fixture.write("web-old\nweb-new\n# worker\n", 0o640);
+    hang_up(&server);
+    until("the new token is taken", || status(&server, Some("web-new")) == 200);
+    assert_eq!((status(&server, Some("web-old")), status(&server, Some("worker"))), (200, 401));
+    fixture.write("web-new\n", 0o600);
+    hang_up(&server);
+    until("the old token is refused", || status(&server, Some("web-old")) == 401);
+    // A connection that is open already bears its token with every request.
+    kept.get("/v1/health").error(401, "unauthorized");
+    assert_eq!(status(&server, Some("web-new")), 200);
+    assert_eq!(server.stderr(), "");
+    server.terminate();
+}
+
+#[test]
+fn a_bad_new_file_changes_nothing() {
+    let fixture = Fixture::new("good\n");
+    let mut server = fixture.start();
+    let cases: [(&str, &dyn Fn()); 6] = [
+        ("holds no token", &|| fixture.write("", 0o600)),
+        ("holds no token", &|| fixture.write("# other\n\n", 0o600)),
+        ("can be read by others", &|| fixture.write("other\n", 0o644)),
+        ("cannot be read", &|| std::fs::remove_file(fixture.file()).unwrap()),
+        ("cannot be read", &|| {
+            std::fs::create_dir(fixture.file()).unwrap();
+            std::fs::set_permissions(fixture.file(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        }),
+        ("cannot be read", &|| {
+            std::fs::remove_dir(fixture.file()).unwrap();
+            std::fs::write(fixture.file(), b"other\n\xff\xfe\n").unwrap();
+            std::fs::set_permissions(fixture.file(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        }),
+    ];
+    for (number, (complaint, make)) in cases.into_iter().enumerate() {
+        make();
+        hang_up(&server);
+        until(complaint, || server.stderr().matches("SIGHUP changes nothing").count() == number + 1);
+        let last = server.stderr().lines().last().unwrap().to_owned();
+        let file = fixture.file();
+        assert!(last.contains(complaint) && last.contains(file.to_str().unwrap()), "{complaint}: {last}");
+        assert_eq!((status(&server, Some("good")), status(&server, Some("other"))), (200, 401), "{complaint}");
+        assert_eq!(status(&server, None), 401, "{complaint}");
+    }
+    fixture.write("other\n", 0o600);
+    hang_up(&server);
+    until("a good file is taken again", || status(&server, Some("other")) == 200);
+    let err = server.terminate();
+    assert!(!err.contains("good"), "{err}");
+}
+
+#[test]
+fn a_bad_file_at_the_start_is_refused() {
+    let fixture = Fixture::new("secret-one\n");
+    for (mode, tokens, complaint) in [
+        (0o644, "secret-one\n", "can be read by others; run chmod o-rwx on it"),
+        (0o602, "secret-one\n", "can be read by others; run chmod o-rwx on it"),
+        (0o600, "\n# none\n", "holds no token"),
+    ] {
+        fixture.write(tokens, mode);
+        let refused = run(fixture.command(&["--token-file"]).arg(fixture.file()));
+        assert_eq!((refused.code, refused.out.as_str()), (Some(2), ""), "{refused:?}");
+        let file = fixture.file();
+        assert!(refused.err.contains(complaint) && refused.err.contains(file.to_str().unwrap()), "{refused:?}");
+        assert!(!refused.err.contains("secret-one"), "{refused:?}");
+    }
+    let refused = run(&mut fixture.command(&["--token-file", "/nowhere/at/all"]));
+    assert!(refused.code == Some(2) && refused.err.contains("--token-file /nowhere/at/all"), "{refused:?}");
+    assert!(!fixture.data().exists(), "no file is touched");
+}
+
+#[test]
+fn where_the_token_comes_from() {
+    let fixture = Fixture::new("of-file\n");
+    let file = fixture.file();
+    let file = file.to_str().unwrap();
+    let started =
+        |args: &[&str], variable: &str| Server::spawn(fixture.command(args).env("FLINT_SERVER_TOKEN", variable));
+    for (args, variable, taken) in [
+        (&["--token", "of-option", "--token-file", file][..], "of-variable", "of-option"),
+        (&["--token-file", file][..], "of-variable", "of-file"),
+        (&["--token", "", "--token-file", file][..], "of-variable", "of-file"),
+        (&["--token", ""][..], "of-variable", "of-variable"),
+        (&[][..], "of-variable", "of-variable"),
+    ] {
+        let server = started(args, variable);
+        for token in ["of-option", "of-file", "of-variable"] {
+            let expected = if token == taken { 200 } else { 401 };
+            assert_eq!(status(&server, Some(token)), expected, "{token} with {args:?}");
+        }
+        let err = server.terminate();
+        let warned = err.contains("--token shows in the list of processes");
+        assert_eq!(warned, taken == "of-option", "{args:?}: {err}");
+        assert!(!err.contains("of-"), "{err}");
+    }
+    // An empty token is none at all.
+    let server = started(&["--token", ""], "");
+    assert_eq!((status(&server, None), status(&server, Some("any"))), (200, 200));
+    server.terminate();
+    // A signal cannot change what does not come from a file.
+    let mut server = started(&[], "of-variable");
+    hang_up(&server);
+    until("SIGHUP is answered", || server.stderr().contains("the tokens are not from a --token-file"));
+    assert_eq!(status(&server, Some("of-variable")), 200);
+    server.terminate();
+}
+
+/// Sends this as it stands, and reads until the server has nothing more to say.
+fn send(server: &Server, request: &[u8]) {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Either may fail: the server ends what it does not understand.
+    let _ = stream.write_all(request);
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// Requests, each with `SECRET` wherever there is room for it.
+fn requests() -> Vec<String> {
+    let head = "Host: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer goodSECRET\r\n";
+    let post = |path: &str, more: &str, body: &str| {
+        format!("POST {path} HTTP/1.1\r\n{head}{more}Content-Length: {}\r\n\r\n{body}", body.len())
+    };
+    let long = format!("{{\"key\":\"SECRET\",\"pad\":\"{}\"}}", "SECRET ".repeat(2000));
+    vec![
+        post("/v1/limits", "", r#"{"key":"SECRET","rate":1,"per":"1d"}"#),
+        post("/v1/check", "", r#"{"key":"SECRET"}"#),
+        post("/v1/check", "X-Api-Key: SECRET\r\nCookie: SECRET\r\n", r#"{"key":"SECRET"}"#),
+        post("/v1/check", "", r#"{"key":"SECRET","SECRET":1}"#),
+        post("/v1/check", "", r#"{"key":"SECRET""#),
+        post("/v1/check", "", "SECRET"),
+        post("/v1/check", "", &long),
+        post("/v1/check?SECRET=SECRET", "", r#"{"key":"SECRET"}"#),
+        post("/v1/take/SECRET?cost=SECRET", "", ""),
+        post("/SECRET", "", "SECRET"),
+        post("/v1/check", "Transfer-Encoding: chunked\r\n", "6\r\nSECRET\r\n0\r\n\r\n"),
+        post("/v1/check", "Authorization: Bearer SECRET\r\n", "{}"),
+        format!("POST /v1/check HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\nSECRET\r\nSECRET\r\n0\r\n\r\n"),
+        format!("POST /v1/check HTTP/1.1\r\n{head}Content-Length: 5000\r\n\r\nSECRET"),
+        format!("POST /v1/check HTTP/1.1\r\n{head}Content-Length: SECRET\r\n\r\nSECRET"),
+        format!("POST /v1/check HTTP/1.1\r\n{head}Content-Length: 90000000000\r\n\r\nSECRET"),
+        "GET /v1/health HTTP/1.1\r\nHost: SECRET\r\nAuthorization: Bearer SECRET\r\n\r\n".to_owned(),
+        "GET /v1/health HTTP/1.1\r\nHost: SECRET.example\r\nAuthorization: Bearer goodSECRET\r\n\r\n".to_owned(),
+        "GET /v1/health HTTP/1.1\r\nOrigin: https://SECRET\r\nAuthorization: Bearer goodSECRET\r\n\r\n".to_owned(),
+        "GET /v1/health HTTP/1.1\r\nAuthorization: Basic SECRET\r\n\r\n".to_owned(),
+        "SECRET SECRET SECRET\r\nSECRET\r\nSECRET: SECRET\r\n\r\nSECRET".to_owned(),
+        "GET SECRET HTTP/9.9\r\nAuthorization: Bearer SECRET\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nAuthorization Bearer SECRET\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nExpect: SECRET\r\nAuthorization: Bearer SECRET\r\n\r\n".to_owned(),
+    ]
+}
+
+fn logged_at(level: &str) -> String {
+    // As long as the word it takes the place of: lengths are announced.
+    let secret = "q7Zx4K";
+    let fixture = Fixture::new(&format!("good{secret}\n"));
+    let mut start = fixture.command(&["--token-file"]);
+    let mut server = Server::spawn(start.arg(fixture.file()).env("FLINT_LOG", level));
+    for request in requests() {
+        send(&server, request.replace("SECRET", secret).as_bytes());
+    }
+    // They came through: the limit was made, and its one unit was spent.
+    let mut client = Client::new(&server.url, Some(&format!("good{secret}")));
+    assert_eq!(client.get(&format!("/v1/limits/{secret}")).ok()["total_allowed"], 1);
+    hang_up(&server);
+    until("the file is read again", || server.stderr().contains("read 1 tokens"));
+    std::fs::remove_file(Path::new(&fixture.file())).unwrap();
+    hang_up(&server);
+    until("the file is missed", || server.stderr().contains("SIGHUP changes nothing"));
+    client.post("/v1/log/compact", "").ok();
+    let err = server.terminate();
+    assert!(!err.contains(secret), "{err}");
+    err
+}
+
+#[test]
+fn no_token_and_no_body_is_logged() {
+    let err = logged_at("trace");
+    assert!(err.contains("stopping"), "the log is on: {err}");
+}
+
+/// What the HTTP library itself would say is off; whoever turns it on gets no secret either.
+#[test]
+fn no_token_and_no_body_is_logged_by_the_http_library() {
+    logged_at("trace,tiny_http=trace");
+}
