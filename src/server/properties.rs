@@ -91,7 +91,7 @@ fn mutated(bytes: &mut Vec<u8>, (kind, place, with): (u8, prop::sample::Index, u
         0 => drop(bytes.remove(at)),
         1 => bytes.insert(at, with),
         2 => bytes.truncate(at),
-        3 => bytes.extend_from_slice(&bytes[at..].to_vec()),
+        3 => bytes.extend_from_within(at..),
         _ => bytes[at] ^= 1 << (with % 8),
     }
 }
@@ -161,8 +161,11 @@ fn state(limiter: &Limiter) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Status, headers and body of a reply's bytes; what is not whole is an error.
-fn read(bytes: &[u8]) -> Result<(u16, Vec<(String, String)>, String), TestCaseError> {
+/// Status, headers and body of a reply.
+type Read = (u16, Vec<(String, String)>, String);
+
+/// Reads a reply's bytes; what is not whole is an error.
+fn read(bytes: &[u8]) -> Result<Read, TestCaseError> {
     let text = std::str::from_utf8(bytes).map_err(|error| TestCaseError::fail(error.to_string()))?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| TestCaseError::fail("a head without an end"))?;
     let mut lines = head.split("\r\n");

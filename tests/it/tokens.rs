@@ -98,7 +98,6 @@ fn several_tokens_and_their_rotation() {
 fn a_bad_new_file_changes_nothing() {
     let fixture = Fixture::new("good\n");
     let mut server = fixture.start();
-    let mut complaints = 0;
     let cases: [(&str, &dyn Fn()); 6] = [
         ("holds no token", &|| fixture.write("", 0o600)),
         ("holds no token", &|| fixture.write("# other\n\n", 0o600)),
@@ -114,11 +113,10 @@ fn a_bad_new_file_changes_nothing() {
             std::fs::set_permissions(fixture.file(), std::fs::Permissions::from_mode(0o600)).unwrap();
         }),
     ];
-    for (complaint, make) in cases {
+    for (before, (complaint, make)) in cases.into_iter().enumerate() {
         make();
         hang_up(&server);
-        complaints += 1;
-        until(complaint, || server.stderr().matches("SIGHUP changes nothing").count() == complaints);
+        until(complaint, || server.stderr().matches("SIGHUP changes nothing").count() == before + 1);
         let last = server.stderr().lines().last().unwrap().to_owned();
         let file = fixture.file();
         assert!(last.contains(complaint) && last.contains(file.to_str().unwrap()), "{complaint}: {last}");
