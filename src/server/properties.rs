@@ -161,11 +161,11 @@ fn state(limiter: &Limiter) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Status, headers and body of a reply's bytes; what is not whole is an error.
-/// Status, headers and body.
-type Parts = (u16, Vec<(String, String)>, String);
+/// Status, headers and body of a reply.
+type Read = (u16, Vec<(String, String)>, String);
 
-fn read(bytes: &[u8]) -> Result<Parts, TestCaseError> {
+/// Reads a reply's bytes; what is not whole is an error.
+fn read(bytes: &[u8]) -> Result<Read, TestCaseError> {
     let text = std::str::from_utf8(bytes).map_err(|error| TestCaseError::fail(error.to_string()))?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| TestCaseError::fail("a head without an end"))?;
     let mut lines = head.split("\r\n");

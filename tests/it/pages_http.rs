@@ -226,7 +226,7 @@ fn examples_run_as_they_stand() {
     }
     assert!(!done.out.contains("\"error\""), "{done:?}");
     let doctor = Client::new(&server.url, Some(TOKEN)).get("/v1/doctor").ok();
-    assert_eq!((&doctor["allowed"], &doctor["denied"]), (&Value::from(3), &Value::from(3)));
+    assert_eq!((&doctor["allowed"], &doctor["denied"]), (&Value::from(6), &Value::from(3)));
     server.terminate();
 }
 

@@ -113,10 +113,10 @@ fn a_bad_new_file_changes_nothing() {
             std::fs::set_permissions(fixture.file(), std::fs::Permissions::from_mode(0o600)).unwrap();
         }),
     ];
-    for (number, (complaint, make)) in cases.into_iter().enumerate() {
+    for (before, (complaint, make)) in cases.into_iter().enumerate() {
         make();
         hang_up(&server);
-        until(complaint, || server.stderr().matches("SIGHUP changes nothing").count() == number + 1);
+        until(complaint, || server.stderr().matches("SIGHUP changes nothing").count() == before + 1);
         let last = server.stderr().lines().last().unwrap().to_owned();
         let file = fixture.file();
         assert!(last.contains(complaint) && last.contains(file.to_str().unwrap()), "{complaint}: {last}");
