@@ -1,0 +1,34 @@
+"""Flint: a durable rate limiter. This package is the client of ``flint server start``.
+
+    import flint
+    limiter = flint.SharedLimiter("http://127.0.0.1:7878", token="dev-secret")
+    limiter.limit("api:user-42", rate=100, per="1m")
+    if limiter.allow("api:user-42"):
+        ...
+
+See ``man flint-python``.
+"""
+
+from __future__ import annotations
+
+from ._client import SharedLimiter
+from ._errors import FlintConnectionError, FlintError, FlintServerError, RateLimitExceeded
+from ._results import CheckAllResult, CheckResult, Decision, LimitStatus
+from .middleware import ASGIMiddleware, WSGIMiddleware, client_address
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ASGIMiddleware",
+    "CheckAllResult",
+    "CheckResult",
+    "Decision",
+    "FlintConnectionError",
+    "FlintError",
+    "FlintServerError",
+    "LimitStatus",
+    "RateLimitExceeded",
+    "SharedLimiter",
+    "WSGIMiddleware",
+    "client_address",
+]

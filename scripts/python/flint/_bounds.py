@@ -1,0 +1,42 @@
+"""Every size, count and time bound of the client, each with its unit and its reason.
+
+Bounds of the service itself (key length, rate, period, items in one ``check_all``) are the server's to decide and to
+name in its error; they are deliberately not repeated here.
+"""
+
+from __future__ import annotations
+
+#: The server's default address.
+DEFAULT_URL = "http://127.0.0.1:7878"
+
+#: Seconds for one call: connecting, sending and reading the whole reply together.
+DEFAULT_TIMEOUT_SECONDS = 10.0
+
+#: Connections kept open while idle, for each limiter and process. More may be in use at once, one for each thread.
+IDLE_CONNECTIONS = 64
+
+#: Seconds after which an idle connection is given up by this side, so that a check rarely meets the moment in which the
+#: server gives it up (after 60 s by default).
+MAX_IDLE_SECONDS = 20.0
+
+#: Bytes of a reply's status line and header fields together.
+MAX_HEAD_BYTES = 32 * 1024
+
+#: Bytes of a reply's body. A page of 1000 limits takes well under 2 MiB.
+MAX_BODY_BYTES = 64 * 1024 * 1024
+
+#: Bytes asked for in one read.
+READ_BYTES = 64 * 1024
+
+#: Characters of a bearer token.
+MAX_TOKEN_CHARS = 4096
+
+#: Limits asked for with one request by ``list()``.
+LIST_PAGE = 1000
+
+#: Keys that one decorator remembers as configured; past it, it forgets them all and configures anew, which changes
+#: nothing on the server.
+MAX_REMEMBERED_KEYS = 10_000
+
+#: Milliseconds a degraded denial asks its caller to wait when the server named no time.
+DEGRADED_RETRY_MS = 1000

@@ -1,0 +1,112 @@
+"""The exceptions of the package. Two kinds of no stay apart: a denial is no :class:`FlintError`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional, Tuple
+
+if TYPE_CHECKING:
+    from ._results import CheckResult
+
+#: Statuses that say that the service cannot be had at the moment: the server's own 503 (``overloaded``,
+#: ``log_failed``), and what a reverse proxy answers when it cannot reach the server.
+UNAVAILABLE_STATUSES = frozenset({502, 503, 504})
+
+
+class FlintError(RuntimeError):
+    """What every failure of this package derives from. A denial is not a failure and raises none of these."""
+
+
+class FlintServerError(FlintError):
+    """The server answered, and the answer is an error.
+
+    Attributes:
+        status: the HTTP status (400, 401, 403, 404, 413, 503, ...).
+        code: the stable word for programs: ``invalid_argument``, ``unauthorized``, ``cost_exceeds_capacity``,
+            ``limit_not_configured``, ``overloaded``, ``log_failed`` and the like. ``invalid_response`` when the
+            answer is not one of Flint's (another program listens at this address).
+        message: the sentence for people.
+        retry_after: seconds after which to come again, where the server named them; else None.
+    """
+
+    def __init__(self, status: int, code: str, message: str, retry_after: Optional[float] = None) -> None:
+        super().__init__("%d %s: %s" % (status, code, message))
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return (type(self), (self.status, self.code, self.message, self.retry_after))
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether the service as a whole cannot be had at the moment (502, 503, 504)."""
+        return self.status in UNAVAILABLE_STATUSES
+
+
+class FlintConnectionError(FlintError):
+    """No complete answer came from the server.
+
+    Attributes:
+        request_sent: False when the server cannot have carried the request out (it never had all of it): trying
+            again is safe. True when it may have: a check that ends so has perhaps spent its cost.
+        reason: ``"connect"`` (no connection), ``"timeout"``, ``"closed"`` (the connection broke) or ``"protocol"``
+            (what came is not HTTP, or over a bound).
+    """
+
+    def __init__(self, message: str, *, request_sent: bool = False, reason: str = "closed") -> None:
+        super().__init__(message)
+        self.request_sent = request_sent
+        self.reason = reason
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return (_connection_error, (str(self), self.request_sent, self.reason))
+
+
+def _connection_error(message: str, request_sent: bool, reason: str) -> FlintConnectionError:
+    return FlintConnectionError(message, request_sent=request_sent, reason=reason)
+
+
+class RateLimitExceeded(Exception):
+    """A decorated function was not called, because its limit denied the call.
+
+    Attributes:
+        result: the denial, a :class:`flint.CheckResult`.
+    """
+
+    def __init__(self, result: "CheckResult") -> None:
+        super().__init__("rate limit exceeded for %r: retry in %.3f s" % (result.key, result.retry_after))
+        self.result = result
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return (type(self), (self.result,))
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the same call could be allowed."""
+        return self.result.retry_after
+
+    @property
+    def key(self) -> str:
+        """The limit's key."""
+        return self.result.key
+
+    @property
+    def cost(self) -> int:
+        """Units the call would have spent."""
+        return self.result.cost
+
+    @property
+    def remaining(self) -> int:
+        """Whole units left."""
+        return self.result.remaining
+
+    @property
+    def reset_at(self) -> str:
+        """When the limit is untouched again, RFC 3339 in UTC."""
+        return self.result.reset_at
+
+    @property
+    def algorithm(self) -> str:
+        """The limit's algorithm."""
+        return self.result.algorithm

@@ -1,0 +1,196 @@
+"""Connections for threads: a pool of kept-alive sockets, safe to use from many threads and over a fork.
+
+When a request is sent again
+----------------------------
+A check that is sent twice spends twice. So a request is repeated only where the server can't have carried it out:
+
+* A kept connection that the server has closed meanwhile is found readable before anything is sent: another is taken.
+* The send itself fails: then not all of the request's bytes were taken by the kernel, the server never had a whole
+  request, and it acts on whole requests alone.
+* All bytes were taken and the connection ended before the first byte of a reply: the request may have been carried out,
+  or may not. Calls that do no harm when they come twice are repeated, once, on a fresh connection; a check is not, and
+  raises FlintConnectionError with ``request_sent`` true.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, List, Optional, Tuple, TypeVar
+
+from ._address import Address
+from ._bounds import IDLE_CONNECTIONS, MAX_IDLE_SECONDS, READ_BYTES
+from ._calls import Call
+from ._errors import FlintConnectionError
+from ._reply import Reply
+
+if TYPE_CHECKING:
+    import ssl
+
+T = TypeVar("T")
+
+
+class _Stale(Exception):
+    """A kept connection was of no use, and the request can be sent again."""
+
+
+class Pool:
+    """Kept-alive connections to one server.
+
+    After a fork, the child begins with none: the parent's are its own.
+    """
+
+    def __init__(self, address: Address, authorization: str, timeout: float) -> None:
+        self._address = address
+        self._authorization = authorization
+        self._timeout = timeout
+        self._tls: Optional["ssl.SSLContext"] = None
+        self._renew()
+        _pools.add(self)
+
+    def _renew(self) -> None:
+        # A lock that another thread held at the fork would never be released in the child. Closing the child's
+        # descriptors leaves the parent's connections as they are.
+        inherited: List[Tuple[socket.socket, float]] = getattr(self, "_idle", [])
+        self._lock = threading.Lock()
+        self._idle: List[Tuple[socket.socket, float]] = []
+        self._pid = os.getpid()
+        for connection, _ in inherited:
+            connection.close()
+
+    def call(self, call: Call[T]) -> T:
+        """Sends a call and waits for its answer."""
+        deadline = time.monotonic() + self._timeout
+        request = call.request(self._address.host_field, self._address.prefix, self._authorization)
+        while True:
+            kept = self._take()
+            try:
+                reply = self._exchange(kept or self._connect(deadline), kept is not None, request, call, deadline)
+            except _Stale:
+                continue
+            return call.decode(reply)
+
+    def close(self) -> None:
+        """Closes the idle connections. The pool can be used again."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            connection.close()
+
+    def _take(self) -> Optional[socket.socket]:
+        if self._pid != os.getpid():
+            self._renew()
+        now = time.monotonic()
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection, since = self._idle.pop()
+            # What is readable before anything was asked is the connection's end.
+            if now - since < MAX_IDLE_SECONDS and not _is_readable(connection):
+                return connection
+            connection.close()
+
+    def _give_back(self, connection: socket.socket) -> None:
+        with self._lock:
+            if self._pid == os.getpid() and len(self._idle) < IDLE_CONNECTIONS:
+                self._idle.append((connection, time.monotonic()))
+                return
+        connection.close()
+
+    def _connect(self, deadline: float) -> socket.socket:
+        address = self._address
+        left = deadline - time.monotonic()
+        try:
+            if address.socket_path:
+                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                try:
+                    connection.settimeout(max(left, 0.001))
+                    connection.connect(address.socket_path)
+                except BaseException:
+                    connection.close()
+                    raise
+                return connection
+            connection = socket.create_connection((address.host, address.port), timeout=max(left, 0.001))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address.tls:
+                return self._secure(connection)
+            return connection
+        except OSError as error:
+            reason = "timeout" if isinstance(error, socket.timeout) else "connect"
+            message = "cannot connect to %s: %s; is the server running?" % (address.url, error)
+            raise FlintConnectionError(message, reason=reason) from error
+
+    def _secure(self, connection: socket.socket) -> socket.socket:
+        import ssl
+
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        try:
+            return self._tls.wrap_socket(connection, server_hostname=self._address.host)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _exchange(
+        self, connection: socket.socket, kept: bool, request: bytes, call: Call[T], deadline: float
+    ) -> Reply:
+        reply = Reply()
+        sent = False
+        try:
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            connection.sendall(request)
+            sent = True
+            while True:
+                data = connection.recv(READ_BYTES)
+                if reply.feed(data) if data else reply.end():
+                    break
+                if not data:
+                    raise ConnectionResetError("the connection was closed before the reply was whole")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise socket.timeout("timed out")
+                connection.settimeout(left)
+        except OSError as error:
+            connection.close()
+            if isinstance(error, socket.timeout):
+                message = "no answer from %s within %g s" % (self._address.url, self._timeout)
+                raise FlintConnectionError(message, request_sent=sent, reason="timeout") from error
+            if kept and not reply.begun and (not sent or call.repeatable):
+                raise _Stale from error
+            message = "the connection to %s broke: %s" % (self._address.url, error)
+            raise FlintConnectionError(message, request_sent=sent, reason="closed") from error
+        except BaseException:
+            connection.close()
+            raise
+        if reply.keep:
+            self._give_back(connection)
+        else:
+            connection.close()
+        return reply
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return True
+
+
+#: All pools, for a forked child to begin anew.
+_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in list(_pools):
+        pool._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

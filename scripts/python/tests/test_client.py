@@ -1,0 +1,310 @@
+"""The limiter from threads and processes."""
+
+import datetime
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+import flint
+from support import TOKEN, Server, Stub, WithServer, reply
+
+
+class Calls(WithServer):
+    def test_what_the_contract_shows(self):
+        limiter = self.limiter(timeout=10.0)
+        self.assertTrue(limiter.limit("api:user-42", rate=100, per="1m"))
+        self.assertFalse(limiter.limit("api:user-42", rate=100, per="1m"))
+        self.assertIs(limiter.allow("api:user-42"), True)
+        result = limiter.check("api:user-42", cost=5)
+        self.assertTrue(result and result.allowed)
+        self.assertEqual(
+            (result.key, result.cost, result.limit, result.remaining, result.retry_after, result.algorithm),
+            ("api:user-42", 5, 100, 94, 0.0, "token_bucket"),
+        )
+        self.assertLess(abs(result.reset_time - datetime.datetime.now(datetime.timezone.utc)), datetime.timedelta(60))
+        self.assertIn("q=100", result.rate_limit_policy)
+        limiter.limit("org:acme", rate=1000, per=3600)
+        limiter.limit("route:/v1/chat", rate=10, per="1d", algorithm="sliding_window_log")
+        items = ["api:user-42", {"key": "org:acme", "cost": 10}, ("route:/v1/chat", 1)]
+        result = limiter.check_all(items)
+        self.assertEqual((result["allowed"], result["denied_key"], len(result["results"])), (True, None, 3))
+        result = limiter.check_all([("org:acme", 1), ("route:/v1/chat", 10)])
+        self.assertEqual((result["allowed"], result["denied_key"]), (False, "route:/v1/chat"))
+        self.assertTrue(limiter.allow_all(["org:acme"]))
+
+    def test_everything_else(self):
+        limiter = self.limiter()
+        for key in ["o'brien \"x\" \\ /%?&#", "ключ", "a" * 512]:
+            limiter.limit(key, rate=2, per="1d", burst=4)
+            denied = [limiter.check(key, 3), limiter.check(key, 3)][1]
+            self.assertFalse(denied)
+            self.assertTrue(denied.retry_after > 3600 and denied.remaining == 1, denied)
+            status = limiter.status(key)
+            self.assertEqual((status["key"], status["burst"], status["total_denied"]), (key, 4, 1))
+            limiter.reset(key)
+            self.assertEqual(limiter.status(key)["remaining"], 4)
+            self.assertIn(key, [found["key"] for found in limiter.top("denied", 1000)])
+            limiter.remove(key)
+            self.assertIsNone(limiter.status(key))
+        limiter.flush()
+        self.assertTrue(limiter.compact()["ok"] and limiter.doctor()["ok"] and limiter.health()["ok"])
+
+    def test_many(self):
+        limiter = self.limiter()
+        limiter.limit("many", rate=2, per="1d")
+        results = limiter.check_many(["many", ("many", 1), {"key": "many"}, "none", ("many", 99)])
+        self.assertEqual([result.allowed for result in results[:3]], [True, True, False])
+        self.assertEqual([error.code for error in results[3:]], ["limit_not_configured", "cost_exceeds_capacity"])
+
+    def test_lists_are_paged(self):
+        limiter = self.limiter()
+        keys = ["page:%04d" % index for index in range(1203)]
+
+        def configure(part):
+            for key in part:
+                limiter.limit(key, rate=1, per="1s")
+
+        threads = [threading.Thread(target=configure, args=(keys[index::32],)) for index in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual([status["key"] for status in limiter.list("page:")], keys)
+        self.assertEqual(limiter.list("nothing:"), [])
+
+    def test_errors(self):
+        limiter = self.limiter()
+        limiter.limit("small", rate=5, per="1d")
+        for call, status, code in [
+            (lambda: limiter.check("none"), 404, "limit_not_configured"),
+            (lambda: limiter.remove("none"), 404, "limit_not_configured"),
+            (lambda: limiter.check("small", 6), 400, "cost_exceeds_capacity"),
+            (lambda: limiter.check("small", 0), 400, "invalid_argument"),
+            (lambda: limiter.check(5), 400, "invalid_argument"),
+            (lambda: limiter.limit("x", rate=0, per="1s"), 400, "invalid_argument"),
+            (lambda: self.limiter(token="wrong").check("small"), 401, "unauthorized"),
+            (lambda: self.limiter(token="wrong", on_error="allow").check("small"), 401, "unauthorized"),
+        ]:
+            with self.assertRaises(flint.FlintServerError) as caught:
+                call()
+            self.assertEqual((caught.exception.status, caught.exception.code), (status, code))
+            self.assertTrue(caught.exception.message)
+        with self.assertRaises(TypeError):
+            limiter.check_all("small")
+        for wrong in [dict(url="ftp://x"), dict(timeout=0), dict(on_error="maybe"), dict(token="a\nb")]:
+            with self.assertRaises(ValueError):
+                flint.SharedLimiter(**{"url": self.server.url, **wrong})
+
+    def test_token_file_and_environment(self):
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(TOKEN + "\n")
+            file.flush()
+            self.assertTrue(self.limiter(token=None, token_file=file.name).health()["ok"])
+        script = "import flint; print(flint.SharedLimiter().health()['ok'])"
+        environment = {**os.environ, "FLINT_SERVER": self.server.url, "FLINT_SERVER_TOKEN": TOKEN}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        self.assertEqual(done.stdout, "True\n", done.stderr)
+
+    def test_threads_share_connections_and_quota(self):
+        limiter = self.limiter()
+        limiter.limit("threads", rate=300, per="365d")
+        allowed = []
+
+        def work():
+            allowed.append(sum(limiter.allow("threads") for _ in range(50)))
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(sum(allowed), 300)
+
+    def test_processes_that_fork_share_quota_and_no_connection(self):
+        limiter = self.limiter()
+        limiter.limit("forks", rate=200, per="365d")
+        limiter.allow("forks")
+        reader, writer = os.pipe()
+        children = []
+        for _ in range(4):
+            child = os.fork()
+            if child == 0:
+                # The parent's kept connection is never used here: replies would get mixed up.
+                try:
+                    results = [limiter.check("forks") for _ in range(60)]
+                    assert all(result.key == "forks" for result in results)
+                    os.write(writer, bytes([sum(result.allowed for result in results)]))
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            children.append(child)
+        own = sum(limiter.allow("forks") for _ in range(60))
+        for child in children:
+            self.assertEqual(os.waitpid(child, 0)[1], 0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            counts = pipe.read()
+        self.assertEqual((len(counts), 1 + own + sum(counts)), (4, 200))
+
+
+class Sockets(unittest.TestCase):
+    def test_unix_socket(self):
+        with tempfile.TemporaryDirectory() as directory:
+            server = Server(bind="unix:" + os.path.join(directory, "s"), token=None)
+            self.addCleanup(server.close)
+            with flint.SharedLimiter(server.url) as limiter:
+                limiter.limit("k", rate=2, per="1d")
+                self.assertEqual([limiter.allow("k") for _ in range(3)], [True, True, False])
+
+    def test_restarts_in_between(self):
+        server = Server("--sync", "always")
+        self.addCleanup(server.close)
+        with flint.SharedLimiter(server.url, token=TOKEN) as limiter:
+            limiter.limit("k", rate=100, per="365d")
+            for turn, how in enumerate([signal.SIGTERM, signal.SIGKILL, signal.SIGTERM]):
+                # The kept connection ended meanwhile; that is seen before a check is sent.
+                self.assertEqual(limiter.check("k").remaining, 99 - turn)
+                server.restart(how)
+            self.assertEqual(limiter.check("k").remaining, 96)
+            server.stop()
+            with self.assertRaises(flint.FlintConnectionError) as caught:
+                limiter.check("k")
+            self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("connect", False))
+            for decision in ["allow", "deny"]:
+                with flint.SharedLimiter(server.url, token=TOKEN, on_error=decision) as degraded:
+                    result = degraded.check("k", 7)
+                    self.assertEqual((result.allowed, result.degraded, result.cost), (decision == "allow", True, 7))
+                    self.assertEqual(degraded.check_all(["k"])["allowed"], decision == "allow")
+                    with self.assertRaises(flint.FlintConnectionError):
+                        degraded.status("k")
+
+
+class Misbehaviour(unittest.TestCase):
+    def stub(self, answer, **more):
+        stub = Stub(answer)
+        self.addCleanup(stub.close)
+        limiter = flint.SharedLimiter(stub.url, **more)
+        self.addCleanup(limiter.close)
+        return stub, limiter
+
+    def test_a_check_is_never_sent_twice(self):
+        def answer_once(stub, connection):
+            # The first is answered and the connection kept; the second is read, and the connection ends.
+            stub.read(connection)
+            connection.sendall(reply())
+            stub.read(connection)
+
+        stub, limiter = self.stub(answer_once)
+        self.assertTrue(limiter.check("k"))
+        with self.assertRaises(flint.FlintConnectionError) as caught:
+            limiter.check("k")
+        self.assertEqual((caught.exception.request_sent, caught.exception.reason), (True, "closed"))
+        self.assertEqual(len(stub.requests), 2)
+
+    def test_what_does_no_harm_is_sent_again(self):
+        def answer_once(stub, connection):
+            stub.read(connection)
+            connection.sendall(reply(b'{"ok":true}'))
+            stub.read(connection)
+
+        stub, limiter = self.stub(answer_once)
+        for _ in range(2):
+            self.assertTrue(limiter.health()["ok"])
+        self.assertEqual((len(stub.requests), stub.connections), (3, 2))
+
+    def test_closed_connections_are_left_alone(self):
+        def answer_and_close(stub, connection):
+            stub.read(connection)
+            connection.sendall(reply())
+
+        stub, limiter = self.stub(answer_and_close)
+        for _ in range(5):
+            self.assertTrue(limiter.check("k"))
+            # The end of the connection comes with a moment's delay.
+            import time
+
+            time.sleep(0.05)
+        self.assertEqual((len(stub.requests), stub.connections), (5, 5))
+
+    def test_timeout(self):
+        release = threading.Event()
+        self.addCleanup(release.set)
+
+        def hang(stub, connection):
+            stub.read(connection)
+            release.wait(30)
+
+        _, limiter = self.stub(hang, timeout=0.2)
+        with self.assertRaises(flint.FlintConnectionError) as caught:
+            limiter.check("k")
+        self.assertEqual((caught.exception.request_sent, caught.exception.reason), (True, "timeout"))
+
+    def test_drops_do_not_outlive_the_timeout(self):
+        def drip(stub, connection):
+            stub.read(connection)
+            while True:
+                connection.sendall(b"H")
+                import time
+
+                time.sleep(0.02)
+
+        _, limiter = self.stub(drip, timeout=0.3)
+        with self.assertRaises(flint.FlintConnectionError):
+            limiter.check("k")
+
+    def test_odd_replies(self):
+        for sent, reason in [
+            (b"SSH-2.0-OpenSSH_9\r\n\r\n", "protocol"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "protocol"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "protocol"),
+            (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 40000, "protocol"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "protocol"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "closed"),
+            (b"", "closed"),
+        ]:
+            def answer(stub, connection, sent=sent):
+                stub.read(connection)
+                connection.sendall(sent)
+
+            _, limiter = self.stub(answer, timeout=5)
+            with self.assertRaises(flint.FlintConnectionError) as caught:
+                limiter.check("k")
+            self.assertEqual(caught.exception.reason, reason, sent[:40])
+
+    def test_good_replies_in_any_form(self):
+        body = reply().split(b"\r\n\r\n", 1)[1]
+        half = len(body) // 2
+        chunks = b"%x\r\n%s\r\n%x;x=y\r\n%s\r\n0\r\n\r\n" % (half, body[:half], len(body) - half, body[half:])
+        for sent in [
+            b"HTTP/1.1 100 Continue\r\n\r\n" + reply(),
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks,
+            b"HTTP/1.0 200 OK\r\n\r\n" + body,
+        ]:
+            for step in (1, 7, 100000):
+                def answer(stub, connection, sent=sent, step=step):
+                    stub.read(connection)
+                    for at in range(0, len(sent), step):
+                        connection.sendall(sent[at : at + step])
+
+                _, limiter = self.stub(answer)
+                self.assertEqual(limiter.check("k").remaining, 4)
+
+    def test_a_proxy_that_finds_no_server(self):
+        def answer(stub, connection):
+            stub.read(connection)
+            connection.sendall(reply(b"<html>", b"502 Bad Gateway", b"Connection: close\r\n"))
+
+        _, limiter = self.stub(answer)
+        with self.assertRaises(flint.FlintServerError) as caught:
+            limiter.check("k")
+        self.assertEqual((caught.exception.status, caught.exception.code), (502, "invalid_response"))
+        _, limiter = self.stub(answer, on_error="deny")
+        self.assertEqual(limiter.check("k").allowed, False)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,146 @@
+"""The decorator and the middlewares."""
+
+import asyncio
+import pickle
+import unittest
+
+import flint
+from support import WithServer
+
+
+class Decorator(WithServer):
+    def test_plain_functions(self):
+        limiter = self.limiter()
+        calls = []
+
+        @limiter.rate_limit("send", rate=2, per="1d")
+        def send(to):
+            """Sends."""
+            calls.append(to)
+            return len(calls)
+
+        self.assertEqual((send("a"), send(to="b"), send.__doc__), (1, 2, "Sends."))
+        with self.assertRaises(flint.RateLimitExceeded) as caught:
+            send("c")
+        self.assertEqual(calls, ["a", "b"])
+        self.assertTrue(caught.exception.retry_after > 3600 and caught.exception.key == "send")
+        again = pickle.loads(pickle.dumps(caught.exception))
+        self.assertEqual((again.result, str(again)), (caught.exception.result, str(caught.exception)))
+
+    def test_keys_and_costs_of_the_arguments(self):
+        limiter = self.limiter()
+
+        @limiter.rate_limit(lambda user, n: "upload:" + user, rate=10, per="1d", cost=lambda user, n: n)
+        def upload(user, n):
+            return n
+
+        self.assertEqual((upload("ann", 7), upload("bob", 10)), (7, 10))
+        with self.assertRaises(flint.RateLimitExceeded):
+            upload("ann", 4)
+        self.assertEqual(limiter.status("upload:ann")["total_allowed_cost"], 7)
+
+    def test_coroutine_functions(self):
+        async def work():
+            async with self.limiter() as limiter:
+                @limiter.rate_limit("job", rate=1, per="1d")
+                async def job():
+                    return "done"
+
+                self.assertEqual(await job(), "done")
+                with self.assertRaises(flint.RateLimitExceeded):
+                    await job()
+
+        asyncio.run(work())
+
+    def test_wrong_use_and_no_server(self):
+        limiter = self.limiter()
+        with self.assertRaises(ValueError):
+            limiter.rate_limit("x", rate=5)
+        degraded = flint.SharedLimiter("http://127.0.0.1:9", on_error="allow")
+        self.assertEqual(degraded.rate_limit("x", rate=5, per="1s")(lambda: 5)(), 5)
+        refusing = flint.SharedLimiter("http://127.0.0.1:9", on_error="deny")
+        with self.assertRaises(flint.RateLimitExceeded):
+            refusing.rate_limit("x", rate=5, per="1s")(lambda: 5)()
+        with self.assertRaises(flint.FlintConnectionError):
+            flint.SharedLimiter("http://127.0.0.1:9").rate_limit("x", rate=5, per="1s")(lambda: 5)()
+
+
+class Middleware(WithServer):
+    def wsgi(self, app, path="/", method="GET", address="10.0.0.1"):
+        started = []
+        environ = {"PATH_INFO": path, "REQUEST_METHOD": method, "REMOTE_ADDR": address, "wsgi.version": (1, 0)}
+        body = b"".join(app(environ, lambda status, headers, exc=None: started.append((status, dict(headers)))))
+        return started[0][0], started[0][1], body
+
+    def test_wsgi(self):
+        def hello(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b"hello"]
+
+        app = flint.WSGIMiddleware(hello, self.limiter(), rate=2, per="1d", exempt=["/health"])
+        for left in (1, 0):
+            status, headers, body = self.wsgi(app)
+            self.assertEqual((status, body), ("200 OK", b"hello"))
+            self.assertIn('r=%d;' % left, headers["RateLimit"])
+            self.assertEqual(headers["RateLimit-Policy"], '"default";q=2;w=86400')
+        status, headers, body = self.wsgi(app)
+        self.assertEqual(status, "429 Too Many Requests")
+        self.assertTrue(int(headers["Retry-After"]) > 3600 and b'"code"' in body, headers)
+        self.assertEqual(self.wsgi(app, method="HEAD")[2], b"")
+        self.assertEqual(self.wsgi(app, "/health")[0], "200 OK")
+        self.assertEqual(self.wsgi(app, address="10.0.0.2")[0], "200 OK")
+
+    def asgi(self, app, path="/", address="10.1.0.1"):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            return {"type": "http.request", "body": b""}
+
+        scope = {"type": "http", "path": path, "method": "GET", "client": (address, 5), "headers": []}
+        return app(scope, receive, send), sent
+
+    def test_asgi(self):
+        async def hello(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+            await send({"type": "http.response.body", "body": b"hello"})
+
+        async def work():
+            async with self.limiter() as limiter:
+                costs = {"/dear": 2}
+                app = flint.ASGIMiddleware(
+                    hello,
+                    limiter,
+                    key=lambda scope: None if scope["path"] == "/free" else flint.client_address(scope),
+                    cost=lambda scope: costs.get(scope["path"], 1),
+                    rate=3,
+                    per="1d",
+                )
+                statuses = []
+                for path in ["/dear", "/free", "/dear", "/", "/", "/free"]:
+                    call, sent = self.asgi(app, path)
+                    await call
+                    statuses.append(sent[0]["status"])
+                    headers = dict(sent[0]["headers"])
+                    self.assertEqual(b"ratelimit" in headers, path != "/free", headers)
+                    self.assertEqual(b"retry-after" in headers, sent[0]["status"] == 429)
+                self.assertEqual(statuses, [200, 200, 429, 200, 429, 200])
+                call, sent = self.asgi(app, "/", "10.1.0.2")
+                await call
+                self.assertEqual(sent[0]["status"], 200)
+                # What is no HTTP request passes.
+                seen = []
+
+                async def lifespan(scope, receive, send):
+                    seen.append(scope["type"])
+
+                await flint.ASGIMiddleware(lifespan, limiter)({"type": "lifespan"}, None, None)
+                self.assertEqual(seen, ["lifespan"])
+
+        asyncio.run(work())
+
+
+if __name__ == "__main__":
+    unittest.main()
