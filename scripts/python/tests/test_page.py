@@ -1,0 +1,93 @@
+"""man/flint-python.3 is true: its examples run as they stand, and its names are the package's."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import unittest
+
+import flint
+from support import TOKEN, WithServer
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PAGE = os.path.join(PACKAGE, "..", "..", "man", "flint-python.3")
+
+
+def page():
+    with open(PAGE, encoding="utf-8") as file:
+        return file.read()
+
+
+def section(name):
+    return re.search(r"^\.Sh %s\n(.*?)(?=^\.Sh |\Z)" % name, page(), re.M | re.S).group(1)
+
+
+def plain(text):
+    return text.replace("\\(dq", '"').replace("\\e", "\\")
+
+
+class Page(WithServer):
+    def test_examples_run_as_they_stand(self):
+        examples = re.findall(r"^\.Bd -literal -offset indent\n(.*?)^\.Ed", section("EXAMPLES"), re.M | re.S)
+        self.assertGreaterEqual(len(examples), 5)
+        environment = {**os.environ, "FLINT_SERVER": self.server.url, "FLINT_SERVER_TOKEN": TOKEN}
+        environment["PYTHONPATH"] = PACKAGE
+        printed = []
+        for example in examples:
+            done = subprocess.run(
+                [sys.executable, "-c", plain(example)], env=environment, capture_output=True, text=True, timeout=60
+            )
+            self.assertEqual((done.returncode, done.stderr), (0, ""), example)
+            printed.append(done.stdout)
+        self.assertEqual(
+            printed, ["go\nTrue 94\n", "True None\n", "sent to ann\n" * printed[2].count("\n"), "10 of 10\n", ""]
+        )
+        self.assertGreaterEqual(printed[2].count("\n"), 5)
+
+    def test_every_public_name_stands_in_the_page(self):
+        text = page()
+        methods = {name for name in dir(flint.SharedLimiter) if not name.startswith("_")}
+        twins = {name for name in methods if name.startswith("a") and name[1:] in methods}
+        attributes = {name for name in dir(flint.CheckResult) if not name.startswith("_")}
+        attributes |= set(inspect.signature(flint.CheckResult).parameters)
+        attributes -= {"rate_limit_policy", "rate_limit"}
+        for name in {*flint.__all__, *(methods - twins), *attributes}:
+            self.assertRegex(text, r"\b%s\b" % re.escape(name))
+
+    def test_the_synopsis_is_the_signatures(self):
+        synopsis = " ".join(section("SYNOPSIS").split())
+        checked = 0
+        for owner, prefix, names in [
+            (flint.SharedLimiter, "limiter.", [n for n in dir(flint.SharedLimiter) if not n.startswith("_")]),
+            (flint, "flint.", ["SharedLimiter", "ASGIMiddleware", "WSGIMiddleware"]),
+        ]:
+            for name in names:
+                if prefix == "limiter." and name.startswith("a") and hasattr(owner, name[1:]):
+                    continue
+                parameters = []
+                keyword_only = False
+                for parameter in inspect.signature(getattr(owner, name)).parameters.values():
+                    if parameter.name == "self":
+                        continue
+                    if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+                        parameters.append("*")
+                        keyword_only = True
+                    default = parameter.default
+                    if default is parameter.empty:
+                        parameters.append(parameter.name)
+                    elif default is flint.client_address:
+                        parameters.append("%s=flint.client_address" % parameter.name)
+                    else:
+                        shown = '"%s"' % default if isinstance(default, str) else repr(default)
+                        parameters.append("%s=%s" % (parameter.name, shown))
+                expected = "%s%s(%s)" % (prefix, name, ", ".join(parameters))
+                if expected.endswith("()"):
+                    expected = expected[:-2] + "()"
+                self.assertIn(expected, synopsis)
+                checked += 1
+        self.assertGreaterEqual(checked, 18)
+
+
+if __name__ == "__main__":
+    unittest.main()
