@@ -103,6 +103,10 @@ pub const BODY_TIMEOUT_MS: u64 = 10_000;
 /// Longest time a client may leave replies unread, in milliseconds.
 pub const SEND_TIMEOUT_MS: u64 = 10_000;
 
+/// How long a thread that serves many connections lets one client's full socket hold it up, in milliseconds; then a
+/// worker goes on with that reply.
+pub const SEND_PATIENCE_MS: u64 = 10;
+
 /// Largest head of a request, in bytes; beyond it the connection is ended.
 pub const MAX_HEAD_BYTES: u64 = 64 * 1024;
 

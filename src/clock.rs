@@ -30,7 +30,8 @@ impl Clock {
     /// The machine's clock. Its instant is the boot clock (which counts suspended time too) plus the greatest
     /// distance between system clock and boot clock seen so far.
     pub fn system() -> Clock {
-        Clock(Source::System(Arc::new(AtomicI64::new(i64::MIN))))
+        let distance = millis(clock_gettime(ClockId::Realtime)) - millis(clock_gettime(ClockId::Boottime));
+        Clock(Source::System(Arc::new(AtomicI64::new(distance))))
     }
 
     /// A clock that tests set: it stands at `now` until [`Clock::advance`] moves it.
@@ -44,10 +45,11 @@ impl Clock {
             Source::Manual(now) => now.load(Ordering::SeqCst),
             Source::System(offset) => {
                 let boot = millis(clock_gettime(ClockId::Boottime));
-                let seen = millis(clock_gettime(ClockId::Realtime)) - boot;
+                // The coarse clock costs a quarter of the fine one. It is up to a tick late, so what is seen is too
+                // small most of the time and right when the clock has just ticked; but for a millisecond of rounding
+                // it is never too great, and only a greater distance is adopted.
+                let seen = millis(clock_gettime(ClockId::RealtimeCoarse)) - boot;
                 let mut known = offset.load(Ordering::Relaxed);
-                // The two clocks are read one after the other, so their distance jitters by a millisecond; only a
-                // greater distance is adopted, which at worst makes time a millisecond early, once.
                 if seen > known {
                     known = offset.fetch_max(seen, Ordering::Relaxed).max(seen);
                 }

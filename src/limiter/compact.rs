@@ -23,7 +23,7 @@ impl Core {
         match &result {
             Ok(_) => {
                 *last_error = None;
-                self.counters.compactions.fetch_add(1, Ordering::Relaxed);
+                self.compactions.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => *last_error = Some(error.to_string()),
         }

@@ -163,6 +163,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Table {
     entries: HashTable<Box<Entry>>,
+    /// Checks allowed and denied since the start.
+    pub decisions: (u64, u64),
     /// Hash and id of the limits with denials that the log does not know of.
     pub unlogged: Vec<(u64, u64)>,
 }

@@ -20,6 +20,7 @@ mod entry;
 #[cfg(test)]
 mod fault_tests;
 mod inspect;
+mod later;
 mod repair;
 mod replay;
 mod report;
@@ -36,18 +37,21 @@ use std::time::Duration;
 
 pub use self::entry::Totals;
 pub use self::inspect::{dump, history, verify};
+#[doc(hidden)]
+pub use self::later::Later;
 pub use self::repair::{Repair, repair};
 pub use self::report::{AllDecision, Compaction, Decision, Status, write_many, write_statuses, write_text};
 pub use crate::store::Access;
 
 use self::entry::{Entry, Table};
+use self::later::Wait;
 use self::replay::Replayed;
 use crate::bounds::{MAX_ITEMS, MAX_PAGE, SHARDS};
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, validate_cost, validate_key};
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
-use crate::store::{self, DirectoryLock, Disk, Health, Policy, Reservation, Store, SystemDisk, Waiter};
+use crate::store::{self, DirectoryLock, Disk, Health, Pending, Policy, Reservation, Store, SystemDisk, Waiter};
 
 /// Items of a `check_many` that are decided under one reservation.
 const MANY_STEP: usize = 64;
@@ -146,7 +150,8 @@ struct Core {
     flush_every: Duration,
     /// Size of the log when it was opened, in bytes.
     found_bytes: u64,
-    counters: Counters,
+    /// Compactions that succeeded since the start.
+    compactions: AtomicU64,
 }
 
 /// Rank 2, in the order of the index. Aligned so that two shards share no cache line.
@@ -161,12 +166,6 @@ impl Shard {
     }
 }
 
-#[derive(Default)]
-struct Counters {
-    allowed: AtomicU64,
-    denied: AtomicU64,
-    compactions: AtomicU64,
-}
 
 /// How storage and limiter stand, for `doctor` and for metrics.
 #[derive(Debug, Clone)]
@@ -282,7 +281,7 @@ impl Limiter {
             unlogged_helper: Mutex::new(None),
             flush_every,
             found_bytes,
-            counters: Counters::default(),
+            compactions: AtomicU64::new(0),
         });
         let helpers = if core.store.is_some() { start_helpers(&core)? } else { Vec::new() };
         Ok(Limiter { core, helpers: Mutex::new(helpers) })
@@ -310,14 +309,14 @@ impl Limiter {
             Some(entry) if entry.limit == limit => return Ok(false),
             Some(entry) => {
                 let event = Event::Reconfigured { id: entry.id(), at: now, limit };
-                core.log()?.append(&mut reservation, &event, Some(&waiter));
+                core.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
                 entry.reconfigure(limit, now);
                 false
             }
             None => {
                 let id = core.next_id.fetch_add(1, Ordering::Relaxed);
                 let event = Event::Created { id, shard: shard as u8, at: now, limit, key };
-                core.log()?.append(&mut reservation, &event, Some(&waiter));
+                core.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
                 let entry = Box::new(Entry::new(key, id, shard as u8, limit, now));
                 table.insert(hash, entry, |key| core.hash(key));
                 true
@@ -335,16 +334,21 @@ impl Limiter {
     /// `limit_not_configured`, `invalid_argument`, `cost_exceeds_capacity`; `log_failed` and `overloaded`, after
     /// which the units may have been spent.
     pub fn check(&self, key: &str, cost: u64) -> Result<Decision> {
+        self.check_for(key, cost, None)
+    }
+
+    /// [`Limiter::check`], without waiting if there is a `later`.
+    #[doc(hidden)]
+    pub fn check_for(&self, key: &str, cost: u64, later: Option<&Later<'_>>) -> Result<Decision> {
         validate_key(key)?;
         let core = &*self.core;
         let hash = core.hash(key);
-        let waiter = core.waiter();
-        let mut reservation = core.reserve(1, MAX_FIXED)?;
-        let decision = core.decide(hash, key, cost, &mut reservation, waiter.as_ref())?;
+        let wait = Wait::by(core.sync, later);
+        let mut reservation = core.reserve_for(later, 1, MAX_FIXED)?;
+        let decision = core.decide(hash, key, cost, &mut reservation, &wait)?;
         drop(reservation);
-        match waiter {
-            Some(waiter) if decision.allowed => core.wait(&waiter)?,
-            _ => {}
+        if decision.allowed {
+            core.finish(&wait)?;
         }
         Ok(decision)
     }
@@ -355,14 +359,20 @@ impl Limiter {
     /// # Errors
     /// As [`Limiter::check`], for the first key that has one; nothing is spent then.
     pub fn check_all(&self, items: &[(&str, u64)]) -> Result<AllDecision> {
+        self.check_all_for(items, None)
+    }
+
+    /// [`Limiter::check_all`], without waiting if there is a `later`.
+    #[doc(hidden)]
+    pub fn check_all_for(&self, items: &[(&str, u64)], later: Option<&Later<'_>>) -> Result<AllDecision> {
         let core = &*self.core;
         validate_items(items)?;
         let hashes: Vec<u64> = items.iter().map(|(key, _)| core.hash(key)).collect();
         let mut shards: Vec<usize> = hashes.iter().map(|hash| shard_of(*hash)).collect();
         shards.sort_unstable();
         shards.dedup();
-        let waiter = core.waiter();
-        let mut reservation = core.reserve(1, MAX_FIXED + items.len() * MAX_ITEM)?;
+        let wait = Wait::by(core.sync, later);
+        let mut reservation = core.reserve_for(later, 1, MAX_FIXED + items.len() * MAX_ITEM)?;
 
         let mut tables: Vec<(usize, MutexGuard<'_, Table>)> =
             shards.into_iter().map(|shard| (shard, core.shards[shard].lock())).collect();
@@ -389,11 +399,13 @@ impl Limiter {
         match answer.denied {
             None => {
                 let event = Event::SpentAll { at: now, items: spent };
-                core.log()?.append(&mut reservation, &event, waiter.as_ref());
+                core.log()?.append(&mut reservation, &event, wait.pending());
                 for (hash, (key, cost)) in hashes.iter().zip(items) {
                     find(&mut tables, *hash, key)?.allow(now, *cost);
                 }
-                core.counters.allowed.fetch_add(1, Ordering::Relaxed);
+                if let Some((_, first)) = tables.first_mut() {
+                    first.decisions.0 += 1;
+                }
             }
             Some(denied) => {
                 // What would have been allowed was not spent: it is reported as it stands.
@@ -409,9 +421,8 @@ impl Limiter {
         }
         drop(tables);
         drop(reservation);
-        match waiter {
-            Some(waiter) if answer.allowed => core.wait(&waiter)?,
-            _ => {}
+        if answer.allowed {
+            core.finish(&wait)?;
         }
         Ok(answer)
     }
@@ -423,16 +434,28 @@ impl Limiter {
     /// `invalid_argument` for too many items or none; `log_failed` and `overloaded`, after which the units of any item may
     /// have been spent.
     pub fn check_many(&self, items: &[(&str, u64)]) -> Result<Vec<Result<Decision>>> {
+        self.check_many_for(items, None)
+    }
+
+    /// [`Limiter::check_many`], without waiting if there is a `later`.
+    #[doc(hidden)]
+    pub fn check_many_for(
+        &self,
+        items: &[(&str, u64)],
+        later: Option<&Later<'_>>,
+    ) -> Result<Vec<Result<Decision>>> {
         let core = &*self.core;
         validate_count(items)?;
         let mut results = Vec::with_capacity(items.len());
         let mut spent = false;
-        // Reserved in steps, so that many such requests at once find room beside each other.
-        for step in items.chunks(MANY_STEP) {
-            let mut reservation = core.reserve(step.len(), step.len() * MAX_FIXED)?;
+        // Reserved in steps, so that many such requests at once find room beside each other; but at once where a later
+        // step could not be waited for.
+        let step = later.map_or(MANY_STEP, |_| items.len());
+        for step in items.chunks(step) {
+            let mut reservation = core.reserve_for(later, step.len(), step.len() * MAX_FIXED)?;
             for (key, cost) in step {
                 let decision =
-                    validate_key(key).and_then(|()| core.decide(core.hash(key), key, *cost, &mut reservation, None));
+                    validate_key(key).and_then(|()| core.decide(core.hash(key), key, *cost, &mut reservation, &Wait::Not));
                 match decision {
                     Err(error) if matches!(error.kind(), Kind::LogFailed | Kind::Overloaded) => return Err(error),
                     decision => {
@@ -442,8 +465,10 @@ impl Limiter {
                 }
             }
         }
-        if spent && core.sync == SyncMode::Always {
-            core.log()?.sync()?;
+        let wait = Wait::by(core.sync, later);
+        if spent && let Some(pending) = wait.pending() {
+            core.log()?.sync_later(pending);
+            core.finish(&wait)?;
         }
         Ok(results)
     }
@@ -472,7 +497,7 @@ impl Limiter {
         let mut table = core.shards[shard_of(hash)].lock();
         let now = core.clock.now();
         let id = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?.id();
-        core.log()?.append(&mut reservation, &Event::Removed { id, at: now }, Some(&waiter));
+        core.log()?.append(&mut reservation, &Event::Removed { id, at: now }, Some(Pending::new(&waiter)));
         table.remove(hash, key);
         drop(table);
         drop(reservation);
@@ -556,20 +581,26 @@ impl Limiter {
     pub fn report(&self) -> Report {
         let core = &*self.core;
         let log = core.store.as_ref().map(Store::log);
+        let (mut limits, mut decisions) = (0, (0, 0));
+        for shard in &core.shards {
+            let table = shard.lock();
+            limits += table.len() as u64;
+            decisions = (decisions.0 + table.decisions.0, decisions.1 + table.decisions.1);
+        }
         Report {
             dir: core.dir.clone(),
             sync: core.sync,
             health: log.map_or((Health::Healthy, None), |log| log.health()),
-            limits: core.shards.iter().map(|shard| shard.lock().len() as u64).sum(),
+            limits,
             log_bytes: log.map_or(core.found_bytes, |log| log.bytes()),
             events: log.map_or(0, |log| log.events()),
             queued_bytes: log.map_or(0, |log| log.queued_bytes()),
             syncs: log.map_or_else(Default::default, |log| log.syncs().read()),
             free_bytes: fs4::available_space(&core.dir).ok(),
-            compactions: core.counters.compactions.load(Ordering::Relaxed),
+            compactions: core.compactions.load(Ordering::Relaxed),
             // A compaction under way holds the lock; the one before it has told its end already.
             compaction_error: core.compaction.try_lock().ok().and_then(|error| error.clone()),
-            decisions: (core.counters.allowed.load(Ordering::Relaxed), core.counters.denied.load(Ordering::Relaxed)),
+            decisions,
         }
     }
 
@@ -633,18 +664,13 @@ impl Core {
         self.log()?.wait(waiter)
     }
 
-    /// A ticket, where an answer has to wait for the disk.
-    fn waiter(&self) -> Option<Waiter> {
-        (self.sync == SyncMode::Always).then(Waiter::take)
-    }
-
     fn decide(
         &self,
         hash: u64,
         key: &str,
         cost: u64,
         reservation: &mut Reservation<'_>,
-        waiter: Option<&Waiter>,
+        wait: &Wait<'_>,
     ) -> Result<Decision> {
         let mut table = self.shards[shard_of(hash)].lock();
         let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
@@ -654,10 +680,9 @@ impl Core {
         let quote = entry.state.quote(&entry.limit, now, cost);
         let decision = Decision::new(quote, entry.limit, cost, now);
         if quote.allowed {
-            self.log()?.append(reservation, &Event::Spent { id: entry.id(), cost, at: now }, waiter);
+            self.log()?.append(reservation, &Event::Spent { id: entry.id(), cost, at: now }, wait.pending());
             entry.allow(now, cost);
-            drop(table);
-            self.counters.allowed.fetch_add(1, Ordering::Relaxed);
+            table.decisions.0 += 1;
         } else {
             self.count_denial(&mut table, hash, key, now, cost);
         }
@@ -673,7 +698,7 @@ impl Core {
         let mut table = self.shards[shard_of(hash)].lock();
         let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
         let event = change(entry, self.clock.now());
-        self.log()?.append(&mut reservation, &event, Some(&waiter));
+        self.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
         drop(table);
         drop(reservation);
         self.wait(&waiter)

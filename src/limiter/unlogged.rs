@@ -18,7 +18,7 @@ impl Core {
     /// Counts a denial and sees to it that the log will know of it.
     pub(super) fn count_denial(&self, table: &mut Table, hash: u64, key: &str, now: Millis, cost: u64) {
         debug_assert!(!key.is_empty());
-        self.counters.denied.fetch_add(1, Ordering::Relaxed);
+        table.decisions.1 += 1;
         let Some(entry) = table.get(hash, key) else { return };
         entry.deny(now, cost);
         let id = entry.id();

@@ -3,17 +3,21 @@
 //! Owns: the care that tiny_http's requests need. Dropping one reads the rest of its body, into a buffer of the length
 //! that was announced, and may wait for the client; so a request with an over-bound length is never dropped, and one
 //! whose body may still be on the socket is dropped by a worker, never by the thread that hands requests out.
+//!
+//! A socket that takes no more bytes fails a write after a moment (SO_SNDTIMEO), so that who must not wait for a client
+//! can leave the rest of a reply ([`Sending`]) to somebody who may.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tiny_http::Request;
 
 use super::guard::{Body, Notes, Ticket};
 use super::head::Head;
 use super::reply::Reply;
-use crate::bounds::MAX_BODY_BYTES;
+use super::routes;
+use crate::bounds::{MAX_BODY_BYTES, SEND_TIMEOUT_MS};
 use crate::error::{Error, Kind};
 
 /// One request. Dropped without a reply (a handler panicked), it is answered 500.
@@ -27,6 +31,13 @@ pub struct Exchange {
     /// Bytes of the body may still be on the socket.
     pub unread: bool,
     health: bool,
+    /// A check whose body tiny_http has read, on a connection that can be told from others: nothing of it needs to
+    /// wait for the client.
+    pub quick: bool,
+    /// Counted among the quick ones that workers have.
+    pub shared_out: bool,
+    /// The body, if it was read already by who could not finish.
+    body: Option<Vec<u8>>,
     /// There is no worker for it: to be answered `overloaded`.
     pub shed: bool,
     /// When it was handed over.
@@ -40,6 +51,7 @@ impl Exchange {
         let unread = head.unread;
         let health = head.method == "GET" && head.target == "/v1/health" && !unread;
         let peer = request.remote_addr().copied();
+        let quick = !unread && peer.is_some() && routes::is_check(head.target);
         let ticket = notes.note_request(peer, if unread { Body::Unread } else { Body::Read });
         Exchange {
             request: Some(request),
@@ -47,6 +59,9 @@ impl Exchange {
             peer,
             unread,
             health,
+            quick,
+            shared_out: false,
+            body: None,
             shed: false,
             arrived: Instant::now(),
         }
@@ -83,6 +98,10 @@ impl Exchange {
     /// `body_too_large`; `invalid_json` when it can't be read to its end. The connection must not be used again then.
     pub fn read_body(&mut self, length: Option<u64>, body: &mut Vec<u8>) -> crate::error::Result<()> {
         body.clear();
+        if let Some(read) = self.body.take() {
+            *body = read;
+            return Ok(());
+        }
         if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) || self.is_over_bound() {
             return Err(too_large());
         }
@@ -105,15 +124,26 @@ impl Exchange {
         Ok(())
     }
 
-    /// Answers.
-    pub fn reply(mut self, reply: &Reply, close: bool, head_only: bool) {
+    /// Keeps the body that was read, for whoever takes this request over.
+    pub fn keep_body(&mut self, body: &[u8]) {
+        self.body = Some(body.to_vec());
+    }
+
+    /// Answers, waiting for the client as long as it may take.
+    pub fn reply(self, reply: &Reply, close: bool, head_only: bool) {
         if self.is_over_bound() {
             return self.reply_and_cut(reply, head_only);
         }
-        if let Err(error) = self.send(&reply.encode(close, head_only)) {
-            log::debug!("a reply could not be sent: {error}");
-            self.abandon();
+        if let Some(sending) = self.begin(reply.encode(close, head_only)) {
+            sending.finish();
         }
+    }
+
+    /// Begins to answer with these bytes. What is left to send is for somebody who may wait for the client.
+    pub fn begin(mut self, bytes: Vec<u8>) -> Option<Sending> {
+        let writer = self.request.take()?.into_writer();
+        let (peer, ticket) = (self.peer, self.ticket.take());
+        Sending { peer, unsent: Unsent { writer, bytes, sent: 0 }, ticket, begun: Instant::now() }.go_on()
     }
 
     /// Answers, and has the connection ended: nothing more of it is taken for a request.
@@ -122,8 +152,8 @@ impl Exchange {
         let attributed = self.peer.is_some();
         if self.is_over_bound() || (self.unread && !attributed) {
             self.send_and_forget(&bytes);
-        } else if let Err(error) = self.send_after(&bytes) {
-            log::debug!("a reply could not be sent: {error}");
+        } else {
+            self.send_and_end(bytes);
         }
     }
 
@@ -147,19 +177,16 @@ impl Exchange {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(request) = self.request.take() else { return Ok(()) };
-        let mut writer = request.into_writer();
-        writer.write_all(bytes)?;
-        writer.flush()
-    }
-
     /// Gives the connection up before the reader is let go, so that no byte behind it is taken for a request.
-    fn send_after(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn send_and_end(&mut self, bytes: Vec<u8>) {
         if let Some(ticket) = self.ticket.as_mut() {
             ticket.doom();
         }
-        self.send(bytes)
+        let Some(request) = self.request.take() else { return };
+        let mut unsent = Unsent { writer: request.into_writer(), bytes, sent: 0 };
+        if let Err(error) = unsent.finish(Instant::now()) {
+            log::debug!("a reply could not be sent: {error}");
+        }
     }
 
     /// Answers without running tiny_http's destructor of its reader, which would allocate as many bytes as were
@@ -167,11 +194,12 @@ impl Exchange {
     fn send_and_forget(&mut self, bytes: &[u8]) {
         let Some(request) = self.request.take() else { return };
         // The one way to write and keep the reader goes by an interim reply.
-        let mut stream = request.upgrade("close", tiny_http::Response::empty(100));
-        if let Err(error) = stream.write_all(bytes).and_then(|()| stream.flush()) {
+        let writer = request.upgrade("close", tiny_http::Response::empty(100));
+        let mut unsent = Unsent { writer, bytes: bytes.to_vec(), sent: 0 };
+        if let Err(error) = unsent.finish(Instant::now()) {
             log::debug!("a reply could not be sent: {error}");
         }
-        std::mem::forget(stream);
+        std::mem::forget(unsent);
         self.abandon();
     }
 }
@@ -183,10 +211,86 @@ impl Drop for Exchange {
             let bytes = Reply::error(&error).encode(true, false);
             if self.is_over_bound() {
                 self.send_and_forget(&bytes);
-            } else if let Err(error) = self.send_after(&bytes) {
-                log::debug!("a reply could not be sent: {error}");
+            } else {
+                self.send_and_end(bytes);
             }
         }
+    }
+}
+
+/// A reply of which a part is sent. Dropped, it ends its connection.
+pub struct Sending {
+    /// The connection's address.
+    pub peer: Option<SocketAddr>,
+    unsent: Unsent<Box<dyn Write + Send>>,
+    /// Taken when the reply is written.
+    ticket: Option<Ticket>,
+    begun: Instant,
+}
+
+impl Sending {
+    /// Sends what the socket takes in a moment; what is left comes back.
+    fn go_on(mut self) -> Option<Sending> {
+        match self.unsent.go_on() {
+            Ok(false) => return Some(self),
+            Ok(true) => drop(self.ticket.take()),
+            Err(error) => log::debug!("a reply could not be sent: {error}"),
+        }
+        None
+    }
+
+    /// Sends the rest, waiting for the client as long as it may take.
+    pub fn finish(mut self) {
+        match self.unsent.finish(self.begun) {
+            Ok(()) => drop(self.ticket.take()),
+            Err(error) => log::debug!("a reply could not be sent: {error}"),
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        // Half a reply may have gone out.
+        if let Some(ticket) = self.ticket.take() {
+            ticket.abandon();
+        }
+    }
+}
+
+/// Bytes on their way to a client.
+struct Unsent<W> {
+    writer: W,
+    bytes: Vec<u8>,
+    /// How many the writer has taken; it may hold the last of them back until it is flushed.
+    sent: usize,
+}
+
+impl<W: Write> Unsent<W> {
+    /// Sends what the socket takes. Returns whether that was all.
+    fn go_on(&mut self) -> io::Result<bool> {
+        loop {
+            let unsent = &self.bytes[self.sent..];
+            let done = if unsent.is_empty() { self.writer.flush().map(|()| 0) } else { self.writer.write(unsent) };
+            match done {
+                Ok(_) if unsent.is_empty() => return Ok(true),
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => self.sent += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // SO_SNDTIMEO has passed; nothing of what was refused was taken.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends all, unless that takes longer than a client may leave a reply unread.
+    fn finish(&mut self, begun: Instant) -> io::Result<()> {
+        while !self.go_on()? {
+            if begun.elapsed() > Duration::from_millis(SEND_TIMEOUT_MS) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use tiny_http::Request;
 
 use super::Shared;
 use super::exchange::Exchange;
@@ -150,16 +151,21 @@ fn start_one(common: &Arc<Common>, intake: &Intake) -> std::result::Result<(), S
 
 /// A generation's thread: takes requests from tiny_http.
 fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: usize) {
-    let submit = |request| {
+    let mut body = Vec::new();
+    let mut submit = |request, more| {
         let exchange = Exchange::new(request, common.shared.notes);
         if exchange.is_doomed() {
             return exchange.discard(false);
         }
-        intake.submit(exchange);
+        intake.submit(exchange, more, &mut body);
     };
+    let mut ahead: Option<Request> = None;
     while !common.stopping.load(Ordering::Acquire) {
-        match http.recv() {
-            Ok(request) => submit(request),
+        match ahead.take().map_or_else(|| http.recv(), Ok) {
+            Ok(request) => {
+                ahead = if intake.shares_out() { http.try_recv().ok().flatten() } else { None };
+                submit(request, ahead.is_some());
+            }
             Err(_) if common.stopping.load(Ordering::Acquire) => break,
             Err(error) => {
                 if !common.retiring.load(Ordering::Acquire) {
@@ -170,8 +176,8 @@ fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: 
         }
     }
     // What was read before the stop is in flight, and is answered.
-    while let Ok(Some(request)) = http.try_recv() {
-        submit(request);
+    while let Some(request) = ahead.take().or_else(|| http.try_recv().ok().flatten()) {
+        submit(request, false);
     }
 }
 

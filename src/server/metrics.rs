@@ -33,11 +33,12 @@ pub struct Metrics {
 impl Metrics {
     /// Begins to measure a request for this target that arrived then.
     pub fn measure(&self, target: &str, arrived: Instant) -> Measure<'_> {
-        Measure { row: self.row(target), arrived, status: 500 }
+        self.go_on(Suspended { row: row(target), arrived })
     }
 
-    fn row(&self, target: &str) -> &Row {
-        &self.requests[routes::index(target).unwrap_or(ENDPOINTS.len())]
+    /// Goes on measuring.
+    pub fn go_on(&self, suspended: Suspended) -> Measure<'_> {
+        Measure { metrics: self, request: Some(suspended), status: 500 }
     }
 
     /// The page.
@@ -67,6 +68,11 @@ impl Metrics {
             }
         }
     }
+}
+
+/// The row that requests for a target are counted in.
+fn row(target: &str) -> usize {
+    routes::index(target).unwrap_or(ENDPOINTS.len())
 }
 
 fn version() -> String {
@@ -159,15 +165,32 @@ impl Process {
 
 /// One request. It is counted when this is dropped: after its reply, or as 500 when its handler panics.
 pub struct Measure<'a> {
-    row: &'a Row,
-    arrived: Instant,
+    metrics: &'a Metrics,
+    /// Taken when it is counted elsewhere.
+    request: Option<Suspended>,
     /// Status of its reply.
     pub status: u16,
 }
 
+/// A request that will be answered by another thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Suspended {
+    row: usize,
+    arrived: Instant,
+}
+
+impl Measure<'_> {
+    /// Counts nothing yet: that is for [`Metrics::go_on`].
+    pub fn suspend(mut self) -> Option<Suspended> {
+        self.request.take()
+    }
+}
+
 impl Drop for Measure<'_> {
     fn drop(&mut self) {
-        self.row[column(self.status)].record(self.arrived.elapsed());
+        if let Some(Suspended { row, arrived }) = self.request {
+            self.metrics.requests[row][column(self.status)].record(arrived.elapsed());
+        }
     }
 }
 
@@ -225,7 +248,7 @@ mod tests {
             ("/v1/limits/secret-key", 200, 51),
             ("/nowhere", 404, 20_000_000),
         ] {
-            metrics.row(target)[column(status)].record(Duration::from_micros(took));
+            metrics.requests[row(target)][column(status)].record(Duration::from_micros(took));
         }
         let mut page = Page(String::new());
         metrics.requests(&mut page);
@@ -240,7 +263,7 @@ mod tests {
         assert!(!page.0.contains("secret-key") && !page.0.contains("5xx"), "{}", page.0);
         // A handler that panics sets no status.
         drop(metrics.measure("/v1/top", Instant::now()));
-        let count = |column: usize| metrics.row("/v1/top")[column].read().0.iter().sum::<u64>();
+        let count = |column: usize| metrics.requests[row("/v1/top")][column].read().0.iter().sum::<u64>();
         assert_eq!([count(0), count(1), count(2)], [0, 0, 1]);
     }
 

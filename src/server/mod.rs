@@ -1,8 +1,9 @@
 //! Shared mode: sockets and HTTP around one limiter.
 //!
-//! Owns: the listener, the accept thread, the pool of workers and the queue between them. tiny_http reads heads and
-//! small bodies in a thread per connection; what it hands over is queued for the pool, and answered `overloaded` at
-//! once when the queue is full. Nothing here decides anything about quotas.
+//! Owns: the listener, the thread that takes requests, the pool of workers and the queue between them. tiny_http reads
+//! heads and small bodies in a thread per connection; of what it hands over checks are decided at once, the rest is
+//! queued for the pool, and answered `overloaded` at once when the queue is full. Nothing here decides anything about
+//! quotas.
 
 mod access;
 mod body;
@@ -12,6 +13,7 @@ mod guard;
 mod head;
 mod listen;
 mod metrics;
+mod parking;
 mod pool;
 #[cfg(test)]
 mod properties;
@@ -24,21 +26,24 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 pub use self::access::{Bind, Tokens, read_token_file};
 pub use self::routes::{ENDPOINTS, Endpoint, Sources, answer};
 
-use self::exchange::Exchange;
+use self::exchange::{Exchange, Sending};
 use self::generation::Generations;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig, Notes};
 use self::listen::Listener;
 use self::metrics::Metrics;
+use self::parking::{Outcome, Parked, Parking};
+use self::pool::Pool;
 use self::reply::Reply;
 use crate::bounds::{BODY_TIMEOUT_MS, HEAD_TIMEOUT_MS, MAX_HEAD_BYTES, MAX_LEAKED, RETIRE_MS, SEND_TIMEOUT_MS};
 use crate::error::{Error, Kind, Result};
-use crate::limiter::Limiter;
+use crate::limiter::{Later, Limiter};
+use crate::store::{self, Settle};
 
 /// Descriptors that are kept for files and the server itself when connections are bounded by what the system allows.
 const SPARE_DESCRIPTORS: u64 = 40;
@@ -113,7 +118,7 @@ pub struct Server {
     shared: Arc<Shared>,
     listener: Arc<Listener>,
     generations: Option<Generations>,
-    threads: Vec<JoinHandle<()>>,
+    pool: Option<Pool>,
     guard: ConnectionGuard,
 }
 
@@ -154,7 +159,9 @@ impl Server {
         };
         let on_worn: Arc<dyn Fn() + Send + Sync> = Arc::from(config.on_worn);
         let (events, news) = generation::events();
+        let (parking, news_of_parked) = Parking::new();
         let guard = {
+            let parking = Arc::clone(&parking);
             let on_worn = Arc::clone(&on_worn);
             ConnectionGuard::start(
                 &[listener.as_fd()],
@@ -163,6 +170,7 @@ impl Server {
                     Alarm::Leaked(_) => on_worn(),
                     Alarm::Deaf => events.deaf(),
                 }),
+                Box::new(move |now| parking.expire(now)),
             )
             .map_err(failed)?
         };
@@ -175,10 +183,10 @@ impl Server {
             notes: guard.notes(),
             metrics: Metrics::default(),
         });
-        let (intake, threads) = pool::start(&shared, config.workers).map_err(failed)?;
+        let (intake, pool) = pool::start(&shared, config.workers, (parking, news_of_parked)).map_err(failed)?;
         let generations = Generations::start(&shared, &listener, intake, news, on_worn)?;
         shared.limiter.announce(listener.url())?;
-        Ok(Server { shared, listener, generations: Some(generations), threads, guard })
+        Ok(Server { shared, listener, generations: Some(generations), pool: Some(pool), guard })
     }
 
     /// The server's URL, with the real port.
@@ -219,8 +227,8 @@ impl Server {
             generations.stop();
         }
         // The generations held the intake: the workers end when all is answered.
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
+        if let Some(pool) = self.pool.take() {
+            pool.finish();
         }
         log::debug!("connections ended by the guard, by reason: {:?}", self.guard.notes().cut_total());
     }
@@ -261,6 +269,75 @@ fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
     }
 }
 
+/// How far a quick request came.
+enum Quick {
+    Answered,
+    /// Its reply waits for the disk.
+    Parked,
+    /// The client is slow to take its reply.
+    Slow(Sending),
+    /// It has to wait for room in the log; nothing was done.
+    MustWait(Exchange),
+}
+
+/// Answers a check without waiting for anything.
+fn handle_quick(shared: &Shared, parking: &Arc<Parking>, mut exchange: Exchange, body: &mut Vec<u8>) -> Quick {
+    let Some(head) = exchange.head() else { return Quick::Answered };
+    let head_only = head.method == "HEAD";
+    let mut measure = shared.metrics.measure(head.target, exchange.arrived);
+    let refused = head.authorise(&shared.tokens(), &shared.hosts, shared.unix).err();
+    let (length, close) = (head.length, head.close || shared.retiring.load(Ordering::Acquire));
+    // It is in memory; also that of a request that is refused is read, to be done with it.
+    if let Err(error) = exchange.read_body(length, body) {
+        let reply = Reply::error(&refused.unwrap_or(error));
+        measure.status = reply.status;
+        exchange.reply_and_cut(&reply, head_only);
+        return Quick::Answered;
+    }
+    let Some(head) = exchange.head() else { return Quick::Answered };
+    let number = parking.number();
+    let whom: Arc<dyn Settle> = Arc::clone(parking) as Arc<dyn Settle>;
+    let later = Later::new(&whom, number.value());
+    let reply = match refused {
+        Some(error) => Reply::error(&error),
+        None if is_to_panic(head.target) => panic!("asked to by FLINT_TEST_PANIC"),
+        None => routes::answer(Sources { later: Some(&later), ..shared.sources() }, head.method, head.target, body),
+    };
+    if later.is_refused() {
+        measure.suspend();
+        exchange.keep_body(body);
+        return Quick::MustWait(exchange);
+    }
+    let waits = later.is_unsettled();
+    let parked = Parked { exchange, reply, head_only, close, measure: measure.suspend() };
+    let ready = if waits { number.park(parked) } else { Some((parked, Outcome::Durable)) };
+    match ready.map(|(parked, outcome)| send_parked(shared, parked, outcome)) {
+        None => Quick::Parked,
+        Some(None) => Quick::Answered,
+        Some(Some(sending)) => Quick::Slow(sending),
+    }
+}
+
+/// Sends a reply that waited for the disk, or has no need to; what the client is slow to take comes back.
+fn send_parked(shared: &Shared, parked: Parked, outcome: Outcome) -> Option<Sending> {
+    let Parked { exchange, reply, head_only, close, measure } = parked;
+    let reply = match outcome {
+        Outcome::Durable => reply,
+        Outcome::Failed => Reply::error(&shared.limiter.failure()),
+        Outcome::Late => Reply::error(&store::overloaded()),
+    };
+    // Counted when the reply is sent.
+    let mut measure = measure.map(|suspended| shared.metrics.go_on(suspended));
+    if let Some(measure) = &mut measure {
+        measure.status = reply.status;
+    }
+    if shared.retiring.load(Ordering::Acquire) {
+        exchange.reply_and_cut(&reply, head_only);
+        return None;
+    }
+    exchange.begin(reply.encode(close, head_only))
+}
+
 /// A hook for the test that a panic costs one request alone; never in a release build.
 fn is_to_panic(target: &str) -> bool {
     cfg!(debug_assertions) && std::env::var("FLINT_TEST_PANIC").is_ok_and(|panics_at| panics_at == target)
@@ -289,7 +366,7 @@ fn handle_at_desk(shared: &Shared, exchange: Exchange) {
 
 impl Shared {
     fn sources(&self) -> Sources<'_> {
-        Sources { limiter: &self.limiter, notes: Some(self.notes), metrics: Some(&self.metrics) }
+        Sources { limiter: &self.limiter, later: None, notes: Some(self.notes), metrics: Some(&self.metrics) }
     }
 
     fn tokens(&self) -> std::sync::RwLockReadGuard<'_, Tokens> {

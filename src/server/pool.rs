@@ -3,24 +3,35 @@
 //! Owns: the queues between the threads that take requests from tiny_http and the workers, and the order of requests of
 //! one connection.
 //!
-//! tiny_http lets a client send any number of requests ahead of their replies, and makes whoever answers one wait until
-//! those before it are answered. So of each connection one request at most is with a worker ([`Lanes`]); the others
-//! wait in its lane, bounded, and cost no worker. Bodies that are still on the socket are read by half of the workers
-//! alone, so that slow ones leave the other half to checks. Health, and refusals when the queue is full, are answered
-//! by two threads of their own, the desk.
+//! **Quick requests.** A check whose body is at hand needs no worker: the thread that takes it from tiny_http decides it
+//! and sends the reply, and where the reply must wait for the disk it is parked, and sent by `flint-reply` when the log
+//! thread says so. So a check costs no more hand-overs than it must: on the way in one, on the way out one per batch. No
+//! such thread ever waits: for the log's room a request goes to a worker, and so does a reply that the client's socket
+//! has no room for. Machines with more than two processors have some of the checks decided by workers when several wait.
+//! When all workers are busy quick requests queue like the others: what keeps the workers may be what they wait for too.
+//! Parked replies are bounded by the number of connections.
 //!
-//! Must never happen: that the thread which hands requests out waits for a client, a worker or the disk.
+//! **Lanes.** tiny_http lets a client send any number of requests ahead of their replies, and makes whoever answers one
+//! wait until those before it are answered. So of each connection one request at most is under way ([`Lanes`]); the
+//! others wait in its lane, bounded, and cost no worker. Bodies that are still on the socket are read by half of the
+//! workers alone, so that slow ones leave the other half to others. Health, and refusals when the queue is full, are
+//! answered by two threads of their own, the desk.
+//!
+//! Must never happen: that a thread which hands requests out, or sends parked replies, waits for a client, a worker or the
+//! disk.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
-use super::exchange::Exchange;
-use super::{Shared, handle, handle_at_desk};
+use super::exchange::{Exchange, Sending};
+use super::parking::{News, Outcome, Parked, Parking};
+use super::{Quick, Shared, handle, handle_at_desk, handle_quick, send_parked};
 use crate::bounds::{MAX_PIPELINED, MAX_WAITING, PIPELINED_ALWAYS, STACK_BYTES};
 
 /// Threads that answer health and refuse what the pool has no room for.
@@ -29,88 +40,222 @@ const DESKS: usize = 2;
 /// Requests that wait for the desk; what finds no room there has its connection ended.
 const DESK_QUEUE: usize = 256;
 
+/// Processors that the threads of tiny_http and the taking thread keep busy by themselves.
+const OTHERS_PROCESSORS: usize = 2;
+
+/// Largest body that is kept between two requests of one thread, in bytes.
+const KEPT_BODY_BYTES: usize = 64 * 1024;
+
+/// What a worker does.
+enum Job {
+    Request(Exchange),
+    /// The rest of a reply, whose client is slow to take it.
+    Send(Sending),
+}
+
+impl Job {
+    fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Job::Request(exchange) => exchange.peer,
+            Job::Send(sending) => sending.peer,
+        }
+    }
+}
+
 /// Where requests are handed in. When the last one is gone, the workers end once all is answered.
 #[derive(Clone)]
-pub struct Intake {
+pub struct Intake(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
     pool: Queues,
     desk: Sender<Exchange>,
     lanes: Arc<Lanes>,
+    parking: Arc<Parking>,
+    /// Requests that are handled, by workers or other threads.
+    under_way: Arc<AtomicUsize>,
+    /// As many are taken without a queue.
+    most_under_way: usize,
+    /// Quick requests that are with workers, and how many may be.
+    shared_out: Arc<AtomicUsize>,
+    most_shared_out: usize,
 }
 
 /// The way to the workers.
 #[derive(Clone)]
 struct Queues {
-    checks: Sender<Exchange>,
+    jobs: Sender<Job>,
     bodies: Sender<Exchange>,
 }
 
 impl Queues {
     /// Queues a request; gives it back, to be refused, if there is no room.
     fn offer(&self, exchange: Exchange) -> Option<Exchange> {
-        let queue = if exchange.unread { &self.bodies } else { &self.checks };
-        match queue.try_send(exchange) {
-            Ok(()) => None,
-            Err(TrySendError::Full(mut exchange) | TrySendError::Disconnected(mut exchange)) => {
-                exchange.shed = true;
-                Some(exchange)
+        let full = if exchange.unread {
+            self.bodies.try_send(exchange).err().map(TrySendError::into_inner)
+        } else {
+            match self.jobs.try_send(Job::Request(exchange)).err().map(TrySendError::into_inner) {
+                Some(Job::Request(exchange)) => Some(exchange),
+                Some(Job::Send(_)) | None => None,
             }
+        };
+        full.map(|mut exchange| {
+            exchange.shed = true;
+            exchange
+        })
+    }
+}
+
+/// The threads of the pool.
+pub struct Pool {
+    workers: Vec<JoinHandle<()>>,
+    replier: JoinHandle<()>,
+    parking: Arc<Parking>,
+}
+
+impl Pool {
+    /// Waits until all is answered. Nobody must hold an [`Intake`] any more.
+    pub fn finish(self) {
+        self.parking.end();
+        let _ = self.replier.join();
+        for worker in self.workers {
+            let _ = worker.join();
         }
     }
 }
 
-/// Starts the workers and the desk.
+/// Starts the workers, the desk and the thread that sends parked replies.
 ///
 /// # Errors
 /// A thread could not be started.
-pub fn start(shared: &Arc<Shared>, workers: usize) -> std::io::Result<(Intake, Vec<JoinHandle<()>>)> {
-    let (checks, check_queue) = bounded(workers.max(64));
+pub fn start(
+    shared: &Arc<Shared>,
+    workers: usize,
+    (parking, news): (Arc<Parking>, Receiver<News>),
+) -> std::io::Result<(Intake, Pool)> {
+    let (jobs, job_queue) = bounded(workers.max(64));
     let (bodies, body_queue) = bounded(workers.max(64));
     let (desk, desk_queue) = bounded(DESK_QUEUE);
-    let pool = Queues { checks, bodies };
-    let lanes = Arc::new(Lanes::default());
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let inner = Arc::new(Inner {
+        shared: Arc::clone(shared),
+        pool: Queues { jobs, bodies },
+        desk,
+        lanes: Arc::new(Lanes::default()),
+        parking: Arc::clone(&parking),
+        under_way: Arc::new(AtomicUsize::new(0)),
+        most_under_way: workers,
+        shared_out: Arc::new(AtomicUsize::new(0)),
+        most_shared_out: processors.saturating_sub(OTHERS_PROCESSORS).min(workers),
+    });
+    let named = |name: String| thread::Builder::new().name(name).stack_size(STACK_BYTES);
     let mut threads = Vec::with_capacity(workers + DESKS);
     for index in 0..workers {
-        let (shared, lanes, checks) = (Arc::clone(shared), Arc::clone(&lanes), check_queue.clone());
+        let worker = Worker::of(&inner);
+        let jobs = job_queue.clone();
         // One of two, the first among them.
         let bodies = index.is_multiple_of(2).then(|| body_queue.clone());
-        let thread = thread::Builder::new().name(format!("flint-http-{index}")).stack_size(STACK_BYTES);
-        threads.push(thread.spawn(move || {
-            let mut body = Vec::new();
-            while let Some(exchange) = next(&checks, bodies.as_ref()) {
-                work(&shared, &lanes, exchange, &mut body);
-            }
-        })?);
+        threads.push(named(format!("flint-http-{index}")).spawn(move || worker.run(&jobs, bodies.as_ref()))?);
     }
     for index in 0..DESKS {
-        let (shared, lanes, queue, pool) = (Arc::clone(shared), Arc::clone(&lanes), desk_queue.clone(), pool.clone());
-        let thread = thread::Builder::new().name(format!("flint-desk-{index}")).stack_size(STACK_BYTES);
-        threads.push(thread.spawn(move || {
+        let (shared, lanes, pool) = (Arc::clone(shared), Arc::clone(&inner.lanes), inner.pool.clone());
+        let queue = desk_queue.clone();
+        threads.push(named(format!("flint-desk-{index}")).spawn(move || {
             while let Ok(exchange) = queue.recv() {
                 work_at_desk(&shared, &lanes, exchange, &pool);
             }
         })?);
     }
-    Ok((Intake { pool, desk, lanes }, threads))
+    let intake = Intake(inner);
+    let replier = {
+        let intake = intake.clone();
+        named("flint-reply".to_owned()).spawn(move || intake.0.reply_loop(&news))?
+    };
+    Ok((intake, Pool { workers: threads, replier, parking }))
 }
 
-/// The next request; `None` when there will be none any more.
-fn next(checks: &Receiver<Exchange>, bodies: Option<&Receiver<Exchange>>) -> Option<Exchange> {
-    let Some(bodies) = bodies else { return checks.recv().ok() };
-    select! {
-        recv(checks) -> exchange => exchange.or_else(|_| bodies.recv()).ok(),
-        recv(bodies) -> exchange => exchange.or_else(|_| checks.recv()).ok(),
+/// What a worker has.
+struct Worker {
+    shared: Arc<Shared>,
+    lanes: Arc<Lanes>,
+    under_way: Arc<AtomicUsize>,
+    shared_out: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    fn of(inner: &Inner) -> Worker {
+        Worker {
+            shared: Arc::clone(&inner.shared),
+            lanes: Arc::clone(&inner.lanes),
+            under_way: Arc::clone(&inner.under_way),
+            shared_out: Arc::clone(&inner.shared_out),
+        }
+    }
+
+    fn run(&self, jobs: &Receiver<Job>, bodies: Option<&Receiver<Exchange>>) {
+        let mut body = Vec::new();
+        while let Some(job) = next(jobs, bodies) {
+            self.work(job, &mut body);
+        }
+    }
+
+    /// Does a job, and then the requests of the same connection that have come to wait for it.
+    fn work(&self, job: Job, body: &mut Vec<u8>) {
+        let counted = Counted::one(&self.under_way);
+        let peer = job.peer();
+        let mut next = match job {
+            Job::Request(exchange) => Some(exchange),
+            Job::Send(sending) => {
+                sending.finish();
+                peer.and_then(|peer| self.lanes.leave(peer))
+            }
+        };
+        while let Some(mut exchange) = next {
+            let shared_out = std::mem::take(&mut exchange.shared_out).then(|| Counted(&self.shared_out));
+            contain(exchange, |exchange| handle(&self.shared, exchange, body));
+            drop(shared_out);
+            body.clear();
+            body.shrink_to(KEPT_BODY_BYTES);
+            next = peer.and_then(|peer| self.lanes.leave(peer));
+        }
+        drop(counted);
     }
 }
 
-/// Handles a request, and then those of the same connection that have come to wait for it.
-fn work(shared: &Shared, lanes: &Lanes, first: Exchange, body: &mut Vec<u8>) {
-    let peer = first.peer;
-    let mut next = Some(first);
-    while let Some(exchange) = next {
-        contain(exchange, |exchange| handle(shared, exchange, body));
-        body.clear();
-        body.shrink_to(64 * 1024);
-        next = peer.and_then(|peer| lanes.leave(peer));
+/// One that is counted, until this is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn one(count: &'a AtomicUsize) -> Counted<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Counted(count)
+    }
+
+    /// One more, if there are fewer than `most`.
+    fn one_of(count: &'a AtomicUsize, most: usize) -> Option<Counted<'a>> {
+        let counted = count.fetch_add(1, Ordering::Relaxed) < most;
+        let one = Counted(count);
+        counted.then_some(one)
+    }
+
+    /// It goes on being counted.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The next job; `None` when there will be none any more.
+fn next(jobs: &Receiver<Job>, bodies: Option<&Receiver<Exchange>>) -> Option<Job> {
+    let Some(bodies) = bodies else { return jobs.recv().ok() };
+    select! {
+        recv(jobs) -> job => job.or_else(|_| bodies.recv().map(Job::Request)).ok(),
+        recv(bodies) -> exchange => exchange.map(Job::Request).or_else(|_| jobs.recv()).ok(),
     }
 }
 
@@ -128,34 +273,156 @@ fn work_at_desk(shared: &Shared, lanes: &Lanes, first: Exchange, pool: &Queues) 
 }
 
 /// A panic in a handler costs one request. Those of a connection that was given up are let go unanswered.
-fn contain(exchange: Exchange, handler: impl FnOnce(Exchange)) {
+fn contain<T>(exchange: Exchange, handler: impl FnOnce(Exchange) -> T) -> Option<T> {
     if exchange.is_doomed() {
-        return exchange.discard(true);
+        exchange.discard(true);
+        return None;
     }
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(exchange))).is_err() {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(exchange)));
+    if done.is_err() {
         log::error!("a request's handler panicked; that request alone was answered 500");
     }
+    done.ok()
 }
 
 impl Intake {
-    /// Hands in a request. Never waits.
-    pub fn submit(&self, exchange: Exchange) {
-        let Some(exchange) = self.lanes.enter(exchange) else { return };
-        // The disk may be what is asked about: health must not wait for workers that wait for it.
-        let for_desk = if exchange.is_health() { Some(exchange) } else { self.pool.offer(exchange) };
-        let Some(exchange) = for_desk else { return };
-        if let Err(TrySendError::Full(exchange) | TrySendError::Disconnected(exchange)) = self.desk.try_send(exchange) {
-            self.drop_out(exchange);
+    /// Hands in a request. Never waits. `more` says that others wait behind it; `body` is the calling thread's buffer.
+    pub fn submit(&self, exchange: Exchange, more: bool, body: &mut Vec<u8>) {
+        if let Some(exchange) = self.0.lanes.enter(exchange) {
+            self.0.forward(exchange, more, body);
+        }
+    }
+
+    /// Whether it is worth knowing that others wait behind a request.
+    pub fn shares_out(&self) -> bool {
+        self.0.most_shared_out > 0
+    }
+}
+
+impl Inner {
+    /// Brings a request whose turn it is to where it belongs, and after it those of its lane.
+    fn forward(&self, exchange: Exchange, mut more: bool, body: &mut Vec<u8>) {
+        let mut next = Some(exchange);
+        while let Some(exchange) = next {
+            let peer = exchange.peer;
+            // The disk may be what is asked about: health must not wait for workers that wait for it.
+            if exchange.is_health() {
+                return self.to_desk(exchange);
+            }
+            if !exchange.quick {
+                return self.to_pool(exchange);
+            }
+            let exchange = if more { self.share_out(exchange) } else { Some(exchange) };
+            let Some(exchange) = exchange else { return };
+            more = false;
+            if !self.is_done_at_once(exchange, body) {
+                return;
+            }
+            next = peer.and_then(|peer| self.lanes.leave(peer));
+        }
+    }
+
+    /// Gives a quick request to a worker, if there are processors enough and another will be decided here meanwhile.
+    fn share_out(&self, mut exchange: Exchange) -> Option<Exchange> {
+        let Some(counted) = Counted::one_of(&self.shared_out, self.most_shared_out) else { return Some(exchange) };
+        exchange.shared_out = true;
+        match self.pool.jobs.try_send(Job::Request(exchange)).err().map(TrySendError::into_inner) {
+            None | Some(Job::Send(_)) => {
+                counted.keep();
+                None
+            }
+            Some(Job::Request(mut exchange)) => {
+                exchange.shared_out = false;
+                Some(exchange)
+            }
+        }
+    }
+
+    /// Handles a quick request in this thread. Returns whether it is answered and its lane free.
+    fn is_done_at_once(&self, exchange: Exchange, body: &mut Vec<u8>) -> bool {
+        let Some(counted) = Counted::one_of(&self.under_way, self.most_under_way) else {
+            self.to_pool(exchange);
+            return false;
+        };
+        let parking = &self.parking;
+        let quick = contain(exchange, |exchange| handle_quick(&self.shared, parking, exchange, body));
+        body.clear();
+        body.shrink_to(KEPT_BODY_BYTES);
+        match quick {
+            None | Some(Quick::Answered) => true,
+            Some(Quick::Parked) => false,
+            Some(Quick::Slow(sending)) => {
+                self.send_slowly(sending);
+                false
+            }
+            Some(Quick::MustWait(exchange)) => {
+                drop(counted);
+                self.to_pool(exchange);
+                false
+            }
+        }
+    }
+
+    fn to_pool(&self, exchange: Exchange) {
+        if let Some(exchange) = self.pool.offer(exchange) {
+            self.to_desk(exchange);
+        }
+    }
+
+    fn to_desk(&self, exchange: Exchange) {
+        if let Err(full) = self.desk.try_send(exchange) {
+            self.drop_out(full.into_inner());
+        }
+    }
+
+    /// Has a worker send the rest of a reply. Where there is none, the connection has to end.
+    fn send_slowly(&self, sending: Sending) {
+        let peer = sending.peer;
+        if let Err(full) = self.pool.jobs.try_send(Job::Send(sending)) {
+            drop(full);
+            self.empty_lane(peer);
         }
     }
 
     fn drop_out(&self, exchange: Exchange) {
         let peer = exchange.peer;
         exchange.discard(false);
-        let mut left = peer;
-        while let Some(exchange) = left.and_then(|peer| self.lanes.leave(peer)) {
+        self.empty_lane(peer);
+    }
+
+    /// Lets go of all that waits behind a request of a connection that was given up.
+    fn empty_lane(&self, peer: Option<SocketAddr>) {
+        while let Some(exchange) = peer.and_then(|peer| self.lanes.leave(peer)) {
             exchange.discard(false);
-            left = peer;
+        }
+    }
+
+    /// The thread `flint-reply`: sends what was parked, and handles quick requests of the same connections behind it.
+    fn reply_loop(&self, news: &Receiver<News>) {
+        let mut body = Vec::new();
+        let mut ending = false;
+        while !(ending && self.parking.is_empty()) {
+            match news.recv() {
+                Ok(News::Settled(number, outcome)) => {
+                    if let Some(parked) = self.parking.take(number, outcome) {
+                        self.unpark(parked, outcome, &mut body);
+                    }
+                }
+                Ok(News::End) => ending = true,
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn unpark(&self, parked: Parked, outcome: Outcome, body: &mut Vec<u8>) {
+        let peer = parked.exchange.peer;
+        match send_parked(&self.shared, parked, outcome) {
+            Some(sending) => self.send_slowly(sending),
+            None => {
+                if let Some(exchange) = peer.and_then(|peer| self.lanes.leave(peer)) {
+                    self.forward(exchange, false, body);
+                }
+            }
         }
     }
 }

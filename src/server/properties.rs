@@ -226,9 +226,9 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = GuardConfig { max_connections: 1, ..GuardConfig::default() };
-    let guard = ConnectionGuard::start(&[listener.as_fd()], config, Box::new(|_| ())).unwrap();
+    let guard = ConnectionGuard::start(&[listener.as_fd()], config, Box::new(|_| ()), Box::new(|_| ())).unwrap();
     let metrics = Metrics::default();
-    let sources = Sources { limiter: &limiter, notes: Some(guard.notes()), metrics: Some(&metrics) };
+    let sources = Sources { limiter: &limiter, later: None, notes: Some(guard.notes()), metrics: Some(&metrics) };
 
     let (spent, refused) = (Cell::new(0_u32), Cell::new(0_u32));
     let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };

@@ -9,7 +9,7 @@ use super::metrics::{self, Metrics};
 use super::reply::Reply;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
-use crate::limiter::{By, Limiter, Page, write_many, write_statuses};
+use crate::limiter::{By, Later, Limiter, Page, write_many, write_statuses};
 use crate::store::Health;
 
 /// What an endpoint does.
@@ -81,10 +81,19 @@ pub fn index(target: &str) -> Option<usize> {
     find(path).map(|(index, _)| index)
 }
 
+/// Whether a target asks for a check of any kind: what is decided in memory, and waits for the disk at most.
+pub fn is_check(target: &str) -> bool {
+    index(target).is_some_and(|index| {
+        matches!(ENDPOINTS[index].route, Route::Check | Route::CheckAll | Route::CheckMany | Route::Take)
+    })
+}
+
 /// What requests are answered from.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     pub limiter: &'a Limiter,
+    /// For who must not wait: checks leave to it what becomes of the answer.
+    pub later: Option<&'a Later<'a>>,
     /// What doctor and metrics tell of connections and requests; a command that has opened the data directory itself has
     /// none.
     pub notes: Option<Notes>,
@@ -94,7 +103,7 @@ pub struct Sources<'a> {
 impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
-        Sources { limiter, notes: None, metrics: None }
+        Sources { limiter, later: None, notes: None, metrics: None }
     }
 }
 
@@ -116,7 +125,7 @@ pub fn health(limiter: &Limiter) -> Reply {
 }
 
 fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
-    let Sources { limiter, notes, metrics } = sources;
+    let Sources { limiter, later, notes, metrics } = sources;
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let Some((index, key)) = find(path) else {
         return Err(Error::new(Kind::NotFound, format!("there is no {}; the API is under /v1", excerpt(path))));
@@ -142,7 +151,7 @@ fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Re
                     return Err(Error::invalid(format!("status must be 200 or 429, not {}", excerpt(other))));
                 }
             };
-            let decision = limiter.check(key, cost)?;
+            let decision = limiter.check_for(key, cost, later)?;
             decision.write_json(key, &mut out);
             let mut reply = Reply::json(out);
             if !decision.allowed {
@@ -155,7 +164,7 @@ fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Re
             body::parse_empty(bytes)?;
             let key = decode(key, "the key in the path")?;
             let cost = query.number("cost")?.unwrap_or(1);
-            let decision = limiter.check(&key, cost)?;
+            let decision = limiter.check_for(&key, cost, later)?;
             let (status, text) = match decision.allowed {
                 true => (200, format!("ok {}\n", decision.remaining)),
                 false => (429, format!("denied {}\n", decision.retry_after_ms)),
@@ -168,7 +177,7 @@ fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Re
         Route::CheckAll => {
             let items: Items<'_> = body::parse(bytes)?;
             let items = items.parts()?;
-            limiter.check_all(&items)?.write_json(&items, &mut out);
+            limiter.check_all_for(&items, later)?.write_json(&items, &mut out);
             let mut reply = Reply::json(out);
             reply.header("Cache-Control", "no-store");
             return Ok(reply);
@@ -177,7 +186,7 @@ fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Re
             let items: Items<'_> = body::parse(bytes)?;
             let items = items.parts()?;
             out.reserve(items.len() * 256);
-            write_many(&limiter.check_many(&items)?, &items, &mut out);
+            write_many(&limiter.check_many_for(&items, later)?, &items, &mut out);
             let mut reply = Reply::json(out);
             reply.header("Cache-Control", "no-store");
             return Ok(reply);

@@ -33,6 +33,8 @@ use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::bounds::{SEND_PATIENCE_MS, SEND_TIMEOUT_MS};
+
 // ---------------------------------------------------------------- facts about one connection
 
 /// What the kernel knows about one TCP connection.
@@ -453,8 +455,9 @@ impl AsFd for AcceptSignal {
 /// Options that accepted sockets inherit from the listening one on Linux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerOptions {
-    /// A write that waits this long for room fails, so that a client that doesn't read can't hold a
-    /// worker.
+    /// A write that waits this long for room fails, to be tried again by whoever has the time.
+    pub send_patience: Duration,
+    /// The kernel drops a connection whose peer has taken nothing for twice this long.
     pub send_timeout: Duration,
     /// The kernel's receive buffer per connection, in bytes of payload (it takes twice that). Fixed,
     /// because by itself it grows to `tcp_rmem[2]` (6 MiB and more) for each client that sends what
@@ -471,7 +474,8 @@ pub struct ListenerOptions {
 impl Default for ListenerOptions {
     fn default() -> ListenerOptions {
         ListenerOptions {
-            send_timeout: Duration::from_secs(10),
+            send_patience: Duration::from_millis(SEND_PATIENCE_MS),
+            send_timeout: Duration::from_millis(SEND_TIMEOUT_MS),
             receive_buffer: 64 << 10,
             send_buffer: 64 << 10,
             backlog: 1024,
@@ -487,8 +491,7 @@ impl Default for ListenerOptions {
 /// The kernel's own.
 pub fn set_listener_options(listener: impl AsFd, options: &ListenerOptions) -> io::Result<()> {
     let fd = listener.as_fd();
-    let timeout = Some(options.send_timeout);
-    sockopt::set_socket_timeout(fd, sockopt::Timeout::Send, timeout)?;
+    sockopt::set_socket_timeout(fd, sockopt::Timeout::Send, Some(options.send_patience))?;
     sockopt::set_socket_recv_buffer_size(fd, options.receive_buffer)?;
     sockopt::set_socket_send_buffer_size(fd, options.send_buffer)?;
     if matches!(local_name(fd), Some(Name::Tcp(_))) {
@@ -715,7 +718,10 @@ mod tests {
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
         assert!(server.nodelay().unwrap());
-        assert_eq!(server.write_timeout().unwrap(), Some(Duration::from_secs(10)));
+        // The kernel counts in ticks of up to 10 ms.
+        let patience = Duration::from_millis(SEND_PATIENCE_MS);
+        let timeout = server.write_timeout().unwrap().unwrap();
+        assert!((patience..=patience + Duration::from_millis(10)).contains(&timeout), "{timeout:?}");
         assert_eq!(server.read_timeout().unwrap(), None);
         assert_eq!(sockopt::socket_recv_buffer_size(&server).unwrap(), 128 << 10);
         assert!(is_listener(&listener) && !is_listener(&server));

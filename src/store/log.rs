@@ -38,6 +38,16 @@ use crate::error::{Error, Kind, Result};
 /// behind.
 const SLACK: u64 = 8192;
 
+/// What is left of a reservation and not given back at once, in bytes: less than the largest record of fixed length.
+const SMALL_CHANGE: u64 = 64;
+
+/// How long the log thread lets records gather that nobody waits for, while they come in numbers: to be woken for each
+/// would cost whoever sends it more than its check.
+const GATHER: Duration = Duration::from_micros(200);
+
+/// Batches in a row that nobody waits for, after which records gather.
+const GATHER_AFTER: u32 = 2;
+
 /// Bytes of a record that are kept within the queue's message.
 const INLINE: usize = 46;
 
@@ -271,6 +281,7 @@ impl Log {
             waiters: Vec::new(),
             unsynced: 0,
             unsynced_since: None,
+            unwaited_batches: 0,
             mark_at: None,
             mark_copy: None,
             retry_fill_at: None,
@@ -295,17 +306,11 @@ impl Log {
     /// `log_failed` when the log has failed or there is no room on the disk; `overloaded` when the disk takes longer
     /// than [`LOG_WAIT_MS`] to write what was queued before.
     pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
-        // Each record may come to stand in a frame of its own.
-        let bytes = (bytes + records * FRAME_HEADER) as u64;
-        let shared = &*self.shared;
-        if shared.is_stalled() {
-            return Err(stalled());
-        }
-        if shared.health.load(Ordering::Acquire) != Health::Failed as u8
-            && let Some(reservation) = self.try_reserve(bytes)
-        {
+        if let Some(reservation) = self.reserve_now(records, bytes)? {
             return Ok(reservation);
         }
+        let bytes = with_frames(records, bytes);
+        let shared = &*self.shared;
         let deadline = Instant::now() + Duration::from_millis(LOG_WAIT_MS);
         loop {
             if shared.health() != Health::Healthy {
@@ -321,6 +326,20 @@ impl Log {
         }
     }
 
+    /// As [`Log::reserve`], but never waits: `None` where it would.
+    ///
+    /// # Errors
+    /// `log_failed` when the log has failed; `overloaded` when the disk does not answer.
+    pub fn reserve_now(&self, records: usize, bytes: usize) -> Result<Option<Reservation<'_>>> {
+        if self.shared.is_stalled() {
+            return Err(stalled());
+        }
+        if self.shared.health() == Health::Failed {
+            return Err(self.shared.error());
+        }
+        Ok(self.try_reserve(with_frames(records, bytes)))
+    }
+
     fn try_reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
         let shared = &*self.shared;
         let before = shared.reserved.fetch_add(bytes, Ordering::AcqRel);
@@ -328,18 +347,20 @@ impl Log {
         (before + bytes <= shared.available.load(Ordering::Acquire)).then_some(reservation)
     }
 
-    /// Queues one record, for which `bytes` of the reservation are used up. Never waits. With a waiter the log is
-    /// synced as soon as can be, without one by its policy.
-    pub fn append(&self, reservation: &mut Reservation<'_>, event: &Event<'_>, waiter: Option<&Waiter>) {
+    /// Queues one record, for which `bytes` of the reservation are used up. Never waits. With somebody to tell the log is
+    /// synced as soon as can be, without by its policy.
+    pub fn append(&self, reservation: &mut Reservation<'_>, event: &Event<'_>, waiter: Option<Pending>) {
         let mut payload = Payload::Short(0, [0; INLINE]);
         record::encode_event(&mut payload, event, self.base);
         let used = (payload.bytes().len() + FRAME_HEADER) as u64;
         debug_assert!(used <= reservation.bytes, "a record larger than what was reserved for it");
-        let reserved = used.min(reservation.bytes);
+        // A few bytes are not worth another access to what all threads share: they go with the record.
+        let left = reservation.bytes.saturating_sub(used);
+        let reserved = if left <= SMALL_CHANGE { reservation.bytes } else { used };
         reservation.bytes -= reserved;
-        let message = Message::Append { payload, reserved: reserved as u32, waiter: waiter.map(Pending::new) };
+        let message = Message::Append { payload, reserved: reserved as u32, waiter };
         if self.queue.send(message).is_err() {
-            // The thread has ended. The ticket went back with the message, and was settled when that was dropped.
+            // The thread has ended. Whom to tell went back with the message, and was told when that was dropped.
             self.shared.reserved.fetch_sub(reserved, Ordering::Release);
         }
     }
@@ -363,10 +384,14 @@ impl Log {
     /// As [`Log::wait`].
     pub fn sync(&self) -> Result<()> {
         let waiter = Waiter::take();
-        if self.queue.send(Message::Sync { waiter: Pending::new(&waiter) }).is_err() {
-            return Err(self.shared.error());
-        }
+        self.sync_later(Pending::new(&waiter));
         self.wait(&waiter)
+    }
+
+    /// Has it told when all that was queued before is durable.
+    pub fn sync_later(&self, waiter: Pending) {
+        // A thread that has ended gives the message back, and who is told of it is told that it failed.
+        let _ = self.queue.send(Message::Sync { waiter });
     }
 
     /// Closes the segment and begins the next one, whose number is returned: all records queued before are in older
@@ -382,6 +407,11 @@ impl Log {
             Err(RecvTimeoutError::Timeout) => Err(overloaded()),
             Err(RecvTimeoutError::Disconnected) => Err(self.shared.error()),
         }
+    }
+
+    /// Why records don't become durable any more.
+    pub fn failure(&self) -> Error {
+        self.shared.error()
     }
 
     /// How the log stands, and why, if not well.
@@ -444,7 +474,13 @@ impl Log {
     }
 }
 
-fn overloaded() -> Error {
+/// Each record may come to stand in a frame of its own.
+fn with_frames(records: usize, bytes: usize) -> u64 {
+    (bytes + records * FRAME_HEADER) as u64
+}
+
+/// The error for what waited for the disk in vain.
+pub fn overloaded() -> Error {
     Error::new(
         Kind::Overloaded,
         format!("the disk did not take the log for {LOG_WAIT_MS} ms; try again, and look at the disk's load"),
@@ -478,6 +514,8 @@ struct Writer {
     /// Records written but not synced, and since when.
     unsynced: u64,
     unsynced_since: Option<Instant>,
+    /// Batches in a row that nobody waits for.
+    unwaited_batches: u32,
     /// When to write a mark, if nothing happens until then.
     mark_at: Option<Instant>,
     /// Where the copy of the last mark stands, until the next frame is written.
@@ -491,13 +529,10 @@ struct Writer {
 impl Writer {
     fn run(mut self, messages: &Receiver<Message>) -> Result<()> {
         loop {
-            let received = match self.deadline() {
-                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(deadline) => messages.recv_deadline(deadline),
-            };
-            match received {
+            match self.receive(messages) {
                 Ok(message) => {
                     let control = self.collect(message, messages);
+                    self.note_waiters();
                     self.write_batch();
                     self.sync_if_due();
                     match control {
@@ -512,6 +547,21 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return self.stop(),
             }
             self.housekeeping();
+        }
+    }
+
+    /// The next message, or the time at which something is to be done.
+    fn receive(&mut self, messages: &Receiver<Message>) -> std::result::Result<Message, RecvTimeoutError> {
+        if self.unwaited_batches >= GATHER_AFTER {
+            sleep(GATHER);
+            if let Ok(message) = messages.try_recv() {
+                return Ok(message);
+            }
+            self.unwaited_batches = 0;
+        }
+        match self.deadline() {
+            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => messages.recv_deadline(deadline),
         }
     }
 
@@ -542,6 +592,11 @@ impl Writer {
             next = messages.try_recv().ok();
         }
         None
+    }
+
+    /// Notes whether somebody waits for the batch that was collected.
+    fn note_waiters(&mut self) {
+        self.unwaited_batches = if self.waiters.is_empty() { self.unwaited_batches.saturating_add(1) } else { 0 };
     }
 
     fn write_batch(&mut self) {

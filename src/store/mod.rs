@@ -26,12 +26,12 @@ use std::time::Duration;
 pub use self::disk::{Disk, SystemDisk};
 pub use self::live::LiveDisk;
 pub use self::lock::{Access, DirectoryLock, Owner, owner, writer};
-pub use self::log::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings};
+pub use self::log::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings, overloaded};
 pub use self::opening::Opening;
 pub use self::recovery::{CleanEnd, Damage, Recovered, Replay, Torn, WAY_OUT, recover};
 pub use self::salvage::{Lost, Salvaged, salvage};
 pub use self::snapshot::SnapshotWriter;
-pub use self::wait::Waiter;
+pub use self::wait::{Pending, Settle, Waiter};
 
 pub use self::names::LOCK;
 use self::names::Name;

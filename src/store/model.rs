@@ -13,7 +13,7 @@ use super::frame;
 use super::log::{Log, Policy, Segment, Start};
 use super::record::{Event, MAX_FIXED, MAX_ITEM};
 use super::sync::Instant;
-use super::wait::{Outcome, Waiter};
+use super::wait::{Outcome, Pending, Waiter};
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
 
@@ -135,7 +135,7 @@ fn spend_much(log: &Log) -> Result<()> {
 fn request(log: &Log, bytes: usize, event: &Event<'_>) -> Result<()> {
     let waiter = Waiter::take();
     let mut reservation = log.reserve(1, bytes)?;
-    log.append(&mut reservation, event, Some(&waiter));
+    log.append(&mut reservation, event, Some(Pending::new(&waiter)));
     drop(reservation);
     log.wait(&waiter)
 }

@@ -5,8 +5,11 @@
 //! unparks then; the waiter looks first and parks then; `unpark` before `park` makes `park` return at once. Why no
 //! answer comes too early: a slot's value only grows, and a ticket is stored after the sync that covers its record. The
 //! tests in `model.rs` run this in every order of its steps.
+//!
+//! Who does not want to wait leaves a number instead, and where to tell it ([`Settle`]).
 
 use std::cell::RefCell;
+use std::fmt;
 use std::sync::Arc;
 
 use super::sync::{AtomicU64, Instant, Ordering, Thread, current, park_timeout, thread_local};
@@ -31,36 +34,63 @@ impl Slot {
     }
 }
 
-/// What a record carries to the log thread: whom to tell.
+/// A thread's ticket.
 #[derive(Debug, Clone)]
 pub struct Waiter {
     slot: Arc<Slot>,
     ticket: u64,
 }
 
-/// A ticket on its way through the queue. Dropped by whoever can't settle it (the queue of a thread that has ended, a
-/// thread that panics), it is settled as failed: nobody waits for what will never come.
+/// Where it is told how a record fared that no thread waits for.
+pub trait Settle: Send + Sync + fmt::Debug {
+    /// The record that this number was given for is durable, or never will be. Called once for each number, by the log
+    /// thread, which must not be made to wait; or by whoever drops the record.
+    fn settle(&self, number: u64, durable: bool);
+}
+
+/// What a record carries to the log thread: whom to tell. Dropped by whoever can't settle it (the queue of a thread that
+/// has ended, a thread that panics), it is settled as failed: nobody waits for what will never come.
 #[derive(Debug)]
-pub struct Pending(Option<Waiter>);
+pub struct Pending(Option<Whom>);
+
+#[derive(Debug)]
+enum Whom {
+    Thread(Waiter),
+    Other(Arc<dyn Settle>, u64),
+}
+
+impl Whom {
+    fn settle(self, durable: bool) {
+        match self {
+            Whom::Thread(waiter) => waiter.settle(durable),
+            Whom::Other(other, number) => other.settle(number, durable),
+        }
+    }
+}
 
 impl Pending {
-    /// Puts a ticket on its way.
+    /// Puts a thread's ticket on its way.
     pub fn new(waiter: &Waiter) -> Pending {
-        Pending(Some(waiter.clone()))
+        Pending(Some(Whom::Thread(waiter.clone())))
     }
 
-    /// Settles the ticket. Called by the log thread.
+    /// Puts a number on its way.
+    pub fn number(whom: &Arc<dyn Settle>, number: u64) -> Pending {
+        Pending(Some(Whom::Other(Arc::clone(whom), number)))
+    }
+
+    /// Settles it. Called by the log thread.
     pub fn settle(mut self, durable: bool) {
-        if let Some(waiter) = self.0.take() {
-            waiter.settle(durable);
+        if let Some(whom) = self.0.take() {
+            whom.settle(durable);
         }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(waiter) = self.0.take() {
-            waiter.settle(false);
+        if let Some(whom) = self.0.take() {
+            whom.settle(false);
         }
     }
 }
@@ -143,6 +173,23 @@ mod tests {
         let waiter = Waiter::take();
         Pending::new(&waiter).settle(true);
         assert_eq!(waiter.wait(Instant::now()), Outcome::Durable);
+    }
+
+    #[test]
+    fn a_number_is_settled_once_even_when_it_is_dropped() {
+        #[derive(Debug, Default)]
+        struct Told(std::sync::Mutex<Vec<(u64, bool)>>);
+        impl Settle for Told {
+            fn settle(&self, number: u64, durable: bool) {
+                self.0.lock().unwrap().push((number, durable));
+            }
+        }
+        let told = Arc::new(Told::default());
+        let whom: Arc<dyn Settle> = Arc::clone(&told) as Arc<dyn Settle>;
+        Pending::number(&whom, 1).settle(true);
+        Pending::number(&whom, 2).settle(false);
+        drop(Pending::number(&whom, 3));
+        assert_eq!(*told.0.lock().unwrap(), [(1, true), (2, false), (3, false)]);
     }
 
     #[test]

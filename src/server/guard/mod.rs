@@ -355,6 +355,10 @@ pub enum Alarm {
 /// Called in the guard's thread. It must not block, nor replace the process from there.
 pub type OnAlarm = Box<dyn Fn(Alarm) + Send>;
 
+/// Called in the guard's thread, after each look at the connections: some 50 ms apart while there are any. It must not
+/// block.
+pub type OnWalk = Box<dyn Fn(Instant) + Send>;
+
 /// The running guard. Dropping it ends its thread, and only then does the guard's own clone of the
 /// listeners close: drop it before counting on the port to be free.
 #[derive(Debug)]
@@ -373,7 +377,12 @@ impl ConnectionGuard {
     ///
     /// # Errors
     /// No descriptor or thread was to be had, or a listener is no stream socket.
-    pub fn start(listeners: &[BorrowedFd<'_>], config: GuardConfig, on_alarm: OnAlarm) -> io::Result<ConnectionGuard> {
+    pub fn start(
+        listeners: &[BorrowedFd<'_>],
+        config: GuardConfig,
+        on_alarm: OnAlarm,
+        on_walk: OnWalk,
+    ) -> io::Result<ConnectionGuard> {
         let mut watched = Vec::with_capacity(listeners.len());
         for listener in listeners {
             let name = sockets::local_name(listener).ok_or(io::ErrorKind::InvalidInput)?;
@@ -401,6 +410,7 @@ impl ConnectionGuard {
             hot: Vec::new(),
             walk: 0,
             on_alarm,
+            on_walk,
             waiting_since: None,
             next_trim: Instant::now(),
             resident_after_trim: 0,

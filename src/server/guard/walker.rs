@@ -28,6 +28,7 @@ pub(super) struct Walker {
     pub(super) hot: Vec<SocketId>,
     pub(super) walk: u32,
     pub(super) on_alarm: OnAlarm,
+    pub(super) on_walk: OnWalk,
     /// Since when connections have waited in a queue with none accepted.
     pub(super) waiting_since: Option<Instant>,
     /// When to look at memory again, and what it was when it was last given back.
@@ -73,6 +74,7 @@ impl Walker {
             let now = Instant::now();
             if now >= next_walk {
                 self.walk(now);
+                (self.on_walk)(now);
                 let end = Instant::now();
                 let cost = end.saturating_duration_since(now);
                 let affordable = cost.saturating_mul(BUDGET).min(LONGEST_INTERVAL);
