@@ -166,7 +166,6 @@ impl Shard {
     }
 }
 
-
 /// How storage and limiter stand, for `doctor` and for metrics.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -439,11 +438,7 @@ impl Limiter {
 
     /// [`Limiter::check_many`], without waiting if there is a `later`.
     #[doc(hidden)]
-    pub fn check_many_for(
-        &self,
-        items: &[(&str, u64)],
-        later: Option<&Later<'_>>,
-    ) -> Result<Vec<Result<Decision>>> {
+    pub fn check_many_for(&self, items: &[(&str, u64)], later: Option<&Later<'_>>) -> Result<Vec<Result<Decision>>> {
         let core = &*self.core;
         validate_count(items)?;
         let mut results = Vec::with_capacity(items.len());
@@ -454,8 +449,8 @@ impl Limiter {
         for step in items.chunks(step) {
             let mut reservation = core.reserve_for(later, step.len(), step.len() * MAX_FIXED)?;
             for (key, cost) in step {
-                let decision =
-                    validate_key(key).and_then(|()| core.decide(core.hash(key), key, *cost, &mut reservation, &Wait::Not));
+                let decision = validate_key(key)
+                    .and_then(|()| core.decide(core.hash(key), key, *cost, &mut reservation, &Wait::Not));
                 match decision {
                     Err(error) if matches!(error.kind(), Kind::LogFailed | Kind::Overloaded) => return Err(error),
                     decision => {

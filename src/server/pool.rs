@@ -136,7 +136,7 @@ pub fn start(
     let (jobs, job_queue) = bounded(workers.max(64));
     let (bodies, body_queue) = bounded(workers.max(64));
     let (desk, desk_queue) = bounded(DESK_QUEUE);
-    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let processors = processors();
     let inner = Arc::new(Inner {
         shared: Arc::clone(shared),
         pool: Queues { jobs, bodies },
@@ -172,6 +172,13 @@ pub fn start(
         named("flint-reply".to_owned()).spawn(move || intake.0.reply_loop(&news))?
     };
     Ok((intake, Pool { workers: threads, replier, parking }))
+}
+
+/// How many processors there are; a test of a debug build may pretend.
+fn processors() -> usize {
+    let pretended = || std::env::var("FLINT_TEST_PROCESSORS").ok()?.parse().ok();
+    let pretended = if cfg!(debug_assertions) { pretended() } else { None };
+    pretended.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// What a worker has.

@@ -18,6 +18,7 @@ mod pages_http;
 mod pages_server;
 mod proxies;
 mod repair;
+mod replies;
 mod run;
 mod shell;
 mod systemd;
