@@ -40,7 +40,9 @@ pub use self::inspect::{dump, history, verify};
 #[doc(hidden)]
 pub use self::later::Later;
 pub use self::repair::{Repair, repair};
-pub use self::report::{AllDecision, Compaction, Decision, Status, write_many, write_statuses, write_text};
+pub use self::report::{
+    AllDecision, Compaction, Decision, Status, write_many, write_number, write_statuses, write_text,
+};
 pub use crate::store::Access;
 
 use self::entry::{Entry, Table};

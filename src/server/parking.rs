@@ -76,6 +76,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub enum News {
     Settled(u64, Outcome),
+    /// A single reply has begun to wait: its news is some tens of microseconds away.
+    Soon,
     /// To end when nothing is parked any more.
     End,
 }
@@ -156,6 +158,11 @@ impl Parking {
         match slots.get(number) {
             Some(slot @ Slot::Taken) => {
                 *slot = Slot::Waiting(Instant::now(), Box::new(parked));
+                let alone = slots.slots.len() == 1;
+                drop(slots);
+                if alone {
+                    let _ = self.news.send(News::Soon);
+                }
                 None
             }
             Some(Slot::Settled(outcome)) => {

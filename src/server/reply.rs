@@ -4,7 +4,10 @@ use std::io::Write;
 
 use crate::clock::Millis;
 use crate::error::{Error, Kind};
-use crate::limiter::{Decision, write_text};
+use crate::limiter::{Decision, write_number, write_text};
+
+/// Room for the headers of a decision, in bytes: four numbers of 20 digits at most, and the rest.
+const DECISION_HEADERS: usize = 192;
 
 /// A reply before it is written.
 pub struct Reply {
@@ -48,13 +51,21 @@ impl Reply {
     /// Adds the headers of a decision (draft-ietf-httpapi-ratelimit-headers-11).
     pub fn decision(&mut self, decision: &Decision) {
         let period = decision.limit.period_ms();
-        let _ = write!(self.headers, "RateLimit-Policy: \"default\";q={}", decision.limit.capacity());
-        if period >= 1000 {
-            let _ = write!(self.headers, ";w={}", period / 1000);
-        }
         let until = seconds_up(decision.reset_at.saturating_sub(decision.now));
-        let _ = write!(self.headers, "\r\nRateLimit: \"default\";r={};t={until}\r\n", decision.remaining);
-        self.headers.extend_from_slice(b"Cache-Control: no-store\r\n");
+        // One allocation, and no formatting machinery: every check has these.
+        self.headers.reserve(DECISION_HEADERS);
+        let out = &mut self.headers;
+        out.extend_from_slice(b"RateLimit-Policy: \"default\";q=");
+        write_number(out, decision.limit.capacity());
+        if period >= 1000 {
+            out.extend_from_slice(b";w=");
+            write_number(out, period / 1000);
+        }
+        out.extend_from_slice(b"\r\nRateLimit: \"default\";r=");
+        write_number(out, decision.remaining);
+        out.extend_from_slice(b";t=");
+        write_number(out, until);
+        out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
         if self.status == 429 {
             self.header("Retry-After", seconds_up(decision.retry_after_ms).max(1));
         }
@@ -63,14 +74,13 @@ impl Reply {
     /// The bytes on the wire.
     pub fn encode(&self, close: bool, head_only: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + self.headers.len() + self.body.len());
-        let _ = write!(
-            out,
-            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
-            self.status,
-            reason(self.status),
-            self.content_type,
-            self.body.len()
-        );
+        out.extend_from_slice(b"HTTP/1.1 ");
+        write_number(&mut out, u64::from(self.status));
+        for part in [" ", reason(self.status), "\r\nContent-Type: ", self.content_type, "\r\nContent-Length: "] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        write_number(&mut out, self.body.len() as u64);
+        out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&self.headers);
         if close {
             out.extend_from_slice(b"Connection: close\r\n");

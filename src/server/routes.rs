@@ -139,7 +139,8 @@ fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Re
         return Ok(reply);
     };
     let query = Query::parse(query, parameters)?;
-    let mut out = Vec::with_capacity(256);
+    // A decision on a key of usual length fits, and the end of the line.
+    let mut out = Vec::with_capacity(320);
     match route {
         Route::Check => {
             let check: Check<'_> = body::parse(bytes)?;
