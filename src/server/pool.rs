@@ -44,6 +44,9 @@ const DESK_QUEUE: usize = 256;
 /// Processors that the threads of tiny_http and the taking thread keep busy by themselves.
 const OTHERS_PROCESSORS: usize = 2;
 
+/// Requests of one connection that a thread which serves all of them handles in a row; a worker has those behind them.
+const MAX_TURNS: usize = 16;
+
 /// How long the thread that sends parked replies stays awake for a single one: a sync of a fast disk.
 const LISTEN: Duration = Duration::from_micros(250);
 
@@ -329,13 +332,15 @@ impl Inner {
     /// Brings a request whose turn it is to where it belongs, and after it those of its lane.
     fn forward(&self, exchange: Exchange, mut more: bool, body: &mut Vec<u8>) {
         let mut next = Some(exchange);
+        let mut turns = 0;
         while let Some(exchange) = next {
             let peer = exchange.peer;
+            turns += 1;
             // The disk may be what is asked about: health must not wait for workers that wait for it.
             if exchange.is_health() {
                 return self.to_desk(exchange);
             }
-            if !exchange.quick {
+            if !exchange.quick || turns > MAX_TURNS {
                 return self.to_pool(exchange);
             }
             let exchange = if more { self.share_out(exchange) } else { Some(exchange) };
