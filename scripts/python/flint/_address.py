@@ -33,6 +33,11 @@ class Address:
     prefix: str = ""
     socket_path: str = ""
 
+    @property
+    def full_url(self) -> str:
+        """The same server from any directory."""
+        return "unix:" + self.socket_path if self.socket_path else self.url
+
 
 def parse_url(url: str) -> Address:
     """Reads a server's URL; :class:`ValueError` says what would be right.

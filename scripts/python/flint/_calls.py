@@ -20,6 +20,11 @@ T = TypeVar("T")
 Item = Union[str, Mapping[str, Any], Tuple[str, int], Sequence[Any]]
 
 
+# ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery anew for each call.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_decode = json.JSONDecoder().decode
+
+
 class Call(Generic[T]):
     """One request, and what its reply means.
 
@@ -34,7 +39,7 @@ class Call(Generic[T]):
     ) -> None:
         self.method = method
         self.path = path
-        self.body = b"" if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        self.body = b"" if body is None else _encode(body).encode("utf-8", "surrogatepass")
         self.decode = decode
         self.repeatable = repeatable
 
@@ -53,7 +58,7 @@ class Call(Generic[T]):
 
 def _json(reply: Reply) -> Any:
     try:
-        return json.loads(reply.body)
+        return _decode(reply.body.decode("utf-8"))
     except ValueError:
         message = "the reply is not JSON: is another program listening there?"
         raise FlintServerError(reply.status, "invalid_response", message) from None

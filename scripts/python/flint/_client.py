@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, List, Optional, Type, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union
 
 from . import _calls
 from ._address import parse_url, resolve_token
 from ._bounds import DEFAULT_TIMEOUT_SECONDS, DEFAULT_URL
 from ._calls import Call, Item
 from ._errors import FlintConnectionError, FlintError, FlintServerError
-from ._guard import Cost, Guard, Key
+from ._guard import Cost, Guard, Key, Quota
 from ._results import CheckAllResult, CheckResult, LimitStatus, degraded_result
 from ._tasks import AsyncPool
 from ._threads import Pool
@@ -55,14 +55,19 @@ class SharedLimiter:
         if not 0 < timeout <= 3600:
             raise ValueError("timeout must be over 0 and at most 3600 seconds, not %r" % (timeout,))
         self._address = parse_url(url or os.environ.get("FLINT_SERVER") or DEFAULT_URL)
-        secret = resolve_token(token, token_file)
-        authorization = "Authorization: Bearer %s\r\n" % secret if secret else ""
+        self._secret = resolve_token(token, token_file)
+        authorization = "Authorization: Bearer %s\r\n" % self._secret if self._secret else ""
+        self._timeout = timeout
         self._on_error = on_error
         self._pool = Pool(self._address, authorization, timeout)
         self._tasks = AsyncPool(self._address, authorization, timeout)
 
     def __repr__(self) -> str:
         return "SharedLimiter(%r)" % self._address.url
+
+    def __reduce__(self) -> "Tuple[Any, ...]":
+        # To other processes (multiprocessing's spawn) goes what to connect to, and no connection.
+        return (_again, (type(self), self._address.full_url, self._secret, self._timeout, self._on_error))
 
     def __enter__(self) -> "SharedLimiter":
         return self
@@ -283,6 +288,13 @@ class SharedLimiter:
     ) -> Callable[[F], F]:
         """A decorator: the function is called only if ``key`` allows it, else :class:`flint.RateLimitExceeded` is
         raised. ``key`` and ``cost`` may be functions of the call's arguments. With ``rate`` and ``per`` the limit is
-        configured at its first use. Works on plain functions and on coroutine functions.
+        configured at its first use, and again where it was removed since. Works on plain functions and on coroutine
+        functions.
         """
-        return Guard(self, key, cost, rate, per, algorithm, burst).decorate
+        return Guard(Quota(self, rate, per, algorithm, burst), key, cost).decorate
+
+
+def _again(
+    kind: "Type[SharedLimiter]", url: str, token: Optional[str], timeout: float, on_error: str
+) -> "SharedLimiter":
+    return kind(url, token=token, timeout=timeout, on_error=on_error)

@@ -1,16 +1,27 @@
 """The limiter from threads and processes."""
 
+import copy
 import datetime
+import gc
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
+import warnings
 
 import flint
-from support import TOKEN, Server, Stub, WithServer, reply
+from support import TOKEN, Server, Stub, WithServer, open_files, reply
+
+
+def spend(limiter, key, times, results):
+    """What a process of multiprocessing does."""
+    results.put(sum(limiter.allow(key) for _ in range(times)))
 
 
 class Calls(WithServer):
@@ -151,14 +162,80 @@ class Calls(WithServer):
         self.assertEqual((len(counts), 1 + own + sum(counts)), (4, 200))
 
 
+    def test_processes_of_multiprocessing_share_quota(self):
+        for how in ("spawn", "fork"):
+            context = multiprocessing.get_context(how)
+            limiter = self.limiter()
+            limiter.limit(how, rate=70, per="365d")
+            results = context.Queue()
+            processes = [context.Process(target=spend, args=(limiter, how, 30, results)) for _ in range(3)]
+            for process in processes:
+                process.start()
+            counts = [results.get(timeout=60) for _ in processes]
+            for process in processes:
+                process.join(60)
+            self.assertEqual((sum(counts), [process.exitcode for process in processes]), (70, [0, 0, 0]), how)
+            results.close()
+            results.join_thread()
+
+    def test_copies(self):
+        limiter = self.limiter(timeout=3, on_error="deny")
+        for again in (pickle.loads(pickle.dumps(limiter)), copy.copy(limiter), copy.deepcopy({"l": limiter})["l"]):
+            self.assertTrue(again.health()["ok"])
+            self.assertEqual((again._timeout, again._on_error), (3, "deny"))
+            again.close()
+
+    def test_a_limiter_that_is_forgotten_leaves_nothing_behind(self):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            gc.collect()
+            before = open_files()
+            flint.SharedLimiter(self.server.url, token=TOKEN).health()
+            gc.collect()
+            self.assertEqual(open_files(), before)
+            self.assertEqual([str(warning.message) for warning in warned], [])
+
+    def test_a_signal_handler_may_ask_too(self):
+        limiter = self.limiter()
+        limiter.limit("signal", rate=10**6, per="365d")
+        asked = []
+
+        def handler(number, frame):
+            asked.append(limiter.check("signal", 2).cost)
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
+            for _ in range(300):
+                # Wherever the signal comes in, each reply goes to who asked.
+                self.assertEqual(limiter.check("signal").cost, 1)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        self.assertEqual(set(asked), {2})
+
+
 class Sockets(unittest.TestCase):
     def test_unix_socket(self):
         with tempfile.TemporaryDirectory() as directory:
             server = Server(bind="unix:" + os.path.join(directory, "s"), token=None)
             self.addCleanup(server.close)
             with flint.SharedLimiter(server.url) as limiter:
-                limiter.limit("k", rate=2, per="1d")
-                self.assertEqual([limiter.allow("k") for _ in range(3)], [True, True, False])
+                limiter.limit("k", rate=3, per="1d")
+                self.assertEqual([limiter.allow("k") for _ in range(2)], [True, True])
+                # Relative paths are those of the directory of now.
+                before = os.getcwd()
+                os.chdir(directory)
+                try:
+                    relative = flint.SharedLimiter("unix:s")
+                finally:
+                    os.chdir(before)
+                with relative, pickle.loads(pickle.dumps(relative)) as again:
+                    self.assertEqual((relative.allow("k"), again.allow("k")), (True, False))
+                with flint.SharedLimiter("unix:" + directory + "/none") as wrong:
+                    with self.assertRaises(flint.FlintConnectionError) as caught:
+                        wrong.check("k")
+                    self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("connect", False))
 
     def test_restarts_in_between(self):
         server = Server("--sync", "always")
@@ -225,8 +302,6 @@ class Misbehaviour(unittest.TestCase):
         for _ in range(5):
             self.assertTrue(limiter.check("k"))
             # The end of the connection comes with a moment's delay.
-            import time
-
             time.sleep(0.05)
         self.assertEqual((len(stub.requests), stub.connections), (5, 5))
 
@@ -248,8 +323,6 @@ class Misbehaviour(unittest.TestCase):
             stub.read(connection)
             while True:
                 connection.sendall(b"H")
-                import time
-
                 time.sleep(0.02)
 
         _, limiter = self.stub(drip, timeout=0.3)
@@ -292,6 +365,29 @@ class Misbehaviour(unittest.TestCase):
 
                 _, limiter = self.stub(answer)
                 self.assertEqual(limiter.check("k").remaining, 4)
+
+    def test_an_overloaded_server(self):
+        body = b'{"error":"all workers are busy","code":"overloaded"}'
+
+        def answer(stub, connection):
+            while stub.read(connection):
+                connection.sendall(reply(body, b"503 Service Unavailable", b"Retry-After: 1\r\n"))
+
+        stub, limiter = self.stub(answer)
+        with self.assertRaises(flint.FlintServerError) as caught:
+            limiter.check("k")
+        error = caught.exception
+        self.assertEqual((error.status, error.code, error.retry_after), (503, "overloaded", 1.0))
+        self.assertEqual((error.message, error.unavailable), ("all workers are busy", True))
+        self.assertEqual(len(stub.requests), 1, "a check is not tried again by itself")
+        for decision in ("allow", "deny"):
+            stub, limiter = self.stub(answer, on_error=decision)
+            result = limiter.check("k", 2)
+            self.assertEqual((result.allowed, result.degraded), (decision == "allow", True))
+            self.assertEqual(result.retry_after, 0.0 if decision == "allow" else 1.0)
+            self.assertEqual(limiter.check_all(["k"]), {
+                "allowed": decision == "allow", "denied_key": None, "results": [], "degraded": True
+            })
 
     def test_a_proxy_that_finds_no_server(self):
         def answer(stub, connection):
