@@ -31,14 +31,16 @@ class SharedLimiter:
     Args:
         url: ``http://HOST:PORT``, ``https://HOST:PORT`` (a reverse proxy's) or ``unix:/path/to.sock``; else the
             environment's ``FLINT_SERVER``, else ``http://127.0.0.1:7878``.
-        token: the bearer token; else the content of ``token_file``, else the environment's ``FLINT_SERVER_TOKEN``.
+        token: the bearer token; else the first in ``token_file`` (one a line, as the server's own ``--token-file``),
+            else the environment's ``FLINT_SERVER_TOKEN``.
         timeout: seconds for one call, all in all.
         on_error: what ``check``, ``allow``, ``check_all`` and ``allow_all`` do while the server can't be had (no
             connection, no answer, statuses 502 to 504): ``"raise"``, or decide in its place: ``"allow"`` or ``"deny"``.
             A wrong use (an unknown limit, a wrong token) always raises.
 
     Raises:
-        ValueError: a URL, token, timeout or ``on_error`` that can't be.
+        ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can read.
+        OSError: a ``token_file`` that can't be read.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class SharedLimiter:
     ) -> None:
         if on_error not in _ON_ERROR:
             raise ValueError("on_error must be 'raise', 'allow' or 'deny', not %r" % (on_error,))
+        if not isinstance(timeout, (int, float)):
+            raise TypeError("timeout must be a number of seconds, not %s" % type(timeout).__name__)
         if not 0 < timeout <= 3600:
             raise ValueError("timeout must be over 0 and at most 3600 seconds, not %r" % (timeout,))
         self._address = parse_url(url or os.environ.get("FLINT_SERVER") or DEFAULT_URL)

@@ -5,6 +5,7 @@ import datetime
 import gc
 import multiprocessing
 import os
+import pathlib
 import pickle
 import signal
 import subprocess
@@ -106,15 +107,28 @@ class Calls(WithServer):
             self.assertTrue(caught.exception.message)
         with self.assertRaises(TypeError):
             limiter.check_all("small")
+        with self.assertRaises(TypeError):
+            flint.SharedLimiter(self.server.url, timeout=None)
         for wrong in [dict(url="ftp://x"), dict(timeout=0), dict(on_error="maybe"), dict(token="a\nb")]:
             with self.assertRaises(ValueError):
                 flint.SharedLimiter(**{"url": self.server.url, **wrong})
 
     def test_token_file_and_environment(self):
         with tempfile.NamedTemporaryFile("w") as file:
-            file.write(TOKEN + "\n")
+            # As the server reads it: the second is being rotated out.
+            file.write("# of the web application\n\n  %s \nold-token\n" % TOKEN)
             file.flush()
             self.assertTrue(self.limiter(token=None, token_file=file.name).health()["ok"])
+            self.assertTrue(self.limiter(token="", token_file=pathlib.Path(file.name)).health()["ok"])
+            os.chmod(file.name, 0o604)
+            with self.assertRaisesRegex(ValueError, "can be read by others"):
+                self.limiter(token=None, token_file=file.name)
+            os.chmod(file.name, 0o600)
+            file.truncate(0)
+            with self.assertRaisesRegex(ValueError, "holds no token"):
+                self.limiter(token=None, token_file=file.name)
+            with self.assertRaises(FileNotFoundError):
+                self.limiter(token=None, token_file=file.name + ".none")
         script = "import flint; print(flint.SharedLimiter().health()['ok'])"
         environment = {**os.environ, "FLINT_SERVER": self.server.url, "FLINT_SERVER_TOKEN": TOKEN}
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
