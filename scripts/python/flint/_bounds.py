@@ -44,3 +44,6 @@ MAX_REMEMBERED_KEYS = 10_000
 
 #: Milliseconds a degraded denial asks its caller to wait when the server named no time.
 DEGRADED_RETRY_MS = 1000
+
+#: Seconds between two warnings that checks are decided without the server.
+WARN_EVERY_SECONDS = 60.0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from types import TracebackType
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union
 
 from . import _calls
 from ._address import parse_url, resolve_token
-from ._bounds import DEFAULT_TIMEOUT_SECONDS, DEFAULT_URL
+from ._bounds import DEFAULT_TIMEOUT_SECONDS, DEFAULT_URL, WARN_EVERY_SECONDS
 from ._calls import Call, Item
 from ._errors import FlintConnectionError, FlintError, FlintServerError
 from ._guard import Cost, Guard, Key, Quota
@@ -18,6 +20,8 @@ from ._threads import Pool
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+_log = logging.getLogger("flint")
 
 _ON_ERROR = ("raise", "allow", "deny")
 
@@ -36,7 +40,7 @@ class SharedLimiter:
         timeout: seconds for one call, all in all.
         on_error: what ``check``, ``allow``, ``check_all`` and ``allow_all`` do while the server can't be had (no
             connection, no answer, statuses 502 to 504): ``"raise"``, or decide in its place: ``"allow"`` or ``"deny"``.
-            A wrong use (an unknown limit, a wrong token) always raises.
+            The logger ``flint`` warns of it, once a minute. A wrong use (an unknown limit, a wrong token) always raises.
 
     Raises:
         ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can read.
@@ -63,6 +67,7 @@ class SharedLimiter:
         authorization = "Authorization: Bearer %s\r\n" % self._secret if self._secret else ""
         self._timeout = timeout
         self._on_error = on_error
+        self._warn_from = 0.0
         self._pool = Pool(self._address, authorization, timeout)
         self._tasks = AsyncPool(self._address, authorization, timeout)
 
@@ -206,6 +211,12 @@ class SharedLimiter:
         )
         if self._on_error == "raise" or not unavailable:
             raise error
+        now = time.monotonic()
+        if now >= self._warn_from:
+            # Else nobody would know that nothing is limited, or that nobody is served.
+            self._warn_from = now + WARN_EVERY_SECONDS
+            what = "allowed" if self._on_error == "allow" else "denied"
+            _log.warning("checks are %s without the server, by on_error: %s", what, error)
         return self._on_error == "allow"
 
     # ---- looking

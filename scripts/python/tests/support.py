@@ -1,5 +1,6 @@
 """A real server for the tests, and servers that misbehave."""
 
+import logging
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ import threading
 import unittest
 
 FLINT = os.environ["FLINT_BIN"]
+# Warnings of limiters without a server are looked at where they are meant.
+logging.getLogger("flint").addHandler(logging.NullHandler())
 TOKEN = "dev-secret"
 
 

@@ -267,7 +267,11 @@ class Sockets(unittest.TestCase):
             self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("connect", False))
             for decision in ["allow", "deny"]:
                 with flint.SharedLimiter(server.url, token=TOKEN, on_error=decision) as degraded:
-                    result = degraded.check("k", 7)
+                    with self.assertLogs("flint", "WARNING") as logs:
+                        result = degraded.check("k", 7)
+                        degraded.allow("k")
+                    self.assertEqual(len(logs.records), 1, "once a minute")
+                    self.assertNotIn(TOKEN, logs.output[0])
                     self.assertEqual((result.allowed, result.degraded, result.cost), (decision == "allow", True, 7))
                     self.assertEqual(degraded.check_all(["k"])["allowed"], decision == "allow")
                     with self.assertRaises(flint.FlintConnectionError):
