@@ -158,6 +158,10 @@ class _Loop:
                 return
         self._free += 1
 
+    def is_late(self, deadline: float) -> bool:
+        """Whether it is too late to send anything: its answer would be for nobody."""
+        return self._loop.time() >= deadline
+
     def take(self) -> Optional[_Connection]:
         while self._idle:
             connection = self._idle.pop()
@@ -232,6 +236,8 @@ class AsyncPool:
             connection = kept or await self._connect(deadline)
             reply = Reply()
             try:
+                if mine.is_late(deadline):
+                    raise asyncio.TimeoutError()
                 sent["all"] = True
                 await connection.ask(request, reply, deadline)
             except (asyncio.TimeoutError, FlintConnectionError):

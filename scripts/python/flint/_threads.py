@@ -142,7 +142,11 @@ class Pool:
         reply = Reply()
         sent = False
         try:
-            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                # Its answer would be for nobody.
+                raise socket.timeout("timed out")
+            connection.settimeout(left)
             connection.sendall(request)
             sent = True
             while True:

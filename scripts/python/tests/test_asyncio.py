@@ -172,25 +172,20 @@ class Misbehaviour(unittest.TestCase):
         self.assertEqual(len(stub.requests), 2)
 
     def test_a_place_that_does_not_come_in_time(self):
-        release = threading.Event()
-
-        def hang(stub, connection):
-            stub.read(connection)
-            release.wait(30)
-
-        stub = Stub(hang)
+        stub = Stub(lambda stub, connection: stub.read(connection))
         self.addCleanup(stub.close)
-        self.addCleanup(release.set)
 
         async def work():
-            async with flint.SharedLimiter(stub.url, timeout=0.3) as limiter:
-                calls = [limiter.acheck("k") for _ in range(TASK_CONNECTIONS + 5)]
-                return await asyncio.gather(*calls, return_exceptions=True)
+            async with flint.SharedLimiter(stub.url, timeout=0.2) as limiter:
+                # As though other calls had all places.
+                limiter._tasks._begin(asyncio.get_running_loop())._free = 0
+                with self.assertRaises(flint.FlintConnectionError) as caught:
+                    await limiter.acheck("k")
+                return caught.exception
 
-        errors = asyncio.run(work())
-        self.assertEqual({error.reason for error in errors}, {"timeout"})
+        error = asyncio.run(work())
         # What waited for a place has sent nothing.
-        self.assertEqual(sum(not error.request_sent for error in errors), 5)
+        self.assertEqual((error.reason, error.request_sent, stub.connections), ("timeout", False, 0))
 
     def test_what_nobody_asked_for_is_no_reply(self):
         def answer_twice(stub, connection):

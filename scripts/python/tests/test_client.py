@@ -1,5 +1,6 @@
 """The limiter from threads and processes."""
 
+import asyncio
 import copy
 import datetime
 import gc
@@ -250,6 +251,53 @@ class Sockets(unittest.TestCase):
                     with self.assertRaises(flint.FlintConnectionError) as caught:
                         wrong.check("k")
                     self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("connect", False))
+
+    def test_nothing_is_lost_or_spent_twice_over_restarts(self):
+        server = Server("--sync", "always")
+        self.addCleanup(server.close)
+        limiter = flint.SharedLimiter(server.url, token=TOKEN)
+        self.addCleanup(limiter.close)
+        limiter.limit("k", rate=10**9, per="365d")
+        known, unsure, over = [], [], threading.Event()
+
+        def note(error):
+            # Whether it was spent is open only where the request was sent.
+            (unsure if error.request_sent else []).append(error)
+
+        def work():
+            while not over.is_set():
+                try:
+                    known.append(limiter.check("k"))
+                except flint.FlintConnectionError as error:
+                    note(error)
+                    time.sleep(0.005)
+
+        async def job():
+            while not over.is_set():
+                try:
+                    known.append(await limiter.acheck("k"))
+                except flint.FlintConnectionError as error:
+                    note(error)
+                    await asyncio.sleep(0.005)
+
+        async def jobs():
+            await asyncio.gather(*[job() for _ in range(4)])
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        threads.append(threading.Thread(target=lambda: asyncio.run(jobs())))
+        for thread in threads:
+            thread.start()
+        for how in [signal.SIGKILL, signal.SIGTERM] * 3:
+            before = len(known)
+            while len(known) < before + 100 and all(thread.is_alive() for thread in threads):
+                time.sleep(0.001)
+            server.restart(how)
+        over.set()
+        for thread in threads:
+            thread.join()
+        total = limiter.status("k")["total_allowed"]
+        self.assertGreaterEqual(len(known), 600)
+        self.assertTrue(len(known) <= total <= len(known) + len(unsure), (len(known), total, len(unsure)))
 
     def test_restarts_in_between(self):
         server = Server("--sync", "always")
