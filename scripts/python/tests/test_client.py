@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pathlib
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import unittest
 import warnings
 
 import flint
+from flint._reply import Reply, retry_after
 from support import TOKEN, Server, Stub, WithServer, open_files, reply
 
 
@@ -373,13 +375,13 @@ class Misbehaviour(unittest.TestCase):
 
     def test_timeout(self):
         release = threading.Event()
-        self.addCleanup(release.set)
 
         def hang(stub, connection):
             stub.read(connection)
             release.wait(30)
 
         _, limiter = self.stub(hang, timeout=0.2)
+        self.addCleanup(release.set)
         with self.assertRaises(flint.FlintConnectionError) as caught:
             limiter.check("k")
         self.assertEqual((caught.exception.request_sent, caught.exception.reason), (True, "timeout"))
@@ -413,6 +415,42 @@ class Misbehaviour(unittest.TestCase):
             with self.assertRaises(flint.FlintConnectionError) as caught:
                 limiter.check("k")
             self.assertEqual(caught.exception.reason, reason, sent[:40])
+
+    def test_whatever_comes_as_a_reply(self):
+        chance = random.Random(5)
+        begun = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nRetry-After: 1\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        ends = {"whole": 0, "refused": 0, "more": 0}
+        for _ in range(20000):
+            data = bytearray(begun)
+            for _ in range(chance.randrange(1, 4)):
+                at = chance.randrange(len(data))
+                data[at : at + chance.randrange(3)] = chance.choice([b"", b"\xb2", b"9" * 5000, b"\r\n", bytes([chance.randrange(256)])])
+            found = Reply()
+            try:
+                ends["whole" if found.feed(bytes(data[:40])) or found.feed(bytes(data[40:])) else "more"] += 1
+                retry_after(found.headers)
+            except flint.FlintConnectionError:
+                ends["refused"] += 1
+        self.assertTrue(all(ends.values()), ends)
+
+    def test_answers_of_another_program(self):
+        def answer(stub, connection):
+            while stub.read(connection):
+                connection.sendall(reply(stub.body, stub.status))
+
+        stub, limiter = self.stub(answer)
+        calls = [
+            limiter.health, limiter.list, limiter.top, limiter.doctor, limiter.compact,
+            lambda: limiter.check("k"), lambda: limiter.allow("k"), lambda: limiter.status("k"),
+            lambda: limiter.allow_all(["k"]), lambda: limiter.check_many(["k"]), lambda: limiter.limit("k", rate=1, per="1s"),
+        ]
+        bodies = [b"", b"<html>", b"{}", b"5", b"null", b'"ok"', b'[{"a":1}]', b"\xff", b"[" * 50000, b'{"ok":null,"results":[5]}']
+        for stub.status in (b"200 OK", b"404 Not Found", b"503 Service Unavailable"):
+            for stub.body in bodies:
+                for call in calls:
+                    with self.assertRaises(flint.FlintServerError, msg=(stub.status, stub.body[:20], call)) as caught:
+                        call()
+                    self.assertEqual(caught.exception.code, "invalid_response", stub.body[:20])
 
     def test_good_replies_in_any_form(self):
         body = reply().split(b"\r\n\r\n", 1)[1]
