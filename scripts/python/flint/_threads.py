@@ -104,18 +104,10 @@ class Pool:
 
     def _connect(self, deadline: float) -> socket.socket:
         address = self._address
-        left = deadline - time.monotonic()
         try:
             if address.socket_path:
-                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                try:
-                    connection.settimeout(max(left, 0.001))
-                    connection.connect(address.socket_path)
-                except BaseException:
-                    connection.close()
-                    raise
-                return connection
-            connection = socket.create_connection((address.host, address.port), timeout=max(left, 0.001))
+                return _open(socket.AF_UNIX, address.socket_path, deadline)
+            connection = self._connect_tcp(deadline)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if address.tls:
                 return self._secure(connection)
@@ -124,6 +116,17 @@ class Pool:
             reason = "timeout" if isinstance(error, socket.timeout) else "connect"
             message = "cannot connect to %s: %s; is the server running?" % (address.url, error)
             raise FlintConnectionError(message, reason=reason) from error
+
+    def _connect_tcp(self, deadline: float) -> socket.socket:
+        # socket.create_connection would give each address of a name the whole time.
+        found = socket.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
+        for turn, (family, _, _, _, where) in enumerate(found):
+            try:
+                return _open(family, where, deadline)
+            except OSError as error:
+                if turn == len(found) - 1 or time.monotonic() >= deadline:
+                    raise error
+        raise OSError("its name has no address")
 
     def _secure(self, connection: socket.socket) -> socket.socket:
         import ssl
@@ -185,6 +188,17 @@ def _close_all(idle: _Idle) -> None:
         except IndexError:
             return
         connection.close()
+
+
+def _open(family: int, where: Any, deadline: float) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        connection.connect(where)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def is_readable(connection: Any) -> bool:

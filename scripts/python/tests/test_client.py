@@ -1,6 +1,7 @@
 """The limiter from threads and processes."""
 
 import asyncio
+import contextlib
 import copy
 import datetime
 import gc
@@ -10,12 +11,14 @@ import pathlib
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 import warnings
 
 import flint
@@ -385,6 +388,31 @@ class Misbehaviour(unittest.TestCase):
         with self.assertRaises(flint.FlintConnectionError) as caught:
             limiter.check("k")
         self.assertEqual((caught.exception.request_sent, caught.exception.reason), (True, "timeout"))
+
+    def test_all_addresses_of_a_name_share_the_timeout(self):
+        # A listener whose queue is full lets nobody connect.
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+            for _ in range(3):
+                one = waiting.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(full.getsockname())
+            where = full.getsockname()
+            answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", where)] * 5
+            limiter = flint.SharedLimiter("http://localhost:%d" % where[1], timeout=0.8)
+            begun = time.monotonic()
+            with unittest.mock.patch("socket.getaddrinfo", return_value=answers):
+                with self.assertRaises(flint.FlintConnectionError) as caught:
+                    limiter.check("k")
+            self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("timeout", False))
+            self.assertLess(time.monotonic() - begun, 3.2, "five times as long, else")
+        # One that refuses is passed over for the next.
+        stub, _ = self.stub(lambda stub, connection: (stub.read(connection), connection.sendall(reply())))
+        port = int(stub.url.rsplit(":", 1)[1])
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            refusing = gone.getsockname()
+        answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", to) for to in (refusing, ("127.0.0.1", port))]
+        with unittest.mock.patch("socket.getaddrinfo", return_value=answers):
+            self.assertTrue(flint.SharedLimiter("http://localhost:%d" % port).check("k"))
 
     def test_drops_do_not_outlive_the_timeout(self):
         def drip(stub, connection):
