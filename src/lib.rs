@@ -25,3 +25,8 @@ pub use clock::Clock;
 pub use error::{Error, Kind, Result};
 pub use limit::{Algorithm, Limit};
 pub use limiter::{AllDecision, By, Decision, Limiter, Options, Page, Report, Status, SyncMode};
+
+/// The Rust of README.md compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -17,6 +17,7 @@ mod pages_cli;
 mod pages_http;
 mod pages_server;
 mod proxies;
+mod readme;
 mod repair;
 mod replies;
 mod run;

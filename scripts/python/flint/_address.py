@@ -33,6 +33,11 @@ class Address:
     prefix: str = ""
     socket_path: str = ""
 
+    @property
+    def full_url(self) -> str:
+        """The same server from any directory."""
+        return "unix:" + self.socket_path if self.socket_path else self.url
+
 
 def parse_url(url: str) -> Address:
     """Reads a server's URL; :class:`ValueError` says what would be right.
@@ -89,21 +94,21 @@ def _parse_unix(url: str) -> Address:
 
 
 def resolve_token(token: Optional[str], token_file: Union[str, "os.PathLike[str]", None]) -> Optional[str]:
-    """The token to send: ``token``, else the content of ``token_file``, else the environment's ``FLINT_SERVER_TOKEN``.
+    """The token to send: ``token``, else the first of ``token_file``, else the environment's ``FLINT_SERVER_TOKEN``.
 
-    An empty one is none, and the next is asked. White space around a file's content is not part of the token.
+    An empty one is none, and the next is asked. The file is one as ``flint server start --token-file`` reads: tokens one a
+    line, blank lines and lines that begin with ``#`` aside.
 
     Raises:
-        ValueError: for a token that no HTTP field can carry, or over 4096 characters. The token is not repeated.
+        ValueError: for a token that no HTTP field can carry, or over 4096 characters, and for a file that others than its
+            owner and group can read or that holds no token. The token is not repeated.
         OSError: when ``token_file`` cannot be read.
     """
     if token is not None and not isinstance(token, str):
         raise TypeError("token must be a str, not %s" % type(token).__name__)
     source, found = "token", token
     if not found and token_file is not None:
-        source = "token_file %s" % os.fspath(token_file)
-        with open(token_file, encoding="utf-8", errors="replace") as file:
-            found = file.read(4 * MAX_TOKEN_CHARS).strip()
+        source, found = "token_file %s" % os.fspath(token_file), _first_token(token_file)
     if not found:
         source, found = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
     if not found:
@@ -113,3 +118,13 @@ def resolve_token(token: Optional[str], token_file: Union[str, "os.PathLike[str]
     if found != found.strip() or not all(0x20 <= ord(c) <= 0x7E for c in found):
         raise ValueError("%s must be printable ASCII without blanks at its ends" % source)
     return found
+
+
+def _first_token(path: Union[str, "os.PathLike[str]"]) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o007:
+            raise ValueError("token_file %s can be read by others; run chmod o-rwx on it" % os.fspath(path))
+        for line in file:
+            if line.strip() and not line.strip().startswith("#"):
+                return line.strip()
+    raise ValueError("token_file %s holds no token" % os.fspath(path))

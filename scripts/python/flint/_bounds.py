@@ -15,6 +15,10 @@ DEFAULT_TIMEOUT_SECONDS = 10.0
 #: Connections kept open while idle, for each limiter and process. More may be in use at once, one for each thread.
 IDLE_CONNECTIONS = 64
 
+#: Connections of one event loop at once; more calls wait for one of them, within their timeout. Few enough that some
+#: processes stay below the server's bound of 1024, and many enough to share its disk syncs.
+TASK_CONNECTIONS = 64
+
 #: Seconds after which an idle connection is given up by this side, so that a check rarely meets the moment in which the
 #: server gives it up (after 60 s by default).
 MAX_IDLE_SECONDS = 20.0
@@ -40,3 +44,6 @@ MAX_REMEMBERED_KEYS = 10_000
 
 #: Milliseconds a degraded denial asks its caller to wait when the server named no time.
 DEGRADED_RETRY_MS = 1000
+
+#: Seconds between two warnings that checks are decided without the server.
+WARN_EVERY_SECONDS = 60.0

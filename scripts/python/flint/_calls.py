@@ -20,6 +20,11 @@ T = TypeVar("T")
 Item = Union[str, Mapping[str, Any], Tuple[str, int], Sequence[Any]]
 
 
+# ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery anew for each call.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_decode = json.JSONDecoder().decode
+
+
 class Call(Generic[T]):
     """One request, and what its reply means.
 
@@ -27,16 +32,24 @@ class Call(Generic[T]):
         repeatable: the server may get it twice without harm. A check spends quota each time, so it is not.
     """
 
-    __slots__ = ("method", "path", "body", "decode", "repeatable")
+    __slots__ = ("method", "path", "body", "_decode", "repeatable")
 
     def __init__(
         self, method: str, path: str, body: Any, decode: Callable[[Reply], T], repeatable: bool = True
     ) -> None:
         self.method = method
         self.path = path
-        self.body = b"" if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        self.decode = decode
+        self.body = b"" if body is None else _encode(body).encode("utf-8", "surrogatepass")
+        self._decode = decode
         self.repeatable = repeatable
+
+    def decode(self, reply: Reply) -> T:
+        """What a reply means; :class:`FlintServerError` for an error, and for what Flint does not say."""
+        try:
+            return self._decode(reply)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            message = "the reply is none of Flint's: is another program listening there?"
+            raise FlintServerError(reply.status, "invalid_response", message) from None
 
     def request(self, host: str, prefix: str, authorization: str) -> bytes:
         """The bytes to send."""
@@ -52,11 +65,7 @@ class Call(Generic[T]):
 
 
 def _json(reply: Reply) -> Any:
-    try:
-        return json.loads(reply.body)
-    except ValueError:
-        message = "the reply is not JSON: is another program listening there?"
-        raise FlintServerError(reply.status, "invalid_response", message) from None
+    return _decode(reply.body.decode("utf-8"))
 
 
 def _checked(reply: Reply) -> Any:
@@ -77,21 +86,18 @@ def _ignore(reply: Reply) -> None:
 
 
 def _result(decision: Dict[str, Any], headers: Mapping[str, str]) -> CheckResult:
-    try:
-        return CheckResult(
-            key=decision["key"],
-            allowed=decision["allowed"],
-            cost=decision["cost"],
-            limit=decision["limit"],
-            remaining=decision["remaining"],
-            reset_at=decision["reset_at"],
-            retry_after_ms=decision["retry_after_ms"],
-            algorithm=decision["algorithm"],
-            rate_limit_policy=headers.get("ratelimit-policy", ""),
-            rate_limit=headers.get("ratelimit", ""),
-        )
-    except (KeyError, TypeError):
-        raise FlintServerError(200, "invalid_response", "the reply is no decision") from None
+    return CheckResult(
+        key=decision["key"],
+        allowed=decision["allowed"],
+        cost=decision["cost"],
+        limit=decision["limit"],
+        remaining=decision["remaining"],
+        reset_at=decision["reset_at"],
+        retry_after_ms=decision["retry_after_ms"],
+        algorithm=decision["algorithm"],
+        rate_limit_policy=headers.get("ratelimit-policy", ""),
+        rate_limit=headers.get("ratelimit", ""),
+    )
 
 
 def _path(key: str) -> str:
@@ -102,11 +108,12 @@ def _path(key: str) -> str:
 
 def health() -> Call[Dict[str, Any]]:
     def decode(reply: Reply) -> Dict[str, Any]:
-        # A log that has failed is an answer too.
-        found: Dict[str, Any] = _json(reply) if reply.status == 503 else _checked(reply)
-        if reply.status == 503 and "ok" not in found:
-            _checked(reply)
-        return found
+        if reply.status == 503:
+            found: Dict[str, Any] = _json(reply)
+            if found.get("ok") is False:
+                # A log that has failed is an answer too.
+                return found
+        return _object(reply)
 
     return Call("GET", "/v1/health", None, decode)
 
@@ -134,7 +141,7 @@ def _items(items: Iterable[Item]) -> List[Any]:
 def check_all(items: Iterable[Item]) -> Call[CheckAllResult]:
     def decode(reply: Reply) -> CheckAllResult:
         found: CheckAllResult = _checked(reply)
-        return found
+        return {"allowed": found["allowed"], "denied_key": found["denied_key"], "results": found["results"]}
 
     return Call("POST", "/v1/check-all", {"items": _items(items)}, decode, repeatable=False)
 
@@ -148,20 +155,43 @@ def check_many(items: Iterable[Item]) -> Call[List[Union[CheckResult, FlintServe
         return _result(result, {})
 
     def decode(reply: Reply) -> List[Union[CheckResult, FlintServerError]]:
-        return [one(result) for result in _checked(reply)["results"]]
+        results = [one(result) for result in _checked(reply)["results"]]
+        if len(results) != len(asked):
+            raise ValueError("not as many results as items")
+        return results
 
-    return Call("POST", "/v1/check-many", {"items": _items(items)}, decode, repeatable=False)
+    asked = _items(items)
+    return Call("POST", "/v1/check-many", {"items": asked}, decode, repeatable=False)
+
+
+def _status(found: LimitStatus) -> LimitStatus:
+    if not isinstance(found["key"], str):
+        raise TypeError("no key")
+    return found
+
+
+def _statuses(reply: Reply) -> List[LimitStatus]:
+    found = _checked(reply)
+    if not isinstance(found, list):
+        raise TypeError("no list")
+    return [_status(status) for status in found]
+
+
+def _object(reply: Reply) -> Dict[str, Any]:
+    found: Dict[str, Any] = _checked(reply)
+    if not isinstance(found["ok"], bool):
+        raise TypeError("no ok")
+    return found
 
 
 def status(key: str) -> Call[Optional[LimitStatus]]:
     def decode(reply: Reply) -> Optional[LimitStatus]:
         try:
-            found: LimitStatus = _checked(reply)
+            return _status(_checked(reply))
         except FlintServerError as error:
             if error.code == "limit_not_configured":
                 return None
             raise
-        return found
 
     return Call("GET", _path(key), None, decode)
 
@@ -173,19 +203,11 @@ def page(prefix: str, after: Optional[str]) -> Call[List[LimitStatus]]:
     if after is not None:
         query += "&after=" + quote(after, safe="")
 
-    def decode(reply: Reply) -> List[LimitStatus]:
-        found: List[LimitStatus] = _checked(reply)
-        return found
-
-    return Call("GET", query, None, decode)
+    return Call("GET", query, None, _statuses)
 
 
 def top(by: str, limit: int) -> Call[List[LimitStatus]]:
-    def decode(reply: Reply) -> List[LimitStatus]:
-        found: List[LimitStatus] = _checked(reply)
-        return found
-
-    return Call("GET", "/v1/top?by=%s&limit=%d" % (quote(by, safe=""), limit), None, decode)
+    return Call("GET", "/v1/top?by=%s&limit=%d" % (quote(by, safe=""), limit), None, _statuses)
 
 
 def reset(key: str) -> Call[None]:
@@ -202,8 +224,8 @@ def flush() -> Call[None]:
 
 
 def compact() -> Call[Dict[str, Any]]:
-    return Call("POST", "/v1/log/compact", None, _checked)
+    return Call("POST", "/v1/log/compact", None, _object)
 
 
 def doctor() -> Call[Dict[str, Any]]:
-    return Call("GET", "/v1/doctor", None, _checked)
+    return Call("GET", "/v1/doctor", None, _object)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, List, Optional, Type, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union
 
 from . import _calls
 from ._address import parse_url, resolve_token
-from ._bounds import DEFAULT_TIMEOUT_SECONDS, DEFAULT_URL
+from ._bounds import DEFAULT_TIMEOUT_SECONDS, DEFAULT_URL, WARN_EVERY_SECONDS
 from ._calls import Call, Item
 from ._errors import FlintConnectionError, FlintError, FlintServerError
-from ._guard import Cost, Guard, Key
+from ._guard import Cost, Guard, Key, Quota
 from ._results import CheckAllResult, CheckResult, LimitStatus, degraded_result
 from ._tasks import AsyncPool
 from ._threads import Pool
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+_log = logging.getLogger("flint")
 
 _ON_ERROR = ("raise", "allow", "deny")
 
@@ -31,14 +35,16 @@ class SharedLimiter:
     Args:
         url: ``http://HOST:PORT``, ``https://HOST:PORT`` (a reverse proxy's) or ``unix:/path/to.sock``; else the
             environment's ``FLINT_SERVER``, else ``http://127.0.0.1:7878``.
-        token: the bearer token; else the content of ``token_file``, else the environment's ``FLINT_SERVER_TOKEN``.
+        token: the bearer token; else the first in ``token_file`` (one a line, as the server's own ``--token-file``),
+            else the environment's ``FLINT_SERVER_TOKEN``.
         timeout: seconds for one call, all in all.
         on_error: what ``check``, ``allow``, ``check_all`` and ``allow_all`` do while the server can't be had (no
             connection, no answer, statuses 502 to 504): ``"raise"``, or decide in its place: ``"allow"`` or ``"deny"``.
-            A wrong use (an unknown limit, a wrong token) always raises.
+            The logger ``flint`` warns of it, once a minute. A wrong use (an unknown limit, a wrong token) always raises.
 
     Raises:
-        ValueError: a URL, token, timeout or ``on_error`` that can't be.
+        ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can read.
+        OSError: a ``token_file`` that can't be read.
     """
 
     def __init__(
@@ -52,17 +58,25 @@ class SharedLimiter:
     ) -> None:
         if on_error not in _ON_ERROR:
             raise ValueError("on_error must be 'raise', 'allow' or 'deny', not %r" % (on_error,))
+        if not isinstance(timeout, (int, float)):
+            raise TypeError("timeout must be a number of seconds, not %s" % type(timeout).__name__)
         if not 0 < timeout <= 3600:
             raise ValueError("timeout must be over 0 and at most 3600 seconds, not %r" % (timeout,))
         self._address = parse_url(url or os.environ.get("FLINT_SERVER") or DEFAULT_URL)
-        secret = resolve_token(token, token_file)
-        authorization = "Authorization: Bearer %s\r\n" % secret if secret else ""
+        self._secret = resolve_token(token, token_file)
+        authorization = "Authorization: Bearer %s\r\n" % self._secret if self._secret else ""
+        self._timeout = timeout
         self._on_error = on_error
+        self._warn_from = 0.0
         self._pool = Pool(self._address, authorization, timeout)
         self._tasks = AsyncPool(self._address, authorization, timeout)
 
     def __repr__(self) -> str:
         return "SharedLimiter(%r)" % self._address.url
+
+    def __reduce__(self) -> "Tuple[Any, ...]":
+        # To other processes (multiprocessing's spawn) goes what to connect to, and no connection.
+        return (_again, (type(self), self._address.full_url, self._secret, self._timeout, self._on_error))
 
     def __enter__(self) -> "SharedLimiter":
         return self
@@ -197,6 +211,12 @@ class SharedLimiter:
         )
         if self._on_error == "raise" or not unavailable:
             raise error
+        now = time.monotonic()
+        if now >= self._warn_from:
+            # Else nobody would know that nothing is limited, or that nobody is served.
+            self._warn_from = now + WARN_EVERY_SECONDS
+            what = "allowed" if self._on_error == "allow" else "denied"
+            _log.warning("checks are %s without the server, by on_error: %s", what, error)
         return self._on_error == "allow"
 
     # ---- looking
@@ -283,6 +303,13 @@ class SharedLimiter:
     ) -> Callable[[F], F]:
         """A decorator: the function is called only if ``key`` allows it, else :class:`flint.RateLimitExceeded` is
         raised. ``key`` and ``cost`` may be functions of the call's arguments. With ``rate`` and ``per`` the limit is
-        configured at its first use. Works on plain functions and on coroutine functions.
+        configured at its first use, and again where it was removed since. Works on plain functions and on coroutine
+        functions.
         """
-        return Guard(self, key, cost, rate, per, algorithm, burst).decorate
+        return Guard(Quota(self, rate, per, algorithm, burst), key, cost).decorate
+
+
+def _again(
+    kind: "Type[SharedLimiter]", url: str, token: Optional[str], timeout: float, on_error: str
+) -> "SharedLimiter":
+    return kind(url, token=token, timeout=timeout, on_error=on_error)

@@ -73,7 +73,7 @@ class Reply:
     def _read_head(self, head: bytes) -> None:
         lines = head.decode("latin-1").split("\r\n")
         parts = lines[0].split(" ", 2)
-        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or len(parts[1]) != 3 or not parts[1].isdigit():
+        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or len(parts[1]) != 3 or _number(parts[1]) is None:
             raise _not_http("is not HTTP: is another program listening there?")
         status = int(parts[1])
         if status < 200:
@@ -92,10 +92,11 @@ class Reply:
         elif length is None:
             self.keep = False
             self._to_the_end = True
-        elif not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            raise _not_http("announces a body of %s bytes; at most %d are taken" % (length, MAX_BODY_BYTES))
         else:
-            self._left = int(length)
+            left = _number(length)
+            if left is None or left > MAX_BODY_BYTES:
+                raise _not_http("announces a body of %.20s bytes; at most %d are taken" % (length, MAX_BODY_BYTES))
+            self._left = left
 
     def _read_chunks(self) -> bool:
         while True:
@@ -120,7 +121,12 @@ class Reply:
             self._buffer = self._buffer[end + 4 + size :]
 
 
+def _number(text: str) -> Optional[int]:
+    # More digits than these are no size and no time; and there are digits outside ASCII, which int() does not take.
+    return int(text) if len(text) <= 15 and text.isascii() and text.isdigit() else None
+
+
 def retry_after(headers: Dict[str, str]) -> Optional[float]:
     """Seconds of a ``Retry-After`` header, where there is one in seconds."""
-    text = headers.get("retry-after", "")
-    return float(text) if text.isdigit() else None
+    seconds = _number(headers.get("retry-after", ""))
+    return None if seconds is None else float(seconds)

@@ -1,7 +1,7 @@
-"""Connections for asyncio: kept-alive streams, for each event loop its own.
+"""Connections for asyncio: kept alive, for each event loop its own.
 
-When a request is sent again: as for threads, see ``_threads``. A stream tells less of a failed send than a socket, so
-here a request counts as sent once it was handed to the stream.
+When a request is sent again: as for threads, see ``_threads``. A transport tells less of a failed send than a socket, so
+here a request counts as sent once it was handed to the transport.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import asyncio
 import socket
 import time
 import weakref
-from typing import Dict, List, Optional, Tuple, TypeVar
+from collections import deque
+from typing import Any, AsyncGenerator, Deque, Dict, List, Optional, TypeVar
 
 from ._address import Address
-from ._bounds import IDLE_CONNECTIONS, MAX_IDLE_SECONDS, READ_BYTES
+from ._bounds import MAX_IDLE_SECONDS, TASK_CONNECTIONS
 from ._calls import Call
 from ._errors import FlintConnectionError
 from ._reply import Reply
+from ._threads import is_readable
 
 T = TypeVar("T")
 
@@ -25,23 +27,166 @@ class _Stale(Exception):
     """A kept connection was of no use, and the request can be sent again."""
 
 
-class _Connection:
-    __slots__ = ("reader", "writer", "since")
+class _Connection(asyncio.Protocol):
+    """One connection, with one request underway at most."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.since = time.monotonic()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: Any = None
+        self._waiter: Optional["asyncio.Future[None]"] = None
+        self._reply = Reply()
+        self._lost = False
+        self._since = 0.0
 
-    def is_open(self) -> bool:
-        return not (self.reader.at_eof() or self.writer.is_closing())
+    async def ask(self, request: bytes, reply: Reply, deadline: float) -> None:
+        """Sends a request and waits until ``reply`` is whole; OSError if it never will be."""
+        if self._lost:
+            raise ConnectionResetError("the connection was closed")
+        waiter = self._loop.create_future()
+        self._reply, self._waiter = reply, waiter
+        try:
+            self._transport.write(request)
+            await _until(waiter, deadline)
+        finally:
+            self._waiter = None
+
+    def rest(self) -> None:
+        """Notes that the connection is idle from now on."""
+        self._since = time.monotonic()
+
+    def is_fresh(self) -> bool:
+        """Whether a request may be tried: not idle for long, and its end not seen, not even by the kernel alone."""
+        if self._lost or self._transport.is_closing() or time.monotonic() - self._since >= MAX_IDLE_SECONDS:
+            return False
+        raw = self._transport.get_extra_info("socket")
+        return raw is not None and not is_readable(raw)
 
     def close(self) -> None:
         try:
-            self.writer.close()
+            self._transport.close()
         except RuntimeError:
-            # Its loop is closed, and the socket with it.
+            # Its loop is closed, and the socket goes with it.
             pass
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiter is None or self._waiter.done():
+            # Nobody asked, or not any longer: whatever it is, the next request must not take it for its reply.
+            self._transport.close()
+            return
+        try:
+            if self._reply.feed(data):
+                self._waiter.set_result(None)
+        except FlintConnectionError as error:
+            self._waiter.set_exception(error)
+
+    def eof_received(self) -> None:
+        self._end(None)
+
+    def connection_lost(self, error: Optional[Exception]) -> None:
+        self._end(error)
+
+    def _end(self, error: Optional[Exception]) -> None:
+        self._lost = True
+        if self._waiter is None or self._waiter.done():
+            return
+        if error is None and self._reply.end():
+            self._waiter.set_result(None)
+        elif isinstance(error, OSError):
+            self._waiter.set_exception(error)
+        else:
+            why = "the connection was closed before the reply was whole"
+            self._waiter.set_exception(ConnectionResetError(why if error is None else "%s: %s" % (why, error)))
+
+
+async def _until(future: "asyncio.Future[None]", deadline: float) -> None:
+    """Waits for a future, until ``deadline`` at most. ``asyncio.wait_for`` would do, at the price of a task."""
+    timer = future.get_loop().call_at(deadline, _expire, future)
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+def _expire(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_exception(asyncio.TimeoutError())
+
+
+class _Loop:
+    """What one event loop has: its idle connections, and places for those in use.
+
+    Places are bounded, so that ``asyncio.gather`` over thousands of checks is a queue here and not a storm of
+    connections there. No lock: all of it runs in the loop's own thread, without an ``await`` in between.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._idle: List[_Connection] = []
+        self._free = TASK_CONNECTIONS
+        self._queue: Deque["asyncio.Future[None]"] = deque()
+        self._ending: Optional[AsyncGenerator[None, None]] = None
+
+    async def enter(self, deadline: float) -> None:
+        """Takes a place."""
+        if self._ending is None:
+            # A loop that ends in order (asyncio.run, or a server's) ends its asynchronous generators first: this one
+            # closes the connections while that still can be done. It does so too when the limiter is forgotten.
+            self._ending = _close_at_the_end(self._idle)
+            await self._ending.__anext__()
+        if self._free > 0:
+            self._free -= 1
+            return
+        turn = self._loop.create_future()
+        self._queue.append(turn)
+        try:
+            await _until(turn, deadline)
+        except BaseException:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                # The place came at the very moment in which the task was cancelled.
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Gives a place to the next in the queue, or back."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def is_late(self, deadline: float) -> bool:
+        """Whether it is too late to send anything: its answer would be for nobody."""
+        return self._loop.time() >= deadline
+
+    def take(self) -> Optional[_Connection]:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_fresh():
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: _Connection) -> None:
+        connection.rest()
+        self._idle.append(connection)
+
+    async def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+        # The end of a closed connection is seen by the loop's next turn.
+        await asyncio.sleep(0)
+
+
+async def _close_at_the_end(idle: List[_Connection]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        while idle:
+            idle.pop().close()
 
 
 class AsyncPool:
@@ -51,15 +196,20 @@ class AsyncPool:
         self._address = address
         self._authorization = authorization
         self._timeout = timeout
-        self._idle: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, List[_Connection]]" = (
-            weakref.WeakKeyDictionary()
-        )
+        self._loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
     async def call(self, call: Call[T]) -> T:
         """Sends a call and waits for its answer."""
+        loop = asyncio.get_running_loop()
+        mine = self._loops.get(loop) or self._begin(loop)
+        deadline = loop.time() + self._timeout
         sent: Dict[str, bool] = {}
         try:
-            reply = await asyncio.wait_for(self._call(call, sent), self._timeout)
+            await mine.enter(deadline)
+            try:
+                reply = await self._call(mine, call, deadline, sent)
+            finally:
+                mine.leave()
         except (asyncio.TimeoutError, TimeoutError) as error:
             message = "no answer from %s within %g s" % (self._address.url, self._timeout)
             raise FlintConnectionError(message, request_sent=bool(sent), reason="timeout") from error
@@ -67,74 +217,66 @@ class AsyncPool:
 
     async def close(self) -> None:
         """Closes the idle connections of the running loop. The pool can be used again."""
-        for connection in self._idle.pop(asyncio.get_running_loop(), []):
-            connection.close()
+        mine = self._loops.get(asyncio.get_running_loop())
+        if mine is not None:
+            await mine.close()
 
-    async def _call(self, call: Call[T], sent: Dict[str, bool]) -> Reply:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> _Loop:
+        # A connection refers to its loop, which would otherwise be kept for as long as the pool.
+        for other in list(self._loops):
+            if other.is_closed():
+                del self._loops[other]
+        mine = self._loops[loop] = _Loop(loop)
+        return mine
+
+    async def _call(self, mine: _Loop, call: Call[T], deadline: float, sent: Dict[str, bool]) -> Reply:
         request = call.request(self._address.host_field, self._address.prefix, self._authorization)
         while True:
-            kept = self._take()
+            kept = mine.take()
+            connection = kept or await self._connect(deadline)
+            reply = Reply()
             try:
-                return await self._exchange(kept or await self._connect(), kept is not None, request, call, sent)
-            except _Stale:
-                sent.clear()
+                if mine.is_late(deadline):
+                    raise asyncio.TimeoutError()
+                sent["all"] = True
+                await connection.ask(request, reply, deadline)
+            except (asyncio.TimeoutError, FlintConnectionError):
+                connection.close()
+                raise
+            except OSError as error:
+                connection.close()
+                if kept is not None and not reply.begun and call.repeatable:
+                    sent.clear()
+                    continue
+                message = "the connection to %s broke: %s" % (self._address.url, error)
+                raise FlintConnectionError(message, request_sent=True, reason="closed") from error
+            except BaseException:
+                # A call that is cancelled leaves a reply underway behind.
+                connection.close()
+                raise
+            if reply.keep:
+                mine.give_back(connection)
+            else:
+                connection.close()
+            return reply
 
-    def _take(self) -> Optional[_Connection]:
-        idle = self._idle.get(asyncio.get_running_loop())
-        while idle:
-            connection = idle.pop()
-            if time.monotonic() - connection.since < MAX_IDLE_SECONDS and connection.is_open():
-                return connection
-            connection.close()
-        return None
-
-    def _give_back(self, connection: _Connection) -> None:
-        idle = self._idle.setdefault(asyncio.get_running_loop(), [])
-        if len(idle) < IDLE_CONNECTIONS:
-            connection.since = time.monotonic()
-            idle.append(connection)
-        else:
-            connection.close()
-
-    async def _connect(self) -> _Connection:
-        address = self._address
-        streams: Tuple[asyncio.StreamReader, asyncio.StreamWriter]
+    async def _connect(self, deadline: float) -> _Connection:
+        address, loop = self._address, asyncio.get_running_loop()
+        connection = _Connection(loop)
         try:
             if address.socket_path:
-                streams = await asyncio.open_unix_connection(address.socket_path)
+                opening: Any = loop.create_unix_connection(lambda: connection, address.socket_path)
             else:
-                streams = await asyncio.open_connection(address.host, address.port, ssl=address.tls or None)
-                raw: Optional[socket.socket] = streams[1].get_extra_info("socket")
-                if raw is not None:
-                    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                opening = loop.create_connection(
+                    lambda: connection, address.host, address.port, ssl=address.tls or None
+                )
+            await asyncio.wait_for(opening, max(deadline - loop.time(), 0.001))
+        except (asyncio.TimeoutError, TimeoutError):
+            raise
         except OSError as error:
             message = "cannot connect to %s: %s; is the server running?" % (address.url, error)
             raise FlintConnectionError(message, reason="connect") from error
-        return _Connection(*streams)
-
-    async def _exchange(
-        self, connection: _Connection, kept: bool, request: bytes, call: Call[T], sent: Dict[str, bool]
-    ) -> Reply:
-        reply = Reply()
-        whole = False
-        try:
-            sent["all"] = True
-            connection.writer.write(request)
-            await connection.writer.drain()
-            while not whole:
-                data = await connection.reader.read(READ_BYTES)
-                whole = reply.feed(data) if data else reply.end()
-                if not data and not whole:
-                    raise ConnectionResetError("the connection was closed before the reply was whole")
-        except OSError as error:
-            if kept and not reply.begun and call.repeatable:
-                raise _Stale from error
-            message = "the connection to %s broke: %s" % (self._address.url, error)
-            raise FlintConnectionError(message, request_sent=True, reason="closed") from error
-        finally:
-            # A call that is cancelled leaves a reply underway behind.
-            if not (whole and reply.keep):
-                connection.close()
-        if reply.keep:
-            self._give_back(connection)
-        return reply
+        raw: Optional[socket.socket] = connection._transport.get_extra_info("socket")
+        if raw is not None and not address.socket_path:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection

@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 import select
 import socket
-import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, List, Optional, Tuple, TypeVar
+from collections import deque
+from typing import TYPE_CHECKING, Any, Deque, Optional, Tuple, TypeVar
 
 from ._address import Address
 from ._bounds import IDLE_CONNECTIONS, MAX_IDLE_SECONDS, READ_BYTES
@@ -38,6 +38,11 @@ class _Stale(Exception):
     """A kept connection was of no use, and the request can be sent again."""
 
 
+#: Idle connections, each with the time since when. A deque takes and gives from both ends without a lock: none is held
+#: when a signal handler or a finalizer comes in between and asks for a check itself, nor when another thread forks.
+_Idle = Deque[Tuple[socket.socket, float]]
+
+
 class Pool:
     """Kept-alive connections to one server.
 
@@ -49,18 +54,16 @@ class Pool:
         self._authorization = authorization
         self._timeout = timeout
         self._tls: Optional["ssl.SSLContext"] = None
-        self._renew()
+        self._idle: _Idle = deque()
+        self._pid = os.getpid()
+        # A limiter that is forgotten leaves no socket behind.
+        weakref.finalize(self, _close_all, self._idle)
         _pools.add(self)
 
     def _renew(self) -> None:
-        # A lock that another thread held at the fork would never be released in the child. Closing the child's
-        # descriptors leaves the parent's connections as they are.
-        inherited: List[Tuple[socket.socket, float]] = getattr(self, "_idle", [])
-        self._lock = threading.Lock()
-        self._idle: List[Tuple[socket.socket, float]] = []
+        # Closing the child's descriptors leaves the parent's connections as they are.
         self._pid = os.getpid()
-        for connection, _ in inherited:
-            connection.close()
+        _close_all(self._idle)
 
     def call(self, call: Call[T]) -> T:
         """Sends a call and waits for its answer."""
@@ -76,46 +79,35 @@ class Pool:
 
     def close(self) -> None:
         """Closes the idle connections. The pool can be used again."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection, _ in idle:
-            connection.close()
+        _close_all(self._idle)
 
     def _take(self) -> Optional[socket.socket]:
         if self._pid != os.getpid():
             self._renew()
         now = time.monotonic()
         while True:
-            with self._lock:
-                if not self._idle:
-                    return None
+            try:
                 connection, since = self._idle.pop()
+            except IndexError:
+                return None
             # What is readable before anything was asked is the connection's end.
-            if now - since < MAX_IDLE_SECONDS and not _is_readable(connection):
+            if now - since < MAX_IDLE_SECONDS and not is_readable(connection):
                 return connection
             connection.close()
 
     def _give_back(self, connection: socket.socket) -> None:
-        with self._lock:
-            if self._pid == os.getpid() and len(self._idle) < IDLE_CONNECTIONS:
-                self._idle.append((connection, time.monotonic()))
-                return
-        connection.close()
+        # Several threads at once may pass the bound by one each.
+        if len(self._idle) < IDLE_CONNECTIONS:
+            self._idle.append((connection, time.monotonic()))
+        else:
+            connection.close()
 
     def _connect(self, deadline: float) -> socket.socket:
         address = self._address
-        left = deadline - time.monotonic()
         try:
             if address.socket_path:
-                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                try:
-                    connection.settimeout(max(left, 0.001))
-                    connection.connect(address.socket_path)
-                except BaseException:
-                    connection.close()
-                    raise
-                return connection
-            connection = socket.create_connection((address.host, address.port), timeout=max(left, 0.001))
+                return _open(socket.AF_UNIX, address.socket_path, deadline)
+            connection = self._connect_tcp(deadline)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if address.tls:
                 return self._secure(connection)
@@ -124,6 +116,17 @@ class Pool:
             reason = "timeout" if isinstance(error, socket.timeout) else "connect"
             message = "cannot connect to %s: %s; is the server running?" % (address.url, error)
             raise FlintConnectionError(message, reason=reason) from error
+
+    def _connect_tcp(self, deadline: float) -> socket.socket:
+        # socket.create_connection would give each address of a name the whole time.
+        found = socket.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
+        for turn, (family, _, _, _, where) in enumerate(found):
+            try:
+                return _open(family, where, deadline)
+            except OSError as error:
+                if turn == len(found) - 1 or time.monotonic() >= deadline:
+                    raise error
+        raise OSError("its name has no address")
 
     def _secure(self, connection: socket.socket) -> socket.socket:
         import ssl
@@ -142,7 +145,11 @@ class Pool:
         reply = Reply()
         sent = False
         try:
-            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                # Its answer would be for nobody.
+                raise socket.timeout("timed out")
+            connection.settimeout(left)
             connection.sendall(request)
             sent = True
             while True:
@@ -174,11 +181,34 @@ class Pool:
         return reply
 
 
-def _is_readable(connection: socket.socket) -> bool:
+def _close_all(idle: _Idle) -> None:
+    while True:
+        try:
+            connection, _ = idle.pop()
+        except IndexError:
+            return
+        connection.close()
+
+
+def _open(family: int, where: Any, deadline: float) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
     try:
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        return bool(poll.poll(0))
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        connection.connect(where)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def is_readable(connection: Any) -> bool:
+    """Whether a read from a socket would return at once: with data, its end or an error."""
+    try:
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(connection, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([connection], [], [], 0)[0])
     except (OSError, ValueError):
         return True
 

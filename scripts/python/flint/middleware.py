@@ -11,9 +11,8 @@ import json
 import math
 from typing import Any, Awaitable, Callable, Dict, Iterable, List, MutableMapping, Optional, Tuple, Union
 
-from ._bounds import MAX_REMEMBERED_KEYS
 from ._client import SharedLimiter
-from ._errors import FlintError
+from ._guard import Quota
 from ._results import CheckResult
 
 Scope = MutableMapping[str, Any]
@@ -42,21 +41,17 @@ class _Limits:
 
     def __init__(
         self,
-        limiter: SharedLimiter,
+        quota: Quota,
         key: Callable[[Any], Optional[str]],
         cost: Union[int, Callable[[Any], int]],
         exempt: Iterable[str],
-        rate: Optional[int],
-        per: Union[str, int, None],
     ) -> None:
-        if (rate is None) != (per is None):
-            raise ValueError("rate and per must be given together, or neither")
-        self.limiter = limiter
+        if isinstance(exempt, str):
+            raise TypeError("exempt must be a list of paths, not a str")
+        self.quota = quota
         self._key = key
         self._cost = cost
         self._exempt = frozenset(exempt)
-        self.values: Optional[Dict[str, Any]] = None if rate is None else {"rate": rate, "per": per}
-        self.configured: "set[str]" = set()
 
     def of(self, request: Any, path: str) -> Optional[Tuple[str, int]]:
         """Key and cost of a request; None for one that is free."""
@@ -66,11 +61,6 @@ class _Limits:
         if key is None:
             return None
         return key, self._cost(request) if callable(self._cost) else self._cost
-
-    def remember(self, key: str) -> None:
-        if len(self.configured) >= MAX_REMEMBERED_KEYS:
-            self.configured.clear()
-        self.configured.add(key)
 
     @staticmethod
     def fields(result: CheckResult) -> List[Tuple[str, str]]:
@@ -102,7 +92,7 @@ class WSGIMiddleware:
         key: the limit's key of an environ; None lets the request pass.
         cost: units of a request, or a function of its environ.
         exempt: paths that are free.
-        rate, per: configure each key's limit at its first request.
+        rate, per, algorithm, burst: configure each key's limit at its first request, as in ``SharedLimiter.limit``.
     """
 
     def __init__(
@@ -115,35 +105,26 @@ class WSGIMiddleware:
         exempt: Iterable[str] = (),
         rate: Optional[int] = None,
         per: Union[str, int, None] = None,
+        algorithm: Optional[str] = None,
+        burst: Optional[int] = None,
     ) -> None:
         self._app = app
-        self._limits = _Limits(limiter, key, cost, exempt, rate, per)
+        self._limits = _Limits(Quota(limiter, rate, per, algorithm, burst), key, cost, exempt)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         asked = self._limits.of(environ, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
         if asked is None:
             return self._app(environ, start_response)
-        result = self._check(*asked)
+        result = self._limits.quota.take(*asked)
         if not result.allowed:
             headers, body = self._limits.denial(result)
             start_response("429 Too Many Requests", headers)
             return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
-        def start(status: str, headers: List[Tuple[str, str]], *rest: Any) -> Any:
-            return start_response(status, headers + self._limits.fields(result), *rest)
+        def start(status: str, headers: List[Tuple[str, str]], exc_info: Any = None) -> Any:
+            return start_response(status, [*headers, *self._limits.fields(result)], exc_info)
 
         return self._app(environ, start)
-
-    def _check(self, key: str, cost: int) -> CheckResult:
-        limits = self._limits
-        if limits.values is not None and key not in limits.configured:
-            try:
-                limits.limiter.limit(key, **limits.values)
-                limits.remember(key)
-            except FlintError as error:
-                # With on_error, the check below decides in the server's place.
-                limits.limiter._instead(error)
-        return limits.limiter.check(key, cost)
 
 
 class ASGIMiddleware:
@@ -160,15 +141,17 @@ class ASGIMiddleware:
         exempt: Iterable[str] = (),
         rate: Optional[int] = None,
         per: Union[str, int, None] = None,
+        algorithm: Optional[str] = None,
+        burst: Optional[int] = None,
     ) -> None:
         self._app = app
-        self._limits = _Limits(limiter, key, cost, exempt, rate, per)
+        self._limits = _Limits(Quota(limiter, rate, per, algorithm, burst), key, cost, exempt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = self._limits.of(scope, scope.get("path", "")) if scope["type"] == "http" else None
         if asked is None:
             return await self._app(scope, receive, send)
-        result = await self._check(*asked)
+        result = await self._limits.quota.atake(*asked)
         if not result.allowed:
             headers, body = self._limits.denial(result)
             if scope.get("method") == "HEAD":
@@ -184,16 +167,6 @@ class ASGIMiddleware:
             await send(message)
 
         return await self._app(scope, receive, send_with_fields)
-
-    async def _check(self, key: str, cost: int) -> CheckResult:
-        limits = self._limits
-        if limits.values is not None and key not in limits.configured:
-            try:
-                await limits.limiter.alimit(key, **limits.values)
-                limits.remember(key)
-            except FlintError as error:
-                limits.limiter._instead(error)
-        return await limits.limiter.acheck(key, cost)
 
 
 def _encoded(headers: List[Tuple[str, str]]) -> List[Tuple[bytes, bytes]]:

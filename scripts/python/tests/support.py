@@ -1,5 +1,6 @@
 """A real server for the tests, and servers that misbehave."""
 
+import logging
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ import threading
 import unittest
 
 FLINT = os.environ["FLINT_BIN"]
+# Warnings of limiters without a server are looked at where they are meant.
+logging.getLogger("flint").addHandler(logging.NullHandler())
 TOKEN = "dev-secret"
 
 
@@ -55,6 +58,11 @@ class Server:
         self.process.stdout.close()
         self.process.stderr.close()
         shutil.rmtree(self.directory)
+
+
+def open_files():
+    """Descriptors of this process, without the one that looks."""
+    return len(os.listdir("/proc/self/fd")) - 1
 
 
 class WithServer(unittest.TestCase):

@@ -1,16 +1,34 @@
 """The limiter from threads and processes."""
 
+import asyncio
+import contextlib
+import copy
 import datetime
+import gc
+import multiprocessing
 import os
+import pathlib
+import pickle
+import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
+import unittest.mock
+import warnings
 
 import flint
-from support import TOKEN, Server, Stub, WithServer, reply
+from flint._reply import Reply, retry_after
+from support import TOKEN, Server, Stub, WithServer, open_files, reply
+
+
+def spend(limiter, key, times, results):
+    """What a process of multiprocessing does."""
+    results.put(sum(limiter.allow(key) for _ in range(times)))
 
 
 class Calls(WithServer):
@@ -95,15 +113,28 @@ class Calls(WithServer):
             self.assertTrue(caught.exception.message)
         with self.assertRaises(TypeError):
             limiter.check_all("small")
+        with self.assertRaises(TypeError):
+            flint.SharedLimiter(self.server.url, timeout=None)
         for wrong in [dict(url="ftp://x"), dict(timeout=0), dict(on_error="maybe"), dict(token="a\nb")]:
             with self.assertRaises(ValueError):
                 flint.SharedLimiter(**{"url": self.server.url, **wrong})
 
     def test_token_file_and_environment(self):
         with tempfile.NamedTemporaryFile("w") as file:
-            file.write(TOKEN + "\n")
+            # As the server reads it: the second is being rotated out.
+            file.write("# of the web application\n\n  %s \nold-token\n" % TOKEN)
             file.flush()
             self.assertTrue(self.limiter(token=None, token_file=file.name).health()["ok"])
+            self.assertTrue(self.limiter(token="", token_file=pathlib.Path(file.name)).health()["ok"])
+            os.chmod(file.name, 0o604)
+            with self.assertRaisesRegex(ValueError, "can be read by others"):
+                self.limiter(token=None, token_file=file.name)
+            os.chmod(file.name, 0o600)
+            file.truncate(0)
+            with self.assertRaisesRegex(ValueError, "holds no token"):
+                self.limiter(token=None, token_file=file.name)
+            with self.assertRaises(FileNotFoundError):
+                self.limiter(token=None, token_file=file.name + ".none")
         script = "import flint; print(flint.SharedLimiter().health()['ok'])"
         environment = {**os.environ, "FLINT_SERVER": self.server.url, "FLINT_SERVER_TOKEN": TOKEN}
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
@@ -151,14 +182,127 @@ class Calls(WithServer):
         self.assertEqual((len(counts), 1 + own + sum(counts)), (4, 200))
 
 
+    def test_processes_of_multiprocessing_share_quota(self):
+        for how in ("spawn", "fork"):
+            context = multiprocessing.get_context(how)
+            limiter = self.limiter()
+            limiter.limit(how, rate=70, per="365d")
+            results = context.Queue()
+            processes = [context.Process(target=spend, args=(limiter, how, 30, results)) for _ in range(3)]
+            for process in processes:
+                process.start()
+            counts = [results.get(timeout=60) for _ in processes]
+            for process in processes:
+                process.join(60)
+            self.assertEqual((sum(counts), [process.exitcode for process in processes]), (70, [0, 0, 0]), how)
+            results.close()
+            results.join_thread()
+
+    def test_copies(self):
+        limiter = self.limiter(timeout=3, on_error="deny")
+        for again in (pickle.loads(pickle.dumps(limiter)), copy.copy(limiter), copy.deepcopy({"l": limiter})["l"]):
+            self.assertTrue(again.health()["ok"])
+            self.assertEqual((again._timeout, again._on_error), (3, "deny"))
+            again.close()
+
+    def test_a_limiter_that_is_forgotten_leaves_nothing_behind(self):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            gc.collect()
+            before = open_files()
+            flint.SharedLimiter(self.server.url, token=TOKEN).health()
+            gc.collect()
+            self.assertEqual(open_files(), before)
+            self.assertEqual([str(warning.message) for warning in warned], [])
+
+    def test_a_signal_handler_may_ask_too(self):
+        limiter = self.limiter()
+        limiter.limit("signal", rate=10**6, per="365d")
+        asked = []
+
+        def handler(number, frame):
+            asked.append(limiter.check("signal", 2).cost)
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
+            for _ in range(300):
+                # Wherever the signal comes in, each reply goes to who asked.
+                self.assertEqual(limiter.check("signal").cost, 1)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        self.assertEqual(set(asked), {2})
+
+
 class Sockets(unittest.TestCase):
     def test_unix_socket(self):
         with tempfile.TemporaryDirectory() as directory:
             server = Server(bind="unix:" + os.path.join(directory, "s"), token=None)
             self.addCleanup(server.close)
             with flint.SharedLimiter(server.url) as limiter:
-                limiter.limit("k", rate=2, per="1d")
-                self.assertEqual([limiter.allow("k") for _ in range(3)], [True, True, False])
+                limiter.limit("k", rate=3, per="1d")
+                self.assertEqual([limiter.allow("k") for _ in range(2)], [True, True])
+                # Relative paths are those of the directory of now.
+                before = os.getcwd()
+                os.chdir(directory)
+                try:
+                    relative = flint.SharedLimiter("unix:s")
+                finally:
+                    os.chdir(before)
+                with relative, pickle.loads(pickle.dumps(relative)) as again:
+                    self.assertEqual((relative.allow("k"), again.allow("k")), (True, False))
+                with flint.SharedLimiter("unix:" + directory + "/none") as wrong:
+                    with self.assertRaises(flint.FlintConnectionError) as caught:
+                        wrong.check("k")
+                    self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("connect", False))
+
+    def test_nothing_is_lost_or_spent_twice_over_restarts(self):
+        server = Server("--sync", "always")
+        self.addCleanup(server.close)
+        limiter = flint.SharedLimiter(server.url, token=TOKEN)
+        self.addCleanup(limiter.close)
+        limiter.limit("k", rate=10**9, per="365d")
+        known, unsure, over = [], [], threading.Event()
+
+        def note(error):
+            # Whether it was spent is open only where the request was sent.
+            (unsure if error.request_sent else []).append(error)
+
+        def work():
+            while not over.is_set():
+                try:
+                    known.append(limiter.check("k"))
+                except flint.FlintConnectionError as error:
+                    note(error)
+                    time.sleep(0.005)
+
+        async def job():
+            while not over.is_set():
+                try:
+                    known.append(await limiter.acheck("k"))
+                except flint.FlintConnectionError as error:
+                    note(error)
+                    await asyncio.sleep(0.005)
+
+        async def jobs():
+            await asyncio.gather(*[job() for _ in range(4)])
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        threads.append(threading.Thread(target=lambda: asyncio.run(jobs())))
+        for thread in threads:
+            thread.start()
+        for how in [signal.SIGKILL, signal.SIGTERM] * 3:
+            before = len(known)
+            while len(known) < before + 100 and all(thread.is_alive() for thread in threads):
+                time.sleep(0.001)
+            server.restart(how)
+        over.set()
+        for thread in threads:
+            thread.join()
+        total = limiter.status("k")["total_allowed"]
+        self.assertGreaterEqual(len(known), 600)
+        self.assertTrue(len(known) <= total <= len(known) + len(unsure), (len(known), total, len(unsure)))
 
     def test_restarts_in_between(self):
         server = Server("--sync", "always")
@@ -176,7 +320,11 @@ class Sockets(unittest.TestCase):
             self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("connect", False))
             for decision in ["allow", "deny"]:
                 with flint.SharedLimiter(server.url, token=TOKEN, on_error=decision) as degraded:
-                    result = degraded.check("k", 7)
+                    with self.assertLogs("flint", "WARNING") as logs:
+                        result = degraded.check("k", 7)
+                        degraded.allow("k")
+                    self.assertEqual(len(logs.records), 1, "once a minute")
+                    self.assertNotIn(TOKEN, logs.output[0])
                     self.assertEqual((result.allowed, result.degraded, result.cost), (decision == "allow", True, 7))
                     self.assertEqual(degraded.check_all(["k"])["allowed"], decision == "allow")
                     with self.assertRaises(flint.FlintConnectionError):
@@ -225,31 +373,52 @@ class Misbehaviour(unittest.TestCase):
         for _ in range(5):
             self.assertTrue(limiter.check("k"))
             # The end of the connection comes with a moment's delay.
-            import time
-
             time.sleep(0.05)
         self.assertEqual((len(stub.requests), stub.connections), (5, 5))
 
     def test_timeout(self):
         release = threading.Event()
-        self.addCleanup(release.set)
 
         def hang(stub, connection):
             stub.read(connection)
             release.wait(30)
 
         _, limiter = self.stub(hang, timeout=0.2)
+        self.addCleanup(release.set)
         with self.assertRaises(flint.FlintConnectionError) as caught:
             limiter.check("k")
         self.assertEqual((caught.exception.request_sent, caught.exception.reason), (True, "timeout"))
+
+    def test_all_addresses_of_a_name_share_the_timeout(self):
+        # A listener whose queue is full lets nobody connect.
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+            for _ in range(3):
+                one = waiting.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(full.getsockname())
+            where = full.getsockname()
+            answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", where)] * 5
+            limiter = flint.SharedLimiter("http://localhost:%d" % where[1], timeout=0.8)
+            begun = time.monotonic()
+            with unittest.mock.patch("socket.getaddrinfo", return_value=answers):
+                with self.assertRaises(flint.FlintConnectionError) as caught:
+                    limiter.check("k")
+            self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("timeout", False))
+            self.assertLess(time.monotonic() - begun, 3.2, "five times as long, else")
+        # One that refuses is passed over for the next.
+        stub, _ = self.stub(lambda stub, connection: (stub.read(connection), connection.sendall(reply())))
+        port = int(stub.url.rsplit(":", 1)[1])
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            refusing = gone.getsockname()
+        answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", to) for to in (refusing, ("127.0.0.1", port))]
+        with unittest.mock.patch("socket.getaddrinfo", return_value=answers):
+            self.assertTrue(flint.SharedLimiter("http://localhost:%d" % port).check("k"))
 
     def test_drops_do_not_outlive_the_timeout(self):
         def drip(stub, connection):
             stub.read(connection)
             while True:
                 connection.sendall(b"H")
-                import time
-
                 time.sleep(0.02)
 
         _, limiter = self.stub(drip, timeout=0.3)
@@ -275,6 +444,42 @@ class Misbehaviour(unittest.TestCase):
                 limiter.check("k")
             self.assertEqual(caught.exception.reason, reason, sent[:40])
 
+    def test_whatever_comes_as_a_reply(self):
+        chance = random.Random(5)
+        begun = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nRetry-After: 1\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        ends = {"whole": 0, "refused": 0, "more": 0}
+        for _ in range(20000):
+            data = bytearray(begun)
+            for _ in range(chance.randrange(1, 4)):
+                at = chance.randrange(len(data))
+                data[at : at + chance.randrange(3)] = chance.choice([b"", b"\xb2", b"9" * 5000, b"\r\n", bytes([chance.randrange(256)])])
+            found = Reply()
+            try:
+                ends["whole" if found.feed(bytes(data[:40])) or found.feed(bytes(data[40:])) else "more"] += 1
+                retry_after(found.headers)
+            except flint.FlintConnectionError:
+                ends["refused"] += 1
+        self.assertTrue(all(ends.values()), ends)
+
+    def test_answers_of_another_program(self):
+        def answer(stub, connection):
+            while stub.read(connection):
+                connection.sendall(reply(stub.body, stub.status))
+
+        stub, limiter = self.stub(answer)
+        calls = [
+            limiter.health, limiter.list, limiter.top, limiter.doctor, limiter.compact,
+            lambda: limiter.check("k"), lambda: limiter.allow("k"), lambda: limiter.status("k"),
+            lambda: limiter.allow_all(["k"]), lambda: limiter.check_many(["k"]), lambda: limiter.limit("k", rate=1, per="1s"),
+        ]
+        bodies = [b"", b"<html>", b"{}", b"5", b"null", b'"ok"', b'[{"a":1}]', b"\xff", b"[" * 50000, b'{"ok":null,"results":[5]}']
+        for stub.status in (b"200 OK", b"404 Not Found", b"503 Service Unavailable"):
+            for stub.body in bodies:
+                for call in calls:
+                    with self.assertRaises(flint.FlintServerError, msg=(stub.status, stub.body[:20], call)) as caught:
+                        call()
+                    self.assertEqual(caught.exception.code, "invalid_response", stub.body[:20])
+
     def test_good_replies_in_any_form(self):
         body = reply().split(b"\r\n\r\n", 1)[1]
         half = len(body) // 2
@@ -292,6 +497,29 @@ class Misbehaviour(unittest.TestCase):
 
                 _, limiter = self.stub(answer)
                 self.assertEqual(limiter.check("k").remaining, 4)
+
+    def test_an_overloaded_server(self):
+        body = b'{"error":"all workers are busy","code":"overloaded"}'
+
+        def answer(stub, connection):
+            while stub.read(connection):
+                connection.sendall(reply(body, b"503 Service Unavailable", b"Retry-After: 1\r\n"))
+
+        stub, limiter = self.stub(answer)
+        with self.assertRaises(flint.FlintServerError) as caught:
+            limiter.check("k")
+        error = caught.exception
+        self.assertEqual((error.status, error.code, error.retry_after), (503, "overloaded", 1.0))
+        self.assertEqual((error.message, error.unavailable), ("all workers are busy", True))
+        self.assertEqual(len(stub.requests), 1, "a check is not tried again by itself")
+        for decision in ("allow", "deny"):
+            stub, limiter = self.stub(answer, on_error=decision)
+            result = limiter.check("k", 2)
+            self.assertEqual((result.allowed, result.degraded), (decision == "allow", True))
+            self.assertEqual(result.retry_after, 0.0 if decision == "allow" else 1.0)
+            self.assertEqual(limiter.check_all(["k"]), {
+                "allowed": decision == "allow", "denied_key": None, "results": [], "degraded": True
+            })
 
     def test_a_proxy_that_finds_no_server(self):
         def answer(stub, connection):

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import sys
 import unittest
 
 import flint
@@ -50,7 +51,52 @@ class Decorator(WithServer):
                 with self.assertRaises(flint.RateLimitExceeded):
                     await job()
 
+                class Job:
+                    async def __call__(self, n):
+                        return n
+
+                costly = limiter.rate_limit("jobs", rate=5, per="1d", cost=lambda n: n)(Job())
+                self.assertEqual(await costly(4), 4)
+                with self.assertRaises(flint.RateLimitExceeded):
+                    await costly(2)
+
+                @limiter.rate_limit("job")
+                class Plain:
+                    async def __call__(self):
+                        pass
+
+                with self.assertRaises(flint.RateLimitExceeded):
+                    Plain()
+
+                async def numbers():
+                    yield 1
+
+                with self.assertRaises(TypeError):
+                    limiter.rate_limit("job")(numbers)
+
         asyncio.run(work())
+
+    def test_limits_that_were_removed_come_back(self):
+        limiter = self.limiter()
+
+        @limiter.rate_limit("again", rate=2, per="1d")
+        def work():
+            return True
+
+        @limiter.rate_limit("again", rate=2, per="1d")
+        async def job():
+            return True
+
+        self.assertTrue(work() and work())
+        limiter.remove("again")
+        self.assertTrue(work())
+        self.assertTrue(asyncio.run(job()))
+        limiter.remove("again")
+        self.assertTrue(asyncio.run(job()))
+        self.assertEqual(limiter.status("again")["total_allowed"], 1)
+        # Without values nobody knows how to configure it.
+        with self.assertRaises(flint.FlintServerError):
+            limiter.rate_limit("unknown")(work)()
 
     def test_wrong_use_and_no_server(self):
         limiter = self.limiter()
@@ -89,6 +135,33 @@ class Middleware(WithServer):
         self.assertEqual(self.wsgi(app, method="HEAD")[2], b"")
         self.assertEqual(self.wsgi(app, "/health")[0], "200 OK")
         self.assertEqual(self.wsgi(app, address="10.0.0.2")[0], "200 OK")
+
+    def test_wsgi_errors_and_no_server(self):
+        def failing(environ, start_response):
+            try:
+                raise KeyError("x")
+            except KeyError:
+                start_response("500 Internal Server Error", [], sys.exc_info())
+            return [b"sorry"]
+
+        limiter = self.limiter()
+        app = flint.WSGIMiddleware(
+            failing, limiter, key=lambda environ: "failing", rate=3, per="1d", algorithm="fixed_window_counter"
+        )
+        status, headers, body = self.wsgi(app)
+        self.assertEqual((status, body), ("500 Internal Server Error", b"sorry"))
+        self.assertIn("RateLimit", headers)
+        self.assertEqual(limiter.status("failing")["algorithm"], "fixed_window_counter")
+        with self.assertRaises(TypeError):
+            flint.WSGIMiddleware(failing, limiter, exempt="/health")
+        for decision, expected in [("allow", "500 Internal Server Error"), ("deny", "429 Too Many Requests")]:
+            for values in ({}, {"rate": 3, "per": "1d"}):
+                degraded = flint.SharedLimiter("http://127.0.0.1:9", on_error=decision)
+                status, headers, _ = self.wsgi(flint.WSGIMiddleware(failing, degraded, **values))
+                self.assertEqual((status, "RateLimit" in headers), (expected, False))
+                self.assertEqual(headers.get("Retry-After"), "1" if decision == "deny" else None)
+        with self.assertRaises(flint.FlintConnectionError):
+            self.wsgi(flint.WSGIMiddleware(failing, flint.SharedLimiter("http://127.0.0.1:9")))
 
     def asgi(self, app, path="/", address="10.1.0.1"):
         sent = []
@@ -136,8 +209,17 @@ class Middleware(WithServer):
                 async def lifespan(scope, receive, send):
                     seen.append(scope["type"])
 
-                await flint.ASGIMiddleware(lifespan, limiter)({"type": "lifespan"}, None, None)
-                self.assertEqual(seen, ["lifespan"])
+                for kind in ("lifespan", "websocket"):
+                    await flint.ASGIMiddleware(lifespan, limiter)({"type": kind, "path": "/"}, None, None)
+                self.assertEqual(seen, ["lifespan", "websocket"])
+                for decision, expected in [("allow", 200), ("deny", 429)]:
+                    degraded = flint.SharedLimiter("http://127.0.0.1:9", on_error=decision)
+                    call, sent = self.asgi(flint.ASGIMiddleware(hello, degraded, rate=3, per="1d"))
+                    await call
+                    self.assertEqual(sent[0]["status"], expected)
+                call, _ = self.asgi(flint.ASGIMiddleware(hello, flint.SharedLimiter("http://127.0.0.1:9")))
+                with self.assertRaises(flint.FlintConnectionError):
+                    await call
 
         asyncio.run(work())
 

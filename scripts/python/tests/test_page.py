@@ -1,10 +1,12 @@
-"""man/flint-python.3 is true: its examples run as they stand, and its names are the package's."""
+"""man/flint-python.3 is true: its examples run as they stand, and its names are the package's. So do the examples of
+README.md and of the package's own documentation."""
 
 import inspect
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import unittest
 
 import flint
@@ -33,17 +35,31 @@ class Page(WithServer):
         self.assertGreaterEqual(len(examples), 5)
         environment = {**os.environ, "FLINT_SERVER": self.server.url, "FLINT_SERVER_TOKEN": TOKEN}
         environment["PYTHONPATH"] = PACKAGE
-        printed = []
-        for example in examples:
-            done = subprocess.run(
-                [sys.executable, "-c", plain(example)], env=environment, capture_output=True, text=True, timeout=60
-            )
-            self.assertEqual((done.returncode, done.stderr), (0, ""), example)
-            printed.append(done.stdout)
+        printed = [self.output(plain(example), environment) for example in examples]
         self.assertEqual(
             printed, ["go\nTrue 94\n", "True None\n", "sent to ann\n" * printed[2].count("\n"), "10 of 10\n", ""]
         )
         self.assertGreaterEqual(printed[2].count("\n"), 5)
+
+    def output(self, program, environment):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, timeout=60
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""), program)
+        return done.stdout
+
+    def test_examples_of_the_package(self):
+        with open(os.path.join(PACKAGE, "README.md"), encoding="utf-8") as file:
+            (readme,) = re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
+        (docstring,) = re.findall(r"\n\n((?:    .*\n)+)", flint.__doc__)
+        environment = {**os.environ, "PYTHONPATH": PACKAGE}
+        for example, printed in [(readme, "go\nTrue 94 0.0\nsent to ann\n"), (textwrap.dedent(docstring), "")]:
+            self.assertIn("http://127.0.0.1:7878", example)
+            self.assertIn('token="%s"' % TOKEN, example)
+            program = example.replace("http://127.0.0.1:7878", self.server.url)
+            self.assertEqual(self.output(program, environment), printed)
+            # For the next, which begins anew.
+            self.limiter().remove("api:user-42")
 
     def test_every_public_name_stands_in_the_page(self):
         text = page()

@@ -1,0 +1,126 @@
+//! README.md is true: its first minute runs as it stands, and what it points at is there.
+
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::util::run;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn readme() -> String {
+    std::fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+fn section<'a>(text: &'a str, title: &str) -> &'a str {
+    let rest = text.split(&format!("\n## {title}\n")).nth(1).unwrap_or_else(|| panic!("no section {title}"));
+    rest.split("\n## ").next().unwrap()
+}
+
+/// Fenced blocks with their languages.
+fn blocks(text: &str) -> Vec<(&str, &str)> {
+    text.split("\n```").skip(1).step_by(2).map(|block| block.split_once('\n').unwrap()).collect()
+}
+
+fn there(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|done| done.status.success())
+}
+
+/// One script of a section's blocks for sh and Python, each Python block as a program of its own.
+fn script(section: &str, python: bool) -> String {
+    let blocks = blocks(section);
+    assert!(blocks.len() > 5, "{blocks:?}");
+    let mut script = String::new();
+    for (language, text) in blocks {
+        match language {
+            "sh" => script += &format!("{text}\n"),
+            "python" if python => script += &format!("python3 - <<'END'\n{text}\nEND\n"),
+            "python" => {}
+            other => panic!("a block for {other}"),
+        }
+    }
+    script
+}
+
+#[test]
+fn the_first_minute_runs_as_it_stands() {
+    if !there("curl") {
+        eprintln!("SKIPPED: curl is not installed, README's commands were not run");
+        return;
+    }
+    let python = there("python3");
+    if !python {
+        eprintln!("SKIPPED: python3 is not installed, README's Python was not run");
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let readme = readme();
+    let script = script(section(&readme, "60 seconds"), python);
+    assert!(script.contains("127.0.0.1:7878"));
+    let script = script.replace("127.0.0.1:7878", &format!("127.0.0.1:{port}"));
+    let parent = tempfile::tempdir().unwrap();
+    symlink(root().join("scripts"), parent.path().join("scripts")).unwrap();
+    let programs = Path::new(env!("CARGO_BIN_EXE_flint")).parent().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    // Where a line fails, the server ends with the script.
+    shell.args(["-euc", &format!("trap 'kill $! 2>/dev/null || true' EXIT\n{script}")]);
+    shell.current_dir(&parent).process_group(0).env("PATH", path);
+    shell.env("PYTHONPATH", root().join("scripts/python")).env("PYTHONDONTWRITEBYTECODE", "1");
+    for variable in ["FLINT_SERVER", "FLINT_SERVER_TOKEN", "FLINT_LOG"] {
+        shell.env_remove(variable);
+    }
+    let done = run(&mut shell);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(!done.out.contains("\"error\""), "{done:?}");
+    let wanted = script.lines().filter_map(|line| line.strip_prefix("# prints "));
+    let wanted: Vec<&str> = wanted.filter(|line| python || !line.starts_with(['T', 'F'])).collect();
+    assert!(wanted.len() >= 6, "{wanted:?}");
+    let mut printed = done.out.lines();
+    for line in wanted {
+        assert!(printed.any(|other| other == line), "`{line}` was not printed in its place: {done:?}");
+    }
+}
+
+#[test]
+fn what_it_points_at_is_there() {
+    let readme = readme();
+    let mut links = 0;
+    for link in readme.split("](").skip(1) {
+        let link = link.split(')').next().unwrap();
+        assert!(root().join(link).exists(), "{link} is not there");
+        links += 1;
+    }
+    for page in std::fs::read_dir(root().join("man")).unwrap() {
+        let name = page.unwrap().file_name().into_string().unwrap();
+        assert!(readme.contains(&format!("](man/{name})")), "{name} is not named");
+    }
+    assert!(links > 5);
+    for word in readme.split(|c: char| c.is_whitespace() || c == '`') {
+        if word.starts_with("scripts/") || word.starts_with("tests/") || word.starts_with("man/") {
+            let path = word.trim_end_matches(['.', ',', ';', ')']);
+            assert!(root().join(path).exists(), "{path} is not there");
+        }
+    }
+}
+
+#[test]
+fn two_commands_are_all_the_setting_up() {
+    let readme = readme();
+    let (_, commands) = blocks(section(&readme, "Two commands"))[0];
+    let commands: Vec<&str> = commands.lines().map(|line| line.split('#').next().unwrap().trim()).collect();
+    assert_eq!(commands, ["cargo run --release -- server start", "scripts/test"]);
+    // The works of scripts/bench that it names are known.
+    let bench = std::fs::read_to_string(root().join("scripts/bench")).unwrap();
+    let (_, commands) = blocks(section(&readme, "Benchmarks"))[0];
+    let known = bench.split("# WORK:").nth(1).unwrap().split('(').next().unwrap();
+    for command in commands.lines() {
+        let command = command.split('#').next().unwrap();
+        for work in command.split_whitespace().skip(1).filter(|word| !word.starts_with('-')) {
+            assert!(known.split_whitespace().any(|name| name == work), "{work}: {known}");
+        }
+    }
+}
