@@ -247,10 +247,8 @@ fn zsh() -> String {
     }
     let mut members = String::new();
     for group in groups() {
-        let of_group: Vec<String> = help::members(group)
-            .iter()
-            .map(|member| item(member, &about(&format!("{group} {member}"))))
-            .collect();
+        let of_group: Vec<String> =
+            help::members(group).iter().map(|member| item(member, &about(&format!("{group} {member}")))).collect();
         members += &format!("    {group}) offered=({}) ;;\n", of_group.join(" "));
     }
     let mut options = String::new();

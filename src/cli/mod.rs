@@ -38,6 +38,7 @@ pub fn run(argv: Vec<OsString>) -> u8 {
         Ok(Answer::Yes) => 0,
         Ok(Answer::No) => 1,
         Ok(Answer::Status(status)) => status,
+        Err(error) if output.reader_gone() => error.kind().exit_status(),
         Err(error) => {
             output::complain(&error);
             error.kind().exit_status()

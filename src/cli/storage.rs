@@ -142,17 +142,7 @@ pub fn doctor(args: Args, global: &Global, output: &mut Output) -> Result<Answer
         output.bytes(&document.bytes)?;
         return Ok(ok.into());
     }
-    for (name, value) in document.value.as_object().into_iter().flatten() {
-        match value {
-            Value::Array(problems) => {
-                for problem in problems {
-                    output.line(&format!("problem: {}", problem.as_str().unwrap_or_default()))?;
-                }
-            }
-            Value::Null => {}
-            value => output.line(&format!("{name:<16} {}", value.to_string().trim_matches('"')))?,
-        }
-    }
+    output.report(&document.value)?;
     Ok(ok.into())
 }
 
