@@ -69,7 +69,11 @@ impl Output {
         };
         let count = |what: &str| {
             let (checks, units) = (format!("total_{what}"), format!("total_{what}_cost"));
-            Ok::<_, Error>(format!("{} checks, {} units", text(status, &checks)?, text(status, &units)?))
+            Ok::<_, Error>(format!(
+                "{}, {}",
+                counted(&text(status, &checks)?, "check"),
+                counted(&text(status, &units)?, "unit")
+            ))
         };
         let lines = [
             ("key", text(status, "key")?),
@@ -158,6 +162,11 @@ fn text(object: &Value, name: &str) -> Result<String> {
         Value::Number(number) => Ok(number.to_string()),
         _ => Err(super::target::not_understood()),
     }
+}
+
+/// So many of something.
+pub fn counted(number: &str, what: &str) -> String {
+    format!("{number} {what}{}", if number == "1" { "" } else { "s" })
 }
 
 /// Text with nothing in it that a terminal would obey.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::args::Args;
 use super::client::Request;
 use super::global::Global;
-use super::output::Output;
+use super::output::{Output, counted};
 use super::target::{ask, not_understood, request};
 use super::{Answer, done, missing};
 use crate::bounds::COMPACT_REPLY_MS;
@@ -97,7 +97,8 @@ pub fn check_log(args: Args, global: &Global, output: &mut Output) -> Result<Ans
                 output.json(&json!({"ok": true, "events": found.events, "segments": found.segments.len(),
                     "log_bytes": found.log_bytes, "snapshot_bytes": found.snapshot_bytes, "torn": torn}))?;
             } else {
-                output.line(&format!("ok, {} events in {} segments", found.events, found.segments.len()))?;
+                let events = counted(&found.events.to_string(), "event");
+                output.line(&format!("ok, {events} in {}", counted(&found.segments.len().to_string(), "segment")))?;
                 if let Some(torn) = found.torn {
                     output.line(&format!(
                         "{}: {} bytes from offset {} were never confirmed; the next start cuts them off",
