@@ -150,9 +150,17 @@ pub fn row(status: &Value) -> Result<Row> {
         text(status, "remaining")?,
         text(status, "total_allowed")?,
         text(status, "total_denied")?,
-        text(status, "reset_at")?,
+        whole_seconds(text(status, "reset_at")?),
         text(status, "key")?,
     ])
+}
+
+/// An instant without its milliseconds, for which a row has no room.
+fn whole_seconds(instant: String) -> String {
+    match instant.split_once('.') {
+        Some((seconds, rest)) if rest.ends_with('Z') => format!("{seconds}Z"),
+        _ => instant,
+    }
 }
 
 /// A field for people: a number or a text.

@@ -32,7 +32,7 @@ fn settled(text: &str) -> String {
         rest = &rest[at..];
         let end = rest.find(|c: char| !c.is_ascii_digit() && !"-:.TZ".contains(c)).unwrap_or(rest.len());
         let (word, behind) = rest.split_at(end);
-        out.push_str(if word.len() >= 24 && word.contains('T') { "INSTANT" } else { word });
+        out.push_str(if word.len() >= 20 && word.contains('T') { "INSTANT" } else { word });
         rest = behind;
     }
     out
