@@ -80,8 +80,9 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
     let config = Config { tokens, workers, hosts, idle_timeout, max_connections, on_worn: signals.on_worn() };
     let server = Server::start(bound, config, Arc::clone(&limiter))?;
     if !taken_over {
-        output.line(&format!("flint server listening on {}", server.url()))?;
-        output.flush()?;
+        let line = output.line(&format!("flint server listening on {}", server.url()));
+        // A command whose reader has gone ends without a word; a server should not.
+        line.and_then(|()| output.flush()).inspect_err(|error| log::error!("{error}"))?;
     }
     log::info!(
         "flint {} serves {} from {} on {}, --sync {}{}",

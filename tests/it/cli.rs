@@ -408,6 +408,11 @@ fn a_reader_that_goes_is_no_news_and_a_full_disk_is() {
         let (code, told) = into(full.into(), args);
         assert!(code == Some(3) && told.starts_with("flint: cannot write to standard output: "), "{args:?}: {told}");
     }
+    // A server does not end without a word.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let (code, told) = into(writer.into(), &["server", "start", "--bind", "127.0.0.1:0"]);
+    assert!(code == Some(3) && told.contains("ERROR cannot write to standard output: "), "{told}");
     // An answer that nobody got is not given.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
