@@ -91,23 +91,6 @@ impl Output {
         lines.iter().try_for_each(|(name, value)| self.line(&format!("{name:<13} {value}")))
     }
 
-    /// Limits in aligned columns. The key stands last: it may be long, or of characters whose width only the terminal
-    /// knows.
-    pub fn table(&mut self, mut rows: Vec<Row>) -> Result<()> {
-        rows.insert(0, ["LIMIT", "ALGORITHM", "REMAINING", "ALLOWED", "DENIED", "RESET AT", "KEY"].map(str::to_owned));
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths: [usize; KEY] = std::array::from_fn(width);
-        for row in &rows {
-            let mut line = String::new();
-            for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-                let numeric = (2..5).contains(&column);
-                line += &if numeric { format!("{cell:>width$}  ") } else { format!("{cell:<width$}  ") };
-            }
-            self.line(&format!("{line}{}", row[KEY]))?;
-        }
-        Ok(())
-    }
-
     /// All there is to say of the storage, from the report of doctor: whether it is well, what is not, and then its
     /// numbers by their names. Of the objects in it those numbers are left out that are 0.
     pub fn report(&mut self, report: &Value) -> Result<()> {
@@ -133,6 +116,41 @@ fn numbers(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
             Value::String(text) => lines.push((name, printable(text))),
             _ => {}
         }
+    }
+}
+
+/// Limits in aligned columns, a page of them at a time: what came before is not kept, and is not aligned anew. The key
+/// stands last: it may be long, or of characters whose width only the terminal knows.
+pub struct Table {
+    widths: [usize; KEY],
+    begun: bool,
+}
+
+impl Table {
+    pub fn new() -> Table {
+        Table { widths: [0; KEY], begun: false }
+    }
+
+    /// Prints a page, below the heads of the columns where it is the first.
+    pub fn page(&mut self, mut rows: Vec<Row>, output: &mut Output) -> Result<()> {
+        if !std::mem::replace(&mut self.begun, true) {
+            let heads = ["LIMIT", "ALGORITHM", "REMAINING", "ALLOWED", "DENIED", "RESET AT", "KEY"];
+            rows.insert(0, heads.map(str::to_owned));
+        }
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = cell.len().max(*width);
+            }
+        }
+        for row in &rows {
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(self.widths).enumerate() {
+                let numeric = (2..5).contains(&column);
+                line += &if numeric { format!("{cell:>width$}  ") } else { format!("{cell:<width$}  ") };
+            }
+            output.line(&format!("{line}{}", row[KEY]))?;
+        }
+        Ok(())
     }
 }
 
