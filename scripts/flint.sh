@@ -15,7 +15,7 @@
 # They print what the server answers: JSON, but for flint_take. Exit statuses: 0 done, allowed, healthy; 1 the answer is
 # no; 2 wrong usage; 3 it could not be done. An error is one line on stderr.
 #
-# FLINT_SERVER        http://HOST:PORT (default http://127.0.0.1:7878) or unix:PATH
+# FLINT_SERVER        http://HOST:PORT (default http://127.0.0.1:7878), https://HOST:PORT of a proxy, or unix:PATH
 # FLINT_TOKEN_FILE    file whose first token is shown to the server; others must have no access to it
 # FLINT_SERVER_TOKEN  the token, where no file is named
 #
@@ -89,8 +89,8 @@ _flint_ask() {
     esac
     case $_flint_server in
     unix:?*) _flint_url=http://localhost ;;
-    http://?*) _flint_url=${_flint_server%/} ;;
-    *) _flint_fail 2 "FLINT_SERVER must be http://HOST:PORT or unix:PATH, not $_flint_server" ;;
+    http://?* | https://?*) _flint_url=${_flint_server%/} ;;
+    *) _flint_fail 2 "FLINT_SERVER must be http://HOST:PORT, https://HOST:PORT or unix:PATH, not $_flint_server" ;;
     esac
     _flint_config=$(
         printf 'url = "%s%s"\nrequest = "%s"\n' "$(_flint_quote "$_flint_url")" "$2" "$1"

@@ -117,11 +117,12 @@ impl Args {
     pub fn number(&mut self, name: &'static str) -> Result<Option<u64>> {
         self.value(name)?
             .map(|value| {
-                value.parse().map_err(|_| {
-                    Error::new(
-                        Kind::Usage,
-                        format!("{name} must be an integer of 0 or more, not `{}`", excerpt(&value)),
-                    )
+                value.parse().map_err(|error: std::num::ParseIntError| {
+                    let what = match error.kind() {
+                        std::num::IntErrorKind::PosOverflow => "is too large",
+                        _ => "must be an integer of 0 or more",
+                    };
+                    Error::new(Kind::Usage, format!("{name} {what}: `{}`", excerpt(&value)))
                 })
             })
             .transpose()

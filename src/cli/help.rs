@@ -1,7 +1,7 @@
 //! Help texts, one per command, in one table.
 
 /// Command, its arguments, what it does, and its options.
-pub const COMMANDS: [(&str, &str, &str, &str); 17] = [
+pub const COMMANDS: [(&str, &str, &str, &str); 18] = [
     (
         "server start",
         "[OPTIONS]",
@@ -82,6 +82,7 @@ pub const COMMANDS: [(&str, &str, &str, &str); 17] = [
 ",
     ),
     ("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems.", ""),
+    ("completions", "bash|zsh|fish", "Print the completions for a shell.", ""),
 ];
 
 const GLOBAL: &str = "Options of every command:
@@ -97,25 +98,31 @@ const GLOBAL: &str = "Options of every command:
 const EXIT: &str = "Exit status: 0 done, allowed, healthy; 1 the answer is no; 2 wrong usage; 3 it could not be done.
 ";
 
-/// An option, as its line of help says.
-pub struct OptionHelp<'t> {
+/// An option, as its lines of help say.
+pub struct OptionHelp {
     /// With its dashes.
-    pub name: &'t str,
+    pub name: &'static str,
     /// What its value stands for; empty for a flag.
-    pub value: &'t str,
-    pub about: &'t str,
+    pub value: &'static str,
+    pub about: String,
 }
 
-fn parse(text: &str) -> impl Iterator<Item = OptionHelp<'_>> {
-    text.lines().filter(|line| line.starts_with("  --")).map(|line| {
-        let (usage, about) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
-        let (name, value) = usage.split_once(' ').unwrap_or((usage, ""));
-        OptionHelp { name, value, about: about.trim() }
-    })
+fn parse(text: &'static str) -> impl Iterator<Item = OptionHelp> {
+    let mut options: Vec<OptionHelp> = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("  --") {
+            let (usage, about) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
+            let (name, value) = usage.split_once(' ').unwrap_or((usage, ""));
+            options.push(OptionHelp { name, value, about: about.trim().to_owned() });
+        } else if let Some(option) = options.last_mut().filter(|_| line.starts_with("    ")) {
+            option.about = format!("{} {}", option.about, line.trim());
+        }
+    }
+    options.into_iter()
 }
 
 /// The options of every command.
-pub fn global_options() -> impl Iterator<Item = OptionHelp<'static>> {
+pub fn global_options() -> impl Iterator<Item = OptionHelp> {
     parse(GLOBAL)
 }
 
@@ -125,13 +132,8 @@ pub fn global_names() -> Vec<&'static str> {
 }
 
 /// The options of a command alone.
-pub fn own_options(command: &str) -> impl Iterator<Item = OptionHelp<'static>> {
+pub fn own_options(command: &str) -> impl Iterator<Item = OptionHelp> {
     parse(COMMANDS.iter().find(|(name, ..)| *name == command).map_or("", |(.., options)| options))
-}
-
-/// All options of a command.
-pub fn options(command: &str) -> impl Iterator<Item = OptionHelp<'static>> {
-    own_options(command).chain(global_options())
 }
 
 /// The first words of all commands.

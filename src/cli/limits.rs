@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::args::Args;
 use super::client::Request;
 use super::global::Global;
-use super::output::Output;
+use super::output::{Output, Table};
 use super::target::{Document, Session, ask, encode, not_understood, post, request};
 use super::{Answer, done, missing, option_error};
 use crate::bounds::{LIST_PAGE, MAX_PAGE, MAX_STATUS_BYTES};
@@ -193,13 +193,13 @@ fn statuses(url: String, size: usize) -> Request {
 /// Pages of status objects, as one table or one array.
 struct Listing {
     json: bool,
-    rows: Vec<super::output::Row>,
+    table: Table,
     any: bool,
 }
 
 impl Listing {
     fn new(json: bool) -> Listing {
-        Listing { json, rows: Vec::new(), any: false }
+        Listing { json, table: Table::new(), any: false }
     }
 
     fn add<'d>(&mut self, document: &'d Document, output: &mut Output) -> Result<&'d [Value]> {
@@ -213,9 +213,7 @@ impl Listing {
                 self.any = true;
             }
         } else {
-            for status in page {
-                self.rows.push(super::output::row(status)?);
-            }
+            self.table.page(page.iter().map(super::output::row).collect::<Result<_>>()?, output)?;
         }
         Ok(page)
     }
@@ -224,7 +222,8 @@ impl Listing {
         match (self.json, self.any) {
             (true, true) => output.line("]")?,
             (true, false) => output.line("[]")?,
-            (false, _) => output.table(self.rows)?,
+            // The heads stand there, whatever follows.
+            (false, _) => {}
         }
         Ok(Answer::Yes)
     }

@@ -38,6 +38,7 @@ pub fn run(argv: Vec<OsString>) -> u8 {
         Ok(Answer::Yes) => 0,
         Ok(Answer::No) => 1,
         Ok(Answer::Status(status)) => status,
+        Err(error) if output.reader_gone() => error.kind().exit_status(),
         Err(error) => {
             output::complain(&error);
             error.kind().exit_status()
@@ -72,7 +73,7 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
         let Some(word) = args.word()? else { break };
         words.push(word);
         // `doctor`, `run` and `help` are whole by themselves; what follows are their operands.
-        if help::is_command(&words) || ["help", "completions"].contains(&words[0].as_str()) {
+        if help::is_command(&words) || words[0] == "help" {
             break;
         }
     }
@@ -104,7 +105,6 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
         "log verify" => storage::check_log(args, &global, output),
         "log repair" => storage::repair_log(args, &global, output),
         "run" => run::run(args, &global, output),
-        // Not in the help: packages call it.
         "completions" => {
             let [shell] = args.exactly(["SHELL"])?;
             output.text(&complete::script(&shell)?)?;
@@ -116,7 +116,16 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
 }
 
 fn unknown(name: &str) -> Error {
-    Error::new(Kind::Usage, format!("there is no command `{}`; `flint help` lists them", excerpt(name)))
+    let (group, rest) = name.split_once(' ').unwrap_or((name, ""));
+    let members = help::members(group).join(", ");
+    Error::new(
+        Kind::Usage,
+        match (members.is_empty(), rest.is_empty()) {
+            (true, _) => format!("there is no command `{}`; `flint help` lists them", excerpt(name)),
+            (false, true) => format!("`{group}` needs a further word: {members}"),
+            (false, false) => format!("there is no command `{}`; `{group}` has {members}", excerpt(name)),
+        },
+    )
 }
 
 /// Prints the answer of a command that has nothing to tell but that it is done.

@@ -7,11 +7,19 @@ use serde_json::Value;
 use crate::error::{Error, Kind, Result};
 
 /// Standard output, buffered until the command ends.
-pub struct Output(io::BufWriter<io::Stdout>);
+pub struct Output {
+    stdout: io::BufWriter<io::Stdout>,
+    reader_gone: bool,
+}
 
 impl Output {
     pub fn new() -> Output {
-        Output(io::BufWriter::new(io::stdout()))
+        Output { stdout: io::BufWriter::new(io::stdout()), reader_gone: false }
+    }
+
+    /// Whether nobody reads on, as `head` does not: that is no news to anyone.
+    pub fn reader_gone(&self) -> bool {
+        self.reader_gone
     }
 
     /// A line of text.
@@ -21,7 +29,7 @@ impl Output {
 
     /// Text that ends its lines itself.
     pub fn text(&mut self, text: &str) -> Result<()> {
-        self.0.write_all(text.as_bytes()).map_err(|error| failed(&error))
+        self.raw(text.as_bytes())
     }
 
     /// A JSON value on a line.
@@ -31,17 +39,26 @@ impl Output {
 
     /// Bytes that are JSON, on a line.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.write_all(bytes).and_then(|()| self.0.write_all(b"\n")).map_err(|error| failed(&error))
+        self.raw(bytes).and_then(|()| self.raw(b"\n"))
     }
 
     /// Sends what was written.
     pub fn flush(&mut self) -> Result<()> {
-        self.0.flush().map_err(|error| failed(&error))
+        let done = self.stdout.flush();
+        self.done(done)
     }
 
     /// Bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.write_all(bytes).map_err(|error| failed(&error))
+        let done = self.stdout.write_all(bytes);
+        self.done(done)
+    }
+
+    fn done(&mut self, done: io::Result<()>) -> Result<()> {
+        done.map_err(|error| {
+            self.reader_gone |= error.kind() == io::ErrorKind::BrokenPipe;
+            Error::new(Kind::Io, format!("cannot write to standard output: {error}"))
+        })
     }
 
     /// All there is to say of one limit, from its status object.
@@ -52,7 +69,11 @@ impl Output {
         };
         let count = |what: &str| {
             let (checks, units) = (format!("total_{what}"), format!("total_{what}_cost"));
-            Ok::<_, Error>(format!("{} checks, {} units", text(status, &checks)?, text(status, &units)?))
+            Ok::<_, Error>(format!(
+                "{}, {}",
+                counted(&text(status, &checks)?, "check"),
+                counted(&text(status, &units)?, "unit")
+            ))
         };
         let lines = [
             ("key", text(status, "key")?),
@@ -70,56 +91,117 @@ impl Output {
         lines.iter().try_for_each(|(name, value)| self.line(&format!("{name:<13} {value}")))
     }
 
-    /// Limits in aligned columns.
-    pub fn table(&mut self, mut rows: Vec<Row>) -> Result<()> {
-        rows.insert(0, ["KEY", "LIMIT", "ALGORITHM", "REMAINING", "ALLOWED", "DENIED", "RESET AT"].map(str::to_owned));
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: [usize; 7] = std::array::from_fn(width);
+    /// All there is to say of the storage, from the report of doctor: whether it is well, what is not, and then its
+    /// numbers by their names. Of the objects in it those numbers are left out that are 0.
+    pub fn report(&mut self, report: &Value) -> Result<()> {
+        let mut lines = Vec::new();
+        numbers("", report, &mut lines);
+        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        self.line(&format!("{:<width$}  {}", "ok", report["ok"]))?;
+        for problem in report["problems"].as_array().into_iter().flatten() {
+            self.line(&format!("problem: {}", printable(problem.as_str().unwrap_or_default())))?;
+        }
+        lines.iter().try_for_each(|(name, value)| self.line(&format!("{name:<width$}  {value}")))
+    }
+}
+
+/// Names and values of an object and of those in it.
+fn numbers(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let inner = !path.is_empty();
+        let name = if inner { format!("{path}.{name}") } else { printable(name) };
+        match value {
+            Value::Object(_) => numbers(&name, value, lines),
+            Value::Number(number) if !inner || number.as_u64() != Some(0) => lines.push((name, number.to_string())),
+            Value::String(text) => lines.push((name, printable(text))),
+            _ => {}
+        }
+    }
+}
+
+/// Limits in aligned columns, a page of them at a time: what came before is not kept, and is not aligned anew. The key
+/// stands last: it may be long, or of characters whose width only the terminal knows.
+pub struct Table {
+    widths: [usize; KEY],
+    begun: bool,
+}
+
+impl Table {
+    pub fn new() -> Table {
+        Table { widths: [0; KEY], begun: false }
+    }
+
+    /// Prints a page, below the heads of the columns where it is the first.
+    pub fn page(&mut self, mut rows: Vec<Row>, output: &mut Output) -> Result<()> {
+        if !std::mem::replace(&mut self.begun, true) {
+            let heads = ["LIMIT", "ALGORITHM", "REMAINING", "ALLOWED", "DENIED", "RESET AT", "KEY"];
+            rows.insert(0, heads.map(str::to_owned));
+        }
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = cell.len().max(*width);
+            }
+        }
         for row in &rows {
             let mut line = String::new();
-            for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-                let numeric = (3..6).contains(&column);
+            for (column, (cell, width)) in row.iter().zip(self.widths).enumerate() {
+                let numeric = (2..5).contains(&column);
                 line += &if numeric { format!("{cell:>width$}  ") } else { format!("{cell:<width$}  ") };
             }
-            self.line(line.trim_end())?;
+            output.line(&format!("{line}{}", row[KEY]))?;
         }
         Ok(())
     }
 }
 
+/// The column of the key.
+const KEY: usize = 6;
+
 /// A line of the table of limits.
-pub type Row = [String; 7];
+pub type Row = [String; KEY + 1];
 
 /// The line of a status object.
 pub fn row(status: &Value) -> Result<Row> {
     Ok([
-        text(status, "key")?,
         format!("{}/{}", text(status, "rate")?, text(status, "per")?),
         text(status, "algorithm")?,
         text(status, "remaining")?,
         text(status, "total_allowed")?,
         text(status, "total_denied")?,
-        text(status, "reset_at")?,
+        whole_seconds(text(status, "reset_at")?),
+        text(status, "key")?,
     ])
 }
 
-/// A field for people: a number or a text, with nothing in it that a terminal would obey.
+/// An instant without its milliseconds, for which a row has no room.
+fn whole_seconds(instant: String) -> String {
+    match instant.split_once('.') {
+        Some((seconds, rest)) if rest.ends_with('Z') => format!("{seconds}Z"),
+        _ => instant,
+    }
+}
+
+/// A field for people: a number or a text.
 fn text(object: &Value, name: &str) -> Result<String> {
     match &object[name] {
-        Value::String(text) => {
-            Ok(text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect())
-        }
+        Value::String(text) => Ok(printable(text)),
         Value::Number(number) => Ok(number.to_string()),
         _ => Err(super::target::not_understood()),
     }
+}
+
+/// So many of something.
+pub fn counted(number: &str, what: &str) -> String {
+    format!("{number} {what}{}", if number == "1" { "" } else { "s" })
+}
+
+/// Text with nothing in it that a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// One line on stderr.
 pub fn complain(error: &Error) {
     // When stderr is closed there is nobody to tell.
     let _ = writeln!(io::stderr(), "flint: {error}");
-}
-
-fn failed(error: &io::Error) -> Error {
-    Error::new(Kind::Io, format!("cannot write to standard output: {error}"))
 }

@@ -5,6 +5,8 @@
 //! waits.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,7 +62,7 @@ pub fn run(mut args: Args, global: &Global, output: &mut Output) -> Result<Answe
     output.flush()?;
     let error = Command::new(&program).arg0(name).args(arguments).exec();
     let status = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
-    complain(status, &format!("{}: {error}", program.display()))
+    complain(status, &format!("{}: {error}, after the quota was spent", program.display()))
 }
 
 fn denied(key: &str, decision: &Decision, waited: bool, global: &Global, output: &mut Output) -> Result<Answer> {
@@ -111,7 +113,13 @@ fn find(name: &OsStr) -> std::result::Result<PathBuf, (u8, &'static str)> {
     let look = |path: &Path| match path.metadata() {
         Err(_) => Err(not_found),
         Ok(metadata) if !metadata.is_file() => Err(no_leave),
-        Ok(_) => rustix::fs::access(path, Permission::EXEC_OK).map_err(|_| no_leave),
+        Ok(_) => {
+            rustix::fs::access(path, Permission::EXEC_OK).map_err(|_| no_leave)?;
+            match interpreter(path).map(|program| rustix::fs::access(program, Permission::EXEC_OK)) {
+                Some(Err(_)) => Err((NOT_EXECUTABLE, "its interpreter cannot be executed; no quota was spent")),
+                _ => Ok(()),
+            }
+        }
     };
     if name.is_empty() {
         return Err(not_found);
@@ -131,4 +139,14 @@ fn find(name: &OsStr) -> std::result::Result<PathBuf, (u8, &'static str)> {
         }
     }
     Err(worst)
+}
+
+/// The interpreter that a script names in its first line.
+fn interpreter(path: &Path) -> Option<PathBuf> {
+    let mut line = Vec::new();
+    // As much of it as Linux looks at.
+    std::fs::File::open(path).ok()?.take(256).read_to_end(&mut line).ok()?;
+    let line = line.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?.trim_ascii();
+    let word = line.split(u8::is_ascii_whitespace).next().filter(|word| !word.is_empty())?;
+    Some(OsStr::from_bytes(word).into())
 }

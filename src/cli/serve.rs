@@ -16,7 +16,7 @@ use super::Answer;
 use super::args::Args;
 use super::global::Global;
 use super::notify::Notifier;
-use super::output::Output;
+use super::output::{Output, counted};
 use crate::bounds::{
     COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IDLE_TIMEOUT_MS, MAX_BLOCKING, MAX_CONNECTIONS,
     MAX_IDLE_TIMEOUT_MS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS,
@@ -50,10 +50,7 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
         ..Policy::default()
     };
     crate::store::validate_policy(&policy).map_err(|error| Error::new(Kind::Usage, format!("--{error}")))?;
-    let workers = args.number("--max-blocking")?.unwrap_or(MAX_BLOCKING as u64);
-    if !(1..=MAX_MAX_BLOCKING as u64).contains(&workers) {
-        return Err(Error::new(Kind::Usage, format!("--max-blocking must be from 1 to {MAX_MAX_BLOCKING}")));
-    }
+    let workers = within(&mut args, "--max-blocking", MAX_BLOCKING, MAX_MAX_BLOCKING)?;
     let mut hosts = Vec::new();
     while let Some(host) = args.value_again("--allow-host")? {
         hosts.push(host);
@@ -65,10 +62,7 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
         })?,
     };
     let idle_timeout = idle_timeout(&mut args)?;
-    let max_connections = args.number("--max-connections")?.unwrap_or(MAX_CONNECTIONS as u64);
-    if !(1..=MAX_MAX_CONNECTIONS as u64).contains(&max_connections) {
-        return Err(Error::new(Kind::Usage, format!("--max-connections must be from 1 to {MAX_MAX_CONNECTIONS}")));
-    }
+    let max_connections = within(&mut args, "--max-connections", MAX_CONNECTIONS, MAX_MAX_CONNECTIONS)?;
     let [] = args.exactly([])?;
     let bind = Bind::parse(&address)?;
     let passed = server::passed_socket(&tokens)?;
@@ -83,21 +77,22 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
     let taken_over = passed.as_ref().is_some_and(Bound::taken_over);
     let limiter = Arc::new(open(&global.dir, options, taken_over)?);
     let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
-    let config = Config {
-        tokens,
-        workers: workers as usize,
-        hosts,
-        idle_timeout,
-        max_connections: max_connections as usize,
-        on_worn: signals.on_worn(),
-    };
+    let config = Config { tokens, workers, hosts, idle_timeout, max_connections, on_worn: signals.on_worn() };
     let server = Server::start(bound, config, Arc::clone(&limiter))?;
-    if taken_over {
-        log::info!("took over {} from the former process image", server.url());
-    } else {
-        output.line(&format!("flint server listening on {}", server.url()))?;
-        output.flush()?;
+    if !taken_over {
+        let line = output.line(&format!("flint server listening on {}", server.url()));
+        // A command whose reader has gone ends without a word; a server should not.
+        line.and_then(|()| output.flush()).inspect_err(|error| log::error!("{error}"))?;
     }
+    log::info!(
+        "flint {} serves {} from {} on {}, --sync {}{}",
+        env!("CARGO_PKG_VERSION"),
+        counted(&limiter.report().limits.to_string(), "limit"),
+        global.dir.display(),
+        server.url(),
+        sync.name(),
+        if taken_over { ", in place of its former image" } else { "" }
+    );
     let notifier = Notifier::from_environment();
     notifier.ready(&format!("listening on {}", server.url()));
     attend(server, &limiter, &signals, global.token_source(), &notifier)
@@ -145,6 +140,13 @@ fn report_panics() {
         let thread = std::thread::current();
         log::log!(level, "thread {} panicked: {panic}", thread.name().unwrap_or("without a name"));
     }));
+}
+
+/// The value of an option from 1 to `most`.
+fn within(args: &mut Args, name: &'static str, default: usize, most: usize) -> Result<usize> {
+    let value = args.number(name)?.map_or(Some(default), |value| usize::try_from(value).ok());
+    let value = value.filter(|value| (1..=most).contains(value));
+    value.ok_or_else(|| Error::new(Kind::Usage, format!("{name} must be from 1 to {most}")))
 }
 
 /// `--idle-timeout`, within its bounds.
@@ -256,7 +258,7 @@ fn reload(server: &Server, file: Option<&Path>) -> String {
     match read_token_file(file) {
         Ok(tokens) => {
             server.set_tokens(Tokens::new(tokens.iter().map(String::as_str)));
-            let done = format!("read {} tokens from {}", tokens.len(), file.display());
+            let done = format!("read {} from {}", counted(&tokens.len().to_string(), "token"), file.display());
             log::info!("{done}");
             done
         }

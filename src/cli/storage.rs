@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::args::Args;
 use super::client::Request;
 use super::global::Global;
-use super::output::Output;
+use super::output::{Output, counted};
 use super::target::{ask, not_understood, request};
 use super::{Answer, done, missing};
 use crate::bounds::COMPACT_REPLY_MS;
@@ -97,7 +97,8 @@ pub fn check_log(args: Args, global: &Global, output: &mut Output) -> Result<Ans
                 output.json(&json!({"ok": true, "events": found.events, "segments": found.segments.len(),
                     "log_bytes": found.log_bytes, "snapshot_bytes": found.snapshot_bytes, "torn": torn}))?;
             } else {
-                output.line(&format!("ok, {} events in {} segments", found.events, found.segments.len()))?;
+                let events = counted(&found.events.to_string(), "event");
+                output.line(&format!("ok, {events} in {}", counted(&found.segments.len().to_string(), "segment")))?;
                 if let Some(torn) = found.torn {
                     output.line(&format!(
                         "{}: {} bytes from offset {} were never confirmed; the next start cuts them off",
@@ -142,17 +143,7 @@ pub fn doctor(args: Args, global: &Global, output: &mut Output) -> Result<Answer
         output.bytes(&document.bytes)?;
         return Ok(ok.into());
     }
-    for (name, value) in document.value.as_object().into_iter().flatten() {
-        match value {
-            Value::Array(problems) => {
-                for problem in problems {
-                    output.line(&format!("problem: {}", problem.as_str().unwrap_or_default()))?;
-                }
-            }
-            Value::Null => {}
-            value => output.line(&format!("{name:<16} {}", value.to_string().trim_matches('"')))?,
-        }
-    }
+    output.report(&document.value)?;
     Ok(ok.into())
 }
 

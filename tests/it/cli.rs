@@ -319,6 +319,8 @@ fn help_for_every_command() {
         (&["log", "verify"], "--json"),
         (&["log", "repair"], "--to"),
         (&["doctor"], "--json"),
+        (&["run"], "--wait"),
+        (&["completions"], "bash|zsh|fish"),
     ];
     for (command, option) in commands {
         let help = dir.ok(&[&["help"], command].concat());
@@ -331,6 +333,14 @@ fn help_for_every_command() {
     }
     for group in ["limit", "log", "server"] {
         assert!(dir.ok(&["help", group]).contains(&format!("  {group} ")), "{group}");
+    }
+    for (words, told) in [
+        (&["limit"][..], "`limit` needs a further word: add, check"),
+        (&["limit", "ad"], "no command `limit ad`; `limit` has add, check"),
+        (&["odd"], "no command `odd`; `flint help`"),
+        (&["help", "log", "odd"], "no command `log odd`; `log` has flush"),
+    ] {
+        assert!(dir.error(2, words).contains(told), "{words:?}");
     }
     let start = dir.ok(&["help", "server", "start"]);
     for option in ["--token", "--token-file", "--sync", "--flush-every-ms", "--flush-every-events", "--max-blocking"] {
@@ -353,4 +363,86 @@ fn commands_wait_for_each_other() {
     let done = codes.iter().filter(|code| **code == Some(0)).count();
     assert!(done > 0);
     assert_eq!(dir.json(&["limit", "status", "job"])["total_allowed"], done);
+}
+
+#[test]
+fn columns_stand_below_each_other_whatever_the_keys() {
+    let dir = Dir::new();
+    let long = "x".repeat(512);
+    let keys = ["--dash", "a \"b\" %41/\\", "e\u{301}", &long, "\u{65e5}\u{672c}", "\u{1f469}\u{200d}\u{1f467}"];
+    for key in keys {
+        dir.ok(&["limit", "add", "--rate", "1000000000000", "--per", "366d", "--", key]);
+    }
+    dir.ok(&["limit", "add", "small", "--rate", "1", "--per", "1s", "--algorithm", "sliding_window_log"]);
+    for args in [&["limit", "list"][..], &["limit", "top", "--by", "allowed"]] {
+        let table = dir.ok(args);
+        let heads = table.lines().next().unwrap();
+        let starts = ["ALGORITHM", "RESET AT", "KEY"].map(|head| heads.find(head).unwrap());
+        let ends = ["REMAINING", "ALLOWED", "DENIED"].map(|head| heads.find(head).unwrap() + head.len());
+        assert_eq!(table.lines().count(), keys.len() + 2, "{table}");
+        for line in table.lines().skip(1) {
+            // Behind a column's end and before its start stand two blanks, and the key ends the line.
+            assert!(starts.iter().all(|at| &line[at - 2..*at] == "  " && line.as_bytes()[*at] != b' '), "{table}");
+            assert!(ends.iter().all(|at| &line[*at..at + 2] == "  " && line.as_bytes()[at - 1] != b' '), "{table}");
+            let key = &line[starts[2]..];
+            assert!(keys.contains(&key) || key == "small", "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_goes_is_no_news_and_a_full_disk_is() {
+    let dir = Dir::new();
+    dir.ok(&["limit", "add", "job", "--rate", "3", "--per", "366d"]);
+    let into = |stdout: std::process::Stdio, args: &[&str]| {
+        let mut started = command();
+        started.arg("--data-dir").arg(&dir.path).args(args);
+        let done = started.stdout(stdout).stderr(std::process::Stdio::piped()).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    for args in [&["limit", "list"][..], &["limit", "list", "--json"], &["help"], &["log", "dump"], &["doctor"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(into(writer.into(), args), (Some(3), String::new()), "{args:?}");
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let (code, told) = into(full.into(), args);
+        assert!(code == Some(3) && told.starts_with("flint: cannot write to standard output: "), "{args:?}: {told}");
+    }
+    // A server does not end without a word.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let (code, told) = into(writer.into(), &["server", "start", "--bind", "127.0.0.1:0"]);
+    assert!(code == Some(3) && told.contains("ERROR cannot write to standard output: "), "{told}");
+    // An answer that nobody got is not given.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(into(writer.into(), &["limit", "check", "job"]), (Some(3), String::new()));
+}
+
+#[test]
+fn log_lines_tell_the_time_or_the_journal_their_priority() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = Dir::new();
+    let path = dir.parent.path().join("log");
+    let logged = |journal: &str| {
+        let file = std::fs::File::create(&path).unwrap();
+        let id = file.metadata().unwrap();
+        let mut start = command();
+        start.env("JOURNAL_STREAM", journal.replace("FILE", &format!("{}:{}", id.dev(), id.ino())));
+        // It warns of the token, and then of the address.
+        start.args(["server", "start", "--token", "secret", "--bind", "odd"]).stderr(file);
+        assert_eq!(start.output().unwrap().status.code(), Some(2));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (first, rest) = text.split_once('\n').unwrap();
+        assert!(rest.starts_with("flint: --bind") && !text.contains("secret"), "{text}");
+        first.to_owned()
+    };
+    let warning = "--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not";
+    for elsewhere in ["", "1:2", "odd"] {
+        let line = logged(elsewhere);
+        let (time, rest) = line.split_once(' ').unwrap();
+        let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!((shape.as_str(), rest), ("0000-00-00T00:00:00.000Z", format!("WARN  {warning}").as_str()));
+    }
+    assert_eq!(logged("FILE"), format!("<4>{warning}"));
 }

@@ -370,7 +370,7 @@ fn a_full_disk_is_told_and_forgets_nothing() {
     assert!(doctor["ok"] == false && doctor["problems"].as_array().is_some_and(|all| !all.is_empty()), "{doctor}");
     // Reading goes on, and what was refused was not spent.
     assert_eq!(client.get("/v1/limits/k").ok()["total_allowed"], spent);
-    assert!(server.stderr().contains("flint"), "the operator is told on stderr");
+    assert!(server.stderr().contains(" ERROR "), "the operator is told on stderr");
     let keys = total_allowed(&statuses(&server));
     assert_eq!(keys.len(), configured + 1);
     if server.make_room() {

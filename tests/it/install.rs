@@ -40,12 +40,21 @@ fn a_fresh_prefix() {
         assert!(std::fs::metadata(root.join(file)).unwrap().len() > 100, "{file}");
         assert!(done.out.contains(file), "{file} was not told of: {}", done.out);
     }
+    let unit = std::fs::read_to_string(root.join("lib/systemd/system/flint.service")).unwrap();
+    assert!(unit.contains("\nExecStart=/opt/flint/bin/flint --data-dir "), "{unit}");
     let version = run(Command::new(root.join("bin/flint")).arg("--version"));
     assert_eq!(version.out, format!("flint {}\n", env!("CARGO_PKG_VERSION")));
     // Once more, over what is there.
     assert_eq!(install().code, Some(0));
     let left = run(Command::new("find").arg(parent.path()).args(["-name", ".flint-install*"]));
     assert_eq!(left.out, "");
+    // A prefix that means something to sed and to systemd.
+    let mut odd = Command::new(&script);
+    odd.env("FLINT_BIN", BINARY).env("DESTDIR", parent.path()).env("PREFIX", "/opt/a & 100%|b\\");
+    assert_eq!(run(&mut odd).code, Some(0));
+    let unit = parent.path().join("opt/a & 100%|b\\/lib/systemd/system/flint.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    assert!(unit.contains("\nExecStart=\"/opt/a & 100%%|b\\\\/bin/flint\" --data-dir "), "{unit}");
     let wrong = run(Command::new(&script).env("FLINT_BIN", BINARY).env("PREFIX", "relative"));
     assert!(wrong.code == Some(2) && wrong.err.contains("PREFIX"), "{wrong:?}");
 }
@@ -68,11 +77,27 @@ fn completions_know_every_command_and_option() {
                 let known = script.contains(option) || script.contains(&format!(" -l {name} "));
                 assert!(known, "{shell} does not know {option} of {command_line}");
             }
-            assert!(words.iter().all(|word| script.contains(word)), "{shell} does not know {command_line}");
+            let knows = |word: &&str| script.contains(word) || word.contains('[') || word.contains('|');
+            assert!(words.iter().all(knows), "{shell} does not know {command_line}");
         }
     }
     let unknown = completions("csh");
     assert!(unknown.code == Some(2) && unknown.err.contains("csh"), "{unknown:?}");
+}
+
+/// Asks bash for what may follow these words, the last of which is begun.
+fn ask_bash(file: &Path, words: &str) -> String {
+    let script = format!(
+        ". '{}'; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _flint; echo \"${{COMPREPLY[*]}}\"",
+        file.display()
+    );
+    run(Command::new("bash").args(["-c", &script])).out.trim_end().to_owned()
+}
+
+/// Asks fish; each answer is a line with its description.
+fn ask_fish(file: &Path, line: &str) -> String {
+    let script = format!("source '{}'; complete -C '{line}'", file.display());
+    run(Command::new("fish").env("HOME", file.parent().unwrap()).args(["--no-config", "-c", &script])).out
 }
 
 #[test]
@@ -84,30 +109,125 @@ fn shells_take_their_completions() {
         let parsed = run(Command::new(shell).arg("-n").arg(&file));
         assert_eq!((parsed.code, parsed.err.as_str()), (Some(0), ""), "{shell}: {parsed:?}");
     }
-    if installed("bash") {
-        let ask = |words: &str| {
-            let script = format!(
-                ". '{}'; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _flint; echo \"${{COMPREPLY[*]}}\"",
-                parent.path().join("bash").display()
-            );
-            run(Command::new("bash").args(["-c", &script])).out.trim_end().to_owned()
-        };
-        assert_eq!(ask("flint li"), "limit");
-        assert_eq!(ask("flint limit st"), "status");
-        assert_eq!(ask("flint --data-dir x limit check-a"), "check-all");
-        assert_eq!(ask("flint limit add --al"), "--algorithm");
-        assert_eq!(ask("flint limit add --algorithm sliding_window_l"), "sliding_window_log");
-        assert_eq!(ask("flint server start --sync ''"), "always batch");
-        assert_eq!(ask("flint doctor --js"), "--json");
+}
+
+#[test]
+fn bash_completes() {
+    if !installed("bash") {
+        return;
     }
-    if installed("fish") {
-        let ask = |line: &str| {
-            let file = parent.path().join("fish");
-            let script = format!("source '{}'; complete -C '{line}'", file.display());
-            run(Command::new("fish").env("HOME", parent.path()).args(["--no-config", "-c", &script])).out
-        };
-        assert!(ask("flint li").starts_with("limit"), "{}", ask("flint li"));
-        assert!(ask("flint limit st").starts_with("status\t"), "{}", ask("flint limit st"));
-        assert!(ask("flint limit add --al").starts_with("--algorithm"), "{}", ask("flint limit add --al"));
+    let parent = tempfile::tempdir().unwrap();
+    let file = parent.path().join("bash");
+    std::fs::write(&file, completions("bash").out).unwrap();
+    std::fs::create_dir(parent.path().join("a dir")).unwrap();
+    std::fs::write(parent.path().join("a file"), "").unwrap();
+    let here = parent.path().display();
+    for (words, answer) in [
+        ("flint li", "limit".to_owned()),
+        ("flint limit st", "status".to_owned()),
+        ("flint --data-dir x limit check-a", "check-all".to_owned()),
+        ("flint --data-dir = x limit check-a", "check-all".to_owned()),
+        ("flint limit add --al", "--algorithm".to_owned()),
+        ("flint limit add --algorithm sliding_window_l", "sliding_window_log".to_owned()),
+        ("flint limit add --algorithm = sliding_window_l", "sliding_window_log".to_owned()),
+        ("flint server start --sync ''", "always batch".to_owned()),
+        ("flint server start --sync =", "always batch".to_owned()),
+        ("flint limit add --rate ''", String::new()),
+        ("flint limit check --cost 5 --js", "--json".to_owned()),
+        ("flint doctor --js", "--json".to_owned()),
+        ("flint help lim", "limit".to_owned()),
+        ("flint help limit st", "status".to_owned()),
+        ("flint help doctor ''", String::new()),
+        ("flint completions z", "zsh".to_owned()),
+        (&format!("flint --data-dir '{here}/a'"), format!("{here}/a dir")),
+        (&format!("flint run key -- cat '{here}/a f'"), format!("{here}/a file")),
+        ("flint run key --co", "--cost".to_owned()),
+        ("flint run -- --key -", "--".to_owned()),
+        ("flint run -- --key -- mapfil", "mapfile".to_owned()),
+        ("flint limit check -- -", String::new()),
+    ] {
+        assert_eq!(ask_bash(&file, words), answer, "{words}");
     }
+}
+
+#[test]
+fn fish_completes() {
+    if !installed("fish") {
+        return;
+    }
+    let parent = tempfile::tempdir().unwrap();
+    let file = parent.path().join("fish");
+    std::fs::write(&file, completions("fish").out).unwrap();
+    for (line, answer) in [
+        ("flint li", "limit\tadd, check"),
+        ("flint limit st", "status\tShow how"),
+        ("flint --data-dir x limit check-a", "check-all\t"),
+        ("flint limit add --al", "--algorithm\ttoken_bucket (default)"),
+        ("flint limit add --algorithm sliding_window_l", "sliding_window_log\t"),
+        ("flint server start --sync b", "batch\t"),
+        ("flint help li", "limit\t"),
+        ("flint help limit st", "status\t"),
+        ("flint completions z", "zsh"),
+        ("flint run key --co", "--cost\t"),
+        ("flint run key -- printen", "printenv"),
+        ("flint run -- --key -- printen", "printenv"),
+    ] {
+        let got = ask_fish(&file, line);
+        assert!(got.starts_with(answer), "{line}: {got}");
+    }
+    assert_eq!(ask_fish(&file, "flint limit add lim"), "", "an operand is no command");
+}
+
+/// Types lines into zsh, and waits for what it completes them to.
+const ZSH: &str = r#"
+zmodload zsh/zpty
+zpty z zsh -f -i
+expect() {
+    local shown= piece=
+    while (( SECONDS < 60 )); do
+        while zpty -r -t z piece; do shown+=$piece; done
+        # What is shown, without what moves the cursor.
+        shown=${shown//$'\e'\[[0-9;?]#[a-zA-Z]/}
+        [[ $shown != *$1* ]] || return 0
+        sleep 0.05
+    done
+    print -r -- "no $1 in ${(V)shown}"
+    exit 1
+}
+setopt extended_glob
+zpty -w z "PS1=; setopt no_beep; stty cols 200; fpath=($1 \$fpath); autoload -U compinit; compinit -u -D; LISTMAX=0; echo READ''Y"
+expect READY
+shift
+while (( $# )); do
+    zpty -n -w z $'\C-u'"$1"$'\t\t'
+    expect $2
+    shift 2
+done
+zpty -d z
+"#;
+
+#[test]
+fn zsh_completes() {
+    if !installed("zsh") {
+        return;
+    }
+    let parent = tempfile::tempdir().unwrap();
+    std::fs::write(parent.path().join("_flint"), completions("zsh").out).unwrap();
+    let script = parent.path().join("script");
+    std::fs::write(&script, ZSH).unwrap();
+    let mut zsh = Command::new("zsh");
+    zsh.arg("-f").arg(&script).arg(parent.path()).env("TERM", "xterm").env("HOME", parent.path());
+    zsh.args(["flint li", "limit"]);
+    zsh.args(["flint limit st", "status"]);
+    zsh.args(["flint limit ", "Show how a limit stands."]);
+    zsh.args(["flint --data-dir x limit check-a", "check-all"]);
+    zsh.args(["flint limit add --al", "--algorithm"]);
+    zsh.args(["flint limit add --algorithm=sliding_window_l", "sliding_window_log"]);
+    zsh.args(["flint limit top --by ", "allowed"]);
+    zsh.args(["flint doctor --js", "--json"]);
+    zsh.args(["flint help limit rese", "reset"]);
+    zsh.args(["flint completions fi", "fish"]);
+    zsh.args(["flint run key -- printen", "printenv"]);
+    let typed = run(&mut zsh);
+    assert_eq!((typed.code, typed.out.as_str()), (Some(0), ""), "{typed:?}");
 }

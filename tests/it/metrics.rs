@@ -229,6 +229,23 @@ fn prometheus_reads_it() {
     server.terminate();
 }
 
+/// promtool's own reading, and its opinion of the names.
+#[test]
+fn promtool_has_nothing_to_say() {
+    if Command::new("promtool").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: promtool is not installed (Debian package prometheus)");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (_dir, server, mut client) = busy();
+    let file = dir.path().join("metrics");
+    std::fs::write(&file, client.get("/v1/metrics").body).unwrap();
+    let mut promtool = Command::new("promtool");
+    let checked = run(promtool.args(["check", "metrics"]).stdin(Stdio::from(std::fs::File::open(&file).unwrap())));
+    assert_eq!((checked.code, checked.out.as_str(), checked.err.as_str()), (Some(0), "", ""), "{checked:?}");
+    server.terminate();
+}
+
 #[test]
 fn the_reader_is_strict() {
     let refuses = |text: &str| assert!(std::panic::catch_unwind(|| parse(text)).is_err(), "{text}");

@@ -104,11 +104,13 @@ fn what_the_program_writes_is_what_the_page_says() {
     assert_eq!(dump_by_the_page(&page, &[&file]), dump(&dir));
     // Sequence numbers, durable marks, and the mark with its copy.
     let mut next = 1;
-    for (head, records) in &file.frames {
+    for (index, (head, records)) in file.frames.iter().enumerate() {
         assert_eq!(frame.get(head, "first"), next);
         assert_eq!(frame.get(head, "durable"), next - 1, "each command has synced");
         let clean = frame.get(head, "records") >> 31 == 1;
-        assert_eq!(clean, records.is_empty(), "a mark of a log that was closed");
+        // A command that is slow to end leaves a mark of an idle log before that of the closed one.
+        let ends = file.frames.get(index + 1).is_none_or(|(_, records)| !records.is_empty());
+        assert_eq!(clean, ends, "what each command ends with is the mark of a log that was closed");
         next += records.len() as u64;
     }
     let mark = &file.frames.last().unwrap().0;

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use flint::bounds;
+
+use crate::mdoc::{Page, unescape};
 use crate::util::{Server, command, run};
 
 fn page() -> String {
@@ -82,7 +85,7 @@ fn examples() -> Vec<String> {
     let page = page();
     let section = page.split("\n.Sh EXAMPLES\n").nth(1).unwrap().split("\n.Sh ").next().unwrap();
     let displays = section.split(".Bd -literal -offset indent\n").skip(1);
-    displays.map(|display| display.split(".Ed").next().unwrap().replace("\\e", "\\")).collect()
+    displays.map(|display| unescape(display.split(".Ed").next().unwrap())).collect()
 }
 
 #[test]
@@ -91,14 +94,20 @@ fn the_examples_work_with_and_without_a_server() {
     assert!(examples.len() >= 5, "{examples:?}");
     let bin = Path::new(env!("CARGO_BIN_EXE_flint")).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let functions = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/flint.sh");
     for served in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let server = served.then(|| Server::start(&dir.path().join(".flint"), &[]));
-        // A damaged directory is repaired where no server owns it.
-        for example in examples.iter().filter(|example| !served || !example.contains("log repair")) {
+        // A damaged directory is repaired where no server owns it; the functions for sh ask one.
+        for example in examples.iter().filter(|example| !example.contains(["flint.sh", "log repair"][served as usize]))
+        {
             let mut shell = Command::new("sh");
-            shell.args(["-e", "-c", example]).current_dir(dir.path()).env("PATH", &path);
+            let placed = example.replace("/usr/local/share/flint/flint.sh", functions.to_str().unwrap());
+            shell.args(["-e", "-c", &placed]).current_dir(dir.path()).env("PATH", &path);
             shell.env_remove("FLINT_SERVER").env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG");
+            if let Some(server) = server.as_ref().filter(|_| placed != *example) {
+                shell.env("FLINT_SERVER", &server.url).env_remove("FLINT_TOKEN_FILE");
+            }
             let done = run(&mut shell);
             assert_eq!(done.code, Some(0), "served {served}: {example}{done:?}");
             // What is denied as the example means it to be is told on stderr.
@@ -114,10 +123,49 @@ fn the_examples_work_with_and_without_a_server() {
 #[test]
 fn the_page_names_every_variable_and_status() {
     let page = page();
-    for name in ["FLINT_SERVER", "FLINT_SERVER_TOKEN", "FLINT_LOG"] {
+    for name in ["FLINT_SERVER", "FLINT_SERVER_TOKEN", "FLINT_TOKEN_FILE", "FLINT_LOG"] {
         assert!(page.contains(&format!(".It Ev {name}\n")), "{name}");
     }
     let section = page.split("\n.Sh EXIT STATUS\n").nth(1).unwrap().split("\n.Sh ").next().unwrap();
     let statuses: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix(".It ")).collect();
     assert_eq!(statuses, ["0", "1", "2", "3", "75", "124", "126", "127"]);
+}
+
+#[test]
+fn the_page_has_the_codes_bounds_and_algorithms() {
+    let text = Page::read("flint.1").text();
+    for sentence in [
+        format!("given {} seconds for the connection", bounds::CONNECT_MS / 1000),
+        format!("seconds for the connection and {} for its answer", bounds::REPLY_MS / 1000),
+        format!("{} minutes for that of", bounds::COMPACT_REPLY_MS / 60_000),
+        format!("1 to {} keys", bounds::MAX_ITEMS),
+        format!("up to {}.", bounds::MAX_PAGE),
+        format!("1 to {} bytes of UTF-8", bounds::MAX_KEY_BYTES),
+        format!("1 to {} units", bounds::MAX_UNITS),
+        format!("from 1ms to {}d", bounds::MAX_PERIOD_MS / 86_400_000),
+        format!("Worker threads, 1 to {}, {} by default", bounds::MAX_MAX_BLOCKING, bounds::MAX_BLOCKING),
+        format!("past this size, {} by default", bounds::COMPACT_AFTER_BYTES),
+        format!("silent so long, {}s by default", bounds::IDLE_TIMEOUT_MS / 1000),
+        format!("Connections at once, {} by default", bounds::MAX_CONNECTIONS),
+        format!("milliseconds at the latest, {} by default", bounds::FLUSH_EVERY_MS),
+        format!("records at the latest, {} by default", bounds::FLUSH_EVERY_EVENTS),
+    ] {
+        assert!(text.contains(&sentence), "flint.1 lacks `{sentence}`: {text}");
+    }
+    assert_eq!((bounds::LOCK_WAIT_MS, text.contains("waited for up to a second.")), (1000, true));
+    for algorithm in flint::Algorithm::ALL {
+        assert!(page().contains(&format!("\n.It Li {}\n", algorithm.name())), "{}", algorithm.name());
+    }
+}
+
+#[test]
+fn the_page_names_the_functions_for_sh() {
+    let script = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/flint.sh")).unwrap();
+    let defined: Vec<&str> =
+        script.lines().filter_map(|line| line.strip_suffix("() (")).filter(|name| !name.starts_with('_')).collect();
+    let page = page();
+    let items = page.lines().filter_map(|line| line.strip_prefix(".It Ic "));
+    let named: Vec<&str> = items.map(|item| item.split(' ').next().unwrap()).collect();
+    assert!(defined.len() > 10, "{defined:?}");
+    assert_eq!(named, defined);
 }

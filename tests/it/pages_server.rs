@@ -116,7 +116,7 @@ fn bounds_of_connections() {
 fn environment_and_exit_statuses() {
     let page = page();
     let environment = page.section("ENVIRONMENT").join("\n");
-    for variable in ["FLINT_SERVER_TOKEN", "FLINT_LOG", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"] {
+    for variable in ["FLINT_SERVER_TOKEN", "FLINT_LOG", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
         assert!(environment.contains(variable), "{variable}");
     }
     let statuses: Vec<&String> = page.section("EXIT STATUS").iter().filter(|line| line.starts_with(".It ")).collect();
@@ -128,4 +128,20 @@ fn environment_and_exit_statuses() {
         statuses,
         of_code.iter().map(|status| format!(".It {status}")).collect::<Vec<_>>().iter().collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn alerts_are_of_metrics_that_there_are() {
+    let page = page();
+    let rules = page.section("Prometheus").join("\n");
+    let known = Page::read("flint-http.7");
+    let known = crate::mdoc::items(known.section("Metrics"), "Va");
+    let known: Vec<&str> = known.iter().filter_map(|item| item.split(' ').next()).collect();
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let named: Vec<&str> = rules.split(|c| !is_name(c)).filter(|word| word.starts_with("flint_")).collect();
+    assert!(named.len() >= 5, "{rules}");
+    for name in named {
+        let family = name.trim_end_matches("_bucket").trim_end_matches("_count");
+        assert!(known.contains(&family), "{name} is none of {known:?}");
+    }
 }

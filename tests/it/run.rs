@@ -84,6 +84,11 @@ fn what_cannot_start_spends_nothing() {
         let run = flint(&dir, &["run", "job", "--", name]);
         said(&run, code, "no quota was spent");
     }
+    // A script whose interpreter is not there.
+    let script = parent.path().join("script");
+    std::fs::write(&script, "#! /nonexistent/interpreter -x\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700)).unwrap();
+    said(&flint(&dir, &["run", "job", "--", script.to_str().unwrap()]), 126, "interpreter");
     // A file in PATH that can't be executed, as sh has it; and the first that can.
     let bin = parent.path().join("bin");
     std::fs::create_dir(&bin).unwrap();

@@ -244,7 +244,7 @@ fn logged_at(level: &str) -> String {
     let mut client = Client::new(&server.url, Some(&format!("good{secret}")));
     assert_eq!(client.get(&format!("/v1/limits/{secret}")).ok()["total_allowed"], 1);
     hang_up(&server);
-    until("the file is read again", || server.stderr().contains("read 1 tokens"));
+    until("the file is read again", || server.stderr().contains("read 1 token from"));
     std::fs::remove_file(Path::new(&fixture.file())).unwrap();
     hang_up(&server);
     until("the file is missed", || server.stderr().contains("SIGHUP changes nothing"));
