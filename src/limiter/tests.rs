@@ -308,3 +308,28 @@ fn time_does_not_run_backwards_over_a_restart() {
     assert!(!decision.allowed);
     assert_eq!(decision.retry_after_ms, 60_000);
 }
+
+#[test]
+fn a_sliding_window_of_any_number_of_instants_survives_a_compaction() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let clock = Clock::manual(START);
+    let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+    let day = Limit::new(1_000_000_000, 86_400_000, Algorithm::SlidingWindowLog, None).unwrap();
+    limiter.configure("busy", day).unwrap();
+    limiter.configure("other", limit(10, Algorithm::SlidingWindowLog)).unwrap();
+    limiter.check("other", 3).unwrap();
+    // Each instant takes seven bytes in a snapshot: more than a segment's frame may hold.
+    for _ in 0..200_000 {
+        clock.advance(1);
+        limiter.check("busy", 1).unwrap();
+    }
+    limiter.compact().unwrap();
+    limiter.check("busy", 1).unwrap();
+    let before = all(&limiter);
+    assert_eq!(before[0].remaining, 1_000_000_000 - 200_001);
+    limiter.flush().unwrap();
+    assert_eq!(recovered(&dir, &clock).unwrap(), before);
+    drop(limiter);
+    assert_eq!(recovered(&dir, &clock).unwrap(), before);
+}

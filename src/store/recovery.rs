@@ -289,7 +289,7 @@ impl<'a> Reader<'a> {
                 skipped.push(what);
                 // The next frame that is valid by itself, wherever it begins.
                 let behind = &file[place.offset + 1..];
-                let Some((skip, next, _)) = frame::scan(behind, header.salt).next() else { break };
+                let Some((skip, next, _)) = frame::scan(behind, header.salt, FileKind::Snapshot).next() else { break };
                 place.offset += 1 + skip;
                 place.records = next.first;
             }
@@ -315,7 +315,7 @@ impl<'a> Reader<'a> {
         place: &mut SnapshotPlace,
     ) -> std::result::Result<(), Damage> {
         let offset = place.offset;
-        let Some((head, payload)) = frame::open(&file[offset..], header.salt) else {
+        let Some((head, payload)) = frame::open(&file[offset..], header.salt, FileKind::Snapshot) else {
             return Err(damage(path, offset as u64, "no valid frame begins there"));
         };
         if head.first != place.records || place.ended {
@@ -367,7 +367,7 @@ impl<'a> Reader<'a> {
         let mut durable = header.first - 1;
         let mut clean = false;
         while let Some((head, payload)) =
-            frame::open(&file[offset..], header.salt).filter(|(head, _)| head.first == self.found.next_sequence)
+            frame::open(&file[offset..], header.salt, header.kind).filter(|(head, _)| head.first == self.found.next_sequence)
         {
             durable = durable.max(head.durable);
             clean = head.clean;

@@ -111,7 +111,7 @@ fn lost_behind(dir: &Path, disk: &dyn Disk, files: &Files, found: &Recovered, da
         let rest = &file[begin.min(file.len())..];
         lost.bytes += frame::without_zeros(rest) as u64;
         let Ok(header) = FileHeader::decode(&file, FileKind::Segment) else { continue };
-        for (_, head, _) in frame::scan(rest, header.salt).filter(|(_, head, _)| head.records > 0) {
+        for (_, head, _) in frame::scan(rest, header.salt, header.kind).filter(|(_, head, _)| head.records > 0) {
             lost.frames += 1;
             lost.events += u64::from(head.records);
             lost.last_sequence = lost.last_sequence.max(head.first.checked_add(u64::from(head.records) - 1));
