@@ -459,3 +459,28 @@ fn a_repair_writes_into_a_new_directory_alone() {
     let missing = repair(&parent.path().join("nowhere"), &to).unwrap_err();
     assert!(missing.message().contains("does not exist"), "{missing}");
 }
+
+/// A log that was closed and opened again confirms what it did before.
+#[test]
+fn a_lost_page_is_refused_also_after_a_start_without_records() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, crashed) = (parent.path().join("data"), parent.path().join("crashed"));
+    let segment = crashed.join("0000000001.aof");
+    let limiter = Limiter::open(&dir, options(&Clock::manual(START))).unwrap();
+    limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    for _ in 0..200 {
+        limiter.check("k", 1).unwrap();
+    }
+    limiter.close().unwrap();
+    drop(limiter);
+    let limiter = Limiter::open(&dir, options(&Clock::manual(START))).unwrap();
+    copy(&dir, &crashed);
+    let whole = std::fs::read(&segment).unwrap();
+    let (found, end) = frames(&whole);
+    let (last, _) = *found.iter().rev().find(|(_, records)| *records).unwrap();
+    let mut damaged = whole.clone();
+    damaged[last / 4096 * 4096..end.next_multiple_of(4096)].fill(0);
+    std::fs::write(&segment, &damaged).unwrap();
+    assert_refused(&crashed, "0000000001.aof", "a lost page");
+    drop(limiter);
+}

@@ -256,6 +256,9 @@ impl Log {
         shared.compact_past.store(2 * start.snapshot_bytes, Ordering::Relaxed);
         let (queue, messages) = unbounded();
         let base = start.base;
+        // A segment that was closed ends with the copy of its last mark, which tells of what it confirms until more follows.
+        let mark_copy =
+            (start.segment.filled > start.segment.position).then(|| start.segment.filled - FRAME_HEADER as u64);
         let mut writer = Writer {
             shared: Arc::clone(&shared),
             disk: start.disk,
@@ -272,7 +275,7 @@ impl Log {
             unsynced: 0,
             unsynced_since: None,
             mark_at: None,
-            mark_copy: None,
+            mark_copy,
             retry_fill_at: None,
             base,
             policy: start.policy,

@@ -50,6 +50,8 @@ pub struct CleanEnd {
     pub salt: u64,
     /// Where its last frame ends.
     pub length: u64,
+    /// Where the file ends: behind the copy of the last mark, if it has one.
+    pub file_length: u64,
 }
 
 /// What was found.
@@ -366,8 +368,8 @@ impl<'a> Reader<'a> {
         let mut offset = frame::FILE_HEADER;
         let mut durable = header.first - 1;
         let mut clean = false;
-        while let Some((head, payload)) =
-            frame::open(&file[offset..], header.salt, header.kind).filter(|(head, _)| head.first == self.found.next_sequence)
+        while let Some((head, payload)) = frame::open(&file[offset..], header.salt, header.kind)
+            .filter(|(head, _)| head.first == self.found.next_sequence)
         {
             durable = durable.max(head.durable);
             clean = head.clean;
@@ -383,7 +385,8 @@ impl<'a> Reader<'a> {
                 return Err(damage(&path, torn.offset, what).into());
             }
             End::Exact if last && clean => {
-                self.found.clean = Some(CleanEnd { number, salt: header.salt, length: offset as u64 });
+                let file_length = file.len() as u64;
+                self.found.clean = Some(CleanEnd { number, salt: header.salt, length: offset as u64, file_length });
             }
             End::Exact | End::Filled => {}
         }
