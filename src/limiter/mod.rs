@@ -4,9 +4,10 @@
 //! decision is told to anybody. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
 //! and no command line here.
 //!
-//! Locks, by rank: the compaction lock, then shards in the order of their index. Under a shard's lock time is read, a
-//! decision is made and a record is queued; nothing there waits for the disk, for another thread's work or for memory
-//! of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
+//! Locks, by rank: the compaction lock, the lock of who writes denials, then shards in the order of their index. Under a
+//! shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk, for another
+//! thread's work or for memory of unbounded size. Records of one limit are therefore in the log in the order of their
+//! decisions.
 
 mod build;
 mod compact;
@@ -140,6 +141,9 @@ struct Core {
     /// Rank 1. Held while a compaction runs, which may take seconds; the value says how the last one ended.
     compaction: Mutex<Option<String>>,
     closing: AtomicBool,
+    /// Rank 2. Held while denials are written, which may wait for room in the log: who finds none left to write knows that
+    /// all of them are queued.
+    writing_denials: Mutex<()>,
     /// Set when there are denials that the log does not know of, to wake the helper that writes them.
     unlogged: AtomicBool,
     unlogged_helper: Mutex<Option<thread::Thread>>,
@@ -149,7 +153,7 @@ struct Core {
     counters: Counters,
 }
 
-/// Rank 2, in the order of the index. Aligned so that two shards share no cache line.
+/// Rank 3, in the order of the index. Aligned so that two shards share no cache line.
 #[repr(align(64))]
 #[derive(Default)]
 struct Shard(Mutex<Table>);
@@ -278,6 +282,7 @@ impl Limiter {
             next_id: AtomicU64::new(next_id),
             compaction: Mutex::new(None),
             closing: AtomicBool::new(false),
+            writing_denials: Mutex::new(()),
             unlogged: AtomicBool::new(false),
             unlogged_helper: Mutex::new(None),
             flush_every,

@@ -333,3 +333,34 @@ fn a_sliding_window_of_any_number_of_instants_survives_a_compaction() {
     drop(limiter);
     assert_eq!(recovered(&dir, &clock).unwrap(), before);
 }
+
+/// The helper that writes denials has begun when `flush` is called: what it holds was answered before.
+#[test]
+fn a_flush_waits_for_denials_that_are_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let policy = Policy { flush_every: Duration::from_secs(3600), ..Policy::default() };
+    let limiter = Limiter::open(dir.path(), Options { policy, ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(1, Algorithm::FixedWindowCounter)).unwrap();
+    limiter.check("k", 1).unwrap();
+    assert!(!limiter.check("k", 1).unwrap().allowed);
+    let core = &*limiter.core;
+    let shard = core.shards[shard_of(core.hash("k"))].lock();
+    thread::scope(|scope| {
+        let helper = scope.spawn(|| core.write_denials());
+        while core.unlogged.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        let (flushed, wait) = std::sync::mpsc::channel();
+        let (limiter, dir, clock) = (&limiter, dir.path(), &clock);
+        scope.spawn(move || {
+            limiter.flush().unwrap();
+            flushed.send(recovered(dir, clock).unwrap()[0].totals.denied).unwrap();
+        });
+        // It may not end before the helper has, which it can't while the shard is locked.
+        let early = wait.recv_timeout(Duration::from_millis(50));
+        drop(shard);
+        assert_eq!(early.or_else(|_| wait.recv()), Ok(1));
+        helper.join().unwrap().unwrap();
+    });
+}

@@ -32,8 +32,10 @@ impl Core {
         }
     }
 
-    /// Writes the totals of all limits with denials that the log does not know of. Does not wait for the disk.
+    /// Writes the totals of all limits with denials that the log does not know of, and returns when all that were counted
+    /// before are queued, by whomever. Does not wait for the disk.
     pub(super) fn write_denials(&self) -> Result<()> {
+        let _writing = self.writing_denials.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.unlogged.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
