@@ -359,3 +359,23 @@ impl Disk for FullDisk {
         SystemDisk.sync_dir(path)
     }
 }
+
+#[test]
+fn a_limit_that_is_there_already_is_confirmed_only_when_it_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let disk = FaultyDisk::new(i64::MAX, 5, true);
+    let limiter = Limiter::open(dir.path(), Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+    let (ten, twenty) = (limit(10, Algorithm::FixedWindowCounter), limit(20, Algorithm::FixedWindowCounter));
+    assert!(limiter.configure("safe", ten).unwrap());
+    assert!(!limiter.configure("safe", ten).unwrap());
+    assert!(limiter.core.shards.iter().all(|shard| shard.lock().unconfirmed == 0));
+    // As after a configuration whose wait was given up: the next one waits for the disk instead.
+    limiter.core.shards.iter().for_each(|shard| shard.lock().unconfirmed = 1);
+    assert!(!limiter.configure("safe", ten).unwrap());
+    limiter.core.shards.iter().for_each(|shard| shard.lock().unconfirmed = 0);
+    disk.sync_fails.store(true, Ordering::SeqCst);
+    assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
+    assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
+    assert_eq!(limiter.configure("lost", twenty).unwrap_err().kind(), Kind::LogFailed);
+}

@@ -304,15 +304,18 @@ impl Limiter {
         let hash = core.hash(key);
         let shard = shard_of(hash);
         // Every worker process of a web application does this at its start; it needs no room in the log.
-        if core.shards[shard].lock().get(hash, key).is_some_and(|entry| entry.limit == limit) {
-            return Ok(false);
+        if let Some(confirmed) = core.is_configured(&mut core.shards[shard].lock(), hash, key, &limit) {
+            return core.confirm(confirmed);
         }
         let waiter = Waiter::take();
         let mut reservation = core.reserve(1, MAX_FIXED + key.len())?;
         let mut table = core.shards[shard].lock();
+        if let Some(confirmed) = core.is_configured(&mut table, hash, key, &limit) {
+            drop((table, reservation));
+            return core.confirm(confirmed);
+        }
         let now = core.clock.now();
         let created = match table.get(hash, key) {
-            Some(entry) if entry.limit == limit => return Ok(false),
             Some(entry) => {
                 let event = Event::Reconfigured { id: entry.id(), at: now, limit };
                 core.log()?.append(&mut reservation, &event, Some(&waiter));
@@ -328,9 +331,11 @@ impl Limiter {
                 true
             }
         };
+        table.unconfirmed += 1;
         drop(table);
         drop(reservation);
         core.wait(&waiter)?;
+        core.shards[shard].lock().unconfirmed -= 1;
         Ok(created)
     }
 
@@ -636,6 +641,20 @@ impl Core {
 
     fn wait(&self, waiter: &Waiter) -> Result<()> {
         self.log()?.wait(waiter)
+    }
+
+    /// Whether the limit has these values, and if so, whether that is known to be on disk.
+    fn is_configured(&self, table: &mut Table, hash: u64, key: &str, limit: &Limit) -> Option<bool> {
+        let confirmed = table.unconfirmed == 0;
+        table.get(hash, key).filter(|entry| entry.limit == *limit).map(|_| confirmed)
+    }
+
+    /// Answers that nothing had to be changed, once what somebody else may still be waiting for is durable.
+    fn confirm(&self, confirmed: bool) -> Result<bool> {
+        if !confirmed {
+            self.log()?.sync()?;
+        }
+        Ok(false)
     }
 
     /// A ticket, where an answer has to wait for the disk.
