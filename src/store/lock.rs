@@ -49,6 +49,13 @@ impl DirectoryLock {
     /// # Errors
     /// `locked`, naming the owner; `io` when the directory does not exist or can't be used.
     pub fn acquire(dir: &Path, access: Access) -> Result<DirectoryLock> {
+        // Before it is opened: what is no directory may be a pipe, which nobody may ever write to.
+        if std::fs::metadata(dir).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Error::new(
+                Kind::Io,
+                format!("{} is not a directory; name one with --data-dir", dir.display()),
+            ));
+        }
         if access == Access::Create {
             create_directory(dir)?;
         }
@@ -59,12 +66,6 @@ impl DirectoryLock {
             ),
             _ => Error::io("open data directory", dir, &error),
         })?;
-        if !directory.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            return Err(Error::new(
-                Kind::Io,
-                format!("{} is not a directory; name one with --data-dir", dir.display()),
-            ));
-        }
         lock(&directory, dir, access)?;
         let path = dir.join(LOCK);
         let file = match access {

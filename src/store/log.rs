@@ -32,7 +32,7 @@ use crate::bounds::{
     FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS, STALL_MS,
 };
 use crate::clock::Millis;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, way_out};
 
 /// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the page
 /// behind.
@@ -856,7 +856,7 @@ pub(super) fn create_segment(
             let _ = disk.remove(&unfinished);
         }
         let kind = if is_no_space(&cause) { Kind::LogFailed } else { Kind::Io };
-        let error = Error::new(kind, format!("cannot create {}: {cause}", path.display()));
+        let error = Error::new(kind, format!("cannot create {}: {cause}{}", path.display(), way_out(&cause)));
         NotCreated { visible, error, cause }
     })?;
     Ok(Segment { file, path, number, salt, position: FILE_HEADER as u64, filled: bytes.len() as u64 })
