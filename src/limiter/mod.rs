@@ -139,7 +139,9 @@ struct Core {
     dir: PathBuf,
     next_id: AtomicU64,
     /// Rank 1. Held while a compaction runs, which may take seconds; the value says how the last one ended.
-    compaction: Mutex<Option<String>>,
+    compaction: Mutex<Option<Result<Compaction>>>,
+    /// Compactions that have begun. Changed by who holds the compaction lock.
+    compactions_begun: AtomicU64,
     closing: AtomicBool,
     /// Rank 2. Held while denials are written, which may wait for room in the log: who finds none left to write knows that
     /// all of them are queued.
@@ -281,6 +283,7 @@ impl Limiter {
             dir: dir.to_owned(),
             next_id: AtomicU64::new(next_id),
             compaction: Mutex::new(None),
+            compactions_begun: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             writing_denials: Mutex::new(()),
             unlogged: AtomicBool::new(false),
@@ -554,7 +557,8 @@ impl Limiter {
         self.core.log()?.sync()
     }
 
-    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile.
+    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile. One at a time: all calls that
+    /// come while one runs are served by the next.
     ///
     /// # Errors
     /// `log_failed`, `overloaded`, `io`; the old files are kept then.
@@ -578,7 +582,10 @@ impl Limiter {
             free_bytes: fs4::available_space(&core.dir).ok(),
             compactions: core.counters.compactions.load(Ordering::Relaxed),
             // A compaction under way holds the lock; the one before it has told its end already.
-            compaction_error: core.compaction.try_lock().ok().and_then(|error| error.clone()),
+            compaction_error: match core.compaction.try_lock().as_deref() {
+                Ok(Some(Err(error))) => Some(error.to_string()),
+                _ => None,
+            },
             decisions: (core.counters.allowed.load(Ordering::Relaxed), core.counters.denied.load(Ordering::Relaxed)),
         }
     }

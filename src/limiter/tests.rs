@@ -364,3 +364,29 @@ fn a_flush_waits_for_denials_that_are_being_written() {
         helper.join().unwrap().unwrap();
     });
 }
+
+#[test]
+fn a_crowd_of_compactions_is_served_by_few() {
+    const CALLS: usize = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let limiter = Limiter::open(dir.path(), options(&Clock::manual(START))).unwrap();
+    limiter.configure("k", limit(10, Algorithm::FixedWindowCounter)).unwrap();
+    let (running, begin) = (limiter.core.compaction.lock().unwrap(), std::sync::Barrier::new(CALLS + 1));
+    thread::scope(|scope| {
+        for _ in 0..CALLS {
+            scope.spawn(|| {
+                begin.wait();
+                limiter.compact().unwrap();
+            });
+        }
+        begin.wait();
+        // As long as some come before it ends they share the next one; the slower a machine, the fewer.
+        thread::sleep(Duration::from_millis(20));
+        drop(running);
+    });
+    let done = limiter.report().compactions;
+    assert!((1..CALLS as u64).contains(&done), "{done} compactions for {CALLS} calls");
+    // Each call of its own is one.
+    limiter.compact().unwrap();
+    assert_eq!(limiter.report().compactions, done + 1);
+}
