@@ -390,3 +390,32 @@ fn a_crowd_of_compactions_is_served_by_few() {
     limiter.compact().unwrap();
     assert_eq!(limiter.report().compactions, done + 1);
 }
+
+#[test]
+fn checks_that_meet_the_closing_are_in_the_log_or_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    for round in 0..10 {
+        let dir = parent.path().join(round.to_string());
+        let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+        limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+        let begun = AtomicU64::new(0);
+        let allowed: u64 = thread::scope(|scope| {
+            let check = || {
+                let mut allowed = 0;
+                while limiter.check("k", 1).is_ok() {
+                    allowed += 1;
+                    begun.fetch_add(1, Ordering::Relaxed);
+                }
+                allowed
+            };
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(check)).collect();
+            while begun.load(Ordering::Relaxed) < 500 {
+                thread::yield_now();
+            }
+            limiter.close().unwrap();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert_eq!(recovered(&dir, &clock).unwrap()[0].totals.allowed, allowed, "round {round}");
+    }
+}

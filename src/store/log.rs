@@ -8,7 +8,10 @@
 //! The account: `available` is the filled space behind the writer's position, `reserved` the space promised to
 //! records that are not written yet. A reservation succeeds if and only if `reserved` stays at or below `available`.
 //! The writer lowers `available` by what a frame took before it lowers `reserved` by what was promised for its
-//! records, which is never less; so the promise is kept at every moment.
+//! records, which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 for good and
+//! then waits for `reserved` to come down to 0: whoever reserved before has queued its records by then, and nobody can
+//! reserve any more: it reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after
+//! it, by one who sees `available` as it is then.
 //!
 //! A failed write into filled space and a failed fsync are final: whether the kernel kept the data is unknown, and a
 //! later fsync that succeeds would prove nothing. From then on every waiter is told so and nothing is written.
@@ -280,6 +283,7 @@ impl Log {
             base,
             policy: start.policy,
             rotate_at: 0,
+            closing: false,
         };
         writer.rotate_at = writer.policy.segment_bytes;
         writer.fill();
@@ -326,6 +330,9 @@ impl Log {
 
     fn try_reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
         let shared = &*self.shared;
+        if bytes > shared.available.load(Ordering::Acquire) {
+            return None;
+        }
         let before = shared.reserved.fetch_add(bytes, Ordering::AcqRel);
         let reservation = Reservation { shared, bytes };
         (before + bytes <= shared.available.load(Ordering::Acquire)).then_some(reservation)
@@ -489,6 +496,8 @@ struct Writer {
     base: Millis,
     policy: Policy,
     rotate_at: u64,
+    /// Set when nothing more may be reserved.
+    closing: bool,
 }
 
 impl Writer {
@@ -507,7 +516,10 @@ impl Writer {
                         Some(Message::Rotate { reply }) => {
                             let _ = reply.send(self.rotate());
                         }
-                        Some(Message::Stop) => return self.stop(),
+                        Some(Message::Stop) => {
+                            self.drain(messages);
+                            return self.stop();
+                        }
                         _ => {}
                     }
                 }
@@ -688,7 +700,26 @@ impl Writer {
     }
 
     fn account(&self) {
-        self.shared.available.store(self.room().saturating_sub(SLACK), Ordering::Release);
+        let available = if self.closing { 0 } else { self.room().saturating_sub(SLACK) };
+        self.shared.available.store(available, Ordering::Release);
+    }
+
+    /// Lets nobody reserve any more, and takes the records of those who have: they may have been answered already.
+    fn drain(&mut self, messages: &Receiver<Message>) {
+        self.closing = true;
+        self.account();
+        let deadline = Instant::now() + Duration::from_millis(LOG_WAIT_MS);
+        while self.shared.reserved.fetch_add(0, Ordering::AcqRel) > 0 && Instant::now() < deadline {
+            match messages.try_recv() {
+                Ok(message) => {
+                    // A rotation is not made any more; its reply is dropped, which says so.
+                    let _ = self.collect(message, messages);
+                    self.write_batch();
+                    self.sync_if_due();
+                }
+                Err(_) => sleep(Duration::from_micros(200)),
+            }
+        }
     }
 
     /// Fills space ahead with zeros. That the fill is durable is of no concern: the fdatasync after the next frame
