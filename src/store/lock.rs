@@ -165,7 +165,13 @@ fn lock(file: &File, dir: &Path, access: Access) -> Result<()> {
     match result {
         Ok(()) => Ok(()),
         Err(fs4::TryLockError::WouldBlock) => {
-            let by = owner(dir).pid.map_or(String::new(), |pid| format!(" (by process {pid})"));
+            // The note is the last writer's, who is not to blame for those who read.
+            let read = access != Access::Read && fs4::FileExt::try_lock_shared(file).is_ok();
+            let by = match owner(dir).pid {
+                _ if read => " (by a command that reads it; try again)".to_owned(),
+                Some(pid) => format!(" (by process {pid})"),
+                None => String::new(),
+            };
             Err(Error::new(Kind::Locked, format!("data directory is already locked: {}{by}", dir.display())))
         }
         Err(fs4::TryLockError::Error(error)) => Err(Error::io("lock", dir, &error)),
@@ -198,7 +204,9 @@ mod tests {
         drop(writer);
         let reader = DirectoryLock::acquire(&dir, Access::Read).unwrap();
         let _second = DirectoryLock::acquire(&dir, Access::Read).unwrap();
-        assert_eq!(DirectoryLock::acquire(&dir, Access::Write).unwrap_err().kind(), Kind::Locked);
+        let error = DirectoryLock::acquire(&dir, Access::Write).unwrap_err();
+        assert_eq!(error.kind(), Kind::Locked);
+        assert!(error.message().ends_with("(by a command that reads it; try again)"), "{error}");
         drop(reader);
     }
 

@@ -153,7 +153,7 @@ type Step<T> = std::result::Result<T, Stop>;
 /// # Errors
 /// `corrupt`, naming file and offset; `unsupported` for a newer format; `io`.
 pub fn recover(dir: &Path, disk: &dyn Disk, replay: &mut dyn Replay) -> Result<Recovered> {
-    let files = Files::list(dir)?;
+    let files = Files::list(dir, disk)?;
     let snapshot = files.snapshots.last().copied();
     let mut reader = Reader::new(dir, disk, replay);
     reader.read(&files, snapshot)?;
@@ -178,11 +178,9 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn list(dir: &Path) -> Result<Files> {
-        let failed = |error: std::io::Error| Error::io("list", dir, &error);
+    pub(super) fn list(dir: &Path, disk: &dyn Disk) -> Result<Files> {
         let mut files = Files::default();
-        for item in std::fs::read_dir(dir).map_err(failed)? {
-            let name = item.map_err(failed)?.file_name();
+        for name in disk.list(dir).map_err(|error| Error::io("list", dir, &error))? {
             match Name::parse(&name) {
                 Some(Name::Snapshot(number)) => files.snapshots.push(number),
                 Some(Name::Segment(number)) => files.segments.push(number),

@@ -44,7 +44,7 @@ pub struct Lost {
 /// # Errors
 /// `unsupported` for a newer format; `io`.
 pub fn salvage<R: Replay>(dir: &Path, disk: &dyn Disk, fresh: impl Fn(bool) -> R) -> Result<(Option<R>, Salvaged)> {
-    let files = Files::list(dir)?;
+    let files = Files::list(dir, disk)?;
     let newest = files.snapshots.last().copied();
     let mut damages = Vec::new();
     for snapshot in files.snapshots.iter().rev().map(|number| Some(*number)).chain([None]) {
