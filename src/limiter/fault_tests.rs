@@ -11,6 +11,9 @@ use super::*;
 use crate::limit::Algorithm;
 use crate::store::disk::{retry_interrupted, write_fully};
 
+/// An error by which a disk panics.
+const PANICS: i32 = -1;
+
 /// A disk whose calls fail from the k-th one on, or only that one.
 struct FaultyDisk {
     left: AtomicI64,
@@ -36,6 +39,7 @@ impl FaultyDisk {
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
         if left == 0 || (left < 0 && !self.only_once) {
             self.failed.fetch_add(1, Ordering::SeqCst);
+            assert_ne!(self.error, PANICS, "this disk panics");
             return Err(io::Error::from_raw_os_error(self.error));
         }
         call()
@@ -378,4 +382,25 @@ fn a_limit_that_is_there_already_is_confirmed_only_when_it_is_on_disk() {
     assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
     assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
     assert_eq!(limiter.configure("lost", twenty).unwrap_err().kind(), Kind::LogFailed);
+}
+
+#[test]
+fn a_panic_of_the_log_thread_is_as_final_as_a_failed_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new(i64::MAX, PANICS, true);
+    let options = Options { disk: disk.clone(), sync: SyncMode::Batch, ..options(&Clock::manual(START)) };
+    let limiter = Limiter::open(dir.path(), options).unwrap();
+    limiter.configure("k", limit(1_000_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    disk.left.store(0, Ordering::SeqCst);
+    // In batch nobody waits for the log: it must be told of otherwise.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let error = loop {
+        match limiter.check("k", 1) {
+            Ok(_) => assert!(Instant::now() < deadline, "checks should not go on without a log"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), Kind::LogFailed);
+    assert_eq!(limiter.health().0, Health::Failed);
+    assert!(limiter.close().is_err());
 }

@@ -96,6 +96,8 @@ impl Replay for Replayed {
                 }
             }
             Event::Removed { id, .. } => {
+                // It may be in the log alone: one that was removed before its shard's marker. Its id is used up all the same.
+                self.highest_id = self.highest_id.max(id);
                 if self.target(id)?.is_some() {
                     self.limits.remove(id);
                 }
@@ -206,6 +208,17 @@ impl ById {
 mod tests {
     use super::*;
     use crate::limit::{Algorithm, Limit};
+
+    #[test]
+    fn ids_of_limits_that_were_removed_before_their_marker_are_used_up() {
+        let mut replayed = Replayed::new();
+        replayed.snapshot(1, false, 0);
+        replayed.event(Event::Removed { id: 7, at: 0 }).unwrap();
+        for shard in 0..=255 {
+            replayed.event(Event::Marker { snapshot: 1, shard }).unwrap();
+        }
+        assert_eq!(replayed.finish().map(|(limits, highest)| (limits.len(), highest)), Ok((0, 7)));
+    }
 
     #[test]
     fn room_is_made_for_what_there_is_and_not_for_large_ids() {

@@ -142,7 +142,9 @@ pub fn writer(dir: &Path) -> Option<Owner> {
 }
 
 fn create_directory(dir: &Path) -> Result<()> {
-    if dir.is_dir() {
+    let missing: Vec<&Path> =
+        dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.is_dir()).collect();
+    if missing.is_empty() {
         return Ok(());
     }
     DirBuilder::new()
@@ -150,11 +152,14 @@ fn create_directory(dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| Error::io("create data directory", dir, &error))?;
-    // The new name must survive a power cut as the files in it do.
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|parent| parent.sync_all())
-        .map_err(|error| Error::io("sync the directory that holds", dir, &error))
+    // Each new name must survive a power cut as the files in the directory do.
+    for new in missing {
+        let parent = new.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(|error| Error::io("sync the directory that holds", new, &error))?;
+    }
+    Ok(())
 }
 
 fn lock(file: &File, dir: &Path, access: Access) -> Result<()> {

@@ -146,6 +146,19 @@ impl Shared {
     }
 }
 
+/// Dropped when the log thread ends, before its queue is: nothing may be taken any more, above all after a panic, behind
+/// which the health would be good for ever.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if self.0.health() != Health::Failed {
+            let reason = "the log thread has ended; nothing more is accepted; restart flint".to_owned();
+            self.0.set_health(Health::Failed, Some(reason));
+        }
+    }
+}
+
 /// Encoded bytes of one record on their way to the log thread.
 enum Payload {
     Short(u8, [u8; INLINE]),
@@ -290,7 +303,10 @@ impl Log {
         let thread = Builder::new()
             .name("flint-log".into())
             .stack_size(crate::bounds::STACK_BYTES)
-            .spawn(move || writer.run(&messages))
+            .spawn(move || {
+                let _ended = Ended(Arc::clone(&writer.shared));
+                writer.run(&messages)
+            })
             .map_err(|error| Error::new(Kind::Io, format!("cannot start the log thread: {error}")))?;
         Ok(Log { shared, queue, thread: Mutex::new(Some(thread)), base })
     }
