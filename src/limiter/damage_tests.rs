@@ -484,3 +484,30 @@ fn a_lost_page_is_refused_also_after_a_start_without_records() {
     assert_refused(&crashed, "0000000001.aof", "a lost page");
     drop(limiter);
 }
+
+/// The markers of a snapshot are on disk before it has its name: a log that ends before them has lost its end.
+#[test]
+fn a_log_that_ends_before_the_markers_of_its_snapshot_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, to) = (parent.path().join("data"), parent.path().join("to"));
+    let clock = Clock::manual(START);
+    let before = with_snapshot(&dir, &clock);
+    let segment = dir.join("0000000002.aof");
+    let whole = std::fs::read(&segment).unwrap();
+    let (found, _) = frames(&whole);
+    let mut torn = whole[..found[1].0 + 20].to_vec();
+    torn.resize(whole.len(), 0);
+    for (damaged, offset) in
+        [(whole[..64].to_vec(), 64), (whole[..found[1].0].to_vec(), found[1].0), (torn, found[1].0)]
+    {
+        std::fs::write(&segment, &damaged).unwrap();
+        let error = assert_refused(&dir, "0000000002.aof", "a cut log");
+        assert!(error.contains(&format!("at offset {offset}: the log ends before")), "{error}");
+        assert_eq!(verify(&dir).unwrap_err().message(), error);
+        let _ = std::fs::remove_dir_all(&to);
+        let done = repaired(&dir, &to);
+        assert_eq!((&done["kept"]["limits"], &done["damaged"][0]["offset"]), (&6000.into(), &offset.into()), "{done}");
+    }
+    std::fs::write(&segment, &whole).unwrap();
+    assert_eq!(recovered(&dir, &clock).unwrap(), before);
+}

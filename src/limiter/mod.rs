@@ -253,11 +253,7 @@ impl Limiter {
         let lock = DirectoryLock::acquire(dir, options.access)?;
         let mut replayed = Replayed::new();
         let found = store::recover(dir, &*options.disk, &mut replayed)?;
-        let (entries, highest_id) = replayed.finish().map_err(|what| {
-            let way_out = store::WAY_OUT;
-            let dir = dir.display();
-            Error::new(Kind::Corrupt, format!("{dir} cannot be recovered: {what}; nothing was changed; {way_out}"))
-        })?;
+        let (entries, highest_id) = replayed.finish();
         options.clock.raise(found.last_instant);
         let now = options.clock.now();
         // A log that is appended to knows the limits by their ids; a new one begins with dense ids.

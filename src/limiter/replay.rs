@@ -42,16 +42,10 @@ impl Replayed {
     }
 
     /// The limits, and the highest id in use.
-    ///
-    /// # Errors
-    /// Says so when the log ends before the last marker.
-    pub fn finish(self) -> Result<(Vec<Held>, u64), String> {
-        if self.unmarked > 0 {
-            return Err(format!("the log ends before {} of the snapshot's markers", self.unmarked));
-        }
+    pub fn finish(self) -> (Vec<Held>, u64) {
         let mut entries = Vec::with_capacity(self.limits.len());
         entries.extend(self.limits.into_iter());
-        Ok((entries, self.highest_id))
+        (entries, self.highest_id)
     }
 
     /// The limit of `id`, if an event about it is to be applied.
@@ -131,6 +125,13 @@ impl Replay for Replayed {
             }
         }
         Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        match self.unmarked {
+            0 => Ok(()),
+            missing => Err(format!("the log ends before {missing} of the snapshot's markers")),
+        }
     }
 }
 
@@ -215,9 +216,12 @@ mod tests {
         replayed.snapshot(1, false, 0);
         replayed.event(Event::Removed { id: 7, at: 0 }).unwrap();
         for shard in 0..=255 {
+            assert!(replayed.end().is_err());
             replayed.event(Event::Marker { snapshot: 1, shard }).unwrap();
         }
-        assert_eq!(replayed.finish().map(|(limits, highest)| (limits.len(), highest)), Ok((0, 7)));
+        assert_eq!(replayed.end(), Ok(()));
+        let (limits, highest) = replayed.finish();
+        assert_eq!((limits.len(), highest), (0, 7));
     }
 
     #[test]

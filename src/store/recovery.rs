@@ -28,6 +28,10 @@ pub trait Replay {
     fn entry(&mut self, entry: Entry<'_>) -> std::result::Result<(), String>;
     /// One event of the log. `Err` says why it can't be.
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
+    /// The log ends here. `Err` says why it can't yet.
+    fn end(&mut self) -> std::result::Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A torn end that was passed over.
@@ -238,8 +242,11 @@ impl<'a> Reader<'a> {
             if *number != expected {
                 return Err(self.missing(expected));
             }
-            self.read_segment(*number, Some(number) == segments.last())?;
+            let end = self.read_segment(*number, Some(number) == segments.last())?;
             self.found.segments.push(*number);
+            if Some(number) == segments.last() {
+                self.replay.end().map_err(|what| damage(&Name::Segment(*number).path(self.dir), end, what))?;
+            }
         }
         Ok(())
     }
@@ -349,7 +356,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn read_segment(&mut self, number: u64, last: bool) -> Step<()> {
+    /// Returns where its last frame ends.
+    fn read_segment(&mut self, number: u64, last: bool) -> Step<u64> {
         let path = Name::Segment(number).path(self.dir);
         let (file, header) = self.open(&path, FileKind::Segment, number)?;
         if self.found.snapshot == Some(number) {
@@ -388,7 +396,7 @@ impl<'a> Reader<'a> {
             }
             End::Exact | End::Filled => {}
         }
-        Ok(())
+        Ok(offset as u64)
     }
 
     /// What stands behind the last frame that belongs.
