@@ -399,6 +399,49 @@ fn a_repair_falls_back_to_an_older_snapshot_with_all_of_its_log() {
     assert_eq!(recovered(&to, &clock).unwrap(), before);
 }
 
+/// As after a compaction that was stopped while it removed the old files: an old state is the last resort.
+#[test]
+fn a_repair_prefers_what_is_left_of_a_snapshot_to_an_older_state_with_a_gap() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, old) = (parent.path().join("data"), parent.path().join("old"));
+    let clock = Clock::manual(START);
+    let policy = Policy { segment_bytes: 4096, ..Policy::default() };
+    let limiter = Limiter::open(&dir, Options { policy, sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+    let keys: Vec<String> = (0..3000).map(|index| format!("key-{index:04}")).collect();
+    thread::scope(|scope| {
+        for keys in keys.chunks(100) {
+            let limiter = &limiter;
+            scope.spawn(move || {
+                for key in keys {
+                    limiter.configure(key, limit(1000, Algorithm::FixedWindowCounter)).unwrap();
+                }
+            });
+        }
+    });
+    copy(&dir, &old);
+    keys.iter().for_each(|key| assert!(limiter.check(key, 5).unwrap().allowed));
+    limiter.compact().unwrap();
+    limiter.close().unwrap();
+    drop(limiter);
+    std::fs::copy(old.join("0000000001.aof"), dir.join("0000000001.aof")).unwrap();
+    assert!(!dir.join("0000000002.aof").exists(), "there is a gap");
+    let snapshots = files(&dir).into_iter().filter(|(path, _)| path.extension().is_some_and(|name| name == "snapshot"));
+    let [(newest, whole)]: [(PathBuf, Vec<u8>); 1] = snapshots.collect::<Vec<_>>().try_into().unwrap();
+    let (found, _) = frames(&whole);
+    assert!(found.len() > 1);
+    let mut damaged = whole.clone();
+    damaged[found[0].0 + 100] ^= 1;
+    std::fs::write(&newest, &damaged).unwrap();
+    let done = repaired(&dir, &parent.path().join("partly"));
+    assert!(done["lost"]["limits"].as_u64().is_some_and(|lost| (1..2900).contains(&lost)), "{done}");
+    assert!(recovered(&parent.path().join("partly"), &clock).unwrap().iter().all(|status| status.totals.allowed == 1));
+    damaged[41] ^= 1;
+    std::fs::write(&newest, &damaged).unwrap();
+    let done = repaired(&dir, &parent.path().join("older"));
+    assert_eq!(done["kept"]["snapshot"], Value::Null, "{done}");
+    assert!(done["damaged"].to_string().contains("0000000002.aof"), "{done}");
+}
+
 #[test]
 fn a_repair_ends_at_a_missing_segment_and_copies_what_is_whole() {
     let parent = tempfile::tempdir().unwrap();
