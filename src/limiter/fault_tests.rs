@@ -404,3 +404,25 @@ fn a_panic_of_the_log_thread_is_as_final_as_a_failed_write() {
     assert_eq!(limiter.health().0, Health::Failed);
     assert!(limiter.close().is_err());
 }
+
+#[test]
+fn a_log_whose_closing_failed_does_not_look_closed() {
+    let mut failed = 0;
+    for call in 0..8 {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let clock = Clock::manual(START);
+        let disk = FaultyDisk::new(i64::MAX, 5, true);
+        let limiter = Limiter::open(&dir, Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+        limiter.configure("k", limit(10, Algorithm::FixedWindowCounter)).unwrap();
+        limiter.check("k", 1).unwrap();
+        disk.left.store(call, Ordering::SeqCst);
+        let closed = limiter.close();
+        assert_eq!(closed.is_err(), disk.failed.load(Ordering::SeqCst) > 0, "call {call}");
+        failed += u32::from(closed.is_err());
+        let found = store::recover(&dir, &SystemDisk, &mut Replayed::new()).unwrap();
+        assert_eq!(found.clean.is_some(), closed.is_ok(), "call {call}");
+        assert_eq!(recovered(&dir, &clock).unwrap()[0].totals.allowed, 1);
+    }
+    assert!((4..8).contains(&failed), "writes, the cut and the sync: {failed}");
+}

@@ -814,17 +814,10 @@ impl Writer {
         if self.healthy() {
             self.sync();
         }
-        if self.healthy() {
-            let done = self
-                .write_mark(true)
-                .and_then(|()| {
-                    let end = self.mark_copy.map_or(self.segment.position, |copy| copy + FRAME_HEADER as u64);
-                    self.disk.set_len(&self.segment.file, end)
-                })
-                .and_then(|()| self.disk.sync_all(&self.segment.file));
-            if let Err(error) = done {
-                self.fail("sync", &error);
-            }
+        if self.healthy()
+            && let Err(error) = self.close_segment()
+        {
+            self.fail("sync", &error);
         }
         self.settle(false);
         self.shared.available.store(0, Ordering::Release);
@@ -833,6 +826,18 @@ impl Writer {
             self.shared.set_health(Health::Failed, Some("the limiter is closed".to_owned()));
         }
         result
+    }
+
+    fn close_segment(&mut self) -> std::io::Result<()> {
+        self.write_mark(true)?;
+        let end = self.mark_copy.map_or(self.segment.position, |copy| copy + FRAME_HEADER as u64);
+        self.disk.set_len(&self.segment.file, end)?;
+        let synced = self.disk.sync_all(&self.segment.file);
+        if synced.is_err() {
+            // What is in memory alone must not look closed, or the next start would append to it.
+            let _ = self.disk.set_len(&self.segment.file, end + 1);
+        }
+        synced
     }
 
     fn healthy(&self) -> bool {
