@@ -132,7 +132,8 @@ pub const TAKEOVER_WAIT_MS: u64 = 10_000;
 /// Stack of a worker or connection thread, in bytes. The deepest frames are serde_json's and the reply's buffers.
 pub const STACK_BYTES: usize = 256 * 1024;
 
-/// How long a one-shot command waits for another command that holds the data directory, in milliseconds.
+/// How long a one-shot command waits for another command that holds the data directory, and a server at its start for
+/// commands that look at it, in milliseconds.
 pub const LOCK_WAIT_MS: u64 = 1000;
 
 /// How long a command waits for a connection to a server, in milliseconds.

@@ -143,9 +143,9 @@ impl Error {
         Error::new(Kind::LimitNotConfigured, format!("no limit is configured for key `{key}`; configure it first"))
     }
 
-    /// An operating system error at `path` while doing `what` ("open", "write" …).
+    /// An operating system error at `path`, with what can be done about it, while doing `what` ("open", "write" …).
     pub fn io(what: &str, path: &Path, error: &io::Error) -> Error {
-        Error::new(Kind::Io, format!("cannot {what} {}: {error}", path.display()))
+        Error::new(Kind::Io, format!("cannot {what} {}: {error}{}", path.display(), way_out(error)))
     }
 
     /// What kind of error it is.
@@ -167,6 +167,19 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// What to do about an error of the operating system, where its kind says so.
+pub fn way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run flint as the owner of the directory, or name another with --data-dir",
+        io::ErrorKind::ReadOnlyFilesystem => "; it can be looked at there, and not be changed",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "; make room and try again"
+        }
+        io::ErrorKind::IsADirectory => "; it is not flint's, move it away",
+        _ => "",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,5 +192,17 @@ mod tests {
             assert!((400..600).contains(&kind.http_status()));
         }
         assert_eq!(Kind::from_code("no_such_code"), None);
+    }
+
+    #[test]
+    fn errors_of_the_operating_system_say_what_can_be_done() {
+        let message = |code| Error::io("open", Path::new("/d"), &io::Error::from_raw_os_error(code)).to_string();
+        let denied = "cannot open /d: Permission denied (os error 13); run flint as the owner of the directory, or name \
+                      another with --data-dir";
+        assert_eq!(message(13), denied);
+        assert!(message(30).ends_with("; it can be looked at there, and not be changed"));
+        assert!([28, 122, 27].into_iter().all(|code| message(code).ends_with("; make room and try again")));
+        assert!(message(21).ends_with("; it is not flint's, move it away"));
+        assert_eq!(message(5), "cannot open /d: Input/output error (os error 5)");
     }
 }

@@ -91,7 +91,8 @@ proptest! {
     ) {
         let ((), largest) = counted(|| {
             decode_all(&bytes, base);
-            let _ = frame::open(&bytes, base);
+            let _ = frame::open(&bytes, base, FileKind::Segment);
+            let _ = frame::open(&bytes, base, FileKind::Snapshot);
             let _ = frame::highest_durable(&bytes, base);
             let _ = frame::lone_mark(&bytes, base);
             let _ = FileHeader::decode(&bytes, FileKind::Segment);
@@ -107,7 +108,7 @@ proptest! {
         before in prop::collection::vec(prop_oneof![Just(0), Just(b'F'), any::<u8>()], 0..100),
     ) {
         let frame = sealed(&payload, SALT, head);
-        let (header, found) = frame::open(&frame, SALT).unwrap();
+        let (header, found) = frame::open(&frame, SALT, FileKind::Segment).unwrap();
         prop_assert_eq!(found, &payload[..]);
         decode_all(found, header.base);
         let bytes = [&before[..], &frame, &[0; 50]].concat();

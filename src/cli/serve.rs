@@ -18,8 +18,8 @@ use super::global::Global;
 use super::notify::Notifier;
 use super::output::{Output, counted};
 use crate::bounds::{
-    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IDLE_TIMEOUT_MS, MAX_BLOCKING, MAX_CONNECTIONS,
-    MAX_IDLE_TIMEOUT_MS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS,
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IDLE_TIMEOUT_MS, LOCK_WAIT_MS, MAX_BLOCKING,
+    MAX_CONNECTIONS, MAX_IDLE_TIMEOUT_MS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS,
 };
 use crate::error::{Error, Kind, Result};
 use crate::limit::{excerpt, parse_period};
@@ -158,12 +158,18 @@ fn idle_timeout(args: &mut Args) -> Result<Duration> {
     })
 }
 
-/// Opens the data directory. A process that takes over from its former image waits for whatever command has slipped in.
+/// Opens the data directory. A process that takes over from its former image waits for whatever command has slipped in;
+/// any other one for commands that only look at the directory, which they do for a moment.
 fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
-    let deadline = Instant::now() + Duration::from_millis(TAKEOVER_WAIT_MS);
+    let begun = Instant::now();
+    let patience = |ms| begun.elapsed() < Duration::from_millis(ms);
     loop {
         match Limiter::open(dir, options.clone()) {
-            Err(error) if taken_over && error.kind() == Kind::Locked && Instant::now() < deadline => {
+            Err(error)
+                if error.kind() == Kind::Locked
+                    && ((taken_over && patience(TAKEOVER_WAIT_MS))
+                        || (patience(LOCK_WAIT_MS) && crate::store::writer(dir).is_none())) =>
+            {
                 std::thread::sleep(Duration::from_millis(10));
             }
             result => return result,

@@ -17,17 +17,24 @@ pub fn show_history(args: Args, global: &Global, output: &mut Output) -> Result<
     let [key] = args.exactly(["KEY"])?;
     global.need_directory("limit history")?;
     crate::limit::validate_key(&key)?;
-    let mut events = Vec::new();
-    history(&global.dir, &key, &mut |event| events.push(event.clone()))?;
-    if events.is_empty() {
-        return Err(Error::not_configured(&key));
-    }
-    if global.json {
-        output.json(&Value::Array(events))?;
-    } else {
-        for event in &events {
-            output.line(&describe(event))?;
+    let mut shown = 0_u64;
+    let mut result = Ok(());
+    // One by one: there may be millions.
+    history(&global.dir, &key, &mut |event| {
+        if result.is_ok() {
+            result = match (global.json, shown) {
+                (true, 0) => output.text(&format!("[{event}")),
+                (true, _) => output.text(&format!(",{event}")),
+                (false, _) => output.line(&describe(event)),
+            };
+            shown += 1;
         }
+    })?;
+    result?;
+    match (shown, global.json) {
+        (0, _) => return Err(Error::not_configured(&key)),
+        (_, true) => output.line("]")?,
+        (_, false) => {}
     }
     Ok(Answer::Yes)
 }

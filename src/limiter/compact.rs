@@ -16,17 +16,19 @@ use crate::error::{Error, Kind, Result};
 use crate::store::record::{Event, MAX_FIXED};
 
 impl Core {
-    /// Compacts the log. One at a time: a second call waits for the first and then compacts again.
+    /// Compacts the log. One at a time; a call that comes while one runs is served by the next one, together with all that
+    /// come meanwhile, so that a crowd of them keeps nobody for longer than two.
     pub(super) fn compact(&self) -> Result<Compaction> {
-        let mut last_error = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = self.compact_locked();
-        match &result {
-            Ok(_) => {
-                *last_error = None;
-                self.compactions.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => *last_error = Some(error.to_string()),
+        let begun_before = self.compactions_begun.load(Ordering::Acquire);
+        let mut last = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = self.compactions_begun.load(Ordering::Acquire);
+        if let Some(ended) = last.as_ref().filter(|_| begun > begun_before) {
+            return ended.clone();
         }
+        self.compactions_begun.store(begun + 1, Ordering::Release);
+        let result = self.compact_locked();
+        self.compactions.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
+        *last = Some(result.clone());
         result
     }
 

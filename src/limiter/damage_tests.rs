@@ -399,6 +399,49 @@ fn a_repair_falls_back_to_an_older_snapshot_with_all_of_its_log() {
     assert_eq!(recovered(&to, &clock).unwrap(), before);
 }
 
+/// As after a compaction that was stopped while it removed the old files: an old state is the last resort.
+#[test]
+fn a_repair_prefers_what_is_left_of_a_snapshot_to_an_older_state_with_a_gap() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, old) = (parent.path().join("data"), parent.path().join("old"));
+    let clock = Clock::manual(START);
+    let policy = Policy { segment_bytes: 4096, ..Policy::default() };
+    let limiter = Limiter::open(&dir, Options { policy, sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+    let keys: Vec<String> = (0..3000).map(|index| format!("key-{index:04}")).collect();
+    thread::scope(|scope| {
+        for keys in keys.chunks(100) {
+            let limiter = &limiter;
+            scope.spawn(move || {
+                for key in keys {
+                    limiter.configure(key, limit(1000, Algorithm::FixedWindowCounter)).unwrap();
+                }
+            });
+        }
+    });
+    copy(&dir, &old);
+    keys.iter().for_each(|key| assert!(limiter.check(key, 5).unwrap().allowed));
+    limiter.compact().unwrap();
+    limiter.close().unwrap();
+    drop(limiter);
+    std::fs::copy(old.join("0000000001.aof"), dir.join("0000000001.aof")).unwrap();
+    assert!(!dir.join("0000000002.aof").exists(), "there is a gap");
+    let snapshots = files(&dir).into_iter().filter(|(path, _)| path.extension().is_some_and(|name| name == "snapshot"));
+    let [(newest, whole)]: [(PathBuf, Vec<u8>); 1] = snapshots.collect::<Vec<_>>().try_into().unwrap();
+    let (found, _) = frames(&whole);
+    assert!(found.len() > 1);
+    let mut damaged = whole.clone();
+    damaged[found[0].0 + 100] ^= 1;
+    std::fs::write(&newest, &damaged).unwrap();
+    let done = repaired(&dir, &parent.path().join("partly"));
+    assert!(done["lost"]["limits"].as_u64().is_some_and(|lost| (1..2900).contains(&lost)), "{done}");
+    assert!(recovered(&parent.path().join("partly"), &clock).unwrap().iter().all(|status| status.totals.allowed == 1));
+    damaged[41] ^= 1;
+    std::fs::write(&newest, &damaged).unwrap();
+    let done = repaired(&dir, &parent.path().join("older"));
+    assert_eq!(done["kept"]["snapshot"], Value::Null, "{done}");
+    assert!(done["damaged"].to_string().contains("0000000002.aof"), "{done}");
+}
+
 #[test]
 fn a_repair_ends_at_a_missing_segment_and_copies_what_is_whole() {
     let parent = tempfile::tempdir().unwrap();
@@ -458,4 +501,56 @@ fn a_repair_writes_into_a_new_directory_alone() {
     repaired(&dir, &empty);
     let missing = repair(&parent.path().join("nowhere"), &to).unwrap_err();
     assert!(missing.message().contains("does not exist"), "{missing}");
+}
+
+/// A log that was closed and opened again confirms what it did before.
+#[test]
+fn a_lost_page_is_refused_also_after_a_start_without_records() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, crashed) = (parent.path().join("data"), parent.path().join("crashed"));
+    let segment = crashed.join("0000000001.aof");
+    let limiter = Limiter::open(&dir, options(&Clock::manual(START))).unwrap();
+    limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    for _ in 0..200 {
+        limiter.check("k", 1).unwrap();
+    }
+    limiter.close().unwrap();
+    drop(limiter);
+    let limiter = Limiter::open(&dir, options(&Clock::manual(START))).unwrap();
+    copy(&dir, &crashed);
+    let whole = std::fs::read(&segment).unwrap();
+    let (found, end) = frames(&whole);
+    let (last, _) = *found.iter().rev().find(|(_, records)| *records).unwrap();
+    let mut damaged = whole.clone();
+    damaged[last / 4096 * 4096..end.next_multiple_of(4096)].fill(0);
+    std::fs::write(&segment, &damaged).unwrap();
+    assert_refused(&crashed, "0000000001.aof", "a lost page");
+    drop(limiter);
+}
+
+/// The markers of a snapshot are on disk before it has its name: a log that ends before them has lost its end.
+#[test]
+fn a_log_that_ends_before_the_markers_of_its_snapshot_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, to) = (parent.path().join("data"), parent.path().join("to"));
+    let clock = Clock::manual(START);
+    let before = with_snapshot(&dir, &clock);
+    let segment = dir.join("0000000002.aof");
+    let whole = std::fs::read(&segment).unwrap();
+    let (found, _) = frames(&whole);
+    let mut torn = whole[..found[1].0 + 20].to_vec();
+    torn.resize(whole.len(), 0);
+    for (damaged, offset) in
+        [(whole[..64].to_vec(), 64), (whole[..found[1].0].to_vec(), found[1].0), (torn, found[1].0)]
+    {
+        std::fs::write(&segment, &damaged).unwrap();
+        let error = assert_refused(&dir, "0000000002.aof", "a cut log");
+        assert!(error.contains(&format!("at offset {offset}: the log ends before")), "{error}");
+        assert_eq!(verify(&dir).unwrap_err().message(), error);
+        let _ = std::fs::remove_dir_all(&to);
+        let done = repaired(&dir, &to);
+        assert_eq!((&done["kept"]["limits"], &done["damaged"][0]["offset"]), (&6000.into(), &offset.into()), "{done}");
+    }
+    std::fs::write(&segment, &whole).unwrap();
+    assert_eq!(recovered(&dir, &clock).unwrap(), before);
 }

@@ -167,6 +167,8 @@ pub struct Table {
     pub decisions: (u64, u64),
     /// Hash and id of the limits with denials that the log does not know of.
     pub unlogged: Vec<(u64, u64)>,
+    /// Configurations that are not known to be on disk: under way, or given up.
+    pub unconfirmed: usize,
 }
 
 impl Table {

@@ -11,6 +11,9 @@ use super::*;
 use crate::limit::Algorithm;
 use crate::store::disk::{retry_interrupted, write_fully};
 
+/// An error by which a disk panics.
+const PANICS: i32 = -1;
+
 /// A disk whose calls fail from the k-th one on, or only that one.
 struct FaultyDisk {
     left: AtomicI64,
@@ -36,6 +39,7 @@ impl FaultyDisk {
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
         if left == 0 || (left < 0 && !self.only_once) {
             self.failed.fetch_add(1, Ordering::SeqCst);
+            assert_ne!(self.error, PANICS, "this disk panics");
             return Err(io::Error::from_raw_os_error(self.error));
         }
         call()
@@ -358,4 +362,67 @@ impl Disk for FullDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         SystemDisk.sync_dir(path)
     }
+}
+
+#[test]
+fn a_limit_that_is_there_already_is_confirmed_only_when_it_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let disk = FaultyDisk::new(i64::MAX, 5, true);
+    let limiter = Limiter::open(dir.path(), Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+    let (ten, twenty) = (limit(10, Algorithm::FixedWindowCounter), limit(20, Algorithm::FixedWindowCounter));
+    assert!(limiter.configure("safe", ten).unwrap());
+    assert!(!limiter.configure("safe", ten).unwrap());
+    assert!(limiter.core.shards.iter().all(|shard| shard.lock().unconfirmed == 0));
+    // As after a configuration whose wait was given up: the next one waits for the disk instead.
+    limiter.core.shards.iter().for_each(|shard| shard.lock().unconfirmed = 1);
+    assert!(!limiter.configure("safe", ten).unwrap());
+    limiter.core.shards.iter().for_each(|shard| shard.lock().unconfirmed = 0);
+    disk.sync_fails.store(true, Ordering::SeqCst);
+    assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
+    assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
+    assert_eq!(limiter.configure("lost", twenty).unwrap_err().kind(), Kind::LogFailed);
+}
+
+#[test]
+fn a_panic_of_the_log_thread_is_as_final_as_a_failed_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new(i64::MAX, PANICS, true);
+    let options = Options { disk: disk.clone(), sync: SyncMode::Batch, ..options(&Clock::manual(START)) };
+    let limiter = Limiter::open(dir.path(), options).unwrap();
+    limiter.configure("k", limit(1_000_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    disk.left.store(0, Ordering::SeqCst);
+    // In batch nobody waits for the log: it must be told of otherwise.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let error = loop {
+        match limiter.check("k", 1) {
+            Ok(_) => assert!(Instant::now() < deadline, "checks should not go on without a log"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), Kind::LogFailed);
+    assert_eq!(limiter.health().0, Health::Failed);
+    assert!(limiter.close().is_err());
+}
+
+#[test]
+fn a_log_whose_closing_failed_does_not_look_closed() {
+    let mut failed = 0;
+    for call in 0..8 {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let clock = Clock::manual(START);
+        let disk = FaultyDisk::new(i64::MAX, 5, true);
+        let limiter = Limiter::open(&dir, Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+        limiter.configure("k", limit(10, Algorithm::FixedWindowCounter)).unwrap();
+        limiter.check("k", 1).unwrap();
+        disk.left.store(call, Ordering::SeqCst);
+        let closed = limiter.close();
+        assert_eq!(closed.is_err(), disk.failed.load(Ordering::SeqCst) > 0, "call {call}");
+        failed += u32::from(closed.is_err());
+        let found = store::recover(&dir, &SystemDisk, &mut Replayed::new()).unwrap();
+        assert_eq!(found.clean.is_some(), closed.is_ok(), "call {call}");
+        assert_eq!(recovered(&dir, &clock).unwrap()[0].totals.allowed, 1);
+    }
+    assert!((4..8).contains(&failed), "writes, the cut and the sync: {failed}");
 }

@@ -4,9 +4,10 @@
 //! decision is told to anybody. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
 //! and no command line here.
 //!
-//! Locks, by rank: the compaction lock, then shards in the order of their index. Under a shard's lock time is read, a
-//! decision is made and a record is queued; nothing there waits for the disk, for another thread's work or for memory
-//! of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
+//! Locks, by rank: the compaction lock, the lock of who writes denials, then shards in the order of their index. Under a
+//! shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk, for another
+//! thread's work or for memory of unbounded size. Records of one limit are therefore in the log in the order of their
+//! decisions.
 
 mod build;
 mod compact;
@@ -144,8 +145,13 @@ struct Core {
     dir: PathBuf,
     next_id: AtomicU64,
     /// Rank 1. Held while a compaction runs, which may take seconds; the value says how the last one ended.
-    compaction: Mutex<Option<String>>,
+    compaction: Mutex<Option<Result<Compaction>>>,
+    /// Compactions that have begun. Changed by who holds the compaction lock.
+    compactions_begun: AtomicU64,
     closing: AtomicBool,
+    /// Rank 2. Held while denials are written, which may wait for room in the log: who finds none left to write knows that
+    /// all of them are queued.
+    writing_denials: Mutex<()>,
     /// Set when there are denials that the log does not know of, to wake the helper that writes them.
     unlogged: AtomicBool,
     unlogged_helper: Mutex<Option<thread::Thread>>,
@@ -156,7 +162,7 @@ struct Core {
     compactions: AtomicU64,
 }
 
-/// Rank 2, in the order of the index. Aligned so that two shards share no cache line.
+/// Rank 3, in the order of the index. Aligned so that two shards share no cache line.
 #[repr(align(64))]
 #[derive(Default)]
 struct Shard(Mutex<Table>);
@@ -247,11 +253,7 @@ impl Limiter {
         let lock = DirectoryLock::acquire(dir, options.access)?;
         let mut replayed = Replayed::new();
         let found = store::recover(dir, &*options.disk, &mut replayed)?;
-        let (entries, highest_id) = replayed.finish().map_err(|what| {
-            let way_out = store::WAY_OUT;
-            let dir = dir.display();
-            Error::new(Kind::Corrupt, format!("{dir} cannot be recovered: {what}; nothing was changed; {way_out}"))
-        })?;
+        let (entries, highest_id) = replayed.finish();
         options.clock.raise(found.last_instant);
         let now = options.clock.now();
         // A log that is appended to knows the limits by their ids; a new one begins with dense ids.
@@ -277,7 +279,9 @@ impl Limiter {
             dir: dir.to_owned(),
             next_id: AtomicU64::new(next_id),
             compaction: Mutex::new(None),
+            compactions_begun: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            writing_denials: Mutex::new(()),
             unlogged: AtomicBool::new(false),
             unlogged_helper: Mutex::new(None),
             flush_every,
@@ -299,15 +303,18 @@ impl Limiter {
         let hash = core.hash(key);
         let shard = shard_of(hash);
         // Every worker process of a web application does this at its start; it needs no room in the log.
-        if core.shards[shard].lock().get(hash, key).is_some_and(|entry| entry.limit == limit) {
-            return Ok(false);
+        if let Some(confirmed) = core.is_configured(&mut core.shards[shard].lock(), hash, key, &limit) {
+            return core.confirm(confirmed);
         }
         let waiter = Waiter::take();
         let mut reservation = core.reserve(1, MAX_FIXED + key.len())?;
         let mut table = core.shards[shard].lock();
+        if let Some(confirmed) = core.is_configured(&mut table, hash, key, &limit) {
+            drop((table, reservation));
+            return core.confirm(confirmed);
+        }
         let now = core.clock.now();
         let created = match table.get(hash, key) {
-            Some(entry) if entry.limit == limit => return Ok(false),
             Some(entry) => {
                 let event = Event::Reconfigured { id: entry.id(), at: now, limit };
                 core.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
@@ -323,9 +330,11 @@ impl Limiter {
                 true
             }
         };
+        table.unconfirmed += 1;
         drop(table);
         drop(reservation);
         core.wait(&waiter)?;
+        core.shards[shard].lock().unconfirmed -= 1;
         Ok(created)
     }
 
@@ -566,7 +575,8 @@ impl Limiter {
         self.core.log()?.sync()
     }
 
-    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile.
+    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile. One at a time: all calls that
+    /// come while one runs are served by the next.
     ///
     /// # Errors
     /// `log_failed`, `overloaded`, `io`; the old files are kept then.
@@ -596,7 +606,10 @@ impl Limiter {
             free_bytes: fs4::available_space(&core.dir).ok(),
             compactions: core.compactions.load(Ordering::Relaxed),
             // A compaction under way holds the lock; the one before it has told its end already.
-            compaction_error: core.compaction.try_lock().ok().and_then(|error| error.clone()),
+            compaction_error: match core.compaction.try_lock().as_deref() {
+                Ok(Some(Err(error))) => Some(error.to_string()),
+                _ => None,
+            },
             decisions,
         }
     }
@@ -659,6 +672,20 @@ impl Core {
 
     fn wait(&self, waiter: &Waiter) -> Result<()> {
         self.log()?.wait(waiter)
+    }
+
+    /// Whether the limit has these values, and if so, whether that is known to be on disk.
+    fn is_configured(&self, table: &mut Table, hash: u64, key: &str, limit: &Limit) -> Option<bool> {
+        let confirmed = table.unconfirmed == 0;
+        table.get(hash, key).filter(|entry| entry.limit == *limit).map(|_| confirmed)
+    }
+
+    /// Answers that nothing had to be changed, once what somebody else may still be waiting for is durable.
+    fn confirm(&self, confirmed: bool) -> Result<bool> {
+        if !confirmed {
+            self.log()?.sync()?;
+        }
+        Ok(false)
     }
 
     fn decide(

@@ -42,16 +42,10 @@ impl Replayed {
     }
 
     /// The limits, and the highest id in use.
-    ///
-    /// # Errors
-    /// Says so when the log ends before the last marker.
-    pub fn finish(self) -> Result<(Vec<Held>, u64), String> {
-        if self.unmarked > 0 {
-            return Err(format!("the log ends before {} of the snapshot's markers", self.unmarked));
-        }
+    pub fn finish(self) -> (Vec<Held>, u64) {
         let mut entries = Vec::with_capacity(self.limits.len());
         entries.extend(self.limits.into_iter());
-        Ok((entries, self.highest_id))
+        (entries, self.highest_id)
     }
 
     /// The limit of `id`, if an event about it is to be applied.
@@ -96,6 +90,8 @@ impl Replay for Replayed {
                 }
             }
             Event::Removed { id, .. } => {
+                // It may be in the log alone: one that was removed before its shard's marker. Its id is used up all the same.
+                self.highest_id = self.highest_id.max(id);
                 if self.target(id)?.is_some() {
                     self.limits.remove(id);
                 }
@@ -129,6 +125,13 @@ impl Replay for Replayed {
             }
         }
         Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        match self.unmarked {
+            0 => Ok(()),
+            missing => Err(format!("the log ends before {missing} of the snapshot's markers")),
+        }
     }
 }
 
@@ -206,6 +209,20 @@ impl ById {
 mod tests {
     use super::*;
     use crate::limit::{Algorithm, Limit};
+
+    #[test]
+    fn ids_of_limits_that_were_removed_before_their_marker_are_used_up() {
+        let mut replayed = Replayed::new();
+        replayed.snapshot(1, false, 0);
+        replayed.event(Event::Removed { id: 7, at: 0 }).unwrap();
+        for shard in 0..=255 {
+            assert!(replayed.end().is_err());
+            replayed.event(Event::Marker { snapshot: 1, shard }).unwrap();
+        }
+        assert_eq!(replayed.end(), Ok(()));
+        let (limits, highest) = replayed.finish();
+        assert_eq!((limits.len(), highest), (0, 7));
+    }
 
     #[test]
     fn room_is_made_for_what_there_is_and_not_for_large_ids() {

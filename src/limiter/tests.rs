@@ -308,3 +308,114 @@ fn time_does_not_run_backwards_over_a_restart() {
     assert!(!decision.allowed);
     assert_eq!(decision.retry_after_ms, 60_000);
 }
+
+#[test]
+fn a_sliding_window_of_any_number_of_instants_survives_a_compaction() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let clock = Clock::manual(START);
+    let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+    let day = Limit::new(1_000_000_000, 86_400_000, Algorithm::SlidingWindowLog, None).unwrap();
+    limiter.configure("busy", day).unwrap();
+    limiter.configure("other", limit(10, Algorithm::SlidingWindowLog)).unwrap();
+    limiter.check("other", 3).unwrap();
+    // Each instant takes seven bytes in a snapshot: more than a segment's frame may hold.
+    for _ in 0..200_000 {
+        clock.advance(1);
+        limiter.check("busy", 1).unwrap();
+    }
+    limiter.compact().unwrap();
+    limiter.check("busy", 1).unwrap();
+    let before = all(&limiter);
+    assert_eq!(before[0].remaining, 1_000_000_000 - 200_001);
+    limiter.flush().unwrap();
+    assert_eq!(recovered(&dir, &clock).unwrap(), before);
+    drop(limiter);
+    assert_eq!(recovered(&dir, &clock).unwrap(), before);
+}
+
+/// The helper that writes denials has begun when `flush` is called: what it holds was answered before.
+#[test]
+fn a_flush_waits_for_denials_that_are_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let policy = Policy { flush_every: Duration::from_secs(3600), ..Policy::default() };
+    let limiter = Limiter::open(dir.path(), Options { policy, ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(1, Algorithm::FixedWindowCounter)).unwrap();
+    limiter.check("k", 1).unwrap();
+    assert!(!limiter.check("k", 1).unwrap().allowed);
+    let core = &*limiter.core;
+    let shard = core.shards[shard_of(core.hash("k"))].lock();
+    thread::scope(|scope| {
+        let helper = scope.spawn(|| core.write_denials());
+        while core.unlogged.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        let (flushed, wait) = std::sync::mpsc::channel();
+        let (limiter, dir, clock) = (&limiter, dir.path(), &clock);
+        scope.spawn(move || {
+            limiter.flush().unwrap();
+            flushed.send(recovered(dir, clock).unwrap()[0].totals.denied).unwrap();
+        });
+        // It may not end before the helper has, which it can't while the shard is locked.
+        let early = wait.recv_timeout(Duration::from_millis(50));
+        drop(shard);
+        assert_eq!(early.or_else(|_| wait.recv()), Ok(1));
+        helper.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_crowd_of_compactions_is_served_by_few() {
+    const CALLS: usize = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let limiter = Limiter::open(dir.path(), options(&Clock::manual(START))).unwrap();
+    limiter.configure("k", limit(10, Algorithm::FixedWindowCounter)).unwrap();
+    let (running, begin) = (limiter.core.compaction.lock().unwrap(), std::sync::Barrier::new(CALLS + 1));
+    thread::scope(|scope| {
+        for _ in 0..CALLS {
+            scope.spawn(|| {
+                begin.wait();
+                limiter.compact().unwrap();
+            });
+        }
+        begin.wait();
+        // As long as some come before it ends they share the next one; the slower a machine, the fewer.
+        thread::sleep(Duration::from_millis(20));
+        drop(running);
+    });
+    let done = limiter.report().compactions;
+    assert!((1..CALLS as u64).contains(&done), "{done} compactions for {CALLS} calls");
+    // Each call of its own is one.
+    limiter.compact().unwrap();
+    assert_eq!(limiter.report().compactions, done + 1);
+}
+
+#[test]
+fn checks_that_meet_the_closing_are_in_the_log_or_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    for round in 0..10 {
+        let dir = parent.path().join(round.to_string());
+        let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+        limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+        let begun = AtomicU64::new(0);
+        let allowed: u64 = thread::scope(|scope| {
+            let check = || {
+                let mut allowed = 0;
+                while limiter.check("k", 1).is_ok() {
+                    allowed += 1;
+                    begun.fetch_add(1, Ordering::Relaxed);
+                }
+                allowed
+            };
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(check)).collect();
+            while begun.load(Ordering::Relaxed) < 500 {
+                thread::yield_now();
+            }
+            limiter.close().unwrap();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert_eq!(recovered(&dir, &clock).unwrap()[0].totals.allowed, allowed, "round {round}");
+    }
+}

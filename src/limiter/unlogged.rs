@@ -32,8 +32,10 @@ impl Core {
         }
     }
 
-    /// Writes the totals of all limits with denials that the log does not know of. Does not wait for the disk.
+    /// Writes the totals of all limits with denials that the log does not know of, and returns when all that were counted
+    /// before are queued, by whomever. Does not wait for the disk.
     pub(super) fn write_denials(&self) -> Result<()> {
+        let _writing = self.writing_denials.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.unlogged.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
@@ -45,14 +47,18 @@ impl Core {
     }
 
     fn write_denials_of(&self, shard: usize) -> Result<()> {
-        loop {
-            if self.shards[shard].lock().unlogged.is_empty() {
-                return Ok(());
-            }
-            let mut reservation = self.reserve(STEP, STEP * MAX_FIXED)?;
+        // Those that are denied again once they are written are for the next interval, however long this takes.
+        let mut found = std::mem::take(&mut self.shards[shard].lock().unlogged);
+        while !found.is_empty() {
+            let mut reservation = match self.reserve(STEP, STEP * MAX_FIXED) {
+                Ok(reservation) => reservation,
+                Err(error) => {
+                    self.shards[shard].lock().unlogged.append(&mut found);
+                    return Err(error);
+                }
+            };
             let mut table = self.shards[shard].lock();
-            for _ in 0..STEP {
-                let Some((hash, id)) = table.unlogged.pop() else { break };
+            for (hash, id) in found.drain(found.len().saturating_sub(STEP)..) {
                 debug_assert_eq!(shard_of(hash), shard);
                 // A limit that was removed meanwhile has no denials any more.
                 let Some(entry) = table.get_id(hash, id) else { continue };
@@ -66,6 +72,7 @@ impl Core {
                 self.log()?.append(&mut reservation, &event, None);
             }
         }
+        Ok(())
     }
 
     /// The thread `flint-denials`: sleeps until there is something to write, then gathers for one flush interval.

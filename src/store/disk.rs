@@ -4,6 +4,7 @@
 //! fail. Called by the rest of `store` alone. Nothing here retries or interprets an error, but for EINTR and short
 //! transfers, which are no errors.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -18,6 +19,10 @@ pub trait Disk: Send + Sync {
     fn open(&self, path: &Path) -> io::Result<File>;
     /// Reads a whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The names in a directory.
+    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        std::fs::read_dir(dir)?.map(|item| item.map(|item| item.file_name())).collect()
+    }
     /// Writes all of `bytes` at `offset`. The file may grow.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// fdatasync: contents and length are durable.

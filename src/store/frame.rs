@@ -20,7 +20,7 @@
 //! |-------:|------:|------|
 //! | 0 | 4 | magic: `FLfr` |
 //! | 4 | 4 | CRC-32 (IEEE) of the file's salt and then of all that follows in the frame |
-//! | 8 | 4 | length of the payload: at most 1048576 |
+//! | 8 | 4 | length of the payload: at most 1048576 in a segment |
 //! | 12 | 4 | number of records; bit 31: the writer stopped in good order behind this frame |
 //! | 16 | 8 | sequence number of the first record |
 //! | 24 | 8 | highest sequence number known to be on disk when the frame was built |
@@ -45,8 +45,11 @@ pub const FILE_HEADER: usize = 64;
 pub const FRAME_HEADER: usize = 40;
 /// The copy of a mark begins at the next multiple of this, in bytes: what a disk loses at once is a page or a sector.
 pub const MARK_PAGE: u64 = 4096;
-/// Largest payload that is believed. Larger than what is written, so that bounds.rs may grow within version 1.
+/// Largest payload that is believed in a segment. Larger than what is written, so that bounds.rs may grow within version 1.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
+/// Largest payload of a frame in a snapshot: what its length can say. A limit stands in one record, and a sliding window
+/// holds as many instants as there were.
+pub const MAX_SNAPSHOT_PAYLOAD: usize = u32::MAX as usize;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"FLINTAOF";
 const SNAPSHOT_MAGIC: [u8; 8] = *b"FLINTSNP";
@@ -149,7 +152,18 @@ pub struct FrameHeader {
     pub base: Millis,
 }
 
-/// Writes the header into the first [`FRAME_HEADER`] bytes of `frame`, whose payload already stands behind them.
+impl FileKind {
+    /// Largest payload of a frame, in bytes.
+    pub const fn max_payload(self) -> usize {
+        match self {
+            FileKind::Segment => MAX_PAYLOAD,
+            FileKind::Snapshot => MAX_SNAPSHOT_PAYLOAD,
+        }
+    }
+}
+
+/// Writes the header into the first [`FRAME_HEADER`] bytes of `frame`, whose payload already stands behind them and is
+/// within the file's bound.
 pub fn seal(frame: &mut [u8], header: &FrameHeader, salt: u64) {
     let length = (frame.len() - FRAME_HEADER) as u32;
     frame[0..4].copy_from_slice(&FRAME_MAGIC);
@@ -163,17 +177,18 @@ pub fn seal(frame: &mut [u8], header: &FrameHeader, salt: u64) {
     frame[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Reads the valid frame at the beginning of `bytes`: its header and its payload. `None` where none is.
-pub fn open(bytes: &[u8], salt: u64) -> Option<(FrameHeader, &[u8])> {
+/// Reads the valid frame at the beginning of `bytes`, which are of such a file: its header and its payload. `None` where
+/// none is.
+pub fn open(bytes: &[u8], salt: u64, kind: FileKind) -> Option<(FrameHeader, &[u8])> {
     let head = bytes.get(..FRAME_HEADER)?;
     if head[..4] != FRAME_MAGIC {
         return None;
     }
     let length = u32_at(head, 8) as usize;
-    if length > MAX_PAYLOAD {
+    if length > kind.max_payload() {
         return None;
     }
-    let frame = bytes.get(..FRAME_HEADER + length)?;
+    let frame = bytes.get(..FRAME_HEADER.checked_add(length)?)?;
     if checksum(&frame[8..], salt) != u32_at(head, 4) {
         return None;
     }
@@ -189,12 +204,12 @@ pub fn open(bytes: &[u8], salt: u64) -> Option<(FrameHeader, &[u8])> {
 }
 
 /// The valid frames that begin anywhere in `bytes`, with their offsets: what can still be read behind a damaged place.
-pub fn scan(bytes: &[u8], salt: u64) -> impl Iterator<Item = (usize, FrameHeader, &[u8])> {
+pub fn scan(bytes: &[u8], salt: u64, kind: FileKind) -> impl Iterator<Item = (usize, FrameHeader, &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
         while let Some(found) = find(&bytes[at..], &FRAME_MAGIC) {
             let begin = at + found;
-            if let Some((header, payload)) = open(&bytes[begin..], salt) {
+            if let Some((header, payload)) = open(&bytes[begin..], salt, kind) {
                 at = begin + FRAME_HEADER + payload.len();
                 return Some((begin, header, payload));
             }
@@ -204,17 +219,17 @@ pub fn scan(bytes: &[u8], salt: u64) -> impl Iterator<Item = (usize, FrameHeader
     })
 }
 
-/// The highest durable mark of any valid frame in `bytes`, at whatever offset it begins: what was confirmed in spite
+/// The highest durable mark of any valid frame in `bytes` of a segment, at whatever offset it begins: what was confirmed in spite
 /// of a damaged place before it.
 pub fn highest_durable(bytes: &[u8], salt: u64) -> Option<u64> {
-    scan(bytes, salt).map(|(_, header, _)| header.durable).max()
+    scan(bytes, salt, FileKind::Segment).map(|(_, header, _)| header.durable).max()
 }
 
 /// The mark that stands alone in `bytes`, which are the tail of a segment: a frame without records, with nothing but
 /// zeros around it. Returns where it ends, too.
 pub fn lone_mark(bytes: &[u8], salt: u64) -> Option<(usize, FrameHeader)> {
     let begin = bytes.iter().position(|byte| *byte != 0)?;
-    let (header, payload) = open(&bytes[begin..], salt)?;
+    let (header, payload) = open(&bytes[begin..], salt, FileKind::Segment)?;
     let end = begin + FRAME_HEADER;
     let alone = header.records == 0 && payload.is_empty() && without_zeros(&bytes[end..]) == 0;
     alone.then_some((end, header))
@@ -304,23 +319,23 @@ mod tests {
     #[test]
     fn frames_come_back_and_any_flipped_bit_or_other_salt_is_seen() {
         let bytes = frame(b"payload", 6);
-        let (header, payload) = open(&bytes, 5).unwrap();
+        let (header, payload) = open(&bytes, 5, FileKind::Segment).unwrap();
         assert_eq!(header, FrameHeader { records: 3, clean: false, first: 7, durable: 6, base: 99 });
         assert_eq!(payload, b"payload");
-        assert!(open(&bytes, 6).is_none());
+        assert!(open(&bytes, 6, FileKind::Segment).is_none());
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(open(&damaged, 5).is_none(), "{bit}");
+            assert!(open(&damaged, 5, FileKind::Segment).is_none(), "{bit}");
         }
         for length in 0..bytes.len() {
-            assert!(open(&bytes[..length], 5).is_none());
+            assert!(open(&bytes[..length], 5, FileKind::Segment).is_none());
         }
     }
 
     #[test]
     fn zeros_are_no_frame() {
-        assert!(open(&[0; 4096], 0).is_none());
+        assert!(open(&[0; 4096], 0, FileKind::Segment).is_none());
         assert_eq!(highest_durable(&[0; 4096], 0), None);
     }
 

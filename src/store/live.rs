@@ -2,48 +2,66 @@
 //!
 //! Owns: how a file is read so that [`super::recover`] sees a state that the directory had. Called for looking only.
 //!
-//! Why that holds. Snapshots and all segments but the last are never written again; compaction removes them, so they are
-//! opened before anything is read. The last segment is appended to, one frame after the other, each with one write that
+//! Why that holds. Snapshots and all segments but the last are never written again; compaction and start-up remove
+//! them, so they are opened before anything is read. The last segment is appended to, one frame after the other, each with one write that
 //! ends before the next one begins. A single pass over it may see a frame half written and, further on, a later one
 //! that was written in the meantime: that would look like damage. So it is read twice, and of the second reading just as
 //! much is kept as the first one saw. If the first saw anything of a later frame, the frames before it were complete by
 //! then and are complete in the second; the last one may be incomplete, and is a torn end, as after a crash.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::disk::Disk;
+use super::disk::{Disk, SystemDisk};
 use super::names::Name;
 
-/// The files of a directory that somebody else writes. It can't change any.
+/// How often a listing is tried that a compaction keeps changing.
+const ATTEMPTS: u32 = 100;
+
+/// The files of a directory that somebody else writes, as they stood in one moment. It can't change any.
 pub struct LiveDisk(HashMap<PathBuf, File>);
 
 impl LiveDisk {
-    /// Opens what is there now.
+    /// Opens what is there now. Numbers only grow, so a listing that is the same before and after held all the time between.
     ///
     /// # Errors
     /// Of the operating system.
     pub fn open(dir: &Path) -> io::Result<LiveDisk> {
-        let mut files = HashMap::new();
-        for item in std::fs::read_dir(dir)? {
-            let path = item?.path();
-            let ours = path.file_name().and_then(Name::parse).is_some();
-            match File::open(&path) {
-                Ok(file) if ours => drop(files.insert(path, file)),
-                // Removed in the meantime, by a compaction.
-                Err(error) if ours && error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        for _ in 0..ATTEMPTS {
+            let before = names(dir)?;
+            let mut files = HashMap::new();
+            for name in &before {
+                let path = dir.join(name);
+                match File::open(&path) {
+                    Ok(file) => drop(files.insert(path, file)),
+                    // Removed in the meantime, by a compaction.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if files.len() == before.len() && names(dir)? == before {
+                return Ok(LiveDisk(files));
             }
         }
-        Ok(LiveDisk(files))
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, "its files change all the time"))
     }
 }
 
+/// The names of our files.
+fn names(dir: &Path) -> io::Result<BTreeSet<OsString>> {
+    let names = SystemDisk.list(dir)?;
+    Ok(names.into_iter().filter(|name| Name::parse(name).is_some()).collect())
+}
+
 fn read_all(file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; file.metadata()?.len() as usize];
+    let length = file.metadata()?.len() as usize;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length)?;
+    bytes.resize(length, 0);
     let mut at = 0;
     while at < bytes.len() {
         match file.read_at(&mut bytes[at..], at as u64) {
@@ -64,14 +82,7 @@ fn refused<T>() -> io::Result<T> {
 
 impl Disk for LiveDisk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let opened;
-        let file = match self.0.get(path) {
-            Some(file) => file,
-            None => {
-                opened = File::open(path)?;
-                &opened
-            }
-        };
+        let file = self.0.get(path).ok_or(io::ErrorKind::NotFound)?;
         let first = read_all(file)?;
         if !matches!(path.file_name().and_then(Name::parse), Some(Name::Segment(_))) {
             return Ok(first);
@@ -82,6 +93,10 @@ impl Disk for LiveDisk {
             unseen.fill(0);
         }
         Ok(second)
+    }
+
+    fn list(&self, _: &Path) -> io::Result<Vec<OsString>> {
+        Ok(self.0.keys().filter_map(|path| path.file_name()).map(OsStr::to_owned).collect())
     }
 
     fn create(&self, _: &Path) -> io::Result<File> {

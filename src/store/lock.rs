@@ -49,6 +49,13 @@ impl DirectoryLock {
     /// # Errors
     /// `locked`, naming the owner; `io` when the directory does not exist or can't be used.
     pub fn acquire(dir: &Path, access: Access) -> Result<DirectoryLock> {
+        // Before it is opened: what is no directory may be a pipe, which nobody may ever write to.
+        if std::fs::metadata(dir).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Error::new(
+                Kind::Io,
+                format!("{} is not a directory; name one with --data-dir", dir.display()),
+            ));
+        }
         if access == Access::Create {
             create_directory(dir)?;
         }
@@ -59,12 +66,6 @@ impl DirectoryLock {
             ),
             _ => Error::io("open data directory", dir, &error),
         })?;
-        if !directory.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            return Err(Error::new(
-                Kind::Io,
-                format!("{} is not a directory; name one with --data-dir", dir.display()),
-            ));
-        }
         lock(&directory, dir, access)?;
         let path = dir.join(LOCK);
         let file = match access {
@@ -141,7 +142,9 @@ pub fn writer(dir: &Path) -> Option<Owner> {
 }
 
 fn create_directory(dir: &Path) -> Result<()> {
-    if dir.is_dir() {
+    let missing: Vec<&Path> =
+        dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.is_dir()).collect();
+    if missing.is_empty() {
         return Ok(());
     }
     DirBuilder::new()
@@ -149,11 +152,14 @@ fn create_directory(dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| Error::io("create data directory", dir, &error))?;
-    // The new name must survive a power cut as the files in it do.
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|parent| parent.sync_all())
-        .map_err(|error| Error::io("sync the directory that holds", dir, &error))
+    // Each new name must survive a power cut as the files in the directory do.
+    for new in missing {
+        let parent = new.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(|error| Error::io("sync the directory that holds", new, &error))?;
+    }
+    Ok(())
 }
 
 fn lock(file: &File, dir: &Path, access: Access) -> Result<()> {
@@ -164,7 +170,13 @@ fn lock(file: &File, dir: &Path, access: Access) -> Result<()> {
     match result {
         Ok(()) => Ok(()),
         Err(fs4::TryLockError::WouldBlock) => {
-            let by = owner(dir).pid.map_or(String::new(), |pid| format!(" (by process {pid})"));
+            // The note is the last writer's, who is not to blame for those who read.
+            let read = access != Access::Read && fs4::FileExt::try_lock_shared(file).is_ok();
+            let by = match owner(dir).pid {
+                _ if read => " (by a command that reads it; try again)".to_owned(),
+                Some(pid) => format!(" (by process {pid})"),
+                None => String::new(),
+            };
             Err(Error::new(Kind::Locked, format!("data directory is already locked: {}{by}", dir.display())))
         }
         Err(fs4::TryLockError::Error(error)) => Err(Error::io("lock", dir, &error)),
@@ -197,7 +209,9 @@ mod tests {
         drop(writer);
         let reader = DirectoryLock::acquire(&dir, Access::Read).unwrap();
         let _second = DirectoryLock::acquire(&dir, Access::Read).unwrap();
-        assert_eq!(DirectoryLock::acquire(&dir, Access::Write).unwrap_err().kind(), Kind::Locked);
+        let error = DirectoryLock::acquire(&dir, Access::Write).unwrap_err();
+        assert_eq!(error.kind(), Kind::Locked);
+        assert!(error.message().ends_with("(by a command that reads it; try again)"), "{error}");
         drop(reader);
     }
 

@@ -8,7 +8,10 @@
 //! The account: `available` is the filled space behind the writer's position, `reserved` the space promised to
 //! records that are not written yet. A reservation succeeds if and only if `reserved` stays at or below `available`.
 //! The writer lowers `available` by what a frame took before it lowers `reserved` by what was promised for its
-//! records, which is never less; so the promise is kept at every moment.
+//! records, which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 for good and
+//! then waits for `reserved` to come down to 0: whoever reserved before has queued its records by then, and nobody can
+//! reserve any more: it reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after
+//! it, by one who sees `available` as it is then.
 //!
 //! A failed write into filled space and a failed fsync are final: whether the kernel kept the data is unknown, and a
 //! later fsync that succeeds would prove nothing. From then on every waiter is told so and nothing is written.
@@ -32,7 +35,7 @@ use crate::bounds::{
     FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS, STALL_MS,
 };
 use crate::clock::Millis;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, way_out};
 
 /// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the page
 /// behind.
@@ -153,6 +156,19 @@ impl Shared {
     }
 }
 
+/// Dropped when the log thread ends, before its queue is: nothing may be taken any more, above all after a panic, behind
+/// which the health would be good for ever.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if self.0.health() != Health::Failed {
+            let reason = "the log thread has ended; nothing more is accepted; restart flint".to_owned();
+            self.0.set_health(Health::Failed, Some(reason));
+        }
+    }
+}
+
 /// Encoded bytes of one record on their way to the log thread.
 enum Payload {
     Short(u8, [u8; INLINE]),
@@ -266,6 +282,9 @@ impl Log {
         shared.compact_past.store(2 * start.snapshot_bytes, Ordering::Relaxed);
         let (queue, messages) = unbounded();
         let base = start.base;
+        // A segment that was closed ends with the copy of its last mark, which tells of what it confirms until more follows.
+        let mark_copy =
+            (start.segment.filled > start.segment.position).then(|| start.segment.filled - FRAME_HEADER as u64);
         let mut writer = Writer {
             shared: Arc::clone(&shared),
             disk: start.disk,
@@ -283,18 +302,22 @@ impl Log {
             unsynced_since: None,
             unwaited_batches: 0,
             mark_at: None,
-            mark_copy: None,
+            mark_copy,
             retry_fill_at: None,
             base,
             policy: start.policy,
             rotate_at: 0,
+            closing: false,
         };
         writer.rotate_at = writer.policy.segment_bytes;
         writer.fill();
         let thread = Builder::new()
             .name("flint-log".into())
             .stack_size(crate::bounds::STACK_BYTES)
-            .spawn(move || writer.run(&messages))
+            .spawn(move || {
+                let _ended = Ended(Arc::clone(&writer.shared));
+                writer.run(&messages)
+            })
             .map_err(|error| Error::new(Kind::Io, format!("cannot start the log thread: {error}")))?;
         Ok(Log { shared, queue, thread: Mutex::new(Some(thread)), base })
     }
@@ -342,6 +365,9 @@ impl Log {
 
     fn try_reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
         let shared = &*self.shared;
+        if bytes > shared.available.load(Ordering::Acquire) {
+            return None;
+        }
         let before = shared.reserved.fetch_add(bytes, Ordering::AcqRel);
         let reservation = Reservation { shared, bytes };
         (before + bytes <= shared.available.load(Ordering::Acquire)).then_some(reservation)
@@ -524,6 +550,8 @@ struct Writer {
     base: Millis,
     policy: Policy,
     rotate_at: u64,
+    /// Set when nothing more may be reserved.
+    closing: bool,
 }
 
 impl Writer {
@@ -539,7 +567,10 @@ impl Writer {
                         Some(Message::Rotate { reply }) => {
                             let _ = reply.send(self.rotate());
                         }
-                        Some(Message::Stop) => return self.stop(),
+                        Some(Message::Stop) => {
+                            self.drain(messages);
+                            return self.stop();
+                        }
                         _ => {}
                     }
                 }
@@ -740,7 +771,26 @@ impl Writer {
     }
 
     fn account(&self) {
-        self.shared.available.store(self.room().saturating_sub(SLACK), Ordering::Release);
+        let available = if self.closing { 0 } else { self.room().saturating_sub(SLACK) };
+        self.shared.available.store(available, Ordering::Release);
+    }
+
+    /// Lets nobody reserve any more, and takes the records of those who have: they may have been answered already.
+    fn drain(&mut self, messages: &Receiver<Message>) {
+        self.closing = true;
+        self.account();
+        let deadline = Instant::now() + Duration::from_millis(LOG_WAIT_MS);
+        while self.shared.reserved.fetch_add(0, Ordering::AcqRel) > 0 && Instant::now() < deadline {
+            match messages.try_recv() {
+                Ok(message) => {
+                    // A rotation is not made any more; its reply is dropped, which says so.
+                    let _ = self.collect(message, messages);
+                    self.write_batch();
+                    self.sync_if_due();
+                }
+                Err(_) => sleep(Duration::from_micros(200)),
+            }
+        }
     }
 
     /// Fills space ahead with zeros. That the fill is durable is of no concern: the fdatasync after the next frame
@@ -819,17 +869,10 @@ impl Writer {
         if self.healthy() {
             self.sync();
         }
-        if self.healthy() {
-            let done = self
-                .write_mark(true)
-                .and_then(|()| {
-                    let end = self.mark_copy.map_or(self.segment.position, |copy| copy + FRAME_HEADER as u64);
-                    self.disk.set_len(&self.segment.file, end)
-                })
-                .and_then(|()| self.disk.sync_all(&self.segment.file));
-            if let Err(error) = done {
-                self.fail("sync", &error);
-            }
+        if self.healthy()
+            && let Err(error) = self.close_segment()
+        {
+            self.fail("sync", &error);
         }
         self.settle(false);
         self.shared.available.store(0, Ordering::Release);
@@ -838,6 +881,18 @@ impl Writer {
             self.shared.set_health(Health::Failed, Some("the limiter is closed".to_owned()));
         }
         result
+    }
+
+    fn close_segment(&mut self) -> std::io::Result<()> {
+        self.write_mark(true)?;
+        let end = self.mark_copy.map_or(self.segment.position, |copy| copy + FRAME_HEADER as u64);
+        self.disk.set_len(&self.segment.file, end)?;
+        let synced = self.disk.sync_all(&self.segment.file);
+        if synced.is_err() {
+            // What is in memory alone must not look closed, or the next start would append to it.
+            let _ = self.disk.set_len(&self.segment.file, end + 1);
+        }
+        synced
     }
 
     fn healthy(&self) -> bool {
@@ -908,7 +963,7 @@ pub(super) fn create_segment(
             let _ = disk.remove(&unfinished);
         }
         let kind = if is_no_space(&cause) { Kind::LogFailed } else { Kind::Io };
-        let error = Error::new(kind, format!("cannot create {}: {cause}", path.display()));
+        let error = Error::new(kind, format!("cannot create {}: {cause}{}", path.display(), way_out(&cause)));
         NotCreated { visible, error, cause }
     })?;
     Ok(Segment { file, path, number, salt, position: FILE_HEADER as u64, filled: bytes.len() as u64 })

@@ -237,3 +237,21 @@ fn a_worker_that_meets_the_stop_is_answered() {
         assert!(!answered || disk.is_durable("other"));
     });
 }
+
+#[test]
+fn a_record_that_meets_the_stop_is_on_disk() {
+    explore(2, || {
+        let disk = Arc::new(ModelDisk::default());
+        let log = log_on(&disk);
+        let other = Arc::clone(&log);
+        // As in `batch`: it is answered when its record is queued.
+        let other = loom::thread::spawn(move || {
+            let limit = Limit::new(1, 1, Algorithm::TokenBucket, None).unwrap();
+            let event = Event::Created { id: 1, shard: 0, at: 0, limit, key: "other" };
+            other.reserve(1, MAX_FIXED + 5).map(|mut room| other.append(&mut room, &event, None)).is_ok()
+        });
+        log.stop().unwrap();
+        let answered = other.join().unwrap();
+        assert!(!answered || disk.is_durable("other"));
+    });
+}

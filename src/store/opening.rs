@@ -141,5 +141,5 @@ fn remove_superseded(disk: &dyn Disk, dir: &Path, found: &Recovered) {
 fn reopen(disk: &dyn Disk, dir: &Path, end: &CleanEnd) -> Result<Segment> {
     let path = Name::Segment(end.number).path(dir);
     let file = disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
-    Ok(Segment { file, path, number: end.number, salt: end.salt, position: end.length, filled: end.length })
+    Ok(Segment { file, path, number: end.number, salt: end.salt, position: end.length, filled: end.file_length })
 }

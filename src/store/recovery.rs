@@ -28,6 +28,10 @@ pub trait Replay {
     fn entry(&mut self, entry: Entry<'_>) -> std::result::Result<(), String>;
     /// One event of the log. `Err` says why it can't be.
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
+    /// The log ends here. `Err` says why it can't yet.
+    fn end(&mut self) -> std::result::Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A torn end that was passed over.
@@ -50,6 +54,8 @@ pub struct CleanEnd {
     pub salt: u64,
     /// Where its last frame ends.
     pub length: u64,
+    /// Where the file ends: behind the copy of the last mark, if it has one.
+    pub file_length: u64,
 }
 
 /// What was found.
@@ -151,7 +157,7 @@ type Step<T> = std::result::Result<T, Stop>;
 /// # Errors
 /// `corrupt`, naming file and offset; `unsupported` for a newer format; `io`.
 pub fn recover(dir: &Path, disk: &dyn Disk, replay: &mut dyn Replay) -> Result<Recovered> {
-    let files = Files::list(dir)?;
+    let files = Files::list(dir, disk)?;
     let snapshot = files.snapshots.last().copied();
     let mut reader = Reader::new(dir, disk, replay);
     reader.read(&files, snapshot)?;
@@ -176,11 +182,9 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn list(dir: &Path) -> Result<Files> {
-        let failed = |error: std::io::Error| Error::io("list", dir, &error);
+    pub(super) fn list(dir: &Path, disk: &dyn Disk) -> Result<Files> {
         let mut files = Files::default();
-        for item in std::fs::read_dir(dir).map_err(failed)? {
-            let name = item.map_err(failed)?.file_name();
+        for name in disk.list(dir).map_err(|error| Error::io("list", dir, &error))? {
             match Name::parse(&name) {
                 Some(Name::Snapshot(number)) => files.snapshots.push(number),
                 Some(Name::Segment(number)) => files.segments.push(number),
@@ -238,8 +242,11 @@ impl<'a> Reader<'a> {
             if *number != expected {
                 return Err(self.missing(expected));
             }
-            self.read_segment(*number, Some(number) == segments.last())?;
+            let end = self.read_segment(*number, Some(number) == segments.last())?;
             self.found.segments.push(*number);
+            if Some(number) == segments.last() {
+                self.replay.end().map_err(|what| damage(&Name::Segment(*number).path(self.dir), end, what))?;
+            }
         }
         Ok(())
     }
@@ -289,7 +296,7 @@ impl<'a> Reader<'a> {
                 skipped.push(what);
                 // The next frame that is valid by itself, wherever it begins.
                 let behind = &file[place.offset + 1..];
-                let Some((skip, next, _)) = frame::scan(behind, header.salt).next() else { break };
+                let Some((skip, next, _)) = frame::scan(behind, header.salt, FileKind::Snapshot).next() else { break };
                 place.offset += 1 + skip;
                 place.records = next.first;
             }
@@ -315,7 +322,7 @@ impl<'a> Reader<'a> {
         place: &mut SnapshotPlace,
     ) -> std::result::Result<(), Damage> {
         let offset = place.offset;
-        let Some((head, payload)) = frame::open(&file[offset..], header.salt) else {
+        let Some((head, payload)) = frame::open(&file[offset..], header.salt, FileKind::Snapshot) else {
             return Err(damage(path, offset as u64, "no valid frame begins there"));
         };
         if head.first != place.records || place.ended {
@@ -349,7 +356,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn read_segment(&mut self, number: u64, last: bool) -> Step<()> {
+    /// Returns where its last frame ends.
+    fn read_segment(&mut self, number: u64, last: bool) -> Step<u64> {
         let path = Name::Segment(number).path(self.dir);
         let (file, header) = self.open(&path, FileKind::Segment, number)?;
         if self.found.snapshot == Some(number) {
@@ -366,8 +374,8 @@ impl<'a> Reader<'a> {
         let mut offset = frame::FILE_HEADER;
         let mut durable = header.first - 1;
         let mut clean = false;
-        while let Some((head, payload)) =
-            frame::open(&file[offset..], header.salt).filter(|(head, _)| head.first == self.found.next_sequence)
+        while let Some((head, payload)) = frame::open(&file[offset..], header.salt, header.kind)
+            .filter(|(head, _)| head.first == self.found.next_sequence)
         {
             durable = durable.max(head.durable);
             clean = head.clean;
@@ -383,11 +391,12 @@ impl<'a> Reader<'a> {
                 return Err(damage(&path, torn.offset, what).into());
             }
             End::Exact if last && clean => {
-                self.found.clean = Some(CleanEnd { number, salt: header.salt, length: offset as u64 });
+                let file_length = file.len() as u64;
+                self.found.clean = Some(CleanEnd { number, salt: header.salt, length: offset as u64, file_length });
             }
             End::Exact | End::Filled => {}
         }
-        Ok(())
+        Ok(offset as u64)
     }
 
     /// What stands behind the last frame that belongs.

@@ -1,8 +1,9 @@
 //! Reading a damaged data directory for what is left of it. Changes no file.
 //!
 //! Tried in this order: the newest snapshot and the log behind it up to the first damaged place; where that snapshot is
-//! damaged, an older one that is still there with all segments behind it, or segment 1; else what can be read of the
-//! newest snapshot, whose frames are valid each by itself, with the log behind it.
+//! damaged, an older one that is still there with all segments behind it, or segment 1; then what can be read of the
+//! newest snapshot, whose frames are valid each by itself, with the log behind it; and where that is nothing, an older
+//! state after all, without the segments that are missing behind it.
 
 use std::path::Path;
 
@@ -44,26 +45,43 @@ pub struct Lost {
 /// # Errors
 /// `unsupported` for a newer format; `io`.
 pub fn salvage<R: Replay>(dir: &Path, disk: &dyn Disk, fresh: impl Fn(bool) -> R) -> Result<(Option<R>, Salvaged)> {
-    let files = Files::list(dir)?;
+    let files = Files::list(dir, disk)?;
     let newest = files.snapshots.last().copied();
     let mut damages = Vec::new();
-    for snapshot in files.snapshots.iter().rev().map(|number| Some(*number)).chain([None]) {
-        // An older state without the log that follows it would be a wrong state.
-        let follows = files.behind(snapshot).first() == Some(&snapshot.unwrap_or(1));
-        if snapshot != newest && !follows {
-            continue;
-        }
+    match read(dir, disk, &files, newest, fresh(false), false)? {
+        Ok(done) => return Ok(add(damages, done)),
+        Err(damage) => damages.push(damage),
+    }
+    let Some(newest) = newest else { return Ok((None, Salvaged { damages, ..Salvaged::default() })) };
+    let (whole, broken): (Vec<_>, Vec<_>) = older(&files, newest).partition(|(_, whole)| *whole);
+    for (snapshot, _) in whole {
         match read(dir, disk, &files, snapshot, fresh(false), false)? {
             Ok(done) => return Ok(add(damages, done)),
             Err(damage) => damages.push(damage),
         }
     }
-    let Some(newest) = newest else { return Ok((None, Salvaged { damages, ..Salvaged::default() })) };
-    match read(dir, disk, &files, Some(newest), fresh(true), true)? {
+    if let Ok(done) = read(dir, disk, &files, Some(newest), fresh(true), true)? {
         // It meets the snapshot's damaged places again, one by one.
-        Ok(done) => Ok(add(Vec::new(), done)),
-        Err(_) => Ok((None, Salvaged { damages, ..Salvaged::default() })),
+        return Ok(add(Vec::new(), done));
     }
+    for (snapshot, _) in broken {
+        match read(dir, disk, &files, snapshot, fresh(false), false)? {
+            Ok(done) => return Ok(add(damages, done)),
+            Err(damage) => damages.push(damage),
+        }
+    }
+    Ok((None, Salvaged { damages, ..Salvaged::default() }))
+}
+
+/// The beginnings before the newest snapshot from which the log can be read, the latest first, each with whether it goes
+/// on from there to that snapshot without a gap.
+fn older(files: &Files, newest: u64) -> impl Iterator<Item = (Option<u64>, bool)> {
+    let older = files.snapshots.iter().rev().skip(1).map(|number| Some(*number)).chain([None]);
+    older.filter_map(move |snapshot| {
+        let (first, behind) = (snapshot.unwrap_or(1), files.behind(snapshot));
+        let unbroken = (first..).zip(behind).take_while(|(expected, number)| *expected == **number).count() as u64;
+        (unbroken > 0).then_some((snapshot, first + unbroken >= newest))
+    })
 }
 
 fn add<R>(mut damages: Vec<Damage>, (replay, mut salvaged): (R, Salvaged)) -> (Option<R>, Salvaged) {
@@ -111,7 +129,7 @@ fn lost_behind(dir: &Path, disk: &dyn Disk, files: &Files, found: &Recovered, da
         let rest = &file[begin.min(file.len())..];
         lost.bytes += frame::without_zeros(rest) as u64;
         let Ok(header) = FileHeader::decode(&file, FileKind::Segment) else { continue };
-        for (_, head, _) in frame::scan(rest, header.salt).filter(|(_, head, _)| head.records > 0) {
+        for (_, head, _) in frame::scan(rest, header.salt, header.kind).filter(|(_, head, _)| head.records > 0) {
             lost.frames += 1;
             lost.events += u64::from(head.records);
             lost.last_sequence = lost.last_sequence.max(head.first.checked_add(u64::from(head.records) - 1));

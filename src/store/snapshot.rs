@@ -8,7 +8,7 @@ use super::frame::{self, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
 use super::names::Name;
 use super::record::{self, Entry};
 use crate::clock::Millis;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Payload at which a frame of a snapshot is closed, in bytes. A damaged place costs a repair no more than that.
 const FRAME_BYTES: usize = 64 * 1024;
@@ -90,6 +90,12 @@ impl<'a> SnapshotWriter<'a> {
     }
 
     fn close_frame(&mut self) -> Result<()> {
+        let length = self.frame.len() - FRAME_HEADER;
+        if length > self.header.kind.max_payload() {
+            // Written, it would be a snapshot that can't be read.
+            let what = format!("a limit takes {length} bytes, which are more than {} can hold", self.path.display());
+            return Err(Error::new(Kind::Io, format!("{what}; shorten its period, or use another algorithm")));
+        }
         let header = FrameHeader { records: self.records, clean: false, first: self.written, durable: 0, base: 0 };
         frame::seal(&mut self.frame, &header, self.header.salt);
         self.write(&self.frame, self.offset)?;

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -211,6 +212,36 @@ fn the_files_are_read_while_they_are_written() {
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     });
     server.terminate();
+}
+
+/// As with a pager: what was not read yet may be removed meanwhile, and comes all the same.
+#[test]
+fn a_dump_that_nobody_reads_keeps_no_server_from_its_start() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let server = Server::start(&dir, &["--sync", "batch"]);
+    let mut client = server.client();
+    client.post("/v1/limits", r#"{"key":"job","rate":1000000000,"per":"366d"}"#).ok();
+    let many = json!({"items": vec!["job"; 1000]}).to_string();
+    (0..20).for_each(|_| drop(client.post("/v1/check-many", &many).ok()));
+    client.post("/v1/log/flush", "").ok();
+    server.kill();
+    let mut dump = command();
+    let mut dump = dump.arg("--data-dir").arg(&dir).args(["log", "dump"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = dump.stdout.take().unwrap();
+    let mut first = [0; 1];
+    out.read_exact(&mut first).unwrap();
+    let server = Server::start(&dir, &[]);
+    server.client().post("/v1/log/compact", "").ok();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert_eq!((rest.lines().count(), dump.wait().unwrap().code()), (20_001, Some(0)));
+    server.terminate();
+    // A command that looks at the directory is waited for, and so long only.
+    let directory = std::fs::File::open(&dir).unwrap();
+    directory.lock_shared().unwrap();
+    let refused = flint(&dir, &["server", "start", "--bind", "127.0.0.1:0"]);
+    assert!(complaint(&refused, 3).contains("(by a command that reads it; try again)"), "{refused:?}");
 }
 
 #[test]

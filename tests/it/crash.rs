@@ -312,6 +312,71 @@ fn a_newer_format_is_refused_by_name() {
     assert!(log_files(&dir) == files);
 }
 
+/// Each with what doctor says of it, and its exit status.
+#[test]
+fn directories_that_cannot_be_opened_are_told_of_with_a_way_out() {
+    let parent = tempfile::tempdir().unwrap();
+    let at = |name: &str| parent.path().join(name);
+    let make = |name: &str| {
+        some_log(&at(name), false);
+        at(name)
+    };
+    std::fs::write(at("file"), "").unwrap();
+    let (directory, emptied, gone) = (make("directory"), make("emptied"), make("gone"));
+    std::fs::create_dir(directory.join("0000000002.aof")).unwrap();
+    std::fs::write(segments(&emptied).pop().unwrap(), "").unwrap();
+    // The snapshot of a compaction without the log behind it, in which its markers stand.
+    assert_eq!(flint(&gone, &["log", "compact"]).code, Some(0));
+    let segment = segments(&gone).pop().unwrap();
+    std::fs::remove_file(&segment).unwrap();
+    let stranger = make("stranger");
+    let mut other = std::fs::read(segments(&directory)[0].clone()).unwrap();
+    other[16] = 2;
+    let crc = crc32fast::hash(&other[..60]);
+    other[60..64].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(stranger.join("0000000002.aof"), other).unwrap();
+    for (dir, code, what, way_out) in [
+        (at("missing"), 3, "does not exist", "flint limit add"),
+        (at("file"), 3, "is not a directory", "--data-dir"),
+        (directory, 3, "0000000002.aof: Is a directory", "move it away"),
+        (emptied, 1, "0000000001.aof is damaged at offset 0: the file is shorter", "flint log repair"),
+        (gone, 1, &format!("{} is missing", segment.display()), "flint log repair"),
+        (stranger, 1, "0000000002.aof is damaged at offset 24: its header says that it belongs to another", "repair"),
+    ] {
+        let files = if dir.is_dir() && code == 1 { log_files(&dir) } else { Vec::new() };
+        for command in [&["doctor"][..], &["log", "verify"]] {
+            let run = flint(&dir, command);
+            let said = format!("{}{}", run.out, run.err);
+            assert!(run.code == Some(code) && said.contains(what) && said.contains(way_out), "{what}: {run:?}");
+        }
+        if dir != at("missing") {
+            let run = flint(&dir, &["server", "start", "--bind", "127.0.0.1:0"]);
+            assert!(run.code == Some(3) && run.err.contains(what) && run.err.contains(way_out), "{what}: {run:?}");
+        }
+        assert!(files.is_empty() || log_files(&dir) == files, "{what}: a file was changed");
+    }
+}
+
+/// Files that are none of flint's are neither read nor removed, whatever their names look like.
+#[test]
+fn files_of_others_are_left_alone() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let before = some_log(&dir, true);
+    let foreign = ["notes.txt", "1.aof", "0000000009.snapshot.bak", "notes.new", "0000000001.log", "x.aof.new"];
+    for name in foreign {
+        std::fs::write(dir.join(name), name).unwrap();
+    }
+    assert_eq!(flint(&dir, &["log", "verify"]).code, Some(0));
+    let server = Server::start(&dir, &[]);
+    assert_eq!(statuses(&server), before);
+    server.client().post("/v1/log/compact", "").ok();
+    server.terminate();
+    for name in foreign {
+        assert_eq!(std::fs::read_to_string(dir.join(name)).unwrap(), name);
+    }
+}
+
 #[test]
 fn a_start_that_is_killed_changes_nothing() {
     let parent = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use flint::{Algorithm, Limit, Limiter, Options};
 use serde_json::{Value, json};
 
-use crate::util::{Client, PATIENCE, Server, flint, segments};
+use crate::util::{Client, PATIENCE, Server, flint, run, segments};
 
 const CHECK: &str = r#"{"key":"k"}"#;
 
@@ -409,6 +409,29 @@ fn a_full_disk_is_survived_and_service_resumes() {
     assert_eq!(total_allowed(&server, "k"), spent);
     server.kill();
     assert_eq!(total_allowed(&Server::start(&dir, &[]), "k"), spent);
+}
+
+/// A history is printed as it is read: 200 000 events in 100 MB of address space.
+#[test]
+fn a_long_history_takes_no_memory() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let server = Server::start(&dir, &["--sync", "batch"]);
+    let mut client = server.client();
+    configure(&mut client, "k", 1_000_000_000);
+    let body = json!({"items": vec!["k"; 1000]}).to_string();
+    (0..200).for_each(|_| drop(client.post("/v1/check-many", &body).ok()));
+    server.terminate();
+    let script = format!(
+        "ulimit -v 100000 && exec {} --data-dir {} --json limit history k",
+        env!("CARGO_BIN_EXE_flint"),
+        dir.display()
+    );
+    let run = run(Command::new("sh").args(["-c", &script]));
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
+    let history = run.json();
+    let events = history.as_array().unwrap();
+    assert_eq!((events.len(), &events[200_000]["event"]), (200_001, &json!("spent")));
 }
 
 #[test]

@@ -292,7 +292,7 @@ fn the_page_has_the_codes_tables_numbers_and_bounds() {
         ("begin with {} bytes", frame::FILE_HEADER as u64),
         ("format version {}", frame::VERSION.into()),
         ("This is version {}.", frame::VERSION.into()),
-        ("bytes of payload, at most {}", frame::MAX_PAYLOAD as u64),
+        ("bytes of payload, at most {} in a segment", frame::MAX_PAYLOAD as u64),
         ("at offset {}.", frame::FRAME_HEADER as u64),
         ("same {} bytes", frame::FRAME_HEADER as u64),
         ("next multiple of {}", frame::MARK_PAGE),
