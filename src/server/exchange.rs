@@ -13,7 +13,8 @@ use tiny_http::Request;
 use super::guard::{Body, Notes, Ticket};
 use super::head::Head;
 use super::reply::Reply;
-use crate::bounds::MAX_BODY_BYTES;
+use super::undertaker::{self, Remains};
+use crate::bounds::{MAX_BODY_BYTES, MAX_HEADERS};
 use crate::error::{Error, Kind};
 
 /// One request. Dropped without a reply (a handler panicked), it is answered 500.
@@ -26,7 +27,12 @@ pub struct Exchange {
     pub peer: Option<SocketAddr>,
     /// Bytes of the body may still be on the socket.
     pub unread: bool,
+    /// Memory that it takes while it waits, in bytes, about.
+    pub weight: usize,
+    /// More header lines than anybody needs.
+    pub bloated: bool,
     health: bool,
+    notes: Notes,
     /// There is no worker for it: to be answered `overloaded`.
     pub shed: bool,
     /// When it was handed over.
@@ -39,6 +45,7 @@ impl Exchange {
         let head = Head::of(&request);
         let unread = head.unread;
         let health = head.method == "GET" && head.target == "/v1/health" && !unread;
+        let (weight, bloated) = (head.weight(&request), request.headers().len() > MAX_HEADERS);
         let peer = request.remote_addr().copied();
         let ticket = notes.note_request(peer, if unread { Body::Unread } else { Body::Read });
         Exchange {
@@ -46,7 +53,10 @@ impl Exchange {
             ticket: Some(ticket),
             peer,
             unread,
+            weight,
+            bloated,
             health,
+            notes,
             shed: false,
             arrived: Instant::now(),
         }
@@ -119,9 +129,11 @@ impl Exchange {
     /// Answers, and has the connection ended: nothing more of it is taken for a request.
     pub fn reply_and_cut(mut self, reply: &Reply, head_only: bool) {
         let bytes = reply.encode(true, head_only);
-        let attributed = self.peer.is_some();
+        let attributed = self.ticket.as_ref().is_some_and(Ticket::is_attributed);
         if self.is_over_bound() || (self.unread && !attributed) {
             self.send_and_forget(&bytes);
+        } else if self.unread && self.shed {
+            self.send_and_bury(&bytes);
         } else if let Err(error) = self.send_after(&bytes) {
             log::debug!("a reply could not be sent: {error}");
         }
@@ -132,9 +144,16 @@ impl Exchange {
         let over_bound = self.is_over_bound();
         self.abandon();
         let Some(request) = self.request.take() else { return };
-        if over_bound || (self.unread && !may_wait) {
-            // To drop it would wait for the body. tiny_http keeps this connection; the guard counts it.
+        if over_bound {
+            // tiny_http keeps this connection; the guard counts it.
             std::mem::forget(request);
+        } else if self.peer.is_none() {
+            // The replies to those behind it would be taken for its own.
+            let wish = self.notes.cut_unix();
+            undertaker::bury(Remains::Unix(Box::new(request), self.notes, wish));
+        } else if self.unread && !may_wait {
+            // To drop it would wait for the body.
+            undertaker::bury(Remains::Unanswered(Box::new(request)));
         } else {
             drop(request.into_writer());
         }
@@ -162,17 +181,31 @@ impl Exchange {
         self.send(bytes)
     }
 
+    /// Answers before the reader is let go, which would wait for the body; that is left to another thread.
+    fn send_and_bury(&mut self, bytes: &[u8]) {
+        let Some(ticket) = self.ticket.as_mut() else { return };
+        ticket.doom();
+        if let Some(stream) = self.send_and_keep(bytes) {
+            undertaker::bury(Remains::Answered(stream));
+        }
+    }
+
     /// Answers without running tiny_http's destructor of its reader, which would allocate as many bytes as were
     /// announced. The connection is never read from again.
     fn send_and_forget(&mut self, bytes: &[u8]) {
-        let Some(request) = self.request.take() else { return };
+        std::mem::forget(self.send_and_keep(bytes));
+        self.abandon();
+    }
+
+    /// Answers, and returns what must not be dropped.
+    fn send_and_keep(&mut self, bytes: &[u8]) -> Option<Box<dyn tiny_http::ReadWrite + Send>> {
+        let request = self.request.take()?;
         // The one way to write and keep the reader goes by an interim reply.
         let mut stream = request.upgrade("close", tiny_http::Response::empty(100));
         if let Err(error) = stream.write_all(bytes).and_then(|()| stream.flush()) {
             log::debug!("a reply could not be sent: {error}");
         }
-        std::mem::forget(stream);
-        self.abandon();
+        Some(stream)
     }
 }
 

@@ -62,8 +62,11 @@ fn a_body_has_its_timeout_although_in_progress() {
     let mut case = Case::new();
     case.facts.in_progress = 1;
     case.facts.body_unread = true;
-    case.facts.pending_bytes = u64::MAX;
+    case.facts.pending_bytes = case.config.max_body_bytes;
     assert_eq!(case.at(Duration::from_secs(3600)), None, "waits for a worker");
+    case.facts.pending_bytes += 1;
+    assert_eq!(case.at(MS), Some(CutReason::Bytes), "more than any body and its chunks are");
+    case.facts.pending_bytes = case.config.max_body_bytes;
     case.facts.body_since = Some(case.start);
     case.bound(case.config.body_timeout, CutReason::Body);
 }
@@ -92,8 +95,13 @@ fn the_byte_bound_needs_two_sightings_or_a_lot() {
 #[test]
 fn unread_replies_have_the_send_timeout() {
     let mut case = Case::new();
-    case.facts.in_progress = 3;
+    case.facts.in_progress = 1;
     case.facts.send_since = Some(case.start);
+    case.bound(case.config.send_timeout, CutReason::Send);
+    // Who goes on asking is not waited for as long.
+    case.facts.in_progress = 2;
+    case.bound(ASKING_SEND_TIMEOUT, CutReason::Send);
+    case.facts.attributed = false;
     case.bound(case.config.send_timeout, CutReason::Send);
 }
 
@@ -230,6 +238,9 @@ fn notes(max_connections: usize) -> Notes {
         restart: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         knocks: AtomicU64::new(0),
+        hurry: AtomicBool::new(false),
+        unix_cuts: Default::default(),
+        wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
     }));
     Notes { shared }
 }
@@ -274,14 +285,14 @@ fn mapped_addresses_are_their_ipv4_ones() {
 fn a_full_table_loses_attribution_and_never_a_change() {
     let notes = notes(1);
     let table = &notes.shared.table;
-    let tickets: Vec<Ticket> = (1..2000).map(|n| notes.note_request(Some(peer(n)), Body::Read)).collect();
+    let tickets: Vec<Ticket> = (1..20_000).map(|n| notes.note_request(Some(peer(n)), Body::Read)).collect();
     let lost = tickets.iter().filter(|t| !t.attributed).count();
-    assert!(lost >= 2000 - 1 - 64 * WAYS, "{lost}");
-    let key = table.key(peer(1999));
+    assert!(lost >= 20_000 - 1 - 1024 * WAYS, "{lost}");
+    let key = table.key(peer(19_999));
     assert!(!table.flow(key, 1).attributed);
     let before = table.flow(key, 1);
     assert!(before.in_progress > 0);
-    drop(notes.note_request(Some(peer(1999)), Body::Read));
+    drop(notes.note_request(Some(peer(19_999)), Body::Read));
     assert_ne!(table.flow(key, 1).handed, before.handed);
     drop(tickets);
     // The guard frees what no walk sees, and what it saw stays for two.
