@@ -103,6 +103,9 @@ pub const BODY_TIMEOUT_MS: u64 = 10_000;
 /// Longest time a client may leave replies unread, in milliseconds.
 pub const SEND_TIMEOUT_MS: u64 = 10_000;
 
+/// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], where so many are pending.
+pub const MIN_DRAIN_BYTES: u64 = 16 * 1024;
+
 /// Largest head of a request, in bytes; beyond it the connection is ended.
 pub const MAX_HEAD_BYTES: u64 = 64 * 1024;
 

@@ -117,7 +117,11 @@ impl Listener {
                     |error: io::Error| Error::new(Kind::Io, format!("cannot bind unix:{}: {error}", path.display()));
                 remove_stale_socket(path)?;
                 let path = std::path::absolute(path).map_err(failed)?;
-                let listener = UnixListener::bind(&path).map_err(failed)?;
+                // Not for a moment is it open to more than the mode says, whatever the umask is.
+                let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(!socket_mode & 0o777));
+                let listener = UnixListener::bind(&path);
+                rustix::process::umask(umask);
+                let listener = listener.map_err(failed)?;
                 let mode = std::fs::Permissions::from_mode(socket_mode);
                 std::fs::set_permissions(&path, mode).map_err(failed)?;
                 let url = format!("unix:{}", path.display());

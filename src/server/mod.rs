@@ -155,6 +155,7 @@ impl Server {
             max_body_bytes: MAX_BODY_WIRE_BYTES,
             max_unfinished_bytes: MAX_UNFINISHED_BYTES,
             max_connections: config.max_connections.min(affordable.max(1)),
+            max_clogged: config.workers.div_ceil(2),
             leaked_limit: MAX_LEAKED,
             ..GuardConfig::default()
         };

@@ -417,6 +417,42 @@ fn pipelining_without_reading() {
 }
 
 #[test]
+fn slow_readers() {
+    let victim = Victim::new(&["--max-blocking", "16"]);
+    let mut client = victim.client();
+    for index in 0..1200 {
+        client.post("/v1/limits", &json!({"key": format!("key-{index}"), "rate": 5, "per": "1h"}).to_string()).ok();
+    }
+    drop(client);
+    let request = post("/v1/limits", "", "");
+    let request = String::from_utf8(request).unwrap().replacen("POST", "GET", 1);
+    let mut streams: Vec<_> = (0..size(200, 60)).map(|_| slow_reader(&victim, request.as_bytes())).collect();
+    // A few bytes now and then: progress, but of years.
+    let end = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < end {
+        let mut buffer = [0; 100];
+        streams.retain_mut(|stream| stream.read(&mut buffer).is_ok_and(|read| read > 0));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // Half of the workers still wait for them, at most.
+    let ended = &victim.doctor()["connections"]["ended"]["send"];
+    assert!(ended.as_u64().unwrap() as usize >= size(200, 60) - 8, "{ended}");
+    drop(streams);
+    victim.survived().terminate();
+}
+
+/// A client that has asked, and has little room for the reply.
+fn slow_reader(victim: &Victim, request: &[u8]) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+    connect(&socket, &victim.address).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(request).unwrap();
+    stream
+}
+
+#[test]
 fn pipelining_within_the_bound_is_answered_in_order() {
     let victim = Victim::new(&[]);
     let mut stream = victim.connect();

@@ -105,7 +105,7 @@ fn bounds_of_connections() {
         format!("may take about {} MiB of memory", MAX_UNFINISHED_BYTES / (1024 * 1024)),
         format!("those that wait take {} MiB of memory", MAX_WAITING_BYTES / (1024 * 1024)),
         format!("it is {} KiB of them on one connection", PIPELINED_ALWAYS_BYTES / 1024),
-        format!("takes none of them for {}", seconds(SEND_TIMEOUT_MS)),
+        format!("takes less than {} KiB of them in {}", MIN_DRAIN_BYTES / 1024, seconds(SEND_TIMEOUT_MS)),
         format!("silent for {} between two requests", seconds(IDLE_TIMEOUT_MS)),
         format!("{MAX_CONNECTIONS} connections are served at once"),
         format!("{MAX_PIPELINED} requests may be sent ahead"),

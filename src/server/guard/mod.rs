@@ -100,6 +100,9 @@ pub struct GuardConfig {
     /// Connections open at once; beyond it those that never asked anything are cut, then the longest idle, then the
     /// oldest.
     pub max_connections: usize,
+    /// Clients that may hold a worker by taking their replies slowly; where there are more, those are cut that have done
+    /// so longest.
+    pub max_clogged: usize,
     /// An abandoned connection is kept this long, for its client to read the reply.
     pub abandon_grace: Duration,
     /// A connection that is still open this long after it was cut counts as leaked.
@@ -126,19 +129,22 @@ impl Default for GuardConfig {
             max_body_bytes: 4 << 20,
             max_unfinished_bytes: 48 << 20,
             max_connections: 1024,
+            max_clogged: 64,
             abandon_grace: Duration::from_millis(500),
             leaked_after: Duration::from_secs(10),
             leaked_limit: 256,
             walk_interval: Duration::from_millis(50),
-            fast_interval: Duration::from_millis(10),
+            fast_interval: Duration::from_millis(5),
         }
     }
 }
 
 /// Bytes of pending replies that count as progress of their reader.
-pub const MIN_DRAIN: u64 = 1024;
+pub const MIN_DRAIN: u64 = crate::bounds::MIN_DRAIN_BYTES;
 /// As [`GuardConfig::send_timeout`], for a client that goes on asking meanwhile: it holds a worker, and has no excuse.
 pub const ASKING_SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// A client that takes its replies at this pace holds nobody: more of a reply than is sent at once is on its way.
+const CLOGGED_AFTER: Duration = Duration::from_millis(200);
 /// Longest time for bodies and unread replies when the process is about to be replaced.
 const HURRIED: Duration = Duration::from_millis(300);
 /// Memory that tiny_http takes per byte of an unfinished head, at worst: it keeps two strings of each header line, which

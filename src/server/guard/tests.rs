@@ -357,3 +357,35 @@ fn local_names_match_their_listener() {
     assert!(!serves(&unix(b""), &unix(b"")));
     assert!(!serves(&tcp("0.0.0.0:80"), &unix(b"/run/a")));
 }
+
+#[test]
+fn a_reply_that_waits_with_its_request_clogs() {
+    let now = Instant::now();
+    let mut c = connection(now);
+    let pending = Sample { unsent: 1, ..Sample::default() };
+    c.observe(handed(1, 1), pending, now, 100);
+    assert_eq!(c.facts.clogged_since, Some(now));
+    // Taking some of it changes nothing; another request does, and so does the end of this one.
+    c.observe(handed(1, 1), Sample { acked: MIN_DRAIN, ..pending }, now + MS, 100);
+    assert_eq!(c.facts.clogged_since, Some(now));
+    c.observe(handed(2, 1), pending, now + MS * 2, 100);
+    assert_eq!(c.facts.clogged_since, Some(now + MS * 2));
+    c.observe(handed(2, 0), pending, now + MS * 3, 100);
+    assert_eq!(c.facts.clogged_since, None);
+}
+
+#[test]
+fn unfinished_heads_and_bodies_cost_memory_and_cut_ones_do_not() {
+    let now = Instant::now();
+    let mut c = connection(now);
+    c.observe(handed(0, 0), received(0), now, 100);
+    c.observe(handed(0, 0), received(1000), now, 100);
+    assert_eq!(c.unfinished(), 1000 * HEAD_COST);
+    let body = Flow { body_unread: 1, ..handed(1, 1) };
+    c.observe(body, received(1000), now, 100);
+    assert_eq!(c.unfinished(), 0);
+    c.observe(body, received(3000), now, 100);
+    assert_eq!(c.unfinished(), 2000 * BODY_COST);
+    c.cut = Some(now);
+    assert_eq!(c.unfinished(), 0);
+}
