@@ -143,6 +143,9 @@ impl Exchange {
     pub fn discard(mut self, may_wait: bool) {
         let over_bound = self.is_over_bound();
         self.abandon();
+        if let Some(peer) = self.peer.filter(|_| self.bloated) {
+            self.notes.cut_now(peer);
+        }
         let Some(request) = self.request.take() else { return };
         if over_bound {
             // tiny_http keeps this connection; the guard counts it.

@@ -69,6 +69,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -145,6 +146,8 @@ pub const MIN_DRAIN: u64 = crate::bounds::MIN_DRAIN_BYTES;
 pub const ASKING_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// A client that takes its replies at this pace holds nobody: more of a reply than is sent at once is on its way.
 const CLOGGED_AFTER: Duration = Duration::from_millis(200);
+/// Peers to be cut at once that are noted between two walks; more of them have the usual grace.
+const MOST_URGENT: usize = 64;
 /// Longest time for bodies and unread replies when the process is about to be replaced.
 const HURRIED: Duration = Duration::from_millis(300);
 /// Memory that tiny_http takes per byte of an unfinished head, at worst: it keeps two strings of each header line, which
@@ -265,6 +268,9 @@ struct Shared {
     hurry: AtomicBool,
     /// How often it was asked for that all Unix connections are cut, and how many of these wishes are fulfilled.
     unix_cuts: [AtomicU64; 2],
+    /// Keys of peers to be cut without grace. Locked for a moment, holding nothing else, and never for a request that is
+    /// as it should be.
+    urgent: Mutex<Vec<u64>>,
     wake: OwnedFd,
 }
 
@@ -306,6 +312,19 @@ impl Notes {
     /// The process is about to be replaced: bodies and unread replies are given [`HURRIED`] at most from now on.
     pub fn hurry(self) {
         self.shared.hurry.store(true, Relaxed);
+    }
+
+    /// Has the connection of this peer cut at once: it sends faster than what it sends can be let go.
+    pub fn cut_now(self, peer: SocketAddr) {
+        let key = self.shared.table.key(peer);
+        {
+            let mut urgent = self.shared.urgent.lock().unwrap_or_else(PoisonError::into_inner);
+            if urgent.len() >= MOST_URGENT || urgent.contains(&key) {
+                return;
+            }
+            urgent.push(key);
+        }
+        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
     }
 
     /// Has all connections of Unix sockets cut, since it can't be told which of them a request came by. Returns a wish,
@@ -451,6 +470,7 @@ impl ConnectionGuard {
             knocks: AtomicU64::new(0),
             hurry: AtomicBool::new(false),
             unix_cuts: Default::default(),
+            urgent: Mutex::default(),
             wake: wake.try_clone()?,
         }));
         let walker = Walker {

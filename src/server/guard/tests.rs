@@ -240,6 +240,7 @@ fn notes(max_connections: usize) -> Notes {
         knocks: AtomicU64::new(0),
         hurry: AtomicBool::new(false),
         unix_cuts: Default::default(),
+        urgent: Mutex::default(),
         wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
     }));
     Notes { shared }

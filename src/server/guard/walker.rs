@@ -170,6 +170,7 @@ impl Walker {
             }
             open
         });
+        self.cut_urgent(now);
         self.cut_unix(wish, now);
         self.cut_excess(now);
         self.cut_greedy(now);
@@ -276,6 +277,20 @@ impl Walker {
             cut(connection, fd, reason, self.shared, now);
         }
         found == id
+    }
+
+    /// Cuts those that are not to have any grace.
+    fn cut_urgent(&mut self, now: Instant) {
+        let urgent = std::mem::take(&mut *self.shared.urgent.lock().unwrap_or_else(PoisonError::into_inner));
+        if urgent.is_empty() {
+            return;
+        }
+        let meant = |c: &Connection| c.cut.is_none() && c.key != 0 && urgent.contains(&c.key);
+        let ids: Vec<SocketId> = self.connections.iter().filter(|(_, c)| meant(c)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.cut_one(id, CutReason::Bytes, now);
+        }
+        self.hole.release();
     }
 
     /// Cuts all Unix connections where that was asked for.
