@@ -107,8 +107,23 @@ pub const SEND_TIMEOUT_MS: u64 = 10_000;
 /// worker goes on with that reply.
 pub const SEND_PATIENCE_MS: u64 = 10;
 
+/// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], where so many are pending.
+pub const MIN_DRAIN_BYTES: u64 = 16 * 1024;
+
 /// Largest head of a request, in bytes; beyond it the connection is ended.
 pub const MAX_HEAD_BYTES: u64 = 64 * 1024;
+
+/// Most header lines of one request. tiny_http spends some 120 bytes on the shortest; with more of them the connection
+/// is ended.
+pub const MAX_HEADERS: usize = 128;
+
+/// Largest body as it is sent, in bytes, with the frames of its chunks. tiny_http keeps the line that tells a chunk's
+/// length in memory, however long it is.
+pub const MAX_BODY_WIRE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What unfinished heads and bodies of all connections together may take, in bytes of memory; beyond it the connections
+/// with the largest are ended.
+pub const MAX_UNFINISHED_BYTES: u64 = 48 * 1024 * 1024;
 
 /// Requests of one connection that wait for their turn; one more, and the connection is ended.
 pub const MAX_PIPELINED: usize = 1024;
@@ -116,8 +131,15 @@ pub const MAX_PIPELINED: usize = 1024;
 /// Requests that wait for their turn, of all connections together, before [`PIPELINED_ALWAYS`] becomes the bound.
 pub const MAX_WAITING: usize = 8192;
 
+/// What the requests that wait for their turn may take together, in bytes of memory, before [`PIPELINED_ALWAYS`] and
+/// [`PIPELINED_ALWAYS_BYTES`] become the bounds.
+pub const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+
 /// Requests of one connection that may wait however many wait in all.
 pub const PIPELINED_ALWAYS: usize = 16;
+
+/// What the requests of one connection that wait may take however many wait in all, in bytes of memory.
+pub const PIPELINED_ALWAYS_BYTES: usize = 16 * 1024;
 
 /// Connections that tiny_http does not let go of, at which the server replaces itself by a fresh process image.
 pub const MAX_LEAKED: usize = 256;

@@ -25,7 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::{excerpt, parse_period};
 use crate::limiter::{Limiter, Options, SyncMode};
 use crate::server::{self, Bind, Bound, Config, Server, Tokens, read_token_file, refuse_open_bind};
-use crate::store::Policy;
+use crate::store::{Health, Policy};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
@@ -73,6 +73,9 @@ pub fn start(mut args: Args, global: &Global, output: &mut Output) -> Result<Ans
     report_panics();
     // The signals are caught before there is anything to lose.
     let signals = Signals::catch()?;
+    if passed.as_ref().is_some_and(Bound::taken_over) {
+        server::release_signals();
+    }
     let options = Options { sync, policy, ..Options::default() };
     let taken_over = passed.as_ref().is_some_and(Bound::taken_over);
     let limiter = Arc::new(open(&global.dir, options, taken_over)?);
@@ -106,18 +109,26 @@ fn attend(
     token_file: Option<&Path>,
     notifier: &Notifier,
 ) -> Result<Answer> {
+    let mut replacement = None;
     loop {
-        match signals.wait() {
+        match signals.wait(replacement.is_some()) {
             Wish::Reload => {
                 let done = reload(&server, token_file);
                 notifier.ready(&format!("listening on {}; {done}", server.url()));
             }
+            Wish::Replace if hindrance(limiter, token_file, &mut replacement) => {}
             Wish::Replace => {
                 log::warn!("tiny_http holds connections that it will not let go: starting afresh on the same socket");
                 notifier.status("starting afresh on the same socket");
-                let hand_over = server.replace();
+                let retired = server.replace();
                 limiter.close()?;
-                let error = hand_over(&mut same_command());
+                if signals.stop.load(Ordering::Acquire) {
+                    log::info!("stopping instead: the server was told to while it was about to start afresh");
+                    notifier.stopping();
+                    retired.stop();
+                    return Ok(Answer::Yes);
+                }
+                let error = retired.replace_process(&mut same_command());
                 return Err(Error::new(Kind::Io, format!("cannot start afresh: {error}; start the server again")));
             }
             Wish::Stop => {
@@ -129,6 +140,21 @@ fn attend(
             }
         }
     }
+}
+
+/// Whether the next image of this process could not start, so that the replacement is put off and tried again every
+/// second. What hinders it is said once, and kept in `said`.
+fn hindrance(limiter: &Limiter, token_file: Option<&Path>, said: &mut Option<String>) -> bool {
+    let unwell = match limiter.health() {
+        (Health::Healthy, _) => None,
+        (_, reason) => Some(reason.unwrap_or_else(|| "the log cannot be written".to_owned())),
+    };
+    let hindrance = unwell.or_else(|| Some(read_token_file(token_file?).err()?.to_string()));
+    if hindrance.is_some() && hindrance != *said {
+        log::error!("the server is to start afresh and cannot yet: {}", hindrance.as_deref().unwrap_or_default());
+    }
+    *said = hindrance;
+    said.is_some()
 }
 
 /// Sends panics to the log. tiny_http's own threads panic when a client resets its connection at the wrong moment; that
@@ -239,7 +265,11 @@ impl Signals {
         })
     }
 
-    fn wait(&self) -> Wish {
+    /// The next wish. A replacement that was put off is wished for anew after a second.
+    fn wait(&self, put_off: bool) -> Wish {
+        if let Err(error) = self.pipe.set_read_timeout(put_off.then_some(Duration::from_secs(1))) {
+            log::debug!("waiting for a signal: {error}");
+        }
         loop {
             for (flag, wish) in [(&self.stop, Wish::Stop), (&self.replace, Wish::Replace), (&self.reload, Wish::Reload)]
             {
@@ -247,8 +277,10 @@ impl Signals {
                     return wish;
                 }
             }
-            if let Err(error) = (&self.pipe).read_exact(&mut [0]) {
-                log::debug!("waiting for a signal: {error}");
+            match (&self.pipe).read_exact(&mut [0]) {
+                Err(error) if put_off && error.kind() == std::io::ErrorKind::WouldBlock => return Wish::Replace,
+                Err(error) => log::debug!("waiting for a signal: {error}"),
+                Ok(()) => {}
             }
         }
     }

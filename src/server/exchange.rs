@@ -17,7 +17,8 @@ use super::guard::{Body, Notes, Ticket};
 use super::head::Head;
 use super::reply::Reply;
 use super::routes;
-use crate::bounds::{MAX_BODY_BYTES, SEND_TIMEOUT_MS};
+use super::undertaker::{self, Remains};
+use crate::bounds::{MAX_BODY_BYTES, MAX_HEADERS, SEND_TIMEOUT_MS};
 use crate::error::{Error, Kind};
 
 /// One request. Dropped without a reply (a handler panicked), it is answered 500.
@@ -30,6 +31,10 @@ pub struct Exchange {
     pub peer: Option<SocketAddr>,
     /// Bytes of the body may still be on the socket.
     pub unread: bool,
+    /// Memory that it takes while it waits, in bytes, about.
+    pub weight: usize,
+    /// More header lines than anybody needs.
+    pub bloated: bool,
     health: bool,
     /// A check whose body tiny_http has read, on a connection that can be told from others: nothing of it needs to
     /// wait for the client.
@@ -38,6 +43,7 @@ pub struct Exchange {
     pub shared_out: bool,
     /// The body, if it was read already by who could not finish.
     body: Option<Vec<u8>>,
+    notes: Notes,
     /// There is no worker for it: to be answered `overloaded`.
     pub shed: bool,
     /// When it was handed over.
@@ -50,6 +56,7 @@ impl Exchange {
         let head = Head::of(&request);
         let unread = head.unread;
         let health = head.method == "GET" && head.target == "/v1/health" && !unread;
+        let (weight, bloated) = (head.weight(&request), request.headers().len() > MAX_HEADERS);
         let peer = request.remote_addr().copied();
         let quick = !unread && peer.is_some() && routes::is_check(head.target);
         let ticket = notes.note_request(peer, if unread { Body::Unread } else { Body::Read });
@@ -58,10 +65,13 @@ impl Exchange {
             ticket: Some(ticket),
             peer,
             unread,
+            weight,
+            bloated,
             health,
             quick,
             shared_out: false,
             body: None,
+            notes,
             shed: false,
             arrived: Instant::now(),
         }
@@ -149,9 +159,11 @@ impl Exchange {
     /// Answers, and has the connection ended: nothing more of it is taken for a request.
     pub fn reply_and_cut(mut self, reply: &Reply, head_only: bool) {
         let bytes = reply.encode(true, head_only);
-        let attributed = self.peer.is_some();
+        let attributed = self.ticket.as_ref().is_some_and(Ticket::is_attributed);
         if self.is_over_bound() || (self.unread && !attributed) {
             self.send_and_forget(&bytes);
+        } else if self.unread && self.shed {
+            self.send_and_bury(&bytes);
         } else {
             self.send_and_end(bytes);
         }
@@ -161,10 +173,20 @@ impl Exchange {
     pub fn discard(mut self, may_wait: bool) {
         let over_bound = self.is_over_bound();
         self.abandon();
+        if let Some(peer) = self.peer.filter(|_| self.bloated) {
+            self.notes.cut_now(peer);
+        }
         let Some(request) = self.request.take() else { return };
-        if over_bound || (self.unread && !may_wait) {
-            // To drop it would wait for the body. tiny_http keeps this connection; the guard counts it.
+        if over_bound {
+            // tiny_http keeps this connection; the guard counts it.
             std::mem::forget(request);
+        } else if self.peer.is_none() {
+            // The replies to those behind it would be taken for its own.
+            let wish = self.notes.cut_unix();
+            undertaker::bury(Remains::Unix(Box::new(request), self.notes, wish));
+        } else if self.unread && !may_wait {
+            // To drop it would wait for the body.
+            undertaker::bury(Remains::Unanswered(Box::new(request)));
         } else {
             drop(request.into_writer());
         }
@@ -189,18 +211,32 @@ impl Exchange {
         }
     }
 
+    /// Answers before the reader is let go, which would wait for the body; that is left to another thread.
+    fn send_and_bury(&mut self, bytes: &[u8]) {
+        let Some(ticket) = self.ticket.as_mut() else { return };
+        ticket.doom();
+        if let Some(stream) = self.send_and_keep(bytes) {
+            undertaker::bury(Remains::Answered(stream));
+        }
+    }
+
     /// Answers without running tiny_http's destructor of its reader, which would allocate as many bytes as were
     /// announced. The connection is never read from again.
     fn send_and_forget(&mut self, bytes: &[u8]) {
-        let Some(request) = self.request.take() else { return };
+        std::mem::forget(self.send_and_keep(bytes));
+        self.abandon();
+    }
+
+    /// Answers, and returns what must not be dropped.
+    fn send_and_keep(&mut self, bytes: &[u8]) -> Option<Box<dyn tiny_http::ReadWrite + Send>> {
+        let request = self.request.take()?;
         // The one way to write and keep the reader goes by an interim reply.
         let writer = request.upgrade("close", tiny_http::Response::empty(100));
         let mut unsent = Unsent { writer, bytes: bytes.to_vec(), sent: 0 };
         if let Err(error) = unsent.finish(Instant::now()) {
             log::debug!("a reply could not be sent: {error}");
         }
-        std::mem::forget(unsent);
-        self.abandon();
+        Some(unsent.writer)
     }
 }
 

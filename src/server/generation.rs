@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use tiny_http::Request;
 
 use super::Shared;
@@ -134,17 +134,20 @@ impl Generations {
 }
 
 fn start_one(common: &Arc<Common>, intake: &Intake) -> std::result::Result<(), String> {
-    let http = Arc::new(common.listener.serve()?);
     let mut running = common.running.lock().unwrap_or_else(PoisonError::into_inner);
     let number = running.len();
+    // The thread first: a tiny_http server that nobody takes requests from must not accept any, and can't be undone.
+    let (give, take) = bounded::<Arc<tiny_http::Server>>(1);
     let thread = {
-        let (common, http, intake) = (Arc::clone(common), Arc::clone(&http), intake.clone());
+        let (common, intake) = (Arc::clone(common), intake.clone());
         thread::Builder::new()
             .name(format!("flint-accept-{number}"))
             .stack_size(STACK_BYTES)
-            .spawn(move || hand_out(&common, &http, &intake, number))
+            .spawn(move || take.recv().map_or((), |http| hand_out(&common, &http, &intake, number)))
             .map_err(|error| error.to_string())?
     };
+    let http = Arc::new(common.listener.serve()?);
+    let _ = give.send(Arc::clone(&http));
     running.push(Generation { http, thread });
     Ok(())
 }
@@ -154,7 +157,7 @@ fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: 
     let mut body = Vec::new();
     let mut submit = |request, more| {
         let exchange = Exchange::new(request, common.shared.notes);
-        if exchange.is_doomed() {
+        if exchange.is_doomed() || exchange.bloated {
             return exchange.discard(false);
         }
         intake.submit(exchange, more, &mut body);
@@ -191,6 +194,7 @@ fn supervise(common: &Arc<Common>, intake: &Intake, news: &Receiver<Event>, on_w
             Event::Deaf => log::warn!("connections wait and nobody accepts them, starting anew"),
             Event::Ended(_) => {}
         }
+        let mut said = false;
         loop {
             thread::sleep(PAUSE);
             if common.stopping.load(Ordering::Acquire) || common.retiring.load(Ordering::Acquire) {
@@ -204,7 +208,11 @@ fn supervise(common: &Arc<Common>, intake: &Intake, news: &Receiver<Event>, on_w
                     newest += 1;
                     break;
                 }
-                Err(error) => log::error!("cannot accept connections, trying again: {error}"),
+                Err(error) if said => log::debug!("cannot accept connections: {error}"),
+                Err(error) => {
+                    log::error!("cannot accept connections, trying again: {error}");
+                    said = true;
+                }
             }
         }
         // Alarms of before are answered.

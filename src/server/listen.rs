@@ -12,8 +12,12 @@ use super::access::Bind;
 use super::sockets::{self, Inherited, ListenerOptions};
 use crate::error::{Error, Kind, Result};
 
-/// Tells the next image of this program that the socket passed to it is this program's own.
+/// Tells the next image of this program that the socket passed to it was its former image's, and whose it is: `1` for
+/// this program's own, [`LENT`] for a service manager's.
 const OWN_SOCKET: &str = "FLINT_OWN_SOCKET";
+
+/// See [`OWN_SOCKET`].
+const LENT: &str = "lent";
 
 /// A listening socket and what is to be known of it.
 pub struct Listener {
@@ -81,7 +85,8 @@ impl Listener {
 
     fn inherited(inherited: Inherited) -> Result<Listener> {
         let failed = |error: io::Error| Error::new(Kind::Io, format!("cannot tell the passed socket's name: {error}"));
-        let taken_over = std::env::var_os(OWN_SOCKET).is_some();
+        let former = std::env::var_os(OWN_SOCKET);
+        let (taken_over, lent) = (former.is_some(), former.is_none_or(|whose| whose == LENT));
         let (socket, url, path) = match inherited {
             Inherited::Tcp(listener) => {
                 let url = format!("http://{}", listener.local_addr().map_err(failed)?);
@@ -95,8 +100,8 @@ impl Listener {
                 (Socket::Unix(listener), format!("unix:{}", path.display()), Some(path))
             }
         };
-        let file = path.filter(|_| taken_over).and_then(SocketFile::of);
-        Ok(Listener { socket, url, file, lent: !taken_over, taken_over })
+        let file = path.filter(|_| !lent).and_then(SocketFile::of);
+        Ok(Listener { socket, url, file, lent, taken_over })
     }
 
     fn fresh(bind: &Bind, socket_mode: u32) -> Result<Listener> {
@@ -112,7 +117,11 @@ impl Listener {
                     |error: io::Error| Error::new(Kind::Io, format!("cannot bind unix:{}: {error}", path.display()));
                 remove_stale_socket(path)?;
                 let path = std::path::absolute(path).map_err(failed)?;
-                let listener = UnixListener::bind(&path).map_err(failed)?;
+                // Not for a moment is it open to more than the mode says, whatever the umask is.
+                let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(!socket_mode & 0o777));
+                let listener = UnixListener::bind(&path);
+                rustix::process::umask(umask);
+                let listener = listener.map_err(failed)?;
                 let mode = std::fs::Permissions::from_mode(socket_mode);
                 std::fs::set_permissions(&path, mode).map_err(failed)?;
                 let url = format!("unix:{}", path.display());
@@ -156,7 +165,9 @@ impl Listener {
             Socket::Tcp(listener) => listener.try_clone().map_err(|error| error.to_string())?.into(),
             Socket::Unix(listener) => listener.try_clone().map_err(|error| error.to_string())?.into(),
         };
-        tiny_http::Server::from_listener(listener, None).map_err(|error| error.to_string())
+        // It panics where no thread is to be had.
+        let made = std::panic::catch_unwind(|| tiny_http::Server::from_listener(listener, None));
+        made.map_err(|_| "no thread could be started".to_owned())?.map_err(|error| error.to_string())
     }
 
     /// Makes the threads that wait in accept return, leaving what is queued in the kernel.
@@ -184,9 +195,7 @@ impl Listener {
 
     /// Replaces this process by `command`, which finds this socket. Returns only when that fails.
     pub fn hand_over(&self, command: &mut Command) -> io::Error {
-        if !self.lent {
-            command.env(OWN_SOCKET, "1");
-        }
+        command.env(OWN_SOCKET, if self.lent { LENT } else { "1" });
         sockets::exec_with_listener(command, self.as_fd())
     }
 }

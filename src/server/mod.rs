@@ -21,6 +21,7 @@ mod reply;
 mod routes;
 #[allow(unsafe_code)]
 mod sockets;
+mod undertaker;
 
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -40,7 +41,10 @@ use self::metrics::Metrics;
 use self::parking::{Outcome, Parked, Parking};
 use self::pool::Pool;
 use self::reply::Reply;
-use crate::bounds::{BODY_TIMEOUT_MS, HEAD_TIMEOUT_MS, MAX_HEAD_BYTES, MAX_LEAKED, RETIRE_MS, SEND_TIMEOUT_MS};
+use crate::bounds::{
+    BODY_TIMEOUT_MS, HEAD_TIMEOUT_MS, MAX_BODY_WIRE_BYTES, MAX_HEAD_BYTES, MAX_LEAKED, MAX_UNFINISHED_BYTES, RETIRE_MS,
+    SEND_TIMEOUT_MS,
+};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::{Later, Limiter};
 use crate::store::{self, Settle};
@@ -153,7 +157,10 @@ impl Server {
             body_timeout: Duration::from_millis(BODY_TIMEOUT_MS),
             send_timeout: Duration::from_millis(SEND_TIMEOUT_MS),
             max_head_bytes: MAX_HEAD_BYTES,
+            max_body_bytes: MAX_BODY_WIRE_BYTES,
+            max_unfinished_bytes: MAX_UNFINISHED_BYTES,
             max_connections: config.max_connections.min(affordable.max(1)),
+            max_clogged: config.workers.div_ceil(2),
             leaked_limit: MAX_LEAKED,
             ..GuardConfig::default()
         };
@@ -208,18 +215,20 @@ impl Server {
         self.finish();
     }
 
-    /// Answers what is in flight, and ends the threads, while new connections wait in the kernel. What is returned
-    /// replaces the process by `command` on the same socket, and returns only when that fails.
-    pub fn replace(mut self) -> impl FnOnce(&mut Command) -> std::io::Error {
+    /// Answers what is in flight, and ends the threads, while new connections wait in the kernel. From here on SIGTERM,
+    /// SIGINT and SIGHUP wait for the next image of the process.
+    pub fn replace(mut self) -> Retired {
         self.shared.retiring.store(true, Ordering::Release);
+        // Nobody is answered until the last body has come and the last reply is read.
+        self.guard.notes().hurry();
         if let Some(generations) = &self.generations {
             generations.retire();
         }
         self.listener.pause();
         thread::sleep(Duration::from_millis(RETIRE_MS));
         self.finish();
-        let listener = Arc::clone(&self.listener);
-        move |command| listener.hand_over(command)
+        sockets::hold_signals();
+        Retired(Arc::clone(&self.listener))
     }
 
     fn finish(&mut self) {
@@ -234,6 +243,26 @@ impl Server {
     }
 }
 
+/// A server that answers nobody any more, on whose socket new connections wait.
+pub struct Retired(Arc<Listener>);
+
+impl Retired {
+    /// Replaces the process by `command` on the same socket. Returns only when that fails.
+    pub fn replace_process(self, command: &mut Command) -> std::io::Error {
+        self.0.hand_over(command)
+    }
+
+    /// Stops listening after all.
+    pub fn stop(self) {
+        self.0.close();
+    }
+}
+
+/// Lets the signals come that waited for this image of the process, once it catches them.
+pub fn release_signals() {
+    sockets::release_signals();
+}
+
 /// Answers one request.
 fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
     let Some(head) = exchange.head() else { return };
@@ -243,11 +272,23 @@ fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
         measure.status = 400;
         let error = Error::invalid(
             "headers Content-Length, Transfer-Encoding, Host and Authorization must stand once, the first as a number of \
-             bytes and not together with the second, which must be chunked, with no Upgrade",
+             bytes and not together with the second, which must be chunked, with no Upgrade; and neither the target nor a \
+             header may hold control characters",
         );
         return exchange.reply_and_cut(&Reply::error(&error), head_only);
     }
     let refused = head.authorise(&shared.tokens(), &shared.hosts, shared.unix).err();
+    if head.chunked && shared.unix {
+        // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
+        let error = refused.unwrap_or_else(|| {
+            Error::invalid(
+                "header Content-Length must give the length of a body on a Unix socket, not Transfer-Encoding",
+            )
+        });
+        let reply = Reply::error(&error);
+        measure.status = reply.status;
+        return exchange.reply_and_cut(&reply, head_only);
+    }
     let (method, target) = (head.method.to_owned(), head.target.to_owned());
     let (length, close) = (head.length, head.close || shared.retiring.load(Ordering::Acquire));
     // A body that is refused is read nonetheless, within its bound: what follows it is the next request.

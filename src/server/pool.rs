@@ -20,7 +20,6 @@
 //! Must never happen: that a thread which hands requests out, or sends parked replies, waits for a client, a worker or the
 //! disk.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,13 +32,19 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use super::exchange::{Exchange, Sending};
 use super::parking::{News, Outcome, Parked, Parking};
 use super::{Quick, Shared, handle, handle_at_desk, handle_quick, send_parked};
-use crate::bounds::{MAX_PIPELINED, MAX_WAITING, PIPELINED_ALWAYS, STACK_BYTES};
+use crate::bounds::{
+    MAX_PIPELINED, MAX_WAITING, MAX_WAITING_BYTES, PIPELINED_ALWAYS, PIPELINED_ALWAYS_BYTES, STACK_BYTES,
+};
 
 /// Threads that answer health and refuse what the pool has no room for.
 const DESKS: usize = 2;
 
 /// Requests that wait for the desk; what finds no room there has its connection ended.
 const DESK_QUEUE: usize = 256;
+
+/// The same on a Unix socket, where it can't be told whose connection is to be ended, so that all are: more than there
+/// are clients that send one request at a time.
+const UNIX_DESK_QUEUE: usize = 4096;
 
 /// Processors that the threads of tiny_http and the taking thread keep busy by themselves.
 const OTHERS_PROCESSORS: usize = 2;
@@ -143,7 +148,7 @@ pub fn start(
 ) -> std::io::Result<(Intake, Pool)> {
     let (jobs, job_queue) = bounded(workers.max(64));
     let (bodies, body_queue) = bounded(workers.max(64));
-    let (desk, desk_queue) = bounded(DESK_QUEUE);
+    let (desk, desk_queue) = bounded(if shared.unix { UNIX_DESK_QUEUE } else { DESK_QUEUE });
     let processors = processors();
     let inner = Arc::new(Inner {
         shared: Arc::clone(shared),
@@ -473,8 +478,26 @@ struct Lanes {
 
 #[derive(Default)]
 struct Waiting {
-    lanes: HashMap<SocketAddr, VecDeque<Exchange>>,
+    lanes: HashMap<SocketAddr, Lane>,
     total: usize,
+    /// What all of them take of memory.
+    bytes: usize,
+}
+
+/// Those of one connection, and what they take of memory.
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Exchange>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Whether another request of this size may wait in a lane.
+    fn has_room(&self, lane: &Lane, more: usize) -> bool {
+        let (count, bytes) = (lane.waiting.len(), lane.bytes + more);
+        (self.total < MAX_WAITING && self.bytes + more <= MAX_WAITING_BYTES && count < MAX_PIPELINED)
+            || (count < PIPELINED_ALWAYS && bytes <= PIPELINED_ALWAYS_BYTES)
+    }
 }
 
 impl Lanes {
@@ -483,24 +506,20 @@ impl Lanes {
         let Some(peer) = exchange.peer else { return Some(exchange) };
         let too_many = {
             let mut waiting = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            let Waiting { lanes, total } = &mut *waiting;
-            match lanes.entry(peer) {
-                Entry::Vacant(lane) => {
-                    lane.insert(VecDeque::new());
-                    return Some(exchange);
-                }
-                Entry::Occupied(mut lane) => {
-                    let lane = lane.get_mut();
-                    let bound = if *total < MAX_WAITING { MAX_PIPELINED } else { PIPELINED_ALWAYS };
-                    if lane.len() < bound && !exchange.is_doomed() {
-                        *total += 1;
-                        lane.push_back(exchange);
-                        return None;
-                    }
-                    *total -= lane.len();
-                    std::mem::take(lane)
-                }
+            let Some(lane) = waiting.lanes.get(&peer) else {
+                waiting.lanes.insert(peer, Lane::default());
+                return Some(exchange);
+            };
+            let fits = waiting.has_room(lane, exchange.weight) && !exchange.is_doomed();
+            let Waiting { lanes, total, bytes } = &mut *waiting;
+            let lane = lanes.entry(peer).or_default();
+            if fits {
+                (*total, *bytes, lane.bytes) = (*total + 1, *bytes + exchange.weight, lane.bytes + exchange.weight);
+                lane.waiting.push_back(exchange);
+                return None;
             }
+            (*total, *bytes) = (*total - lane.waiting.len(), *bytes - lane.bytes);
+            std::mem::take(lane).waiting
         };
         exchange.discard(false);
         too_many.into_iter().for_each(|exchange| exchange.discard(false));
@@ -510,10 +529,14 @@ impl Lanes {
     /// The connection's request was answered: its next one, if any waits.
     fn leave(&self, peer: SocketAddr) -> Option<Exchange> {
         let mut waiting = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = waiting.lanes.get_mut(&peer)?.pop_front();
-        match next {
-            Some(_) => waiting.total -= 1,
-            None => drop(waiting.lanes.remove(&peer)),
+        let Waiting { lanes, total, bytes } = &mut *waiting;
+        let lane = lanes.get_mut(&peer)?;
+        let next = lane.waiting.pop_front();
+        match &next {
+            Some(exchange) => {
+                (*total, *bytes, lane.bytes) = (*total - 1, *bytes - exchange.weight, lane.bytes - exchange.weight);
+            }
+            None => drop(lanes.remove(&peer)),
         }
         next
     }

@@ -2,10 +2,11 @@
 //!
 //! **Owns** every `unsafe` of the program: TCP_INFO, SIOCOUTQ, the look at this process's own
 //! descriptors by number, the SIGIO that tells of new connections, and the passing of a listening
-//! socket through exec (`LISTEN_FDS`).
+//! socket through exec (`LISTEN_FDS`), with no signal lost meanwhile.
 //!
 //! **Called by** the server's start (listener options, [`raise_nofile_limit`],
-//! [`inherited_listener`], [`exec_with_listener`]) and by the connection guard (all the rest).
+//! [`inherited_listener`]), its replacement ([`exec_with_listener`], [`hold_signals`]), and by the
+//! connection guard (all the rest).
 //!
 //! **Must never happen here:** a decision (what is slow or idle is the guard's matter); a
 //! descriptor that this module doesn't own being closed; an answer about a descriptor *number* that
@@ -447,6 +448,32 @@ impl AcceptSignal {
 impl AsFd for AcceptSignal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+// ---------------------------------------------------------------- signals while the process is replaced
+
+/// Keeps SIGTERM, SIGINT and SIGHUP from this thread, for the time of an exec: one that arrives then stays pending and
+/// meets the handlers of the next image, instead of a flag that ends with this one, or no handler at all.
+pub fn hold_signals() {
+    mask_signals(libc::SIG_BLOCK);
+}
+
+/// Undoes [`hold_signals`] of the former image, once there are handlers.
+pub fn release_signals() {
+    mask_signals(libc::SIG_UNBLOCK);
+}
+
+fn mask_signals(how: libc::c_int) {
+    // SAFETY: `sigset_t` is a C struct for which all-zero bytes are a value; `set` is live and exclusive, and the old
+    // mask is not asked for. The mask of this thread alone changes.
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
     }
 }
 

@@ -98,10 +98,14 @@ fn bounds_of_connections() {
     let seconds = |ms: u64| format!("{} s", ms / 1000);
     for sentence in [
         format!("A head must arrive within {} of its first byte", seconds(HEAD_TIMEOUT_MS)),
-        format!("at most {} KiB long", MAX_HEAD_BYTES / 1024),
+        format!("at most {} KiB long, with at most {MAX_HEADERS} header lines", MAX_HEAD_BYTES / 1024),
         format!("A body must arrive within {} of its head", seconds(BODY_TIMEOUT_MS)),
         format!("at most {} MiB long", MAX_BODY_BYTES / (1024 * 1024)),
-        format!("takes none of them for {}", seconds(SEND_TIMEOUT_MS)),
+        format!("and {} MiB with the frames of its chunks", MAX_BODY_WIRE_BYTES / (1024 * 1024)),
+        format!("may take about {} MiB of memory", MAX_UNFINISHED_BYTES / (1024 * 1024)),
+        format!("those that wait take {} MiB of memory", MAX_WAITING_BYTES / (1024 * 1024)),
+        format!("it is {} KiB of them on one connection", PIPELINED_ALWAYS_BYTES / 1024),
+        format!("takes less than {} KiB of them in {}", MIN_DRAIN_BYTES / 1024, seconds(SEND_TIMEOUT_MS)),
         format!("silent for {} between two requests", seconds(IDLE_TIMEOUT_MS)),
         format!("{MAX_CONNECTIONS} connections are served at once"),
         format!("{MAX_PIPELINED} requests may be sent ahead"),

@@ -186,6 +186,8 @@ impl Connection {
             self.acked = sample.acked;
         }
         let since = |old: Option<Instant>, is: bool| is.then(|| old.unwrap_or(now));
+        let clogged = flow.attributed && flow.in_progress > 0 && sample.unsent > 0;
+        facts.clogged_since = since(facts.clogged_since.filter(|_| !progress), clogged);
         facts.abandoned_since = since(facts.abandoned_since, flow.abandoned);
         facts.dead_since = since(facts.dead_since, sample.dead);
         self.flow = flow;
@@ -220,9 +222,21 @@ impl Connection {
             return true;
         }
         let begun = self.last.received.saturating_sub(self.base);
-        let streaming =
-            if self.facts.attributed { begun > HOT_BYTES } else { self.last.unread > 0 || self.facts.sightings > 0 };
-        self.cut.is_none() && streaming && !self.facts.body_unread
+        let streaming = match (self.facts.attributed, self.facts.body_unread) {
+            (true, false) => begun > HOT_BYTES,
+            (true, true) => begun > HOT_BODY_BYTES,
+            (false, false) => self.last.unread > 0 || self.facts.sightings > 0,
+            (false, true) => false,
+        };
+        self.cut.is_none() && streaming
+    }
+
+    /// Memory that its unfinished head or body takes, at worst.
+    pub(super) fn unfinished(&self) -> u64 {
+        if self.cut.is_some() || !self.facts.attributed {
+            return 0;
+        }
+        self.facts.pending_bytes.saturating_mul(if self.facts.body_unread { BODY_COST } else { HEAD_COST })
     }
 }
 

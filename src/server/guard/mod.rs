@@ -52,7 +52,9 @@
 //! replies (exact), all of them when no request at all was handed over for `idle_timeout`, one that
 //! streams bytes while no request is handed over at all, and the oldest beyond `max_connections`.
 //! It can't tell an idle, dripping or endlessly streaming connection while another Unix client is
-//! making requests. Who may connect is the socket's permissions' matter.
+//! making requests. Who may connect is the socket's permissions' matter. Where a request must be let go unanswered, so
+//! that the replies behind it would be taken for its own, all Unix connections are cut before ([`Notes::cut_unix`]).
+//! Of too many connections those of the process that has most are cut first.
 
 mod connection;
 mod table;
@@ -67,6 +69,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -91,9 +94,16 @@ pub struct GuardConfig {
     pub send_timeout: Duration,
     /// Bytes that tiny_http may read for one request before it hands it over.
     pub max_head_bytes: u64,
+    /// Bytes that may be read for one body, the frames of its chunks among them.
+    pub max_body_bytes: u64,
+    /// Memory that unfinished heads and bodies of all connections may take, in bytes; beyond it the largest are cut.
+    pub max_unfinished_bytes: u64,
     /// Connections open at once; beyond it those that never asked anything are cut, then the longest idle, then the
     /// oldest.
     pub max_connections: usize,
+    /// Clients that may hold a worker by taking their replies slowly; where there are more, those are cut that have done
+    /// so longest.
+    pub max_clogged: usize,
     /// An abandoned connection is kept this long, for its client to read the reply.
     pub abandon_grace: Duration,
     /// A connection that is still open this long after it was cut counts as leaked.
@@ -117,18 +127,34 @@ impl Default for GuardConfig {
             body_timeout: Duration::from_secs(10),
             send_timeout: Duration::from_secs(10),
             max_head_bytes: 64 << 10,
+            max_body_bytes: 4 << 20,
+            max_unfinished_bytes: 48 << 20,
             max_connections: 1024,
+            max_clogged: 64,
             abandon_grace: Duration::from_millis(500),
             leaked_after: Duration::from_secs(10),
             leaked_limit: 256,
             walk_interval: Duration::from_millis(50),
-            fast_interval: Duration::from_millis(10),
+            fast_interval: Duration::from_millis(5),
         }
     }
 }
 
 /// Bytes of pending replies that count as progress of their reader.
-pub const MIN_DRAIN: u64 = 1024;
+pub const MIN_DRAIN: u64 = crate::bounds::MIN_DRAIN_BYTES;
+/// As [`GuardConfig::send_timeout`], for a client that goes on asking meanwhile: it holds a worker, and has no excuse.
+pub const ASKING_SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// A client that takes its replies at this pace holds nobody: more of a reply than is sent at once is on its way.
+const CLOGGED_AFTER: Duration = Duration::from_millis(200);
+/// Peers to be cut at once that are noted between two walks; more of them have the usual grace.
+const MOST_URGENT: usize = 64;
+/// Longest time for bodies and unread replies when the process is about to be replaced.
+const HURRIED: Duration = Duration::from_millis(300);
+/// Memory that tiny_http takes per byte of an unfinished head, at worst: it keeps two strings of each header line, which
+/// may be as short as `a:b`.
+const HEAD_COST: u64 = 24;
+/// The same of an unfinished body: a buffer that doubles.
+const BODY_COST: u64 = 2;
 /// The longest time between two walks while connections are open.
 pub const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two walks while nothing is connected, where the kernel tells of connections; the
@@ -142,6 +168,10 @@ const ACCEPT_GRACE: Duration = Duration::from_secs(1);
 const TRIM_INTERVAL: Duration = Duration::from_secs(3);
 /// Growth, in bytes, after which the allocator is asked to give back what is free.
 const TRIM_GROWTH: u64 = 32 << 20;
+/// Of so many connections the end of half is a reason as well.
+const TRIM_CONNECTIONS: usize = 32;
+/// Pauses before it is asked once more, which double from the first of these to the second.
+const TRIM_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(160));
 /// Connections that wait this long, with none accepted, tell that nobody accepts any more.
 pub const DEAF_AFTER: Duration = Duration::from_millis(300);
 /// One walk may cost this part of the time between walks.
@@ -150,6 +180,8 @@ const BUDGET: u32 = 20;
 const DEAD_GRACE: Duration = Duration::from_secs(1);
 /// Bytes without a request handed over that make a connection worth a closer look.
 const HOT_BYTES: u64 = 4 << 10;
+/// The same for a body, which may well be this long.
+const HOT_BODY_BYTES: u64 = 1 << 20;
 /// A connection over the byte bound is cut when seen so this often: a dispatcher that has not run
 /// for a moment shall not cost a pipelining client its connection.
 const OVER_BOUND_SIGHTINGS: u32 = 2;
@@ -175,7 +207,8 @@ pub enum CutReason {
     Head,
     /// The body was not complete within `body_timeout`.
     Body,
-    /// More than `max_head_bytes` for one request.
+    /// More than `max_head_bytes` for one request, `max_body_bytes` for its body, or the largest where all together are
+    /// more than `max_unfinished_bytes`.
     Bytes,
     /// Replies were not read within `send_timeout`.
     Send,
@@ -231,6 +264,14 @@ struct Shared {
     restart: AtomicBool,
     stop: AtomicBool,
     knocks: AtomicU64,
+    /// The process is about to be replaced.
+    hurry: AtomicBool,
+    /// How often it was asked for that all Unix connections are cut, and how many of these wishes are fulfilled.
+    unix_cuts: [AtomicU64; 2],
+    /// Keys of peers to be cut without grace. Locked for a moment, holding nothing else, and never for a request that is
+    /// as it should be.
+    urgent: Mutex<Vec<u64>>,
+    wake: OwnedFd,
 }
 
 /// Whether bytes of a request's body are still on the socket when it is handed over.
@@ -268,6 +309,38 @@ impl Notes {
         Ticket { slot, attributed: slot.key.load(Relaxed) != 0, unread }
     }
 
+    /// The process is about to be replaced: bodies and unread replies are given [`HURRIED`] at most from now on.
+    pub fn hurry(self) {
+        self.shared.hurry.store(true, Relaxed);
+    }
+
+    /// Has the connection of this peer cut at once: it sends faster than what it sends can be let go.
+    pub fn cut_now(self, peer: SocketAddr) {
+        let key = self.shared.table.key(peer);
+        {
+            let mut urgent = self.shared.urgent.lock().unwrap_or_else(PoisonError::into_inner);
+            if urgent.len() >= MOST_URGENT || urgent.contains(&key) {
+                return;
+            }
+            urgent.push(key);
+        }
+        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Has all connections of Unix sockets cut, since it can't be told which of them a request came by. Returns a wish,
+    /// for [`Notes::is_fulfilled`].
+    pub fn cut_unix(self) -> u64 {
+        let wish = self.shared.unix_cuts[0].fetch_add(1, SeqCst) + 1;
+        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+        wish
+    }
+
+    /// Whether all Unix connections were cut that were open when this was wished for.
+    #[must_use]
+    pub fn is_fulfilled(self, wish: u64) -> bool {
+        self.shared.unix_cuts[1].load(SeqCst) >= wish
+    }
+
     /// Connections open at the last walk, the leaked ones among them.
     #[must_use]
     pub fn open_connections(self) -> usize {
@@ -303,6 +376,13 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// Whether the guard can tell which connection it is about. Not so on a Unix socket, nor where the table of peers
+    /// was full.
+    #[must_use]
+    pub fn is_attributed(&self) -> bool {
+        self.attributed
+    }
+
     /// The body was read to its end. Implied when the ticket is dropped.
     pub fn body_done(&mut self) {
         if !self.unread {
@@ -397,6 +477,10 @@ impl ConnectionGuard {
             restart: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             knocks: AtomicU64::new(0),
+            hurry: AtomicBool::new(false),
+            unix_cuts: Default::default(),
+            urgent: Mutex::default(),
+            wake: wake.try_clone()?,
         }));
         let walker = Walker {
             hole: sockets::Peephole::new(wake.try_clone()?)?,
@@ -414,6 +498,8 @@ impl ConnectionGuard {
             waiting_since: None,
             next_trim: Instant::now(),
             resident_after_trim: 0,
+            open_at_trim: 0,
+            trim_again: None,
         };
         let thread = std::thread::Builder::new()
             .name("flint-guard".to_owned())

@@ -96,7 +96,7 @@ impl Flow {
 
 impl Table {
     pub(super) fn new(max_connections: usize) -> Table {
-        let buckets = max_connections.clamp(64, 1 << 20).next_power_of_two();
+        let buckets = max_connections.clamp(1024, 1 << 20).next_power_of_two();
         let hasher = RandomState::new();
         Table {
             slots: (0..buckets * WAYS).map(|_| Slot::default()).collect(),

@@ -62,8 +62,11 @@ fn a_body_has_its_timeout_although_in_progress() {
     let mut case = Case::new();
     case.facts.in_progress = 1;
     case.facts.body_unread = true;
-    case.facts.pending_bytes = u64::MAX;
+    case.facts.pending_bytes = case.config.max_body_bytes;
     assert_eq!(case.at(Duration::from_secs(3600)), None, "waits for a worker");
+    case.facts.pending_bytes += 1;
+    assert_eq!(case.at(MS), Some(CutReason::Bytes), "more than any body and its chunks are");
+    case.facts.pending_bytes = case.config.max_body_bytes;
     case.facts.body_since = Some(case.start);
     case.bound(case.config.body_timeout, CutReason::Body);
 }
@@ -92,8 +95,13 @@ fn the_byte_bound_needs_two_sightings_or_a_lot() {
 #[test]
 fn unread_replies_have_the_send_timeout() {
     let mut case = Case::new();
-    case.facts.in_progress = 3;
+    case.facts.in_progress = 1;
     case.facts.send_since = Some(case.start);
+    case.bound(case.config.send_timeout, CutReason::Send);
+    // Who goes on asking is not waited for as long.
+    case.facts.in_progress = 2;
+    case.bound(ASKING_SEND_TIMEOUT, CutReason::Send);
+    case.facts.attributed = false;
     case.bound(case.config.send_timeout, CutReason::Send);
 }
 
@@ -230,6 +238,10 @@ fn notes(max_connections: usize) -> Notes {
         restart: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         knocks: AtomicU64::new(0),
+        hurry: AtomicBool::new(false),
+        unix_cuts: Default::default(),
+        urgent: Mutex::default(),
+        wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
     }));
     Notes { shared }
 }
@@ -274,14 +286,14 @@ fn mapped_addresses_are_their_ipv4_ones() {
 fn a_full_table_loses_attribution_and_never_a_change() {
     let notes = notes(1);
     let table = &notes.shared.table;
-    let tickets: Vec<Ticket> = (1..2000).map(|n| notes.note_request(Some(peer(n)), Body::Read)).collect();
+    let tickets: Vec<Ticket> = (1..20_000).map(|n| notes.note_request(Some(peer(n)), Body::Read)).collect();
     let lost = tickets.iter().filter(|t| !t.attributed).count();
-    assert!(lost >= 2000 - 1 - 64 * WAYS, "{lost}");
-    let key = table.key(peer(1999));
+    assert!(lost >= 20_000 - 1 - 1024 * WAYS, "{lost}");
+    let key = table.key(peer(19_999));
     assert!(!table.flow(key, 1).attributed);
     let before = table.flow(key, 1);
     assert!(before.in_progress > 0);
-    drop(notes.note_request(Some(peer(1999)), Body::Read));
+    drop(notes.note_request(Some(peer(19_999)), Body::Read));
     assert_ne!(table.flow(key, 1).handed, before.handed);
     drop(tickets);
     // The guard frees what no walk sees, and what it saw stays for two.
@@ -345,4 +357,36 @@ fn local_names_match_their_listener() {
     assert!(!serves(&unix(b"/run/a"), &unix(b"")));
     assert!(!serves(&unix(b""), &unix(b"")));
     assert!(!serves(&tcp("0.0.0.0:80"), &unix(b"/run/a")));
+}
+
+#[test]
+fn a_reply_that_waits_with_its_request_clogs() {
+    let now = Instant::now();
+    let mut c = connection(now);
+    let pending = Sample { unsent: 1, ..Sample::default() };
+    c.observe(handed(1, 1), pending, now, 100);
+    assert_eq!(c.facts.clogged_since, Some(now));
+    // Taking some of it changes nothing; another request does, and so does the end of this one.
+    c.observe(handed(1, 1), Sample { acked: MIN_DRAIN, ..pending }, now + MS, 100);
+    assert_eq!(c.facts.clogged_since, Some(now));
+    c.observe(handed(2, 1), pending, now + MS * 2, 100);
+    assert_eq!(c.facts.clogged_since, Some(now + MS * 2));
+    c.observe(handed(2, 0), pending, now + MS * 3, 100);
+    assert_eq!(c.facts.clogged_since, None);
+}
+
+#[test]
+fn unfinished_heads_and_bodies_cost_memory_and_cut_ones_do_not() {
+    let now = Instant::now();
+    let mut c = connection(now);
+    c.observe(handed(0, 0), received(0), now, 100);
+    c.observe(handed(0, 0), received(1000), now, 100);
+    assert_eq!(c.unfinished(), 1000 * HEAD_COST);
+    let body = Flow { body_unread: 1, ..handed(1, 1) };
+    c.observe(body, received(1000), now, 100);
+    assert_eq!(c.unfinished(), 0);
+    c.observe(body, received(3000), now, 100);
+    assert_eq!(c.unfinished(), 2000 * BODY_COST);
+    c.cut = Some(now);
+    assert_eq!(c.unfinished(), 0);
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{CutReason, DEAD_GRACE, GuardConfig, OVER_BOUND_FACTOR, OVER_BOUND_SIGHTINGS, STREAM_SIGHTINGS};
+use super::{
+    ASKING_SEND_TIMEOUT, CutReason, DEAD_GRACE, GuardConfig, OVER_BOUND_FACTOR, OVER_BOUND_SIGHTINGS, STREAM_SIGHTINGS,
+};
 
 /// What is known about one connection, as [`verdict`] needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(super) struct Facts {
     pub(super) body_since: Option<Instant>,
     /// Since when replies have been pending without [`MIN_DRAIN`] bytes being taken.
     pub(super) send_since: Option<Instant>,
+    /// Since when replies have been pending while the same request was in progress: perhaps a worker waits for room.
+    pub(super) clogged_since: Option<Instant>,
     /// Since when the server has wanted it closed.
     pub(super) abandoned_since: Option<Instant>,
 }
@@ -48,6 +52,7 @@ impl Facts {
             sightings: 0,
             body_since: None,
             send_since: None,
+            clogged_since: None,
             abandoned_since: None,
         }
     }
@@ -73,7 +78,9 @@ pub(super) fn verdict(facts: &Facts, now: Instant, config: &GuardConfig) -> Opti
     if past(facts.abandoned_since, config.abandon_grace) {
         return Some(CutReason::Abandoned);
     }
-    if past(facts.send_since, config.send_timeout) {
+    let asking = facts.attributed && facts.in_progress > 1;
+    let send_timeout = if asking { config.send_timeout.min(ASKING_SEND_TIMEOUT) } else { config.send_timeout };
+    if past(facts.send_since, send_timeout) {
         return Some(CutReason::Send);
     }
     if past(facts.body_since, config.body_timeout) {
@@ -94,8 +101,8 @@ pub(super) fn verdict(facts: &Facts, now: Instant, config: &GuardConfig) -> Opti
 
 pub(super) fn over_bound(facts: &Facts, config: &GuardConfig) -> bool {
     if facts.body_unread {
-        // The bytes are the body's, and the worker bounds them.
-        return false;
+        // The bytes are the body's. The worker bounds what it gets of them; chunks may hold much that it never gets.
+        return facts.attributed && facts.pending_bytes > config.max_body_bytes;
     }
     if !facts.attributed {
         return facts.sightings >= STREAM_SIGHTINGS;

@@ -1,5 +1,6 @@
 //! The guard's thread: it walks this process's sockets, judges each, and cuts.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
@@ -34,6 +35,10 @@ pub(super) struct Walker {
     /// When to look at memory again, and what it was when it was last given back.
     pub(super) next_trim: Instant,
     pub(super) resident_after_trim: u64,
+    /// Connections open then.
+    pub(super) open_at_trim: usize,
+    /// When to give back once more, and how long the pause before that was: what was in use then may be free by then.
+    pub(super) trim_again: Option<(Instant, Duration)>,
 }
 
 impl Walker {
@@ -107,6 +112,7 @@ impl Walker {
     /// Nothing is connected or about to be.
     pub(super) fn may_park(&self, now: Instant, news: Instant) -> bool {
         let settled = now.saturating_duration_since(news) > ACCEPT_GRACE;
+        let settled = settled && self.trim_again.is_none();
         self.connections.is_empty() && settled && !self.directory_failing && !self.listeners.iter().any(queue_waits)
     }
 
@@ -125,13 +131,21 @@ impl Walker {
             // Can't be, with descriptors of our own; don't spin if it is.
             std::thread::sleep(self.config.walk_interval);
         }
-        signal.is_some_and(AcceptSignal::drain)
+        // Told by a signal, or woken for a wish or the end.
+        let woken = rustix::io::read(&self.wake, &mut [0; 8]).is_ok();
+        signal.is_some_and(AcceptSignal::drain) || woken
     }
 
     // ------------------------------------------------------------ walking
 
     /// Looks at every socket of this process.
     pub(super) fn walk(&mut self, now: Instant) {
+        if self.shared.hurry.load(Relaxed) {
+            self.config.body_timeout = self.config.body_timeout.min(HURRIED);
+            self.config.send_timeout = self.config.send_timeout.min(HURRIED);
+        }
+        // Read before the connections are: those that are open now are seen.
+        let wish = self.shared.unix_cuts[0].load(SeqCst);
         self.walk = self.walk.wrapping_add(1).max(1);
         self.hot.clear();
         match self.look_at_all(now) {
@@ -158,7 +172,11 @@ impl Walker {
             }
             open
         });
+        self.cut_urgent(now);
+        self.cut_unix(wish, now);
         self.cut_excess(now);
+        self.cut_greedy(now);
+        self.cut_clogged(now);
         self.hot.extend(self.connections.iter().filter(|(_, c)| c.is_hot()).map(|(id, _)| *id));
         table.free_unseen(walk);
         self.knock(now);
@@ -201,6 +219,10 @@ impl Walker {
         if let Some(known) = self.connections.get_mut(&id)
             && (known.walk == self.walk || known.cut.is_some())
         {
+            if known.walk != self.walk && known.key != 0 {
+                // Its slot stays, for what was sent before the cut may still come and must be known as doomed.
+                let _ = self.shared.table.flow(known.key, self.walk);
+            }
             known.walk = self.walk;
             return;
         }
@@ -243,9 +265,87 @@ impl Walker {
                 _ => false,
             }
         });
+        self.cut_greedy(now);
         self.hole.release();
         self.hot = hot;
         self.knock(now);
+    }
+
+    /// Cuts one connection, if it still is the one on its number. False if it is not.
+    fn cut_one(&mut self, id: SocketId, reason: CutReason, now: Instant) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let Some((found, fd)) = self.hole.look(connection.number) else { return false };
+        if found == id {
+            cut(connection, fd, reason, self.shared, now);
+        }
+        found == id
+    }
+
+    /// Cuts those that are not to have any grace.
+    fn cut_urgent(&mut self, now: Instant) {
+        let urgent = std::mem::take(&mut *self.shared.urgent.lock().unwrap_or_else(PoisonError::into_inner));
+        if urgent.is_empty() {
+            return;
+        }
+        let meant = |c: &Connection| c.cut.is_none() && c.key != 0 && urgent.contains(&c.key);
+        let ids: Vec<SocketId> = self.connections.iter().filter(|(_, c)| meant(c)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.cut_one(id, CutReason::Bytes, now);
+        }
+        self.hole.release();
+    }
+
+    /// Cuts all Unix connections where that was asked for.
+    fn cut_unix(&mut self, wish: u64, now: Instant) {
+        let [_, fulfilled] = &self.shared.unix_cuts;
+        if fulfilled.load(SeqCst) >= wish {
+            return;
+        }
+        let unix = |c: &Connection| c.cut.is_none() && matches!(c.peer, Peer::Unix(_));
+        let ids: Vec<SocketId> = self.connections.iter().filter(|(_, c)| unix(c)).map(|(id, _)| *id).collect();
+        let mut all = true;
+        for id in ids {
+            let gone = self.connections.get(&id).is_some_and(|c| sockets::socket_on(c.number) != Some(id));
+            all &= self.cut_one(id, CutReason::Abandoned, now) || gone;
+        }
+        self.hole.release();
+        if all {
+            fulfilled.store(wish, SeqCst);
+        }
+    }
+
+    /// Cuts those that have held a worker longest by taking their replies slowly, where too many do.
+    fn cut_clogged(&mut self, now: Instant) {
+        let clogged = |c: &Connection| {
+            let since = c.facts.clogged_since.filter(|_| c.cut.is_none())?;
+            (now.saturating_duration_since(since) > CLOGGED_AFTER).then_some(since)
+        };
+        let mut order: Vec<(Instant, SocketId)> =
+            self.connections.iter().filter_map(|(id, c)| Some((clogged(c)?, *id))).collect();
+        order.sort_unstable();
+        let excess = order.len().saturating_sub(self.config.max_clogged);
+        for (_, id) in order.into_iter().take(excess) {
+            self.cut_one(id, CutReason::Send, now);
+        }
+        self.hole.release();
+    }
+
+    /// Cuts the connections with the largest unfinished heads and bodies, where all together take too much memory.
+    fn cut_greedy(&mut self, now: Instant) {
+        let mut left: u64 = self.connections.values().map(Connection::unfinished).sum();
+        if left <= self.config.max_unfinished_bytes {
+            return;
+        }
+        let mut order: Vec<(u64, SocketId)> = self.connections.iter().map(|(id, c)| (c.unfinished(), *id)).collect();
+        order.sort_unstable_by(|a, b| b.cmp(a));
+        for (bytes, id) in order {
+            if left <= self.config.max_unfinished_bytes {
+                break;
+            }
+            self.cut_one(id, CutReason::Bytes, now);
+            left -= bytes;
+        }
+        self.hole.release();
     }
 
     /// Cuts what is over `max_connections`: the longest idle first, then the oldest.
@@ -256,9 +356,10 @@ impl Walker {
             return;
         }
         // Where requests can't be attributed, those of others say nothing about this one; bytes
-        // that it has just sent do.
+        // that it has just sent do, and how many more its process has.
         // One that has not said anything yet is nearer to the door than any that has.
-        let mut order: Vec<(bool, bool, Instant, SocketId)> = self
+        let greed = self.greed_of_processes();
+        let mut order: Vec<(Reverse<usize>, bool, bool, Instant, SocketId)> = self
             .connections
             .iter()
             .filter(|(_, c)| c.cut.is_none())
@@ -266,15 +367,16 @@ impl Walker {
                 if c.facts.attributed {
                     let busy = c.facts.in_progress > 0;
                     let since = if busy { c.first_seen } else { c.facts.last_progress };
-                    (busy, c.flow.handed > 0 || c.last.received > 0, since, *id)
+                    (Reverse(0), busy, c.flow.handed > 0 || c.last.received > 0, since, *id)
                 } else {
-                    (c.last.unread > 0, true, c.first_seen, *id)
+                    let greed = greed.get(id).copied().unwrap_or(0);
+                    (Reverse(greed), c.last.unread > 0, true, c.first_seen, *id)
                 }
             })
             .collect();
         order.sort_unstable();
         let mut left = excess;
-        for (busy, _, _, id) in order {
+        for (_, busy, _, _, id) in order {
             if left == 0 {
                 break;
             }
@@ -298,6 +400,22 @@ impl Walker {
             left -= 1;
         }
         self.hole.release();
+    }
+
+    /// For each Unix connection how many its process has that are not older. Who is cut in this order, from above, leaves
+    /// to each process as many as to any other.
+    fn greed_of_processes(&self) -> HashMap<SocketId, usize> {
+        let mut processes: HashMap<u32, Vec<(Instant, SocketId)>> = HashMap::new();
+        for (id, connection) in &self.connections {
+            if let (Peer::Unix(pid), None) = (connection.peer, connection.cut) {
+                processes.entry(pid).or_default().push((connection.first_seen, *id));
+            }
+        }
+        let ranked = processes.into_values().flat_map(|mut connections| {
+            connections.sort_unstable_by(|a, b| b.cmp(a));
+            connections.into_iter().enumerate().map(|(rank, (_, id))| (id, rank + 1)).collect::<Vec<_>>()
+        });
+        ranked.collect()
     }
 
     /// Has tiny_http's pool take up what it has forgotten: see the module's text.
@@ -332,9 +450,15 @@ impl Walker {
         }
         self.next_trim = now + TRIM_INTERVAL;
         let resident = resident_bytes();
-        if resident > self.resident_after_trim + TRIM_GROWTH {
+        let grown = resident > self.resident_after_trim + TRIM_GROWTH;
+        let fewer = self.open_at_trim >= TRIM_CONNECTIONS && self.connections.len() * 2 <= self.open_at_trim;
+        let again = self.trim_again.filter(|(at, _)| now >= *at);
+        if grown || fewer || again.is_some() {
             sockets::trim_memory();
             self.resident_after_trim = resident_bytes();
+            self.open_at_trim = self.connections.len();
+            let pause = again.filter(|_| !grown).map_or(TRIM_PAUSE.0, |(_, pause)| pause * 2);
+            self.trim_again = (pause <= TRIM_PAUSE.1).then(|| (now + pause, pause));
             log::debug!("memory: {resident} bytes, {} after trimming", self.resident_after_trim);
         }
         self.resident_after_trim = self.resident_after_trim.min(resident);
@@ -413,7 +537,8 @@ pub(super) fn judge(
 }
 
 pub(super) fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, shared: &Shared, now: Instant) {
-    if matches!(reason, CutReason::Send | CutReason::Bytes) {
+    let sending = reason == CutReason::Abandoned && sockets::unread(fd).is_ok_and(|unread| unread > 0);
+    if sending || matches!(reason, CutReason::Send | CutReason::Bytes) {
         // What the client doesn't read would stay in kernel memory for minutes; and one that sends
         // into a shut window would not learn for as long that nobody reads on.
         let _ = sockets::reset_on_close(fd);

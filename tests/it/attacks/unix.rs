@@ -1,0 +1,114 @@
+//! A Unix socket, whose connections tiny_http does not tell apart.
+
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use super::*;
+
+struct Quarry {
+    server: Server,
+    path: String,
+    dir: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+fn start(args: &[&str]) -> Quarry {
+    let alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket").to_str().unwrap().to_owned();
+    let args = [&["--token", TOKEN, "--sync", "batch"], args].concat();
+    let server = Server::start_on(&dir.path().join("data"), &format!("unix:{path}"), &args);
+    let mut client = Client::new(&server.url, Some(TOKEN));
+    for key in ["good", "k0", "k1", "k2", "k3", "k4", "k5", "k6"] {
+        client.post("/v1/limits", &json!({"key": key, "rate": 1_000_000, "per": "366d"}).to_string()).ok();
+    }
+    Quarry { server, path, dir, _alone: alone }
+}
+
+#[test]
+fn each_reply_is_that_of_its_request() {
+    let quarry = start(&["--max-blocking", "4"]);
+    let mut stream = UnixStream::connect(&quarry.path).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let many = size(60_000, 20_000);
+    // More than there is room for: some are refused, and in the end all connections are ended.
+    let sender = std::thread::spawn(move || {
+        for index in 0..many {
+            let body = format!("{{\"key\":\"k{}\"}}", index % 7);
+            let request = post("/v1/check", &format!("Content-Length: {}\r\n", body.len()), &body);
+            if writer.write_all(&request).is_err() {
+                return;
+            }
+        }
+        let _ = writer.shutdown(Shutdown::Write);
+    });
+    let mut got = Vec::new();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    if let Err(error) = stream.read_to_end(&mut got) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    sender.join().unwrap();
+    let got = String::from_utf8_lossy(&got);
+    let (mut answered, mut refused) = (0, 0);
+    for (index, reply) in got.split("HTTP/1.1 ").skip(1).enumerate() {
+        if let Some((_, key)) = reply.split_once("\"key\":\"k") {
+            assert!(key.starts_with(&(index % 7).to_string()), "reply {index}: {reply}");
+            answered += 1;
+        } else {
+            assert!(reply.starts_with("503 "), "reply {index}: {reply}");
+            refused += 1;
+        }
+    }
+    println!("{answered} answered, {refused} refused");
+    assert!(answered > 0 && refused > 0);
+    drop(stream);
+    // No worker waits for a turn that never comes. Others are ended too while what is left of the flood is let go.
+    let deadline = Instant::now() + PATIENCE;
+    let mut in_a_row = 0;
+    while in_a_row < 20 {
+        let reply = Client::new(&quarry.server.url, Some(TOKEN)).try_ask("POST", "/v1/check", r#"{"key":"k0"}"#);
+        in_a_row = if reply.is_ok_and(|reply| reply.status == 200) { in_a_row + 1 } else { 0 };
+        assert!(Instant::now() < deadline, "never well again");
+    }
+    quarry.server.terminate();
+    drop(quarry.dir);
+}
+
+#[test]
+fn a_process_with_many_connections_ends_its_own() {
+    let quarry = start(&["--max-connections", "50"]);
+    let good = Good::start(&quarry.server.url);
+    let flood = "import socket, sys, time\nheld = []\nfor turn in range(400):\n    s = socket.socket(socket.AF_UNIX)\n    \
+                 s.settimeout(60)\n    s.connect(sys.argv[1])\n    held.append(s)\n    time.sleep(0.002)\ntime.sleep(0.5)";
+    let flooded = Command::new("python3").args(["-c", flood, &quarry.path]).status();
+    if !flooded.is_ok_and(|status| status.success()) {
+        good.finish();
+        return eprintln!("SKIPPED: it takes python3 to flood from another process");
+    }
+    let ended = Client::new(&quarry.server.url, Some(TOKEN)).get("/v1/doctor").ok();
+    assert!(ended["connections"]["ended"]["excess"].as_u64().unwrap() >= 300, "{ended}");
+    // The oldest connection of all was not among them, though idle for most of the time.
+    good.finish();
+    quarry.server.terminate();
+    drop(quarry.dir);
+}
+
+#[test]
+fn a_body_in_chunks_is_refused() {
+    let quarry = start(&[]);
+    for (token, status) in [(TOKEN, 400), ("wrong", 401)] {
+        let mut stream = UnixStream::connect(&quarry.path).unwrap();
+        let head = "POST /v1/check HTTP/1.1\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer ";
+        // The line that tells a chunk's length has no end.
+        stream.write_all(format!("{head}{token}\r\n\r\n{}", "0".repeat(4096)).as_bytes()).unwrap();
+        let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
+        while !got.ends_with(b"}\n") {
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&got));
+            got.extend_from_slice(&buffer[..read]);
+        }
+        assert_eq!(final_status(&String::from_utf8_lossy(&got)), status);
+    }
+    quarry.server.terminate();
+    drop(quarry.dir);
+}
