@@ -73,8 +73,14 @@ pub const STALL_MS: u64 = 1000;
 /// Longest time a request waits for the disk before it is answered `overloaded`, in milliseconds.
 pub const LOG_WAIT_MS: u64 = 10_000;
 
-/// Default of `--max-blocking`: worker threads of the server.
-pub const MAX_BLOCKING: usize = 128;
+/// Default of `--max-blocking`: worker threads of the server. Checks over TCP need none; each costs some 13 KiB.
+pub const MAX_BLOCKING: usize = 64;
+
+/// Requests that wait for each worker before one more is refused.
+pub const QUEUED_PER_WORKER: usize = 4;
+
+/// Requests that wait for workers however few these are.
+pub const MIN_QUEUED: usize = 64;
 
 /// Largest `--max-blocking`.
 pub const MAX_MAX_BLOCKING: usize = 4096;

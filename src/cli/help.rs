@@ -10,7 +10,7 @@ pub const COMMANDS: [(&str, &str, &str, &str); 18] = [
   --sync always|batch       answer after fsync (default), or fsync in batches
   --flush-every-ms N        batch: fsync after N milliseconds at the latest (default 100)
   --flush-every-events N    batch: fsync after N records at the latest (default 100)
-  --max-blocking N          worker threads, 1 to 4096 (default 128)
+  --max-blocking N          worker threads, 1 to 4096 (default 64)
   --compact-after BYTES     compact when the log has grown past this (default 67108864)
   --idle-timeout DURATION   end connections that are silent so long (default 60s)
   --max-connections N       connections at once; more end the longest idle (default 1024)

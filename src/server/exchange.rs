@@ -21,6 +21,10 @@ use super::undertaker::{self, Remains};
 use crate::bounds::{MAX_BODY_BYTES, MAX_HEADERS, SEND_TIMEOUT_MS};
 use crate::error::{Error, Kind};
 
+/// A request of this size, in bytes, has its connection ended without grace where it is let go unanswered: those behind it
+/// take memory faster than they can be let go.
+const LARGE_BYTES: usize = 8 * 1024;
+
 /// One request. Dropped without a reply (a handler panicked), it is answered 500.
 pub struct Exchange {
     /// Taken by whatever ends the exchange.
@@ -173,7 +177,7 @@ impl Exchange {
     pub fn discard(mut self, may_wait: bool) {
         let over_bound = self.is_over_bound();
         self.abandon();
-        if let Some(peer) = self.peer.filter(|_| self.bloated) {
+        if let Some(peer) = self.peer.filter(|_| self.bloated || self.weight > LARGE_BYTES) {
             self.notes.cut_now(peer);
         }
         let Some(request) = self.request.take() else { return };

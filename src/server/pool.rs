@@ -33,7 +33,8 @@ use super::exchange::{Exchange, Sending};
 use super::parking::{News, Outcome, Parked, Parking};
 use super::{Quick, Shared, handle, handle_at_desk, handle_quick, send_parked};
 use crate::bounds::{
-    MAX_PIPELINED, MAX_WAITING, MAX_WAITING_BYTES, PIPELINED_ALWAYS, PIPELINED_ALWAYS_BYTES, STACK_BYTES,
+    MAX_PIPELINED, MAX_WAITING, MAX_WAITING_BYTES, MIN_QUEUED, PIPELINED_ALWAYS, PIPELINED_ALWAYS_BYTES,
+    QUEUED_PER_WORKER, STACK_BYTES,
 };
 
 /// Threads that answer health and refuse what the pool has no room for.
@@ -146,8 +147,9 @@ pub fn start(
     workers: usize,
     (parking, news): (Arc<Parking>, Receiver<News>),
 ) -> std::io::Result<(Intake, Pool)> {
-    let (jobs, job_queue) = bounded(workers.max(64));
-    let (bodies, body_queue) = bounded(workers.max(64));
+    let most_queued = (workers * QUEUED_PER_WORKER).max(MIN_QUEUED);
+    let (jobs, job_queue) = bounded(most_queued);
+    let (bodies, body_queue) = bounded(most_queued);
     let (desk, desk_queue) = bounded(if shared.unix { UNIX_DESK_QUEUE } else { DESK_QUEUE });
     let processors = processors();
     let inner = Arc::new(Inner {

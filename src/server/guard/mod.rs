@@ -176,6 +176,8 @@ const TRIM_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from
 pub const DEAF_AFTER: Duration = Duration::from_millis(300);
 /// One walk may cost this part of the time between walks.
 const BUDGET: u32 = 20;
+/// The same while memory is short.
+const PRESSED_BUDGET: u32 = 4;
 /// A dead connection is given this long to be closed by tiny_http.
 const DEAD_GRACE: Duration = Duration::from_secs(1);
 /// Bytes without a request handed over that make a connection worth a closer look.
@@ -495,6 +497,7 @@ impl ConnectionGuard {
             walk: 0,
             on_alarm,
             on_walk,
+            pressed: false,
             waiting_since: None,
             next_trim: Instant::now(),
             resident_after_trim: 0,

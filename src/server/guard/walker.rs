@@ -30,6 +30,8 @@ pub(super) struct Walker {
     pub(super) walk: u32,
     pub(super) on_alarm: OnAlarm,
     pub(super) on_walk: OnWalk,
+    /// Unfinished heads and bodies take much memory: it is worth some time to look more often.
+    pub(super) pressed: bool,
     /// Since when connections have waited in a queue with none accepted.
     pub(super) waiting_since: Option<Instant>,
     /// When to look at memory again, and what it was when it was last given back.
@@ -82,7 +84,8 @@ impl Walker {
                 (self.on_walk)(now);
                 let end = Instant::now();
                 let cost = end.saturating_duration_since(now);
-                let affordable = cost.saturating_mul(BUDGET).min(LONGEST_INTERVAL);
+                let budget = if self.pressed { PRESSED_BUDGET } else { BUDGET };
+                let affordable = cost.saturating_mul(budget).min(LONGEST_INTERVAL);
                 earliest_walk = end + affordable.max(self.config.fast_interval);
                 next_walk = end
                     + if self.may_park(now, news) {
@@ -333,6 +336,7 @@ impl Walker {
     /// Cuts the connections with the largest unfinished heads and bodies, where all together take too much memory.
     fn cut_greedy(&mut self, now: Instant) {
         let mut left: u64 = self.connections.values().map(Connection::unfinished).sum();
+        self.pressed = left > self.config.max_unfinished_bytes / 4;
         if left <= self.config.max_unfinished_bytes {
             return;
         }
