@@ -5,6 +5,7 @@
 //! guard finds that nobody accepts, the next one is put on the same socket. The old ones go on handing out the requests
 //! of the connections that they have.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -25,6 +26,9 @@ const MAX_GENERATIONS: usize = 32;
 
 /// Pause before the next generation, and between two looks for free descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Looks at what tiny_http has before the thread that takes it goes to sleep.
+const POLLS: u32 = 2;
 
 /// Descriptors that must be free before the next generation is started.
 const FREE_DESCRIPTORS: usize = 16;
@@ -162,12 +166,17 @@ fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: 
         }
         intake.submit(exchange, more, &mut body);
     };
-    let mut ahead: Option<Request> = None;
-    while !common.stopping.load(Ordering::Acquire) {
-        match ahead.take().map_or_else(|| http.recv(), Ok) {
+    let mut ahead = None;
+    loop {
+        ahead = ahead.or_else(|| poll(http));
+        // Looked at behind each poll: that may have taken the word to stop out of the queue.
+        if common.stopping.load(Ordering::Acquire) {
+            break;
+        }
+        match ahead.take().unwrap_or_else(|| http.recv()) {
             Ok(request) => {
-                ahead = if intake.shares_out() { http.try_recv().ok().flatten() } else { None };
-                submit(request, ahead.is_some());
+                ahead = if intake.shares_out() { http.try_recv().transpose() } else { None };
+                submit(request, matches!(ahead, Some(Ok(_))));
             }
             Err(_) if common.stopping.load(Ordering::Acquire) => break,
             Err(error) => {
@@ -179,9 +188,21 @@ fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: 
         }
     }
     // What was read before the stop is in flight, and is answered.
-    while let Some(request) = ahead.take().or_else(|| http.try_recv().ok().flatten()) {
+    while let Some(request) = ahead.take().or_else(|| http.try_recv().transpose()).and_then(io::Result::ok) {
         submit(request, false);
     }
+}
+
+/// What tiny_http has next, if it comes in a moment. Under load others are about to hand something over; to let them run is
+/// cheaper than to sleep and be woken.
+fn poll(http: &tiny_http::Server) -> Option<io::Result<Request>> {
+    (0..POLLS).find_map(|_| {
+        let next = http.try_recv().transpose();
+        if next.is_none() {
+            thread::yield_now();
+        }
+        next
+    })
 }
 
 /// The supervisor's thread: starts the next generation when the newest has ended.

@@ -11,7 +11,7 @@ pub use self::modelled::*;
 mod real {
     pub use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
     pub use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-    pub use std::thread::{Builder, JoinHandle, Thread, current, park_timeout, sleep};
+    pub use std::thread::{Builder, JoinHandle, Thread, current, park_timeout, sleep, yield_now};
     pub use std::thread_local;
     pub use std::time::Instant;
 }
@@ -27,7 +27,7 @@ mod modelled {
     pub use crossbeam_channel::RecvTimeoutError;
     pub use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};
     use loom::sync::{Condvar, Mutex};
-    pub use loom::thread::{Builder, JoinHandle, Thread, current};
+    pub use loom::thread::{Builder, JoinHandle, Thread, current, yield_now};
     pub use loom::thread_local;
 
     /// The machine's time would make one run differ from the next.
