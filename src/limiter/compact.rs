@@ -8,12 +8,30 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Instant;
 
 use super::Core;
 use super::entry::Entry;
 use super::report::Compaction;
 use crate::error::{Error, Kind, Result};
 use crate::store::record::{Event, MAX_FIXED};
+
+/// Records that may be written while a shard is copied, the marker among them, for the limiter to count as idle.
+const QUIET_EVENTS: u64 = 16;
+
+/// How long a compaction rests after each stretch of work while checks are made, in times of what that took: the processor
+/// that it needs is not theirs meanwhile.
+const PACE: u32 = 2;
+
+/// Entries that are encoded in one stretch, in some 100 microseconds.
+const STRETCH: usize = 512;
+
+/// Leaves the processor to others, if they are busy.
+fn rest(busy: bool, begun: Instant) {
+    if busy {
+        thread::sleep(begun.elapsed() * PACE);
+    }
+}
 
 impl Core {
     /// Compacts the log. One at a time; a call that comes while one runs is served by the next one, together with all that
@@ -39,7 +57,9 @@ impl Core {
         let number = log.rotate()?;
         let mut writer = store.begin_snapshot(number)?;
         let mut copies: Vec<Entry> = Vec::new();
+        let mut events = log.events();
         for (index, shard) in self.shards.iter().enumerate() {
+            let begun = Instant::now();
             let mut reservation = self.reserve(1, MAX_FIXED)?;
             let mut table = shard.lock();
             // The log may know an entry by another shard from before the start; from here on it is this one.
@@ -51,7 +71,15 @@ impl Core {
             log.append(&mut reservation, &marker, None);
             drop(table);
             drop(reservation);
-            copies.drain(..).try_for_each(|entry| writer.entry(&entry.to_record()))?;
+            let seen = std::mem::replace(&mut events, log.events());
+            let busy = events > seen + QUIET_EVENTS;
+            rest(busy, begun);
+            while !copies.is_empty() {
+                let begun = Instant::now();
+                let some = copies.drain(copies.len().saturating_sub(STRETCH)..);
+                some.into_iter().try_for_each(|entry| writer.entry(&entry.to_record()))?;
+                rest(busy, begun);
+            }
         }
         writer.seal(self.clock.now())?;
         log.sync()?;

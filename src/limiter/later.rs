@@ -5,8 +5,9 @@
 //! because the operation would have had to wait before it changed anything.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
+use super::entry::Table;
 use super::{Core, SyncMode};
 use crate::error::{Error, Result};
 use crate::store::{Pending, Reservation, Settle, Waiter, overloaded};
@@ -87,6 +88,15 @@ impl Core {
         })
     }
 
+    /// Locks a shard, without waiting for whoever has it for long if there is a `later`.
+    pub(super) fn lock_for(&self, later: Option<&Later<'_>>, shard: usize) -> Result<MutexGuard<'_, Table>> {
+        let Some(later) = later else { return Ok(self.shards[shard].lock()) };
+        self.shards[shard].lock_soon().ok_or_else(|| {
+            later.refused.set(true);
+            overloaded()
+        })
+    }
+
     /// Waits in this thread, if that was the way.
     pub(super) fn finish(&self, wait: &Wait<'_>) -> Result<()> {
         match wait {
@@ -100,5 +110,75 @@ impl super::Limiter {
     /// What is to be answered where a number was settled as not durable.
     pub fn failure(&self) -> Error {
         self.core.log().map_or_else(|error| error, crate::store::Log::failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crossbeam_channel::{Receiver, Sender, unbounded};
+
+    use super::super::tests::{START, limit, options};
+    use super::super::{Limiter, shard_of};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::limit::Algorithm;
+
+    #[derive(Debug)]
+    struct Told(Sender<(u64, bool)>);
+
+    impl Settle for Told {
+        fn settle(&self, number: u64, durable: bool) {
+            let _ = self.0.send((number, durable));
+        }
+    }
+
+    fn told() -> (Arc<dyn Settle>, Receiver<(u64, bool)>) {
+        let (sender, receiver) = unbounded();
+        (Arc::new(Told(sender)), receiver)
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn who_must_not_wait_is_told_later_or_sent_away_with_nothing_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let limiter = Limiter::open(dir.path(), options(&Clock::manual(START))).unwrap();
+        limiter.configure("a", limit(3, Algorithm::FixedWindowCounter)).unwrap();
+        let (whom, news) = told();
+        let spent = || limiter.status("a").unwrap().unwrap().totals.allowed_cost;
+
+        // Somebody has the shard.
+        let table = limiter.core.shards[shard_of(limiter.core.hash("a"))].lock();
+        for items in [vec![("a", 1)], Vec::new()] {
+            let later = Later::new(&whom, 1);
+            let done = match items.is_empty() {
+                true => limiter.check_for("a", 1, Some(&later)).map(|_| ()),
+                false => limiter.check_all_for(&items, Some(&later)).map(|_| ()),
+            };
+            assert!(done.is_err() && later.is_refused() && !later.is_unsettled());
+        }
+        drop(table);
+        assert_eq!(spent(), 0);
+
+        // Three ways to spend a unit: each is settled by its number, once it is on disk.
+        let later = [2, 3, 4].map(|number| Later::new(&whom, number));
+        assert!(limiter.check_for("a", 1, Some(&later[0])).unwrap().allowed);
+        assert!(limiter.check_all_for(&[("a", 1)], Some(&later[1])).unwrap().allowed);
+        assert!(limiter.check_many_for(&[("a", 1)], Some(&later[2])).unwrap()[0].as_ref().unwrap().allowed);
+        assert!(later.iter().all(|later| later.is_unsettled() && !later.is_refused()));
+        let mut settled: Vec<_> = (0..3).map(|_| news.recv_timeout(PATIENCE).unwrap()).collect();
+        settled.sort_unstable();
+        assert_eq!((settled, spent()), (vec![(2, true), (3, true), (4, true)], 3));
+
+        // A denial and an error wait for nothing.
+        let later = Later::new(&whom, 5);
+        assert!(!limiter.check_for("a", 1, Some(&later)).unwrap().allowed);
+        assert!(limiter.check_for("b", 1, Some(&later)).is_err());
+        assert!(!later.is_unsettled() && !later.is_refused());
+        limiter.close().unwrap();
+        assert!(limiter.check_for("a", 1, Some(&later)).is_err() && !later.is_refused());
+        assert!(news.try_recv().is_err());
     }
 }

@@ -32,7 +32,7 @@ mod unlogged;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -55,6 +55,9 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, validate_cost, validate_key};
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
 use crate::store::{self, DirectoryLock, Disk, Health, Pending, Policy, Reservation, Store, SystemDisk, Waiter};
+
+/// How often a thread that must not wait tries to lock a shard: for about as long as a decision takes.
+const LOCK_TRIES: u32 = 64;
 
 /// Items of a `check_many` that are decided under one reservation.
 const MANY_STEP: usize = 64;
@@ -171,6 +174,18 @@ impl Shard {
     fn lock(&self) -> MutexGuard<'_, Table> {
         // A table is changed in single steps, each of which leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, if it is free or about to be. Held for longer by who copies or lists a whole shard.
+    fn lock_soon(&self) -> Option<MutexGuard<'_, Table>> {
+        for _ in 0..LOCK_TRIES {
+            match self.0.try_lock() {
+                Ok(table) => return Some(table),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            }
+        }
+        None
     }
 }
 
@@ -355,7 +370,8 @@ impl Limiter {
         let hash = core.hash(key);
         let wait = Wait::by(core.sync, later);
         let mut reservation = core.reserve_for(later, 1, MAX_FIXED)?;
-        let decision = core.decide(hash, key, cost, &mut reservation, &wait)?;
+        let table = core.lock_for(later, shard_of(hash))?;
+        let decision = core.decide(table, hash, key, cost, &mut reservation, &wait)?;
         drop(reservation);
         if decision.allowed {
             core.finish(&wait)?;
@@ -385,7 +401,7 @@ impl Limiter {
         let mut reservation = core.reserve_for(later, 1, MAX_FIXED + items.len() * MAX_ITEM)?;
 
         let mut tables: Vec<(usize, MutexGuard<'_, Table>)> =
-            shards.into_iter().map(|shard| (shard, core.shards[shard].lock())).collect();
+            shards.into_iter().map(|shard| Ok((shard, core.lock_for(later, shard)?))).collect::<Result<_>>()?;
         let now = core.clock.now();
         let mut answer = AllDecision { allowed: true, denied: None, results: Vec::with_capacity(items.len()) };
         let mut spent = Vec::with_capacity(items.len());
@@ -460,8 +476,12 @@ impl Limiter {
         for step in items.chunks(step) {
             let mut reservation = core.reserve_for(later, step.len(), step.len() * MAX_FIXED)?;
             for (key, cost) in step {
-                let decision = validate_key(key)
-                    .and_then(|()| core.decide(core.hash(key), key, *cost, &mut reservation, &Wait::Not));
+                let decision = validate_key(key).and_then(|()| {
+                    let hash = core.hash(key);
+                    // What was decided can't be taken back: this waits for the lock, whoever asks.
+                    let table = core.shards[shard_of(hash)].lock();
+                    core.decide(table, hash, key, *cost, &mut reservation, &Wait::Not)
+                });
                 match decision {
                     Err(error) if matches!(error.kind(), Kind::LogFailed | Kind::Overloaded) => return Err(error),
                     decision => {
@@ -690,13 +710,13 @@ impl Core {
 
     fn decide(
         &self,
+        mut table: MutexGuard<'_, Table>,
         hash: u64,
         key: &str,
         cost: u64,
         reservation: &mut Reservation<'_>,
         wait: &Wait<'_>,
     ) -> Result<Decision> {
-        let mut table = self.shards[shard_of(hash)].lock();
         let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
         validate_cost(key, &entry.limit, cost)?;
         let now = self.clock.now();
