@@ -143,14 +143,13 @@ impl Exchange {
         self.body = Some(body.to_vec());
     }
 
-    /// Answers, waiting for the client as long as it may take.
-    pub fn reply(self, reply: &Reply, close: bool, head_only: bool) {
+    /// Answers. What is left to send is for somebody who may wait for the client.
+    pub fn reply(self, reply: &Reply, close: bool, head_only: bool) -> Option<Sending> {
         if self.is_over_bound() {
-            return self.reply_and_cut(reply, head_only);
+            self.reply_and_cut(reply, head_only);
+            return None;
         }
-        if let Some(sending) = self.begin(reply.encode(close, head_only)) {
-            sending.finish();
-        }
+        self.begin(reply.encode(close, head_only))
     }
 
     /// Begins to answer with these bytes. What is left to send is for somebody who may wait for the client.

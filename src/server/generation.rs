@@ -5,7 +5,9 @@
 //! guard finds that nobody accepts, the next one is put on the same socket. The old ones go on handing out the requests
 //! of the connections that they have.
 
+use std::collections::VecDeque;
 use std::io;
+use std::iter;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -26,6 +28,10 @@ const MAX_GENERATIONS: usize = 32;
 
 /// Pause before the next generation, and between two looks for free descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Requests that are taken before some are decided, and that are decided before more are taken.
+const MOST_TAKEN: usize = 64;
+const MOST_DECIDED: usize = 16;
 
 /// Looks at what tiny_http has before the thread that takes it goes to sleep.
 const POLLS: u32 = 2;
@@ -156,40 +162,52 @@ fn start_one(common: &Arc<Common>, intake: &Intake) -> std::result::Result<(), S
     Ok(())
 }
 
-/// A generation's thread: takes requests from tiny_http.
+/// A generation's thread: takes requests from tiny_http, and decides the quick ones. What tiny_http has read it queues
+/// without a bound; so requests are taken into the lanes, which have bounds, before any is decided.
 fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: usize) {
     let mut body = Vec::new();
-    let mut submit = |request, more| {
-        let exchange = Exchange::new(request, common.shared.notes);
-        if exchange.is_doomed() || exchange.bloated {
-            return exchange.discard(false);
+    // One of each connection at most: their turn has come.
+    let mut ready = VecDeque::new();
+    let take = |next: io::Result<Request>, ready: &mut VecDeque<Exchange>| match next {
+        Ok(request) => {
+            let exchange = Exchange::new(request, common.shared.notes);
+            if exchange.is_doomed() || exchange.bloated {
+                return exchange.discard(false);
+            }
+            ready.extend(intake.enter(exchange));
         }
-        intake.submit(exchange, more, &mut body);
+        // The word to stop.
+        Err(_) if common.stopping.load(Ordering::Acquire) => {}
+        Err(error) => {
+            if !common.retiring.load(Ordering::Acquire) {
+                log::warn!("accepting connections failed, starting anew: {error}");
+            }
+            let _ = common.events.0.send(Event::Ended(number));
+        }
     };
-    let mut ahead = None;
     loop {
-        ahead = ahead.or_else(|| poll(http));
+        let mut next = if ready.is_empty() { poll(http) } else { None };
         // Looked at behind each poll: that may have taken the word to stop out of the queue.
         if common.stopping.load(Ordering::Acquire) {
+            next.into_iter().for_each(|next| take(next, &mut ready));
             break;
         }
-        match ahead.take().unwrap_or_else(|| http.recv()) {
-            Ok(request) => {
-                ahead = if intake.shares_out() { http.try_recv().transpose() } else { None };
-                submit(request, matches!(ahead, Some(Ok(_))));
-            }
-            Err(_) if common.stopping.load(Ordering::Acquire) => break,
-            Err(error) => {
-                if !common.retiring.load(Ordering::Acquire) {
-                    log::warn!("accepting connections failed, starting anew: {error}");
-                }
-                let _ = common.events.0.send(Event::Ended(number));
-            }
+        if ready.is_empty() && next.is_none() {
+            next = Some(http.recv());
+        }
+        let others = iter::from_fn(|| http.try_recv().transpose());
+        next.into_iter().chain(others).take(MOST_TAKEN).for_each(|next| take(next, &mut ready));
+        for _ in 0..MOST_DECIDED {
+            let Some(exchange) = ready.pop_front() else { break };
+            intake.forward(exchange, !ready.is_empty(), &mut body);
         }
     }
     // What was read before the stop is in flight, and is answered.
-    while let Some(request) = ahead.take().or_else(|| http.try_recv().transpose()).and_then(io::Result::ok) {
-        submit(request, false);
+    while let Some(next) = http.try_recv().transpose() {
+        take(next, &mut ready);
+    }
+    while let Some(exchange) = ready.pop_front() {
+        intake.forward(exchange, false, &mut body);
     }
 }
 

@@ -263,9 +263,9 @@ pub fn release_signals() {
     sockets::release_signals();
 }
 
-/// Answers one request.
-fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
-    let Some(head) = exchange.head() else { return };
+/// Answers one request. What its client is slow to take comes back.
+fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) -> Option<Sending> {
+    let head = exchange.head()?;
     let head_only = head.method == "HEAD";
     let mut measure = shared.metrics.measure(head.target, exchange.arrived);
     if head.ambiguous {
@@ -275,7 +275,8 @@ fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
              bytes and not together with the second, which must be chunked, with no Upgrade; and neither the target nor a \
              header may hold control characters",
         );
-        return exchange.reply_and_cut(&Reply::error(&error), head_only);
+        exchange.reply_and_cut(&Reply::error(&error), head_only);
+        return None;
     }
     let refused = head.authorise(&shared.tokens(), &shared.hosts, shared.unix).err();
     if head.chunked && shared.unix {
@@ -287,7 +288,8 @@ fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
         });
         let reply = Reply::error(&error);
         measure.status = reply.status;
-        return exchange.reply_and_cut(&reply, head_only);
+        exchange.reply_and_cut(&reply, head_only);
+        return None;
     }
     let (method, target) = (head.method.to_owned(), head.target.to_owned());
     let (length, close) = (head.length, head.close || shared.retiring.load(Ordering::Acquire));
@@ -295,7 +297,8 @@ fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
     if let Err(error) = exchange.read_body(length, body) {
         let reply = Reply::error(&refused.unwrap_or(error));
         measure.status = reply.status;
-        return exchange.reply_and_cut(&reply, head_only);
+        exchange.reply_and_cut(&reply, head_only);
+        return None;
     }
     let reply = match refused {
         Some(error) => Reply::error(&error),
@@ -305,9 +308,9 @@ fn handle(shared: &Shared, mut exchange: Exchange, body: &mut Vec<u8>) {
     measure.status = reply.status;
     if shared.retiring.load(Ordering::Acquire) {
         exchange.reply_and_cut(&reply, head_only);
-    } else {
-        exchange.reply(&reply, close, head_only);
+        return None;
     }
+    exchange.reply(&reply, close, head_only)
 }
 
 /// How far a quick request came.
@@ -400,8 +403,8 @@ fn handle_at_desk(shared: &Shared, exchange: Exchange) {
     let close = head.close || shared.retiring.load(Ordering::Acquire);
     if exchange.unread || close {
         exchange.reply_and_cut(&reply, head_only);
-    } else {
-        exchange.reply(&reply, close, head_only);
+    } else if let Some(sending) = exchange.reply(&reply, close, head_only) {
+        sending.finish();
     }
 }
 

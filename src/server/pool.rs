@@ -237,24 +237,28 @@ impl Worker {
 
     /// Does a job, and then the requests of the same connection that have come to wait for it.
     fn work(&self, job: Job, body: &mut Vec<u8>) {
-        let counted = Counted::one(&self.under_way);
         let peer = job.peer();
+        let leave = || peer.and_then(|peer| self.lanes.leave(peer));
         let mut next = match job {
             Job::Request(exchange) => Some(exchange),
             Job::Send(sending) => {
                 sending.finish();
-                peer.and_then(|peer| self.lanes.leave(peer))
+                leave()
             }
         };
         while let Some(mut exchange) = next {
+            let counted = Counted::one(&self.under_way);
             let shared_out = std::mem::take(&mut exchange.shared_out).then(|| Counted(&self.shared_out));
-            contain(exchange, |exchange| handle(&self.shared, exchange, body));
-            drop(shared_out);
+            let slow = contain(exchange, |exchange| handle(&self.shared, exchange, body)).flatten();
+            drop((counted, shared_out));
             body.clear();
             body.shrink_to(KEPT_BODY_BYTES);
-            next = peer.and_then(|peer| self.lanes.leave(peer));
+            // Whoever waits for a slow client keeps no check from being decided elsewhere.
+            if let Some(sending) = slow {
+                sending.finish();
+            }
+            next = leave();
         }
-        drop(counted);
     }
 }
 
@@ -322,16 +326,15 @@ fn contain<T>(exchange: Exchange, handler: impl FnOnce(Exchange) -> T) -> Option
 }
 
 impl Intake {
-    /// Hands in a request. Never waits. `more` says that others wait behind it; `body` is the calling thread's buffer.
-    pub fn submit(&self, exchange: Exchange, more: bool, body: &mut Vec<u8>) {
-        if let Some(exchange) = self.0.lanes.enter(exchange) {
-            self.0.forward(exchange, more, body);
-        }
+    /// Takes a request into its connection's lane. Gives it back if its turn has come.
+    pub fn enter(&self, exchange: Exchange) -> Option<Exchange> {
+        self.0.lanes.enter(exchange)
     }
 
-    /// Whether it is worth knowing that others wait behind a request.
-    pub fn shares_out(&self) -> bool {
-        self.0.most_shared_out > 0
+    /// Brings a request whose turn has come to where it belongs. Never waits. `more` says that others wait behind it; `body`
+    /// is the calling thread's buffer.
+    pub fn forward(&self, exchange: Exchange, more: bool, body: &mut Vec<u8>) {
+        self.0.forward(exchange, more, body);
     }
 }
 
