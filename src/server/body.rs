@@ -6,19 +6,20 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::bounds::MAX_UNITS;
 use crate::error::{Error, Kind, Result};
 
 /// `{"key","cost"?}`
 #[derive(Debug, Default)]
 pub struct Check<'a> {
     key: Option<Text<'a>>,
-    cost: Option<u64>,
+    cost: Option<Units>,
 }
 
 impl Check<'_> {
     /// Key and cost; the cost is 1 where none is given.
     pub fn parts(&self) -> Result<(&str, u64)> {
-        Ok((required(&self.key, "key")?, self.cost.unwrap_or(1)))
+        Ok((required(&self.key, "key")?, self.cost.map_or(1, |cost| cost.0)))
     }
 }
 
@@ -53,10 +54,10 @@ impl Items<'_> {
 #[derive(Debug, Default)]
 pub struct Configure<'a> {
     key: Option<Text<'a>>,
-    rate: Option<u64>,
+    rate: Option<Units>,
     per: Option<Period>,
     algorithm: Option<Text<'a>>,
-    burst: Option<u64>,
+    burst: Option<Units>,
 }
 
 impl Configure<'_> {
@@ -64,7 +65,7 @@ impl Configure<'_> {
     pub fn parts(&self) -> Result<(&str, crate::Limit)> {
         use crate::limit::{Algorithm, parse_period};
         let key = required(&self.key, "key")?;
-        let rate = self.rate.ok_or_else(|| Error::invalid("field `rate` is missing"))?;
+        let Units(rate) = self.rate.ok_or_else(|| Error::invalid("field `rate` is missing"))?;
         let period = match &self.per {
             Some(Period(text)) => parse_period(text)?,
             None => return Err(Error::invalid("field `per` is missing")),
@@ -73,7 +74,7 @@ impl Configure<'_> {
             Some(name) => Algorithm::from_name(&name.0)?,
             None => Algorithm::TokenBucket,
         };
-        Ok((key, crate::Limit::new(rate, period, algorithm, self.burst)?))
+        Ok((key, crate::Limit::new(rate, period, algorithm, self.burst.map(|burst| burst.0))?))
     }
 }
 
@@ -208,6 +209,26 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
+/// A number of units. Whether it is in its range is for whoever takes it.
+#[derive(Debug, Clone, Copy)]
+struct Units(u64);
+
+impl<'de> Deserialize<'de> for Units {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct UnitsVisitor;
+        impl Visitor<'_> for UnitsVisitor {
+            type Value = Units;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an integer from 1 to {MAX_UNITS}")
+            }
+            fn visit_u64<E>(self, units: u64) -> std::result::Result<Self::Value, E> {
+                Ok(Units(units))
+            }
+        }
+        deserializer.deserialize_u64(UnitsVisitor)
+    }
+}
+
 /// A period: a string with a unit, or an integer of seconds.
 #[derive(Debug)]
 struct Period(String);
@@ -253,7 +274,7 @@ impl<'de> Deserialize<'de> for Item<'de> {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Self::Value, A::Error> {
                 let key = seq.next_element()?.ok_or_else(|| A::Error::custom("an item without a key"))?;
-                let cost = seq.next_element()?.ok_or_else(|| A::Error::custom("an item without a cost"))?;
+                let Units(cost) = seq.next_element()?.ok_or_else(|| A::Error::custom("an item without a cost"))?;
                 match seq.next_element::<IgnoredAny>()? {
                     Some(_) => Err(A::Error::custom("an item of more than key and cost")),
                     None => Ok(Item { key, cost }),
@@ -262,7 +283,7 @@ impl<'de> Deserialize<'de> for Item<'de> {
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
                 let Object(check) = ObjectVisitor::<Check<'de>>(PhantomData).visit_map(map)?;
                 let key = check.key.ok_or_else(|| A::Error::custom("an item without field `key`"))?;
-                Ok(Item { key, cost: check.cost.unwrap_or(1) })
+                Ok(Item { key, cost: check.cost.map_or(1, |cost| cost.0) })
             }
         }
         deserializer.deserialize_any(ItemVisitor)
@@ -298,6 +319,7 @@ mod tests {
             ("{\"key\":\"a\",\"key\":\"b\"}", Kind::InvalidArgument, "twice"),
             ("{\"key\":\"a\",\"cots\":1}", Kind::InvalidArgument, "`cots`"),
             ("{\"cost\":1.5}", Kind::InvalidArgument, "`cost`"),
+            ("{\"cost\":1.5}", Kind::InvalidArgument, "an integer from 1 to 1000000000000"),
             ("{\"cost\":\"1\"}", Kind::InvalidArgument, "`cost`"),
             ("{\"cost\":-1}", Kind::InvalidArgument, "`cost`"),
             ("{\"cost\":99999999999999999999999}", Kind::InvalidArgument, "`cost`"),
