@@ -11,6 +11,7 @@ mod exchange;
 mod generation;
 mod guard;
 mod head;
+mod lanes;
 mod listen;
 mod metrics;
 mod parking;

@@ -1,41 +1,35 @@
 //! The worker pool: who handles which request when.
 //!
-//! Owns: the queues between the threads that take requests from tiny_http and the workers, and the order of requests of
-//! one connection.
+//! Owns: the queues between the threads that take requests from tiny_http and the workers.
 //!
 //! **Quick requests.** A check whose body is at hand needs no worker: the thread that takes it from tiny_http decides it
 //! and sends the reply, and where the reply must wait for the disk it is parked, and sent by `flint-reply` when the log
 //! thread says so. So a check costs no more hand-overs than it must: on the way in one, on the way out one per batch. No
-//! such thread ever waits: for the log's room a request goes to a worker, and so does a reply that the client's socket
-//! has no room for. Machines with more than two processors have some of the checks decided by workers when several wait.
+//! such thread ever waits: a request that would have to, for room in the log or for a shard that is being copied, goes to a
+//! worker, and so does a reply that the client's socket has no room for. Machines with more than two processors have some of the checks decided by workers when several wait.
 //! When all workers are busy quick requests queue like the others: what keeps the workers may be what they wait for too.
 //! Parked replies are bounded by the number of connections.
 //!
-//! **Lanes.** tiny_http lets a client send any number of requests ahead of their replies, and makes whoever answers one
-//! wait until those before it are answered. So of each connection one request at most is under way ([`Lanes`]); the
-//! others wait in its lane, bounded, and cost no worker. Bodies that are still on the socket are read by half of the
-//! workers alone, so that slow ones leave the other half to others. Health, and refusals when the queue is full, are
-//! answered by two threads of their own, the desk.
+//! Of each connection one request at most is under way, the others wait in its lane ([`Lanes`]). Bodies that are still on
+//! the socket are read by half of the workers alone, so that slow ones leave the other half to others. Health, and refusals
+//! when the queue is full, are answered by two threads of their own, the desk.
 //!
 //! Must never happen: that a thread which hands requests out, or sends parked replies, waits for a client, a worker or the
 //! disk.
 
-use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::exchange::{Exchange, Sending};
+use super::lanes::Lanes;
 use super::parking::{News, Outcome, Parked, Parking};
 use super::{Quick, Shared, handle, handle_at_desk, handle_quick, send_parked};
-use crate::bounds::{
-    MAX_PIPELINED, MAX_WAITING, MAX_WAITING_BYTES, MIN_QUEUED, PIPELINED_ALWAYS, PIPELINED_ALWAYS_BYTES,
-    QUEUED_PER_WORKER, STACK_BYTES,
-};
+use crate::bounds::{MIN_QUEUED, QUEUED_PER_WORKER, STACK_BYTES};
 
 /// Threads that answer health and refuse what the pool has no room for.
 const DESKS: usize = 2;
@@ -470,79 +464,5 @@ impl Inner {
                 }
             }
         }
-    }
-}
-
-/// Requests that wait for one of the same connection to be answered.
-#[derive(Default)]
-struct Lanes {
-    /// A connection is in here while one of its requests is queued or with a worker. Locked for a moment, holding
-    /// nothing else; requests are never dropped under it.
-    lanes: Mutex<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    lanes: HashMap<SocketAddr, Lane>,
-    total: usize,
-    /// What all of them take of memory.
-    bytes: usize,
-}
-
-/// Those of one connection, and what they take of memory.
-#[derive(Default)]
-struct Lane {
-    waiting: VecDeque<Exchange>,
-    bytes: usize,
-}
-
-impl Waiting {
-    /// Whether another request of this size may wait in a lane.
-    fn has_room(&self, lane: &Lane, more: usize) -> bool {
-        let (count, bytes) = (lane.waiting.len(), lane.bytes + more);
-        (self.total < MAX_WAITING && self.bytes + more <= MAX_WAITING_BYTES && count < MAX_PIPELINED)
-            || (count < PIPELINED_ALWAYS && bytes <= PIPELINED_ALWAYS_BYTES)
-    }
-}
-
-impl Lanes {
-    /// Gives the request back if it is the connection's turn; keeps it otherwise.
-    fn enter(&self, exchange: Exchange) -> Option<Exchange> {
-        let Some(peer) = exchange.peer else { return Some(exchange) };
-        let too_many = {
-            let mut waiting = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(lane) = waiting.lanes.get(&peer) else {
-                waiting.lanes.insert(peer, Lane::default());
-                return Some(exchange);
-            };
-            let fits = waiting.has_room(lane, exchange.weight) && !exchange.is_doomed();
-            let Waiting { lanes, total, bytes } = &mut *waiting;
-            let lane = lanes.entry(peer).or_default();
-            if fits {
-                (*total, *bytes, lane.bytes) = (*total + 1, *bytes + exchange.weight, lane.bytes + exchange.weight);
-                lane.waiting.push_back(exchange);
-                return None;
-            }
-            (*total, *bytes) = (*total - lane.waiting.len(), *bytes - lane.bytes);
-            std::mem::take(lane).waiting
-        };
-        exchange.discard(false);
-        too_many.into_iter().for_each(|exchange| exchange.discard(false));
-        None
-    }
-
-    /// The connection's request was answered: its next one, if any waits.
-    fn leave(&self, peer: SocketAddr) -> Option<Exchange> {
-        let mut waiting = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Waiting { lanes, total, bytes } = &mut *waiting;
-        let lane = lanes.get_mut(&peer)?;
-        let next = lane.waiting.pop_front();
-        match &next {
-            Some(exchange) => {
-                (*total, *bytes, lane.bytes) = (*total - 1, *bytes - exchange.weight, lane.bytes - exchange.weight);
-            }
-            None => drop(lanes.remove(&peer)),
-        }
-        next
     }
 }
