@@ -634,6 +634,11 @@ impl Limiter {
         }
     }
 
+    /// When checks are answered.
+    pub fn sync(&self) -> SyncMode {
+        self.core.sync
+    }
+
     /// How the log stands, and why, if not well. Cheap, and never waits for the disk.
     pub fn health(&self) -> (Health, Option<String>) {
         self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health())

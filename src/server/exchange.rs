@@ -35,6 +35,8 @@ pub struct Exchange {
     pub peer: Option<SocketAddr>,
     /// Bytes of the body may still be on the socket.
     pub unread: bool,
+    /// Length of the body as announced, in bytes; `None` for a chunked body or none.
+    pub length: Option<u64>,
     /// Memory that it takes while it waits, in bytes, about.
     pub weight: usize,
     /// More header lines than anybody needs.
@@ -58,7 +60,7 @@ impl Exchange {
     /// Takes over a request that tiny_http has just handed out.
     pub fn new(request: Request, notes: Notes) -> Exchange {
         let head = Head::of(&request);
-        let unread = head.unread;
+        let (unread, length) = (head.unread, head.length);
         let health = head.method == "GET" && head.target == "/v1/health" && !unread;
         let (weight, bloated) = (head.weight(&request), request.headers().len() > MAX_HEADERS);
         let peer = request.remote_addr().copied();
@@ -69,6 +71,7 @@ impl Exchange {
             ticket: Some(ticket),
             peer,
             unread,
+            length,
             weight,
             bloated,
             health,
@@ -156,7 +159,7 @@ impl Exchange {
     pub fn begin(mut self, bytes: Vec<u8>) -> Option<Sending> {
         let writer = self.request.take()?.into_writer();
         let (peer, ticket) = (self.peer, self.ticket.take());
-        Sending { peer, unsent: Unsent { writer, bytes, sent: 0 }, ticket, begun: Instant::now() }.go_on()
+        Sending { peer, unsent: Unsent { writer, bytes, sent: 0 }, ticket }.go_on()
     }
 
     /// Answers, and has the connection ended: nothing more of it is taken for a request.
@@ -264,7 +267,6 @@ pub struct Sending {
     unsent: Unsent<Box<dyn Write + Send>>,
     /// Taken when the reply is written.
     ticket: Option<Ticket>,
-    begun: Instant,
 }
 
 impl Sending {
@@ -280,7 +282,7 @@ impl Sending {
 
     /// Sends the rest, waiting for the client as long as it may take.
     pub fn finish(mut self) {
-        match self.unsent.finish(self.begun) {
+        match self.unsent.finish(Instant::now()) {
             Ok(()) => drop(self.ticket.take()),
             Err(error) => log::debug!("a reply could not be sent: {error}"),
         }

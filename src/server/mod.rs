@@ -39,7 +39,7 @@ use self::generation::Generations;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig, Notes};
 use self::listen::Listener;
 use self::metrics::Metrics;
-use self::parking::{Outcome, Parked, Parking};
+use self::parking::{Number, Outcome, Parked, Parking};
 use self::pool::Pool;
 use self::reply::Reply;
 use crate::bounds::{
@@ -47,7 +47,7 @@ use crate::bounds::{
     SEND_TIMEOUT_MS,
 };
 use crate::error::{Error, Kind, Result};
-use crate::limiter::{Later, Limiter};
+use crate::limiter::{Later, Limiter, SyncMode};
 use crate::store::{self, Settle};
 
 /// Descriptors that are kept for files and the server itself when connections are bounded by what the system allows.
@@ -322,27 +322,32 @@ enum Quick {
     /// The client is slow to take its reply.
     Slow(Sending),
     /// It has to wait for room in the log; nothing was done.
-    MustWait(Exchange),
+    MustWait(Box<Exchange>),
 }
 
 /// Answers a check without waiting for anything.
-fn handle_quick(shared: &Shared, parking: &Arc<Parking>, mut exchange: Exchange, body: &mut Vec<u8>) -> Quick {
+fn handle_quick(
+    shared: &Shared,
+    (parking, whom): (&Arc<Parking>, &Arc<dyn Settle>),
+    mut exchange: Exchange,
+    body: &mut Vec<u8>,
+) -> Quick {
+    // It is in memory; also that of a request that is refused is read, to be done with it.
+    let read = exchange.read_body(exchange.length, body);
     let Some(head) = exchange.head() else { return Quick::Answered };
     let head_only = head.method == "HEAD";
     let mut measure = shared.metrics.measure(head.target, exchange.arrived);
     let refused = head.authorise(&shared.tokens(), &shared.hosts, shared.unix).err();
-    let (length, close) = (head.length, head.close || shared.retiring.load(Ordering::Acquire));
-    // It is in memory; also that of a request that is refused is read, to be done with it.
-    if let Err(error) = exchange.read_body(length, body) {
+    let close = head.close || shared.retiring.load(Ordering::Acquire);
+    if let Err(error) = read {
         let reply = Reply::error(&refused.unwrap_or(error));
         measure.status = reply.status;
         exchange.reply_and_cut(&reply, head_only);
         return Quick::Answered;
     }
-    let Some(head) = exchange.head() else { return Quick::Answered };
-    let number = parking.number();
-    let whom: Arc<dyn Settle> = Arc::clone(parking) as Arc<dyn Settle>;
-    let later = Later::new(&whom, number.value());
+    // In a batch nothing is told later.
+    let number = (shared.limiter.sync() == SyncMode::Always).then(|| parking.number());
+    let later = Later::new(whom, number.as_ref().map_or(0, Number::value));
     let reply = match refused {
         Some(error) => Reply::error(&error),
         None if is_to_panic(head.target) => panic!("asked to by FLINT_TEST_PANIC"),
@@ -351,11 +356,13 @@ fn handle_quick(shared: &Shared, parking: &Arc<Parking>, mut exchange: Exchange,
     if later.is_refused() {
         measure.suspend();
         exchange.keep_body(body);
-        return Quick::MustWait(exchange);
+        return Quick::MustWait(Box::new(exchange));
     }
-    let waits = later.is_unsettled();
     let parked = Parked { exchange, reply, head_only, close, measure: measure.suspend() };
-    let ready = if waits { number.park(parked) } else { Some((parked, Outcome::Durable)) };
+    let ready = match number {
+        Some(number) if later.is_unsettled() => number.park(parked),
+        _ => Some((parked, Outcome::Durable)),
+    };
     match ready.map(|(parked, outcome)| send_parked(shared, parked, outcome)) {
         None => Quick::Parked,
         Some(None) => Quick::Answered,

@@ -30,6 +30,7 @@ use super::lanes::Lanes;
 use super::parking::{News, Outcome, Parked, Parking};
 use super::{Quick, Shared, handle, handle_at_desk, handle_quick, send_parked};
 use crate::bounds::{MIN_QUEUED, QUEUED_PER_WORKER, STACK_BYTES};
+use crate::store::Settle;
 
 /// Threads that answer health and refuse what the pool has no room for.
 const DESKS: usize = 2;
@@ -54,6 +55,7 @@ const LISTEN: Duration = Duration::from_micros(250);
 const KEPT_BODY_BYTES: usize = 64 * 1024;
 
 /// What a worker does.
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 enum Job {
     Request(Exchange),
     /// The rest of a reply, whose client is slow to take it.
@@ -79,6 +81,8 @@ struct Inner {
     desk: Sender<Exchange>,
     lanes: Arc<Lanes>,
     parking: Arc<Parking>,
+    /// The same, as the log knows it.
+    whom: Arc<dyn Settle>,
     /// Requests that are handled, by workers or other threads.
     under_way: Arc<AtomicUsize>,
     /// As many are taken without a queue.
@@ -151,6 +155,7 @@ pub fn start(
         pool: Queues { jobs, bodies },
         desk,
         lanes: Arc::new(Lanes::default()),
+        whom: Arc::clone(&parking) as Arc<dyn Settle>,
         parking: Arc::clone(&parking),
         under_way: Arc::new(AtomicUsize::new(0)),
         most_under_way: workers,
@@ -379,8 +384,8 @@ impl Inner {
             self.to_pool(exchange);
             return false;
         };
-        let parking = &self.parking;
-        let quick = contain(exchange, |exchange| handle_quick(&self.shared, parking, exchange, body));
+        let told = (&self.parking, &self.whom);
+        let quick = contain(exchange, |exchange| handle_quick(&self.shared, told, exchange, body));
         body.clear();
         body.shrink_to(KEPT_BODY_BYTES);
         match quick {
@@ -392,7 +397,7 @@ impl Inner {
             }
             Some(Quick::MustWait(exchange)) => {
                 drop(counted);
-                self.to_pool(exchange);
+                self.to_pool(*exchange);
                 false
             }
         }
