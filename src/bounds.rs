@@ -111,7 +111,7 @@ pub const SEND_TIMEOUT_MS: u64 = 10_000;
 
 /// How long a thread that serves many connections lets one client's full socket hold it up, in milliseconds; then a
 /// worker goes on with that reply.
-pub const SEND_PATIENCE_MS: u64 = 10;
+pub const SEND_PATIENCE_MS: u64 = 4;
 
 /// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], where so many are pending.
 pub const MIN_DRAIN_BYTES: u64 = 16 * 1024;

@@ -42,8 +42,8 @@ pub struct Exchange {
     /// More header lines than anybody needs.
     pub bloated: bool,
     health: bool,
-    /// A check whose body tiny_http has read, on a connection that can be told from others: nothing of it needs to
-    /// wait for the client.
+    /// A check of usual size whose body tiny_http has read, on a connection that can be told from others: nothing of it
+    /// needs to wait for the client.
     pub quick: bool,
     /// Counted among the quick ones that workers have.
     pub shared_out: bool,
@@ -64,7 +64,7 @@ impl Exchange {
         let health = head.method == "GET" && head.target == "/v1/health" && !unread;
         let (weight, bloated) = (head.weight(&request), request.headers().len() > MAX_HEADERS);
         let peer = request.remote_addr().copied();
-        let quick = !unread && peer.is_some() && routes::is_check(head.target);
+        let quick = !unread && peer.is_some() && weight <= LARGE_BYTES && routes::is_check(head.target);
         let ticket = notes.note_request(peer, if unread { Body::Unread } else { Body::Read });
         Exchange {
             request: Some(request),
@@ -92,6 +92,11 @@ impl Exchange {
     /// The head, while the exchange lasts.
     pub fn head(&self) -> Option<Head<'_>> {
         self.request().map(Head::of)
+    }
+
+    /// Whether it takes much memory while it waits.
+    pub fn is_large(&self) -> bool {
+        self.weight > LARGE_BYTES
     }
 
     /// Whether it asks for no more than health.

@@ -5,6 +5,7 @@
 //! guard finds that nobody accepts, the next one is put on the same socket. The old ones go on handing out the requests
 //! of the connections that they have.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::iter;
@@ -30,7 +31,7 @@ const MAX_GENERATIONS: usize = 32;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Requests that are taken before some are decided, and that are decided before more are taken.
-const MOST_TAKEN: usize = 64;
+const MOST_TAKEN: usize = 1024;
 const MOST_DECIDED: usize = 16;
 
 /// Looks at what tiny_http has before the thread that takes it goes to sleep.
@@ -166,6 +167,8 @@ fn start_one(common: &Arc<Common>, intake: &Intake) -> std::result::Result<(), S
 /// without a bound; so requests are taken into the lanes, which have bounds, before any is decided.
 fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: usize) {
     let mut body = Vec::new();
+    // Large ones have come, of which not many must gather: who gives way then is back too late.
+    let large = Cell::new(false);
     // One of each connection at most: their turn has come.
     let mut ready = VecDeque::new();
     let take = |next: io::Result<Request>, ready: &mut VecDeque<Exchange>| match next {
@@ -174,6 +177,7 @@ fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: 
             if exchange.is_doomed() || exchange.bloated {
                 return exchange.discard(false);
             }
+            large.set(large.get() || exchange.is_large());
             ready.extend(intake.enter(exchange));
         }
         // The word to stop.
@@ -186,7 +190,7 @@ fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: 
         }
     };
     loop {
-        let mut next = if ready.is_empty() { poll(http) } else { None };
+        let mut next = if ready.is_empty() && !large.take() { poll(http) } else { None };
         // Looked at behind each poll: that may have taken the word to stop out of the queue.
         if common.stopping.load(Ordering::Acquire) {
             next.into_iter().for_each(|next| take(next, &mut ready));
@@ -199,7 +203,10 @@ fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: 
         next.into_iter().chain(others).take(MOST_TAKEN).for_each(|next| take(next, &mut ready));
         for _ in 0..MOST_DECIDED {
             let Some(exchange) = ready.pop_front() else { break };
-            intake.forward(exchange, !ready.is_empty(), &mut body);
+            // Whom a slow client has held up for a moment takes what has come meanwhile.
+            if intake.forward(exchange, !ready.is_empty(), &mut body) {
+                break;
+            }
         }
     }
     // What was read before the stop is in flight, and is answered.

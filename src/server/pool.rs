@@ -324,22 +324,33 @@ fn contain<T>(exchange: Exchange, handler: impl FnOnce(Exchange) -> T) -> Option
     done.ok()
 }
 
+/// What became of a quick request.
+enum Decided {
+    /// It is answered, and its lane free.
+    Answered,
+    /// Somebody else goes on with it.
+    Elsewhere,
+    /// The same, since its client was slow to take the reply.
+    Slowly,
+}
+
 impl Intake {
     /// Takes a request into its connection's lane. Gives it back if its turn has come.
     pub fn enter(&self, exchange: Exchange) -> Option<Exchange> {
         self.0.lanes.enter(exchange)
     }
 
-    /// Brings a request whose turn has come to where it belongs. Never waits. `more` says that others wait behind it; `body`
-    /// is the calling thread's buffer.
-    pub fn forward(&self, exchange: Exchange, more: bool, body: &mut Vec<u8>) {
-        self.0.forward(exchange, more, body);
+    /// Brings a request whose turn has come to where it belongs. Never waits, but for a moment for a slow client; returns
+    /// whether it has. `more` says that others wait behind it; `body` is the calling thread's buffer.
+    pub fn forward(&self, exchange: Exchange, more: bool, body: &mut Vec<u8>) -> bool {
+        self.0.forward(exchange, more, body)
     }
 }
 
 impl Inner {
-    /// Brings a request whose turn it is to where it belongs, and after it those of its lane.
-    fn forward(&self, exchange: Exchange, mut more: bool, body: &mut Vec<u8>) {
+    /// Brings a request whose turn it is to where it belongs, and after it those of its lane. Returns whether a slow client
+    /// was waited for.
+    fn forward(&self, exchange: Exchange, mut more: bool, body: &mut Vec<u8>) -> bool {
         let mut next = Some(exchange);
         let mut turns = 0;
         while let Some(exchange) = next {
@@ -347,19 +358,24 @@ impl Inner {
             turns += 1;
             // The disk may be what is asked about: health must not wait for workers that wait for it.
             if exchange.is_health() {
-                return self.to_desk(exchange);
+                self.to_desk(exchange);
+                return false;
             }
             if !exchange.quick || turns > MAX_TURNS {
-                return self.to_pool(exchange);
+                self.to_pool(exchange);
+                return false;
             }
             let exchange = if more { self.share_out(exchange) } else { Some(exchange) };
-            let Some(exchange) = exchange else { return };
+            let Some(exchange) = exchange else { return false };
             more = false;
-            if !self.is_done_at_once(exchange, body) {
-                return;
+            match self.decide(exchange, body) {
+                Decided::Answered => {}
+                Decided::Elsewhere => return false,
+                Decided::Slowly => return true,
             }
             next = peer.and_then(|peer| self.lanes.leave(peer));
         }
+        false
     }
 
     /// Gives a quick request to a worker, if there are processors enough and another will be decided here meanwhile.
@@ -378,27 +394,27 @@ impl Inner {
         }
     }
 
-    /// Handles a quick request in this thread. Returns whether it is answered and its lane free.
-    fn is_done_at_once(&self, exchange: Exchange, body: &mut Vec<u8>) -> bool {
+    /// Handles a quick request in this thread.
+    fn decide(&self, exchange: Exchange, body: &mut Vec<u8>) -> Decided {
         let Some(counted) = Counted::one_of(&self.under_way, self.most_under_way) else {
             self.to_pool(exchange);
-            return false;
+            return Decided::Elsewhere;
         };
         let told = (&self.parking, &self.whom);
         let quick = contain(exchange, |exchange| handle_quick(&self.shared, told, exchange, body));
         body.clear();
         body.shrink_to(KEPT_BODY_BYTES);
         match quick {
-            None | Some(Quick::Answered) => true,
-            Some(Quick::Parked) => false,
+            None | Some(Quick::Answered) => Decided::Answered,
+            Some(Quick::Parked) => Decided::Elsewhere,
             Some(Quick::Slow(sending)) => {
                 self.send_slowly(sending);
-                false
+                Decided::Slowly
             }
             Some(Quick::MustWait(exchange)) => {
                 drop(counted);
                 self.to_pool(*exchange);
-                false
+                Decided::Elsewhere
             }
         }
     }
