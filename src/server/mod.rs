@@ -321,7 +321,7 @@ enum Quick {
     Parked,
     /// The client is slow to take its reply.
     Slow(Sending),
-    /// It has to wait for room in the log; nothing was done.
+    /// It has to wait for room in the log or for a shard; nothing was done.
     MustWait(Box<Exchange>),
 }
 

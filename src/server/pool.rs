@@ -106,15 +106,20 @@ impl Queues {
         let full = if exchange.unread {
             self.bodies.try_send(exchange).err().map(TrySendError::into_inner)
         } else {
-            match self.jobs.try_send(Job::Request(exchange)).err().map(TrySendError::into_inner) {
-                Some(Job::Request(exchange)) => Some(exchange),
-                Some(Job::Send(_)) | None => None,
-            }
+            self.try_job(exchange)
         };
         full.map(|mut exchange| {
             exchange.shed = true;
             exchange
         })
+    }
+
+    /// Queues a request for any worker; gives it back if there is no room.
+    fn try_job(&self, exchange: Exchange) -> Option<Exchange> {
+        match self.jobs.try_send(Job::Request(exchange)).err()?.into_inner() {
+            Job::Request(exchange) => Some(exchange),
+            Job::Send(_) => None,
+        }
     }
 }
 
@@ -382,16 +387,12 @@ impl Inner {
     fn share_out(&self, mut exchange: Exchange) -> Option<Exchange> {
         let Some(counted) = Counted::one_of(&self.shared_out, self.most_shared_out) else { return Some(exchange) };
         exchange.shared_out = true;
-        match self.pool.jobs.try_send(Job::Request(exchange)).err().map(TrySendError::into_inner) {
-            None | Some(Job::Send(_)) => {
-                counted.keep();
-                None
-            }
-            Some(Job::Request(mut exchange)) => {
-                exchange.shared_out = false;
-                Some(exchange)
-            }
-        }
+        let Some(mut exchange) = self.pool.try_job(exchange) else {
+            counted.keep();
+            return None;
+        };
+        exchange.shared_out = false;
+        Some(exchange)
     }
 
     /// Handles a quick request in this thread.
