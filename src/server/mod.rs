@@ -5,24 +5,14 @@
 //! queued for the pool, and answered `overloaded` at once when the queue is full. Nothing here decides anything about
 //! quotas.
 
-mod access;
-mod body;
-mod exchange;
-mod generation;
+mod accept;
 mod guard;
-mod head;
-mod lanes;
-mod listen;
-mod metrics;
-mod parking;
+mod http;
+mod net;
 mod pool;
 #[cfg(test)]
 mod properties;
-mod reply;
 mod routes;
-#[allow(unsafe_code)]
-mod sockets;
-mod undertaker;
 
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -31,17 +21,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-pub use self::access::{Bind, Tokens, read_token_file};
+pub use self::http::auth::{Bind, Tokens, read_token_file};
 pub use self::routes::{ENDPOINTS, Endpoint, Sources, answer};
 
-use self::exchange::{Exchange, Sending};
-use self::generation::Generations;
+use self::accept::Generations;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig, Notes};
-use self::listen::Listener;
-use self::metrics::Metrics;
-use self::parking::{Number, Outcome, Parked, Parking};
+use self::http::exchange::{Exchange, Sending};
+use self::http::reply::Reply;
+use self::net::listener::Listener;
+use self::net::sockets;
 use self::pool::Pool;
-use self::reply::Reply;
+use self::pool::pending::{Number, Outcome, Parked, Parking};
+use self::routes::metrics::Metrics;
 use crate::bounds::{
     BODY_TIMEOUT_MS, HEAD_TIMEOUT_MS, MAX_BODY_WIRE_BYTES, MAX_HEAD_BYTES, MAX_LEAKED, MAX_UNFINISHED_BYTES, RETIRE_MS,
     SEND_TIMEOUT_MS,
@@ -166,7 +157,7 @@ impl Server {
             ..GuardConfig::default()
         };
         let on_worn: Arc<dyn Fn() + Send + Sync> = Arc::from(config.on_worn);
-        let (events, news) = generation::events();
+        let (events, news) = accept::events();
         let (parking, news_of_parked) = Parking::new();
         let guard = {
             let parking = Arc::clone(&parking);

@@ -10,8 +10,8 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use super::guard::{ConnectionGuard, GuardConfig};
-use super::metrics::Metrics;
-use super::reply::Reply;
+use super::http::reply::Reply;
+use super::routes::metrics::Metrics;
 use super::routes::{ENDPOINTS, Sources, answer};
 use crate::clock::Clock;
 use crate::error::Kind;

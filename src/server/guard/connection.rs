@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::super::sockets::{self, Name};
+use super::super::net::sockets::{self, Name};
 use super::table::{Flow, Table};
 use super::verdict::Facts;
 use super::*;

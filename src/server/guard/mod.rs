@@ -77,7 +77,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use self::table::{BODY_EVENT, BODY_UNREAD, REQUEST, Slot, Table};
 use self::walker::Walker;
-use super::sockets;
+use super::net::sockets;
 
 /// The guard's bounds. Times are met up to one walk late ([`GuardConfig::walk_interval`]).
 #[derive(Clone, Debug, PartialEq, Eq)]

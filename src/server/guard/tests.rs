@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::super::net::sockets::Name;
 use super::connection::{Connection, Peer, Sample, serves};
-use super::sockets::Name;
 use super::table::{Flow, WAYS};
 use super::verdict::{Facts, verdict};
 use super::*;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
-use super::super::sockets::{self, AcceptSignal, Name, Peephole, SocketId};
+use super::super::net::sockets::{self, AcceptSignal, Name, Peephole, SocketId};
 use super::connection::{Connection, Forgotten, Peer, serves};
 use super::verdict::verdict;
 use super::*;

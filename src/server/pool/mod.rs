@@ -17,6 +17,9 @@
 //! Must never happen: that a thread which hands requests out, or sends parked replies, waits for a client, a worker or the
 //! disk.
 
+pub mod pending;
+pub mod turns;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,9 +28,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
-use super::exchange::{Exchange, Sending};
-use super::lanes::Lanes;
-use super::parking::{News, Outcome, Parked, Parking};
+use self::pending::{News, Outcome, Parked, Parking};
+use self::turns::Lanes;
+use super::http::exchange::{Exchange, Sending};
 use super::{Quick, Shared, handle, handle_at_desk, handle_quick, send_parked};
 use crate::bounds::{MIN_QUEUED, QUEUED_PER_WORKER, STACK_BYTES};
 use crate::store::Settle;

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::exchange::Exchange;
-use super::metrics::Suspended;
-use super::reply::Reply;
+use super::super::http::exchange::Exchange;
+use super::super::http::reply::Reply;
+use super::super::routes::metrics::Suspended;
 use crate::bounds::LOG_WAIT_MS;
 use crate::store::Settle;
 

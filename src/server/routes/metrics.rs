@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::guard::{CutReason, Notes};
-use super::routes::{self, ENDPOINTS};
+use super::super::guard::{CutReason, Notes};
+use super::ENDPOINTS;
 use crate::limiter::{Limiter, Report};
 use crate::store::{Health, TIMING_BOUNDS_US, Timings};
 
@@ -72,7 +72,7 @@ impl Metrics {
 
 /// The row that requests for a target are counted in.
 fn row(target: &str) -> usize {
-    routes::index(target).unwrap_or(ENDPOINTS.len())
+    super::index(target).unwrap_or(ENDPOINTS.len())
 }
 
 fn version() -> String {

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use tiny_http::Request;
 
-use super::guard::{Body, Notes, Ticket};
+use super::super::guard::{Body, Notes, Ticket};
+use super::super::routes;
 use super::head::Head;
+use super::linger::{self, Remains};
 use super::reply::Reply;
-use super::routes;
-use super::undertaker::{self, Remains};
 use crate::bounds::{MAX_BODY_BYTES, MAX_HEADERS, SEND_TIMEOUT_MS};
 use crate::error::{Error, Kind};
 
@@ -194,10 +194,10 @@ impl Exchange {
         } else if self.peer.is_none() {
             // The replies to those behind it would be taken for its own.
             let wish = self.notes.cut_unix();
-            undertaker::bury(Remains::Unix(Box::new(request), self.notes, wish));
+            linger::bury(Remains::Unix(Box::new(request), self.notes, wish));
         } else if self.unread && !may_wait {
             // To drop it would wait for the body.
-            undertaker::bury(Remains::Unanswered(Box::new(request)));
+            linger::bury(Remains::Unanswered(Box::new(request)));
         } else {
             drop(request.into_writer());
         }
@@ -227,7 +227,7 @@ impl Exchange {
         let Some(ticket) = self.ticket.as_mut() else { return };
         ticket.doom();
         if let Some(stream) = self.send_and_keep(bytes) {
-            undertaker::bury(Remains::Answered(stream));
+            linger::bury(Remains::Answered(stream));
         }
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::access::Bind;
+use super::super::http::auth::Bind;
 use super::sockets::{self, Inherited, ListenerOptions};
 use crate::error::{Error, Kind, Result};
 

@@ -18,8 +18,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use tiny_http::Request;
 
 use super::Shared;
-use super::exchange::Exchange;
-use super::listen::Listener;
+use super::http::exchange::Exchange;
+use super::net::listener::Listener;
 use super::pool::Intake;
 use crate::bounds::STACK_BYTES;
 use crate::error::{Error, Kind, Result};

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use tiny_http::{ReadWrite, Request};
 
-use super::guard::Notes;
+use super::super::guard::Notes;
 use crate::bounds::STACK_BYTES;
 
 /// Requests that wait here before one more is forgotten, with its connection, which the guard counts then. Those of a Unix

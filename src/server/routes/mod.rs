@@ -1,12 +1,15 @@
 //! Endpoints: from a method, a path and a body to a reply. No sockets here.
 
+pub mod body;
+pub mod metrics;
+
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::body::{self, Check, Configure, Items, Key};
+use self::body::{Check, Configure, Items, Key};
+use self::metrics::Metrics;
 use super::guard::{CutReason, Notes};
-use super::metrics::{self, Metrics};
-use super::reply::Reply;
+use super::http::reply::Reply;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{By, Later, Limiter, Page, write_many, write_statuses};

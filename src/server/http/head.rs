@@ -2,7 +2,7 @@
 
 use tiny_http::{HTTPVersion, Request};
 
-use super::access::{self, Tokens};
+use super::auth::{self, Tokens};
 use crate::error::{Error, Kind, Result};
 
 /// A request's head. Strings are borrowed from tiny_http.
@@ -106,7 +106,7 @@ impl<'a> Head<'a> {
             return Err(Error::new(Kind::ForbiddenOrigin, "requests of web pages (with an Origin header) are refused"));
         }
         match self.host {
-            Some(host) if !unix && !access::is_own_host(host, hosts) => Err(Error::new(
+            Some(host) if !unix && !auth::is_own_host(host, hosts) => Err(Error::new(
                 Kind::ForbiddenOrigin,
                 format!(
                     "host `{}` is not a name of this server; use its address, or start it with --allow-host",

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
-use super::exchange::Exchange;
+use super::super::http::exchange::Exchange;
 use crate::bounds::{MAX_PIPELINED, MAX_WAITING, MAX_WAITING_BYTES, PIPELINED_ALWAYS, PIPELINED_ALWAYS_BYTES};
 
 /// Requests that wait for one of the same connection to be answered.

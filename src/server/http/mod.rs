@@ -1,0 +1,7 @@
+//! What tiny_http has of a request, and what it lacks.
+
+pub mod auth;
+pub mod exchange;
+pub mod head;
+pub mod linger;
+pub mod reply;
