@@ -26,6 +26,13 @@ pub const MAX_ITEMS: usize = 1000;
 /// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
+/// Longest announced body, in bytes, that tiny_http may let go of: it allocates as much (`EqualReader::drop`), of which it
+/// touches what has arrived. A connection with a longer one is kept until the process is replaced.
+pub const MAX_DROPPED_BODY_BYTES: usize = 64 * 1024 * 1024;
+
+/// Bodies in chunks, or on a Unix socket, that are read at once: each by a thread that waits for it.
+pub const MAX_WAITING_BODIES: usize = 16;
+
 /// Most status objects in one page of a listing that names `limit`.
 pub const MAX_PAGE: usize = 100_000;
 
@@ -153,6 +160,9 @@ pub const MAX_LEAKED: usize = 256;
 /// How long a server that replaces itself goes on answering on the connections it has, in milliseconds. They are told
 /// to close; new ones wait in the kernel.
 pub const RETIRE_MS: u64 = 300;
+
+/// How long a server that stops goes on answering on the connections it has, in milliseconds. They are told to close.
+pub const DRAIN_MS: u64 = 500;
 
 /// How long a server that has replaced itself waits for the data directory, in milliseconds.
 pub const TAKEOVER_WAIT_MS: u64 = 10_000;

@@ -14,7 +14,6 @@ use crate::bounds::{LOCK_WAIT_MS, MAX_REPLY_BYTES, REPLY_MS};
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{Access, Limiter, Options};
-use crate::server::Sources;
 
 /// A request with an empty body.
 pub fn request(method: &'static str, url: impl Into<String>) -> Request {
@@ -107,7 +106,7 @@ impl Session {
         match self {
             Session::Embedded(limiter) => {
                 let reply =
-                    crate::server::answer(Sources::of(limiter), request.method, &request.url, request.body.as_bytes());
+                    crate::server::answer_locally(limiter, request.method, &request.url, request.body.as_bytes());
                 document(reply.status, reply.body, None)
             }
             Session::Served { address, token, connection } => {

@@ -1,259 +1,284 @@
-//! Generations of tiny_http servers on one listening socket.
+//! HTTP instances: tiny_http servers on one listening socket.
 //!
 //! tiny_http ends its accept loop at the first error (out of descriptors, say), and its accept thread panics when a
-//! descriptor or a thread is not to be had: the process would live on, deaf. So when a generation has ended, or the
-//! guard finds that nobody accepts, the next one is put on the same socket. The old ones go on handing out the requests
-//! of the connections that they have.
+//! descriptor or a thread can't be had (`Server::from_listener` in its lib.rs): the process would live on and accept
+//! nothing. So when an instance is exhausted, or the guard finds that nothing accepts, the next one is put on the same
+//! socket. Each instance has a thread, `flint-accept-N`: it waits for the end of its instance, starts the next, and from
+//! then on hands over what the connections of the old one still send.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
 use std::io;
-use std::iter;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use tiny_http::Request;
 
-use super::Shared;
+use super::context::Context;
 use super::http::exchange::Exchange;
 use super::net::listener::Listener;
-use super::pool::Intake;
-use crate::bounds::STACK_BYTES;
+use super::pool::MOST_DECIDERS;
+use super::pool::decider::enter;
+use super::pool::wake::Asleep;
 use crate::error::{Error, Kind, Result};
 
-/// Generations after which the process is replaced: each that has ended keeps a thread.
-const MAX_GENERATIONS: usize = 32;
+/// Instances after which the process is replaced: each that is exhausted keeps a thread.
+const MAX_INSTANCES: usize = 32;
 
-/// Pause before the next generation, and between two looks for free descriptors.
+/// Pause before the next instance, and between two looks for free descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Requests that are taken before some are decided, and that are decided before more are taken.
-const MOST_TAKEN: usize = 1024;
-const MOST_DECIDED: usize = 16;
+/// Pause between two tries to wake the deciders that sleep in an old instance.
+const MOVE: Duration = Duration::from_millis(1);
 
-/// Looks at what tiny_http has before the thread that takes it goes to sleep.
-const POLLS: u32 = 2;
-
-/// Descriptors that must be free before the next generation is started.
+/// Descriptors that must be free before the next instance is started.
 const FREE_DESCRIPTORS: usize = 16;
 
-/// What the supervisor is told.
+/// What the thread of the newest instance is told.
 enum Event {
-    /// This generation has ended with an error.
-    Ended(usize),
-    /// Connections wait and nobody accepts them.
-    Deaf,
-    Stop,
+    /// This instance accepts no more.
+    Exhausted(usize),
+    /// Connections wait and nothing accepts them.
+    NotAccepting,
+    End,
 }
 
-/// Where the supervisor is told of what happened.
-#[derive(Clone)]
-pub struct Events(Sender<Event>);
-
-/// What the supervisor listens to.
-pub struct News(Events, Receiver<Event>);
-
-/// Makes the channel to the supervisor.
-pub fn events() -> (Events, News) {
-    let (sender, receiver) = unbounded();
-    (Events(sender.clone()), News(Events(sender), receiver))
+/// One tiny_http server.
+pub struct Instance {
+    /// Its destructor would remove the socket's file, whatever made it, and drop requests with their bodies.
+    http: ManuallyDrop<tiny_http::Server>,
+    number: usize,
+    /// Deciders that sleep in it, or are about to.
+    sleepers: AtomicUsize,
 }
 
-impl Events {
-    /// Connections wait and nobody accepts them.
-    pub fn deaf(&self) {
-        let _ = self.0.send(Event::Deaf);
+/// What was taken from an instance.
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
+pub enum Taken {
+    Request(Request),
+    Nothing,
+    /// By `unblock`.
+    Woken,
+    /// It accepts no more, for a reason that was logged.
+    Exhausted,
+}
+
+impl Instance {
+    /// What it has, if anything.
+    pub fn try_take(&self) -> Taken {
+        match self.http.try_recv() {
+            Ok(Some(request)) => Taken::Request(request),
+            Ok(None) => Taken::Nothing,
+            Err(error) => Instance::failed(&error),
+        }
+    }
+
+    fn take(&self) -> Taken {
+        self.http.recv().map_or_else(|error| Instance::failed(&error), Taken::Request)
+    }
+
+    fn failed(error: &io::Error) -> Taken {
+        // `unblock` gives an error of no system call (`recv` in tiny_http's lib.rs).
+        if error.raw_os_error().is_none() {
+            return Taken::Woken;
+        }
+        log::debug!("accepting connections failed: {error}");
+        Taken::Exhausted
     }
 }
 
-/// All generations and their supervisor.
-pub struct Generations {
-    common: Arc<Common>,
-    supervisor: JoinHandle<()>,
-}
-
-struct Common {
-    shared: Arc<Shared>,
+/// All instances.
+pub struct Instances {
     listener: Arc<Listener>,
-    events: Events,
-    stopping: AtomicBool,
-    /// No new generation: the process is about to be replaced.
-    retiring: AtomicBool,
-    /// Locked for a moment by whoever starts or stops one, holding nothing else.
-    running: Mutex<Vec<Generation>>,
+    /// The newest last. Locked for a moment, holding nothing else.
+    all: RwLock<Vec<Arc<Instance>>>,
+    asleep: Asleep,
+    events: Sender<Event>,
+    /// Deciders are to end once all is answered.
+    ending: AtomicBool,
+    /// No new instance: the server stops, or the process is about to be replaced.
+    closed: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-struct Generation {
-    http: Arc<tiny_http::Server>,
-    thread: JoinHandle<()>,
-}
+/// What the thread of the newest instance listens to.
+pub struct Events(Receiver<Event>);
 
-impl Generations {
-    /// Starts the first generation and the supervisor. `on_worn` is called when there were too many.
-    pub fn start(
-        shared: &Arc<Shared>,
-        listener: &Arc<Listener>,
-        intake: Intake,
-        news: News,
-        on_worn: Arc<dyn Fn() + Send + Sync>,
-    ) -> Result<Generations> {
-        let News(events, news) = news;
-        let common = Arc::new(Common {
-            shared: Arc::clone(shared),
+impl Instances {
+    /// None yet.
+    pub fn new(listener: &Arc<Listener>) -> (Arc<Instances>, Events) {
+        let (events, receiver) = unbounded();
+        let instances = Instances {
             listener: Arc::clone(listener),
+            all: RwLock::default(),
+            asleep: Asleep::new(),
             events,
-            stopping: AtomicBool::new(false),
-            retiring: AtomicBool::new(false),
-            running: Mutex::new(Vec::new()),
-        });
-        let failed = |error: String| Error::new(Kind::Io, format!("cannot serve: {error}"));
-        start_one(&common, &intake).map_err(failed)?;
-        let supervisor = {
-            let common = Arc::clone(&common);
-            thread::Builder::new()
-                .name("flint-accept".to_owned())
-                .stack_size(STACK_BYTES)
-                .spawn(move || supervise(&common, &intake, &news, &*on_worn))
-                .map_err(|error| failed(error.to_string()))?
+            ending: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            threads: Mutex::default(),
         };
-        Ok(Generations { common, supervisor })
+        (Arc::new(instances), Events(receiver))
     }
 
-    /// Starts no generation any more.
-    pub fn retire(&self) {
-        self.common.retiring.store(true, Ordering::Release);
+    /// Starts the first instance and its thread. `on_exhausted` is called when there were too many.
+    ///
+    /// # Errors
+    /// `io` when it can't be started.
+    pub fn start(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        events: Events,
+        on_exhausted: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<()> {
+        let accept =
+            Accept { instances: Arc::clone(self), context: Arc::clone(context), events: events.0, on_exhausted };
+        accept.start_next(0).map_err(|error| Error::new(Kind::Io, format!("cannot serve: {error}")))
     }
 
-    /// Hands out what was read before, and ends all threads but tiny_http's own.
-    pub fn stop(self) {
-        self.common.stopping.store(true, Ordering::Release);
-        let _ = self.common.events.0.send(Event::Stop);
-        let _ = self.supervisor.join();
-        let running = std::mem::take(&mut *self.common.running.lock().unwrap_or_else(PoisonError::into_inner));
-        for generation in &running {
-            generation.http.unblock();
-        }
-        for generation in running {
-            let _ = generation.thread.join();
-            // Its destructor would remove the socket's file, whoever made it, and drop requests with their bodies.
-            std::mem::forget(generation.http);
-        }
+    /// The instance that accepts.
+    pub fn newest(&self) -> Arc<Instance> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.last().expect("deciders are started after the first instance"))
     }
-}
 
-fn start_one(common: &Arc<Common>, intake: &Intake) -> std::result::Result<(), String> {
-    let mut running = common.running.lock().unwrap_or_else(PoisonError::into_inner);
-    let number = running.len();
-    // The thread first: a tiny_http server that nobody takes requests from must not accept any, and can't be undone.
-    let (give, take) = bounded::<Arc<tiny_http::Server>>(1);
-    let thread = {
-        let (common, intake) = (Arc::clone(common), intake.clone());
-        thread::Builder::new()
-            .name(format!("flint-accept-{number}"))
-            .stack_size(STACK_BYTES)
-            .spawn(move || take.recv().map_or((), |http| hand_out(&common, &http, &intake, number)))
-            .map_err(|error| error.to_string())?
-    };
-    let http = Arc::new(common.listener.serve()?);
-    let _ = give.send(Arc::clone(&http));
-    running.push(Generation { http, thread });
-    Ok(())
-}
+    pub fn asleep(&self) -> &Asleep {
+        &self.asleep
+    }
 
-/// A generation's thread: takes requests from tiny_http, and decides the quick ones. What tiny_http has read it queues
-/// without a bound; so requests are taken into the lanes, which have bounds, before any is decided.
-fn hand_out(common: &Common, http: &tiny_http::Server, intake: &Intake, number: usize) {
-    let mut body = Vec::new();
-    // Large ones have come, of which not many must gather: who gives way then is back too late.
-    let large = Cell::new(false);
-    // One of each connection at most: their turn has come.
-    let mut ready = VecDeque::new();
-    let take = |next: io::Result<Request>, ready: &mut VecDeque<Exchange>| match next {
-        Ok(request) => {
-            let exchange = Exchange::new(request, common.shared.notes);
-            if exchange.is_doomed() || exchange.bloated {
-                return exchange.discard(false);
-            }
-            large.set(large.get() || exchange.is_large());
-            ready.extend(intake.enter(exchange));
-        }
-        // The word to stop.
-        Err(_) if common.stopping.load(Ordering::Acquire) => {}
-        Err(error) => {
-            if !common.retiring.load(Ordering::Acquire) {
-                log::warn!("accepting connections failed, starting anew: {error}");
-            }
-            let _ = common.events.0.send(Event::Ended(number));
-        }
-    };
-    loop {
-        let mut next = if ready.is_empty() && !large.take() { poll(http) } else { None };
-        // Looked at behind each poll: that may have taken the word to stop out of the queue.
-        if common.stopping.load(Ordering::Acquire) {
-            next.into_iter().for_each(|next| take(next, &mut ready));
-            break;
-        }
-        if ready.is_empty() && next.is_none() {
-            next = Some(http.recv());
-        }
-        let others = iter::from_fn(|| http.try_recv().transpose());
-        next.into_iter().chain(others).take(MOST_TAKEN).for_each(|next| take(next, &mut ready));
-        for _ in 0..MOST_DECIDED {
-            let Some(exchange) = ready.pop_front() else { break };
-            // Whom a slow client has held up for a moment takes what has come meanwhile.
-            if intake.forward(exchange, !ready.is_empty(), &mut body) {
-                break;
+    /// Wakes a decider, if one sleeps or is about to. Called after work was queued for it.
+    pub fn wake(&self) {
+        if self.asleep.must_wake() {
+            // One that goes on sleeping in an older instance is moved by that one's thread.
+            if let Some(newest) = self.all.read().unwrap_or_else(PoisonError::into_inner).last() {
+                newest.http.unblock();
             }
         }
     }
-    // What was read before the stop is in flight, and is answered.
-    while let Some(next) = http.try_recv().transpose() {
-        take(next, &mut ready);
+
+    /// Sleeps in an instance until it has something, unless it is not the newest any more.
+    pub fn sleep_in(&self, instance: &Arc<Instance>) -> Taken {
+        instance.sleepers.fetch_add(1, Ordering::SeqCst);
+        let taken = if Arc::ptr_eq(&self.newest(), instance) { instance.take() } else { Taken::Nothing };
+        instance.sleepers.fetch_sub(1, Ordering::SeqCst);
+        taken
     }
-    while let Some(exchange) = ready.pop_front() {
-        intake.forward(exchange, false, &mut body);
+
+    /// Notes that an instance accepts no more.
+    pub fn note_exhausted(&self, instance: &Instance) {
+        if !self.closed.load(Ordering::Acquire) {
+            log::warn!("accepting connections failed; starting anew");
+        }
+        let _ = self.events.send(Event::Exhausted(instance.number));
+    }
+
+    /// Notes that connections wait and nothing accepts them.
+    pub fn note_not_accepting(&self) {
+        let _ = self.events.send(Event::NotAccepting);
+    }
+
+    /// Starts no instance any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether deciders are to end once all is answered.
+    pub fn are_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Has the deciders end once all is answered.
+    pub fn end(&self) {
+        self.close();
+        self.ending.store(true, Ordering::SeqCst);
+        let _ = self.events.send(Event::End);
+        for instance in &*self.all.read().unwrap_or_else(PoisonError::into_inner) {
+            // Each thread that sleeps in it takes one.
+            (0..=MOST_DECIDERS).for_each(|_| instance.http.unblock());
+        }
+    }
+
+    /// Waits for the instances' threads.
+    pub fn join(&self) {
+        for thread in std::mem::take(&mut *self.threads()) {
+            let _ = thread.join();
+        }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What tiny_http has next, if it comes in a moment. Under load others are about to hand something over; to let them run is
-/// cheaper than to sleep and be woken.
-fn poll(http: &tiny_http::Server) -> Option<io::Result<Request>> {
-    (0..POLLS).find_map(|_| {
-        let next = http.try_recv().transpose();
-        if next.is_none() {
-            thread::yield_now();
-        }
-        next
-    })
+/// What the thread of an instance has.
+#[derive(Clone)]
+struct Accept {
+    instances: Arc<Instances>,
+    context: Arc<Context>,
+    events: Receiver<Event>,
+    on_exhausted: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// The supervisor's thread: starts the next generation when the newest has ended.
-fn supervise(common: &Arc<Common>, intake: &Intake, news: &Receiver<Event>, on_worn: &dyn Fn()) {
-    let mut newest = 0;
-    while let Ok(event) = news.recv() {
-        match event {
-            Event::Stop => return,
-            Event::Ended(number) if number != newest => continue,
-            Event::Deaf => log::warn!("connections wait and nobody accepts them, starting anew"),
-            Event::Ended(_) => {}
+impl Accept {
+    /// Starts the thread of the next instance, and waits until that accepts.
+    fn start_next(&self, number: usize) -> std::result::Result<(), String> {
+        let (report, started) = bounded(1);
+        let mut accept = Some(self.clone());
+        let run = move || {
+            // The instance is made in its own thread: if there is no thread to be had, nothing accepts that nobody serves.
+            let Some(accept) = accept.take() else { return };
+            match accept.instances.listener.serve() {
+                Ok(http) => {
+                    let http = ManuallyDrop::new(http);
+                    let instance = Arc::new(Instance { http, number, sleepers: AtomicUsize::new(0) });
+                    let all = &accept.instances.all;
+                    all.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&instance));
+                    let _ = report.send(Ok(()));
+                    accept.attend(&instance);
+                }
+                Err(error) => drop(report.send(Err(error))),
+            }
+        };
+        let thread = self.context.vitals.start(format!("flint-accept-{number}"), run);
+        self.instances.threads().push(thread.map_err(|error| error.to_string())?);
+        started.recv().unwrap_or_else(|_| Err("a thread has ended".to_owned()))
+    }
+
+    /// Waits for the instance's end, and has the next one follow; then hands over what its connections send.
+    fn attend(&self, instance: &Instance) {
+        loop {
+            match self.events.recv() {
+                Ok(Event::Exhausted(number)) if number != instance.number => {}
+                Ok(Event::Exhausted(_)) => break,
+                Ok(Event::NotAccepting) => {
+                    log::warn!("connections wait and nothing accepts them; starting anew");
+                    break;
+                }
+                Ok(Event::End) | Err(_) => return,
+            }
         }
+        if self.replace(instance) {
+            self.hand_over(instance);
+        }
+    }
+
+    /// Starts the next instance as soon as that can be. Returns whether there is one.
+    fn replace(&self, instance: &Instance) -> bool {
+        let number = instance.number + 1;
         let mut said = false;
         loop {
             thread::sleep(PAUSE);
-            if common.stopping.load(Ordering::Acquire) || common.retiring.load(Ordering::Acquire) {
-                break;
+            if self.instances.closed.load(Ordering::Acquire) {
+                return false;
             }
             if !descriptors_are_free() {
                 continue;
             }
-            match start_one(common, intake) {
-                Ok(()) => {
-                    newest += 1;
-                    break;
-                }
+            // What was reported until now is about this instance.
+            while self.events.try_recv().is_ok_and(|event| !matches!(event, Event::End)) {}
+            match self.start_next(number) {
+                Ok(()) => break,
                 Err(error) if said => log::debug!("cannot accept connections: {error}"),
                 Err(error) => {
                     log::error!("cannot accept connections, trying again: {error}");
@@ -261,24 +286,29 @@ fn supervise(common: &Arc<Common>, intake: &Intake, news: &Receiver<Event>, on_w
                 }
             }
         }
-        // Alarms of before are answered.
-        while let Ok(event) = news.try_recv() {
-            match event {
-                Event::Stop => return,
-                Event::Ended(number) if number == newest => {
-                    let _ = common.events.0.send(event);
-                    break;
-                }
-                _ => {}
-            }
+        if number + 1 >= MAX_INSTANCES {
+            (self.on_exhausted)();
         }
-        if newest + 1 >= MAX_GENERATIONS {
-            on_worn();
+        true
+    }
+
+    /// Hands over the requests of connections that an instance has which accepts no more.
+    fn hand_over(&self, instance: &Instance) {
+        // The deciders that sleep in it go on in the newest one. Another took the place before this looks.
+        while instance.sleepers.load(Ordering::SeqCst) > 0 {
+            instance.http.unblock();
+            thread::sleep(MOVE);
+        }
+        while !self.instances.are_ending() {
+            if let Taken::Request(request) = instance.take() {
+                enter(&self.context, Exchange::new(request, self.context.notes));
+                self.instances.wake();
+            }
         }
     }
 }
 
-/// Whether a new generation would not fail at once for want of descriptors.
+/// Whether a new instance would not fail at once for want of descriptors.
 fn descriptors_are_free() -> bool {
     let probes: Vec<_> = (0..FREE_DESCRIPTORS).map_while(|_| std::fs::File::open("/dev/null").ok()).collect();
     probes.len() == FREE_DESCRIPTORS

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::guard::{ConnectionGuard, GuardConfig};
 use super::http::reply::Reply;
 use super::routes::metrics::Metrics;
-use super::routes::{ENDPOINTS, Sources, answer};
+use super::routes::{Ask as Asked, ENDPOINTS, Sources, answer, find};
 use crate::clock::Clock;
 use crate::error::Kind;
 use crate::limiter::{Limiter, Options, Page, SyncMode, write_statuses};
@@ -228,14 +228,16 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
     let config = GuardConfig { max_connections: 1, ..GuardConfig::default() };
     let guard = ConnectionGuard::start(&[listener.as_fd()], config, Box::new(|_| ()), Box::new(|_| ())).unwrap();
     let metrics = Metrics::default();
-    let sources = Sources { limiter: &limiter, later: None, notes: Some(guard.notes()), metrics: Some(&metrics) };
+    let sources = Sources { notes: Some(guard.notes()), metrics: Some(&metrics), ..Sources::of(&limiter) };
 
     let (spent, refused) = (Cell::new(0_u32), Cell::new(0_u32));
     let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
     let asks = prop_oneof![3 => sound(), 3 => broken(), 2 => mistaken(), 2 => random()];
     let result = TestRunner::new(config).run(&asks, |ask| {
         let before = state(&limiter);
-        let reply = answer(sources, &ask.method, &ask.target, &ask.body);
+        let found = find(&ask.target);
+        let asked = Asked { found, method: &ask.method, target: &ask.target, body: &ask.body };
+        let reply = answer(sources, &asked);
         well_formed(&ask, &reply)?;
         let changed = before != state(&limiter);
         let said = String::from_utf8_lossy(&reply.body).into_owned();

@@ -14,6 +14,7 @@ use super::super::net::sockets::{self, AcceptSignal, Name, Peephole, SocketId};
 use super::connection::{Connection, Forgotten, Peer, serves};
 use super::verdict::verdict;
 use super::*;
+use crate::bounds::SEND_PATIENCE_MS;
 
 pub(super) struct Walker {
     pub(super) shared: &'static Shared,
@@ -513,8 +514,13 @@ pub(super) fn accepted(
             (address.map_or(0, |a| table.key(a)), Peer::Tcp(address))
         }
         Name::Unix(_) => {
-            let pid = sockets::unix_facts(fd).map_or(0, |facts| facts.peer_pid);
-            (0, Peer::Unix(pid))
+            // Unlike TCP's, a Unix socket does not inherit it from the listener.
+            let patience = Duration::from_millis(SEND_PATIENCE_MS);
+            if let Err(error) = sockets::set_send_patience(fd, patience) {
+                log::debug!("connection guard: {error}");
+            }
+            let facts = sockets::unix_facts(fd).unwrap_or_default();
+            (0, Peer::Unix(facts.peer_pid))
         }
     };
     Some(Connection::new(key, peer, number, now))

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use super::exchange::Exchange;
 use crate::error::{Error, Kind, Result};
 
 /// Where the server listens.
@@ -83,6 +84,29 @@ impl Tokens {
         let digest = (self.keys.0.hash_one(token), self.keys.1.hash_one(token));
         // All are compared, without a branch on the outcome.
         self.digests.iter().fold(false, |found, known| found | ((known.0 ^ digest.0) | (known.1 ^ digest.1) == 0))
+    }
+}
+
+/// Refuses whatever bears no token, and web pages in browsers. A Unix socket is reached by neither.
+///
+/// # Errors
+/// `unauthorized`, `forbidden_origin`.
+pub fn authorise(exchange: &Exchange, tokens: &Tokens, hosts: &[String], unix: bool) -> Result<()> {
+    if !tokens.is_empty() && !tokens.accept(exchange.authorization()) {
+        return Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"));
+    }
+    if exchange.head.origin {
+        return Err(Error::new(Kind::ForbiddenOrigin, "requests of web pages (with an Origin header) are refused"));
+    }
+    match exchange.host() {
+        Some(host) if !unix && !is_own_host(host, hosts) => Err(Error::new(
+            Kind::ForbiddenOrigin,
+            format!(
+                "host `{}` is not a name of this server; use its address, or start it with --allow-host",
+                crate::limit::excerpt(host)
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -1,58 +1,103 @@
-//! What is looked at of a request's head, and whether its sender may ask.
+//! What is looked at of a request's head, scanned once.
+
+use std::ops::Range;
 
 use tiny_http::{HTTPVersion, Request};
 
-use super::auth::{self, Tokens};
-use crate::error::{Error, Kind, Result};
+use super::super::routes::{self, Found};
+use crate::bounds::MAX_HEADERS;
 
-/// A request's head. Strings are borrowed from tiny_http.
-pub struct Head<'a> {
-    pub method: &'a str,
-    /// Path and query; of an absolute URI what stands behind the authority.
-    pub target: &'a str,
-    pub authorization: Option<&'a str>,
-    pub host: Option<&'a str>,
+/// Bodies up to this length are read by tiny_http's thread of the connection (`new_request` in its request.rs).
+const READ_BY_TINY_HTTP: u64 = 1024;
+
+/// A request of this size, in bytes, is not decided among checks: those that follow it take memory faster than they can
+/// be let go.
+const LARGE_BYTES: usize = 8 * 1024;
+
+/// What kind of thread a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A check of usual size, or health: waits for nothing but the disk.
+    Quick,
+    /// Everything else.
+    Work,
+    /// There is no room for it: it is refused.
+    Shed,
+    /// More header lines than anything needs: its connection is ended.
+    Bloated,
+}
+
+/// Where the name stands by which the client has called this server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Host {
+    Missing,
+    Header(usize),
+    /// The authority of an absolute URI, which stands for the Host header (RFC 9112, 3.2.2).
+    Authority,
+}
+
+/// A request's head, as places in what tiny_http holds of it.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub class: Class,
+    /// The endpoint, if there is one for the path.
+    pub found: Option<Found>,
+    /// Where path and query stand in the URL.
+    target: Range<usize>,
+    authorization: Option<usize>,
+    host: Host,
+    /// A web page sent it.
     pub origin: bool,
     /// Length of the body as announced, in bytes; `None` for a chunked body or none.
     pub length: Option<u64>,
     pub chunked: bool,
-    /// It can't be told where the body ends, or who asks.
+    /// It can't be told where the body ends, or which token it bears.
     pub ambiguous: bool,
     /// The connection ends with this request.
     pub close: bool,
-    /// tiny_http leaves the body of a request that asks for an upgrade on the connection.
-    pub upgrade: bool,
-    /// Bytes of the body are still on the socket.
+    pub head_only: bool,
+    /// Bytes of the body may still be on the socket.
     pub unread: bool,
+    /// Memory that the request takes while it waits, in bytes, about.
+    pub weight: usize,
 }
 
-impl<'a> Head<'a> {
-    pub fn of(request: &'a Request) -> Head<'a> {
-        let (target, authority) = split_target(request.url());
+impl Head {
+    pub fn of(request: &Request) -> Head {
+        let url = request.url();
+        let target = target_of(url);
+        let found = routes::find(&url[target.clone()]);
         let mut head = Head {
-            method: request.method().as_str(),
+            class: Class::Work,
+            found,
+            host: if target.start > 0 { Host::Authority } else { Host::Missing },
             target,
             authorization: None,
-            host: None,
             origin: false,
             length: None,
             chunked: false,
-            ambiguous: false,
+            ambiguous: url.bytes().any(|byte| byte <= b' ' || byte == 0x7f),
             close: *request.http_version() < HTTPVersion(1, 1),
-            upgrade: false,
+            head_only: request.method().as_str() == "HEAD",
             unread: false,
+            weight: 512 + url.len(),
         };
-        let mut expects = false;
-        for header in request.headers() {
+        let (mut expects, mut upgrade, mut hosts) = (false, false, 0);
+        for (index, header) in request.headers().iter().enumerate() {
             let (name, value) = (header.field.as_str().as_str(), header.value.as_str());
-            // tiny_http ends a line at CR LF alone. Whoever has passed it on may have ended it at a bare LF, and read a
-            // header behind it that is not seen here.
+            // tiny_http keeps two strings of each line.
+            head.weight += 128 + name.len() + value.len();
+            // tiny_http ends a line at CR LF only (`read_next_line` in its client.rs). A proxy in front of it may have
+            // ended the line at a bare LF, and read a header after it that is not seen here.
             head.ambiguous |= name.is_empty() || name.bytes().chain(value.bytes()).any(is_control);
             let is = |name: &'static str| header.field.equiv(name);
             if is("Authorization") {
-                head.ambiguous |= head.authorization.replace(value).is_some();
+                head.ambiguous |= head.authorization.replace(index).is_some();
             } else if is("Host") {
-                head.ambiguous |= head.host.replace(value).is_some();
+                hosts += 1;
+                if head.host == Host::Missing {
+                    head.host = Host::Header(index);
+                }
             } else if is("Origin") {
                 head.origin = true;
             } else if is("Expect") {
@@ -67,55 +112,62 @@ impl<'a> Head<'a> {
                 head.chunked = true;
             } else if is("Connection") {
                 let value = value.to_ascii_lowercase();
-                head.upgrade |= value.contains("upgrade");
+                upgrade |= value.contains("upgrade");
                 head.close = value.contains("close") || (head.close && !value.contains("keep-alive"));
             }
         }
-        // An absolute URI's authority stands for the Host header (RFC 9112, 3.2.2).
-        head.host = authority.or(head.host);
-        head.ambiguous |= head.chunked && (head.length.is_some() || head.upgrade);
-        head.ambiguous |= request.url().bytes().any(|byte| byte <= b' ' || byte == 0x7f);
-        head.close |= head.upgrade;
-        if head.upgrade {
+        head.ambiguous |= hosts > 1 || (head.chunked && (head.length.is_some() || upgrade));
+        head.close |= upgrade;
+        if upgrade {
             // What tiny_http offers as the body has no end but the connection's.
             head.length = head.length.or(Some(0));
         }
-        // tiny_http itself has read a body of up to 1024 bytes.
         let length = head.length.unwrap_or(0);
-        head.unread = head.chunked || length > 1024 || (length > 0 && (expects || head.upgrade)) || head.ambiguous;
+        head.unread =
+            head.chunked || length > READ_BY_TINY_HTTP || (length > 0 && (expects || upgrade)) || head.ambiguous;
+        if !head.unread {
+            head.weight += length as usize;
+        }
+        head.class = head.classify(request.headers().len());
         head
     }
 
-    /// What a request takes of memory while it waits, in bytes, about: tiny_http keeps two strings of each header line.
-    pub fn weight(&self, request: &Request) -> usize {
-        let headers = request.headers();
-        let text: usize = headers.iter().map(|header| header.field.as_str().len() + header.value.len()).sum();
-        let body = self.length.filter(|_| !self.unread).map_or(0, |length| length as usize);
-        512 + request.url().len() + text + 128 * headers.len() + body
+    fn classify(&self, headers: usize) -> Class {
+        match self.found {
+            _ if headers > MAX_HEADERS => Class::Bloated,
+            // What has no endpoint is refused by any thread.
+            None => Class::Quick,
+            Some(found) if found.is_quick() && self.weight <= LARGE_BYTES => Class::Quick,
+            Some(_) => Class::Work,
+        }
     }
 
-    /// Refuses whoever bears no token, and web pages in browsers. A Unix socket is reached by neither.
-    ///
-    /// # Errors
-    /// `unauthorized`, `forbidden_origin`.
-    pub fn authorise(&self, tokens: &Tokens, hosts: &[String], unix: bool) -> Result<()> {
-        if !tokens.is_empty() && !tokens.accept(self.authorization) {
-            return Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"));
-        }
-        if self.origin {
-            return Err(Error::new(Kind::ForbiddenOrigin, "requests of web pages (with an Origin header) are refused"));
-        }
+    /// Whether it takes much memory while it waits.
+    pub fn is_large(&self) -> bool {
+        self.weight > LARGE_BYTES
+    }
+
+    /// Path and query; of an absolute URI what follows the authority.
+    pub fn target<'a>(&self, request: &'a Request) -> &'a str {
+        let target = &request.url()[self.target.clone()];
+        if target.is_empty() { "/" } else { target }
+    }
+
+    pub fn authorization<'a>(&self, request: &'a Request) -> Option<&'a str> {
+        self.authorization.and_then(|index| value(request, index))
+    }
+
+    pub fn host<'a>(&self, request: &'a Request) -> Option<&'a str> {
         match self.host {
-            Some(host) if !unix && !auth::is_own_host(host, hosts) => Err(Error::new(
-                Kind::ForbiddenOrigin,
-                format!(
-                    "host `{}` is not a name of this server; use its address, or start it with --allow-host",
-                    crate::limit::excerpt(host)
-                ),
-            )),
-            _ => Ok(()),
+            Host::Missing => None,
+            Host::Header(index) => value(request, index),
+            Host::Authority => Some(&request.url()[SCHEME.len()..self.target.start]),
         }
     }
+}
+
+fn value(request: &Request, index: usize) -> Option<&str> {
+    request.headers().get(index).map(|header| header.value.as_str())
 }
 
 /// A character that no header may hold. A blank in a name is refused by tiny_http.
@@ -123,28 +175,30 @@ fn is_control(byte: u8) -> bool {
     (byte < b' ' && byte != b'\t') || byte == 0x7f
 }
 
-/// Path and query, and the authority of an absolute URI.
-fn split_target(url: &str) -> (&str, Option<&str>) {
-    match url.strip_prefix("http://") {
-        None => (url, None),
-        Some(rest) => {
-            let at = rest.find(['/', '?']).unwrap_or(rest.len());
-            let (authority, target) = rest.split_at(at);
-            (if target.is_empty() { "/" } else { target }, Some(authority))
-        }
+const SCHEME: &str = "http://";
+
+/// Where path and query stand in a URL.
+fn target_of(url: &str) -> Range<usize> {
+    match url.strip_prefix(SCHEME) {
+        None => 0..url.len(),
+        Some(rest) => SCHEME.len() + rest.find(['/', '?']).unwrap_or(rest.len())..url.len(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::split_target;
+    use super::target_of;
 
     #[test]
     fn absolute_targets() {
-        assert_eq!(split_target("/v1/check?status=429"), ("/v1/check?status=429", None));
-        assert_eq!(split_target("http://127.0.0.1:1/v1/check"), ("/v1/check", Some("127.0.0.1:1")));
-        assert_eq!(split_target("http://evil.example"), ("/", Some("evil.example")));
-        assert_eq!(split_target("http://a?b"), ("?b", Some("a")));
-        assert_eq!(split_target("*"), ("*", None));
+        for (url, target) in [
+            ("/v1/check?status=429", "/v1/check?status=429"),
+            ("http://127.0.0.1:1/v1/check", "/v1/check"),
+            ("http://evil.example", ""),
+            ("http://a?b", "?b"),
+            ("*", "*"),
+        ] {
+            assert_eq!(&url[target_of(url)], target);
+        }
     }
 }

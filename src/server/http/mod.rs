@@ -3,5 +3,5 @@
 pub mod auth;
 pub mod exchange;
 pub mod head;
-pub mod linger;
 pub mod reply;
+pub mod sending;

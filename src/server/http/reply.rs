@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::sending::More;
 use crate::clock::Millis;
 use crate::error::{Error, Kind};
 use crate::limiter::{Decision, write_number, write_text};
@@ -17,6 +18,8 @@ pub struct Reply {
     pub headers: Vec<u8>,
     /// The body.
     pub body: Vec<u8>,
+    /// What follows that body, where it is long: made when the client has taken what was there.
+    pub more: Option<Box<dyn More>>,
     /// Its type.
     pub content_type: &'static str,
 }
@@ -25,7 +28,7 @@ impl Reply {
     /// A JSON reply, with the line ended for those who read it on a terminal.
     pub fn json(mut body: Vec<u8>) -> Reply {
         body.push(b'\n');
-        Reply { status: 200, headers: Vec::new(), body, content_type: "application/json" }
+        Reply { status: 200, headers: Vec::new(), body, more: None, content_type: "application/json" }
     }
 
     /// The reply that tells of an error.

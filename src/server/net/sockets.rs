@@ -18,6 +18,7 @@
 //! descriptor of a file drops the process's POSIX record locks (`fcntl(F_SETLK)`) on it, so Flint
 //! must lock with `flock` (as `std::fs::File::lock` does), which does not mind.
 
+use std::collections::HashMap;
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
@@ -347,6 +348,66 @@ impl Peephole {
     }
 }
 
+/// Finds this process's connections by their peers' addresses.
+///
+/// tiny_http gives a request its peer's address and no descriptor. `/proc/self/fd` has them all; where each was seen is
+/// kept, and verified at every use.
+#[derive(Debug, Default)]
+pub struct Connections {
+    seen: HashMap<SocketAddr, RawFd>,
+}
+
+impl Connections {
+    /// A duplicate of the connection with this peer, if it was seen and is still open.
+    pub fn get(&self, peer: SocketAddr) -> Option<OwnedFd> {
+        let fd = duplicate_socket(*self.seen.get(&peer)?)?;
+        // Only now is the answer certain: nothing else can close the duplicate.
+        (peer_address(&fd) == Some(peer)).then_some(fd)
+    }
+
+    /// Looks at all descriptors anew.
+    ///
+    /// # Errors
+    /// The kernel's own, such as no free descriptor.
+    pub fn look(&mut self) -> io::Result<()> {
+        self.seen.clear();
+        for entry in std::fs::read_dir("/proc/self/fd")? {
+            let name = entry?.file_name();
+            let Some(number) = name.to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+            if let Some(fd) = socket_on(number).and_then(|_| duplicate_socket(number))
+                && let Some(peer) = peer_address(&fd)
+            {
+                self.seen.insert(peer, number);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Duplicates what stands on a number, if that is a socket.
+fn duplicate_socket(number: RawFd) -> Option<OwnedFd> {
+    // As in `Peephole::look`: sockets only.
+    socket_on(number)?;
+    // SAFETY: the kernel duplicates whatever stands on `number` at this instant, or answers EBADF; the number stays its
+    // owner's, open and unchanged. The new descriptor is this call's own.
+    let fd = unsafe {
+        match libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) {
+            fd if fd < 0 => return None,
+            fd => OwnedFd::from_raw_fd(fd),
+        }
+    };
+    socket_on(fd.as_raw_fd())?;
+    Some(fd)
+}
+
+/// Takes what has arrived on a TCP connection out of the kernel, unseen.
+pub fn discard_received(fd: impl AsFd) {
+    let mut buffer = [0; 4096];
+    // With MSG_TRUNC the kernel drops the bytes of a TCP stream instead of copying them (tcp(7)).
+    let flags = rustix::net::RecvFlags::TRUNC | rustix::net::RecvFlags::DONTWAIT;
+    while rustix::net::recv(&fd, &mut buffer[..], flags).is_ok_and(|(_, taken)| taken > 0) {}
+}
+
 // ---------------------------------------------------------------- news of connections
 
 /// Tells the thread that made it when a connection arrives at a listener, without that thread
@@ -510,6 +571,14 @@ impl Default for ListenerOptions {
     }
 }
 
+/// Has a write that waits this long for room fail.
+///
+/// # Errors
+/// The kernel's own.
+pub fn set_send_patience(fd: impl AsFd, patience: Duration) -> io::Result<()> {
+    Ok(sockopt::set_socket_timeout(fd, sockopt::Timeout::Send, Some(patience))?)
+}
+
 /// Sets what the accepted connections shall inherit. Before tiny_http takes the listener.
 ///
 /// Never SO_RCVTIMEO: it times out accept itself, which ends tiny_http's accept loop.
@@ -518,7 +587,7 @@ impl Default for ListenerOptions {
 /// The kernel's own.
 pub fn set_listener_options(listener: impl AsFd, options: &ListenerOptions) -> io::Result<()> {
     let fd = listener.as_fd();
-    sockopt::set_socket_timeout(fd, sockopt::Timeout::Send, Some(options.send_patience))?;
+    set_send_patience(fd, options.send_patience)?;
     sockopt::set_socket_recv_buffer_size(fd, options.receive_buffer)?;
     sockopt::set_socket_send_buffer_size(fd, options.send_buffer)?;
     if matches!(local_name(fd), Some(Name::Tcp(_))) {

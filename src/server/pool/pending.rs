@@ -1,18 +1,22 @@
-//! Replies that wait for the disk, with no thread waiting along.
+//! Replies that wait for the disk, with no thread that waits along.
 //!
-//! Owns: what is answered when the log thread says so. A number is taken before a check is made ([`Parking::number`]),
-//! given to the log with the check's record, and then either parked with the reply that it stands for, or given back.
-//! The log thread tells of it ([`Settle`]) by a message, the guard of what has waited too long ([`Parking::expire`]); the
-//! thread that hears the messages ([`News`]) takes the reply out and sends it.
+//! Owns: what is answered when the log thread says so. A slot is reserved before a check is made ([`Pending::reserve`]),
+//! its number is given to the log with the check's record, and then the slot is filled with the reply, or given back. The
+//! log thread completes it ([`Settle`]), the guard completes what has waited too long ([`Pending::expire`]); a decider
+//! takes the reply out ([`Pending::next`]) and sends it.
 //!
-//! Why each request is answered once: its reply is taken out of its slot under the lock, and a slot is never filled
-//! twice. Why none is forgotten: the number's message may come before the reply is parked; then the slot says so, and
-//! who parks is told to send it himself.
+//! Why each request is answered once: its reply is taken out of its slot under the lock, and a slot is never filled twice.
+//! Why none is forgotten: a completion may come before its slot is filled; then the slot says so, and the thread that
+//! fills it sends the reply itself.
+//!
+//! Connections of a Unix socket can't be told apart, and a reply that is sent before an earlier one of the same connection
+//! makes tiny_http wait. So there replies leave in the order of their slots, and what is ready at once gets a slot too
+//! while earlier ones wait ([`Pending::follow`]).
 //!
 //! The lock is held for a moment, holding nothing else; requests are never dropped under it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -24,42 +28,11 @@ use crate::bounds::LOG_WAIT_MS;
 use crate::store::Settle;
 
 /// A request with its reply.
-pub struct Parked {
+pub struct Waiting {
     pub exchange: Exchange,
     /// What is answered if all goes well.
     pub reply: Reply,
-    pub head_only: bool,
-    pub close: bool,
     pub measure: Option<Suspended>,
-}
-
-/// A number that stands for a reply that is being made. Dropped, it is given back.
-pub struct Number<'a> {
-    parking: &'a Arc<Parking>,
-    number: u64,
-    parked: bool,
-}
-
-impl Number<'_> {
-    /// The number.
-    pub fn value(&self) -> u64 {
-        self.number
-    }
-
-    /// Parks a reply until its number is settled; gives it back, to be sent, if that was so already.
-    pub fn park(mut self, parked: Parked) -> Option<(Parked, Outcome)> {
-        self.parked = true;
-        self.parking.park(self.number, parked)
-    }
-}
-
-impl Drop for Number<'_> {
-    fn drop(&mut self) {
-        if !self.parked {
-            let was = self.parking.lock().free(self.number);
-            drop(was);
-        }
-    }
 }
 
 /// How a wait ended.
@@ -72,59 +45,55 @@ pub enum Outcome {
     Late,
 }
 
-/// What is told to the thread that sends.
-#[derive(Debug)]
-pub enum News {
-    Settled(u64, Outcome),
-    /// A single reply has begun to wait: its news is some tens of microseconds away.
-    Soon,
-    /// To end when nothing is parked any more.
-    End,
+/// Called when a reply may have become ready.
+type OnCompleted = Box<dyn Fn() + Send + Sync>;
+
+/// All replies that wait. `W` is [`Waiting`], but in tests.
+pub struct Pending<W = Waiting> {
+    slots: Mutex<Slots<W>>,
+    in_order: bool,
+    completions: Sender<(u64, Outcome)>,
+    completed: Receiver<(u64, Outcome)>,
+    on_completed: OnCompleted,
 }
 
-/// All replies that wait.
-#[derive(Debug)]
-pub struct Parking {
-    slots: Mutex<Slots>,
-    news: Sender<News>,
-}
-
-#[derive(Debug, Default)]
-struct Slots {
-    /// The number of the first slot.
-    first: u64,
-    slots: VecDeque<Slot>,
-}
-
-enum Slot {
-    /// A check is being made.
-    Taken,
-    /// Its record was settled before its reply was parked.
-    Settled(Outcome),
-    /// Since when it waits.
-    Waiting(Instant, Box<Parked>),
-    Free,
-}
-
-impl std::fmt::Debug for Slot {
+impl<W> std::fmt::Debug for Pending<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Slot::Taken => "Taken",
-            Slot::Settled(_) => "Settled",
-            Slot::Waiting(..) => "Waiting",
-            Slot::Free => "Free",
-        })
+        f.debug_struct("Pending").field("in_order", &self.in_order).finish_non_exhaustive()
     }
 }
 
-impl Slots {
-    fn get(&mut self, number: u64) -> Option<&mut Slot> {
+struct Slots<W> {
+    /// The number of the first slot.
+    first: u64,
+    slots: VecDeque<Slot<W>>,
+}
+
+enum Slot<W> {
+    /// A check is being made.
+    Reserved,
+    /// Its record was completed before its reply was there.
+    Completed(Outcome),
+    /// Since when it waits.
+    Waiting(Instant, Box<W>),
+    /// To be sent when those before it are.
+    Ready(Outcome, Box<W>),
+    Free,
+}
+
+impl<W> Slots<W> {
+    fn get(&mut self, number: u64) -> Option<&mut Slot<W>> {
         let index = number.checked_sub(self.first)?;
         self.slots.get_mut(usize::try_from(index).ok()?)
     }
 
+    fn push(&mut self, slot: Slot<W>) -> u64 {
+        self.slots.push_back(slot);
+        self.first + self.slots.len() as u64 - 1
+    }
+
     /// Frees the slot.
-    fn free(&mut self, number: u64) -> Slot {
+    fn free(&mut self, number: u64) -> Slot<W> {
         let was = self.get(number).map_or(Slot::Free, |slot| std::mem::replace(slot, Slot::Free));
         while matches!(self.slots.front(), Some(Slot::Free)) {
             self.slots.pop_front();
@@ -132,123 +101,297 @@ impl Slots {
         }
         was
     }
-}
 
-impl Parking {
-    /// An empty one, and where its news is heard.
-    pub fn new() -> (Arc<Parking>, Receiver<News>) {
-        let (news, heard) = unbounded();
-        (Arc::new(Parking { slots: Mutex::default(), news }), heard)
+    /// Takes the first reply of all, if it is ready.
+    fn take_first(&mut self) -> Option<(W, Outcome)> {
+        if !matches!(self.slots.front(), Some(Slot::Ready(..))) {
+            return None;
+        }
+        match self.free(self.first) {
+            Slot::Ready(outcome, waiting) => Some((*waiting, outcome)),
+            _ => None,
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slots> {
+    /// Notes how a wait ended. Returns the reply, unless it is not there yet or was sent already.
+    fn complete(&mut self, number: u64, outcome: Outcome) -> Option<W> {
+        let slot = self.get(number)?;
+        if matches!(slot, Slot::Reserved) {
+            *slot = Slot::Completed(outcome);
+            return None;
+        }
+        if !matches!(slot, Slot::Waiting(..)) {
+            return None;
+        }
+        match self.free(number) {
+            Slot::Waiting(_, waiting) => Some(*waiting),
+            _ => None,
+        }
+    }
+
+    /// As `complete`, where replies leave in the order of their slots.
+    fn complete_in_order(&mut self, number: u64, outcome: Outcome) {
+        let Some(slot) = self.get(number) else { return };
+        *slot = match std::mem::replace(slot, Slot::Free) {
+            Slot::Reserved => Slot::Completed(outcome),
+            Slot::Waiting(_, waiting) => Slot::Ready(outcome, waiting),
+            other => other,
+        };
+    }
+}
+
+/// A slot for a reply that is being made. Dropped, it is given back.
+pub struct Reserved<'a, W> {
+    pending: &'a Pending<W>,
+    number: u64,
+    filled: bool,
+}
+
+impl<W> Reserved<'_, W> {
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Has the reply wait until its record is completed; gives it back, to be sent, if that has happened already.
+    pub fn fill(mut self, waiting: W) -> Option<(W, Outcome)> {
+        self.filled = true;
+        self.pending.fill(self.number, waiting)
+    }
+}
+
+impl<W> Drop for Reserved<'_, W> {
+    fn drop(&mut self) {
+        if !self.filled {
+            let was = self.pending.lock().free(self.number);
+            drop(was);
+        }
+    }
+}
+
+impl<W> Pending<W> {
+    /// `in_order`: whether replies leave in the order of their slots.
+    pub fn new(in_order: bool, on_completed: OnCompleted) -> Pending<W> {
+        let (completions, completed) = unbounded();
+        let slots = Mutex::new(Slots { first: 0, slots: VecDeque::new() });
+        Pending { slots, in_order, completions, completed, on_completed }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots<W>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a number.
-    pub fn number(self: &Arc<Self>) -> Number<'_> {
-        let mut slots = self.lock();
-        slots.slots.push_back(Slot::Taken);
-        let number = slots.first + slots.slots.len() as u64 - 1;
-        Number { parking: self, number, parked: false }
+    /// Reserves a slot.
+    pub fn reserve(&self) -> Reserved<'_, W> {
+        Reserved { pending: self, number: self.lock().push(Slot::Reserved), filled: false }
     }
 
-    fn park(&self, number: u64, parked: Parked) -> Option<(Parked, Outcome)> {
+    fn fill(&self, number: u64, waiting: W) -> Option<(W, Outcome)> {
         let mut slots = self.lock();
-        match slots.get(number) {
-            Some(slot @ Slot::Taken) => {
-                *slot = Slot::Waiting(Instant::now(), Box::new(parked));
-                let alone = slots.slots.len() == 1;
-                drop(slots);
-                if alone {
-                    let _ = self.news.send(News::Soon);
-                }
-                None
+        let outcome = match slots.get(number) {
+            Some(slot @ Slot::Reserved) => {
+                *slot = Slot::Waiting(Instant::now(), Box::new(waiting));
+                return None;
             }
-            Some(Slot::Settled(outcome)) => {
-                let outcome = *outcome;
-                slots.free(number);
-                Some((parked, outcome))
+            Some(Slot::Completed(outcome)) => *outcome,
+            // Never so: a slot is filled once.
+            _ => return Some((waiting, Outcome::Failed)),
+        };
+        if self.in_order && number != slots.first {
+            if let Some(slot) = slots.get(number) {
+                *slot = Slot::Ready(outcome, Box::new(waiting));
             }
-            // Never so: a number is parked once.
-            Some(Slot::Waiting(..) | Slot::Free) | None => Some((parked, Outcome::Failed)),
-        }
-    }
-
-    /// Takes out the reply that a message tells of; `None` if it was sent already, or will be by who parks it.
-    pub fn take(&self, number: u64, outcome: Outcome) -> Option<Parked> {
-        let mut slots = self.lock();
-        let slot = slots.get(number)?;
-        if matches!(slot, Slot::Taken) {
-            *slot = Slot::Settled(outcome);
             return None;
         }
-        match slots.free(number) {
-            Slot::Waiting(_, parked) => Some(*parked),
-            Slot::Taken | Slot::Settled(_) | Slot::Free => None,
+        slots.free(number);
+        Some((waiting, outcome))
+    }
+
+    /// Gives back a reply that is ready at once, unless it has to leave after others.
+    pub fn follow(&self, waiting: W) -> Option<W> {
+        if !self.in_order {
+            return Some(waiting);
         }
+        let mut slots = self.lock();
+        if slots.slots.is_empty() {
+            return Some(waiting);
+        }
+        slots.push(Slot::Ready(Outcome::Durable, Box::new(waiting)));
+        None
+    }
+
+    /// The next reply that may be sent, and how its wait ended.
+    pub fn next(&self) -> Option<(W, Outcome)> {
+        loop {
+            if self.in_order
+                && let Some(first) = self.lock().take_first()
+            {
+                return Some(first);
+            }
+            let (number, outcome) = self.completed.try_recv().ok()?;
+            if self.in_order {
+                self.lock().complete_in_order(number, outcome);
+            } else if let Some(waiting) = self.lock().complete(number, outcome) {
+                return Some((waiting, outcome));
+            }
+        }
+    }
+
+    /// Whether [`Pending::next`] has anything to look at.
+    pub fn has_completions(&self) -> bool {
+        !self.completed.is_empty()
     }
 
     /// Has those answered that have waited too long for the disk.
     pub fn expire(&self, now: Instant) {
         let bound = Duration::from_millis(LOG_WAIT_MS);
         let slots = self.lock();
+        let mut late = false;
         // They stand in the order of their numbers, and so, but for moments, of their times.
         for (number, slot) in (slots.first..).zip(&slots.slots) {
             match slot {
                 Slot::Waiting(since, _) if now.saturating_duration_since(*since) >= bound => {
-                    let _ = self.news.send(News::Settled(number, Outcome::Late));
+                    let _ = self.completions.send((number, Outcome::Late));
+                    late = true;
                 }
-                Slot::Waiting(..) => return,
-                Slot::Taken | Slot::Settled(_) | Slot::Free => {}
+                Slot::Waiting(..) => break,
+                _ => {}
             }
+        }
+        drop(slots);
+        if late {
+            (self.on_completed)();
         }
     }
 
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.lock().slots.is_empty()
-    }
-
-    /// Has the thread that sends end when nothing waits any more.
-    pub fn end(&self) {
-        let _ = self.news.send(News::End);
+    /// Replies that wait.
+    pub fn len(&self) -> usize {
+        self.lock().slots.len()
     }
 }
 
-impl Settle for Parking {
+impl<W: Send> Settle for Pending<W> {
     fn settle(&self, number: u64, durable: bool) {
         let outcome = if durable { Outcome::Durable } else { Outcome::Failed };
-        let _ = self.news.send(News::Settled(number, outcome));
+        let _ = self.completions.send((number, outcome));
+        (self.on_completed)();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn pending(in_order: bool) -> Pending<u64> {
+        Pending::new(in_order, Box::new(|| {}))
+    }
+
     #[test]
-    fn numbers_are_used_once_and_slots_given_back() {
-        let (parking, news) = Parking::new();
-        let [zero, one, two, three] = std::array::from_fn(|_| parking.number());
-        assert_eq!([zero.value(), one.value(), two.value(), three.value()], [0, 1, 2, 3]);
+    fn slots_are_used_once_and_given_back() {
+        let pending = pending(false);
+        let [zero, one, two, three] = std::array::from_fn(|_| pending.reserve());
+        assert_eq!([zero.number(), one.number(), two.number(), three.number()], [0, 1, 2, 3]);
         drop(one);
-        assert!(!parking.is_empty());
-        // Settled before it is parked: nothing is there to be sent yet, and a second message changes nothing.
-        parking.settle(0, true);
-        assert!(matches!(news.try_recv(), Ok(News::Settled(0, Outcome::Durable))));
-        assert!(parking.take(0, Outcome::Durable).is_none());
-        assert!(matches!(parking.lock().get(0), Some(Slot::Settled(Outcome::Durable))));
-        drop(zero);
-        assert_eq!(parking.lock().first, 2, "slots that are free at the front are gone");
-        assert!(parking.take(0, Outcome::Failed).is_none() && parking.take(9, Outcome::Failed).is_none());
+        // Completed before it is filled: nothing is there to be sent yet, and a second completion changes nothing.
+        pending.settle(0, true);
+        pending.settle(0, false);
+        assert!(pending.has_completions() && pending.next().is_none());
+        assert_eq!(zero.fill(10), Some((10, Outcome::Durable)));
+        assert_eq!(pending.lock().first, 2, "slots that are free at the front are gone");
+        assert!(two.fill(12).is_none());
+        pending.settle(9, true);
+        pending.settle(2, false);
+        assert_eq!(pending.next(), Some((12, Outcome::Failed)));
+        assert_eq!(pending.next(), None);
         drop(three);
-        drop(two);
-        assert!(parking.is_empty());
-        let four = parking.number();
-        assert_eq!(four.value(), 4);
-        // What is still being decided does not expire.
-        parking.expire(Instant::now() + Duration::from_secs(3600));
-        assert!(news.try_recv().is_err());
+        assert_eq!(pending.len(), 0);
+        assert_eq!(pending.reserve().number(), 4);
+        // What is still being decided does not expire; what waits does, once.
+        let (deciding, late) = (pending.reserve(), pending.reserve());
+        assert!(late.fill(7).is_none());
+        pending.expire(Instant::now());
+        assert!(!pending.has_completions());
+        pending.expire(Instant::now() + Duration::from_millis(LOG_WAIT_MS));
+        pending.expire(Instant::now() + Duration::from_millis(LOG_WAIT_MS));
+        assert_eq!(pending.next(), Some((7, Outcome::Late)));
+        assert_eq!(pending.next(), None);
+        drop(deciding);
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// Reserve a slot and fill it, with the completion before or after.
+        Wait {
+            early: bool,
+        },
+        /// Reserve a slot and give it back.
+        Deny,
+        /// Complete the n-th of those that wait.
+        Complete(usize, bool),
+        Expire,
+        Send,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => any::<bool>().prop_map(|early| Step::Wait { early }),
+            2 => Just(Step::Deny),
+            4 => (0..4usize, any::<bool>()).prop_map(|(nth, durable)| Step::Complete(nth, durable)),
+            1 => Just(Step::Expire),
+            3 => Just(Step::Send),
+        ];
+        prop::collection::vec(step, 1..60)
+    }
+
+    /// Runs the steps; returns the replies in the order in which they were sent, and how many were made.
+    fn run(in_order: bool, steps: &[Step]) -> (Vec<(u64, Outcome)>, u64) {
+        let pending = pending(in_order);
+        let (mut sent, mut made, mut waiting) = (Vec::new(), 0, Vec::new());
+        for step in steps {
+            match *step {
+                Step::Wait { early } => {
+                    let slot = pending.reserve();
+                    if early {
+                        pending.settle(slot.number(), true);
+                        sent.extend(pending.next());
+                    } else {
+                        waiting.push(slot.number());
+                    }
+                    sent.extend(slot.fill(made));
+                    made += 1;
+                }
+                Step::Deny => {
+                    drop(pending.reserve());
+                    sent.extend(pending.follow(made).map(|reply| (reply, Outcome::Durable)));
+                    made += 1;
+                }
+                Step::Complete(nth, durable) if nth < waiting.len() => pending.settle(waiting.remove(nth), durable),
+                Step::Complete(..) => {}
+                Step::Expire => pending.expire(Instant::now() + Duration::from_secs(3600)),
+                Step::Send => sent.extend(pending.next()),
+            }
+        }
+        for number in waiting {
+            pending.settle(number, true);
+        }
+        sent.extend(std::iter::from_fn(|| pending.next()));
+        assert_eq!(pending.len(), 0);
+        (sent, made)
+    }
+
+    proptest! {
+        #[test]
+        fn each_reply_is_sent_once(steps in steps()) {
+            for in_order in [false, true] {
+                let (sent, made) = run(in_order, &steps);
+                let mut replies: Vec<u64> = sent.iter().map(|(reply, _)| *reply).collect();
+                if in_order {
+                    prop_assert!(replies.is_sorted(), "{:?}", replies);
+                }
+                replies.sort_unstable();
+                prop_assert_eq!(replies, (0..made).collect::<Vec<_>>());
+            }
+        }
     }
 }

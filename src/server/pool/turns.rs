@@ -1,90 +1,203 @@
-//! Lanes: requests of one connection, one after the other.
+//! Turns: of each connection one request at a time.
 //!
-//! tiny_http lets a client send any number of requests ahead of their replies, and makes whoever answers one wait until
-//! those before it are answered. So of each connection one request at most is under way; the others wait in its lane,
-//! bounded in number and memory, and cost no thread.
+//! tiny_http lets a client send any number of requests ahead of their replies, and makes the thread that answers one wait
+//! until those before it are answered (`SequentialWriter` in its util/sequential.rs). So of each connection at most one
+//! request is under way; the others wait here, bounded in number and memory, and cost no thread.
 //!
-//! Owns: which connections have a request under way, and what waits behind it. Called by whoever takes requests from
-//! tiny_http ([`Lanes::enter`]) and by whoever has answered one ([`Lanes::leave`]). Must never happen here: that a request
-//! is dropped, which may wait for its client, while the lock is held.
+//! Owns: the requests that wait, and those that are ready for a decider. A request whose turn it is holds a [`Turn`]; when
+//! that is dropped, the connection's next request goes to the end of what is ready. Connections of a Unix socket can't be
+//! told apart: tiny_http gives their requests no address, and nothing else in its interface names the connection. All
+//! their requests are ready at once; `pending` and the pool keep their replies in order.
+//!
+//! Must never happen here: that a request is dropped, which may wait for its client, while the lock is held.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::http::exchange::Exchange;
+use super::super::http::head::Class;
 use crate::bounds::{MAX_PIPELINED, MAX_WAITING, MAX_WAITING_BYTES, PIPELINED_ALWAYS, PIPELINED_ALWAYS_BYTES};
 
-/// Requests that wait for one of the same connection to be answered.
-#[derive(Default)]
-pub struct Lanes {
-    /// A connection is in here while one of its requests is queued or with a worker. Locked for a moment, holding
-    /// nothing else; requests are never dropped under it.
-    lanes: Mutex<Waiting>,
+/// On a Unix socket, where it can't be told which connection sends too much, requests that are ready are refused beyond
+/// [`MAX_PIPELINED`], and all connections are ended beyond so many times that.
+const UNIX_FACTOR: usize = 4;
+
+/// Called when a request has become ready.
+pub type OnReady = Box<dyn Fn() + Send + Sync>;
+
+/// The requests that wait.
+pub struct Turns {
+    /// Locked for a moment, holding nothing else; requests are never dropped under it.
+    state: Mutex<State>,
+    on_ready: OnReady,
 }
 
+#[derive(Default)]
+struct State {
+    /// A connection is in here while one of its requests is ready or under way.
+    connections: HashMap<SocketAddr, Waiting>,
+    ready: VecDeque<Exchange>,
+    /// Requests that wait for those before them on their connections, and the memory they take.
+    total: usize,
+    bytes: usize,
+    /// Requests of a Unix socket that are ready or under way.
+    unix: usize,
+}
+
+/// Those of one connection that wait, and the memory they take.
 #[derive(Default)]
 struct Waiting {
-    lanes: HashMap<SocketAddr, Lane>,
-    total: usize,
-    /// What all of them take of memory.
+    requests: VecDeque<Exchange>,
     bytes: usize,
+    slow: bool,
 }
 
-/// Those of one connection, and what they take of memory.
-#[derive(Default)]
-struct Lane {
-    waiting: VecDeque<Exchange>,
-    bytes: usize,
-}
-
-impl Waiting {
-    /// Whether another request of this size may wait in a lane.
-    fn has_room(&self, lane: &Lane, more: usize) -> bool {
-        let (count, bytes) = (lane.waiting.len(), lane.bytes + more);
+impl State {
+    /// Whether another request of this size may wait after these.
+    fn has_room(&self, waiting: &Waiting, more: usize) -> bool {
+        let (count, bytes) = (waiting.requests.len(), waiting.bytes + more);
         (self.total < MAX_WAITING && self.bytes + more <= MAX_WAITING_BYTES && count < MAX_PIPELINED)
             || (count < PIPELINED_ALWAYS && bytes <= PIPELINED_ALWAYS_BYTES)
     }
+
+    /// Takes out what waits on this connection.
+    fn clear(&mut self, peer: SocketAddr) -> VecDeque<Exchange> {
+        let Some(waiting) = self.connections.get_mut(&peer) else { return VecDeque::new() };
+        self.total -= waiting.requests.len();
+        self.bytes -= std::mem::take(&mut waiting.bytes);
+        std::mem::take(&mut waiting.requests)
+    }
 }
 
-impl Lanes {
-    /// Gives the request back if it is the connection's turn; keeps it otherwise.
-    pub fn enter(&self, exchange: Exchange) -> Option<Exchange> {
-        let Some(peer) = exchange.peer else { return Some(exchange) };
-        let too_many = {
-            let mut waiting = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(lane) = waiting.lanes.get(&peer) else {
-                waiting.lanes.insert(peer, Lane::default());
-                return Some(exchange);
-            };
-            let fits = waiting.has_room(lane, exchange.weight) && !exchange.is_doomed();
-            let Waiting { lanes, total, bytes } = &mut *waiting;
-            let lane = lanes.entry(peer).or_default();
-            if fits {
-                (*total, *bytes, lane.bytes) = (*total + 1, *bytes + exchange.weight, lane.bytes + exchange.weight);
-                lane.waiting.push_back(exchange);
-                return None;
-            }
-            (*total, *bytes) = (*total - lane.waiting.len(), *bytes - lane.bytes);
-            std::mem::take(lane).waiting
-        };
-        exchange.discard(false);
-        too_many.into_iter().for_each(|exchange| exchange.discard(false));
-        None
+/// What became of a request that was taken from tiny_http.
+pub enum Entered {
+    /// It is ready, or waits for its turn.
+    Kept,
+    /// There was no room: its connection must be given up, with these requests, in this order.
+    Refused(Vec<Exchange>),
+}
+
+impl Turns {
+    pub fn new(on_ready: OnReady) -> Arc<Turns> {
+        Arc::new(Turns { state: Mutex::default(), on_ready })
     }
 
-    /// The connection's request was answered: its next one, if any waits.
-    pub fn leave(&self, peer: SocketAddr) -> Option<Exchange> {
-        let mut waiting = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Waiting { lanes, total, bytes } = &mut *waiting;
-        let lane = lanes.get_mut(&peer)?;
-        let next = lane.waiting.pop_front();
-        match &next {
-            Some(exchange) => {
-                (*total, *bytes, lane.bytes) = (*total - 1, *bytes - exchange.weight, lane.bytes - exchange.weight);
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a request that tiny_http has handed out.
+    pub fn enter(self: &Arc<Self>, mut exchange: Exchange) -> Entered {
+        let mut state = self.lock();
+        let Some(peer) = exchange.peer else {
+            exchange.begin_turn(Turn { turns: Arc::clone(self), peer: None, slow: AtomicBool::new(false) });
+            state.unix += 1;
+            if state.ready.len() >= UNIX_FACTOR * MAX_PIPELINED {
+                return Entered::Refused(vec![exchange]);
             }
-            None => drop(lanes.remove(&peer)),
+            if state.ready.len() >= MAX_PIPELINED {
+                // It stays in its place all the same: its reply must follow those of the requests before it.
+                exchange.head.class = Class::Shed;
+            }
+            state.ready.push_back(exchange);
+            return Entered::Kept;
+        };
+        let Some(waiting) = state.connections.get(&peer) else {
+            state.connections.insert(peer, Waiting::default());
+            exchange.begin_turn(Turn { turns: Arc::clone(self), peer: Some(peer), slow: AtomicBool::new(false) });
+            state.ready.push_back(exchange);
+            return Entered::Kept;
+        };
+        let weight = exchange.head.weight;
+        if state.has_room(waiting, weight) && !exchange.is_given_up() {
+            let State { connections, total, bytes, .. } = &mut *state;
+            let waiting = connections.entry(peer).or_default();
+            (*total, *bytes, waiting.bytes) = (*total + 1, *bytes + weight, waiting.bytes + weight);
+            waiting.requests.push_back(exchange);
+            return Entered::Kept;
         }
-        next
+        let mut refused: Vec<Exchange> = state.clear(peer).into();
+        refused.push(exchange);
+        Entered::Refused(refused)
+    }
+
+    /// The next request that is ready.
+    pub fn next_ready(&self) -> Option<Exchange> {
+        self.lock().ready.pop_front()
+    }
+
+    pub fn is_ready(&self) -> bool {
+        !self.lock().ready.is_empty()
+    }
+
+    /// Makes a request ready again, whose turn it is.
+    pub fn resume(&self, exchange: Exchange) {
+        self.lock().ready.push_back(exchange);
+        (self.on_ready)();
+    }
+
+    /// Whether no request is under way, and none waits.
+    pub fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.connections.is_empty() && state.unix == 0
+    }
+
+    /// Requests that wait, or are ready.
+    pub fn waiting(&self) -> usize {
+        let state = self.lock();
+        state.total + state.ready.len()
+    }
+
+    /// Ends a turn. Returns whether another request has become ready.
+    fn end(self: &Arc<Self>, peer: Option<SocketAddr>, slow: bool) -> bool {
+        let mut state = self.lock();
+        let Some(peer) = peer else {
+            state.unix -= 1;
+            return false;
+        };
+        let Some(waiting) = state.connections.get_mut(&peer) else { return false };
+        let Some(mut exchange) = waiting.requests.pop_front() else {
+            state.connections.remove(&peer);
+            return false;
+        };
+        let weight = exchange.head.weight;
+        waiting.bytes -= weight;
+        waiting.slow |= slow;
+        let slow = AtomicBool::new(waiting.slow);
+        exchange.begin_turn(Turn { turns: Arc::clone(self), peer: Some(peer), slow });
+        state.total -= 1;
+        state.bytes -= weight;
+        state.ready.push_back(exchange);
+        true
+    }
+}
+
+/// Held by the request that is under way. Dropped, it makes the connection's next one ready.
+pub struct Turn {
+    turns: Arc<Turns>,
+    peer: Option<SocketAddr>,
+    /// The connection's replies have found no room.
+    slow: AtomicBool,
+}
+
+impl Turn {
+    /// Notes that the client was slow to take a reply: the replies to what it has sent ahead are not tried by threads that
+    /// must not wait.
+    pub fn note_slow(&self) {
+        self.slow.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.turns.end(self.peer, *self.slow.get_mut()) {
+            (self.turns.on_ready)();
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::super::guard::{CutReason, Notes};
-use super::ENDPOINTS;
+use super::{ENDPOINTS, Found};
 use crate::limiter::{Limiter, Report};
 use crate::store::{Health, TIMING_BOUNDS_US, Timings};
 
@@ -31,9 +31,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Begins to measure a request for this target that arrived then.
-    pub fn measure(&self, target: &str, arrived: Instant) -> Measure<'_> {
-        self.go_on(Suspended { row: row(target), arrived })
+    /// Begins to measure a request for this endpoint that arrived then.
+    pub fn measure(&self, found: Option<Found>, arrived: Instant) -> Measure<'_> {
+        self.go_on(Suspended { row: row(found), arrived })
     }
 
     /// Goes on measuring.
@@ -70,9 +70,9 @@ impl Metrics {
     }
 }
 
-/// The row that requests for a target are counted in.
-fn row(target: &str) -> usize {
-    super::index(target).unwrap_or(ENDPOINTS.len())
+/// The row that requests for an endpoint are counted in.
+fn row(found: Option<Found>) -> usize {
+    found.map_or(ENDPOINTS.len(), |found| found.index)
 }
 
 fn version() -> String {
@@ -237,6 +237,7 @@ impl Page {
 mod tests {
     use std::time::Duration;
 
+    use super::super::find;
     use super::*;
 
     #[test]
@@ -248,7 +249,7 @@ mod tests {
             ("/v1/limits/secret-key", 200, 51),
             ("/nowhere", 404, 20_000_000),
         ] {
-            metrics.requests[row(target)][column(status)].record(Duration::from_micros(took));
+            metrics.requests[row(find(target))][column(status)].record(Duration::from_micros(took));
         }
         let mut page = Page(String::new());
         metrics.requests(&mut page);
@@ -262,8 +263,8 @@ mod tests {
         has("flint_request_duration_seconds_count{route=\"other\",status=\"4xx\"} 1");
         assert!(!page.0.contains("secret-key") && !page.0.contains("5xx"), "{}", page.0);
         // A handler that panics sets no status.
-        drop(metrics.measure("/v1/top", Instant::now()));
-        let count = |column: usize| metrics.requests[row("/v1/top")][column].read().0.iter().sum::<u64>();
+        drop(metrics.measure(find("/v1/top"), Instant::now()));
+        let count = |column: usize| metrics.requests[row(find("/v1/top"))][column].read().0.iter().sum::<u64>();
         assert_eq!([count(0), count(1), count(2)], [0, 0, 1]);
     }
 

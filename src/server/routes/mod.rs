@@ -10,6 +10,7 @@ use self::body::{Check, Configure, Items, Key};
 use self::metrics::Metrics;
 use super::guard::{CutReason, Notes};
 use super::http::reply::Reply;
+use super::vitals::Vitals;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{By, Later, Limiter, Page, write_many, write_statuses};
@@ -67,28 +68,48 @@ pub const ENDPOINTS: [Endpoint; 13] = [
     endpoint(Route::Metrics, "/v1/metrics", &[("GET", &[])]),
 ];
 
-/// The place in [`ENDPOINTS`] of a path, and the key in the path, still encoded (empty where the path bears none).
-fn find(path: &str) -> Option<(usize, &str)> {
+/// The endpoint that was found for a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its place in [`ENDPOINTS`].
+    pub index: usize,
+    /// Where the key begins in the path, still encoded.
+    key_at: usize,
+}
+
+/// Finds the endpoint of a target (path and query).
+pub fn find(target: &str) -> Option<Found> {
+    let path = path_of(target);
     ENDPOINTS.iter().enumerate().find_map(|(index, endpoint)| {
         let key = match endpoint.path.strip_suffix("{key}") {
             Some(before) => path.strip_prefix(before).filter(|key| !key.is_empty())?,
             None => path.strip_prefix(endpoint.path).filter(|rest| rest.is_empty())?,
         };
-        Some((index, key))
+        Some(Found { index, key_at: path.len() - key.len() })
     })
 }
 
-/// The place in [`ENDPOINTS`] of what a target (path and query) asks for.
-pub fn index(target: &str) -> Option<usize> {
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
-    find(path).map(|(index, _)| index)
+fn path_of(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
 }
 
-/// Whether a target asks for a check of any kind: what is decided in memory, and waits for the disk at most.
-pub fn is_check(target: &str) -> bool {
-    index(target).is_some_and(|index| {
-        matches!(ENDPOINTS[index].route, Route::Check | Route::CheckAll | Route::CheckMany | Route::Take)
-    })
+impl Found {
+    /// Whether it is answered from memory, and waits for the disk at most: a check of any kind, or health.
+    pub fn is_quick(self) -> bool {
+        use Route::{Check, CheckAll, CheckMany, Health, Take};
+        matches!(ENDPOINTS[self.index].route, Check | CheckAll | CheckMany | Take | Health)
+    }
+}
+
+/// One request, as the endpoints see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// What [`find`] says of the target.
+    pub found: Option<Found>,
+    pub method: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    pub body: &'a [u8],
 }
 
 /// What requests are answered from.
@@ -101,24 +122,67 @@ pub struct Sources<'a> {
     /// none.
     pub notes: Option<Notes>,
     pub metrics: Option<&'a Metrics>,
+    pub vitals: Option<&'a Vitals>,
 }
 
 impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
-        Sources { limiter, later: None, notes: None, metrics: None }
+        Sources { limiter, later: None, notes: None, metrics: None, vitals: None }
     }
 }
 
-/// Answers one request: of a client of the server, or of a command that has opened the data directory itself.
-pub fn answer(sources: Sources<'_>, method: &str, url: &str, body: &[u8]) -> Reply {
-    try_answer(sources, method, url, body).unwrap_or_else(|error| Reply::error(&error))
+/// Answers one request of a client of the server.
+pub fn answer(sources: Sources<'_>, ask: &Ask<'_>) -> Reply {
+    try_answer(sources, ask).unwrap_or_else(|error| match error.kind() {
+        Kind::MethodNotAllowed => {
+            let mut reply = Reply::error(&error);
+            reply.header("Allow", ask.found.map(allowed).unwrap_or_default());
+            reply
+        }
+        _ => Reply::error(&error),
+    })
+}
+
+/// Answers one request of a command that has opened the data directory itself.
+pub fn answer_locally(limiter: &Limiter, method: &str, target: &str, body: &[u8]) -> Reply {
+    let mut reply = answer(Sources::of(limiter), &Ask { found: find(target), method, target, body });
+    while let Some(mut more) = reply.more.take() {
+        if more.next(&mut reply.body) {
+            reply.more = Some(more);
+        }
+    }
+    reply
+}
+
+/// Refuses a method that the endpoint does not know, and a path that is none.
+///
+/// # Errors
+/// `not_found`, `method_not_allowed`.
+pub fn check_method(found: Option<Found>, method: &str, target: &str) -> Result<()> {
+    let path = excerpt(path_of(target));
+    let Some(found) = found else {
+        return Err(Error::new(Kind::NotFound, format!("there is no {path}; the API is under /v1")));
+    };
+    if ENDPOINTS[found.index].methods.iter().any(|(name, _)| *name == method) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::MethodNotAllowed, format!("{path} takes {}, not {method}", allowed(found))))
+}
+
+/// The methods of an endpoint, as the `Allow` header names them.
+fn allowed(found: Found) -> String {
+    ENDPOINTS[found.index].methods.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
 /// The reply to a health request, which needs neither a worker nor the disk.
-pub fn health(limiter: &Limiter) -> Reply {
+fn health(limiter: &Limiter, vitals: Option<&Vitals>) -> Reply {
     let version = env!("CARGO_PKG_VERSION");
-    match limiter.health() {
+    let health = match vitals.and_then(Vitals::complaint) {
+        Some(complaint) => (Health::Failed, Some(complaint)),
+        None => limiter.health(),
+    };
+    match health {
         (Health::Healthy, _) => Reply::json(ok_first(true, &json!({"version": version})).into_bytes()),
         (_, reason) => {
             let body = ok_first(false, &json!({"version": version, "error": reason}));
@@ -127,20 +191,15 @@ pub fn health(limiter: &Limiter) -> Reply {
     }
 }
 
-fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Result<Reply> {
-    let Sources { limiter, later, notes, metrics } = sources;
-    let (path, query) = url.split_once('?').unwrap_or((url, ""));
-    let Some((index, key)) = find(path) else {
-        return Err(Error::new(Kind::NotFound, format!("there is no {}; the API is under /v1", excerpt(path))));
-    };
+fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
+    let Sources { limiter, later, notes, metrics, vitals } = sources;
+    let Ask { found, method, target, body: bytes } = *ask;
+    check_method(found, method, target)?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let Found { index, key_at } = found.unwrap_or(Found { index: 0, key_at: 0 });
+    let key = &path[key_at..];
     let Endpoint { route, methods, .. } = &ENDPOINTS[index];
-    let Some((_, parameters)) = methods.iter().find(|(name, _)| *name == method) else {
-        let allow = methods.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        let error = Error::new(Kind::MethodNotAllowed, format!("{} takes {allow}, not {method}", excerpt(path)));
-        let mut reply = Reply::error(&error);
-        reply.header("Allow", allow);
-        return Ok(reply);
-    };
+    let parameters = methods.iter().find(|(name, _)| *name == method).map_or(&[][..], |(_, parameters)| parameters);
     let query = Query::parse(query, parameters)?;
     // A decision on a key of usual length fits, and the end of the line.
     let mut out = Vec::with_capacity(320);
@@ -174,7 +233,7 @@ fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Re
                 false => (429, format!("denied {}\n", decision.retry_after_ms)),
             };
             let content_type = "text/plain; charset=utf-8";
-            let mut reply = Reply { status, headers: Vec::new(), body: text.into_bytes(), content_type };
+            let mut reply = Reply { status, headers: Vec::new(), body: text.into_bytes(), more: None, content_type };
             reply.decision(&decision);
             return Ok(reply);
         }
@@ -195,13 +254,19 @@ fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Re
             reply.header("Cache-Control", "no-store");
             return Ok(reply);
         }
-        Route::Health => return Ok(health(limiter)),
+        Route::Health => return Ok(health(limiter, vitals)),
         Route::Metrics => {
             let (Some(metrics), Some(notes)) = (metrics, notes) else {
                 return Err(Error::new(Kind::NotFound, "only a server has metrics"));
             };
             let body = metrics.page(limiter, notes);
-            return Ok(Reply { status: 200, headers: Vec::new(), body, content_type: metrics::CONTENT_TYPE });
+            return Ok(Reply {
+                status: 200,
+                headers: Vec::new(),
+                body,
+                more: None,
+                content_type: metrics::CONTENT_TYPE,
+            });
         }
         Route::Limits if method == "GET" => {
             let limit = query.number("limit")?.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -238,7 +303,7 @@ fn try_answer(sources: Sources<'_>, method: &str, url: &str, bytes: &[u8]) -> Re
             body::parse_empty(bytes)?;
             limiter.compact()?.write_json(&mut out);
         }
-        Route::Doctor => out = doctor(limiter, notes.map(connections)).into_bytes(),
+        Route::Doctor => out = doctor(limiter, vitals, notes.map(connections)).into_bytes(),
         Route::Top => {
             let by = match query.get("by") {
                 None | Some("denied") => By::Denied,
@@ -264,9 +329,10 @@ fn connections(notes: Notes) -> Value {
 }
 
 /// The report of `doctor`; a server adds its connections.
-fn doctor(limiter: &Limiter, connections: Option<Value>) -> String {
+fn doctor(limiter: &Limiter, vitals: Option<&Vitals>, connections: Option<Value>) -> String {
     let report = limiter.report();
-    let problems = report.problems();
+    let mut problems = report.problems();
+    problems.extend(vitals.and_then(Vitals::complaint));
     let syncs: u64 = report.syncs.0.iter().sum();
     let mut rest = json!({
         "problems": problems,

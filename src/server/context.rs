@@ -1,0 +1,61 @@
+//! What all threads of a server share.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use super::guard::Notes;
+use super::http::auth::Tokens;
+use super::pool::jobs::Jobs;
+use super::pool::pending::Pending;
+use super::pool::slow::Slow;
+use super::pool::turns::Turns;
+use super::routes::Sources;
+use super::routes::metrics::Metrics;
+use super::vitals::Vitals;
+use crate::limiter::Limiter;
+use crate::store::Settle;
+
+/// What all threads of a server share.
+pub struct Context {
+    pub limiter: Arc<Limiter>,
+    /// Replaced when the token file is read again.
+    pub tokens: RwLock<Tokens>,
+    pub hosts: Vec<String>,
+    /// Only this machine's users reach a Unix socket; no browser does.
+    pub unix: bool,
+    /// Connections are told to close: the server stops, or a new image of this program is about to take over.
+    pub draining: AtomicBool,
+    pub notes: Notes,
+    pub metrics: Metrics,
+    pub vitals: Vitals,
+    pub turns: Arc<Turns>,
+    pub pending: Arc<Pending>,
+    /// The same, as the log knows it.
+    pub completion: Arc<dyn Settle>,
+    pub jobs: Jobs,
+    pub slow: Slow,
+    /// Requests of a Unix socket that are with threads that may wait.
+    pub away: Arc<AtomicUsize>,
+    /// Threads that wait for one body each.
+    pub bodies: AtomicUsize,
+}
+
+impl Context {
+    pub fn sources(&self) -> Sources<'_> {
+        Sources {
+            limiter: &self.limiter,
+            later: None,
+            notes: Some(self.notes),
+            metrics: Some(&self.metrics),
+            vitals: Some(&self.vitals),
+        }
+    }
+
+    pub fn tokens(&self) -> RwLockReadGuard<'_, Tokens> {
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,217 @@
+//! The one way of a request through the server.
+//!
+//! Owns: the order in which a request is admitted, its body read, the answer made, counted and sent, and its connection
+//! kept or ended. Called by deciders and workers ([`handle`]), and to refuse what they have no room for ([`refuse`]). A
+//! request that will be refused is refused before its body is read.
+
+use super::super::context::Context;
+use super::super::http::auth;
+use super::super::http::exchange::Exchange;
+use super::super::http::head::Class;
+use super::super::http::reply::Reply;
+use super::super::http::sending::{Sending, Sent};
+use super::super::routes::metrics::Measure;
+use super::super::routes::{self, Sources};
+use super::pending::{Outcome, Waiting};
+use crate::error::{Error, Kind, Result};
+use crate::limiter::{Later, SyncMode};
+use crate::store;
+
+/// Which thread handles a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Must not wait.
+    Decider,
+    /// May wait for the disk.
+    Worker,
+}
+
+/// How far a request came.
+#[expect(clippy::large_enum_variant, reason = "nearly all are done")]
+pub enum Handled {
+    /// It was answered or let go, or its reply waits for the disk.
+    Done,
+    /// Its client is slow to take the reply.
+    Slow(Sending),
+    /// The next part of its reply must be made by a worker.
+    More(Sending),
+    /// Its body must be read first.
+    Body(Exchange),
+    /// A thread that may wait must handle it; nothing was done.
+    WouldBlock(Exchange),
+    /// It is refused, or let go if these bytes are none, with its body unread.
+    Refused(Exchange, Vec<u8>),
+}
+
+/// Handles one request.
+pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled {
+    if exchange.is_given_up() || exchange.head.class == Class::Bloated {
+        return let_go(exchange);
+    }
+    let measure = context.metrics.measure(exchange.head.found, exchange.arrived);
+    if let Err(error) = admit(context, &exchange) {
+        return answer_at_once(context, exchange, measure, Reply::error(&error), role);
+    }
+    if exchange.head.unread {
+        measure.suspend();
+        return Handled::Body(exchange);
+    }
+    if role == Role::Decider && exchange.head.class != Class::Quick {
+        measure.suspend();
+        return Handled::WouldBlock(exchange);
+    }
+    if let Err(error) = exchange.read_body() {
+        return answer_at_once(context, exchange, measure, Reply::error(&error), role);
+    }
+    if is_to_panic(exchange.target()) {
+        panic!("asked to by FLINT_TEST_PANIC");
+    }
+    if role == Role::Worker {
+        let reply = routes::answer(context.sources(), &ask(&exchange));
+        return answer(context, exchange, measure, reply);
+    }
+    // In a batch nothing is told later.
+    let slot = (context.limiter.sync() == SyncMode::Always).then(|| context.pending.reserve());
+    let later = Later::new(&context.completion, slot.as_ref().map_or(0, |slot| slot.number()));
+    let reply = routes::answer(Sources { later: Some(&later), ..context.sources() }, &ask(&exchange));
+    if later.is_refused() {
+        measure.suspend();
+        return Handled::WouldBlock(exchange);
+    }
+    match slot {
+        Some(slot) if later.is_unsettled() => {
+            let waiting = Waiting { exchange, reply, measure: measure.suspend() };
+            slot.fill(waiting).map_or(Handled::Done, |(waiting, outcome)| complete(context, waiting, outcome))
+        }
+        slot => {
+            // Given back before the reply takes its place among those that wait.
+            drop(slot);
+            answer_at_once(context, exchange, measure, reply, role)
+        }
+    }
+}
+
+/// Sends a reply that waits for nothing but, on a Unix socket, for the replies before it.
+fn answer_at_once(context: &Context, exchange: Exchange, measure: Measure<'_>, reply: Reply, role: Role) -> Handled {
+    if !context.unix || role == Role::Worker || exchange.head.unread {
+        return answer(context, exchange, measure, reply);
+    }
+    let waiting = Waiting { exchange, reply, measure: measure.suspend() };
+    let ready = context.pending.follow(waiting);
+    ready.map_or(Handled::Done, |waiting| complete(context, waiting, Outcome::Durable))
+}
+
+/// Sends what there is of a reply.
+pub fn send(sending: Sending) -> Handled {
+    match sending.go_on() {
+        Sent::All => Handled::Done,
+        Sent::Waiting(sending) => Handled::Slow(sending),
+        Sent::More(sending) => Handled::More(sending),
+    }
+}
+
+/// Sends a reply that waited for the disk.
+pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handled {
+    let Waiting { exchange, reply, measure } = waiting;
+    let reply = match outcome {
+        Outcome::Durable => reply,
+        Outcome::Failed => Reply::error(&context.limiter.failure()),
+        Outcome::Late => Reply::error(&store::overloaded()),
+    };
+    if is_to_panic_late(exchange.target()) {
+        panic!("asked to by FLINT_TEST_PANIC_LATE");
+    }
+    let measure = match measure {
+        Some(suspended) => context.metrics.go_on(suspended),
+        None => context.metrics.measure(exchange.head.found, exchange.arrived),
+    };
+    answer(context, exchange, measure, reply)
+}
+
+/// Answers a request with an error, whether its body was read or not.
+pub fn refuse(context: &Context, exchange: Exchange, error: &Error) -> Handled {
+    let measure = context.metrics.measure(exchange.head.found, exchange.arrived);
+    answer(context, exchange, measure, Reply::error(error))
+}
+
+/// The error for a request that there is no room for.
+pub fn overloaded() -> Error {
+    Error::new(Kind::Overloaded, "too many requests at once; try again in a second")
+}
+
+fn ask(exchange: &Exchange) -> routes::Ask<'_> {
+    routes::Ask {
+        found: exchange.head.found,
+        method: exchange.method(),
+        target: exchange.target(),
+        body: exchange.body(),
+    }
+}
+
+/// Refuses what can be refused by the head.
+fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
+    let head = &exchange.head;
+    if head.class == Class::Shed {
+        return Err(overloaded());
+    }
+    if head.ambiguous {
+        return Err(Error::invalid(
+            "headers Content-Length, Transfer-Encoding, Host and Authorization must stand once, the first as a number of \
+             bytes and not together with the second, which must be chunked, with no Upgrade; and neither the target nor a \
+             header may hold control characters",
+        ));
+    }
+    auth::authorise(exchange, &context.tokens(), &context.hosts, context.unix)?;
+    if head.chunked && context.unix {
+        // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
+        return Err(Error::invalid(
+            "header Content-Length must give the length of a body on a Unix socket, not Transfer-Encoding",
+        ));
+    }
+    if exchange.is_over_bound() {
+        return Err(super::super::http::exchange::too_large());
+    }
+    if head.unread {
+        routes::check_method(head.found, exchange.method(), exchange.target())?;
+    }
+    Ok(())
+}
+
+/// Sends the reply, and keeps or ends the connection.
+fn answer(context: &Context, exchange: Exchange, mut measure: Measure<'_>, reply: Reply) -> Handled {
+    measure.status = reply.status;
+    let head = &exchange.head;
+    let draining = context.is_draining();
+    let head_only = head.head_only;
+    let bytes = reply.encode(head.close || head.unread || draining, head_only);
+    if head.unread {
+        return Handled::Refused(exchange, bytes);
+    }
+    let more = reply.more.filter(|_| !head_only);
+    // A reply to a request that was sent ahead would wait for those that are elsewhere.
+    let wait = exchange.is_slow() || (context.unix && exchange.waits_for_others(&context.away));
+    let Some(sending) = exchange.into_sending(bytes, draining) else { return Handled::Done };
+    let sending = sending.followed_by(more);
+    if wait {
+        return Handled::Slow(sending);
+    }
+    send(sending)
+}
+
+/// Lets go of a request whose connection is given up.
+pub fn let_go(exchange: Exchange) -> Handled {
+    if exchange.head.unread || exchange.peer.is_none() {
+        return Handled::Refused(exchange, Vec::new());
+    }
+    exchange.discard();
+    Handled::Done
+}
+
+/// Hooks for the tests that a panic costs one request; never in a release build.
+fn is_to_panic(target: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var("FLINT_TEST_PANIC").is_ok_and(|panics_at| panics_at == target)
+}
+
+fn is_to_panic_late(target: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var("FLINT_TEST_PANIC_LATE").is_ok_and(|panics_at| panics_at == target)
+}
