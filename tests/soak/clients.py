@@ -202,7 +202,8 @@ class Good:
             self.answered += problem is None
             self.slowest = max(self.slowest, took)
             if problem is not None:
-                self.failures.append([time.time(), f"{self.kind}{' on a new connection' * (not self.keeps)}: {problem}"])
+                where = "" if self.keeps else " on a new connection"
+                self.failures.append([time.time(), f"{self.kind}{where}: {problem}"])
             if not self.keeps and self.connection is not None:
                 self.connection.close()
             over.wait(PAUSE)

@@ -1,5 +1,5 @@
-"""Floods that need no token, each for half a minute: memory must stay bounded, and well-behaved clients must be answered
-in time meanwhile and afterwards."""
+"""Floods that need no token, each for half a minute: memory must stay bounded, and well-behaved clients must be
+answered in time meanwhile and afterwards."""
 
 import contextlib
 import os
@@ -65,9 +65,9 @@ def all_cases():
         for count in (33, 200):
             cases.append(Case(f"stalled-{count}-{known}", stalled(count, token)))
             cases.append(Case(f"stalled-{count}-{known}-by-2", stalled(count, token), ("--max-blocking", "2")))
-    deaf = hold(33, request("GET", "/v1/limits", TOKEN), reads=False)
-    cases.append(Case("deaf-33-token", deaf, limits=LIMITS))
-    cases.append(Case("deaf-33-token-by-2", deaf, ("--max-blocking", "2"), limits=LIMITS))
+    unread = hold(33, request("GET", "/v1/limits", TOKEN), reads=False)
+    cases.append(Case("unread-33-token", unread, limits=LIMITS))
+    cases.append(Case("unread-33-token-by-2", unread, ("--max-blocking", "2"), limits=LIMITS))
     return cases
 
 
@@ -194,7 +194,8 @@ def attack(case, directory, seconds):
         watched = Watched(server)
         watched.watch(WARM_UP)
         before = (server.resident_kib(), server.descriptors())
-        attackers = [processes.enter_context(Clients(role, server.url, **settings)) for role, settings in case.attackers]
+        attackers = [
+            processes.enter_context(Clients(role, server.url, **settings)) for role, settings in case.attackers]
         watched.watch(seconds)
         for attacker in attackers:
             attacker.end()
@@ -215,8 +216,8 @@ def attack(case, directory, seconds):
     sums = {name: sum(one.get(name, 0) for one in seen) for name in ("connections", "requests", "cut", "failed")}
     print(
         f"floods {case.name}: {'VIOLATED' if problems else 'held'}: peak {watched.peak // MIB} MiB, slowest "
-        f"{served['kept']:.3f} s kept {served['new']:.3f} s new, {served['answered']} good answers, {served['reopened']} "
-        f"reopened; attackers: {sums['connections']} connections, {sums['requests']} requests, {sums['cut']} cut, "
+        f"{served['kept']:.3f} s kept {served['new']:.3f} s new, {served['answered']} good answers, "
+        f"{served['reopened']} reopened; attackers: {sums['connections']} connections, {sums['requests']} requests, {sums['cut']} cut, "
         f"{sums['failed']} failed; {told or 'no doctor'}; back after {took:.1f} s"
         f"{': ' * bool(problems)}{'; '.join(problems)}", flush=True)
     return not problems
@@ -244,4 +245,4 @@ def run(options, parent):
 
 
 if __name__ == "__main__":
-    harness.main("floods", run, 1, seconds=30)
+    harness.main("floods", run, 1, seconds=30, cases=True)

@@ -500,14 +500,15 @@ def verify(directory):
         raise Violation(f"flint log verify: {run.returncode} {run.stdout} {run.stderr}")
 
 
-def main(name, run, rounds, seconds=None):
-    """The frame of a part: its options, a fresh directory, one line of outcome, an exit status. Parts with cases say how
-    many seconds one takes."""
+def main(name, run, rounds, seconds=None, cases=False):
+    """The frame of a part: its options, a fresh directory, one line of outcome, an exit status. A part with
+    cases runs one of them alone where asked to, and some say how many seconds a case takes."""
     parser = argparse.ArgumentParser(prog=f"scripts/soak {name}")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds to run (default {rounds})")
+    if cases:
+        parser.add_argument("--only", default="", help="run the cases alone that have this in their names")
     if seconds is not None:
         parser.add_argument("--seconds", type=int, default=seconds, help=f"seconds of a case (default {seconds})")
-        parser.add_argument("--only", default="", help="run the cases alone that have this in their names")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30), help="repeats the choices of a run")
     options = parser.parse_args()
     random.seed(options.seed)
