@@ -217,8 +217,8 @@ def attack(case, directory, seconds):
     print(
         f"floods {case.name}: {'VIOLATED' if problems else 'held'}: peak {watched.peak // MIB} MiB, slowest "
         f"{served['kept']:.3f} s kept {served['new']:.3f} s new, {served['answered']} good answers, "
-        f"{served['reopened']} reopened; attackers: {sums['connections']} connections, {sums['requests']} requests, {sums['cut']} cut, "
-        f"{sums['failed']} failed; {told or 'no doctor'}; back after {took:.1f} s"
+        f"{served['reopened']} reopened; attackers: {sums['connections']} connections, {sums['requests']} requests, "
+        f"{sums['cut']} cut, {sums['failed']} failed; {told or 'no doctor'}; back after {took:.1f} s"
         f"{': ' * bool(problems)}{'; '.join(problems)}", flush=True)
     return not problems
 

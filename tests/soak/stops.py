@@ -75,8 +75,8 @@ def case(name, ahead, rounds, parent):
         first = first or "; ".join(problems)
     print(
         f"stops {name}: {'VIOLATED' if violated else 'held'}: {rounds} stops under {CLIENTS} clients, {requests} "
-        f"requests, {told} connections told to close, {cut} cut with {unanswered} requests unanswered, the slowest stop "
-        f"{slowest:.2f} s{f'; {violated} stops violated, the first: {first}' if violated else ''}", flush=True)
+        f"requests, {told} connections told to close, {cut} cut with {unanswered} requests unanswered, the slowest "
+        f"stop {slowest:.2f} s{f'; {violated} stops violated, the first: {first}' if violated else ''}", flush=True)
     return not violated
 
 
