@@ -201,9 +201,10 @@ def main():
         with open(files["body"], "w") as file:
             json.dump(BODY, file)
         with open(files["lua"], "w") as file:
+            file.write('wrk.method = "POST"\nwrk.body = %s\n' % json.dumps(json.dumps(BODY)))
             file.write(
-                'wrk.method = "POST"\nwrk.body = %s\nfunction done(s) local e = s.errors; io.write("failed: ", e.status '
-                '+ e.connect + e.read + e.write + e.timeout, "\\n") end\n' % json.dumps(json.dumps(BODY)))
+                'function done(s) local e = s.errors; io.write("failed: ", e.status + e.connect + e.read + e.write + '
+                'e.timeout, "\\n") end\n')
         for number in range(1, ROUNDS + 1):
             round_of(number, binaries, parent, files, found)
     table(found)

@@ -224,9 +224,8 @@ def attack(case, directory, seconds):
 
 
 def run(options, parent):
-    cases = [case for case in all_cases() if options.only in case.name]
-    if not cases:
-        raise harness.Skipped(f"no case has {options.only} in its name")
+    every = {case.name: case for case in all_cases()}
+    cases = [every[name] for name in harness.chosen(every, options.only)]
     prepared = {}
     for limits in sorted({case.limits for case in cases}):
         prepared[limits] = os.path.join(parent, f"prepared-{limits}")

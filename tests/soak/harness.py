@@ -500,6 +500,15 @@ def verify(directory):
         raise Violation(f"flint log verify: {run.returncode} {run.stdout} {run.stderr}")
 
 
+def chosen(names, only):
+    """The names of cases that have this in them."""
+    found = [name for name in names if only in name]
+    if not found:
+        print(f"no case has {only} in its name; there are: {' '.join(names)}", file=sys.stderr)
+        sys.exit(2)
+    return found
+
+
 def main(name, run, rounds, seconds=None, cases=False):
     """The frame of a part: its options, a fresh directory, one line of outcome, an exit status. A part with
     cases runs one of them alone where asked to, and some say how many seconds a case takes."""
@@ -522,6 +531,9 @@ def main(name, run, rounds, seconds=None, cases=False):
         print(f"{name}: SKIPPED: {reason}", flush=True)
         shutil.rmtree(parent, ignore_errors=True)
         sys.exit(SKIPPED)
+    except SystemExit:
+        shutil.rmtree(parent, ignore_errors=True)
+        raise
     except Violation as violation:
         print(f"{name}: VIOLATED (seed {options.seed}, files kept in {parent}): {violation}", flush=True)
         sys.exit(1)

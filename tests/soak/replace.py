@@ -71,10 +71,8 @@ def case(name, ahead, rounds, parent):
 
 
 def run(options, parent):
-    cases = {name: ahead for name, ahead in stops.AHEAD.items() if options.only in name}
-    if not cases:
-        raise harness.Skipped(f"no case has {options.only} in its name")
-    violated = [name for name, ahead in cases.items() if not case(name, ahead, options.rounds, parent)]
+    cases = harness.chosen(stops.AHEAD, options.only)
+    violated = [name for name in cases if not case(name, stops.AHEAD[name], options.rounds, parent)]
     if violated:
         raise harness.Violation(f"under clients that send {' and '.join(violated)}")
     return f"{options.rounds} replacements each under clients that send {' and '.join(cases)}"

@@ -81,10 +81,8 @@ def case(name, ahead, rounds, parent):
 
 
 def run(options, parent):
-    cases = {name: ahead for name, ahead in AHEAD.items() if options.only in name}
-    if not cases:
-        raise harness.Skipped(f"no case has {options.only} in its name")
-    violated = [name for name, ahead in cases.items() if not case(name, ahead, options.rounds, parent)]
+    cases = harness.chosen(AHEAD, options.only)
+    violated = [name for name in cases if not case(name, AHEAD[name], options.rounds, parent)]
     if violated:
         raise harness.Violation(f"under clients that send {' and '.join(violated)}")
     return f"{options.rounds} stops each under clients that send {' and '.join(cases)}"
