@@ -86,12 +86,13 @@ class Reply:
 class Client:
     """A client that keeps its connection. Any failure of it is an OSError or an HTTPException (see BROKEN)."""
 
-    def __init__(self, url, timeout=PATIENCE):
+    def __init__(self, url, timeout=PATIENCE, token=None):
         host, _, port = url[len("http://"):].rpartition(":")
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
 
     def ask(self, method, path, body=None):
-        self.connection.request(method, path, None if body is None else json.dumps(body))
+        self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
         response = self.connection.getresponse()
         return Reply(response.status, response.headers, response.read())
 
@@ -131,8 +132,8 @@ class Server:
         self.kill()
         return None
 
-    def client(self, timeout=PATIENCE):
-        return Client(self.url, timeout)
+    def client(self, timeout=PATIENCE, token=None):
+        return Client(self.url, timeout, token)
 
     def alive(self):
         return self.process.poll() is None
@@ -149,9 +150,12 @@ class Server:
         self.err.seek(0)
         return self.err.read().decode(errors="replace")
 
-    def resident_kib(self):
+    def resident_kib(self, name="VmRSS"):
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+            return next((int(line.split()[1]) for line in status if line.startswith(f"{name}:")), 0)
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
 
 @contextlib.contextmanager
@@ -496,10 +500,24 @@ def verify(directory):
         raise Violation(f"flint log verify: {run.returncode} {run.stdout} {run.stderr}")
 
 
-def main(name, run, rounds):
-    """The frame of a part: its options, a fresh directory, one line of outcome, an exit status."""
+def chosen(names, only):
+    """The names of cases that have this in them."""
+    found = [name for name in names if only in name]
+    if not found:
+        print(f"no case has {only} in its name; there are: {' '.join(names)}", file=sys.stderr)
+        sys.exit(2)
+    return found
+
+
+def main(name, run, rounds, seconds=None, cases=False):
+    """The frame of a part: its options, a fresh directory, one line of outcome, an exit status. A part with
+    cases runs one of them alone where asked to, and some say how many seconds a case takes."""
     parser = argparse.ArgumentParser(prog=f"scripts/soak {name}")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds to run (default {rounds})")
+    if cases:
+        parser.add_argument("--only", default="", help="run the cases alone that have this in their names")
+    if seconds is not None:
+        parser.add_argument("--seconds", type=int, default=seconds, help=f"seconds of a case (default {seconds})")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30), help="repeats the choices of a run")
     options = parser.parse_args()
     random.seed(options.seed)
@@ -513,6 +531,9 @@ def main(name, run, rounds):
         print(f"{name}: SKIPPED: {reason}", flush=True)
         shutil.rmtree(parent, ignore_errors=True)
         sys.exit(SKIPPED)
+    except SystemExit:
+        shutil.rmtree(parent, ignore_errors=True)
+        raise
     except Violation as violation:
         print(f"{name}: VIOLATED (seed {options.seed}, files kept in {parent}): {violation}", flush=True)
         sys.exit(1)
