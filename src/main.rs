@@ -8,6 +8,10 @@ use std::process::ExitCode;
 
 use log::Level;
 
+/// Holds back the HTTP library's threads when they read more than the server can decide.
+#[global_allocator]
+static ALLOCATOR: flint::server::Allocator = flint::server::Allocator;
+
 fn main() -> ExitCode {
     let journal = to_journal();
     env_logger::Builder::new()

@@ -19,6 +19,7 @@ use tiny_http::Request;
 use super::context::Context;
 use super::http::exchange::Exchange;
 use super::net::listener::Listener;
+use super::net::pressure;
 use super::pool::MOST_DECIDERS;
 use super::pool::decider::enter;
 use super::pool::wake::Asleep;
@@ -240,7 +241,7 @@ impl Accept {
                 Err(error) => drop(report.send(Err(error))),
             }
         };
-        let thread = self.context.vitals.start(format!("flint-accept-{number}"), run);
+        let thread = self.context.vitals.start(format!("{}{number}", pressure::THREADS), run);
         self.instances.threads().push(thread.map_err(|error| error.to_string())?);
         started.recv().unwrap_or_else(|_| Err("a thread has ended".to_owned()))
     }

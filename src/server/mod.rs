@@ -23,6 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use self::http::auth::{Bind, Tokens, read_token_file};
+pub use self::net::pressure::Allocator;
 pub use self::routes::{ENDPOINTS, Endpoint, answer_locally};
 
 use self::accept::Instances;

@@ -27,6 +27,8 @@ pub(super) struct Sample {
     /// Measure of replies not taken by the client; on TCP 1 for any.
     pub(super) unsent: u64,
     pub(super) dead: bool,
+    /// The peer sends nothing more: it has closed the connection, or its half of it.
+    pub(super) closed: bool,
 }
 
 /// One connection as the guard follows it.
@@ -114,6 +116,7 @@ impl Connection {
                 acked: 0,
                 unsent: sockets::unsent(fd)?,
                 dead: hung_up(fd),
+                closed: false,
             });
         }
         let facts = sockets::bytes_received(fd)?;
@@ -127,6 +130,7 @@ impl Connection {
             acked: facts.bytes_acked,
             unsent: u64::from(facts.reply_pending),
             dead: facts.dead,
+            closed: facts.peer_closed,
         })
     }
 

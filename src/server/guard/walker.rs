@@ -10,6 +10,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
+use super::super::net::pressure;
 use super::super::net::sockets::{self, AcceptSignal, Name, Peephole, SocketId};
 use super::connection::{Connection, Forgotten, Peer, serves};
 use super::verdict::verdict;
@@ -177,6 +178,9 @@ impl Walker {
             open
         });
         self.cut_urgent(now);
+        if pressure::is_on() {
+            self.cut_closed(now);
+        }
         self.cut_unix(wish, now);
         self.cut_excess(now);
         self.cut_greedy(now);
@@ -299,6 +303,16 @@ impl Walker {
         self.hole.release();
     }
 
+    /// Cuts those whose peers have closed them: what they have sent ahead is in the way of others.
+    fn cut_closed(&mut self, now: Instant) {
+        let closed = |c: &Connection| c.cut.is_none() && c.last.closed;
+        let ids: Vec<SocketId> = self.connections.iter().filter(|(_, c)| closed(c)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.cut_one(id, CutReason::Excess, now);
+        }
+        self.hole.release();
+    }
+
     /// Cuts all Unix connections where that was asked for.
     fn cut_unix(&mut self, wish: u64, now: Instant) {
         let [_, fulfilled] = &self.shared.unix_cuts;
@@ -364,7 +378,7 @@ impl Walker {
         // that it has just sent do, and how many more its process has.
         // One that has not said anything yet is nearer to the door than any that has.
         let greed = self.greed_of_processes();
-        let mut order: Vec<(Reverse<usize>, bool, bool, Instant, SocketId)> = self
+        let mut order: Vec<(Reverse<usize>, bool, bool, bool, Instant, SocketId)> = self
             .connections
             .iter()
             .filter(|(_, c)| c.cut.is_none())
@@ -372,16 +386,16 @@ impl Walker {
                 if c.facts.attributed {
                     let busy = c.facts.in_progress > 0;
                     let since = if busy { c.first_seen } else { c.facts.last_progress };
-                    (Reverse(0), busy, c.flow.handed > 0 || c.last.received > 0, since, *id)
+                    (Reverse(0), !c.last.closed, busy, c.flow.handed > 0 || c.last.received > 0, since, *id)
                 } else {
                     let greed = greed.get(id).copied().unwrap_or(0);
-                    (Reverse(greed), c.last.unread > 0, true, c.first_seen, *id)
+                    (Reverse(greed), true, c.last.unread > 0, true, c.first_seen, *id)
                 }
             })
             .collect();
         order.sort_unstable();
         let mut left = excess;
-        for (_, busy, _, _, id) in order {
+        for (_, open, busy, _, _, id) in order {
             if left == 0 {
                 break;
             }
@@ -397,7 +411,7 @@ impl Walker {
             // It may have begun a request since the walk looked at it.
             judge(connection, fd, self.shared, &self.config, now);
             if connection.cut.is_none() {
-                if !busy && connection.facts.attributed && connection.facts.in_progress > 0 {
+                if open && !busy && connection.facts.attributed && connection.facts.in_progress > 0 {
                     continue;
                 }
                 cut(connection, fd, CutReason::Excess, self.shared, now);
@@ -552,6 +566,10 @@ pub(super) fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutRe
         // What the client doesn't read would stay in kernel memory for minutes; and one that sends
         // into a shut window would not learn for as long that nobody reads on.
         let _ = sockets::reset_on_close(fd);
+    }
+    if matches!(connection.peer, Peer::Tcp(_)) && reason != CutReason::Abandoned {
+        // tiny_http would go on reading what has arrived.
+        sockets::discard_received(fd);
     }
     if let Err(e) = sockets::shutdown(fd) {
         log::debug!("connection guard: {}: {e}", connection.peer);

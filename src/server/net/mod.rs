@@ -2,4 +2,6 @@
 
 pub mod listener;
 #[allow(unsafe_code)]
+pub mod pressure;
+#[allow(unsafe_code)]
 pub mod sockets;

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use super::super::accept::{Instance, Instances, Taken};
 use super::super::context::Context;
 use super::super::http::exchange::Exchange;
+use super::super::net::pressure;
 use super::handle::{self, Handled, Role};
 use super::turns::Entered;
 use super::{contain, pass_on};
 
 /// Requests that are taken before some are decided.
 const MOST_TAKEN: usize = 1024;
+
+/// Requests that wait for a decider or for their turns, below which tiny_http's threads are not held back.
+const CALM: usize = 1024;
 
 /// Replies that are sent, and requests that are decided, before more are taken.
 const MOST_SENT: usize = 16;
@@ -46,8 +50,9 @@ impl Decider {
             let instance = self.instances.newest();
             let sent = self.send();
             let taken = self.take(&instance);
+            self.let_read(taken);
             let decided = self.decide();
-            if sent + taken + decided > 0 || self.poll(&instance) {
+            if sent + taken + decided > 0 || self.poll(&instance) || pressure::is_on() {
                 continue;
             }
             if self.instances.are_ending() {
@@ -81,6 +86,13 @@ impl Decider {
             }
         }
         MOST_TAKEN
+    }
+
+    /// Lets tiny_http's threads read on if what they have read is as good as decided.
+    fn let_read(&self, taken: usize) {
+        if taken < MOST_TAKEN && (!pressure::is_on() || self.context.turns.waiting() < CALM) {
+            pressure::caught_up();
+        }
     }
 
     fn enter(&self, exchange: Exchange) {
