@@ -229,7 +229,7 @@ impl Accept {
         let run = move || {
             // The instance is made in its own thread: if there is no thread to be had, nothing accepts that nobody serves.
             let Some(accept) = accept.take() else { return };
-            match accept.instances.listener.serve() {
+            match pressure::note_accepting_thread(|| accept.instances.listener.serve()) {
                 Ok(http) => {
                     let http = ManuallyDrop::new(http);
                     let instance = Arc::new(Instance { http, number, sleepers: AtomicUsize::new(0) });

@@ -130,7 +130,7 @@ impl Connection {
             acked: facts.bytes_acked,
             unsent: u64::from(facts.reply_pending),
             dead: facts.dead,
-            closed: facts.peer_closed,
+            closed: facts.peer_closed || facts.dead,
         })
     }
 

@@ -351,7 +351,7 @@ impl Walker {
     /// Cuts the connections with the largest unfinished heads and bodies, where all together take too much memory.
     fn cut_greedy(&mut self, now: Instant) {
         let mut left: u64 = self.connections.values().map(Connection::unfinished).sum();
-        self.pressed = left > self.config.max_unfinished_bytes / 4;
+        self.pressed = left > self.config.max_unfinished_bytes / 4 || pressure::is_on();
         if left <= self.config.max_unfinished_bytes {
             return;
         }
@@ -402,12 +402,12 @@ impl Walker {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
             };
-            let Some((found, fd)) = self.hole.look(connection.number) else {
+            let found = self.hole.look(connection.number).filter(|(found, _)| *found == id);
+            let Some((_, fd)) = found else {
+                // It was closed since the walk looked at it.
+                left -= 1;
                 continue;
             };
-            if found != id {
-                continue;
-            }
             // It may have begun a request since the walk looked at it.
             judge(connection, fd, self.shared, &self.config, now);
             if connection.cut.is_none() {

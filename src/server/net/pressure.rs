@@ -29,8 +29,15 @@ const STEP: u32 = 64;
 /// Longest sleep.
 const LONGEST: Duration = Duration::from_millis(200);
 
+/// Longest sleep of a thread that accepts connections, which takes some 8 of them in a step.
+const LONGEST_ACCEPTING: Duration = Duration::from_millis(4);
+
 /// Threads that go on when a decider has caught up; more at once would leave it no time again.
 const WOKEN: u32 = 32;
+
+/// The thread that accepts connections; 0 if it is not known. It is held back for moments only: a
+/// connection that the kernel has no room for waits for a second, until its peer asks again.
+static ACCEPTS: AtomicU32 = AtomicU32::new(0);
 
 static SPENT: AtomicU32 = AtomicU32::new(0);
 static ROUND: AtomicU32 = AtomicU32::new(0);
@@ -52,6 +59,24 @@ pub fn caught_up() {
     if is_on() {
         let _ = futex::wake(&ROUND, futex::Flags::PRIVATE, WOKEN);
     }
+}
+
+/// Runs what makes an HTTP instance, and finds out which thread accepts connections for it: tiny_http starts that thread
+/// first (`Server::from_listener` in its lib.rs), so it has the lowest number of the new ones.
+pub fn note_accepting_thread<T>(make: impl FnOnce() -> T) -> T {
+    let threads = || -> Vec<u32> {
+        let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+    };
+    let before = threads();
+    let made = make();
+    let first = threads().into_iter().filter(|id| !before.contains(id)).min();
+    ACCEPTS.store(first.unwrap_or(0), Ordering::Relaxed);
+    made
+}
+
+fn own_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
 }
 
 /// Whose thread this is, as far as it was found out.
@@ -122,10 +147,11 @@ fn pay() {
     if SPENT.fetch_add(STEP, Ordering::Relaxed) < BUDGET {
         return;
     }
+    let longest = if ACCEPTS.load(Ordering::Relaxed) == own_id() { LONGEST_ACCEPTING } else { LONGEST };
     ASLEEP.fetch_add(1, Ordering::Relaxed);
-    let longest = Timespec { tv_sec: 0, tv_nsec: i64::from(LONGEST.subsec_nanos()) };
+    let time = Timespec { tv_sec: 0, tv_nsec: i64::from(longest.subsec_nanos()) };
     // It ends when a decider has caught up since, or with the time.
-    let _ = futex::wait(&ROUND, futex::Flags::PRIVATE, round, Some(&longest));
+    let _ = futex::wait(&ROUND, futex::Flags::PRIVATE, round, Some(&time));
     ASLEEP.fetch_sub(1, Ordering::Relaxed);
 }
 
