@@ -238,9 +238,12 @@ pub struct Policy {
     pub flush_every_events: u64,
     /// … or after this time, whichever comes first.
     pub flush_every: Duration,
-    /// Size of the log, in bytes, past which it wants to be compacted …
+    /// Size of the log, in bytes, past which it wants to be compacted, from
+    /// [`MIN_COMPACT_AFTER_BYTES`](crate::bounds::MIN_COMPACT_AFTER_BYTES) to
+    /// [`MAX_COMPACT_AFTER_BYTES`](crate::bounds::MAX_COMPACT_AFTER_BYTES).
     pub compact_after: u64,
-    /// Size at which a segment is closed, in bytes.
+    /// Size at which a segment is closed, in bytes, from [`MIN_SEGMENT_BYTES`](crate::bounds::MIN_SEGMENT_BYTES) to
+    /// [`MAX_SEGMENT_BYTES`](crate::bounds::MAX_SEGMENT_BYTES).
     pub segment_bytes: u64,
 }
 
