@@ -113,6 +113,8 @@ struct Shared {
     /// The log's size, in bytes, past which compaction is asked for, if it is past `compact_after` too.
     compact_past: Counter,
     events: Counter,
+    /// Events when the last compaction ended, its markers included. Without further ones none is asked for.
+    compacted_events: Counter,
     syncs: Timings,
     /// Since when the log thread has been in a call of the disk that may take long, in milliseconds after `born`, plus 1;
     /// 0 while it is not.
@@ -460,11 +462,14 @@ impl Log {
 
     /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
     pub(super) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
-        self.shared.compact_past.store(2 * snapshot_bytes, Ordering::Relaxed);
-        let _ = self
-            .shared
-            .log_bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
+        let shared = &*self.shared;
+        let _ =
+            shared.log_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
+        // All markers were synced before, and so they were counted.
+        shared.compacted_events.store(self.events(), Ordering::Relaxed);
+        shared.compact_past.store(2 * snapshot_bytes, Ordering::Release);
+        // Asked for meanwhile, because of the markers perhaps. Events that came meanwhile are counted with the next one.
+        shared.wants_compaction.store(false, Ordering::Release);
     }
 
     /// Events written since the start.
@@ -775,9 +780,10 @@ impl Writer {
     }
 
     fn wish_for_compaction(&mut self) {
+        let past = self.shared.compact_past.load(Ordering::Acquire);
         let bytes = self.shared.log_bytes.load(Ordering::Relaxed);
-        let past = self.shared.compact_past.load(Ordering::Relaxed);
-        if bytes > self.policy.compact_after.max(past) {
+        let compacted = self.shared.compacted_events.load(Ordering::Relaxed);
+        if bytes > self.policy.compact_after.max(past) && self.shared.events.load(Ordering::Relaxed) > compacted {
             // Should compaction fail, it is asked for again when the log has grown by half as much once more.
             self.shared.compact_past.store(bytes + bytes / 2, Ordering::Relaxed);
             self.shared.wants_compaction.store(true, Ordering::Release);
@@ -989,4 +995,64 @@ pub(super) fn create_segment(
         NotCreated { visible, error, cause }
     })?;
     Ok(Segment { file, path, number, salt, position: FILE_HEADER as u64, filled: bytes.len() as u64 })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::store::SystemDisk;
+
+    /// The log of a new directory that asks to be compacted from its first byte on.
+    fn log(dir: &std::path::Path) -> Log {
+        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+        let segment = create_segment(&*disk, dir, [0; 16], 1, 1, None).unwrap();
+        Log::start(Start {
+            disk,
+            dir: dir.to_owned(),
+            directory: [0; 16],
+            segment,
+            next_sequence: 1,
+            base: 0,
+            policy: Policy { compact_after: 1, ..Policy::default() },
+            log_bytes: FILE_HEADER as u64,
+            snapshot_bytes: 0,
+        })
+        .unwrap()
+    }
+
+    fn append(log: &Log, event: &Event<'_>) {
+        let mut reservation = log.reserve(1, record::MAX_FIXED).unwrap();
+        log.append(&mut reservation, event, None);
+    }
+
+    /// Waits until the log thread has done all that follows what was queued.
+    fn settle(log: &Log) {
+        // It looks after its log when it has answered the first.
+        log.sync().unwrap();
+        log.sync().unwrap();
+    }
+
+    #[test]
+    fn what_a_compaction_writes_asks_for_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path());
+        settle(&log);
+        assert!(!log.take_compaction_wish(), "no event has come");
+        for number in [2, 4, 6] {
+            append(&log, &Event::Removed { id: 1, at: 1 });
+            settle(&log);
+            assert!(log.take_compaction_wish());
+            assert_eq!(log.rotate().unwrap(), number);
+            for shard in 0..=255 {
+                append(&log, &Event::Marker { snapshot: number, shard });
+            }
+            settle(&log);
+            log.compacted(log.bytes() / 2, 0);
+            // The log grows, as by the marks of an idle one, and no event has come.
+            assert_eq!(log.rotate().unwrap(), number + 1);
+            settle(&log);
+            assert!(!log.take_compaction_wish());
+        }
+        log.stop().unwrap();
+    }
 }
