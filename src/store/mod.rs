@@ -3,38 +3,29 @@
 //! Owns: every file of the data directory. Called by `limiter`. It knows records, not what they mean: what is read
 //! goes to a [`Replay`], and what a snapshot holds comes from its caller.
 
-pub mod disk;
-pub mod frame;
-mod live;
-mod lock;
+mod files;
+mod format;
 mod log;
-#[cfg(all(loom, test))]
-mod model;
-mod names;
 mod opening;
-pub mod record;
-mod recovery;
-mod salvage;
+mod read;
 mod snapshot;
-mod sync;
-mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::disk::{Disk, SystemDisk};
-pub use self::live::LiveDisk;
-pub use self::lock::{Access, DirectoryLock, Owner, owner, writer};
-pub use self::log::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings, overloaded};
+pub use self::files::disk::{self, Disk, SystemDisk};
+pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
+pub use self::files::names::LOCK;
+use self::files::names::Name;
+pub use self::files::view::LiveDisk;
+pub use self::format::{frame, record};
+pub use self::log::wait::{Pending, Settle, Waiter};
+pub use self::log::writer::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings, overloaded};
 pub use self::opening::Opening;
-pub use self::recovery::{CleanEnd, Damage, Recovered, Replay, Torn, WAY_OUT, recover};
-pub use self::salvage::{Lost, Salvaged, salvage};
+pub use self::read::recovery::{CleanEnd, Damage, Recovered, Replay, Torn, WAY_OUT, recover};
+pub use self::read::repair::{Lost, Salvaged, salvage};
 pub use self::snapshot::SnapshotWriter;
-pub use self::wait::{Pending, Settle, Waiter};
-
-pub use self::names::LOCK;
-use self::names::Name;
 use crate::bounds::{
     MAX_COMPACT_AFTER_BYTES, MAX_FLUSH_EVERY_EVENTS, MAX_FLUSH_EVERY_MS, MAX_SEGMENT_BYTES, MIN_COMPACT_AFTER_BYTES,
     MIN_SEGMENT_BYTES,

@@ -3,17 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::Disk;
-use super::frame;
-use super::lock::DirectoryLock;
-use super::log::{Log, Policy, Segment, Start, create_segment};
-use super::names::Name;
-use super::record::Entry;
-use super::recovery::{CleanEnd, Recovered};
 use super::snapshot::SnapshotWriter;
 use super::{Store, new_id, remove_leftover};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
+use crate::store::files::disk::Disk;
+use crate::store::files::lock::DirectoryLock;
+use crate::store::files::names::Name;
+use crate::store::format::frame;
+use crate::store::format::record::Entry;
+use crate::store::log::writer::{Log, Policy, Segment, Start, create_segment};
+use crate::store::read::recovery::{CleanEnd, Recovered};
 
 /// A store that is being opened. A log that was closed in good order is appended to; otherwise the state is first made
 /// durable in a new snapshot: what was read may stand in the page cache alone, and a torn end must not be appended to.

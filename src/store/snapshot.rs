@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::disk::Disk;
-use super::frame::{self, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use super::names::Name;
-use super::record::{self, Entry};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
+use crate::store::files::disk::Disk;
+use crate::store::files::names::Name;
+use crate::store::format::frame::{self, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
+use crate::store::format::record::{self, Entry};
 
 /// Payload at which a frame of a snapshot is closed, in bytes. A damaged place costs a repair no more than that.
 const FRAME_BYTES: usize = 64 * 1024;

@@ -1,6 +1,6 @@
 //! Reading the files of a data directory while its writer goes on writing them.
 //!
-//! Owns: how a file is read so that [`super::recover`] sees a state that the directory had. Called for looking only.
+//! Owns: how a file is read so that [`crate::store::recover`] sees a state that the directory had. Called for looking only.
 //!
 //! Why that holds. Snapshots and all segments but the last are never written again; compaction and start-up remove
 //! them, so they are opened before anything is read. The last segment is appended to, one frame after the other, each with one write that

@@ -1,6 +1,6 @@
 //! The log thread: the only writer of segments.
 //!
-//! Owns: the queue of encoded records, the open segment, and what is known to be durable. Called by [`super::Store`].
+//! Owns: the queue of encoded records, the open segment, and what is known to be durable. Called by [`crate::store::Store`].
 //! Records are queued under a shard's lock, so queueing must neither wait nor fail: room is reserved before the lock is
 //! taken ([`Log::reserve`]), in bytes of zero-filled space that is already on disk. That one account bounds the memory of
 //! the queue, holds back writers when the disk is slow, and makes a full disk known *before* anything was changed.
@@ -22,10 +22,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::disk::{Disk, is_no_space};
-use super::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use super::names::Name;
-use super::record::{self, Event, Sink};
 use super::sync::{
     AtomicU8, AtomicU64, Builder, Instant, JoinHandle, Ordering, Receiver, RecvTimeoutError, Sender, bounded, sleep,
     unbounded, yield_now,
@@ -36,6 +32,10 @@ use crate::bounds::{
 };
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result, way_out};
+use crate::store::files::disk::{Disk, is_no_space};
+use crate::store::files::names::Name;
+use crate::store::format::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
+use crate::store::format::record::{self, Event, Sink};
 
 /// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the page
 /// behind.
@@ -250,7 +250,7 @@ pub struct Policy {
 }
 
 /// The open segment.
-pub(super) struct Segment {
+pub(in crate::store) struct Segment {
     pub file: File,
     pub path: PathBuf,
     pub number: u64,
@@ -270,7 +270,7 @@ pub struct Log {
 }
 
 /// What [`Log::start`] begins with.
-pub(super) struct Start {
+pub(in crate::store) struct Start {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     pub directory: [u8; 16],
@@ -284,7 +284,7 @@ pub(super) struct Start {
 
 impl Log {
     /// Starts the log thread on a segment that was just opened, and waits for its first filled space.
-    pub(super) fn start(start: Start) -> Result<Log> {
+    pub(in crate::store) fn start(start: Start) -> Result<Log> {
         let shared = Arc::new(Shared::default());
         shared.log_bytes.store(start.log_bytes, Ordering::Relaxed);
         shared.compact_past.store(2 * start.snapshot_bytes, Ordering::Relaxed);
@@ -461,7 +461,7 @@ impl Log {
     }
 
     /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
-    pub(super) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
+    pub(in crate::store) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
         let shared = &*self.shared;
         let _ =
             shared.log_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
@@ -944,7 +944,7 @@ impl Writer {
 
 /// Why a segment was not created.
 #[derive(Debug)]
-pub(super) struct NotCreated {
+pub(in crate::store) struct NotCreated {
     /// Whether it has its name all the same, though perhaps not durably.
     visible: bool,
     pub error: Error,
@@ -958,7 +958,7 @@ impl From<NotCreated> for Error {
 }
 
 /// Creates a segment under its unfinished name, makes it durable, and gives it its name.
-pub(super) fn create_segment(
+pub(in crate::store) fn create_segment(
     disk: &dyn Disk,
     dir: &std::path::Path,
     directory: [u8; 16],
@@ -969,7 +969,7 @@ pub(super) fn create_segment(
     let name = Name::Segment(number);
     let (unfinished, path) = (name.unfinished(dir), name.path(dir));
     let _ = disk.remove(&unfinished);
-    let salt = super::random().map_err(|error| NotCreated {
+    let salt = crate::store::random().map_err(|error| NotCreated {
         visible: false,
         cause: std::io::Error::other(error.to_string()),
         error,

@@ -1,6 +1,6 @@
 //! The queue and the wake-ups under loom: the real log thread and the real waiters, in every order of their steps (with at
 //! most a few preemptions), on a disk that only notes what it is given. Run by
-//! `RUSTFLAGS="--cfg loom" cargo test --lib store::model`.
+//! `RUSTFLAGS="--cfg loom" cargo test --lib store::log::model`.
 
 use std::fs::File;
 use std::io;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::disk::Disk;
-use super::frame;
-use super::log::{Log, Policy, Segment, Start};
-use super::record::{Event, MAX_FIXED, MAX_ITEM};
 use super::sync::Instant;
 use super::wait::{Outcome, Pending, Waiter};
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
+use crate::store::files::disk::Disk;
+use crate::store::format::frame;
+use crate::store::format::record::{Event, MAX_FIXED, MAX_ITEM};
+use crate::store::log::writer::{Log, Policy, Segment, Start};
 
 /// Explores `scenario`, with so many preemptions at most.
 fn explore(preemptions: usize, scenario: impl Fn() + Send + Sync + 'static) {

@@ -13,12 +13,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::disk::Disk;
-use super::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, FrameHeader, VERSION};
-use super::names::Name;
-use super::record::{Decoder, Entry, Event, MAX_COUNTER, MIN_ENTRY, Record};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
+use crate::store::files::disk::Disk;
+use crate::store::files::names::Name;
+use crate::store::format::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, FrameHeader, VERSION};
+use crate::store::format::record::{Decoder, Entry, Event, MAX_COUNTER, MIN_ENTRY, Record};
 
 /// Who takes what is read, in the order of the log.
 pub trait Replay {

@@ -7,11 +7,11 @@
 
 use std::path::Path;
 
-use super::disk::Disk;
-use super::frame::{self, FileHeader, FileKind};
-use super::names::Name;
-use super::recovery::{Damage, Files, Reader, Recovered, Replay, Stop};
 use crate::error::Result;
+use crate::store::files::disk::Disk;
+use crate::store::files::names::Name;
+use crate::store::format::frame::{self, FileHeader, FileKind};
+use crate::store::read::recovery::{Damage, Files, Reader, Recovered, Replay, Stop};
 
 /// What was read, and what was not.
 #[derive(Debug, Default)]

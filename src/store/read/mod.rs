@@ -1,0 +1,4 @@
+//! Reading a data directory.
+
+pub mod recovery;
+pub mod repair;
