@@ -3,17 +3,21 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::directory::{Store, remove_leftover};
+use super::files::disk::Disk;
+use super::files::lock::DirectoryLock;
+use super::files::names::Name;
+use super::files::random::new_id;
+use super::format::frame;
+use super::format::record::Entry;
+use super::log::handle::Log;
+use super::log::segment::{Segment, create_segment};
+use super::log::writer::Start;
+use super::policy::Policy;
+use super::read::found::{CleanEnd, Recovered};
 use super::snapshot::SnapshotWriter;
-use super::{Store, new_id, remove_leftover};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
-use crate::store::files::disk::Disk;
-use crate::store::files::lock::DirectoryLock;
-use crate::store::files::names::Name;
-use crate::store::format::frame;
-use crate::store::format::record::Entry;
-use crate::store::log::writer::{Log, Policy, Segment, Start, create_segment};
-use crate::store::read::recovery::{CleanEnd, Recovered};
 
 /// A store that is being opened. A log that was closed in good order is appended to; otherwise the state is first made
 /// durable in a new snapshot: what was read may stand in the page cache alone, and a torn end must not be appended to.
@@ -46,7 +50,7 @@ impl<'a> Opening<'a> {
         policy: Policy,
     ) -> Result<Opening<'a>> {
         if let Some(torn) = &found.torn {
-            ::log::warn!(
+            log::warn!(
                 "{}: the last {} bytes, from offset {}, were being written when the process or the machine stopped; \
                  they were never confirmed and are cut off",
                 torn.file.display(),

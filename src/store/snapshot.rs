@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::files::disk::Disk;
+use super::files::names::Name;
+use super::files::random::random;
+use super::format::frame::{self, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
+use super::format::record::{self, Entry};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
-use crate::store::files::disk::Disk;
-use crate::store::files::names::Name;
-use crate::store::format::frame::{self, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use crate::store::format::record::{self, Entry};
 
 /// Payload at which a frame of a snapshot is closed, in bytes. A damaged place costs a repair no more than that.
 const FRAME_BYTES: usize = 64 * 1024;
@@ -44,8 +45,7 @@ impl<'a> SnapshotWriter<'a> {
         // One that a crash left behind counts for nothing.
         let _ = disk.remove(&path);
         let file = disk.create(&path).map_err(|error| Error::io("create", &path, &error))?;
-        let header =
-            FileHeader { kind: FileKind::Snapshot, complete, number, directory, salt: super::random()?, first: 0 };
+        let header = FileHeader { kind: FileKind::Snapshot, complete, number, directory, salt: random()?, first: 0 };
         Ok(SnapshotWriter {
             disk,
             dir,

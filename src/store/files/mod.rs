@@ -3,4 +3,5 @@
 pub mod disk;
 pub mod lock;
 pub mod names;
+pub mod random;
 pub mod view;

@@ -8,14 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::handle::Log;
+use super::segment::Segment;
 use super::sync::Instant;
 use super::wait::{Outcome, Pending, Waiter};
+use super::writer::Start;
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
 use crate::store::files::disk::Disk;
 use crate::store::format::frame;
 use crate::store::format::record::{Event, MAX_FIXED, MAX_ITEM};
-use crate::store::log::writer::{Log, Policy, Segment, Start};
+use crate::store::policy::Policy;
 
 /// Explores `scenario`, with so many preemptions at most.
 fn explore(preemptions: usize, scenario: impl Fn() + Send + Sync + 'static) {

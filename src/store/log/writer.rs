@@ -1,48 +1,24 @@
-//! The log thread: the only writer of segments.
-//!
-//! Owns: the queue of encoded records, the open segment, and what is known to be durable. Called by [`crate::store::Store`].
-//! Records are queued under a shard's lock, so queueing must neither wait nor fail: room is reserved before the lock is
-//! taken ([`Log::reserve`]), in bytes of zero-filled space that is already on disk. That one account bounds the memory of
-//! the queue, holds back writers when the disk is slow, and makes a full disk known *before* anything was changed.
-//!
-//! The account: `available` is the filled space behind the writer's position, `reserved` the space promised to
-//! records that are not written yet. A reservation succeeds if and only if `reserved` stays at or below `available`.
-//! The writer lowers `available` by what a frame took before it lowers `reserved` by what was promised for its
-//! records, which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 for good and
-//! then waits for `reserved` to come down to 0: whoever reserved before has queued its records by then, and nobody can
-//! reserve any more: it reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after
-//! it, by one who sees `available` as it is then.
-//!
-//! A failed write into filled space and a failed fsync are final: whether the kernel kept the data is unknown, and a
-//! later fsync that succeeds would prove nothing. From then on every waiter is told so and nothing is written.
+//! The log thread.
 
-use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::sync::{
-    AtomicU8, AtomicU64, Builder, Instant, JoinHandle, Ordering, Receiver, RecvTimeoutError, Sender, bounded, sleep,
-    unbounded, yield_now,
-};
-use super::wait::{Outcome, Pending, Waiter};
-use crate::bounds::{
-    FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS, STALL_MS,
-};
+use super::health::{Health, Shared};
+use super::queue::Message;
+use super::segment::{NotCreated, Segment, create_segment};
+use super::sync::{Instant, Ordering, Receiver, RecvTimeoutError, sleep, yield_now};
+use super::wait::Pending;
+use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
 use crate::clock::Millis;
-use crate::error::{Error, Kind, Result, way_out};
+use crate::error::Result;
 use crate::store::files::disk::{Disk, is_no_space};
-use crate::store::files::names::Name;
-use crate::store::format::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use crate::store::format::record::{self, Event, Sink};
+use crate::store::format::frame::{self, FILE_HEADER, FRAME_HEADER, FrameHeader};
+use crate::store::policy::Policy;
 
 /// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the page
 /// behind.
 const SLACK: u64 = 8192;
-
-/// What is left of a reservation and not given back at once, in bytes: less than the largest record of fixed length.
-const SMALL_CHANGE: u64 = 64;
 
 /// How long the log thread lets records gather that nobody waits for, while they come in numbers: to be woken for each
 /// would cost whoever sends it more than its check.
@@ -54,116 +30,9 @@ const GATHER_AFTER: u32 = 2;
 /// How often the log thread gives way before it collects a batch, where several wait for each.
 const GIVE_WAY: u32 = 2;
 
-/// Bytes of a record that are kept within the queue's message.
-const INLINE: usize = 46;
-
-/// Upper bounds of the buckets of [`Timings`], in microseconds; a last one takes the rest.
-pub const TIMING_BOUNDS_US: [u64; 12] =
-    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000, 10_000_000];
-
-/// How the log stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// Records are written.
-    Healthy,
-    /// There is no room ahead; it is tried again, and records go on being taken as long as filled space is left.
-    NoSpace,
-    /// A write or an fsync failed: nothing is written any more.
-    Failed,
-}
-
-/// How long something took, counted in buckets.
-#[derive(Debug, Default)]
-pub struct Timings {
-    buckets: [Counter; TIMING_BOUNDS_US.len() + 1],
-    sum_us: Counter,
-}
-
-impl Timings {
-    /// Counts one duration.
-    pub fn record(&self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = TIMING_BOUNDS_US.partition_point(|bound| *bound < us);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
-    }
-
-    /// The number of durations in each bucket, and their sum in microseconds.
-    pub fn read(&self) -> ([u64; TIMING_BOUNDS_US.len() + 1], u64) {
-        let mut counts = [0; TIMING_BOUNDS_US.len() + 1];
-        for (count, bucket) in counts.iter_mut().zip(&self.buckets) {
-            *count = bucket.load(Ordering::Relaxed);
-        }
-        (counts, self.sum_us.load(Ordering::Relaxed))
-    }
-}
-
-/// What the log thread and its callers share.
-#[derive(Debug, Default)]
-struct Shared {
-    reserved: AtomicU64,
-    available: AtomicU64,
-    health: AtomicU8,
-    /// Why the health is not good. Locked for a moment, by anybody, holding nothing else.
-    reason: Mutex<Option<String>>,
-    /// Bytes of all segments without filled space.
-    log_bytes: Counter,
-    /// Set while the log has grown past its bound; cleared by whoever compacts.
-    wants_compaction: AtomicBool,
-    /// The log's size, in bytes, past which compaction is asked for, if it is past `compact_after` too.
-    compact_past: Counter,
-    events: Counter,
-    /// Events when the last compaction ended, its markers included. Without further ones none is asked for.
-    compacted_events: Counter,
-    syncs: Timings,
-    /// Since when the log thread has been in a call of the disk that may take long, in milliseconds after `born`, plus 1;
-    /// 0 while it is not.
-    at_disk: Counter,
-    born: OnceLock<Instant>,
-    compactor: Mutex<Option<std::thread::Thread>>,
-}
-
-impl Shared {
-    fn now(&self) -> u64 {
-        self.born.get_or_init(Instant::now).elapsed().as_millis() as u64
-    }
-
-    /// Runs what may take long at the disk, so that others can tell when it does.
-    fn at_disk<T>(&self, call: impl FnOnce() -> T) -> T {
-        self.at_disk.store(self.now() + 1, Ordering::Relaxed);
-        let result = call();
-        self.at_disk.store(0, Ordering::Relaxed);
-        result
-    }
-
-    /// The disk has not answered for so long that nothing more should be given to it.
-    fn is_stalled(&self) -> bool {
-        let since = self.at_disk.load(Ordering::Relaxed);
-        since > 0 && self.now() + 1 > since + STALL_MS
-    }
-
-    fn health(&self) -> Health {
-        match self.health.load(Ordering::Acquire) {
-            0 => Health::Healthy,
-            1 => Health::NoSpace,
-            _ => Health::Failed,
-        }
-    }
-
-    fn set_health(&self, health: Health, reason: Option<String>) {
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
-        self.health.store(health as u8, Ordering::Release);
-    }
-
-    fn error(&self) -> Error {
-        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Error::new(Kind::LogFailed, reason.unwrap_or_else(|| "the log cannot be written".to_owned()))
-    }
-}
-
 /// Dropped when the log thread ends, before its queue is: nothing may be taken any more, above all after a panic, behind
 /// which the health would be good for ever.
-struct Ended(Arc<Shared>);
+pub struct Ended(pub Arc<Shared>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -172,101 +41,6 @@ impl Drop for Ended {
             self.0.set_health(Health::Failed, Some(reason));
         }
     }
-}
-
-/// Encoded bytes of one record on their way to the log thread.
-enum Payload {
-    Short(u8, [u8; INLINE]),
-    Long(Vec<u8>),
-}
-
-impl Payload {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Payload::Short(length, bytes) => &bytes[..usize::from(*length)],
-            Payload::Long(bytes) => bytes,
-        }
-    }
-}
-
-impl Sink for Payload {
-    fn put(&mut self, more: &[u8]) {
-        match self {
-            Payload::Short(length, bytes) => {
-                let end = usize::from(*length) + more.len();
-                match bytes.get_mut(usize::from(*length)..end) {
-                    Some(room) => {
-                        room.copy_from_slice(more);
-                        *length = end as u8;
-                    }
-                    None => {
-                        let mut long = bytes[..usize::from(*length)].to_vec();
-                        long.extend_from_slice(more);
-                        *self = Payload::Long(long);
-                    }
-                }
-            }
-            Payload::Long(bytes) => bytes.extend_from_slice(more),
-        }
-    }
-}
-
-enum Message {
-    Append { payload: Payload, reserved: u32, waiter: Option<Pending> },
-    Sync { waiter: Pending },
-    Rotate { reply: Sender<Result<u64>> },
-    Stop,
-}
-
-/// Space promised to one or more records. Dropped, it is given back.
-#[must_use]
-pub struct Reservation<'a> {
-    shared: &'a Shared,
-    bytes: u64,
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.shared.reserved.fetch_sub(self.bytes, Ordering::Release);
-        }
-    }
-}
-
-/// When unwaited records are synced, and when the log wants to be compacted.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// After this many records …
-    pub flush_every_events: u64,
-    /// … or after this time, whichever comes first.
-    pub flush_every: Duration,
-    /// Size of the log, in bytes, past which it wants to be compacted, from
-    /// [`MIN_COMPACT_AFTER_BYTES`](crate::bounds::MIN_COMPACT_AFTER_BYTES) to
-    /// [`MAX_COMPACT_AFTER_BYTES`](crate::bounds::MAX_COMPACT_AFTER_BYTES).
-    pub compact_after: u64,
-    /// Size at which a segment is closed, in bytes, from [`MIN_SEGMENT_BYTES`](crate::bounds::MIN_SEGMENT_BYTES) to
-    /// [`MAX_SEGMENT_BYTES`](crate::bounds::MAX_SEGMENT_BYTES).
-    pub segment_bytes: u64,
-}
-
-/// The open segment.
-pub(in crate::store) struct Segment {
-    pub file: File,
-    pub path: PathBuf,
-    pub number: u64,
-    pub salt: u64,
-    /// Where the next frame goes.
-    pub position: u64,
-    /// Up to where the file is filled with zeros.
-    pub filled: u64,
-}
-
-/// The handle to the log thread.
-pub struct Log {
-    shared: Arc<Shared>,
-    queue: Sender<Message>,
-    thread: Mutex<Option<JoinHandle<Result<()>>>>,
-    base: Millis,
 }
 
 /// What [`Log::start`] begins with.
@@ -282,259 +56,9 @@ pub(in crate::store) struct Start {
     pub snapshot_bytes: u64,
 }
 
-impl Log {
-    /// Starts the log thread on a segment that was just opened, and waits for its first filled space.
-    pub(in crate::store) fn start(start: Start) -> Result<Log> {
-        let shared = Arc::new(Shared::default());
-        shared.log_bytes.store(start.log_bytes, Ordering::Relaxed);
-        shared.compact_past.store(2 * start.snapshot_bytes, Ordering::Relaxed);
-        let (queue, messages) = unbounded();
-        let base = start.base;
-        // A segment that was closed ends with the copy of its last mark, which tells of what it confirms until more follows.
-        let mark_copy =
-            (start.segment.filled > start.segment.position).then(|| start.segment.filled - FRAME_HEADER as u64);
-        let mut writer = Writer {
-            shared: Arc::clone(&shared),
-            disk: start.disk,
-            dir: start.dir,
-            directory: start.directory,
-            segment: start.segment,
-            fill_step: FIRST_FILL_BYTES,
-            frame: vec![0; FRAME_HEADER],
-            records: 0,
-            promised: 0,
-            next_sequence: start.next_sequence,
-            durable: start.next_sequence - 1,
-            waiters: Vec::new(),
-            unsynced: 0,
-            unsynced_since: None,
-            unwaited_batches: 0,
-            waited_by: 0,
-            mark_at: None,
-            mark_copy,
-            retry_fill_at: None,
-            base,
-            policy: start.policy,
-            rotate_at: 0,
-            closing: false,
-        };
-        writer.rotate_at = writer.policy.segment_bytes;
-        writer.fill();
-        let thread = Builder::new()
-            .name("flint-log".into())
-            .stack_size(crate::bounds::STACK_BYTES)
-            .spawn(move || {
-                let _ended = Ended(Arc::clone(&writer.shared));
-                writer.run(&messages)
-            })
-            .map_err(|error| Error::new(Kind::Io, format!("cannot start the log thread: {error}")))?;
-        Ok(Log { shared, queue, thread: Mutex::new(Some(thread)), base })
-    }
-
-    /// Promises room for `records` records whose encoded lengths add up to at most `bytes`. Must be called before a
-    /// lock is taken: it may wait.
-    ///
-    /// # Errors
-    /// `log_failed` when the log has failed or there is no room on the disk; `overloaded` when the disk takes longer
-    /// than [`LOG_WAIT_MS`] to write what was queued before.
-    pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
-        if let Some(reservation) = self.reserve_now(records, bytes)? {
-            return Ok(reservation);
-        }
-        let bytes = with_frames(records, bytes);
-        let shared = &*self.shared;
-        let deadline = Instant::now() + Duration::from_millis(LOG_WAIT_MS);
-        loop {
-            if shared.health() != Health::Healthy {
-                return Err(shared.error());
-            }
-            if let Some(reservation) = self.try_reserve(bytes) {
-                return Ok(reservation);
-            }
-            if shared.is_stalled() || Instant::now() >= deadline {
-                return Err(overloaded());
-            }
-            sleep(Duration::from_micros(200));
-        }
-    }
-
-    /// As [`Log::reserve`], but never waits: `None` where it would.
-    ///
-    /// # Errors
-    /// `log_failed` when the log has failed; `overloaded` when the disk does not answer.
-    pub fn reserve_now(&self, records: usize, bytes: usize) -> Result<Option<Reservation<'_>>> {
-        if self.shared.is_stalled() {
-            return Err(stalled());
-        }
-        if self.shared.health() == Health::Failed {
-            return Err(self.shared.error());
-        }
-        Ok(self.try_reserve(with_frames(records, bytes)))
-    }
-
-    fn try_reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
-        let shared = &*self.shared;
-        if bytes > shared.available.load(Ordering::Acquire) {
-            return None;
-        }
-        let before = shared.reserved.fetch_add(bytes, Ordering::AcqRel);
-        let reservation = Reservation { shared, bytes };
-        (before + bytes <= shared.available.load(Ordering::Acquire)).then_some(reservation)
-    }
-
-    /// Queues one record, for which `bytes` of the reservation are used up. Never waits. With somebody to tell the log is
-    /// synced as soon as can be, without by its policy.
-    pub fn append(&self, reservation: &mut Reservation<'_>, event: &Event<'_>, waiter: Option<Pending>) {
-        let mut payload = Payload::Short(0, [0; INLINE]);
-        record::encode_event(&mut payload, event, self.base);
-        let used = (payload.bytes().len() + FRAME_HEADER) as u64;
-        debug_assert!(used <= reservation.bytes, "a record larger than what was reserved for it");
-        // A few bytes are not worth another access to what all threads share: they go with the record.
-        let left = reservation.bytes.saturating_sub(used);
-        let reserved = if left <= SMALL_CHANGE { reservation.bytes } else { used };
-        reservation.bytes -= reserved;
-        let message = Message::Append { payload, reserved: reserved as u32, waiter };
-        if self.queue.send(message).is_err() {
-            // The thread has ended. Whom to tell went back with the message, and was told when that was dropped.
-            self.shared.reserved.fetch_sub(reserved, Ordering::Release);
-        }
-    }
-
-    /// Waits until the ticket's record is durable. To be called holding no lock.
-    ///
-    /// # Errors
-    /// `log_failed` when it never will be; `overloaded` when the disk does not answer in time (the record may still
-    /// come to be on disk).
-    pub fn wait(&self, waiter: &Waiter) -> Result<()> {
-        match waiter.wait(Instant::now() + Duration::from_millis(LOG_WAIT_MS)) {
-            Outcome::Durable => Ok(()),
-            Outcome::Failed => Err(self.shared.error()),
-            Outcome::TimedOut => Err(overloaded()),
-        }
-    }
-
-    /// Waits until all that was queued before is durable.
-    ///
-    /// # Errors
-    /// As [`Log::wait`].
-    pub fn sync(&self) -> Result<()> {
-        let waiter = Waiter::take();
-        self.sync_later(Pending::new(&waiter));
-        self.wait(&waiter)
-    }
-
-    /// Has it told when all that was queued before is durable.
-    pub fn sync_later(&self, waiter: Pending) {
-        // A thread that has ended gives the message back, and who is told of it is told that it failed.
-        let _ = self.queue.send(Message::Sync { waiter });
-    }
-
-    /// Closes the segment and begins the next one, whose number is returned: all records queued before are in older
-    /// segments, and durable.
-    ///
-    /// # Errors
-    /// `log_failed` or `io`; the log then goes on in its segment, if it can.
-    pub fn rotate(&self) -> Result<u64> {
-        let (reply, answer) = bounded(1);
-        self.queue.send(Message::Rotate { reply }).map_err(|_| self.shared.error())?;
-        match answer.recv_timeout(Duration::from_millis(LOG_WAIT_MS)) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => Err(overloaded()),
-            Err(RecvTimeoutError::Disconnected) => Err(self.shared.error()),
-        }
-    }
-
-    /// Why records don't become durable any more.
-    pub fn failure(&self) -> Error {
-        self.shared.error()
-    }
-
-    /// How the log stands, and why, if not well.
-    pub fn health(&self) -> (Health, Option<String>) {
-        let health = self.shared.health();
-        (health, self.shared.reason.lock().unwrap_or_else(PoisonError::into_inner).clone())
-    }
-
-    /// Bytes of all segments without filled space.
-    pub fn bytes(&self) -> u64 {
-        self.shared.log_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
-    pub(in crate::store) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
-        let shared = &*self.shared;
-        let _ =
-            shared.log_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(bytes)));
-        // All markers were synced before, and so they were counted.
-        shared.compacted_events.store(self.events(), Ordering::Relaxed);
-        shared.compact_past.store(2 * snapshot_bytes, Ordering::Release);
-        // Asked for meanwhile, because of the markers perhaps. Events that came meanwhile are counted with the next one.
-        shared.wants_compaction.store(false, Ordering::Release);
-    }
-
-    /// Events written since the start.
-    pub fn events(&self) -> u64 {
-        self.shared.events.load(Ordering::Relaxed)
-    }
-
-    /// Bytes promised to records that are not written yet.
-    pub fn queued_bytes(&self) -> u64 {
-        self.shared.reserved.load(Ordering::Relaxed)
-    }
-
-    /// How long fdatasync took.
-    pub fn syncs(&self) -> &Timings {
-        &self.shared.syncs
-    }
-
-    /// Names the thread that is unparked when the log wants to be compacted.
-    pub fn set_compactor(&self, thread: std::thread::Thread) {
-        *self.shared.compactor.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-    }
-
-    /// Whether the log has grown past its bound since this was last asked.
-    pub fn take_compaction_wish(&self) -> bool {
-        self.shared.wants_compaction.swap(false, Ordering::AcqRel)
-    }
-
-    /// Writes and syncs what is queued, marks the end as clean, and ends the thread. A second call does nothing.
-    ///
-    /// # Errors
-    /// `log_failed` when not everything could be written.
-    pub fn stop(&self) -> Result<()> {
-        let _ = self.queue.send(Message::Stop);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match thread.map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(Error::new(Kind::Internal, "the log thread panicked")),
-        }
-    }
-}
-
-/// Each record may come to stand in a frame of its own.
-fn with_frames(records: usize, bytes: usize) -> u64 {
-    (bytes + records * FRAME_HEADER) as u64
-}
-
-/// The error for what waited for the disk in vain.
-pub fn overloaded() -> Error {
-    Error::new(
-        Kind::Overloaded,
-        format!("the disk did not take the log for {LOG_WAIT_MS} ms; try again, and look at the disk's load"),
-    )
-}
-
-fn stalled() -> Error {
-    Error::new(
-        Kind::Overloaded,
-        format!("the disk has not answered the log for {STALL_MS} ms; try again, and look at the disk's load"),
-    )
-}
-
 /// The log thread's own state.
-struct Writer {
-    shared: Arc<Shared>,
+pub struct Writer {
+    pub shared: Arc<Shared>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     directory: [u8; 16],
@@ -569,7 +93,38 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, messages: &Receiver<Message>) -> Result<()> {
+    pub fn new(start: Start, shared: Arc<Shared>) -> Writer {
+        // A segment that was closed ends with the copy of its last mark, which tells of what it confirms until more follows.
+        let mark_copy =
+            (start.segment.filled > start.segment.position).then(|| start.segment.filled - FRAME_HEADER as u64);
+        Writer {
+            shared,
+            disk: start.disk,
+            dir: start.dir,
+            directory: start.directory,
+            segment: start.segment,
+            fill_step: FIRST_FILL_BYTES,
+            frame: vec![0; FRAME_HEADER],
+            records: 0,
+            promised: 0,
+            next_sequence: start.next_sequence,
+            durable: start.next_sequence - 1,
+            waiters: Vec::new(),
+            unsynced: 0,
+            unsynced_since: None,
+            unwaited_batches: 0,
+            waited_by: 0,
+            mark_at: None,
+            mark_copy,
+            retry_fill_at: None,
+            base: start.base,
+            rotate_at: start.policy.segment_bytes,
+            policy: start.policy,
+            closing: false,
+        }
+    }
+
+    pub fn run(mut self, messages: &Receiver<Message>) -> Result<()> {
         loop {
             match self.receive(messages) {
                 Ok(message) => {
@@ -823,7 +378,7 @@ impl Writer {
 
     /// Fills space ahead with zeros. That the fill is durable is of no concern: the fdatasync after the next frame
     /// covers it too.
-    fn fill(&mut self) {
+    pub fn fill(&mut self) {
         let zeros = vec![0; self.fill_step as usize];
         match self.shared.at_disk(|| self.disk.write_at(&self.segment.file, &zeros, self.segment.filled)) {
             Ok(()) => {
@@ -939,120 +494,5 @@ impl Writer {
         self.retry_fill_at = None;
         self.unsynced_since = None;
         self.settle(false);
-    }
-}
-
-/// Why a segment was not created.
-#[derive(Debug)]
-pub(in crate::store) struct NotCreated {
-    /// Whether it has its name all the same, though perhaps not durably.
-    visible: bool,
-    pub error: Error,
-    cause: std::io::Error,
-}
-
-impl From<NotCreated> for Error {
-    fn from(not_created: NotCreated) -> Error {
-        not_created.error
-    }
-}
-
-/// Creates a segment under its unfinished name, makes it durable, and gives it its name.
-pub(in crate::store) fn create_segment(
-    disk: &dyn Disk,
-    dir: &std::path::Path,
-    directory: [u8; 16],
-    number: u64,
-    first: u64,
-    fill: Option<u64>,
-) -> std::result::Result<Segment, NotCreated> {
-    let name = Name::Segment(number);
-    let (unfinished, path) = (name.unfinished(dir), name.path(dir));
-    let _ = disk.remove(&unfinished);
-    let salt = crate::store::random().map_err(|error| NotCreated {
-        visible: false,
-        cause: std::io::Error::other(error.to_string()),
-        error,
-    })?;
-    let header = FileHeader { kind: FileKind::Segment, complete: false, number, directory, salt, first };
-    let mut bytes = vec![0; FILE_HEADER + fill.unwrap_or(0) as usize];
-    bytes[..FILE_HEADER].copy_from_slice(&header.encode());
-    let mut visible = false;
-    let created = disk.create(&unfinished).and_then(|file| {
-        disk.write_at(&file, &bytes, 0)?;
-        disk.sync_all(&file)?;
-        disk.rename(&unfinished, &path)?;
-        visible = true;
-        disk.sync_dir(dir)?;
-        Ok(file)
-    });
-    let file = created.map_err(|cause| {
-        if !visible {
-            let _ = disk.remove(&unfinished);
-        }
-        let kind = if is_no_space(&cause) { Kind::LogFailed } else { Kind::Io };
-        let error = Error::new(kind, format!("cannot create {}: {cause}{}", path.display(), way_out(&cause)));
-        NotCreated { visible, error, cause }
-    })?;
-    Ok(Segment { file, path, number, salt, position: FILE_HEADER as u64, filled: bytes.len() as u64 })
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::store::SystemDisk;
-
-    /// The log of a new directory that asks to be compacted from its first byte on.
-    fn log(dir: &std::path::Path) -> Log {
-        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
-        let segment = create_segment(&*disk, dir, [0; 16], 1, 1, None).unwrap();
-        Log::start(Start {
-            disk,
-            dir: dir.to_owned(),
-            directory: [0; 16],
-            segment,
-            next_sequence: 1,
-            base: 0,
-            policy: Policy { compact_after: 1, ..Policy::default() },
-            log_bytes: FILE_HEADER as u64,
-            snapshot_bytes: 0,
-        })
-        .unwrap()
-    }
-
-    fn append(log: &Log, event: &Event<'_>) {
-        let mut reservation = log.reserve(1, record::MAX_FIXED).unwrap();
-        log.append(&mut reservation, event, None);
-    }
-
-    /// Waits until the log thread has done all that follows what was queued.
-    fn settle(log: &Log) {
-        // It looks after its log when it has answered the first.
-        log.sync().unwrap();
-        log.sync().unwrap();
-    }
-
-    #[test]
-    fn what_a_compaction_writes_asks_for_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = log(dir.path());
-        settle(&log);
-        assert!(!log.take_compaction_wish(), "no event has come");
-        for number in [2, 4, 6] {
-            append(&log, &Event::Removed { id: 1, at: 1 });
-            settle(&log);
-            assert!(log.take_compaction_wish());
-            assert_eq!(log.rotate().unwrap(), number);
-            for shard in 0..=255 {
-                append(&log, &Event::Marker { snapshot: number, shard });
-            }
-            settle(&log);
-            log.compacted(log.bytes() / 2, 0);
-            // The log grows, as by the marks of an idle one, and no event has come.
-            assert_eq!(log.rotate().unwrap(), number + 1);
-            settle(&log);
-            assert!(!log.take_compaction_wish());
-        }
-        log.stop().unwrap();
     }
 }

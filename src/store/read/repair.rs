@@ -7,11 +7,12 @@
 
 use std::path::Path;
 
+use super::found::{Damage, Files, Recovered, Replay, Stop};
+use super::recovery::Reader;
 use crate::error::Result;
 use crate::store::files::disk::Disk;
 use crate::store::files::names::Name;
 use crate::store::format::frame::{self, FileHeader, FileKind};
-use crate::store::read::recovery::{Damage, Files, Reader, Recovered, Replay, Stop};
 
 /// What was read, and what was not.
 #[derive(Debug, Default)]
