@@ -48,7 +48,7 @@ use crate::bounds::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::limiter::{Later, Limiter, SyncMode};
-use crate::store::{self, Settle};
+use crate::store::{self, Completion};
 
 /// Descriptors that are kept for files and the server itself when connections are bounded by what the system allows.
 const SPARE_DESCRIPTORS: u64 = 40;
@@ -328,7 +328,7 @@ enum Quick {
 /// Answers a check without waiting for anything.
 fn handle_quick(
     shared: &Shared,
-    (parking, whom): (&Arc<Parking>, &Arc<dyn Settle>),
+    (parking, whom): (&Arc<Parking>, &Arc<dyn Completion>),
     mut exchange: Exchange,
     body: &mut Vec<u8>,
 ) -> Quick {

@@ -2,7 +2,7 @@
 //!
 //! Owns: what is answered when the log thread says so. A number is taken before a check is made ([`Parking::number`]),
 //! given to the log with the check's record, and then either parked with the reply that it stands for, or given back.
-//! The log thread tells of it ([`Settle`]) by a message, the guard of what has waited too long ([`Parking::expire`]); the
+//! The log thread tells of it ([`Completion`]) by a message, the guard of what has waited too long ([`Parking::expire`]); the
 //! thread that hears the messages ([`News`]) takes the reply out and sends it.
 //!
 //! Why each request is answered once: its reply is taken out of its slot under the lock, and a slot is never filled
@@ -21,7 +21,7 @@ use super::exchange::Exchange;
 use super::metrics::Suspended;
 use super::reply::Reply;
 use crate::bounds::LOG_WAIT_MS;
-use crate::store::Settle;
+use crate::store::Completion;
 
 /// A request with its reply.
 pub struct Parked {
@@ -216,8 +216,8 @@ impl Parking {
     }
 }
 
-impl Settle for Parking {
-    fn settle(&self, number: u64, durable: bool) {
+impl Completion for Parking {
+    fn complete(&self, number: u64, durable: bool) {
         let outcome = if durable { Outcome::Durable } else { Outcome::Failed };
         let _ = self.news.send(News::Settled(number, outcome));
     }
@@ -235,7 +235,7 @@ mod tests {
         drop(one);
         assert!(!parking.is_empty());
         // Settled before it is parked: nothing is there to be sent yet, and a second message changes nothing.
-        parking.settle(0, true);
+        parking.complete(0, true);
         assert!(matches!(news.try_recv(), Ok(News::Settled(0, Outcome::Durable))));
         assert!(parking.take(0, Outcome::Durable).is_none());
         assert!(matches!(parking.lock().get(0), Some(Slot::Settled(Outcome::Durable))));

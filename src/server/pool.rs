@@ -30,7 +30,7 @@ use super::lanes::Lanes;
 use super::parking::{News, Outcome, Parked, Parking};
 use super::{Quick, Shared, handle, handle_at_desk, handle_quick, send_parked};
 use crate::bounds::{MIN_QUEUED, QUEUED_PER_WORKER, STACK_BYTES};
-use crate::store::Settle;
+use crate::store::Completion;
 
 /// Threads that answer health and refuse what the pool has no room for.
 const DESKS: usize = 2;
@@ -82,7 +82,7 @@ struct Inner {
     lanes: Arc<Lanes>,
     parking: Arc<Parking>,
     /// The same, as the log knows it.
-    whom: Arc<dyn Settle>,
+    whom: Arc<dyn Completion>,
     /// Requests that are handled, by workers or other threads.
     under_way: Arc<AtomicUsize>,
     /// As many are taken without a queue.
@@ -160,7 +160,7 @@ pub fn start(
         pool: Queues { jobs, bodies },
         desk,
         lanes: Arc::new(Lanes::default()),
-        whom: Arc::clone(&parking) as Arc<dyn Settle>,
+        whom: Arc::clone(&parking) as Arc<dyn Completion>,
         parking: Arc::clone(&parking),
         under_way: Arc::new(AtomicUsize::new(0)),
         most_under_way: workers,

@@ -163,15 +163,15 @@ fn a_wake_up_is_never_lost() {
     explore(4, || {
         let far = Instant::now() + Duration::from_secs(3600);
         let (first, second) = (Waiter::take(), Waiter::take());
-        let others = (first.clone(), second.clone());
-        let settler = loom::thread::spawn(move || {
-            others.0.settle(true);
-            others.1.settle(false);
+        let others = (Pending::new(&first), Pending::new(&second));
+        let other = loom::thread::spawn(move || {
+            others.0.complete(true);
+            others.1.complete(false);
         });
-        // The second is settled behind the first, so the first may be seen as settled by either.
+        // The second is completed after the first, so either may be seen to complete the first.
         assert_ne!(first.wait(far), Outcome::TimedOut);
         assert_eq!(second.wait(far), Outcome::Failed);
-        settler.join().unwrap();
+        other.join().unwrap();
     });
 }
 

@@ -1,12 +1,12 @@
-//! Waiting for the disk: one slot per thread, woken once per batch.
+//! Waiting for the disk: one signal for each thread, woken once for each batch.
 //!
-//! A thread that appends takes a ticket from its own slot; the log thread, once the record is durable (or never will
-//! be), stores the ticket in the slot and unparks the thread. Why no wake-up is lost: the log thread stores first and
-//! unparks then; the waiter looks first and parks then; `unpark` before `park` makes `park` return at once. Why no
-//! answer comes too early: a slot's value only grows, and a ticket is stored after the sync that covers its record. The
-//! tests in `model.rs` run this in every order of its steps.
+//! A thread that appends takes a ticket from its own signal. When the record is durable, or never will be, the log
+//! thread stores the ticket in the signal and unparks the thread. No wake-up is lost: the log thread first stores and
+//! then unparks; the waiting thread first looks and then parks; `unpark` before `park` makes
+//! [`park`](std::thread::park) return at once. No answer comes too early: the value of a signal only grows, and a
+//! ticket is stored after the sync that covers its record. The tests in `model.rs` run this in every order of its steps.
 //!
-//! Who does not want to wait leaves a number instead, and where to tell it ([`Settle`]).
+//! A thread that does not want to wait leaves a slot instead, with a [`Completion`] that is notified of it.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,22 +14,26 @@ use std::sync::Arc;
 
 use super::sync::{AtomicU64, Instant, Ordering, Thread, current, park_timeout, thread_local};
 
-/// A ticket with its outcome: twice the ticket, plus one if it failed.
-type Mark = u64;
+/// Receives the outcome of records.
+pub trait Completion: Send + Sync + fmt::Debug {
+    /// The record that was given this slot is durable, or never will be. Called once for each slot, by the log thread,
+    /// which must not be made to wait, or by the thread that drops the record.
+    fn complete(&self, slot: u64, durable: bool);
+}
 
 /// Where a thread waits.
 #[derive(Debug)]
-pub struct Slot {
+struct Signal {
+    /// The last completed ticket with its outcome: twice the ticket, plus 1 if it failed.
     done: AtomicU64,
     thread: Thread,
 }
 
-impl Slot {
-    /// Tells the slot's thread that `ticket` and all before it are settled.
-    pub fn settle(&self, ticket: u64, durable: bool) {
-        let mark: Mark = ticket << 1 | u64::from(!durable);
+/// The slot is a ticket: it and all before it are completed.
+impl Completion for Signal {
+    fn complete(&self, ticket: u64, durable: bool) {
         // The maximum, since a thread may have given up on an earlier ticket with another log.
-        self.done.fetch_max(mark, Ordering::Release);
+        self.done.fetch_max(ticket << 1 | u64::from(!durable), Ordering::Release);
         self.thread.unpark();
     }
 }
@@ -37,61 +41,42 @@ impl Slot {
 /// A thread's ticket.
 #[derive(Debug, Clone)]
 pub struct Waiter {
-    slot: Arc<Slot>,
+    signal: Arc<Signal>,
     ticket: u64,
 }
 
-/// Where it is told how a record fared that no thread waits for.
-pub trait Settle: Send + Sync + fmt::Debug {
-    /// The record that this number was given for is durable, or never will be. Called once for each number, by the log
-    /// thread, which must not be made to wait; or by whoever drops the record.
-    fn settle(&self, number: u64, durable: bool);
-}
-
-/// What a record carries to the log thread: whom to tell. Dropped by whoever can't settle it (the queue of a thread that
-/// has ended, a thread that panics), it is settled as failed: nobody waits for what will never come.
+/// What a record carries to the log thread: the completion to notify, and the slot. Dropped without
+/// [`Pending::complete`] (in the queue of a thread that has ended, or by a thread that panics), the record has failed,
+/// so that nothing waits for ever.
 #[derive(Debug)]
-pub struct Pending(Option<Whom>);
-
-#[derive(Debug)]
-enum Whom {
-    Thread(Waiter),
-    Other(Arc<dyn Settle>, u64),
-}
-
-impl Whom {
-    fn settle(self, durable: bool) {
-        match self {
-            Whom::Thread(waiter) => waiter.settle(durable),
-            Whom::Other(other, number) => other.settle(number, durable),
-        }
-    }
-}
+pub struct Pending(Option<(Arc<dyn Completion>, u64)>);
 
 impl Pending {
-    /// Puts a thread's ticket on its way.
+    /// Of a record for which a thread waits.
     pub fn new(waiter: &Waiter) -> Pending {
-        Pending(Some(Whom::Thread(waiter.clone())))
+        Pending(Some((Arc::clone(&waiter.signal) as Arc<dyn Completion>, waiter.ticket)))
     }
 
-    /// Puts a number on its way.
-    pub fn number(whom: &Arc<dyn Settle>, number: u64) -> Pending {
-        Pending(Some(Whom::Other(Arc::clone(whom), number)))
+    /// Of a record whose outcome goes to a slot.
+    pub fn slot(completion: &Arc<dyn Completion>, slot: u64) -> Pending {
+        Pending(Some((Arc::clone(completion), slot)))
     }
 
-    /// Settles it. Called by the log thread.
-    pub fn settle(mut self, durable: bool) {
-        if let Some(whom) = self.0.take() {
-            whom.settle(durable);
+    /// Notifies the completion.
+    pub fn complete(mut self, durable: bool) {
+        self.notify(durable);
+    }
+
+    fn notify(&mut self, durable: bool) {
+        if let Some((completion, slot)) = self.0.take() {
+            completion.complete(slot, durable);
         }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(whom) = self.0.take() {
-            whom.settle(false);
-        }
+        self.notify(false);
     }
 }
 
@@ -102,38 +87,33 @@ pub enum Outcome {
     Durable,
     /// It is not, and the log says why.
     Failed,
-    /// The deadline passed first; the record may still come to be on disk.
+    /// The deadline passed first; the record may still reach the disk.
     TimedOut,
 }
 
 thread_local! {
-    static SLOT: RefCell<(u64, Arc<Slot>)> =
-        RefCell::new((0, Arc::new(Slot { done: AtomicU64::new(0), thread: current() })));
+    static SIGNAL: RefCell<(u64, Arc<Signal>)> =
+        RefCell::new((0, Arc::new(Signal { done: AtomicU64::new(0), thread: current() })));
 }
 
 impl Waiter {
     /// A new ticket of the calling thread.
     pub fn take() -> Waiter {
-        SLOT.with(|own| {
-            let (tickets, slot) = &mut *own.borrow_mut();
+        SIGNAL.with(|own| {
+            let (tickets, signal) = &mut *own.borrow_mut();
             *tickets += 1;
-            Waiter { slot: Arc::clone(slot), ticket: *tickets }
+            Waiter { signal: Arc::clone(signal), ticket: *tickets }
         })
     }
 
-    /// Settles the ticket.
-    pub(super) fn settle(&self, durable: bool) {
-        self.slot.settle(self.ticket, durable);
-    }
-
-    /// Waits for the ticket to be settled; to be called by the thread that took it, holding no lock.
+    /// Waits until the ticket is completed. To be called by the thread that took it, holding no lock.
     pub fn wait(&self, deadline: Instant) -> Outcome {
         loop {
-            let mark = self.slot.done.load(Ordering::Acquire);
-            if mark >> 1 >= self.ticket {
-                // A later ticket can't be settled before this one is: the log settles in order, and a thread waits
+            let done = self.signal.done.load(Ordering::Acquire);
+            if done >> 1 >= self.ticket {
+                // A later ticket cannot be completed before this one: the log completes in order, and a thread waits
                 // for one ticket at a time.
-                return if mark & 1 == 0 { Outcome::Durable } else { Outcome::Failed };
+                return if done & 1 == 0 { Outcome::Durable } else { Outcome::Failed };
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -151,15 +131,14 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_ticket_is_settled_from_another_thread() {
+    fn a_ticket_is_completed_by_another_thread() {
         let far = Instant::now() + Duration::from_secs(60);
-        for durable in [true, false] {
+        for (durable, expected) in [(true, Outcome::Durable), (false, Outcome::Failed)] {
             let waiter = Waiter::take();
-            let other = waiter.clone();
-            let settler = thread::spawn(move || other.settle(durable));
-            let expected = if durable { Outcome::Durable } else { Outcome::Failed };
+            let pending = Pending::new(&waiter);
+            let other = thread::spawn(move || pending.complete(durable));
             assert_eq!(waiter.wait(far), expected);
-            settler.join().unwrap();
+            other.join().unwrap();
         }
     }
 
@@ -171,25 +150,25 @@ mod tests {
         drop(queue);
         assert_eq!(waiter.wait(Instant::now() + Duration::from_secs(60)), Outcome::Failed);
         let waiter = Waiter::take();
-        Pending::new(&waiter).settle(true);
+        Pending::new(&waiter).complete(true);
         assert_eq!(waiter.wait(Instant::now()), Outcome::Durable);
     }
 
     #[test]
-    fn a_number_is_settled_once_even_when_it_is_dropped() {
+    fn a_slot_is_completed_once_even_when_it_is_dropped() {
         #[derive(Debug, Default)]
-        struct Told(std::sync::Mutex<Vec<(u64, bool)>>);
-        impl Settle for Told {
-            fn settle(&self, number: u64, durable: bool) {
-                self.0.lock().unwrap().push((number, durable));
+        struct Completed(std::sync::Mutex<Vec<(u64, bool)>>);
+        impl Completion for Completed {
+            fn complete(&self, slot: u64, durable: bool) {
+                self.0.lock().unwrap().push((slot, durable));
             }
         }
-        let told = Arc::new(Told::default());
-        let whom: Arc<dyn Settle> = Arc::clone(&told) as Arc<dyn Settle>;
-        Pending::number(&whom, 1).settle(true);
-        Pending::number(&whom, 2).settle(false);
-        drop(Pending::number(&whom, 3));
-        assert_eq!(*told.0.lock().unwrap(), [(1, true), (2, false), (3, false)]);
+        let completed = Arc::new(Completed::default());
+        let completion = Arc::clone(&completed) as Arc<dyn Completion>;
+        Pending::slot(&completion, 1).complete(true);
+        Pending::slot(&completion, 2).complete(false);
+        drop(Pending::slot(&completion, 3));
+        assert_eq!(*completed.0.lock().unwrap(), [(1, true), (2, false), (3, false)]);
     }
 
     #[test]
@@ -198,9 +177,9 @@ mod tests {
         let late = Waiter::take();
         assert_eq!(late.wait(now), Outcome::TimedOut);
         let next = Waiter::take();
-        late.settle(false);
+        Pending::new(&late).complete(false);
         assert_eq!(next.wait(now), Outcome::TimedOut);
-        next.settle(true);
+        Pending::new(&next).complete(true);
         assert_eq!(next.wait(now), Outcome::Durable);
     }
 }

@@ -304,7 +304,7 @@ impl Writer {
 
     fn settle(&mut self, durable: bool) {
         for waiter in self.waiters.drain(..) {
-            waiter.settle(durable);
+            waiter.complete(durable);
         }
     }
 
