@@ -14,10 +14,10 @@ mod snapshot;
 mod timings;
 
 pub use self::directory::Store;
-pub use self::files::disk::{self, Disk, SystemDisk};
+pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write_fully};
 pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
 pub use self::files::names::LOCK;
-pub use self::files::view::LiveDisk;
+pub use self::files::view::ReadOnlyView;
 pub use self::format::{frame, record};
 pub use self::log::handle::Log;
 pub use self::log::health::{Health, overloaded};

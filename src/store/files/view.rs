@@ -16,21 +16,21 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::disk::{Disk, SystemDisk};
+use super::disk::{ReadDisk, SystemDisk};
 use super::names::Name;
 
 /// How often a listing is tried that a compaction keeps changing.
 const ATTEMPTS: u32 = 100;
 
 /// The files of a directory that somebody else writes, as they stood in one moment. It can't change any.
-pub struct LiveDisk(HashMap<PathBuf, File>);
+pub struct ReadOnlyView(HashMap<PathBuf, File>);
 
-impl LiveDisk {
+impl ReadOnlyView {
     /// Opens what is there now. Numbers only grow, so a listing that is the same before and after held all the time between.
     ///
     /// # Errors
     /// Of the operating system.
-    pub fn open(dir: &Path) -> io::Result<LiveDisk> {
+    pub fn open(dir: &Path) -> io::Result<ReadOnlyView> {
         for _ in 0..ATTEMPTS {
             let before = names(dir)?;
             let mut files = HashMap::new();
@@ -44,7 +44,7 @@ impl LiveDisk {
                 }
             }
             if files.len() == before.len() && names(dir)? == before {
-                return Ok(LiveDisk(files));
+                return Ok(ReadOnlyView(files));
             }
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "its files change all the time"))
@@ -76,11 +76,7 @@ fn read_all(file: &File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn refused<T>() -> io::Result<T> {
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory is looked at only"))
-}
-
-impl Disk for LiveDisk {
+impl ReadDisk for ReadOnlyView {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.0.get(path).ok_or(io::ErrorKind::NotFound)?;
         let first = read_all(file)?;
@@ -97,41 +93,5 @@ impl Disk for LiveDisk {
 
     fn list(&self, _: &Path) -> io::Result<Vec<OsString>> {
         Ok(self.0.keys().filter_map(|path| path.file_name()).map(OsStr::to_owned).collect())
-    }
-
-    fn create(&self, _: &Path) -> io::Result<File> {
-        refused()
-    }
-
-    fn open(&self, _: &Path) -> io::Result<File> {
-        refused()
-    }
-
-    fn write_at(&self, _: &File, _: &[u8], _: u64) -> io::Result<()> {
-        refused()
-    }
-
-    fn sync_data(&self, _: &File) -> io::Result<()> {
-        refused()
-    }
-
-    fn sync_all(&self, _: &File) -> io::Result<()> {
-        refused()
-    }
-
-    fn set_len(&self, _: &File, _: u64) -> io::Result<()> {
-        refused()
-    }
-
-    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
-        refused()
-    }
-
-    fn remove(&self, _: &Path) -> io::Result<()> {
-        refused()
-    }
-
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        refused()
     }
 }

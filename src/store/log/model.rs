@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::wait::{Outcome, Pending, Waiter};
 use super::writer::Start;
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
-use crate::store::files::disk::Disk;
+use crate::store::files::disk::{Disk, ReadDisk};
 use crate::store::format::frame;
 use crate::store::format::record::{Event, MAX_FIXED, MAX_ITEM};
 use crate::store::policy::Policy;
@@ -52,6 +52,8 @@ impl ModelDisk {
     }
 }
 
+impl ReadDisk for ModelDisk {}
+
 impl Disk for ModelDisk {
     fn write_at(&self, _: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut noted = self.noted.lock().unwrap();
@@ -77,24 +79,6 @@ impl Disk for ModelDisk {
         self.sync_data(file)
     }
     fn set_len(&self, _: &File, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn create(&self, _: &Path) -> io::Result<File> {
-        File::open("/dev/null")
-    }
-    fn open(&self, _: &Path) -> io::Result<File> {
-        File::open("/dev/null")
-    }
-    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
-        Ok(Vec::new())
-    }
-    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-    fn remove(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
 }

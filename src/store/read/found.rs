@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
-use crate::store::files::disk::Disk;
+use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
 use crate::store::format::record::{Entry, Event};
 
@@ -152,7 +152,7 @@ pub struct Files {
 }
 
 impl Files {
-    pub fn list(dir: &Path, disk: &dyn Disk) -> Result<Files> {
+    pub fn list(dir: &Path, disk: &dyn ReadDisk) -> Result<Files> {
         let mut files = Files::default();
         for name in disk.list(dir).map_err(|error| Error::io("list", dir, &error))? {
             match Name::parse(&name) {

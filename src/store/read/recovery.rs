@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::found::{CleanEnd, Damage, Files, Recovered, Replay, Step, Stop, Torn};
 use crate::error::{Error, Kind, Result};
-use crate::store::files::disk::Disk;
+use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
 use crate::store::format::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, FrameHeader, VERSION};
 use crate::store::format::record::{Decoder, MAX_COUNTER, MIN_ENTRY, Record};
@@ -24,7 +24,7 @@ use crate::store::format::record::{Decoder, MAX_COUNTER, MIN_ENTRY, Record};
 ///
 /// # Errors
 /// `corrupt`, naming file and offset; `unsupported` for a newer format; `io`.
-pub fn recover(dir: &Path, disk: &dyn Disk, replay: &mut dyn Replay) -> Result<Recovered> {
+pub fn recover(dir: &Path, disk: &dyn ReadDisk, replay: &mut dyn Replay) -> Result<Recovered> {
     let files = Files::list(dir, disk)?;
     let snapshot = files.snapshots.last().copied();
     let mut reader = Reader::new(dir, disk, replay);
@@ -45,7 +45,7 @@ fn damage(path: &Path, offset: u64, what: impl Into<String>) -> Damage {
 /// Reads one history: a snapshot or none, and the segments that follow it.
 pub(super) struct Reader<'a> {
     dir: &'a Path,
-    disk: &'a dyn Disk,
+    disk: &'a dyn ReadDisk,
     replay: &'a mut dyn Replay,
     /// What was found so far.
     pub found: Recovered,
@@ -56,7 +56,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(dir: &'a Path, disk: &'a dyn Disk, replay: &'a mut dyn Replay) -> Reader<'a> {
+    pub(super) fn new(dir: &'a Path, disk: &'a dyn ReadDisk, replay: &'a mut dyn Replay) -> Reader<'a> {
         let found = Recovered { next_sequence: 1, ..Recovered::default() };
         Reader { dir, disk, replay, found, skipped: None, lost_limits: 0 }
     }

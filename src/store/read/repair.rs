@@ -10,7 +10,7 @@ use std::path::Path;
 use super::found::{Damage, Files, Recovered, Replay, Stop};
 use super::recovery::Reader;
 use crate::error::Result;
-use crate::store::files::disk::Disk;
+use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
 use crate::store::format::frame::{self, FileHeader, FileKind};
 
@@ -45,7 +45,7 @@ pub struct Lost {
 ///
 /// # Errors
 /// `unsupported` for a newer format; `io`.
-pub fn salvage<R: Replay>(dir: &Path, disk: &dyn Disk, fresh: impl Fn(bool) -> R) -> Result<(Option<R>, Salvaged)> {
+pub fn salvage<R: Replay>(dir: &Path, disk: &dyn ReadDisk, fresh: impl Fn(bool) -> R) -> Result<(Option<R>, Salvaged)> {
     let files = Files::list(dir, disk)?;
     let newest = files.snapshots.last().copied();
     let mut damages = Vec::new();
@@ -95,7 +95,7 @@ fn add<R>(mut damages: Vec<Damage>, (replay, mut salvaged): (R, Salvaged)) -> (O
 /// and the log can't be begun; with `skip` what is left of the snapshot will do.
 fn read<R: Replay>(
     dir: &Path,
-    disk: &dyn Disk,
+    disk: &dyn ReadDisk,
     files: &Files,
     snapshot: Option<u64>,
     mut replay: R,
@@ -121,7 +121,7 @@ fn read<R: Replay>(
 }
 
 /// Counts what stands in the segments behind the place.
-fn lost_behind(dir: &Path, disk: &dyn Disk, files: &Files, found: &Recovered, damage: &Damage) -> Result<Lost> {
+fn lost_behind(dir: &Path, disk: &dyn ReadDisk, files: &Files, found: &Recovered, damage: &Damage) -> Result<Lost> {
     let mut lost = Lost::default();
     for number in files.behind(found.snapshot).iter().filter(|number| !found.segments.contains(number)) {
         let path = Name::Segment(*number).path(dir);
