@@ -1,8 +1,8 @@
 //! An open data directory.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
+use super::files::data_dir::DataDir;
 use super::files::disk::Disk;
 use super::files::lock::DirectoryLock;
 use super::files::names::Name;
@@ -13,9 +13,7 @@ use crate::error::Result;
 /// An open data directory whose log takes records.
 pub struct Store {
     pub(super) log: Log,
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) dir: PathBuf,
-    pub(super) directory: [u8; 16],
+    pub(super) home: DataDir,
     pub(super) lock: DirectoryLock,
 }
 
@@ -25,41 +23,36 @@ impl Store {
         &self.log
     }
 
-    /// The data directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// The directory's lock, to note the server's address in.
     pub fn lock(&self) -> &DirectoryLock {
         &self.lock
     }
 
     /// Begins the snapshot that will stand for everything before segment `number`, with markers in the log.
-    pub fn begin_snapshot(&self, number: u64) -> Result<SnapshotWriter<'_>> {
-        SnapshotWriter::begin(&*self.disk, &self.dir, self.directory, number, false)
+    pub fn begin_snapshot(&self, number: u64) -> Result<SnapshotWriter> {
+        SnapshotWriter::begin(&self.home, number, false)
     }
 
-    /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. Returns
-    /// the bytes of segments that were removed. A file that can't be removed is left for the next start.
-    pub fn remove_before(&self, number: u64, snapshot_bytes: u64) -> u64 {
+    /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. A file
+    /// that cannot be removed is left for the next start.
+    pub fn remove_before(&self, number: u64, snapshot_bytes: u64) {
+        let (disk, dir) = (&*self.home.disk, &self.home.path);
+        let Ok(names) = disk.list(dir) else { return };
         let mut bytes = 0;
-        let Ok(items) = std::fs::read_dir(&self.dir) else { return 0 };
-        for item in items.flatten() {
-            match Name::parse(&item.file_name()) {
-                Some(Name::Segment(older)) if older < number => {
-                    bytes += item.metadata().map_or(0, |metadata| metadata.len());
-                    remove_leftover(&*self.disk, &item.path());
-                }
-                Some(Name::Snapshot(older)) if older < number => remove_leftover(&*self.disk, &item.path()),
-                _ => {}
+        for name in names.iter().filter_map(|name| Name::parse(name)) {
+            let path = name.path(dir);
+            match name {
+                Name::Segment(older) if older < number => bytes += path.metadata().map_or(0, |found| found.len()),
+                Name::Snapshot(older) if older < number => {}
+                _ => continue,
             }
+            remove_leftover(disk, &path);
         }
         self.log.compacted(bytes, snapshot_bytes);
-        bytes
     }
 }
 
+/// Removes a file that is not needed any more.
 pub(super) fn remove_leftover(disk: &dyn Disk, path: &Path) {
     match disk.remove(path) {
         Ok(()) => {}

@@ -1,70 +1,37 @@
-//! What the log thread and its callers share.
+//! How the log stands, and whether its disk answers.
 
-use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
+use std::sync::atomic::AtomicU64 as Counter;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread::Thread;
 
-use super::sync::{AtomicU8, AtomicU64, Instant, Ordering};
+use super::sync::{AtomicU8, Instant, Ordering};
 use crate::bounds::{LOG_WAIT_MS, STALL_MS};
 use crate::error::{Error, Kind};
-use crate::store::timings::Timings;
 
 /// How the log stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// Records are written.
     Healthy,
-    /// There is no room ahead; it is tried again, and records go on being taken as long as filled space is left.
+    /// There is no room ahead. The log tries again, and takes records as long as filled space is left.
     NoSpace,
     /// A write or an fsync failed: nothing is written any more.
     Failed,
 }
 
-/// What the log thread and its callers share.
+/// The health of a log with its reason. Set by the log thread, read by all.
 #[derive(Debug, Default)]
-pub struct Shared {
-    pub reserved: AtomicU64,
-    pub available: AtomicU64,
-    pub health: AtomicU8,
-    /// Why the health is not good. Locked for a moment, by anybody, holding nothing else.
-    pub reason: Mutex<Option<String>>,
-    /// Bytes of all segments without filled space.
-    pub log_bytes: Counter,
-    /// Set while the log has grown past its bound; cleared by whoever compacts.
-    pub wants_compaction: AtomicBool,
-    /// The log's size, in bytes, past which compaction is asked for, if it is past `compact_after` too.
-    pub compact_past: Counter,
-    pub events: Counter,
-    /// Events when the last compaction ended, its markers included. Without further ones none is asked for.
-    pub compacted_events: Counter,
-    pub syncs: Timings,
-    /// Since when the log thread has been in a call of the disk that may take long, in milliseconds after `born`, plus 1;
-    /// 0 while it is not.
-    pub at_disk: Counter,
-    pub born: OnceLock<Instant>,
-    pub compactor: Mutex<Option<Thread>>,
+pub struct Condition {
+    health: AtomicU8,
+    /// Why the health is not good. Locked for a moment, holding nothing else.
+    reason: Mutex<Option<String>>,
+    /// Since when the log thread has been in a call of the disk that may take long, in milliseconds after `born`, plus
+    /// 1; 0 while it is not.
+    at_disk: Counter,
+    born: OnceLock<Instant>,
 }
 
-impl Shared {
-    pub fn now(&self) -> u64 {
-        self.born.get_or_init(Instant::now).elapsed().as_millis() as u64
-    }
-
-    /// Runs what may take long at the disk, so that others can tell when it does.
-    pub fn at_disk<T>(&self, call: impl FnOnce() -> T) -> T {
-        self.at_disk.store(self.now() + 1, Ordering::Relaxed);
-        let result = call();
-        self.at_disk.store(0, Ordering::Relaxed);
-        result
-    }
-
-    /// The disk has not answered for so long that nothing more should be given to it.
-    pub fn is_stalled(&self) -> bool {
-        let since = self.at_disk.load(Ordering::Relaxed);
-        since > 0 && self.now() + 1 > since + STALL_MS
-    }
-
-    pub fn health(&self) -> Health {
+impl Condition {
+    pub fn get(&self) -> Health {
         match self.health.load(Ordering::Acquire) {
             0 => Health::Healthy,
             1 => Health::NoSpace,
@@ -72,28 +39,47 @@ impl Shared {
         }
     }
 
-    pub fn set_health(&self, health: Health, reason: Option<String>) {
+    pub fn reason(&self) -> Option<String> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set(&self, health: Health, reason: Option<String>) {
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
         self.health.store(health as u8, Ordering::Release);
     }
 
     pub fn error(&self) -> Error {
-        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Error::new(Kind::LogFailed, reason.unwrap_or_else(|| "the log cannot be written".to_owned()))
+        Error::new(Kind::LogFailed, self.reason().unwrap_or_else(|| "the log cannot be written".to_owned()))
+    }
+
+    fn now(&self) -> u64 {
+        self.born.get_or_init(Instant::now).elapsed().as_millis() as u64
+    }
+
+    /// Makes a call of the disk that may take long, so that others can see when it does.
+    pub fn at_disk<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.at_disk.store(self.now() + 1, Ordering::Relaxed);
+        let result = call();
+        self.at_disk.store(0, Ordering::Relaxed);
+        result
+    }
+
+    /// Whether the disk has not answered for so long that nothing more should be given to it.
+    pub fn is_stalled(&self) -> bool {
+        let since = self.at_disk.load(Ordering::Relaxed);
+        since > 0 && self.now() + 1 > since + STALL_MS
     }
 }
 
-/// The error for what waited for the disk in vain.
+/// The error where the disk took too long to write what was queued before.
 pub fn overloaded() -> Error {
-    Error::new(
-        Kind::Overloaded,
-        format!("the disk did not take the log for {LOG_WAIT_MS} ms; try again, and look at the disk's load"),
-    )
+    too_slow(&format!("did not take the log for {LOG_WAIT_MS} ms"))
 }
 
 pub fn stalled() -> Error {
-    Error::new(
-        Kind::Overloaded,
-        format!("the disk has not answered the log for {STALL_MS} ms; try again, and look at the disk's load"),
-    )
+    too_slow(&format!("has not answered the log for {STALL_MS} ms"))
+}
+
+fn too_slow(what: &str) -> Error {
+    Error::new(Kind::Overloaded, format!("the disk {what}; try again, and look at the disk's load"))
 }

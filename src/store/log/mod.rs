@@ -1,5 +1,9 @@
 //! The log: its thread, and those that wait for it.
+//!
+//! Arrows go down this list: `handle`, `writer`, `queue`, `growth`, `health`, `segment`, `wait`, `sync`. `model` tests
+//! them under loom.
 
+mod growth;
 pub mod handle;
 pub mod health;
 #[cfg(all(loom, test))]

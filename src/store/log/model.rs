@@ -15,6 +15,7 @@ use super::wait::{Outcome, Pending, Waiter};
 use super::writer::Start;
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
+use crate::store::files::data_dir::DataDir;
 use crate::store::files::disk::{Disk, ReadDisk};
 use crate::store::format::frame;
 use crate::store::format::record::{Event, MAX_FIXED, MAX_ITEM};
@@ -94,9 +95,7 @@ fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
         filled: header,
     };
     let log = Log::start(Start {
-        disk: Arc::clone(disk) as Arc<dyn Disk>,
-        dir: PathBuf::new(),
-        directory: [0; 16],
+        home: DataDir { disk: Arc::clone(disk) as Arc<dyn Disk>, path: PathBuf::new(), id: [0; 16] },
         segment,
         next_sequence: 1,
         base: 0,

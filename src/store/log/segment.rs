@@ -1,16 +1,18 @@
-//! Segments.
+//! The open segment, and how one is created.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use crate::error::{Error, Kind, way_out};
-use crate::store::files::disk::{Disk, is_no_space};
+use crate::store::files::data_dir::DataDir;
+use crate::store::files::disk::is_no_space;
 use crate::store::files::names::Name;
 use crate::store::files::random::random;
 use crate::store::format::frame::{FILE_HEADER, FileHeader, FileKind};
 
 /// The open segment.
-pub(in crate::store) struct Segment {
+pub struct Segment {
     pub file: File,
     pub path: PathBuf,
     pub number: u64,
@@ -23,11 +25,11 @@ pub(in crate::store) struct Segment {
 
 /// Why a segment was not created.
 #[derive(Debug)]
-pub(in crate::store) struct NotCreated {
+pub struct NotCreated {
     /// Whether it has its name all the same, though perhaps not durably.
     pub visible: bool,
     pub error: Error,
-    pub cause: std::io::Error,
+    pub cause: io::Error,
 }
 
 impl From<NotCreated> for Error {
@@ -36,42 +38,42 @@ impl From<NotCreated> for Error {
     }
 }
 
-/// Creates a segment under its unfinished name, makes it durable, and gives it its name.
-pub(in crate::store) fn create_segment(
-    disk: &dyn Disk,
-    dir: &Path,
-    directory: [u8; 16],
-    number: u64,
-    first: u64,
-    fill: Option<u64>,
-) -> std::result::Result<Segment, NotCreated> {
-    let name = Name::Segment(number);
-    let (unfinished, path) = (name.unfinished(dir), name.path(dir));
-    let _ = disk.remove(&unfinished);
-    let salt = random().map_err(|error| NotCreated {
-        visible: false,
-        cause: std::io::Error::other(error.to_string()),
-        error,
-    })?;
-    let header = FileHeader { kind: FileKind::Segment, complete: false, number, directory, salt, first };
-    let mut bytes = vec![0; FILE_HEADER + fill.unwrap_or(0) as usize];
-    bytes[..FILE_HEADER].copy_from_slice(&header.encode());
-    let mut visible = false;
-    let created = disk.create(&unfinished).and_then(|file| {
-        disk.write_at(&file, &bytes, 0)?;
-        disk.sync_all(&file)?;
-        disk.rename(&unfinished, &path)?;
-        visible = true;
-        disk.sync_dir(dir)?;
-        Ok(file)
-    });
-    let file = created.map_err(|cause| {
-        if !visible {
-            let _ = disk.remove(&unfinished);
+impl Segment {
+    /// Creates a segment under its unfinished name with so many filled bytes, makes it durable, and gives it its name.
+    pub fn create(home: &DataDir, number: u64, first: u64, fill: u64) -> Result<Segment, NotCreated> {
+        let (disk, name) = (&*home.disk, Name::Segment(number));
+        let (unfinished, path) = (name.unfinished(&home.path), name.path(&home.path));
+        let _ = disk.remove(&unfinished);
+        let mut visible = false;
+        let mut create = || {
+            let salt = u64::from_le_bytes(random()?);
+            let kind = FileKind::Segment;
+            let header = FileHeader { kind, complete: false, number, directory: home.id, salt, first };
+            let mut bytes = vec![0; FILE_HEADER + fill as usize];
+            bytes[..FILE_HEADER].copy_from_slice(&header.encode());
+            let file = disk.create(&unfinished)?;
+            disk.write_at(&file, &bytes, 0)?;
+            disk.sync_all(&file)?;
+            disk.rename(&unfinished, &path)?;
+            visible = true;
+            disk.sync_dir(&home.path)?;
+            Ok((file, salt, bytes.len() as u64))
+        };
+        match create() {
+            Ok((file, salt, filled)) => Ok(Segment { file, path, number, salt, position: FILE_HEADER as u64, filled }),
+            Err(cause) => {
+                if !visible {
+                    let _ = disk.remove(&unfinished);
+                }
+                let kind = if is_no_space(&cause) { Kind::LogFailed } else { Kind::Io };
+                let error = Error::new(kind, format!("cannot create {}: {cause}{}", path.display(), way_out(&cause)));
+                Err(NotCreated { visible, error, cause })
+            }
         }
-        let kind = if is_no_space(&cause) { Kind::LogFailed } else { Kind::Io };
-        let error = Error::new(kind, format!("cannot create {}: {cause}{}", path.display(), way_out(&cause)));
-        NotCreated { visible, error, cause }
-    })?;
-    Ok(Segment { file, path, number, salt, position: FILE_HEADER as u64, filled: bytes.len() as u64 })
+    }
+
+    /// Filled space after the position, in bytes.
+    pub fn room(&self) -> u64 {
+        self.filled.saturating_sub(self.position)
+    }
 }

@@ -1,53 +1,62 @@
-//! The log thread.
+//! The log thread: the only writer of segments.
+//!
+//! Owns: the open segment, the frame being built, and what is known to be durable. Its queue and the space for it are in
+//! `queue.rs`.
+//!
+//! A failed write into filled space and a failed fsync are final: whether the kernel kept the data is unknown, and a
+//! later fsync that succeeds would prove nothing (<https://lwn.net/Articles/752063/>). From then on every waiter is
+//! completed as failed, and nothing is written.
 
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::health::{Health, Shared};
-use super::queue::Message;
-use super::segment::{NotCreated, Segment, create_segment};
+use super::health::Health;
+use super::queue::{Message, Shared};
+use super::segment::{NotCreated, Segment};
 use super::sync::{Instant, Ordering, Receiver, RecvTimeoutError, sleep, yield_now};
 use super::wait::Pending;
 use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
 use crate::clock::Millis;
 use crate::error::Result;
-use crate::store::files::disk::{Disk, is_no_space};
+use crate::store::files::data_dir::DataDir;
+use crate::store::files::disk::is_no_space;
 use crate::store::format::frame::{self, FILE_HEADER, FRAME_HEADER, FrameHeader};
 use crate::store::policy::Policy;
 
-/// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the page
-/// behind.
+/// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the
+/// next page.
 const SLACK: u64 = 8192;
 
-/// How long the log thread lets records gather that nobody waits for, while they come in numbers: to be woken for each
-/// would cost whoever sends it more than its check.
+/// How long the log thread lets records gather that have no waiter, while they come in numbers: to wake it for each would
+/// cost the sender more than its check.
 const GATHER: Duration = Duration::from_micros(200);
 
-/// Batches in a row that nobody waits for, after which records gather.
+/// Batches in a row without a waiter after which records gather.
 const GATHER_AFTER: u32 = 2;
 
-/// How often the log thread gives way before it collects a batch, where several wait for each.
-const GIVE_WAY: u32 = 2;
+/// How often the log thread yields before it collects a batch, where each batch has several waiters.
+const YIELDS: u32 = 2;
 
-/// Dropped when the log thread ends, before its queue is: nothing may be taken any more, above all after a panic, behind
-/// which the health would be good for ever.
-pub struct Ended(pub Arc<Shared>);
+/// How often a log thread that stops looks for the records of reservations that are still held.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
-impl Drop for Ended {
+/// Dropped when the log thread ends, before its queue and its waiters are: nothing may be accepted any more. After a
+/// panic the health would be good for ever.
+struct FailOnExit(Arc<Shared>);
+
+impl Drop for FailOnExit {
     fn drop(&mut self) {
-        if self.0.health() != Health::Failed {
+        if self.0.condition.get() != Health::Failed {
             let reason = "the log thread has ended; nothing more is accepted; restart flint".to_owned();
-            self.0.set_health(Health::Failed, Some(reason));
+            self.0.condition.set(Health::Failed, Some(reason));
         }
     }
 }
 
-/// What [`Log::start`] begins with.
-pub(in crate::store) struct Start {
-    pub disk: Arc<dyn Disk>,
-    pub dir: PathBuf,
-    pub directory: [u8; 16],
+/// What a log begins with.
+pub struct Start {
+    pub home: DataDir,
     pub segment: Segment,
     pub next_sequence: u64,
     pub base: Millis,
@@ -58,13 +67,11 @@ pub(in crate::store) struct Start {
 
 /// The log thread's own state.
 pub struct Writer {
-    pub shared: Arc<Shared>,
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    directory: [u8; 16],
+    shared: Arc<Shared>,
+    home: DataDir,
     segment: Segment,
     fill_step: u64,
-    /// The frame being built; its header's room first.
+    /// The frame being built, with room for its header first.
     frame: Vec<u8>,
     records: u32,
     /// Promised to the records of the frame.
@@ -76,13 +83,13 @@ pub struct Writer {
     /// Records written but not synced, and since when.
     unsynced: u64,
     unsynced_since: Option<Instant>,
-    /// Batches in a row that nobody waits for.
+    /// Batches in a row without a waiter.
     unwaited_batches: u32,
-    /// How many wait for the batch, or waited for the last one.
+    /// Waiters of the batch, or of the last one.
     waited_by: usize,
     /// When to write a mark, if nothing happens until then.
     mark_at: Option<Instant>,
-    /// Where the copy of the last mark stands, until the next frame is written.
+    /// Where the copy of the last mark is, until the next frame is written.
     mark_copy: Option<u64>,
     retry_fill_at: Option<Instant>,
     base: Millis,
@@ -94,21 +101,19 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(start: Start, shared: Arc<Shared>) -> Writer {
-        // A segment that was closed ends with the copy of its last mark, which tells of what it confirms until more follows.
-        let mark_copy =
-            (start.segment.filled > start.segment.position).then(|| start.segment.filled - FRAME_HEADER as u64);
+        let Start { home, segment, next_sequence, base, policy, .. } = start;
+        // A closed segment ends with the copy of its last mark, which says what it confirms until more follows.
+        let mark_copy = (segment.filled > segment.position).then(|| segment.filled - FRAME_HEADER as u64);
         Writer {
             shared,
-            disk: start.disk,
-            dir: start.dir,
-            directory: start.directory,
-            segment: start.segment,
+            home,
+            segment,
             fill_step: FIRST_FILL_BYTES,
             frame: vec![0; FRAME_HEADER],
             records: 0,
             promised: 0,
-            next_sequence: start.next_sequence,
-            durable: start.next_sequence - 1,
+            next_sequence,
+            durable: next_sequence - 1,
             waiters: Vec::new(),
             unsynced: 0,
             unsynced_since: None,
@@ -117,18 +122,19 @@ impl Writer {
             mark_at: None,
             mark_copy,
             retry_fill_at: None,
-            base: start.base,
-            rotate_at: start.policy.segment_bytes,
-            policy: start.policy,
+            base,
+            rotate_at: policy.segment_bytes,
+            policy,
             closing: false,
         }
     }
 
     pub fn run(mut self, messages: &Receiver<Message>) -> Result<()> {
+        let _guard = FailOnExit(Arc::clone(&self.shared));
         loop {
             match self.receive(messages) {
                 Ok(message) => {
-                    self.let_others_in();
+                    self.yield_to_others();
                     let control = self.collect(message, messages);
                     self.note_waiters();
                     self.write_batch();
@@ -172,8 +178,8 @@ impl Writer {
         [flush, self.mark_at, self.retry_fill_at].into_iter().flatten().min()
     }
 
-    /// Takes the message and all that wait behind it into the frame, up to its bound. Returns the first one that is no
-    /// record.
+    /// Takes the message and all that are queued after it into the frame, up to its bound. Returns the first one that is
+    /// not a record.
     fn collect(&mut self, first: Message, messages: &Receiver<Message>) -> Option<Message> {
         let mut next = Some(first);
         while let Some(message) = next {
@@ -195,18 +201,18 @@ impl Writer {
         None
     }
 
-    /// Before a batch is collected, lets those run who have work: where several are answered by each sync, they are about
-    /// to ask again, and a batch of more costs each of them less than it takes to wait for the others. Costs next to
-    /// nothing where nobody has.
-    fn let_others_in(&self) {
+    /// Before a batch is collected, lets the threads run that have work: where each sync answers several requests, their
+    /// senders are about to send the next ones, and a larger batch costs each of them less than waiting for another sync.
+    /// Costs next to nothing where no thread has work.
+    fn yield_to_others(&self) {
         if self.waited_by > 1 {
-            for _ in 0..GIVE_WAY {
+            for _ in 0..YIELDS {
                 yield_now();
             }
         }
     }
 
-    /// Notes how many wait for the batch that was collected.
+    /// Notes how many waiters the collected batch has.
     fn note_waiters(&mut self) {
         self.waited_by = self.waiters.len();
         self.unwaited_batches = if self.waiters.is_empty() { self.unwaited_batches.saturating_add(1) } else { 0 };
@@ -215,11 +221,10 @@ impl Writer {
     fn write_batch(&mut self) {
         let records = u64::from(self.records);
         if records > 0 && self.healthy() {
-            let written = self.write_frame(false);
-            if let Err(error) = written {
+            if let Err(error) = self.write_frame(false) {
                 self.fail("write", &error);
             } else {
-                self.shared.events.fetch_add(records, Ordering::Relaxed);
+                self.shared.growth.events.fetch_add(records, Ordering::Relaxed);
                 self.unsynced += records;
                 self.unsynced_since.get_or_insert_with(Instant::now);
                 self.mark_at = None;
@@ -227,43 +232,39 @@ impl Writer {
         }
         self.frame.truncate(FRAME_HEADER);
         self.records = 0;
-        self.shared.reserved.fetch_sub(std::mem::take(&mut self.promised), Ordering::Release);
+        self.shared.account.release(std::mem::take(&mut self.promised));
         if !self.healthy() {
-            self.settle(false);
+            self.complete(false);
         }
     }
 
-    /// Writes the frame as it stands. Its space was promised, or is of the slack.
-    fn write_frame(&mut self, clean: bool) -> std::io::Result<()> {
-        let header = FrameHeader {
-            records: self.records,
-            clean,
-            first: self.next_sequence,
-            durable: self.durable,
-            base: self.base,
-        };
+    /// Writes the frame as it is. Its space was promised, or is of the slack.
+    fn write_frame(&mut self, clean: bool) -> io::Result<()> {
+        let (records, first) = (self.records, self.next_sequence);
+        let header = FrameHeader { records, clean, first, durable: self.durable, base: self.base };
         frame::seal(&mut self.frame, &header, self.segment.salt);
         if let Some(copy) = self.mark_copy.take() {
-            // The frame may come to stand over a part of it; what was left of it then would look like a torn end.
-            self.disk.write_at(&self.segment.file, &[0; FRAME_HEADER], copy)?;
+            // The frame may cover a part of the copy; the rest of it would then look like a torn end.
+            self.home.disk.write_at(&self.segment.file, &[0; FRAME_HEADER], copy)?;
         }
-        self.shared.at_disk(|| self.disk.write_at(&self.segment.file, &self.frame, self.segment.position))?;
+        let (disk, segment) = (&self.home.disk, &self.segment);
+        self.shared.condition.at_disk(|| disk.write_at(&segment.file, &self.frame, segment.position))?;
         let length = self.frame.len() as u64;
         self.segment.position += length;
-        self.next_sequence += u64::from(self.records);
-        self.shared.log_bytes.fetch_add(length, Ordering::Relaxed);
+        self.next_sequence += u64::from(records);
+        self.shared.growth.bytes.fetch_add(length, Ordering::Relaxed);
         self.account();
         Ok(())
     }
 
-    /// Writes a frame without records, which says up to where the log is on disk, and its copy in the next page: a page
-    /// that is lost takes the last record and one of the two, and the other still tells of it.
-    fn write_mark(&mut self, clean: bool) -> std::io::Result<()> {
+    /// Writes a frame without records, which says up to where the log is on disk, and its copy in the next page: the loss
+    /// of a page takes the last record and one of the two, and the other still confirms the record.
+    fn write_mark(&mut self, clean: bool) -> io::Result<()> {
         self.write_frame(clean)?;
         let copy = frame::copy_offset(self.segment.position);
         if copy + FRAME_HEADER as u64 <= self.segment.filled {
             self.mark_copy = Some(copy);
-            self.disk.write_at(&self.segment.file, &self.frame, copy)?;
+            self.home.disk.write_at(&self.segment.file, &self.frame, copy)?;
         }
         Ok(())
     }
@@ -276,21 +277,21 @@ impl Writer {
             self.sync();
         }
         if due && !self.healthy() {
-            self.settle(false);
+            self.complete(false);
         }
     }
 
-    /// Makes all records that are written durable, and tells who waits for it.
+    /// Makes all records that are written durable, and completes their waiters.
     fn sync(&mut self) {
         if self.unsynced == 0 || self.sync_segment() {
-            self.settle(true);
+            self.complete(true);
         }
     }
 
     /// Makes all of the segment durable, marks and filled space included. Returns whether it is.
     fn sync_segment(&mut self) -> bool {
         let begun = Instant::now();
-        if let Err(error) = self.shared.at_disk(|| self.disk.sync_data(&self.segment.file)) {
+        if let Err(error) = self.shared.condition.at_disk(|| self.home.disk.sync_data(&self.segment.file)) {
             self.fail("sync", &error);
             return false;
         }
@@ -302,7 +303,7 @@ impl Writer {
         true
     }
 
-    fn settle(&mut self, durable: bool) {
+    fn complete(&mut self, durable: bool) {
         for waiter in self.waiters.drain(..) {
             waiter.complete(durable);
         }
@@ -315,7 +316,7 @@ impl Writer {
         }
         if self.mark_at.is_some_and(|at| at <= Instant::now()) {
             self.mark_at = None;
-            // It confirms what is durable anyway; lost, it is not missed. So it is not synced.
+            // It confirms what is durable anyway, and nothing is missing if it is lost. So it is not synced.
             if let Err(error) = self.write_mark(false) {
                 self.fail("write", &error);
                 return;
@@ -328,42 +329,23 @@ impl Writer {
             // Tried again when it has grown by another step.
             self.rotate_at = self.segment.position + FILL_BYTES;
         }
-        if self.room() < self.fill_step / 2 && self.retry_fill_at.is_none_or(|at| at <= Instant::now()) {
+        if self.segment.room() < self.fill_step / 2 && self.retry_fill_at.is_none_or(|at| at <= Instant::now()) {
             self.fill();
         }
-        self.wish_for_compaction();
-    }
-
-    fn wish_for_compaction(&mut self) {
-        let past = self.shared.compact_past.load(Ordering::Acquire);
-        let bytes = self.shared.log_bytes.load(Ordering::Relaxed);
-        let compacted = self.shared.compacted_events.load(Ordering::Relaxed);
-        if bytes > self.policy.compact_after.max(past) && self.shared.events.load(Ordering::Relaxed) > compacted {
-            // Should compaction fail, it is asked for again when the log has grown by half as much once more.
-            self.shared.compact_past.store(bytes + bytes / 2, Ordering::Relaxed);
-            self.shared.wants_compaction.store(true, Ordering::Release);
-            if let Some(thread) = &*self.shared.compactor.lock().unwrap_or_else(PoisonError::into_inner) {
-                thread.unpark();
-            }
-        }
-    }
-
-    /// Filled space behind the position, in bytes.
-    fn room(&self) -> u64 {
-        self.segment.filled.saturating_sub(self.segment.position)
+        self.shared.growth.request_compaction(self.policy.compact_after);
     }
 
     fn account(&self) {
-        let available = if self.closing { 0 } else { self.room().saturating_sub(SLACK) };
-        self.shared.available.store(available, Ordering::Release);
+        let available = if self.closing { 0 } else { self.segment.room().saturating_sub(SLACK) };
+        self.shared.account.available.store(available, Ordering::Release);
     }
 
-    /// Lets nobody reserve any more, and takes the records of those who have: they may have been answered already.
+    /// Allows no further reservation, and takes the records of those that there are: they may have been answered already.
     fn drain(&mut self, messages: &Receiver<Message>) {
         self.closing = true;
         self.account();
         let deadline = Instant::now() + Duration::from_millis(LOG_WAIT_MS);
-        while self.shared.reserved.fetch_add(0, Ordering::AcqRel) > 0 && Instant::now() < deadline {
+        while self.shared.account.reserved.fetch_add(0, Ordering::AcqRel) > 0 && Instant::now() < deadline {
             match messages.try_recv() {
                 Ok(message) => {
                     // A rotation is not made any more; its reply is dropped, which says so.
@@ -371,35 +353,35 @@ impl Writer {
                     self.write_batch();
                     self.sync_if_due();
                 }
-                Err(_) => sleep(Duration::from_micros(200)),
+                Err(_) => sleep(LOOK_AGAIN),
             }
         }
     }
 
-    /// Fills space ahead with zeros. That the fill is durable is of no concern: the fdatasync after the next frame
-    /// covers it too.
+    /// Fills space ahead with zeros. The fill need not be durable by itself: the fdatasync after the next frame covers it
+    /// too.
     pub fn fill(&mut self) {
         let zeros = vec![0; self.fill_step as usize];
-        match self.shared.at_disk(|| self.disk.write_at(&self.segment.file, &zeros, self.segment.filled)) {
+        let (disk, segment, condition) = (&self.home.disk, &self.segment, &self.shared.condition);
+        match condition.at_disk(|| disk.write_at(&segment.file, &zeros, segment.filled)) {
             Ok(()) => {
                 self.segment.filled += self.fill_step;
                 self.fill_step = FILL_BYTES;
                 self.retry_fill_at = None;
                 self.account();
-                if self.shared.health() == Health::NoSpace {
-                    log::warn!("there is room for the log again in {}", self.dir.display());
-                    self.shared.set_health(Health::Healthy, None);
+                if condition.get() == Health::NoSpace {
+                    log::warn!("there is room for the log again in {}", self.home.path.display());
+                    condition.set(Health::Healthy, None);
                 }
             }
             Err(error) if is_no_space(&error) => {
                 self.retry_fill_at = Some(Instant::now() + Duration::from_millis(NO_SPACE_RETRY_MS));
-                if self.shared.health() == Health::Healthy {
-                    let reason = format!(
-                        "no room for the log in {}: {error}; make room on the disk, and service resumes by itself",
-                        self.dir.display()
-                    );
+                if condition.get() == Health::Healthy {
+                    let dir = self.home.path.display();
+                    let way_out = "make room on the disk, and service resumes by itself";
+                    let reason = format!("no room for the log in {dir}: {error}; {way_out}");
                     log::error!("{reason}");
-                    self.shared.set_health(Health::NoSpace, Some(reason));
+                    condition.set(Health::NoSpace, Some(reason));
                 }
             }
             Err(error) => self.fail("write", &error),
@@ -408,28 +390,24 @@ impl Writer {
 
     /// Closes the segment and begins the next one. Until the new one is there, nothing of the old one is changed.
     fn rotate(&mut self) -> Result<u64> {
-        if !self.healthy() {
-            return Err(self.shared.error());
-        }
-        // All of the old segment must be on disk before the new one can be seen, a mark that nobody waits for too: a bad
+        // All of the old segment must be on disk before the new one can be seen, also a mark without a waiter: a bad
         // frame in an older segment is corruption.
-        if !self.sync_segment() {
-            return Err(self.shared.error());
+        if !self.healthy() || !self.sync_segment() {
+            return Err(self.shared.condition.error());
         }
-        self.settle(true);
+        self.complete(true);
         let number = self.segment.number + 1;
-        // Room for all that may have been promised in the old segment; not for more each time, or a log that is compacted
-        // often would hold ever more of the disk.
-        let fill = self.room().max(FILL_BYTES);
-        let created = self
-            .shared
-            .at_disk(|| create_segment(&*self.disk, &self.dir, self.directory, number, self.next_sequence, Some(fill)));
-        let mut next = match created {
+        // Room for all that may have been promised in the old segment. Not for more each time, or a log that is compacted
+        // often would take ever more of the disk.
+        let fill = self.segment.room().max(FILL_BYTES);
+        let (home, first) = (&self.home, self.next_sequence);
+        let mut next = match self.shared.condition.at_disk(|| Segment::create(home, number, first, fill)) {
             Ok(next) => next,
-            Err(NotCreated { visible: false, error, .. }) => return Err(error),
-            Err(NotCreated { visible: true, error, cause }) => {
-                // The new segment may be there after a crash, and may not: going on in either could be read as damage.
-                self.fail("sync the directory of", &cause);
+            Err(NotCreated { visible, error, cause }) => {
+                if visible {
+                    // It may be there after a crash, or not: to go on in either could be read as damage.
+                    self.fail("sync the directory of", &cause);
+                }
                 return Err(error);
             }
         };
@@ -439,15 +417,15 @@ impl Writer {
         self.fill_step = FILL_BYTES;
         self.rotate_at = self.policy.segment_bytes;
         self.mark_at = None;
-        self.shared.log_bytes.fetch_add(FILE_HEADER as u64, Ordering::Relaxed);
-        // Cutting saves space and says nothing: whether it succeeds is of no consequence.
-        if let Err(error) = self.disk.set_len(&next.file, next.position) {
+        self.shared.growth.bytes.fetch_add(FILE_HEADER as u64, Ordering::Relaxed);
+        // The cut only saves space, and may fail.
+        if let Err(error) = self.home.disk.set_len(&next.file, next.position) {
             log::warn!("cannot cut {} to its length: {error}", next.path.display());
         }
         Ok(number)
     }
 
-    /// The last acts: all is synced, the end marked as clean, the filled space cut off.
+    /// Syncs all, marks the end as clean, and cuts off the filled space.
     fn stop(&mut self) -> Result<()> {
         if self.healthy() {
             self.sync();
@@ -457,42 +435,39 @@ impl Writer {
         {
             self.fail("sync", &error);
         }
-        self.settle(false);
-        self.shared.available.store(0, Ordering::Release);
-        let result = if self.healthy() { Ok(()) } else { Err(self.shared.error()) };
-        if result.is_ok() {
-            self.shared.set_health(Health::Failed, Some("the limiter is closed".to_owned()));
+        self.complete(false);
+        self.shared.account.available.store(0, Ordering::Release);
+        if !self.healthy() {
+            return Err(self.shared.condition.error());
         }
-        result
+        self.shared.condition.set(Health::Failed, Some("the limiter is closed".to_owned()));
+        Ok(())
     }
 
-    fn close_segment(&mut self) -> std::io::Result<()> {
+    fn close_segment(&mut self) -> io::Result<()> {
         self.write_mark(true)?;
+        let (disk, file) = (&self.home.disk, &self.segment.file);
         let end = self.mark_copy.map_or(self.segment.position, |copy| copy + FRAME_HEADER as u64);
-        self.disk.set_len(&self.segment.file, end)?;
-        let synced = self.disk.sync_all(&self.segment.file);
-        if synced.is_err() {
-            // What is in memory alone must not look closed, or the next start would append to it.
-            let _ = self.disk.set_len(&self.segment.file, end + 1);
-        }
-        synced
+        disk.set_len(file, end)?;
+        disk.sync_all(file).inspect_err(|_| {
+            // What may be only in memory must not look closed, or the next start would append to it.
+            let _ = disk.set_len(file, end + 1);
+        })
     }
 
     fn healthy(&self) -> bool {
-        self.shared.health() != Health::Failed
+        self.shared.condition.get() != Health::Failed
     }
 
-    fn fail(&mut self, what: &str, error: &std::io::Error) {
-        let reason = format!(
-            "cannot {what} the log {} at offset {}: {error}; nothing more is accepted; look at the disk, then restart",
-            self.segment.path.display(),
-            self.segment.position
-        );
+    fn fail(&mut self, what: &str, error: &io::Error) {
+        let (path, position) = (self.segment.path.display(), self.segment.position);
+        let way_out = "nothing more is accepted; look at the disk, then restart";
+        let reason = format!("cannot {what} the log {path} at offset {position}: {error}; {way_out}");
         log::error!("{reason}");
-        self.shared.set_health(Health::Failed, Some(reason));
+        self.shared.condition.set(Health::Failed, Some(reason));
         self.mark_at = None;
         self.retry_fill_at = None;
         self.unsynced_since = None;
-        self.settle(false);
+        self.complete(false);
     }
 }
