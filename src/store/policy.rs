@@ -8,14 +8,14 @@ use crate::bounds::{
 };
 use crate::error::{Error, Result};
 
-/// When unwaited records are synced, and when the log wants to be compacted.
+/// When records without a waiter are synced, and when the log is compacted.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// After this many records …
     pub flush_every_events: u64,
     /// … or after this time, whichever comes first.
     pub flush_every: Duration,
-    /// Size of the log, in bytes, past which it wants to be compacted, from
+    /// Size of the log, in bytes, past which it is compacted, from
     /// [`MIN_COMPACT_AFTER_BYTES`](crate::bounds::MIN_COMPACT_AFTER_BYTES) to
     /// [`MAX_COMPACT_AFTER_BYTES`](crate::bounds::MAX_COMPACT_AFTER_BYTES).
     pub compact_after: u64,
@@ -41,17 +41,15 @@ impl Default for Policy {
 /// # Errors
 /// `invalid_argument`, naming the option.
 pub fn validate_policy(policy: &Policy) -> Result<()> {
-    let flush_every = Duration::from_millis(1)..=Duration::from_millis(MAX_FLUSH_EVERY_MS);
-    let events = 1..=MAX_FLUSH_EVERY_EVENTS;
-    let compact_after = MIN_COMPACT_AFTER_BYTES..=MAX_COMPACT_AFTER_BYTES;
-    let segment_bytes = MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES;
-    for (name, is_within, low, high) in [
-        ("flush-every-ms", flush_every.contains(&policy.flush_every), 1, MAX_FLUSH_EVERY_MS),
-        ("flush-every-events", events.contains(&policy.flush_every_events), 1, MAX_FLUSH_EVERY_EVENTS),
-        ("compact-after", compact_after.contains(&policy.compact_after), *compact_after.start(), *compact_after.end()),
-        ("segment_bytes", segment_bytes.contains(&policy.segment_bytes), *segment_bytes.start(), *segment_bytes.end()),
+    // A part of a millisecond is below the smallest and above the largest.
+    let ms = if policy.flush_every.as_millis() == 0 { 0 } else { policy.flush_every.as_nanos().div_ceil(1_000_000) };
+    for (name, value, low, high) in [
+        ("flush-every-ms", u64::try_from(ms).unwrap_or(u64::MAX), 1, MAX_FLUSH_EVERY_MS),
+        ("flush-every-events", policy.flush_every_events, 1, MAX_FLUSH_EVERY_EVENTS),
+        ("compact-after", policy.compact_after, MIN_COMPACT_AFTER_BYTES, MAX_COMPACT_AFTER_BYTES),
+        ("segment_bytes", policy.segment_bytes, MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES),
     ] {
-        if !is_within {
+        if !(low..=high).contains(&value) {
             return Err(Error::invalid(format!("{name} must be from {low} to {high}")));
         }
     }

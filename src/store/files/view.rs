@@ -1,13 +1,13 @@
-//! Reading the files of a data directory while its writer goes on writing them.
+//! A read-only view of a data directory, also while its writer goes on writing.
 //!
-//! Owns: how a file is read so that [`crate::store::recover`] sees a state that the directory had. Called for looking only.
+//! Owns: how a file is read so that [`crate::store::recover`] sees a state that the directory had.
 //!
 //! Why that holds. Snapshots and all segments but the last are never written again; compaction and start-up remove
-//! them, so they are opened before anything is read. The last segment is appended to, one frame after the other, each with one write that
-//! ends before the next one begins. A single pass over it may see a frame half written and, further on, a later one
-//! that was written in the meantime: that would look like damage. So it is read twice, and of the second reading just as
-//! much is kept as the first one saw. If the first saw anything of a later frame, the frames before it were complete by
-//! then and are complete in the second; the last one may be incomplete, and is a torn end, as after a crash.
+//! them, so they are opened before anything is read. The last segment is appended to, one frame after the other, each
+//! with one write that ends before the next one begins. A single pass over it may see a frame half written and, further
+//! on, a later one that was written in the meantime: that would look like damage. So it is read twice, and of the second
+//! reading as much is kept as the first one saw. If the first saw anything of a later frame, the frames before it were
+//! complete by then and are complete in the second; the last one may be incomplete, and is a torn end, as after a crash.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -19,14 +19,15 @@ use std::path::{Path, PathBuf};
 use super::disk::{ReadDisk, SystemDisk};
 use super::names::Name;
 
-/// How often a listing is tried that a compaction keeps changing.
+/// How often a listing is repeated that a compaction keeps changing.
 const ATTEMPTS: u32 = 100;
 
-/// The files of a directory that somebody else writes, as they stood in one moment. It can't change any.
+/// The files of a directory that another process writes, as they were at one moment.
 pub struct ReadOnlyView(HashMap<PathBuf, File>);
 
 impl ReadOnlyView {
-    /// Opens what is there now. Numbers only grow, so a listing that is the same before and after held all the time between.
+    /// Opens what is there now. Numbers only grow, so a listing that is the same before and after was true all the time
+    /// between.
     ///
     /// # Errors
     /// Of the operating system.
@@ -58,22 +59,17 @@ fn names(dir: &Path) -> io::Result<BTreeSet<OsString>> {
 }
 
 fn read_all(file: &File) -> io::Result<Vec<u8>> {
-    let length = file.metadata()?.len() as usize;
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(length)?;
-    bytes.resize(length, 0);
-    let mut at = 0;
-    while at < bytes.len() {
-        match file.read_at(&mut bytes[at..], at as u64) {
+    loop {
+        let length = file.metadata()?.len() as usize;
+        bytes.try_reserve_exact(length)?;
+        bytes.resize(length, 0);
+        match file.read_exact_at(&mut bytes, 0) {
             // It was cut to its length in the meantime.
-            Ok(0) => break,
-            Ok(read) => at += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bytes.clear(),
+            done => return done.map(|()| bytes),
         }
     }
-    bytes.truncate(at);
-    Ok(bytes)
 }
 
 impl ReadDisk for ReadOnlyView {

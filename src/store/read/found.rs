@@ -1,4 +1,4 @@
-//! What is found in a data directory.
+//! What is found in a data directory: its files, what was read of them, and where reading ended.
 
 use std::path::{Path, PathBuf};
 
@@ -8,15 +8,15 @@ use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
 use crate::store::format::record::{Entry, Event};
 
-/// Who takes what is read, in the order of the log.
+/// Takes what is read, in the order of the log.
 pub trait Replay {
     /// The snapshot of this number comes first; `complete` when no marker follows it.
     fn snapshot(&mut self, number: u64, complete: bool, limits: u64);
-    /// One limit of the snapshot. `Err` says why it can't be.
+    /// One limit of the snapshot. `Err` says why it cannot be.
     fn entry(&mut self, entry: Entry<'_>) -> std::result::Result<(), String>;
-    /// One event of the log. `Err` says why it can't be.
+    /// One event of the log. `Err` says why it cannot be.
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
-    /// The log ends here. `Err` says why it can't yet.
+    /// The log ends here. `Err` says why it must not end yet.
     fn end(&mut self) -> std::result::Result<(), String> {
         Ok(())
     }
@@ -29,7 +29,7 @@ pub struct Torn {
     pub file: PathBuf,
     /// Where its last good frame ends.
     pub offset: u64,
-    /// How many bytes behind that are not zero-filled space.
+    /// How many bytes after that are not zero-filled space.
     pub bytes: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct CleanEnd {
     pub salt: u64,
     /// Where its last frame ends.
     pub length: u64,
-    /// Where the file ends: behind the copy of the last mark, if it has one.
+    /// Where the file ends: after the copy of the last mark, if it has one.
     pub file_length: u64,
 }
 
@@ -71,7 +71,7 @@ pub struct Recovered {
     pub torn: Option<Torn>,
     /// Set when the log was closed in good order.
     pub clean: Option<CleanEnd>,
-    /// Files of ours that count for nothing: unfinished ones and those that the snapshot stands for.
+    /// Files of ours that count for nothing: unfinished ones, and those that the snapshot stands for.
     pub leftovers: Vec<PathBuf>,
     /// The highest number in use, of a segment or snapshot.
     pub highest_number: u64,
@@ -94,6 +94,13 @@ impl From<Damage> for Error {
     }
 }
 
+impl Damage {
+    /// At this offset.
+    pub fn at(file: &Path, offset: u64, what: impl Into<String>) -> Damage {
+        Damage { file: file.to_owned(), offset: Some(offset), what: what.into() }
+    }
+}
+
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let file = self.file.display();
@@ -105,13 +112,12 @@ impl std::fmt::Display for Damage {
 }
 
 /// What to do about corruption.
-pub const WAY_OUT: &str =
-    "restore the file from a backup, or save what stands before with `flint log repair --to NEWDIR`";
+const WAY_OUT: &str = "restore the file from a backup, or save what stands before with `flint log repair --to NEWDIR`";
 
 /// Why reading ended early.
 #[derive(Debug)]
 pub enum Stop {
-    /// At a damaged place: what stands before it was read.
+    /// At a damaged place: what is before it was read.
     Damaged(Damage),
     /// Something else.
     Failed(Error),
@@ -168,7 +174,7 @@ impl Files {
     }
 
     /// The segments that follow a snapshot, or all of them.
-    pub fn behind(&self, snapshot: Option<u64>) -> &[u64] {
+    pub fn after(&self, snapshot: Option<u64>) -> &[u64] {
         let first = snapshot.unwrap_or(0);
         &self.segments[self.segments.partition_point(|number| *number < first)..]
     }

@@ -1,4 +1,6 @@
-//! Reading a data directory.
+//! Reading a data directory. Changes no file.
+//!
+//! Arrows go down this list: `repair`, `recovery`, `found`.
 
 pub mod found;
 pub mod recovery;

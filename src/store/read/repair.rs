@@ -1,22 +1,22 @@
-//! Reading a damaged data directory for what is left of it. Changes no file.
+//! The repair reader: reads a damaged data directory for what is left of it. Changes no file.
 //!
-//! Tried in this order: the newest snapshot and the log behind it up to the first damaged place; where that snapshot is
-//! damaged, an older one that is still there with all segments behind it, or segment 1; then what can be read of the
-//! newest snapshot, whose frames are valid each by itself, with the log behind it; and where that is nothing, an older
-//! state after all, without the segments that are missing behind it.
+//! Tried in this order: the newest snapshot with the log after it up to the first damaged place; where that snapshot is
+//! damaged, an older one that is still there with all segments after it, or segment 1; then what can be read of the
+//! newest snapshot, each of whose frames is valid by itself, with the log after it; and where that is nothing, an older
+//! state after all, without the segments that are missing after it.
 
 use std::path::Path;
 
 use super::found::{Damage, Files, Recovered, Replay, Stop};
 use super::recovery::Reader;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
 use crate::store::format::frame::{self, FileHeader, FileKind};
 
 /// What was read, and what was not.
 #[derive(Debug, Default)]
-pub struct Salvaged {
+pub struct RepairRead {
     /// What was read.
     pub found: Recovered,
     /// The damaged places that were met.
@@ -27,7 +27,7 @@ pub struct Salvaged {
     pub lost: Lost,
 }
 
-/// What stands in the log behind a damaged place.
+/// What the log holds after a damaged place.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Bytes from there to the end of the log, without zero-filled space.
@@ -45,33 +45,36 @@ pub struct Lost {
 ///
 /// # Errors
 /// `unsupported` for a newer format; `io`.
-pub fn salvage<R: Replay>(dir: &Path, disk: &dyn ReadDisk, fresh: impl Fn(bool) -> R) -> Result<(Option<R>, Salvaged)> {
+pub fn read_for_repair<R: Replay>(
+    dir: &Path,
+    disk: &dyn ReadDisk,
+    fresh: impl Fn(bool) -> R,
+) -> Result<(Option<R>, RepairRead)> {
     let files = Files::list(dir, disk)?;
     let newest = files.snapshots.last().copied();
+    // Each history, and whether what is left of its snapshot will do.
+    let mut histories = vec![(newest, false)];
+    if let Some(newest) = newest {
+        let (whole, broken): (Vec<_>, Vec<_>) = older(&files, newest).partition(|(_, whole)| *whole);
+        histories.extend(whole.iter().map(|(snapshot, _)| (*snapshot, false)));
+        histories.push((Some(newest), true));
+        histories.extend(broken.iter().map(|(snapshot, _)| (*snapshot, false)));
+    }
     let mut damages = Vec::new();
-    match read(dir, disk, &files, newest, fresh(false), false)? {
-        Ok(done) => return Ok(add(damages, done)),
-        Err(damage) => damages.push(damage),
-    }
-    let Some(newest) = newest else { return Ok((None, Salvaged { damages, ..Salvaged::default() })) };
-    let (whole, broken): (Vec<_>, Vec<_>) = older(&files, newest).partition(|(_, whole)| *whole);
-    for (snapshot, _) in whole {
-        match read(dir, disk, &files, snapshot, fresh(false), false)? {
-            Ok(done) => return Ok(add(damages, done)),
-            Err(damage) => damages.push(damage),
+    for (snapshot, skip) in histories {
+        match read(dir, disk, &files, snapshot, fresh(skip), skip)? {
+            Ok((replay, mut done)) => {
+                // With `skip` it meets the damaged places of the snapshot again, one by one.
+                if !skip {
+                    done.damages.splice(..0, damages);
+                }
+                return Ok((Some(replay), done));
+            }
+            Err(damage) if !skip => damages.push(damage),
+            Err(_) => {}
         }
     }
-    if let Ok(done) = read(dir, disk, &files, Some(newest), fresh(true), true)? {
-        // It meets the snapshot's damaged places again, one by one.
-        return Ok(add(Vec::new(), done));
-    }
-    for (snapshot, _) in broken {
-        match read(dir, disk, &files, snapshot, fresh(false), false)? {
-            Ok(done) => return Ok(add(damages, done)),
-            Err(damage) => damages.push(damage),
-        }
-    }
-    Ok((None, Salvaged { damages, ..Salvaged::default() }))
+    Ok((None, RepairRead { damages, ..RepairRead::default() }))
 }
 
 /// The beginnings before the newest snapshot from which the log can be read, the latest first, each with whether it goes
@@ -79,20 +82,14 @@ pub fn salvage<R: Replay>(dir: &Path, disk: &dyn ReadDisk, fresh: impl Fn(bool) 
 fn older(files: &Files, newest: u64) -> impl Iterator<Item = (Option<u64>, bool)> {
     let older = files.snapshots.iter().rev().skip(1).map(|number| Some(*number)).chain([None]);
     older.filter_map(move |snapshot| {
-        let (first, behind) = (snapshot.unwrap_or(1), files.behind(snapshot));
-        let unbroken = (first..).zip(behind).take_while(|(expected, number)| *expected == **number).count() as u64;
+        let (first, segments) = (snapshot.unwrap_or(1), files.after(snapshot));
+        let unbroken = (first..).zip(segments).take_while(|(expected, number)| *expected == **number).count() as u64;
         (unbroken > 0).then_some((snapshot, first + unbroken >= newest))
     })
 }
 
-fn add<R>(mut damages: Vec<Damage>, (replay, mut salvaged): (R, Salvaged)) -> (Option<R>, Salvaged) {
-    damages.append(&mut salvaged.damages);
-    salvaged.damages = damages;
-    (Some(replay), salvaged)
-}
-
 /// Reads one history up to the first damaged place. `Err` where that place is in the snapshot, or where there is none
-/// and the log can't be begun; with `skip` what is left of the snapshot will do.
+/// and the log cannot be begun; with `skip` what is left of the snapshot will do.
 fn read<R: Replay>(
     dir: &Path,
     disk: &dyn ReadDisk,
@@ -100,32 +97,32 @@ fn read<R: Replay>(
     snapshot: Option<u64>,
     mut replay: R,
     skip: bool,
-) -> Result<std::result::Result<(R, Salvaged), Damage>> {
+) -> Result<std::result::Result<(R, RepairRead), Damage>> {
     let mut reader = Reader::new(dir, disk, &mut replay);
     reader.skipped = skip.then(Vec::new);
     let end = reader.read(files, snapshot);
-    let begun = reader.found.events > 0 || reader.found.snapshot_bytes > 0 || !reader.found.segments.is_empty();
-    let (lost_limits, mut damages) = (reader.lost_limits, reader.skipped.unwrap_or_default());
-    let found = reader.found;
+    let Reader { found, skipped, lost_limits, .. } = reader;
+    let begun = found.events > 0 || found.snapshot_bytes > 0 || !found.segments.is_empty();
+    let mut damages = skipped.unwrap_or_default();
     let mut lost = Lost::default();
     match end {
         Ok(()) => {}
         Err(Stop::Failed(error)) => return Err(error),
         Err(Stop::Damaged(damage)) if !begun => return Ok(Err(damage)),
         Err(Stop::Damaged(damage)) => {
-            lost = lost_behind(dir, disk, files, &found, &damage)?;
+            lost = lost_after(dir, disk, files, &found, &damage)?;
             damages.push(damage);
         }
     }
-    Ok(Ok((replay, Salvaged { found, damages, lost_limits, lost })))
+    Ok(Ok((replay, RepairRead { found, damages, lost_limits, lost })))
 }
 
-/// Counts what stands in the segments behind the place.
-fn lost_behind(dir: &Path, disk: &dyn ReadDisk, files: &Files, found: &Recovered, damage: &Damage) -> Result<Lost> {
+/// Counts what the segments hold after the place.
+fn lost_after(dir: &Path, disk: &dyn ReadDisk, files: &Files, found: &Recovered, damage: &Damage) -> Result<Lost> {
     let mut lost = Lost::default();
-    for number in files.behind(found.snapshot).iter().filter(|number| !found.segments.contains(number)) {
+    for number in files.after(found.snapshot).iter().filter(|number| !found.segments.contains(number)) {
         let path = Name::Segment(*number).path(dir);
-        let file = disk.read(&path).map_err(|error| crate::Error::io("read", &path, &error))?;
+        let file = disk.read(&path).map_err(|error| Error::io("read", &path, &error))?;
         let begin = if path == damage.file { damage.offset.unwrap_or(0) as usize } else { 0 };
         let rest = &file[begin.min(file.len())..];
         lost.bytes += frame::without_zeros(rest) as u64;
