@@ -33,8 +33,8 @@ impl Store {
         SnapshotWriter::begin(&self.home, number, false)
     }
 
-    /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. A file
-    /// that cannot be removed is left for the next start.
+    /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. A
+    /// file that cannot be removed is left for the next start.
     pub fn remove_before(&self, number: u64, snapshot_bytes: u64) {
         let (disk, dir) = (&*self.home.disk, &self.home.path);
         let Ok(names) = disk.list(dir) else { return };

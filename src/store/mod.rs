@@ -2,6 +2,9 @@
 //!
 //! Owns: every file of the data directory. Called by `limiter`. It knows records, not what they mean: what is read
 //! goes to a [`Replay`], and what a snapshot holds comes from its caller.
+//!
+//! Arrows go down this list: `opening`, `directory`, `snapshot`, `log`, `read`, `files`, `format`, `policy`, `timings`.
+//! Each room below has a list of its own.
 
 mod directory;
 mod files;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the buckets of [`Timings`], in microseconds; a last one takes the rest.
+/// Upper bounds of the buckets of [`Timings`], in microseconds; a last bucket takes the rest.
 pub const TIMING_BOUNDS_US: [u64; 12] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000, 10_000_000];
 

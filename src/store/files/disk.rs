@@ -100,8 +100,8 @@ pub fn write_fully(
     Ok(())
 }
 
-/// Makes a call again that a signal has interrupted: nothing was changed. (An interrupted fsync has reported no error of
-/// the disk, so none is lost here.)
+/// Makes a call again that a signal has interrupted: nothing was changed. (An interrupted fsync has reported no error
+/// of the disk, so none is lost here.)
 pub fn retry_interrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match call() {

@@ -1,4 +1,6 @@
-//! The files of the data directory: their names, how they are changed, and whose they are.
+//! The files of the data directory: their names, how they are read and changed, and their owner.
+//!
+//! Arrows go down this list: `lock`, `view`, `data_dir`, `disk`, `names`, `random`.
 
 pub mod data_dir;
 pub mod disk;

@@ -5,9 +5,10 @@
 //! Why that holds. Snapshots and all segments but the last are never written again; compaction and start-up remove
 //! them, so they are opened before anything is read. The last segment is appended to, one frame after the other, each
 //! with one write that ends before the next one begins. A single pass over it may see a frame half written and, further
-//! on, a later one that was written in the meantime: that would look like damage. So it is read twice, and of the second
-//! reading as much is kept as the first one saw. If the first saw anything of a later frame, the frames before it were
-//! complete by then and are complete in the second; the last one may be incomplete, and is a torn end, as after a crash.
+//! on, a later one that was written in the meantime: that would look like damage. So it is read twice, and of the
+//! second reading as much is kept as the first one saw. If the first saw anything of a later frame, the frames before
+//! it were complete by then and are complete in the second; the last one may be incomplete, and is a torn end, as after
+//! a crash.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};

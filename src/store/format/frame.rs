@@ -28,12 +28,12 @@
 //! | 40 | length | the records, see `record.rs` |
 //!
 //! A frame without records is a *mark*: it says up to where the log is on disk. The log writes one after the last frame
-//! when it falls idle and when it is closed, and a copy of it at the next multiple of 4096: the same 40 bytes, in another
-//! page. After its last frame a segment holds only zeros and that copy, or ends. Before a further frame is written, the
-//! copy is overwritten with zeros.
+//! when it falls idle and when it is closed, and a copy of it at the next multiple of 4096: the same 40 bytes, in
+//! another page. After its last frame a segment holds only zeros and that copy, or ends. Before a further frame is
+//! written, the copy is overwritten with zeros.
 //!
-//! A frame is valid if and only if its magic is there, its length is in bounds and within the file, and its CRC fits. It
-//! belongs there if and only if it is valid and its sequence number continues that of the frame before.
+//! A frame is valid if and only if its magic is there, its length is in bounds and within the file, and its CRC fits.
+//! It belongs there if and only if it is valid and its sequence number continues that of the frame before.
 
 use crate::clock::Millis;
 
@@ -161,8 +161,8 @@ pub struct FrameHeader {
     pub base: Millis,
 }
 
-/// Writes the header into the first [`FRAME_HEADER`] bytes of `frame`, whose payload is already after them and within the
-/// file's bound.
+/// Writes the header into the first [`FRAME_HEADER`] bytes of `frame`, whose payload is already after them and within
+/// the file's bound.
 pub fn seal(frame: &mut [u8], header: &FrameHeader, salt: u64) {
     let length = (frame.len() - FRAME_HEADER) as u32;
     frame[0..4].copy_from_slice(&FRAME_MAGIC);
@@ -176,8 +176,8 @@ pub fn seal(frame: &mut [u8], header: &FrameHeader, salt: u64) {
     frame[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Reads the valid frame at the beginning of `bytes`, which are of such a file: its header and its payload. `None` where
-/// there is none.
+/// Reads the valid frame at the beginning of `bytes`, which are of such a file: its header and its payload. `None`
+/// where there is none.
 pub fn open(bytes: &[u8], salt: u64, kind: FileKind) -> Option<(FrameHeader, &[u8])> {
     let head = bytes.get(..FRAME_HEADER)?;
     if head[..4] != FRAME_MAGIC {
@@ -218,14 +218,14 @@ pub fn scan(bytes: &[u8], salt: u64, kind: FileKind) -> impl Iterator<Item = (us
     })
 }
 
-/// The highest durable mark of any valid frame in `bytes` of a segment, at whatever offset it begins: what was confirmed
-/// in spite of a damaged place before it.
+/// The highest durable mark of any valid frame in `bytes` of a segment, at whatever offset it begins: what was
+/// confirmed in spite of a damaged place before it.
 pub fn highest_durable(bytes: &[u8], salt: u64) -> Option<u64> {
     scan(bytes, salt, FileKind::Segment).map(|(_, header, _)| header.durable).max()
 }
 
-/// The only mark in `bytes`, which are the tail of a segment: a frame without records, with nothing but zeros around it.
-/// Returns where it ends, too.
+/// The only mark in `bytes`, which are the tail of a segment: a frame without records, with nothing but zeros around
+/// it. Returns where it ends, too.
 pub fn lone_mark(bytes: &[u8], salt: u64) -> Option<(usize, FrameHeader)> {
     let begin = bytes.iter().position(|byte| *byte != 0)?;
     let (header, payload) = open(&bytes[begin..], salt, FileKind::Segment)?;

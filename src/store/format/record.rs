@@ -2,8 +2,8 @@
 //!
 //! A record is a tag (one byte) and its fields, each with its type. *n* is an unsigned LEB128 integer of at most ten
 //! bytes; *instant* is an *n*, in milliseconds since the frame's base; *time* is an *n*: 0 for never, else milliseconds
-//! since the epoch plus 1; *text* is an *n* for its length in bytes and then UTF-8; *list* is an *n* for the number of its
-//! elements and then the fields of each; *limit* is algorithm byte, rate n, period n, capacity n.
+//! since the epoch plus 1; *text* is an *n* for its length in bytes and then UTF-8; *list* is an *n* for the number of
+//! its elements and then the fields of each; *limit* is algorithm byte, rate n, period n, capacity n.
 //!
 //! | tag | record | fields |
 //! |----:|--------|--------|
@@ -18,8 +18,8 @@
 //! | 9 | entry | id n, shard byte, limit limit, state state, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
 //! | 10 | end | limits n, now n |
 //!
-//! 9 and 10 are only in snapshots. The *state* of an entry depends on the algorithm; instants in it are milliseconds since
-//! the epoch:
+//! 9 and 10 are only in snapshots. The *state* of an entry depends on the algorithm; instants in it are milliseconds
+//! since the epoch:
 //!
 //! | code | algorithm | state |
 //! |-----:|-----------|-------|

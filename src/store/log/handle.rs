@@ -124,7 +124,8 @@ impl Log {
 
     /// Completes the waiter when all that was queued before is durable.
     pub fn sync_later(&self, waiter: Pending) {
-        // A thread that has ended gives the message back, and the waiter in it is dropped, which completes it as failed.
+        // A thread that has ended gives the message back, and the waiter in it is dropped, which completes it as
+        // failed.
         let _ = self.queue.send(Message::Sync { waiter });
     }
 
@@ -143,12 +144,12 @@ impl Log {
         }
     }
 
-    /// Why records don't become durable any more.
+    /// Why records are not made durable any more.
     pub fn failure(&self) -> Error {
         self.shared.condition.error()
     }
 
-    /// How the log stands, and why, if not well.
+    /// The health of the log, and the reason if it is not good.
     pub fn health(&self) -> (Health, Option<String>) {
         (self.shared.condition.get(), self.shared.condition.reason())
     }

@@ -1,4 +1,4 @@
-//! How the log stands, and whether its disk answers.
+//! Whether records are written, and whether the disk answers.
 
 use std::sync::atomic::AtomicU64 as Counter;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -7,7 +7,7 @@ use super::sync::{AtomicU8, Instant, Ordering};
 use crate::bounds::{LOG_WAIT_MS, STALL_MS};
 use crate::error::{Error, Kind};
 
-/// How the log stands.
+/// Whether records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// Records are written.

@@ -1,5 +1,5 @@
-//! The queue and the wake-ups under loom: the real log thread and the real waiters, in every order of their steps (with at
-//! most a few preemptions), on a disk that only notes what it is given. Run by
+//! The queue and the wake-ups under loom: the real log thread and the real waiters, in every order of their steps (with
+//! at most a few preemptions), on a disk that only notes what it is given. Run by
 //! `RUSTFLAGS="--cfg loom" cargo test --lib store::log::model`.
 
 use std::fs::File;
@@ -42,7 +42,7 @@ struct ModelDisk {
     noted: Mutex<Noted>,
     /// Whether an fsync fails.
     fails: bool,
-    /// Whether there is room for the first filled space alone.
+    /// Whether there is room only for the first filled space.
     full: bool,
 }
 
@@ -126,7 +126,7 @@ fn request(log: &Log, bytes: usize, event: &Event<'_>) -> Result<()> {
     log.wait(&waiter)
 }
 
-/// A worker that must be answered, and not before its record is on the disk.
+/// A worker that must get an answer, and not before its record is on the disk.
 fn worker(log: &Arc<Log>, disk: &Arc<ModelDisk>, key: &'static str) -> loom::thread::JoinHandle<bool> {
     let (log, disk) = (Arc::clone(log), Arc::clone(disk));
     loom::thread::spawn(move || match spend(&log, key) {

@@ -1,16 +1,16 @@
 //! The queue of the log thread, and the account of the space that is promised to it.
 //!
-//! Records are queued under a shard's lock, so queueing must neither wait nor fail: space is reserved before the lock is
-//! taken, in bytes of zero-filled space that is already on disk. That one account bounds the memory of the queue, holds
-//! back writers when the disk is slow, and shows a full disk *before* anything was changed.
+//! Records are queued under a shard's lock, so queueing must neither wait nor fail: space is reserved before the lock
+//! is taken, in bytes of zero-filled space that is already on disk. That one account bounds the memory of the queue,
+//! holds back writers when the disk is slow, and shows a full disk *before* anything was changed.
 //!
 //! The account: `available` is the filled space after the writer's position, `reserved` the space promised to records
 //! that are not written yet. A reservation succeeds if and only if `reserved` stays at or below `available`. The log
 //! thread lowers `available` by what a frame took before it lowers `reserved` by what was promised for its records,
-//! which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 for good and then waits
-//! for `reserved` to come down to 0: every earlier reservation has queued its records by then, and no later one
-//! succeeds. It reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after it, by
-//! a thread that sees the new `available`.
+//! which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 for good and then
+//! waits for `reserved` to come down to 0: every earlier reservation has queued its records by then, and no later one
+//! succeeds. It reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after it,
+//! by a thread that sees the new `available`.
 
 use super::growth::Growth;
 use super::health::Condition;

@@ -1,4 +1,4 @@
-//! The open segment, and how one is created.
+//! The open segment, and how a segment is created.
 
 use std::fs::File;
 use std::io;

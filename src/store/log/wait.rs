@@ -4,7 +4,8 @@
 //! thread stores the ticket in the signal and unparks the thread. No wake-up is lost: the log thread first stores and
 //! then unparks; the waiting thread first looks and then parks; `unpark` before `park` makes
 //! [`park`](std::thread::park) return at once. No answer comes too early: the value of a signal only grows, and a
-//! ticket is stored after the sync that covers its record. The tests in `model.rs` run this in every order of its steps.
+//! ticket is stored after the sync that covers its record. The tests in `model.rs` run this in every order of its
+//! steps.
 //!
 //! A thread that does not want to wait leaves a slot instead, with a [`Completion`] that is notified of it.
 

@@ -1,7 +1,7 @@
 //! The log thread: the only writer of segments.
 //!
-//! Owns: the open segment, the frame being built, and what is known to be durable. Its queue and the space for it are in
-//! `queue.rs`.
+//! Owns: the open segment, the frame being built, and what is known to be durable. Its queue and the space for it are
+//! in `queue.rs`.
 //!
 //! A failed write into filled space and a failed fsync are final: whether the kernel kept the data is unknown, and a
 //! later fsync that succeeds would prove nothing (<https://lwn.net/Articles/752063/>). From then on every waiter is
@@ -28,8 +28,8 @@ use crate::store::policy::Policy;
 /// next page.
 const SLACK: u64 = 8192;
 
-/// How long the log thread lets records gather that have no waiter, while they come in numbers: to wake it for each would
-/// cost the sender more than its check.
+/// How long the log thread lets records gather that have no waiter, while they come in numbers: to wake it for each
+/// would cost the sender more than its check.
 const GATHER: Duration = Duration::from_micros(200);
 
 /// Batches in a row without a waiter after which records gather.
@@ -178,8 +178,8 @@ impl Writer {
         [flush, self.mark_at, self.retry_fill_at].into_iter().flatten().min()
     }
 
-    /// Takes the message and all that are queued after it into the frame, up to its bound. Returns the first one that is
-    /// not a record.
+    /// Takes the message and all that are queued after it into the frame, up to its bound. Returns the first one that
+    /// is not a record.
     fn collect(&mut self, first: Message, messages: &Receiver<Message>) -> Option<Message> {
         let mut next = Some(first);
         while let Some(message) = next {
@@ -201,9 +201,9 @@ impl Writer {
         None
     }
 
-    /// Before a batch is collected, lets the threads run that have work: where each sync answers several requests, their
-    /// senders are about to send the next ones, and a larger batch costs each of them less than waiting for another sync.
-    /// Costs next to nothing where no thread has work.
+    /// Before a batch is collected, lets the threads run that have work: where each sync answers several requests,
+    /// their senders are about to send the next ones, and a larger batch costs each of them less than waiting for
+    /// another sync. Costs next to nothing where no thread has work.
     fn yield_to_others(&self) {
         if self.waited_by > 1 {
             for _ in 0..YIELDS {
@@ -257,8 +257,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a frame without records, which says up to where the log is on disk, and its copy in the next page: the loss
-    /// of a page takes the last record and one of the two, and the other still confirms the record.
+    /// Writes a frame without records, which says up to where the log is on disk, and its copy in the next page: the
+    /// loss of a page takes the last record and one of the two, and the other still confirms the record.
     fn write_mark(&mut self, clean: bool) -> io::Result<()> {
         self.write_frame(clean)?;
         let copy = frame::copy_offset(self.segment.position);
@@ -340,7 +340,8 @@ impl Writer {
         self.shared.account.available.store(available, Ordering::Release);
     }
 
-    /// Allows no further reservation, and takes the records of those that there are: they may have been answered already.
+    /// Allows no further reservation, and takes the records of those that there are: they may have been answered
+    /// already.
     fn drain(&mut self, messages: &Receiver<Message>) {
         self.closing = true;
         self.account();
@@ -358,8 +359,8 @@ impl Writer {
         }
     }
 
-    /// Fills space ahead with zeros. The fill need not be durable by itself: the fdatasync after the next frame covers it
-    /// too.
+    /// Fills space ahead with zeros. The fill need not be durable by itself: the fdatasync after the next frame covers
+    /// it too.
     pub fn fill(&mut self) {
         let zeros = vec![0; self.fill_step as usize];
         let (disk, segment, condition) = (&self.home.disk, &self.segment, &self.shared.condition);
@@ -397,8 +398,8 @@ impl Writer {
         }
         self.complete(true);
         let number = self.segment.number + 1;
-        // Room for all that may have been promised in the old segment. Not for more each time, or a log that is compacted
-        // often would take ever more of the disk.
+        // Room for all that may have been promised in the old segment. Not for more each time, or a log that is
+        // compacted often would take ever more of the disk.
         let fill = self.segment.room().max(FILL_BYTES);
         let (home, first) = (&self.home, self.next_sequence);
         let mut next = match self.shared.condition.at_disk(|| Segment::create(home, number, first, fill)) {

@@ -77,8 +77,8 @@ pub fn read_for_repair<R: Replay>(
     Ok((None, RepairRead { damages, ..RepairRead::default() }))
 }
 
-/// The beginnings before the newest snapshot from which the log can be read, the latest first, each with whether it goes
-/// on from there to that snapshot without a gap.
+/// The beginnings before the newest snapshot from which the log can be read, the latest first, each with whether it
+/// goes on from there to that snapshot without a gap.
 fn older(files: &Files, newest: u64) -> impl Iterator<Item = (Option<u64>, bool)> {
     let older = files.snapshots.iter().rev().skip(1).map(|number| Some(*number)).chain([None]);
     older.filter_map(move |snapshot| {
