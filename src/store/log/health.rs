@@ -18,16 +18,18 @@ pub enum Health {
     Failed,
 }
 
-/// The health of a log with its reason. Set by the log thread, read by all.
+/// The health of a log with its reason. Set by the log thread, read by all. What each reservation reads is together in a
+/// cache line that only the log thread writes.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub struct Condition {
     health: AtomicU8,
-    /// Why the health is not good. Locked for a moment, holding nothing else.
-    reason: Mutex<Option<String>>,
     /// Since when the log thread has been in a call of the disk that may take long, in milliseconds after `born`, plus
     /// 1; 0 while it is not.
     at_disk: Counter,
     born: OnceLock<Instant>,
+    /// Why the health is not good. Locked for a moment, holding nothing else.
+    reason: Mutex<Option<String>>,
 }
 
 impl Condition {

@@ -31,8 +31,9 @@ pub struct Shared {
     pub syncs: Timings,
 }
 
-/// Promised space, and the space that there is, in bytes.
+/// Promised space, and the space that there is, in bytes. All threads write it, so it has a cache line of its own.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Account {
     pub reserved: AtomicU64,
     pub available: AtomicU64,
