@@ -42,6 +42,13 @@ pub const SHARDS: usize = 256;
 /// Size at which a segment of the log is closed and the next one begun, in bytes.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Smallest size at which a segment may be closed, in bytes. Below it a segment is little more than its header, and
+/// nearly each record makes a file.
+pub const MIN_SEGMENT_BYTES: u64 = 1024;
+
+/// Largest size at which a segment may be closed, in bytes. A start reads each segment into memory as a whole.
+pub const MAX_SEGMENT_BYTES: u64 = 1024 * 1024 * 1024;
+
 /// Step in which a segment is filled with zeros ahead of the writer, in bytes. Writing into filled space lets
 /// fdatasync skip the metadata.
 pub const FILL_BYTES: u64 = 1024 * 1024;
@@ -54,6 +61,13 @@ pub const MAX_FRAME_BYTES: usize = 512 * 1024;
 
 /// Default of `--compact-after`, in bytes of log.
 pub const COMPACT_AFTER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Smallest `--compact-after`, in bytes of log. A compaction writes a marker for each of the [`SHARDS`] and a header
+/// into the log: at most 26 KiB. The bound is over twice that, or most of the log would be what compactions leave there.
+pub const MIN_COMPACT_AFTER_BYTES: u64 = 64 * 1024;
+
+/// Largest `--compact-after`, in bytes of log: 1 TiB, more than any disk of a small server holds.
+pub const MAX_COMPACT_AFTER_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
 
 /// Default of `--flush-every-ms`, in milliseconds.
 pub const FLUSH_EVERY_MS: u64 = 100;

@@ -21,7 +21,7 @@ pub fn build(
     hasher: &RandomState,
     entries: Vec<Held>,
     renumber: bool,
-    mut opening: Option<Opening<'_>>,
+    mut opening: Option<Opening>,
 ) -> Result<(Option<Store>, Vec<Table>)> {
     let snapshot = opening.as_ref().is_some_and(Opening::wants_snapshot);
     let hash = || entries.iter().map(|entry| hasher.hash_one(&entry.key)).collect();
@@ -46,7 +46,7 @@ fn beside<I: Send, T>(
     })
 }
 
-fn write(opening: &mut Opening<'_>, entries: &[Held]) -> Result<()> {
+fn write(opening: &mut Opening, entries: &[Held]) -> Result<()> {
     entries.iter().zip(1..).try_for_each(|(entry, id)| {
         let mut record = entry.to_record();
         record.id = id;

@@ -91,7 +91,7 @@ impl Core {
     /// The thread `flint-compact`: sleeps until the log has grown past its bound.
     pub(super) fn compaction_loop(&self) {
         while !self.closing.load(Ordering::Acquire) {
-            let wanted = self.log().is_ok_and(|log| log.take_compaction_wish());
+            let wanted = self.log().is_ok_and(|log| log.take_compaction_request());
             if !wanted {
                 thread::park();
                 continue;

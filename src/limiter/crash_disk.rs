@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
-use crate::store::{Disk, SystemDisk};
+use crate::store::{Disk, ReadDisk, SystemDisk};
 
 const SECTOR: usize = 512;
 
@@ -131,6 +131,8 @@ fn name(path: &Path) -> OsString {
     path.file_name().unwrap().to_owned()
 }
 
+impl ReadDisk for CrashDisk {}
+
 impl Disk for CrashDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         let mut state = self.call();
@@ -140,12 +142,6 @@ impl Disk for CrashDisk {
         state.image.files.insert(number, Content::default());
         state.image.pending.push(Naming::Link(name(path), number));
         Ok(file)
-    }
-    fn open(&self, path: &Path) -> io::Result<File> {
-        SystemDisk.open(path)
-    }
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        SystemDisk.read(path)
     }
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let change = Change::Write(offset as usize, bytes.to_vec());

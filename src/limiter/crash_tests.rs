@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::crash_disk::{Chance, CrashDisk, Image};
 use super::tests::{START, all, options};
 use super::*;
-use crate::bounds::MAX_PERIOD_MS;
+use crate::bounds::{MAX_PERIOD_MS, MIN_SEGMENT_BYTES};
 use crate::limit::{Algorithm, State};
 
 const KEYS: [&str; 5] = ["a", "b", "ключ", "route:/v1/chat", "e"];
@@ -112,6 +112,8 @@ enum Op {
     Advance(u64),
     Flush,
     Compact,
+    /// Compacts in another thread, beside the operations that follow.
+    CompactBeside,
     /// Closes and opens, with a clock that is so much behind.
     Reopen(u64),
     /// Cuts the power after so many more calls of the disk, with a seed for what is lost.
@@ -135,6 +137,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         3 => (0..70_000u64).prop_map(Op::Advance),
         1 => Just(Op::Flush),
         1 => Just(Op::Compact),
+        1 => Just(Op::CompactBeside),
         1 => prop_oneof![Just(0), 0..1_000_000u64].prop_map(Op::Reopen),
         3 => (prop_oneof![0..6u64, 0..60u64], any::<u64>()).prop_map(|(calls, seed)| Op::Cut(calls, seed)),
     ];
@@ -154,6 +157,8 @@ struct Pair {
     /// Set while the power is about to be cut: the seed for what is lost then.
     cut: Option<u64>,
     cuts: u32,
+    /// A compaction in another thread, which may fail when its limiter is closed.
+    beside: Option<thread::JoinHandle<Result<Compaction>>>,
 }
 
 impl Pair {
@@ -163,7 +168,8 @@ impl Pair {
         let clock = Clock::manual(START);
         let disk = Arc::new(CrashDisk::new(&dir));
         let limiter = open(&dir, sync, &clock, &disk);
-        Pair { parent, dir, sync, clock, disk, limiter, maps: vec![Model::default()], cut: None, cuts: 0 }
+        let maps = vec![Model::default()];
+        Pair { parent, dir, sync, clock, disk, limiter, maps, cut: None, cuts: 0, beside: None }
     }
 
     fn model(&mut self) -> &mut Model {
@@ -211,6 +217,11 @@ impl Pair {
                 self.limiter.compact().unwrap();
                 durable = true;
             }
+            Op::CompactBeside => {
+                self.join_compaction();
+                let core = Arc::clone(&self.limiter.core);
+                self.beside = Some(thread::spawn(move || core.compact()));
+            }
             Op::Reopen(back) => {
                 self.limiter.close().unwrap();
                 self.reopen(back)?;
@@ -234,9 +245,17 @@ impl Pair {
         Ok(())
     }
 
+    /// Waits for the compaction in another thread: it holds the lock of the directory.
+    fn join_compaction(&mut self) {
+        if let Some(compaction) = self.beside.take() {
+            let _ = compaction.join().unwrap();
+        }
+    }
+
     fn reopen(&mut self, back: u64) -> std::result::Result<(), TestCaseError> {
         let spent_at = self.maps[self.maps.len() - 1].0.values().filter_map(|plain| plain.times[0]).max();
         self.clock = Clock::manual(self.clock.now() - back);
+        self.join_compaction();
         // The old one holds the lock until it is dropped.
         let other = tempfile::tempdir().unwrap();
         let disk = Arc::new(CrashDisk::new(other.path()));
@@ -253,6 +272,7 @@ impl Pair {
     /// Opens what is left after the power cut. It must be one of the maps since all was known to be on disk; from there
     /// it goes on.
     fn power_is_back(&mut self, image: &Image, seed: u64) -> std::result::Result<(), TestCaseError> {
+        self.join_compaction();
         self.cuts += 1;
         self.dir = self.parent.path().join(self.cuts.to_string());
         image.restore(&self.dir, &mut Chance(seed));
@@ -282,7 +302,7 @@ impl Pair {
 
 fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Limiter {
     // Segments of a few frames, so that there are several.
-    let policy = Policy { segment_bytes: 1500, compact_after: 4000, ..Policy::default() };
+    let policy = Policy { segment_bytes: 1500, ..Policy::default() };
     let options = Options { sync, policy, disk: disk.clone(), ..options(clock) };
     Limiter::open(dir, options).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -340,14 +360,24 @@ fn a_mark_before_a_rotation_is_not_left_torn() {
 /// Limits in several shards, of which the last check is not synced, in a log of several segments.
 fn some_limits(dir: &Path, disk: &Arc<CrashDisk>, clock: &Clock) -> Limiter {
     let never = Duration::from_secs(3600);
-    let policy = Policy { flush_every_events: 1_000_000, flush_every: never, segment_bytes: 400, ..Policy::default() };
+    let policy = Policy {
+        flush_every_events: 1_000_000,
+        flush_every: never,
+        segment_bytes: MIN_SEGMENT_BYTES,
+        ..Policy::default()
+    };
     let options = Options { sync: SyncMode::Batch, policy, disk: disk.clone(), ..options(clock) };
     let limiter = Limiter::open(dir, options).unwrap();
-    for (key, algorithm) in KEYS.iter().zip(Algorithm::ALL.iter().cycle()) {
-        limiter.configure(key, Limit::new(10, 60_000, *algorithm, None).unwrap()).unwrap();
-        limiter.check(key, 2).unwrap();
+    for rate in 10..14 {
+        for (key, algorithm) in KEYS.iter().zip(Algorithm::ALL.iter().cycle()) {
+            limiter.configure(key, Limit::new(rate, 60_000, *algorithm, None).unwrap()).unwrap();
+            limiter.check(key, 2).unwrap();
+        }
     }
+    // The log thread rotates after it has answered the first.
     limiter.flush().unwrap();
+    limiter.flush().unwrap();
+    assert!(dir.join("0000000002.aof").exists());
     limiter
 }
 

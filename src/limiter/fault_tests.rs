@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::tests::{START, all, copy, limit, options, recovered};
 use super::*;
 use crate::limit::Algorithm;
-use crate::store::disk::{retry_interrupted, write_fully};
+use crate::store::{ReadDisk, retry_interrupted, write_fully};
 
 /// An error by which a disk panics.
 const PANICS: i32 = -1;
@@ -46,15 +46,18 @@ impl FaultyDisk {
     }
 }
 
+impl ReadDisk for FaultyDisk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.step(|| SystemDisk.read(path))
+    }
+}
+
 impl Disk for FaultyDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         self.step(|| SystemDisk.create(path))
     }
     fn open(&self, path: &Path) -> io::Result<File> {
         self.step(|| SystemDisk.open(path))
-    }
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.step(|| SystemDisk.read(path))
     }
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.step(|| {
@@ -208,16 +211,9 @@ impl HaltingDisk {
     }
 }
 
+impl ReadDisk for HaltingDisk {}
+
 impl Disk for HaltingDisk {
-    fn create(&self, path: &Path) -> io::Result<File> {
-        SystemDisk.create(path)
-    }
-    fn open(&self, path: &Path) -> io::Result<File> {
-        SystemDisk.open(path)
-    }
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        SystemDisk.read(path)
-    }
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         write_fully(bytes, offset, |bytes, offset| {
             let call = self.halt()?;
@@ -235,12 +231,6 @@ impl Disk for HaltingDisk {
     }
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         self.sync(|| SystemDisk.set_len(file, len))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.remove(path)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.sync(|| SystemDisk.sync_dir(path))
@@ -327,40 +317,15 @@ struct FullDisk {
     full: Arc<AtomicBool>,
 }
 
+impl ReadDisk for FullDisk {}
+
 impl Disk for FullDisk {
-    fn create(&self, path: &Path) -> io::Result<File> {
-        SystemDisk.create(path)
-    }
-    fn open(&self, path: &Path) -> io::Result<File> {
-        SystemDisk.open(path)
-    }
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        SystemDisk.read(path)
-    }
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let grows = offset + bytes.len() as u64 > file.metadata()?.len();
         if grows && self.full.load(Ordering::SeqCst) {
             return Err(io::Error::from_raw_os_error(28));
         }
         SystemDisk.write_at(file, bytes, offset)
-    }
-    fn sync_data(&self, file: &File) -> io::Result<()> {
-        SystemDisk.sync_data(file)
-    }
-    fn sync_all(&self, file: &File) -> io::Result<()> {
-        SystemDisk.sync_all(file)
-    }
-    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
-        SystemDisk.set_len(file, len)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.remove(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.sync_dir(path)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::clock::{Millis, rfc3339};
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, format_period};
 use crate::store::record::{self, Event};
-use crate::store::{Access, DirectoryLock, LiveDisk, Recovered, Replay, recover};
+use crate::store::{Access, DirectoryLock, ReadOnlyView, Recovered, Replay, recover};
 
 use super::replay::Replayed;
 
@@ -30,7 +30,7 @@ fn look(dir: &Path, replay: &mut dyn Replay) -> Result<Recovered> {
         Err(error) if error.kind() != Kind::Locked => return Err(error),
         _ => {}
     }
-    let disk = LiveDisk::open(dir).map_err(|error| Error::io("read", dir, &error))?;
+    let disk = ReadOnlyView::open(dir).map_err(|error| Error::io("read", dir, &error))?;
     let found = recover(dir, &disk, replay)?;
     // What stands behind the last whole frame may be what a writer is writing.
     let torn = found.torn.clone().filter(|_| crate::store::writer(dir).is_none());

@@ -10,11 +10,11 @@ use std::sync::{Arc, MutexGuard};
 use super::entry::Table;
 use super::{Core, SyncMode};
 use crate::error::{Error, Result};
-use crate::store::{Pending, Reservation, Settle, Waiter, overloaded};
+use crate::store::{Completion, Pending, Reservation, Waiter, overloaded};
 
 /// What an operation left to be waited for. For one operation.
 pub struct Later<'a> {
-    whom: &'a Arc<dyn Settle>,
+    whom: &'a Arc<dyn Completion>,
     number: u64,
     unsettled: Cell<bool>,
     refused: Cell<bool>,
@@ -22,7 +22,7 @@ pub struct Later<'a> {
 
 impl<'a> Later<'a> {
     /// Who is told of `number` when the operation's records are durable, or never will be.
-    pub fn new(whom: &'a Arc<dyn Settle>, number: u64) -> Later<'a> {
+    pub fn new(whom: &'a Arc<dyn Completion>, number: u64) -> Later<'a> {
         Later { whom, number, unsettled: Cell::new(false), refused: Cell::new(false) }
     }
 
@@ -39,7 +39,7 @@ impl<'a> Later<'a> {
 
     fn pending(&self) -> Pending {
         self.unsettled.set(true);
-        Pending::number(self.whom, self.number)
+        Pending::slot(self.whom, self.number)
     }
 }
 
@@ -128,13 +128,13 @@ mod tests {
     #[derive(Debug)]
     struct Told(Sender<(u64, bool)>);
 
-    impl Settle for Told {
-        fn settle(&self, number: u64, durable: bool) {
+    impl Completion for Told {
+        fn complete(&self, number: u64, durable: bool) {
             let _ = self.0.send((number, durable));
         }
     }
 
-    fn told() -> (Arc<dyn Settle>, Receiver<(u64, bool)>) {
+    fn told() -> (Arc<dyn Completion>, Receiver<(u64, bool)>) {
         let (sender, receiver) = unbounded();
         (Arc::new(Told(sender)), receiver)
     }

@@ -14,7 +14,8 @@ use super::shard_of;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::store::{
-    Access, Damage, DirectoryLock, Disk, Lost, Opening, Policy, Recovered, Salvaged, SystemDisk, record, salvage,
+    Access, Damage, DirectoryLock, Disk, Lost, Opening, Policy, Recovered, RepairRead, SystemDisk, read_for_repair,
+    record,
 };
 
 /// What a repair has taken over, and what it could not.
@@ -37,16 +38,16 @@ pub fn repair(dir: &Path, to: &Path) -> Result<Repair> {
     let _lock = DirectoryLock::acquire(dir, Access::Read)?;
     validate_destination(dir, to)?;
     let fresh = |lenient| if lenient { Replayed::lenient() } else { Replayed::new() };
-    let (replayed, salvaged) = salvage(dir, &SystemDisk, fresh)?;
+    let (replayed, read) = read_for_repair(dir, &SystemDisk, fresh)?;
     let entries = replayed.map(latest_of_each_key).unwrap_or_default();
     if entries.is_empty() {
-        return Err(nothing(dir, &salvaged));
+        return Err(nothing(dir, &read));
     }
-    write(to, &entries, &salvaged.found)?;
+    write(to, &entries, &read.found)?;
     // What was written must be a whole data directory, or this was no repair.
     super::verify(to)?;
     let limits = entries.len() as u64;
-    let Salvaged { found, damages, lost, lost_limits } = salvaged;
+    let RepairRead { found, damages, lost, lost_limits } = read;
     Ok(Repair { to: to.to_owned(), limits, found, damages, lost, lost_limits })
 }
 
@@ -86,8 +87,8 @@ fn latest_of_each_key(replayed: Replayed) -> Vec<Entry> {
     latest.into_values().map(|entry| *entry).collect()
 }
 
-fn nothing(dir: &Path, salvaged: &Salvaged) -> Error {
-    match salvaged.damages.as_slice() {
+fn nothing(dir: &Path, read: &RepairRead) -> Error {
+    match read.damages.as_slice() {
         [] => Error::new(
             Kind::Io,
             format!("{} holds no limits, so there is nothing to recover; name another with --data-dir", dir.display()),

@@ -8,6 +8,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
+use crate::bounds::MIN_COMPACT_AFTER_BYTES;
 use crate::limit::Algorithm;
 
 pub(super) const START: u64 = 1_800_000_000_000;
@@ -265,7 +266,7 @@ fn checks_go_on_during_compaction_and_nothing_is_lost() {
 #[test]
 fn the_log_is_compacted_by_itself_when_it_has_grown() {
     let dir = tempfile::tempdir().unwrap();
-    let policy = Policy { compact_after: 20_000, segment_bytes: 10_000, ..Policy::default() };
+    let policy = Policy { compact_after: MIN_COMPACT_AFTER_BYTES, segment_bytes: 10_000, ..Policy::default() };
     let clock = Clock::manual(START);
     let limiter = Limiter::open(dir.path(), Options { sync: SyncMode::Batch, policy, ..options(&clock) }).unwrap();
     limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();

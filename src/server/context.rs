@@ -13,7 +13,7 @@ use super::routes::Sources;
 use super::routes::metrics::Metrics;
 use super::vitals::Vitals;
 use crate::limiter::Limiter;
-use crate::store::Settle;
+use crate::store::Completion;
 
 /// What all threads of a server share.
 pub struct Context {
@@ -31,7 +31,7 @@ pub struct Context {
     pub turns: Arc<Turns>,
     pub pending: Arc<Pending>,
     /// The same, as the log knows it.
-    pub completion: Arc<dyn Settle>,
+    pub completion: Arc<dyn Completion>,
     pub jobs: Jobs,
     pub slow: Slow,
     /// Requests of a Unix socket that are with threads that may wait.

@@ -43,7 +43,7 @@ use crate::bounds::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
-use crate::store::Settle;
+use crate::store::Completion;
 
 /// Descriptors that are kept for files and the server itself when connections are bounded by what the system allows.
 const SPARE_DESCRIPTORS: u64 = 40;
@@ -167,7 +167,7 @@ impl Server {
             metrics: Metrics::default(),
             vitals: Vitals::default(),
             turns: Turns::new(waker()),
-            completion: Arc::clone(&pending) as Arc<dyn Settle>,
+            completion: Arc::clone(&pending) as Arc<dyn Completion>,
             pending,
             jobs,
             slow,

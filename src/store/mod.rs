@@ -2,147 +2,34 @@
 //!
 //! Owns: every file of the data directory. Called by `limiter`. It knows records, not what they mean: what is read
 //! goes to a [`Replay`], and what a snapshot holds comes from its caller.
+//!
+//! Arrows go down this list: `opening`, `directory`, `snapshot`, `log`, `read`, `files`, `format`, `policy`, `timings`.
+//! Each room below has a list of its own.
 
-pub mod disk;
-pub mod frame;
-mod live;
-mod lock;
+mod directory;
+mod files;
+mod format;
 mod log;
-#[cfg(all(loom, test))]
-mod model;
-mod names;
 mod opening;
-pub mod record;
-mod recovery;
-mod salvage;
+mod policy;
+mod read;
 mod snapshot;
-mod sync;
-mod wait;
+mod timings;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-
-pub use self::disk::{Disk, SystemDisk};
-pub use self::live::LiveDisk;
-pub use self::lock::{Access, DirectoryLock, Owner, owner, writer};
-pub use self::log::{Health, Log, Policy, Reservation, TIMING_BOUNDS_US, Timings, overloaded};
+pub use self::directory::Store;
+pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write_fully};
+pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
+pub use self::files::names::LOCK;
+pub use self::files::view::ReadOnlyView;
+pub use self::format::{frame, record};
+pub use self::log::handle::Log;
+pub use self::log::health::{Health, overloaded};
+pub use self::log::queue::Reservation;
+pub use self::log::wait::{Completion, Pending, Waiter};
 pub use self::opening::Opening;
-pub use self::recovery::{CleanEnd, Damage, Recovered, Replay, Torn, WAY_OUT, recover};
-pub use self::salvage::{Lost, Salvaged, salvage};
+pub use self::policy::{Policy, validate_policy};
+pub use self::read::found::{CleanEnd, Damage, Recovered, Replay, Torn};
+pub use self::read::recovery::recover;
+pub use self::read::repair::{Lost, RepairRead, read_for_repair};
 pub use self::snapshot::SnapshotWriter;
-pub use self::wait::{Pending, Settle, Waiter};
-
-pub use self::names::LOCK;
-use self::names::Name;
-use crate::error::{Error, Kind, Result};
-
-/// An open data directory whose log takes records.
-pub struct Store {
-    log: Log,
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    directory: [u8; 16],
-    lock: DirectoryLock,
-}
-
-impl Store {
-    /// The log.
-    pub fn log(&self) -> &Log {
-        &self.log
-    }
-
-    /// The data directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The directory's lock, to note the server's address in.
-    pub fn lock(&self) -> &DirectoryLock {
-        &self.lock
-    }
-
-    /// Begins the snapshot that will stand for everything before segment `number`, with markers in the log.
-    pub fn begin_snapshot(&self, number: u64) -> Result<SnapshotWriter<'_>> {
-        SnapshotWriter::begin(&*self.disk, &self.dir, self.directory, number, false)
-    }
-
-    /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. Returns
-    /// the bytes of segments that were removed. A file that can't be removed is left for the next start.
-    pub fn remove_before(&self, number: u64, snapshot_bytes: u64) -> u64 {
-        let mut bytes = 0;
-        let Ok(items) = std::fs::read_dir(&self.dir) else { return 0 };
-        for item in items.flatten() {
-            match Name::parse(&item.file_name()) {
-                Some(Name::Segment(older)) if older < number => {
-                    bytes += item.metadata().map_or(0, |metadata| metadata.len());
-                    remove_leftover(&*self.disk, &item.path());
-                }
-                Some(Name::Snapshot(older)) if older < number => remove_leftover(&*self.disk, &item.path()),
-                _ => {}
-            }
-        }
-        self.log.compacted(bytes, snapshot_bytes);
-        bytes
-    }
-}
-
-/// A policy with the defaults of bounds.rs.
-impl Default for Policy {
-    fn default() -> Policy {
-        Policy {
-            flush_every_events: crate::bounds::FLUSH_EVERY_EVENTS,
-            flush_every: Duration::from_millis(crate::bounds::FLUSH_EVERY_MS),
-            compact_after: crate::bounds::COMPACT_AFTER_BYTES,
-            segment_bytes: crate::bounds::SEGMENT_BYTES,
-        }
-    }
-}
-
-fn remove_leftover(disk: &dyn Disk, path: &Path) {
-    match disk.remove(path) {
-        Ok(()) => {}
-        // The new segment or snapshot has taken over the name of an unfinished one.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => ::log::warn!("cannot remove {}, which is not needed any more: {error}", path.display()),
-    }
-}
-
-fn new_id() -> Result<[u8; 16]> {
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&random()?.to_le_bytes());
-    id[8..].copy_from_slice(&random()?.to_le_bytes());
-    Ok(id)
-}
-
-/// A random number from the operating system.
-fn random() -> Result<u64> {
-    use std::io::Read;
-    let mut bytes = [0; 8];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .map_err(|error| Error::io("read", Path::new("/dev/urandom"), &error))?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
-/// Refuses options that are out of their bounds.
-///
-/// # Errors
-/// `invalid_argument`, naming the option.
-pub fn validate_policy(policy: &Policy) -> Result<()> {
-    use crate::bounds::{MAX_FLUSH_EVERY_EVENTS, MAX_FLUSH_EVERY_MS};
-    if !(1..=MAX_FLUSH_EVERY_EVENTS).contains(&policy.flush_every_events) {
-        return Err(Error::new(
-            Kind::InvalidArgument,
-            format!("flush-every-events must be from 1 to {MAX_FLUSH_EVERY_EVENTS}"),
-        ));
-    }
-    let ms = policy.flush_every.as_millis();
-    if !(1..=u128::from(MAX_FLUSH_EVERY_MS)).contains(&ms) {
-        return Err(Error::new(
-            Kind::InvalidArgument,
-            format!("flush-every-ms must be from 1 to {MAX_FLUSH_EVERY_MS}"),
-        ));
-    }
-    Ok(())
-}
+pub use self::timings::{TIMING_BOUNDS_US, Timings};

@@ -3,50 +3,53 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::Disk;
-use super::frame;
-use super::lock::DirectoryLock;
-use super::log::{Log, Policy, Segment, Start, create_segment};
-use super::names::Name;
-use super::record::Entry;
-use super::recovery::{CleanEnd, Recovered};
+use super::directory::{Store, remove_leftover};
+use super::files::data_dir::DataDir;
+use super::files::disk::Disk;
+use super::files::lock::DirectoryLock;
+use super::files::names::Name;
+use super::files::random::random;
+use super::format::frame::FILE_HEADER;
+use super::format::record::Entry;
+use super::log::handle::Log;
+use super::log::segment::Segment;
+use super::log::writer::Start;
+use super::policy::Policy;
+use super::read::found::{CleanEnd, Recovered};
 use super::snapshot::SnapshotWriter;
-use super::{Store, new_id, remove_leftover};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
 
-/// A store that is being opened. A log that was closed in good order is appended to; otherwise the state is first made
-/// durable in a new snapshot: what was read may stand in the page cache alone, and a torn end must not be appended to.
+/// A store that is being opened. A log that was closed in good order is appended to. Otherwise the state is first made
+/// durable in a new snapshot: what was read may be only in the page cache, and a torn end must not be appended to.
 ///
-/// Until [`Opening::finish`] the directory is as it was, but for an unfinished snapshot, which is removed when this is
-/// dropped.
-pub struct Opening<'a> {
-    dir: &'a Path,
-    disk: &'a Arc<dyn Disk>,
-    directory: [u8; 16],
+/// Until [`Opening::finish`] the directory is as it was, except for an unfinished snapshot, which is removed when this
+/// is dropped.
+pub struct Opening {
+    home: DataDir,
     lock: DirectoryLock,
     found: Recovered,
     now: Millis,
     policy: Policy,
-    snapshot: Option<SnapshotWriter<'a>>,
+    snapshot: Option<SnapshotWriter>,
     sealed: bool,
 }
 
-impl<'a> Opening<'a> {
+impl Opening {
     /// Begins to go on where `found` ends.
     ///
     /// # Errors
     /// `io`.
     pub fn begin(
-        dir: &'a Path,
-        disk: &'a Arc<dyn Disk>,
+        dir: &Path,
+        disk: &Arc<dyn Disk>,
         lock: DirectoryLock,
         found: Recovered,
         now: Millis,
         policy: Policy,
-    ) -> Result<Opening<'a>> {
+    ) -> Result<Opening> {
         if let Some(torn) = &found.torn {
-            ::log::warn!(
+            log::warn!(
                 "{}: the last {} bytes, from offset {}, were being written when the process or the machine stopped; \
                  they were never confirmed and are cut off",
                 torn.file.display(),
@@ -54,15 +57,11 @@ impl<'a> Opening<'a> {
                 torn.offset
             );
         }
-        let directory = match found.directory {
-            Some(directory) => directory,
-            None => new_id()?,
-        };
-        let snapshot = match found.clean.is_none() && found.highest_number > 0 {
-            true => Some(SnapshotWriter::begin(&**disk, dir, directory, found.highest_number + 1, true)?),
-            false => None,
-        };
-        Ok(Opening { dir, disk, directory, lock, found, now, policy, snapshot, sealed: false })
+        let id = found.directory.map_or_else(random, Ok).map_err(|error| Error::io("make an id for", dir, &error))?;
+        let home = DataDir { disk: Arc::clone(disk), path: dir.to_owned(), id };
+        let needs_snapshot = found.clean.is_none() && found.highest_number > 0;
+        let snapshot = needs_snapshot.then(|| SnapshotWriter::begin(&home, found.highest_number + 1, true));
+        Ok(Opening { lock, now, policy, snapshot: snapshot.transpose()?, home, found, sealed: false })
     }
 
     /// Whether all limits are to be handed to [`Opening::entry`].
@@ -83,14 +82,11 @@ impl<'a> Opening<'a> {
     /// # Errors
     /// `io`.
     pub fn seal(&mut self) -> Result<()> {
-        match &mut self.snapshot {
-            Some(snapshot) if !self.sealed => {
-                snapshot.seal(self.now)?;
-                self.sealed = true;
-                Ok(())
-            }
-            _ => Ok(()),
+        if let Some(snapshot) = self.snapshot.as_mut().filter(|_| !self.sealed) {
+            snapshot.seal(self.now)?;
+            self.sealed = true;
         }
+        Ok(())
     }
 
     /// Puts the new snapshot in force, removes what it stands for, and starts the log.
@@ -99,47 +95,38 @@ impl<'a> Opening<'a> {
     /// `io` and `log_failed`; the directory is then as it was, or as the new snapshot says.
     pub fn finish(mut self) -> Result<Store> {
         self.seal()?;
-        let Opening { dir, disk, directory, lock, found, now, policy, snapshot, .. } = self;
-        let (mut log_bytes, mut snapshot_bytes) = (frame::FILE_HEADER as u64, found.snapshot_bytes);
+        let Opening { home, lock, found, now, policy, snapshot, .. } = self;
+        let (mut log_bytes, mut snapshot_bytes) = (FILE_HEADER as u64, found.snapshot_bytes);
         let next_sequence = found.next_sequence.max(1);
-        let segment = match (&found.clean, snapshot) {
-            (Some(end), _) => {
+        let segment = match &found.clean {
+            Some(end) => {
                 log_bytes = found.log_bytes;
-                reopen(&**disk, dir, end)?
+                reopen(&home, end)?
             }
-            (None, None) => create_segment(&**disk, dir, directory, 1, 1, None)?,
-            (None, Some(writer)) => {
-                snapshot_bytes = writer.finish()?;
-                create_segment(&**disk, dir, directory, found.highest_number + 1, next_sequence, None)?
+            None => {
+                if let Some(writer) = snapshot {
+                    snapshot_bytes = writer.finish()?;
+                }
+                Segment::create(&home, found.highest_number + 1, next_sequence, 0)?
             }
         };
-        remove_superseded(&**disk, dir, &found);
-        let log = Log::start(Start {
-            disk: Arc::clone(disk),
-            dir: dir.to_owned(),
-            directory,
-            segment,
-            next_sequence,
-            base: now,
-            policy,
-            log_bytes,
-            snapshot_bytes,
-        })?;
-        Ok(Store { log, disk: Arc::clone(disk), dir: dir.to_owned(), directory, lock })
+        remove_superseded(&home, &found);
+        let start = Start { home: home.clone(), segment, next_sequence, base: now, policy, log_bytes, snapshot_bytes };
+        Ok(Store { log: Log::start(start)?, home, lock })
     }
 }
 
-fn remove_superseded(disk: &dyn Disk, dir: &Path, found: &Recovered) {
+fn remove_superseded(home: &DataDir, found: &Recovered) {
     let mut superseded = found.leftovers.clone();
     if found.clean.is_none() {
-        superseded.extend(found.segments.iter().map(|number| Name::Segment(*number).path(dir)));
-        superseded.extend(found.snapshot.map(|number| Name::Snapshot(number).path(dir)));
+        superseded.extend(found.segments.iter().map(|number| Name::Segment(*number).path(&home.path)));
+        superseded.extend(found.snapshot.map(|number| Name::Snapshot(number).path(&home.path)));
     }
-    superseded.iter().for_each(|path| remove_leftover(disk, path));
+    superseded.iter().for_each(|path| remove_leftover(&*home.disk, path));
 }
 
-fn reopen(disk: &dyn Disk, dir: &Path, end: &CleanEnd) -> Result<Segment> {
-    let path = Name::Segment(end.number).path(dir);
-    let file = disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
+fn reopen(home: &DataDir, end: &CleanEnd) -> Result<Segment> {
+    let path = Name::Segment(end.number).path(&home.path);
+    let file = home.disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
     Ok(Segment { file, path, number: end.number, salt: end.salt, position: end.length, filled: end.file_length })
 }

@@ -1,22 +1,22 @@
 //! Writing a snapshot: to an unfinished name first, then renamed, so that it is there whole or not at all.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::disk::Disk;
-use super::frame::{self, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use super::names::Name;
-use super::record::{self, Entry};
+use super::files::data_dir::DataDir;
+use super::files::names::Name;
+use super::files::random::random;
+use super::format::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
+use super::format::record::{self, Entry};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 
 /// Payload at which a frame of a snapshot is closed, in bytes. A damaged place costs a repair no more than that.
 const FRAME_BYTES: usize = 64 * 1024;
 
-/// A snapshot being written. Dropped before [`SnapshotWriter::finish`], it leaves nothing behind.
-pub struct SnapshotWriter<'a> {
-    disk: &'a dyn Disk,
-    dir: &'a Path,
+/// A snapshot being written. Dropped before [`SnapshotWriter::finish`], it leaves nothing on the disk.
+pub struct SnapshotWriter {
+    home: DataDir,
     name: Name,
     header: FileHeader,
     file: File,
@@ -29,31 +29,24 @@ pub struct SnapshotWriter<'a> {
     finished: bool,
 }
 
-impl<'a> SnapshotWriter<'a> {
-    /// Begins the snapshot that stands for everything before segment `number`; `complete` when it also stands for
-    /// what no marker tells.
-    pub fn begin(
-        disk: &'a dyn Disk,
-        dir: &'a Path,
-        directory: [u8; 16],
-        number: u64,
-        complete: bool,
-    ) -> Result<SnapshotWriter<'a>> {
+impl SnapshotWriter {
+    /// Begins the snapshot that stands for everything before segment `number`; `complete` when it also stands for what
+    /// has no marker in the log.
+    pub(super) fn begin(home: &DataDir, number: u64, complete: bool) -> Result<SnapshotWriter> {
         let name = Name::Snapshot(number);
-        let path = name.unfinished(dir);
-        // One that a crash left behind counts for nothing.
-        let _ = disk.remove(&path);
-        let file = disk.create(&path).map_err(|error| Error::io("create", &path, &error))?;
-        let header =
-            FileHeader { kind: FileKind::Snapshot, complete, number, directory, salt: super::random()?, first: 0 };
+        let path = name.unfinished(&home.path);
+        // What a crash left under this name counts for nothing.
+        let _ = home.disk.remove(&path);
+        let created = home.disk.create(&path).and_then(|file| Ok((file, u64::from_le_bytes(random()?))));
+        let (file, salt) = created.map_err(|error| Error::io("create", &path, &error))?;
+        let header = FileHeader { kind: FileKind::Snapshot, complete, number, directory: home.id, salt, first: 0 };
         Ok(SnapshotWriter {
-            disk,
-            dir,
+            home: home.clone(),
             name,
             header,
             file,
             path,
-            offset: frame::FILE_HEADER as u64,
+            offset: FILE_HEADER as u64,
             frame: vec![0; FRAME_HEADER],
             records: 0,
             written: 0,
@@ -63,6 +56,9 @@ impl<'a> SnapshotWriter<'a> {
     }
 
     /// Adds one limit.
+    ///
+    /// # Errors
+    /// `io`.
     pub fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         record::encode_entry(&mut self.frame, entry);
         self.records += 1;
@@ -71,28 +67,34 @@ impl<'a> SnapshotWriter<'a> {
     }
 
     /// Ends the snapshot and makes it durable under its unfinished name.
+    ///
+    /// # Errors
+    /// `io`.
     pub fn seal(&mut self, now: Millis) -> Result<()> {
         record::encode_end(&mut self.frame, self.limits, now);
         self.records += 1;
         self.close_frame()?;
         self.header.first = self.limits;
         self.write(&self.header.encode(), 0)?;
-        self.disk.sync_all(&self.file).map_err(|error| Error::io("sync", &self.path, &error))
+        self.home.disk.sync_all(&self.file).map_err(|error| Error::io("sync", &self.path, &error))
     }
 
     /// Gives the sealed snapshot its name. Returns its size in bytes.
+    ///
+    /// # Errors
+    /// `io`.
     pub fn finish(mut self) -> Result<u64> {
-        let path = self.name.path(self.dir);
-        self.disk.rename(&self.path, &path).map_err(|error| Error::io("rename", &self.path, &error))?;
+        let (disk, dir) = (&self.home.disk, &self.home.path);
+        disk.rename(&self.path, &self.name.path(dir)).map_err(|error| Error::io("rename", &self.path, &error))?;
         self.finished = true;
-        self.disk.sync_dir(self.dir).map_err(|error| Error::io("sync", self.dir, &error))?;
+        disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, &error))?;
         Ok(self.offset)
     }
 
     fn close_frame(&mut self) -> Result<()> {
         let length = self.frame.len() - FRAME_HEADER;
         if length > self.header.kind.max_payload() {
-            // Written, it would be a snapshot that can't be read.
+            // Written, it would be a snapshot that cannot be read.
             let what = format!("a limit takes {length} bytes, which are more than {} can hold", self.path.display());
             return Err(Error::new(Kind::Io, format!("{what}; shorten its period, or use another algorithm")));
         }
@@ -107,14 +109,14 @@ impl<'a> SnapshotWriter<'a> {
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.disk.write_at(&self.file, bytes, offset).map_err(|error| Error::io("write", &self.path, &error))
+        self.home.disk.write_at(&self.file, bytes, offset).map_err(|error| Error::io("write", &self.path, &error))
     }
 }
 
-impl Drop for SnapshotWriter<'_> {
+impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = self.disk.remove(&self.path);
+            let _ = self.home.disk.remove(&self.path);
         }
     }
 }

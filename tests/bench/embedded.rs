@@ -99,7 +99,7 @@ fn events() {
     let (dir, crashed) = (parent.path().join("data"), parent.path().join("crashed"));
     let mut options = options();
     // No snapshot may come in between.
-    options.policy.compact_after = u64::MAX;
+    options.policy.compact_after = flint::bounds::MAX_COMPACT_AFTER_BYTES;
     options.policy.flush_every_events = 100_000;
     let limiter = Limiter::open(&dir, options).expect("a limiter");
     let limit = Limit::new(1_000_000_000_000, 86_400_000, Algorithm::TokenBucket, None).expect("a limit");

@@ -184,7 +184,7 @@ fn storage_commands_beside_a_server() {
 fn the_files_are_read_while_they_are_written() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
-    let server = Server::start(&dir, &["--sync", "batch", "--compact-after", "20000"]);
+    let server = Server::start(&dir, &["--sync", "batch", "--compact-after", "65536"]);
     let mut client = server.client();
     client.post("/v1/limits", r#"{"key":"job","rate":1000000000,"per":"366d"}"#).ok();
     let done = std::sync::atomic::AtomicBool::new(false);

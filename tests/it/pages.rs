@@ -266,7 +266,7 @@ fn the_example_is_real() {
 
 /// The rows of the tables in a source file's own documentation.
 fn documented(file: &str) -> Table {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/format").join(file);
     let text = std::fs::read_to_string(path).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | ")?.strip_suffix(" |"));
     let rows = rows.map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>());

@@ -69,6 +69,7 @@ fn bounds_of_options() {
         ("--flush-every-events", 1, MAX_FLUSH_EVERY_EVENTS),
         ("--max-blocking", 1, MAX_MAX_BLOCKING as u64),
         ("--max-connections", 1, MAX_MAX_CONNECTIONS as u64),
+        ("--compact-after", MIN_COMPACT_AFTER_BYTES, MAX_COMPACT_AFTER_BYTES),
     ] {
         assert!(options[name].contains(&format!("{low} to {high},")), "{name}: {}", options[name]);
         for (value, refused) in [(low - 1, true), (low, false), (high, false), (high + 1, true)] {

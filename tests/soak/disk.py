@@ -23,7 +23,7 @@ class Outcome:
 
 def failing_call(fault, directory, book, outcome):
     outcome.runs += 1
-    server = harness.Server(directory, "--compact-after", "20000", wrapper=harness.trace(fault))
+    server = harness.Server(directory, "--compact-after", "65536", wrapper=harness.trace(fault))
     try:
         if server.url is None:
             # Loaders end with 127 where they can't open a library.

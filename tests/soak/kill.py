@@ -11,7 +11,7 @@ def one_round(number, directory, book):
     sync = ("always", "batch")[number % 2]
     # Every other pair of rounds is left alone by what makes batches durable early: compactions, flushes, new limits.
     busy = number % 4 < 2
-    options = ["--sync", sync, "--compact-after", random.choice(["1", "20000", "67108864"]) if busy else "67108864"]
+    options = ["--sync", sync, "--compact-after", random.choice(["65536", "67108864"]) if busy else "67108864"]
     with harness.serving(directory, *options) as server:
         if number == 0:
             book.open(server)

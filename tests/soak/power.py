@@ -4,7 +4,6 @@ was not synced is gone. At last the same with syncs that only say so: then a los
 import contextlib
 import fcntl
 import os
-import random
 import shutil
 import struct
 import subprocess
@@ -58,7 +57,7 @@ class Disk:
 def load_until_cut(disk, directory, book, number, more, wrapper):
     """Load, and a cut in the middle of it. What is answered behind the cut is answered all the same."""
     sync, busy, (seconds, pause) = mode(number), number % 4 < 2, harness.span(number)
-    options = ["--sync", sync, "--compact-after", random.choice(["1", "20000"]) if busy else "67108864"]
+    options = ["--sync", sync, "--compact-after", "65536" if busy else "67108864"]
     options += more
     if busy and number // 4 % 2 == 1 and not wrapper and shutil.which("strace"):
         # A slow disk, on which a compaction overtakes what it must wait for.

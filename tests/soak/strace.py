@@ -26,7 +26,7 @@ class Outcome:
 
 def under_load(call, when, sync, directory, book, outcome):
     """A server that is killed at its call. Returns when it ended."""
-    server = harness.Server(directory, "--sync", sync, "--compact-after", "20000", wrapper=fault(call, when))
+    server = harness.Server(directory, "--sync", sync, "--compact-after", "65536", wrapper=fault(call, when))
     try:
         if server.url is None:
             outcome.struck += 1

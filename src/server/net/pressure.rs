@@ -165,6 +165,8 @@ fn name_begins_with(beginning: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]

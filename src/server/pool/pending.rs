@@ -2,7 +2,7 @@
 //!
 //! Owns: what is answered when the log thread says so. A slot is reserved before a check is made ([`Pending::reserve`]),
 //! its number is given to the log with the check's record, and then the slot is filled with the reply, or given back. The
-//! log thread completes it ([`Settle`]), the guard completes what has waited too long ([`Pending::expire`]); a decider
+//! log thread completes it ([`Completion`]), the guard completes what has waited too long ([`Pending::expire`]); a decider
 //! takes the reply out ([`Pending::next`]) and sends it.
 //!
 //! Why each request is answered once: its reply is taken out of its slot under the lock, and a slot is never filled twice.
@@ -25,7 +25,7 @@ use super::super::http::exchange::Exchange;
 use super::super::http::reply::Reply;
 use super::super::routes::metrics::Suspended;
 use crate::bounds::LOG_WAIT_MS;
-use crate::store::Settle;
+use crate::store::Completion;
 
 /// A request with its reply.
 pub struct Waiting {
@@ -269,8 +269,8 @@ impl<W> Pending<W> {
     }
 }
 
-impl<W: Send> Settle for Pending<W> {
-    fn settle(&self, number: u64, durable: bool) {
+impl<W: Send> Completion for Pending<W> {
+    fn complete(&self, number: u64, durable: bool) {
         let outcome = if durable { Outcome::Durable } else { Outcome::Failed };
         let _ = self.completions.send((number, outcome));
         (self.on_completed)();
@@ -294,14 +294,14 @@ mod tests {
         assert_eq!([zero.number(), one.number(), two.number(), three.number()], [0, 1, 2, 3]);
         drop(one);
         // Completed before it is filled: nothing is there to be sent yet, and a second completion changes nothing.
-        pending.settle(0, true);
-        pending.settle(0, false);
+        pending.complete(0, true);
+        pending.complete(0, false);
         assert!(pending.has_completions() && pending.next().is_none());
         assert_eq!(zero.fill(10), Some((10, Outcome::Durable)));
         assert_eq!(pending.lock().first, 2, "slots that are free at the front are gone");
         assert!(two.fill(12).is_none());
-        pending.settle(9, true);
-        pending.settle(2, false);
+        pending.complete(9, true);
+        pending.complete(2, false);
         assert_eq!(pending.next(), Some((12, Outcome::Failed)));
         assert_eq!(pending.next(), None);
         drop(three);
@@ -353,7 +353,7 @@ mod tests {
                 Step::Wait { early } => {
                     let slot = pending.reserve();
                     if early {
-                        pending.settle(slot.number(), true);
+                        pending.complete(slot.number(), true);
                         sent.extend(pending.next());
                     } else {
                         waiting.push(slot.number());
@@ -366,14 +366,14 @@ mod tests {
                     sent.extend(pending.follow(made).map(|reply| (reply, Outcome::Durable)));
                     made += 1;
                 }
-                Step::Complete(nth, durable) if nth < waiting.len() => pending.settle(waiting.remove(nth), durable),
+                Step::Complete(nth, durable) if nth < waiting.len() => pending.complete(waiting.remove(nth), durable),
                 Step::Complete(..) => {}
                 Step::Expire => pending.expire(Instant::now() + Duration::from_secs(3600)),
                 Step::Send => sent.extend(pending.next()),
             }
         }
         for number in waiting {
-            pending.settle(number, true);
+            pending.complete(number, true);
         }
         sent.extend(std::iter::from_fn(|| pending.next()));
         assert_eq!(pending.len(), 0);

@@ -1,5 +1,5 @@
-//! What the log thread and those who wait for it are built on: std's atomics and threads and crossbeam's channels, or,
-//! with `--cfg loom`, loom's, under which the tests of `model.rs` run this very code in every order of its steps.
+//! What the log thread and its waiters are built on: atomics and threads of std and channels of crossbeam, or, with
+//! `--cfg loom`, those of loom, under which the tests of `model.rs` run this very code in every order of its steps.
 
 #[cfg(not(all(loom, test)))]
 pub use self::real::*;
@@ -16,8 +16,8 @@ mod real {
     pub use std::time::Instant;
 }
 
-/// Time stands still here: who waits with a deadline waits for ever, so that a lost wake-up is a deadlock, which loom
-/// reports.
+/// Time does not pass here: a wait with a deadline never ends by itself, so that a lost wake-up is a deadlock, which
+/// loom reports.
 #[cfg(all(loom, test))]
 mod modelled {
     use std::collections::VecDeque;
@@ -30,7 +30,7 @@ mod modelled {
     pub use loom::thread::{Builder, JoinHandle, Thread, current, yield_now};
     pub use loom::thread_local;
 
-    /// The machine's time would make one run differ from the next.
+    /// With the machine's time, one run would differ from the next.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub struct Instant(Duration);
 

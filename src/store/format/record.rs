@@ -1,9 +1,9 @@
-//! Records: the inner layer of the on-disk format, version 1. They stand in a frame's payload one behind the other.
+//! Records: the inner layer of the on-disk format, version 1. They follow each other in the payload of a frame.
 //!
 //! A record is a tag (one byte) and its fields, each with its type. *n* is an unsigned LEB128 integer of at most ten
 //! bytes; *instant* is an *n*, in milliseconds since the frame's base; *time* is an *n*: 0 for never, else milliseconds
-//! since the epoch plus 1; *text* is an *n* for its length in bytes and then UTF-8; *list* is an *n* for the number of its
-//! elements and then the fields of each; *limit* is algorithm byte, rate n, period n, capacity n.
+//! since the epoch plus 1; *text* is an *n* for its length in bytes and then UTF-8; *list* is an *n* for the number of
+//! its elements and then the fields of each; *limit* is algorithm byte, rate n, period n, capacity n.
 //!
 //! | tag | record | fields |
 //! |----:|--------|--------|
@@ -18,8 +18,8 @@
 //! | 9 | entry | id n, shard byte, limit limit, state state, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
 //! | 10 | end | limits n, now n |
 //!
-//! 9 and 10 stand in snapshots alone. The *state* of an entry is by algorithm; instants in it are milliseconds since the
-//! epoch:
+//! 9 and 10 are only in snapshots. The *state* of an entry depends on the algorithm; instants in it are milliseconds
+//! since the epoch:
 //!
 //! | code | algorithm | state |
 //! |-----:|-----------|-------|
@@ -141,54 +141,26 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Millis) {
     let since = |at: &Millis| at.saturating_sub(base);
     match event {
         Event::Created { id, shard, at, limit, key } => {
-            sink.put(&[tag::CREATED]);
-            number(sink, *id);
+            put(sink, tag::CREATED, [*id]);
             sink.put(&[*shard]);
             number(sink, since(at));
             put_limit(sink, limit);
             put_text(sink, key);
         }
         Event::Reconfigured { id, at, limit } => {
-            sink.put(&[tag::RECONFIGURED]);
-            number(sink, *id);
-            number(sink, since(at));
+            put(sink, tag::RECONFIGURED, [*id, since(at)]);
             put_limit(sink, limit);
         }
-        Event::Removed { id, at } => {
-            sink.put(&[tag::REMOVED]);
-            number(sink, *id);
-            number(sink, since(at));
-        }
-        Event::Spent { id, cost, at } => {
-            sink.put(&[tag::SPENT]);
-            number(sink, *id);
-            number(sink, *cost);
-            number(sink, since(at));
-        }
+        Event::Removed { id, at } => put(sink, tag::REMOVED, [*id, since(at)]),
+        Event::Spent { id, cost, at } => put(sink, tag::SPENT, [*id, *cost, since(at)]),
         Event::SpentAll { at, items } => {
-            sink.put(&[tag::SPENT_ALL]);
-            number(sink, since(at));
-            number(sink, items.len() as u64);
-            for (id, cost) in items {
-                number(sink, *id);
-                number(sink, *cost);
-            }
+            put(sink, tag::SPENT_ALL, [since(at)]);
+            put_pairs(sink, items);
         }
-        Event::Denied { id, total, cost, last } => {
-            sink.put(&[tag::DENIED]);
-            number(sink, *id);
-            number(sink, *total);
-            number(sink, *cost);
-            put_time(sink, *last);
-        }
-        Event::Reset { id, at } => {
-            sink.put(&[tag::RESET]);
-            number(sink, *id);
-            number(sink, since(at));
-        }
+        Event::Denied { id, total, cost, last } => put(sink, tag::DENIED, [*id, *total, *cost, time(*last)]),
+        Event::Reset { id, at } => put(sink, tag::RESET, [*id, since(at)]),
         Event::Marker { snapshot, shard } => {
-            sink.put(&[tag::MARKER]);
-            number(sink, *snapshot);
+            put(sink, tag::MARKER, [*snapshot]);
             sink.put(&[*shard]);
         }
     }
@@ -196,47 +168,23 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Millis) {
 
 /// Encodes a limit of a snapshot.
 pub fn encode_entry(sink: &mut impl Sink, entry: &Entry<'_>) {
-    sink.put(&[tag::ENTRY]);
-    number(sink, entry.id);
+    put(sink, tag::ENTRY, [entry.id]);
     sink.put(&[entry.shard]);
     put_limit(sink, &entry.limit);
     match &entry.state {
-        StateParts::Bucket { whole, part, at } => {
-            number(sink, *whole);
-            number(sink, *part);
-            number(sink, *at);
-        }
-        StateParts::Events(events) => {
-            number(sink, events.len() as u64);
-            for (at, units) in events {
-                number(sink, *at);
-                number(sink, *units);
-            }
-        }
-        StateParts::Window { start, used } => {
-            number(sink, *start);
-            number(sink, *used);
-        }
-        StateParts::Pair { start, previous, current } => {
-            number(sink, *start);
-            number(sink, *previous);
-            number(sink, *current);
-        }
+        StateParts::Bucket { whole, part, at } => numbers(sink, [*whole, *part, *at]),
+        StateParts::Events(events) => put_pairs(sink, events),
+        StateParts::Window { start, used } => numbers(sink, [*start, *used]),
+        StateParts::Pair { start, previous, current } => numbers(sink, [*start, *previous, *current]),
     }
-    for total in entry.totals {
-        number(sink, total);
-    }
-    for time in entry.times {
-        put_time(sink, time);
-    }
+    numbers(sink, entry.totals);
+    numbers(sink, entry.times.map(time));
     put_text(sink, entry.key);
 }
 
 /// Encodes the end of a snapshot.
 pub fn encode_end(sink: &mut impl Sink, limits: u64, now: Millis) {
-    sink.put(&[tag::END]);
-    number(sink, limits);
-    number(sink, now);
+    put(sink, tag::END, [limits, now]);
 }
 
 /// Reads the records of a payload one after the other.
@@ -392,8 +340,27 @@ fn number(sink: &mut impl Sink, mut value: u64) {
     sink.put(&bytes[..=length]);
 }
 
-fn put_time(sink: &mut impl Sink, time: Option<Millis>) {
-    number(sink, time.map_or(0, |time| time.saturating_add(1)));
+fn numbers<const N: usize>(sink: &mut impl Sink, values: [u64; N]) {
+    for value in values {
+        number(sink, value);
+    }
+}
+
+fn put<const N: usize>(sink: &mut impl Sink, tag: u8, values: [u64; N]) {
+    sink.put(&[tag]);
+    numbers(sink, values);
+}
+
+fn put_pairs(sink: &mut impl Sink, pairs: &[(u64, u64)]) {
+    number(sink, pairs.len() as u64);
+    for (first, second) in pairs {
+        number(sink, *first);
+        number(sink, *second);
+    }
+}
+
+fn time(time: Option<Millis>) -> u64 {
+    time.map_or(0, |time| time.saturating_add(1))
 }
 
 fn put_text(sink: &mut impl Sink, text: &str) {
@@ -402,10 +369,7 @@ fn put_text(sink: &mut impl Sink, text: &str) {
 }
 
 fn put_limit(sink: &mut impl Sink, limit: &Limit) {
-    sink.put(&[limit.algorithm().code()]);
-    number(sink, limit.rate());
-    number(sink, limit.period_ms());
-    number(sink, limit.capacity());
+    put(sink, limit.algorithm().code(), [limit.rate(), limit.period_ms(), limit.capacity()]);
 }
 
 #[cfg(test)]

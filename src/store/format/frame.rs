@@ -21,19 +21,19 @@
 //! | 0 | 4 | magic: `FLfr` |
 //! | 4 | 4 | CRC-32 (IEEE) of the file's salt and then of all that follows in the frame |
 //! | 8 | 4 | length of the payload: at most 1048576 in a segment |
-//! | 12 | 4 | number of records; bit 31: the writer stopped in good order behind this frame |
+//! | 12 | 4 | number of records; bit 31: the writer stopped in good order after this frame |
 //! | 16 | 8 | sequence number of the first record |
 //! | 24 | 8 | highest sequence number known to be on disk when the frame was built |
 //! | 32 | 8 | base of the instants in the payload, in milliseconds since the epoch |
 //! | 40 | length | the records, see `record.rs` |
 //!
-//! A frame without records is a *mark*: it says up to where the log is on disk. The log writes one behind the last frame
-//! when it falls idle and when it is closed, and a copy of it at the next multiple of 4096: the same 40 bytes, in another
-//! page. Behind its last frame a segment holds zeros, but for that copy, or ends. Before a further frame is written the copy
-//! is overwritten with zeros.
+//! A frame without records is a *mark*: it says up to where the log is on disk. The log writes one after the last frame
+//! when it falls idle and when it is closed, and a copy of it at the next multiple of 4096: the same 40 bytes, in
+//! another page. After its last frame a segment holds only zeros and that copy, or ends. Before a further frame is
+//! written, the copy is overwritten with zeros.
 //!
-//! A frame is valid if and only if its magic stands there, its length is in bounds and within the file, and its CRC fits. It
-//! belongs if and only if it is valid and its sequence number continues that of the frame before.
+//! A frame is valid if and only if its magic is there, its length is in bounds and within the file, and its CRC fits.
+//! It belongs there if and only if it is valid and its sequence number continues that of the frame before.
 
 use crate::clock::Millis;
 
@@ -45,14 +45,13 @@ pub const FILE_HEADER: usize = 64;
 pub const FRAME_HEADER: usize = 40;
 /// The copy of a mark begins at the next multiple of this, in bytes: what a disk loses at once is a page or a sector.
 pub const MARK_PAGE: u64 = 4096;
-/// Largest payload that is believed in a segment. Larger than what is written, so that bounds.rs may grow within version 1.
+/// Largest payload that is believed in a segment. Larger than what is written, so that bounds.rs may grow within
+/// version 1.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
-/// Largest payload of a frame in a snapshot: what its length can say. A limit stands in one record, and a sliding window
+/// Largest payload of a frame in a snapshot: what its length can say. A limit takes one record, and a sliding window
 /// holds as many instants as there were.
 pub const MAX_SNAPSHOT_PAYLOAD: usize = u32::MAX as usize;
 
-const SEGMENT_MAGIC: [u8; 8] = *b"FLINTAOF";
-const SNAPSHOT_MAGIC: [u8; 8] = *b"FLINTSNP";
 const FRAME_MAGIC: [u8; 4] = *b"FLfr";
 const CLEAN: u32 = 1 << 31;
 
@@ -63,6 +62,23 @@ pub enum FileKind {
     Segment,
     /// A snapshot.
     Snapshot,
+}
+
+impl FileKind {
+    const fn magic(self) -> [u8; 8] {
+        match self {
+            FileKind::Segment => *b"FLINTAOF",
+            FileKind::Snapshot => *b"FLINTSNP",
+        }
+    }
+
+    /// Largest payload of a frame, in bytes.
+    pub const fn max_payload(self) -> usize {
+        match self {
+            FileKind::Segment => MAX_PAYLOAD,
+            FileKind::Snapshot => MAX_SNAPSHOT_PAYLOAD,
+        }
+    }
 }
 
 /// The header of a file.
@@ -91,10 +107,7 @@ impl FileHeader {
     /// The header's bytes.
     pub fn encode(&self) -> [u8; FILE_HEADER] {
         let mut bytes = [0; FILE_HEADER];
-        bytes[0..8].copy_from_slice(match self.kind {
-            FileKind::Segment => &SEGMENT_MAGIC,
-            FileKind::Snapshot => &SNAPSHOT_MAGIC,
-        });
+        bytes[0..8].copy_from_slice(&self.kind.magic());
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[12..16].copy_from_slice(&u32::from(self.complete).to_le_bytes());
         bytes[16..24].copy_from_slice(&self.number.to_le_bytes());
@@ -111,11 +124,7 @@ impl FileHeader {
         let Some(bytes) = file.get(..FILE_HEADER) else {
             return Err(BadHeader::Damaged("the file is shorter than its header"));
         };
-        let magic = match kind {
-            FileKind::Segment => SEGMENT_MAGIC,
-            FileKind::Snapshot => SNAPSHOT_MAGIC,
-        };
-        if bytes[..8] != magic {
+        if bytes[..8] != kind.magic() {
             return Err(BadHeader::Damaged("the magic bytes are wrong"));
         }
         if crc32fast::hash(&bytes[..60]) != u32_at(bytes, 60) {
@@ -145,25 +154,15 @@ impl FileHeader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader {
     pub records: u32,
-    /// The writer stopped in good order behind this frame.
+    /// The writer stopped in good order after this frame.
     pub clean: bool,
     pub first: u64,
     pub durable: u64,
     pub base: Millis,
 }
 
-impl FileKind {
-    /// Largest payload of a frame, in bytes.
-    pub const fn max_payload(self) -> usize {
-        match self {
-            FileKind::Segment => MAX_PAYLOAD,
-            FileKind::Snapshot => MAX_SNAPSHOT_PAYLOAD,
-        }
-    }
-}
-
-/// Writes the header into the first [`FRAME_HEADER`] bytes of `frame`, whose payload already stands behind them and is
-/// within the file's bound.
+/// Writes the header into the first [`FRAME_HEADER`] bytes of `frame`, whose payload is already after them and within
+/// the file's bound.
 pub fn seal(frame: &mut [u8], header: &FrameHeader, salt: u64) {
     let length = (frame.len() - FRAME_HEADER) as u32;
     frame[0..4].copy_from_slice(&FRAME_MAGIC);
@@ -177,8 +176,8 @@ pub fn seal(frame: &mut [u8], header: &FrameHeader, salt: u64) {
     frame[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Reads the valid frame at the beginning of `bytes`, which are of such a file: its header and its payload. `None` where
-/// none is.
+/// Reads the valid frame at the beginning of `bytes`, which are of such a file: its header and its payload. `None`
+/// where there is none.
 pub fn open(bytes: &[u8], salt: u64, kind: FileKind) -> Option<(FrameHeader, &[u8])> {
     let head = bytes.get(..FRAME_HEADER)?;
     if head[..4] != FRAME_MAGIC {
@@ -203,7 +202,7 @@ pub fn open(bytes: &[u8], salt: u64, kind: FileKind) -> Option<(FrameHeader, &[u
     Some((header, &frame[FRAME_HEADER..]))
 }
 
-/// The valid frames that begin anywhere in `bytes`, with their offsets: what can still be read behind a damaged place.
+/// The valid frames that begin anywhere in `bytes`, with their offsets: what can still be read after a damaged place.
 pub fn scan(bytes: &[u8], salt: u64, kind: FileKind) -> impl Iterator<Item = (usize, FrameHeader, &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -219,14 +218,14 @@ pub fn scan(bytes: &[u8], salt: u64, kind: FileKind) -> impl Iterator<Item = (us
     })
 }
 
-/// The highest durable mark of any valid frame in `bytes` of a segment, at whatever offset it begins: what was confirmed in spite
-/// of a damaged place before it.
+/// The highest durable mark of any valid frame in `bytes` of a segment, at whatever offset it begins: what was
+/// confirmed in spite of a damaged place before it.
 pub fn highest_durable(bytes: &[u8], salt: u64) -> Option<u64> {
     scan(bytes, salt, FileKind::Segment).map(|(_, header, _)| header.durable).max()
 }
 
-/// The mark that stands alone in `bytes`, which are the tail of a segment: a frame without records, with nothing but
-/// zeros around it. Returns where it ends, too.
+/// The only mark in `bytes`, which are the tail of a segment: a frame without records, with nothing but zeros around
+/// it. Returns where it ends, too.
 pub fn lone_mark(bytes: &[u8], salt: u64) -> Option<(usize, FrameHeader)> {
     let begin = bytes.iter().position(|byte| *byte != 0)?;
     let (header, payload) = open(&bytes[begin..], salt, FileKind::Segment)?;
@@ -334,13 +333,13 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_no_frame() {
+    fn zeros_are_not_a_frame() {
         assert!(open(&[0; 4096], 0, FileKind::Segment).is_none());
         assert_eq!(highest_durable(&[0; 4096], 0), None);
     }
 
     #[test]
-    fn durable_marks_are_found_behind_damage() {
+    fn durable_marks_are_found_after_damage() {
         let mut bytes = vec![0xff; 100];
         bytes.extend_from_slice(b"FLf FLfr");
         bytes.extend_from_slice(&frame(b"one", 41));

@@ -1,21 +1,25 @@
-//! The queue and the wake-ups under loom: the real log thread and the real waiters, in every order of their steps (with at
-//! most a few preemptions), on a disk that only notes what it is given. Run by
-//! `RUSTFLAGS="--cfg loom" cargo test --lib store::model`.
+//! The queue and the wake-ups under loom: the real log thread and the real waiters, in every order of their steps (with
+//! at most a few preemptions), on a disk that only notes what it is given. Run by
+//! `RUSTFLAGS="--cfg loom" cargo test --lib store::log::model`.
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::disk::Disk;
-use super::frame;
-use super::log::{Log, Policy, Segment, Start};
-use super::record::{Event, MAX_FIXED, MAX_ITEM};
+use super::handle::Log;
+use super::segment::Segment;
 use super::sync::Instant;
 use super::wait::{Outcome, Pending, Waiter};
+use super::writer::Start;
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
+use crate::store::files::data_dir::DataDir;
+use crate::store::files::disk::{Disk, ReadDisk};
+use crate::store::format::frame;
+use crate::store::format::record::{Event, MAX_FIXED, MAX_ITEM};
+use crate::store::policy::Policy;
 
 /// Explores `scenario`, with so many preemptions at most.
 fn explore(preemptions: usize, scenario: impl Fn() + Send + Sync + 'static) {
@@ -38,7 +42,7 @@ struct ModelDisk {
     noted: Mutex<Noted>,
     /// Whether an fsync fails.
     fails: bool,
-    /// Whether there is room for the first filled space alone.
+    /// Whether there is room only for the first filled space.
     full: bool,
 }
 
@@ -48,6 +52,8 @@ impl ModelDisk {
         noted.synced.iter().any(|frame| frame.windows(key.len()).any(|part| part == key.as_bytes()))
     }
 }
+
+impl ReadDisk for ModelDisk {}
 
 impl Disk for ModelDisk {
     fn write_at(&self, _: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -76,24 +82,6 @@ impl Disk for ModelDisk {
     fn set_len(&self, _: &File, _: u64) -> io::Result<()> {
         Ok(())
     }
-    fn create(&self, _: &Path) -> io::Result<File> {
-        File::open("/dev/null")
-    }
-    fn open(&self, _: &Path) -> io::Result<File> {
-        File::open("/dev/null")
-    }
-    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
-        Ok(Vec::new())
-    }
-    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-    fn remove(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
@@ -107,9 +95,7 @@ fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
         filled: header,
     };
     let log = Log::start(Start {
-        disk: Arc::clone(disk) as Arc<dyn Disk>,
-        dir: PathBuf::new(),
-        directory: [0; 16],
+        home: DataDir { disk: Arc::clone(disk) as Arc<dyn Disk>, path: PathBuf::new(), id: [0; 16] },
         segment,
         next_sequence: 1,
         base: 0,
@@ -140,7 +126,7 @@ fn request(log: &Log, bytes: usize, event: &Event<'_>) -> Result<()> {
     log.wait(&waiter)
 }
 
-/// A worker that must be answered, and not before its record is on the disk.
+/// A worker that must get an answer, and not before its record is on the disk.
 fn worker(log: &Arc<Log>, disk: &Arc<ModelDisk>, key: &'static str) -> loom::thread::JoinHandle<bool> {
     let (log, disk) = (Arc::clone(log), Arc::clone(disk));
     loom::thread::spawn(move || match spend(&log, key) {
@@ -160,15 +146,15 @@ fn a_wake_up_is_never_lost() {
     explore(4, || {
         let far = Instant::now() + Duration::from_secs(3600);
         let (first, second) = (Waiter::take(), Waiter::take());
-        let others = (first.clone(), second.clone());
-        let settler = loom::thread::spawn(move || {
-            others.0.settle(true);
-            others.1.settle(false);
+        let others = (Pending::new(&first), Pending::new(&second));
+        let other = loom::thread::spawn(move || {
+            others.0.complete(true);
+            others.1.complete(false);
         });
-        // The second is settled behind the first, so the first may be seen as settled by either.
+        // The second is completed after the first, so either may be seen to complete the first.
         assert_ne!(first.wait(far), Outcome::TimedOut);
         assert_eq!(second.wait(far), Outcome::Failed);
-        settler.join().unwrap();
+        other.join().unwrap();
     });
 }
 

@@ -1,8 +1,8 @@
-//! The data directory and who owns it.
+//! The data directory and its owner.
 //!
 //! Owns: the directory's creation (0700), the two locks that make one process its only writer, and the note in
-//! `flint.lock` that says who that is and where its server listens. Two locks: one on `flint.lock`, and one on the
-//! directory itself, which holds even if somebody removes or replaces the lock file.
+//! `flint.lock` that names this process and the URL of its server. Two locks: one on `flint.lock`, and one on the
+//! directory itself, which holds even if the lock file is removed or replaced.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::disk::is_no_space;
 use super::names::LOCK;
 use crate::error::{Error, Kind, Result};
 
@@ -21,11 +22,11 @@ pub enum Access {
     Create,
     /// As its only writer; it must exist.
     Write,
-    /// To look at it, next to others who look. It must exist and is not changed.
+    /// To read it, beside other readers. It must exist and is not changed.
     Read,
 }
 
-/// What `flint.lock` says of the owner.
+/// The owner as `flint.lock` names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owner {
     /// Process id.
@@ -47,9 +48,9 @@ impl DirectoryLock {
     /// Takes the locks without waiting.
     ///
     /// # Errors
-    /// `locked`, naming the owner; `io` when the directory does not exist or can't be used.
+    /// `locked`, naming the owner; `io` when the directory does not exist or cannot be used.
     pub fn acquire(dir: &Path, access: Access) -> Result<DirectoryLock> {
-        // Before it is opened: what is no directory may be a pipe, which nobody may ever write to.
+        // Before it is opened: it may be a pipe, and to open one without a writer would wait for ever.
         if std::fs::metadata(dir).is_ok_and(|metadata| !metadata.is_dir()) {
             return Err(Error::new(
                 Kind::Io,
@@ -89,17 +90,17 @@ impl DirectoryLock {
         Ok(this)
     }
 
-    /// Notes who owns the directory, and the URL of its server, for other processes to find.
+    /// Notes this process as the owner of the directory, and the URL of its server, for other processes to find.
     ///
     /// # Errors
-    /// `io` when the note can't be written. A full disk is no error: the lock holds without the note.
+    /// `io` when the note cannot be written. A full disk is not an error: the lock holds without the note.
     pub fn announce(&self, url: Option<&str>) -> Result<()> {
         let Some(mut file) = self.file.as_ref() else { return Ok(()) };
         let note = format!("{}\n", json!({ "pid": std::process::id(), "url": url }));
         let written =
             file.set_len(0).and_then(|()| io::Seek::rewind(&mut file)).and_then(|()| file.write_all(note.as_bytes()));
         match written {
-            Err(error) if super::disk::is_no_space(&error) => {
+            Err(error) if is_no_space(&error) => {
                 log::warn!("no room for the owner's note in {}: {error}", self.path.display());
                 Ok(())
             }
@@ -110,14 +111,14 @@ impl DirectoryLock {
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // The next owner writes its own note a moment after it has the lock; nobody shall find ours in between.
+        // The next owner writes its own note a moment after it has the lock; ours must not be found in between.
         if self.writes {
             let _ = self.announce(None);
         }
     }
 }
 
-/// Reads who owns the directory. Empty where nothing readable stands; the note of an owner that has ended remains.
+/// Reads the note of the owner. Empty where it cannot be read; the note of an owner that has ended remains.
 pub fn owner(dir: &Path) -> Owner {
     let mut text = String::new();
     let read = File::open(dir.join(LOCK)).and_then(|file| file.take(4096).read_to_string(&mut text));
@@ -131,8 +132,8 @@ pub fn owner(dir: &Path) -> Owner {
     }
 }
 
-/// Who owns the directory as its writer at this moment; `None` when nobody does, also while others look at it. The note of
-/// a server that has ended is thereby never taken for a running one's.
+/// The writer that owns the directory at this moment; `None` without one, also while others read it. So the note of a
+/// server that has ended is never taken for that of a running server.
 pub fn writer(dir: &Path) -> Option<Owner> {
     let directory = File::open(dir).ok()?;
     match fs4::FileExt::try_lock_shared(&directory) {
@@ -170,7 +171,7 @@ fn lock(file: &File, dir: &Path, access: Access) -> Result<()> {
     match result {
         Ok(()) => Ok(()),
         Err(fs4::TryLockError::WouldBlock) => {
-            // The note is the last writer's, who is not to blame for those who read.
+            // The note is that of the last writer, and the lock may be held by readers.
             let read = access != Access::Read && fs4::FileExt::try_lock_shared(file).is_ok();
             let by = match owner(dir).pid {
                 _ if read => " (by a command that reads it; try again)".to_owned(),
@@ -226,9 +227,9 @@ mod tests {
         assert_eq!(owner(dir.path()), Owner { pid, url: Some("http://127.0.0.1:7878".into()) });
         assert_eq!(writer(dir.path()), Some(owner(dir.path())));
         drop(lock);
-        assert_eq!(owner(dir.path()).url, None, "a server that has ended can't be found");
+        assert_eq!(owner(dir.path()).url, None, "a server that has ended is not found");
         assert_eq!(writer(dir.path()), None);
-        // The note of one that was killed stays, and does not count for those who look.
+        // The note of a killed server stays, and does not count.
         std::fs::write(dir.path().join(LOCK), "{\"pid\":1,\"url\":\"http://127.0.0.1:1\"}").unwrap();
         let reader = DirectoryLock::acquire(dir.path(), Access::Read).unwrap();
         assert_eq!(writer(dir.path()), None);

@@ -35,7 +35,8 @@ impl Name {
         if digits.len() < 10 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        let number = digits.parse().ok().filter(|number| (1..=super::record::MAX_COUNTER).contains(number))?;
+        let number =
+            digits.parse().ok().filter(|number| (1..=crate::store::format::record::MAX_COUNTER).contains(number))?;
         let parsed = match ending {
             "aof" => Name::Segment(number),
             "snapshot" => Name::Snapshot(number),

@@ -1,0 +1,10 @@
+//! The files of the data directory: their names, how they are read and changed, and their owner.
+//!
+//! Arrows go down this list: `lock`, `view`, `data_dir`, `disk`, `names`, `random`.
+
+pub mod data_dir;
+pub mod disk;
+pub mod lock;
+pub mod names;
+pub mod random;
+pub mod view;

@@ -1,0 +1,272 @@
+//! The handle to the log thread, for those that write records and wait for them.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use super::growth::Growth;
+use super::health::{Health, overloaded, stalled};
+use super::queue::{Message, Payload, Reservation, Shared};
+use super::sync::{Builder, Instant, JoinHandle, RecvTimeoutError, Sender, bounded, sleep, unbounded};
+use super::wait::{Outcome, Pending, Waiter};
+use super::writer::{Start, Writer};
+use crate::bounds::{LOG_WAIT_MS, STACK_BYTES};
+use crate::clock::Millis;
+use crate::error::{Error, Kind, Result};
+use crate::store::format::frame::FRAME_HEADER;
+use crate::store::format::record::Event;
+use crate::store::timings::Timings;
+
+/// How often a thread that waits for space looks again.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+
+/// The handle to the log thread.
+pub struct Log {
+    shared: Arc<Shared>,
+    queue: Sender<Message>,
+    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+    base: Millis,
+}
+
+impl Log {
+    /// Starts the log thread on a segment that was just opened, and waits for its first filled space.
+    pub(in crate::store) fn start(start: Start) -> Result<Log> {
+        let growth = Growth::new(start.log_bytes, start.snapshot_bytes);
+        let shared = Arc::new(Shared { growth, ..Shared::default() });
+        let (queue, messages) = unbounded();
+        let base = start.base;
+        let mut writer = Writer::new(start, Arc::clone(&shared));
+        writer.fill();
+        let thread = Builder::new()
+            .name("flint-log".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || writer.run(&messages))
+            .map_err(|error| Error::new(Kind::Io, format!("cannot start the log thread: {error}")))?;
+        Ok(Log { shared, queue, thread: Mutex::new(Some(thread)), base })
+    }
+
+    /// Promises room for `records` records whose encoded lengths add up to at most `bytes`. Must be called before a
+    /// lock is taken: it may wait.
+    ///
+    /// # Errors
+    /// `log_failed` when the log has failed or there is no room on the disk; `overloaded` when the disk takes longer
+    /// than [`LOG_WAIT_MS`] to write what was queued before.
+    pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
+        if let Some(reservation) = self.reserve_now(records, bytes)? {
+            return Ok(reservation);
+        }
+        let Shared { account, condition, .. } = &*self.shared;
+        let deadline = Instant::now() + Duration::from_millis(LOG_WAIT_MS);
+        loop {
+            if condition.get() != Health::Healthy {
+                return Err(condition.error());
+            }
+            if let Some(reservation) = account.try_reserve(with_frames(records, bytes)) {
+                return Ok(reservation);
+            }
+            if condition.is_stalled() || Instant::now() >= deadline {
+                return Err(overloaded());
+            }
+            sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// As [`Log::reserve`], but never waits: `None` where it would.
+    ///
+    /// # Errors
+    /// `log_failed` when the log has failed; `overloaded` when the disk does not answer.
+    pub fn reserve_now(&self, records: usize, bytes: usize) -> Result<Option<Reservation<'_>>> {
+        let Shared { account, condition, .. } = &*self.shared;
+        if condition.is_stalled() {
+            return Err(stalled());
+        }
+        if condition.get() == Health::Failed {
+            return Err(condition.error());
+        }
+        Ok(account.try_reserve(with_frames(records, bytes)))
+    }
+
+    /// Queues one record, which takes its space out of the reservation. Never waits. With a waiter the log is synced as
+    /// soon as possible, otherwise when its policy says.
+    pub fn append(&self, reservation: &mut Reservation<'_>, event: &Event<'_>, waiter: Option<Pending>) {
+        let payload = Payload::encode(event, self.base);
+        let reserved = reservation.take(&payload);
+        let message = Message::Append { payload, reserved: reserved as u32, waiter };
+        if self.queue.send(message).is_err() {
+            // The thread has ended. The waiter came back with the message, and was notified when that was dropped.
+            self.shared.account.release(reserved);
+        }
+    }
+
+    /// Waits until the ticket's record is durable. To be called holding no lock.
+    ///
+    /// # Errors
+    /// `log_failed` when it never will be; `overloaded` when the disk does not answer in time (the record may still
+    /// reach the disk).
+    pub fn wait(&self, waiter: &Waiter) -> Result<()> {
+        match waiter.wait(Instant::now() + Duration::from_millis(LOG_WAIT_MS)) {
+            Outcome::Durable => Ok(()),
+            Outcome::Failed => Err(self.failure()),
+            Outcome::TimedOut => Err(overloaded()),
+        }
+    }
+
+    /// Waits until all that was queued before is durable.
+    ///
+    /// # Errors
+    /// As [`Log::wait`].
+    pub fn sync(&self) -> Result<()> {
+        let waiter = Waiter::take();
+        self.sync_later(Pending::new(&waiter));
+        self.wait(&waiter)
+    }
+
+    /// Completes the waiter when all that was queued before is durable.
+    pub fn sync_later(&self, waiter: Pending) {
+        // A thread that has ended gives the message back, and the waiter in it is dropped, which completes it as
+        // failed.
+        let _ = self.queue.send(Message::Sync { waiter });
+    }
+
+    /// Closes the segment and begins the next one, whose number is returned: all records queued before are in older
+    /// segments, and durable.
+    ///
+    /// # Errors
+    /// `log_failed` or `io`; the log then goes on in its segment, if it can.
+    pub fn rotate(&self) -> Result<u64> {
+        let (reply, answer) = bounded(1);
+        self.queue.send(Message::Rotate { reply }).map_err(|_| self.failure())?;
+        match answer.recv_timeout(Duration::from_millis(LOG_WAIT_MS)) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(overloaded()),
+            Err(RecvTimeoutError::Disconnected) => Err(self.failure()),
+        }
+    }
+
+    /// Why records are not made durable any more.
+    pub fn failure(&self) -> Error {
+        self.shared.condition.error()
+    }
+
+    /// The health of the log, and the reason if it is not good.
+    pub fn health(&self) -> (Health, Option<String>) {
+        (self.shared.condition.get(), self.shared.condition.reason())
+    }
+
+    /// Bytes of all segments without filled space.
+    pub fn bytes(&self) -> u64 {
+        self.shared.growth.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
+    pub(in crate::store) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
+        self.shared.growth.compacted(bytes, snapshot_bytes);
+    }
+
+    /// Events written since the start.
+    pub fn events(&self) -> u64 {
+        self.shared.growth.events.load(Ordering::Relaxed)
+    }
+
+    /// Bytes promised to records that are not written yet.
+    pub fn queued_bytes(&self) -> u64 {
+        self.shared.account.reserved.load(Ordering::Relaxed)
+    }
+
+    /// How long fdatasync took.
+    pub fn syncs(&self) -> &Timings {
+        &self.shared.syncs
+    }
+
+    /// Names the thread that is unparked when a compaction is requested.
+    pub fn set_compactor(&self, thread: Thread) {
+        self.shared.growth.set_compactor(thread);
+    }
+
+    /// Whether a compaction was requested since this was last asked.
+    pub fn take_compaction_request(&self) -> bool {
+        self.shared.growth.take_request()
+    }
+
+    /// Writes and syncs what is queued, marks the end as clean, and ends the thread. A second call does nothing.
+    ///
+    /// # Errors
+    /// `log_failed` when not everything could be written.
+    pub fn stop(&self) -> Result<()> {
+        let _ = self.queue.send(Message::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match thread.map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(Error::new(Kind::Internal, "the log thread panicked")),
+        }
+    }
+}
+
+/// Each record may be written in a frame of its own.
+fn with_frames(records: usize, bytes: usize) -> u64 {
+    (bytes + records * FRAME_HEADER) as u64
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::store::files::data_dir::DataDir;
+    use crate::store::files::disk::SystemDisk;
+    use crate::store::format::frame::FILE_HEADER;
+    use crate::store::format::record::MAX_FIXED;
+    use crate::store::log::segment::Segment;
+    use crate::store::policy::Policy;
+
+    /// The log of a new directory that asks to be compacted from its first byte on.
+    fn log(dir: &std::path::Path) -> Log {
+        let home = DataDir { disk: Arc::new(SystemDisk), path: dir.to_owned(), id: [0; 16] };
+        Log::start(Start {
+            segment: Segment::create(&home, 1, 1, 0).unwrap(),
+            home,
+            next_sequence: 1,
+            base: 0,
+            policy: Policy { compact_after: 1, ..Policy::default() },
+            log_bytes: FILE_HEADER as u64,
+            snapshot_bytes: 0,
+        })
+        .unwrap()
+    }
+
+    fn append(log: &Log, event: &Event<'_>) {
+        let mut reservation = log.reserve(1, MAX_FIXED).unwrap();
+        log.append(&mut reservation, event, None);
+    }
+
+    /// Waits until the log thread has done all that follows from what was queued.
+    fn catch_up(log: &Log) {
+        // Its housekeeping comes after it has answered the first.
+        log.sync().unwrap();
+        log.sync().unwrap();
+    }
+
+    #[test]
+    fn what_a_compaction_writes_requests_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path());
+        catch_up(&log);
+        assert!(!log.take_compaction_request(), "no event has come");
+        for number in [2, 4, 6] {
+            append(&log, &Event::Removed { id: 1, at: 1 });
+            catch_up(&log);
+            assert!(log.take_compaction_request());
+            assert_eq!(log.rotate().unwrap(), number);
+            for shard in 0..=255 {
+                append(&log, &Event::Marker { snapshot: number, shard });
+            }
+            catch_up(&log);
+            log.compacted(log.bytes() / 2, 0);
+            // The log grows, as by the marks of an idle one, and no event has come.
+            assert_eq!(log.rotate().unwrap(), number + 1);
+            catch_up(&log);
+            assert!(!log.take_compaction_request());
+        }
+        log.stop().unwrap();
+    }
+}

@@ -1,0 +1,181 @@
+//! What is found in a data directory: its files, what was read of them, and where reading ended.
+
+use std::path::{Path, PathBuf};
+
+use crate::clock::Millis;
+use crate::error::{Error, Kind, Result};
+use crate::store::files::disk::ReadDisk;
+use crate::store::files::names::Name;
+use crate::store::format::record::{Entry, Event};
+
+/// Takes what is read, in the order of the log.
+pub trait Replay {
+    /// The snapshot of this number comes first; `complete` when no marker follows it.
+    fn snapshot(&mut self, number: u64, complete: bool, limits: u64);
+    /// One limit of the snapshot. `Err` says why it cannot be.
+    fn entry(&mut self, entry: Entry<'_>) -> std::result::Result<(), String>;
+    /// One event of the log. `Err` says why it cannot be.
+    fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
+    /// The log ends here. `Err` says why it must not end yet.
+    fn end(&mut self) -> std::result::Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A torn end that was passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Torn {
+    /// The segment.
+    pub file: PathBuf,
+    /// Where its last good frame ends.
+    pub offset: u64,
+    /// How many bytes after that are not zero-filled space.
+    pub bytes: u64,
+}
+
+/// The end of a log that was closed in good order, and can be appended to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CleanEnd {
+    /// Number of the segment.
+    pub number: u64,
+    /// Its salt.
+    pub salt: u64,
+    /// Where its last frame ends.
+    pub length: u64,
+    /// Where the file ends: after the copy of the last mark, if it has one.
+    pub file_length: u64,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Id of the data directory; `None` for an empty one.
+    pub directory: Option<[u8; 16]>,
+    /// Number of the snapshot that was read.
+    pub snapshot: Option<u64>,
+    /// Its size in bytes, or 0.
+    pub snapshot_bytes: u64,
+    /// Numbers of the segments that were read.
+    pub segments: Vec<u64>,
+    /// Their size without zero-filled space, in bytes.
+    pub log_bytes: u64,
+    /// Events that were read.
+    pub events: u64,
+    /// Frames of segments that were read, without marks.
+    pub frames: u64,
+    /// Sequence number of the next event.
+    pub next_sequence: u64,
+    /// The latest instant in snapshot and log.
+    pub last_instant: Millis,
+    /// A torn end, if there is one.
+    pub torn: Option<Torn>,
+    /// Set when the log was closed in good order.
+    pub clean: Option<CleanEnd>,
+    /// Files of ours that count for nothing: unfinished ones, and those that the snapshot stands for.
+    pub leftovers: Vec<PathBuf>,
+    /// The highest number in use, of a segment or snapshot.
+    pub highest_number: u64,
+}
+
+/// A damaged place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it; `None` when the file is missing.
+    pub offset: Option<u64>,
+    /// What is wrong there.
+    pub what: String,
+}
+
+impl From<Damage> for Error {
+    fn from(damage: Damage) -> Error {
+        Error::new(Kind::Corrupt, format!("{damage}; nothing was changed; {WAY_OUT}"))
+    }
+}
+
+impl Damage {
+    /// At this offset.
+    pub fn at(file: &Path, offset: u64, what: impl Into<String>) -> Damage {
+        Damage { file: file.to_owned(), offset: Some(offset), what: what.into() }
+    }
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let file = self.file.display();
+        match self.offset {
+            Some(offset) => write!(f, "{file} is damaged at offset {offset}: {}", self.what),
+            None => write!(f, "{file} is missing: {}", self.what),
+        }
+    }
+}
+
+/// What to do about corruption.
+const WAY_OUT: &str = "restore the file from a backup, or save what stands before with `flint log repair --to NEWDIR`";
+
+/// Why reading ended early.
+#[derive(Debug)]
+pub enum Stop {
+    /// At a damaged place: what is before it was read.
+    Damaged(Damage),
+    /// Something else.
+    Failed(Error),
+}
+
+impl From<Damage> for Stop {
+    fn from(damage: Damage) -> Stop {
+        Stop::Damaged(damage)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl From<Stop> for Error {
+    fn from(stop: Stop) -> Error {
+        match stop {
+            Stop::Damaged(damage) => damage.into(),
+            Stop::Failed(error) => error,
+        }
+    }
+}
+
+pub type Step<T> = std::result::Result<T, Stop>;
+
+/// Our files in a data directory.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Numbers of the snapshots, ascending.
+    pub snapshots: Vec<u64>,
+    /// Numbers of the segments, ascending.
+    pub segments: Vec<u64>,
+    /// Files that count for nothing.
+    pub unfinished: Vec<PathBuf>,
+}
+
+impl Files {
+    pub fn list(dir: &Path, disk: &dyn ReadDisk) -> Result<Files> {
+        let mut files = Files::default();
+        for name in disk.list(dir).map_err(|error| Error::io("list", dir, &error))? {
+            match Name::parse(&name) {
+                Some(Name::Snapshot(number)) => files.snapshots.push(number),
+                Some(Name::Segment(number)) => files.segments.push(number),
+                None if Name::is_unfinished(&name) => files.unfinished.push(dir.join(&name)),
+                None => {}
+            }
+        }
+        files.snapshots.sort_unstable();
+        files.segments.sort_unstable();
+        Ok(files)
+    }
+
+    /// The segments that follow a snapshot, or all of them.
+    pub fn after(&self, snapshot: Option<u64>) -> &[u64] {
+        let first = snapshot.unwrap_or(0);
+        &self.segments[self.segments.partition_point(|number| *number < first)..]
+    }
+}

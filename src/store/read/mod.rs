@@ -1,0 +1,7 @@
+//! Reading a data directory. Changes no file.
+//!
+//! Arrows go down this list: `repair`, `recovery`, `found`.
+
+pub mod found;
+pub mod recovery;
+pub mod repair;

@@ -1,0 +1,318 @@
+//! Decoders under mutated inputs, on the stable toolchain.
+//!
+//! Each target is a plain function of bytes that panics where something does not hold, so that any fuzzer can drive it. A
+//! new target is such a function, its valid inputs, and a row of [`TARGETS`].
+//!
+//! A short run is a test like any other. The long run is
+//! `FLINT_FUZZ_SECONDS=600 cargo test --test fuzz -- --ignored --nocapture`; with `FLINT_FUZZ_SEED` it takes the same steps
+//! again, with `FLINT_FUZZ_TARGET` only one target. What a target does not survive is printed in hexadecimal digits, and
+//! `FLINT_FUZZ_INPUT` gives such digits to the target again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use flint::limit::StateParts;
+use flint::store::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
+use flint::store::record::{self, Decoder, Entry, Event, Record};
+use flint::{Algorithm, Limit};
+
+struct Target {
+    name: &'static str,
+    run: fn(&[u8]),
+    /// Valid inputs, from which all others are made.
+    inputs: fn() -> Vec<Vec<u8>>,
+}
+
+const TARGETS: [Target; 2] = [
+    Target { name: "frame", run: fuzz_frame, inputs: frame_inputs },
+    Target { name: "record", run: fuzz_record, inputs: record_inputs },
+];
+
+/// A salt, and then what may be a file's header, a frame, or what follows a damaged place.
+fn fuzz_frame(data: &[u8]) {
+    let Some((salt, bytes)) = data.split_first_chunk() else { return };
+    let salt = u64::from_le_bytes(*salt);
+    for kind in [FileKind::Segment, FileKind::Snapshot] {
+        file_header(bytes, kind);
+        frame_at_begin(bytes, salt, kind);
+        for (offset, header, payload) in frame::scan(bytes, salt, kind) {
+            assert_eq!(frame::open(&bytes[offset..], salt, kind), Some((header, payload)));
+        }
+        // The same with checksums that are right: what is checked after them is reached, too.
+        if let Some(header) = bytes.first_chunk::<FILE_HEADER>() {
+            let mut header = *header;
+            let crc = crc32fast::hash(&header[..60]);
+            header[60..].copy_from_slice(&crc.to_le_bytes());
+            file_header(&header, kind);
+        }
+        if bytes.len() >= FRAME_HEADER {
+            let mut sealed = bytes.to_vec();
+            sealed[..4].copy_from_slice(b"FLfr");
+            sealed[8..12].copy_from_slice(&((bytes.len() - FRAME_HEADER) as u32).to_le_bytes());
+            let crc = crc32fast::hash(&[&salt.to_le_bytes(), &sealed[8..]].concat());
+            sealed[4..8].copy_from_slice(&crc.to_le_bytes());
+            let fits = bytes.len() - FRAME_HEADER <= kind.max_payload();
+            assert_eq!(frame_at_begin(&sealed, salt, kind), fits);
+        }
+    }
+    let durable = frame::scan(bytes, salt, FileKind::Segment).map(|(_, header, _)| header.durable).max();
+    assert_eq!(frame::highest_durable(bytes, salt), durable);
+    if let Some((end, mark)) = frame::lone_mark(bytes, salt) {
+        assert_eq!((mark.records, frame::without_zeros(&bytes[end..])), (0, 0));
+    }
+    let length = frame::without_zeros(bytes);
+    assert!(bytes[length..].iter().all(|byte| *byte == 0) && bytes[..length].last() != Some(&0));
+}
+
+/// A header that is read is written as it was read, except for what is reserved.
+fn file_header(bytes: &[u8], kind: FileKind) {
+    if let Ok(header) = FileHeader::decode(bytes, kind) {
+        assert_eq!(FileHeader::decode(&header.encode(), kind), Ok(header));
+    }
+}
+
+/// A frame that is read is written byte for byte as it was read. Returns whether there is one.
+fn frame_at_begin(bytes: &[u8], salt: u64, kind: FileKind) -> bool {
+    let Some((header, payload)) = frame::open(bytes, salt, kind) else { return false };
+    let mut sealed = [&[0; FRAME_HEADER], payload].concat();
+    frame::seal(&mut sealed, &header, salt);
+    assert_eq!(sealed, bytes[..sealed.len()]);
+    true
+}
+
+/// The base of the instants, and then the payload of a frame. A record that is read can be written, in no more bytes, and
+/// is then the same.
+fn fuzz_record(data: &[u8]) {
+    let Some((base, payload)) = data.split_first_chunk() else { return };
+    let base = u64::from_le_bytes(*base);
+    let mut decoder = Decoder::new(payload, base);
+    while !decoder.is_empty() {
+        let before = decoder.remaining();
+        let Ok(record) = decoder.read() else { return };
+        let bytes = encoded(&record, base);
+        assert!(bytes.len() <= before - decoder.remaining(), "{record:?}");
+        let mut again = Decoder::new(&bytes, base);
+        assert_eq!(again.read(), Ok(record));
+        assert!(again.is_empty());
+    }
+}
+
+fn encoded(record: &Record<'_>, base: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match record {
+        Record::Event(event) => record::encode_event(&mut bytes, event, base),
+        Record::Entry(entry) => record::encode_entry(&mut bytes, entry),
+        Record::End { limits, now } => record::encode_end(&mut bytes, *limits, *now),
+    }
+    bytes
+}
+
+const BASE: u64 = 1_800_000_000_000;
+
+/// Records of each kind and algorithm.
+fn records() -> Vec<Record<'static>> {
+    let limit = |algorithm| Limit::new(100, 60_000, algorithm, None).unwrap();
+    let (id, at, key) = (300, BASE + 200, "route:/v1/ключ");
+    let mut records: Vec<_> = Algorithm::ALL
+        .into_iter()
+        .flat_map(|algorithm| {
+            let limit = limit(algorithm);
+            let state = match algorithm {
+                Algorithm::TokenBucket => StateParts::Bucket { whole: 7, part: 59_999, at },
+                Algorithm::SlidingWindowLog => StateParts::Events(vec![(at - 1, 3), (at, 200)]),
+                Algorithm::FixedWindowCounter => StateParts::Window { start: at, used: 100 },
+                Algorithm::SlidingWindowCounter => StateParts::Pair { start: at, previous: 1, current: 2 },
+            };
+            let (totals, times) = ([1, 200, 30_000, u64::MAX], [Some(at), None, Some(0)]);
+            [
+                Record::Event(Event::Created { id, shard: 255, at, limit, key }),
+                Record::Event(Event::Reconfigured { id, at, limit }),
+                Record::Entry(Entry { id, shard: 0, limit, state, totals, times, key }),
+            ]
+        })
+        .collect();
+    let events = [
+        Event::Removed { id, at },
+        Event::Spent { id: record::MAX_ID, cost: 1, at },
+        Event::SpentAll { at, items: vec![(1, 1), (id, 1_000_000)] },
+        Event::Denied { id, total: 5, cost: 500, last: Some(at) },
+        Event::Reset { id, at },
+        Event::Marker { snapshot: 2, shard: 17 },
+    ];
+    records.extend(events.map(Record::Event));
+    records.push(Record::End { limits: 12, now: at });
+    records
+}
+
+fn record_inputs() -> Vec<Vec<u8>> {
+    let records: Vec<Vec<u8>> = records().iter().map(|record| encoded(record, BASE)).collect();
+    let all = records.concat();
+    records.into_iter().chain([all]).map(|payload| [&BASE.to_le_bytes()[..], &payload].concat()).collect()
+}
+
+fn frame_inputs() -> Vec<Vec<u8>> {
+    const SALT: u64 = 99;
+    let sealed = |payload: &[u8], records, clean| {
+        let mut bytes = [&[0; FRAME_HEADER], payload].concat();
+        frame::seal(&mut bytes, &FrameHeader { records, clean, first: 7, durable: 6, base: BASE }, SALT);
+        bytes
+    };
+    let header = |kind, complete| {
+        FileHeader { kind, complete, number: 3, directory: [5; 16], salt: SALT, first: 1_000_000 }.encode().to_vec()
+    };
+    let (batch, mark) = (sealed(b"some records", 3, false), sealed(b"", 0, true));
+    let inputs = [
+        header(FileKind::Segment, false),
+        header(FileKind::Snapshot, true),
+        [&batch[..], &mark, &[0; 100]].concat(),
+        [&[0; 50][..], &mark, &[0; 50]].concat(),
+        [b"FLfr damaged FLfr", &batch[..], &batch, &[0; 9]].concat(),
+        batch,
+    ];
+    inputs.map(|bytes| [&SALT.to_le_bytes()[..], &bytes].concat()).into()
+}
+
+/// Numbers that look random and are the same for the same seed (SplitMix64).
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+
+    /// A part of this length.
+    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
+        let begin = self.below(length + 1);
+        begin..begin + self.below((length - begin).min(24) + 1)
+    }
+}
+
+/// Changes one input, with a part of another one where it takes one.
+fn mutate(bytes: &mut Vec<u8>, other: &[u8], chance: &mut Chance) {
+    const EDGES: [u8; 8] = [0, 1, 0x7f, 0x80, 0x81, 0xfe, 0xff, b'F'];
+    match chance.below(8) {
+        0 | 1 if !bytes.is_empty() => {
+            let bit = chance.below(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        2 if !bytes.is_empty() => {
+            let at = chance.below(bytes.len());
+            bytes[at] = EDGES[chance.below(EDGES.len())];
+        }
+        3 => bytes.truncate(chance.below(bytes.len() + 1)),
+        4 => drop(bytes.drain(chance.range(bytes.len()))),
+        // Up to ten bytes of an integer.
+        5 => {
+            let number = (1_u64 << chance.below(64)).wrapping_sub(chance.below(3) as u64);
+            let mut rest = number;
+            let mut digits = Vec::new();
+            while rest >= 0x80 {
+                digits.push(rest as u8 | 0x80);
+                rest >>= 7;
+            }
+            digits.push(rest as u8);
+            drop(bytes.splice(chance.range(bytes.len()), digits));
+        }
+        // A part of the other, in place of a part of this.
+        6 => drop(bytes.splice(chance.range(bytes.len()), other[chance.range(other.len())].iter().copied())),
+        // The begin of this and the end of the other.
+        _ => {
+            bytes.truncate(chance.below(bytes.len() + 1));
+            bytes.extend_from_slice(&other[chance.below(other.len() + 1)..]);
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Gives the target an input, and prints what it does not survive.
+fn survive(target: &Target, input: &[u8], which: &str) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (target.run)(input))) {
+        eprintln!("{} does not survive {which}: {}", target.name, hex(input));
+        resume_unwind(panic);
+    }
+}
+
+/// Runs the target as long as `goes_on` says after so many inputs. Returns how many there were.
+fn drive(target: &Target, seed: u64, mut goes_on: impl FnMut(u64) -> bool) -> u64 {
+    let valid = (target.inputs)();
+    valid.iter().for_each(|input| survive(target, input, "a valid input"));
+    let mut chance = Chance(seed);
+    let mut count = 0;
+    while goes_on(count) {
+        let mut input = valid[chance.below(valid.len())].clone();
+        for _ in 0..=chance.below(6) {
+            mutate(&mut input, &valid[chance.below(valid.len())], &mut chance);
+        }
+        survive(target, &input, &format!("input {count} of seed {seed}"));
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn inputs_are_survived_for_a_moment() {
+    for target in &TARGETS {
+        drive(target, 1, |count| count < 30_000);
+    }
+}
+
+/// Valid inputs do what they are for: they are read to their end, and mutations reach records and frames, not only errors.
+#[test]
+fn mutations_leave_some_inputs_valid() {
+    let records = record_inputs();
+    for input in &records {
+        let mut decoder = Decoder::new(&input[8..], BASE);
+        while !decoder.is_empty() {
+            decoder.read().unwrap();
+        }
+    }
+    let mut chance = Chance(2);
+    let mut read = 0;
+    for _ in 0..1000 {
+        let mut input = records[chance.below(records.len())].clone();
+        mutate(&mut input, &records[chance.below(records.len())], &mut chance);
+        read += u32::from(input.len() > 8 && Decoder::new(&input[8..], BASE).read().is_ok());
+    }
+    assert!((100..1000).contains(&read), "{read} of 1000");
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn number(name: &str) -> Option<u64> {
+    variable(name).map(|value| value.parse().unwrap_or_else(|error| panic!("{name}={value}: {error}")))
+}
+
+#[test]
+#[ignore = "runs for FLINT_FUZZ_SECONDS, 600 by default"]
+fn inputs_are_survived_for_long() {
+    let wanted = variable("FLINT_FUZZ_TARGET");
+    let targets: Vec<&Target> =
+        TARGETS.iter().filter(|target| wanted.as_ref().is_none_or(|wanted| wanted == target.name)).collect();
+    assert!(!targets.is_empty(), "FLINT_FUZZ_TARGET names none of {:?}", TARGETS.map(|target| target.name));
+    if let Some(digits) = variable("FLINT_FUZZ_INPUT") {
+        let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        let input: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+        return targets.iter().for_each(|target| survive(target, &input, "FLINT_FUZZ_INPUT"));
+    }
+    let seconds = number("FLINT_FUZZ_SECONDS").unwrap_or(600);
+    let seed = number("FLINT_FUZZ_SEED")
+        .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64);
+    for target in &targets {
+        let end = Instant::now() + Duration::from_secs(seconds) / targets.len() as u32;
+        let count = drive(target, seed, |count| !count.is_multiple_of(256) || Instant::now() < end);
+        println!("{}: {count} inputs of seed {seed} survived", target.name);
+    }
+}
