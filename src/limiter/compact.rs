@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use super::Core;
+use super::core::Core;
 use super::entry::Entry;
 use super::report::Compaction;
 use crate::error::{Error, Kind, Result};

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use proptest::prelude::*;
 

@@ -5,8 +5,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use super::core::{Core, shard_of};
 use super::entry::Table;
-use super::{Core, shard_of};
 use crate::clock::Millis;
 use crate::error::Result;
 use crate::store::record::{Event, MAX_FIXED};
