@@ -119,11 +119,16 @@ impl Entry {
 
     /// All there is to say of the limit at `now`.
     pub fn status(&mut self, now: Millis) -> Status {
+        self.status_of(self.key.to_string(), now)
+    }
+
+    /// As [`Entry::status`], with its key, which the caller has.
+    pub fn status_of(&mut self, key: String, now: Millis) -> Status {
         self.state.advance(&self.limit, now);
         let (remaining, reset_at) = self.state.glance(&self.limit, now);
         let [last_allowed_at, last_denied_at, last_reset_at] = self.times.map(|time| time.checked_sub(1));
         Status {
-            key: self.key.to_string(),
+            key,
             limit: self.limit,
             remaining,
             reset_at,
@@ -195,6 +200,11 @@ impl Table {
     /// All limits, in no order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.entries.iter_mut().map(|entry| &mut **entry)
+    }
+
+    /// Their keys, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| &*entry.key)
     }
 
     /// How many there are.

@@ -24,7 +24,10 @@ mod entry;
 mod fault_tests;
 mod inspect;
 mod later;
+mod least;
 mod list;
+#[cfg(test)]
+mod list_tests;
 mod repair;
 mod replay;
 mod report;
@@ -43,7 +46,7 @@ pub use self::entry::Totals;
 pub use self::inspect::{dump, history, verify};
 #[doc(hidden)]
 pub use self::later::Later;
-pub use self::list::{By, Page};
+pub use self::list::{By, Listing, Page};
 pub use self::repair::{Repair, repair};
 pub use self::report::{
     AllDecision, Compaction, Decision, Status, write_many, write_number, write_statuses, write_text,
