@@ -172,8 +172,9 @@ pub struct Table {
     pub decisions: (u64, u64),
     /// Hash and id of the limits with denials that the log does not know of.
     pub unlogged: Vec<(u64, u64)>,
-    /// Configurations that are not known to be on disk: under way, or given up.
-    pub unconfirmed: usize,
+    /// Configurations that were queued for the log, and how many of them are known to be on disk: in this order, since
+    /// records of a shard are queued under its lock.
+    configured: (u64, u64),
 }
 
 impl Table {
@@ -205,6 +206,22 @@ impl Table {
     /// Their keys, in no order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| &*entry.key)
+    }
+
+    /// Counts a configuration that was queued for the log. Returns its number.
+    pub fn count_configured(&mut self) -> u64 {
+        self.configured.0 += 1;
+        self.configured.0
+    }
+
+    /// The number of the last configuration, if it is not known to be on disk: under way, or not waited for any more.
+    pub fn unconfirmed(&self) -> Option<u64> {
+        (self.configured.0 > self.configured.1).then_some(self.configured.0)
+    }
+
+    /// Notes that the configuration of this number is on disk, and so all before it.
+    pub fn confirm(&mut self, number: u64) {
+        self.configured.1 = self.configured.1.max(number);
     }
 
     /// How many there are.

@@ -247,15 +247,16 @@ impl Limiter {
         let hash = core.hash(key);
         let shard = shard_of(hash);
         // Every worker process of a web application does this at its start; it needs no room in the log.
-        if let Some(confirmed) = core.is_configured(&mut core.shards[shard].lock(), hash, key, &limit) {
-            return core.confirm(confirmed);
+        let same = core.same_values(&mut core.shards[shard].lock(), hash, key, &limit);
+        if let Some(unconfirmed) = same {
+            return core.confirm(shard, unconfirmed);
         }
         let waiter = Waiter::take();
         let mut reservation = core.reserve(1, MAX_FIXED + key.len())?;
         let mut table = core.shards[shard].lock();
-        if let Some(confirmed) = core.is_configured(&mut table, hash, key, &limit) {
+        if let Some(unconfirmed) = core.same_values(&mut table, hash, key, &limit) {
             drop((table, reservation));
-            return core.confirm(confirmed);
+            return core.confirm(shard, unconfirmed);
         }
         let now = core.clock.now();
         let created = match table.get(hash, key) {
@@ -274,11 +275,11 @@ impl Limiter {
                 true
             }
         };
-        table.unconfirmed += 1;
+        let number = table.count_configured();
         drop(table);
         drop(reservation);
         core.wait(&waiter)?;
-        core.shards[shard].lock().unconfirmed -= 1;
+        core.shards[shard].lock().confirm(number);
         Ok(created)
     }
 
@@ -419,16 +420,18 @@ impl Drop for Limiter {
 }
 
 impl Core {
-    /// Whether the limit has these values, and if so, whether that is known to be on disk.
-    fn is_configured(&self, table: &mut Table, hash: u64, key: &str, limit: &Limit) -> Option<bool> {
-        let confirmed = table.unconfirmed == 0;
-        table.get(hash, key).filter(|entry| entry.limit == *limit).map(|_| confirmed)
+    /// Whether the limit has these values, and if so, the configuration of its shard that is not known to be on disk.
+    fn same_values(&self, table: &mut Table, hash: u64, key: &str, limit: &Limit) -> Option<Option<u64>> {
+        table.get(hash, key).is_some_and(|entry| entry.limit == *limit).then(|| table.unconfirmed())
     }
 
-    /// Answers that nothing had to be changed, once what somebody else may still be waiting for is durable.
-    fn confirm(&self, confirmed: bool) -> Result<bool> {
-        if !confirmed {
+    /// Answers that nothing had to be changed, once what somebody else may still be waiting for is durable. To be called
+    /// holding no lock.
+    fn confirm(&self, shard: usize, unconfirmed: Option<u64>) -> Result<bool> {
+        if let Some(number) = unconfirmed {
             self.log()?.sync()?;
+            // Whoever queued it may have given up waiting; without this all who come later would sync again.
+            self.shards[shard].lock().confirm(number);
         }
         Ok(false)
     }
