@@ -10,7 +10,8 @@ use super::core::{Core, shard_of};
 use super::entry::{Entry, Table};
 use super::later::{Later, Wait};
 use super::report::{AllDecision, Decision};
-use crate::bounds::MAX_ITEMS;
+use crate::bounds::{MAX_ITEMS, SHARDS};
+use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 use crate::limit::{validate_cost, validate_key};
 use crate::store::Reservation;
@@ -18,6 +19,13 @@ use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
 
 /// Items of a `check_many` that are decided under one reservation.
 const MANY_STEP: usize = 64;
+
+/// What one decision is about.
+struct Item<'a> {
+    hash: u64,
+    key: &'a str,
+    cost: u64,
+}
 
 impl Limiter {
     /// Asks whether `cost` units may be spent now, and spends them if so.
@@ -37,9 +45,12 @@ impl Limiter {
         let hash = core.hash(key);
         let wait = Wait::by(core.sync, later);
         let mut reservation = core.reserve_for(later, 1, MAX_FIXED)?;
-        let table = core.lock_for(later, shard_of(hash))?;
-        let decision = core.decide(table, hash, key, cost, &mut reservation, &wait)?;
+        let mut table = core.lock_for(later, shard_of(hash))?;
+        let now = core.clock.now();
+        let decision = core.decide(&mut table, Item { hash, key, cost }, now, &mut reservation, &wait);
+        drop(table);
         drop(reservation);
+        let decision = decision?;
         if decision.allowed {
             core.finish(&wait)?;
         }
@@ -135,30 +146,12 @@ impl Limiter {
     pub fn check_many_for(&self, items: &[(&str, u64)], later: Option<&Later<'_>>) -> Result<Vec<Result<Decision>>> {
         let core = &*self.core;
         validate_count(items)?;
-        let mut results = Vec::with_capacity(items.len());
-        let mut spent = false;
-        // Reserved in steps, so that many such requests at once find room beside each other; but at once where a later
-        // step could not be waited for.
-        let step = later.map_or(MANY_STEP, |_| items.len());
-        for step in items.chunks(step) {
-            let mut reservation = core.reserve_for(later, step.len(), step.len() * MAX_FIXED)?;
-            for (key, cost) in step {
-                let decision = validate_key(key).and_then(|()| {
-                    let hash = core.hash(key);
-                    // What was decided can't be taken back: this waits for the lock, whoever asks.
-                    let table = core.shards[shard_of(hash)].lock();
-                    core.decide(table, hash, key, *cost, &mut reservation, &Wait::Not)
-                });
-                match decision {
-                    Err(error) if matches!(error.kind(), Kind::LogFailed | Kind::Overloaded) => return Err(error),
-                    decision => {
-                        spent |= decision.as_ref().is_ok_and(|decision| decision.allowed);
-                        results.push(decision);
-                    }
-                }
-            }
-        }
+        let results = match later {
+            Some(later) => core.decide_many_now(items, later)?,
+            None => core.decide_many(items)?,
+        };
         let wait = Wait::by(core.sync, later);
+        let spent = results.iter().flatten().any(|decision| decision.allowed);
         if spent && let Some(pending) = wait.pending() {
             core.log()?.sync_later(pending);
             core.finish(&wait)?;
@@ -168,18 +161,67 @@ impl Limiter {
 }
 
 impl Core {
+    /// Decides each item by itself. Room in the log is reserved in steps, so that many such requests at once find some
+    /// beside each other.
+    fn decide_many(&self, items: &[(&str, u64)]) -> Result<Vec<Result<Decision>>> {
+        let mut results = Vec::with_capacity(items.len());
+        for step in items.chunks(MANY_STEP) {
+            let mut reservation = self.reserve(step.len(), step.len() * MAX_FIXED)?;
+            for (key, cost) in step {
+                results.push(validate_key(key).and_then(|()| {
+                    let hash = self.hash(key);
+                    let mut table = self.shards[shard_of(hash)].lock();
+                    let now = self.clock.now();
+                    self.decide(&mut table, Item { hash, key, cost: *cost }, now, &mut reservation, &Wait::Not)
+                }));
+            }
+        }
+        Ok(results)
+    }
+
+    /// As [`Core::decide_many`], without waiting. What was decided can't be taken back, so all that could have to be waited
+    /// for is had before the first decision.
+    fn decide_many_now(&self, items: &[(&str, u64)], later: &Later<'_>) -> Result<Vec<Result<Decision>>> {
+        let hash = |key: &str| validate_key(key).map(|()| self.hash(key));
+        let hashes: Vec<Result<u64>> = items.iter().map(|(key, _)| hash(key)).collect();
+        // Items of each shard that are still to be decided.
+        let mut left = [0u16; SHARDS];
+        for hash in hashes.iter().flatten() {
+            left[shard_of(*hash)] += 1;
+        }
+        let mut reservation = self.reserve_for(Some(later), items.len(), items.len() * MAX_FIXED)?;
+        let mut tables = [const { None }; SHARDS];
+        for shard in (0..SHARDS).filter(|shard| left[*shard] > 0) {
+            tables[shard] = Some(self.lock_for(Some(later), shard)?);
+        }
+        let now = self.clock.now();
+        let decide = |(hash, (key, cost)): (Result<u64>, &(&str, u64))| {
+            let hash = hash?;
+            let shard = shard_of(hash);
+            let Some(table) = &mut tables[shard] else {
+                return Err(Error::new(Kind::Internal, "a check without its shard"));
+            };
+            let decision = self.decide(table, Item { hash, key, cost: *cost }, now, &mut reservation, &Wait::Not);
+            left[shard] -= 1;
+            if left[shard] == 0 {
+                // Whoever waits for it need not wait for the other items.
+                tables[shard] = None;
+            }
+            decision
+        };
+        Ok(hashes.into_iter().zip(items).map(decide).collect())
+    }
+
     fn decide(
         &self,
-        mut table: MutexGuard<'_, Table>,
-        hash: u64,
-        key: &str,
-        cost: u64,
+        table: &mut Table,
+        Item { hash, key, cost }: Item<'_>,
+        now: Millis,
         reservation: &mut Reservation<'_>,
         wait: &Wait<'_>,
     ) -> Result<Decision> {
         let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
         validate_cost(key, &entry.limit, cost)?;
-        let now = self.clock.now();
         entry.state.advance(&entry.limit, now);
         let quote = entry.state.quote(&entry.limit, now, cost);
         let decision = Decision::new(quote, entry.limit, cost, now);
@@ -188,7 +230,7 @@ impl Core {
             entry.allow(now, cost);
             table.decisions.0 += 1;
         } else {
-            self.count_denial(&mut table, hash, key, now, cost);
+            self.count_denial(table, hash, key, now, cost);
         }
         Ok(decision)
     }

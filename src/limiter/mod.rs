@@ -11,6 +11,8 @@
 
 mod build;
 mod check;
+#[cfg(test)]
+mod check_tests;
 mod compact;
 mod core;
 #[cfg(test)]
