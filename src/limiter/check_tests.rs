@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::tests::{START, all, limit, options};
 use super::*;
+use crate::error::Kind;
 use crate::limit::Algorithm;
 use crate::store::Settle;
 

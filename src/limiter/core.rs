@@ -5,7 +5,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(super) struct Core {
     /// Set when there are denials that the log does not know of, to wake the helper that writes them.
     pub(super) unlogged: AtomicBool,
     pub(super) unlogged_helper: Mutex<Option<thread::Thread>>,
+    /// Set when a helper has ended that should not: what is not done any more.
+    pub(super) helper_ended: OnceLock<&'static str>,
     pub(super) flush_every: Duration,
     /// Size of the log when it was opened, in bytes.
     pub(super) found_bytes: u64,

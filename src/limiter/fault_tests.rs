@@ -1,13 +1,16 @@
 //! Tests on disks that fail, are full, or do their work piece by piece.
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::tests::{START, all, copy, limit, options, recovered};
 use super::*;
+use crate::error::Kind;
 use crate::limit::Algorithm;
 use crate::store::disk::{retry_interrupted, write_fully};
 
@@ -15,7 +18,7 @@ use crate::store::disk::{retry_interrupted, write_fully};
 const PANICS: i32 = -1;
 
 /// A disk whose calls fail from the k-th one on, or only that one.
-struct FaultyDisk {
+pub(super) struct FaultyDisk {
     left: AtomicI64,
     error: i32,
     only_once: bool,
@@ -24,10 +27,12 @@ struct FaultyDisk {
     sync_fails: AtomicBool,
     /// Stalls each fdatasync while it is locked.
     stall: Mutex<()>,
+    /// What the next calls of the thread that compacts panic with.
+    pub(super) compaction_panics: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 impl FaultyDisk {
-    fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
+    pub(super) fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
         Arc::new(FaultyDisk {
             left: AtomicI64::new(after),
             error,
@@ -35,10 +40,17 @@ impl FaultyDisk {
             failed: AtomicU32::new(0),
             sync_fails: AtomicBool::new(false),
             stall: Mutex::new(()),
+            compaction_panics: Mutex::default(),
         })
     }
 
     fn step<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if thread::current().name() == Some("flint-compact") {
+            let panic = self.compaction_panics.lock().unwrap().pop();
+            if let Some(panic) = panic {
+                std::panic::resume_unwind(panic);
+            }
+        }
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
         if left == 0 || (left < 0 && !self.only_once) {
             self.failed.fetch_add(1, Ordering::SeqCst);

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::list::Listing;
 use super::tests::{START, all, limit, options};
 use super::*;
+use crate::error::Kind;
 use crate::limit::Algorithm;
 
 fn open(dir: &Path, clock: &Clock) -> Limiter {

@@ -24,6 +24,9 @@ mod damage_tests;
 mod entry;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod helper_tests;
+mod helpers;
 mod inspect;
 mod later;
 mod least;
@@ -40,8 +43,8 @@ mod unlogged;
 use std::hash::RandomState;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 pub use self::check::validate_items;
 pub use self::entry::Totals;
@@ -59,7 +62,7 @@ use self::core::{Core, Shard, shard_of};
 use self::entry::{Entry, Table};
 use self::replay::Replayed;
 use crate::clock::Clock;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::limit::{Limit, validate_key};
 use crate::store::record::{Event, MAX_FIXED};
 use crate::store::{self, DirectoryLock, Disk, Health, Pending, Policy, Store, SystemDisk, Waiter};
@@ -165,6 +168,8 @@ pub struct Report {
     pub compactions: u64,
     /// Why the last compaction failed, if it did.
     pub compaction_error: Option<String>,
+    /// What is not done any more since a thread has ended that should not.
+    pub helper_ended: Option<&'static str>,
     /// Checks allowed and denied since the start.
     pub decisions: (u64, u64),
 }
@@ -183,6 +188,7 @@ impl Report {
         if let Some(error) = &self.compaction_error {
             problems.push(format!("the last compaction failed: {error}"));
         }
+        problems.extend(self.helper_ended.map(str::to_owned));
         problems
     }
 }
@@ -230,12 +236,16 @@ impl Limiter {
             writing_denials: Mutex::new(()),
             unlogged: AtomicBool::new(false),
             unlogged_helper: Mutex::new(None),
+            helper_ended: OnceLock::new(),
             flush_every,
             found_bytes,
             compactions: AtomicU64::new(0),
         });
-        let helpers = if core.store.is_some() { start_helpers(&core)? } else { Vec::new() };
-        Ok(Limiter { core, helpers: Mutex::new(helpers) })
+        let limiter = Limiter { core, helpers: Mutex::default() };
+        if limiter.core.store.is_some() {
+            limiter.start_helpers()?;
+        }
+        Ok(limiter)
     }
 
     /// Configures a limit. Returns whether it is new. The same values again change nothing at all; new values take
@@ -367,11 +377,8 @@ impl Limiter {
             syncs: log.map_or_else(Default::default, |log| log.syncs().read()),
             free_bytes: fs4::available_space(&core.dir).ok(),
             compactions: core.compactions.load(Ordering::Relaxed),
-            // A compaction under way holds the lock; the one before it has told its end already.
-            compaction_error: match core.compaction.try_lock().as_deref() {
-                Ok(Some(Err(error))) => Some(error.to_string()),
-                _ => None,
-            },
+            compaction_error: core.last_compaction().and_then(Result::err).map(|error| error.to_string()),
+            helper_ended: core.helper_ended.get().copied(),
             decisions,
         }
     }
@@ -381,9 +388,14 @@ impl Limiter {
         self.core.sync
     }
 
-    /// How the log stands, and why, if not well. Cheap, and never waits for the disk.
+    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has ended. Cheap, and
+    /// never waits for the disk.
     pub fn health(&self) -> (Health, Option<String>) {
-        self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health())
+        let log = self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health());
+        match self.core.helper_ended.get() {
+            Some(ended) if log.0 == Health::Healthy => (Health::Failed, Some((*ended).to_owned())),
+            _ => log,
+        }
     }
 
     /// Notes the URL of the server that serves this limiter, for other processes to find.
@@ -452,21 +464,4 @@ impl Core {
         drop(reservation);
         self.wait(&waiter)
     }
-}
-
-/// Starts the threads that write denials and that compact when the log has grown.
-fn start_helpers(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
-    let spawn = |name: &str, run: fn(&Core)| {
-        let core = Arc::clone(core);
-        thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(crate::bounds::STACK_BYTES)
-            .spawn(move || run(&core))
-            .map_err(|error| Error::new(Kind::Io, format!("cannot start thread {name}: {error}")))
-    };
-    let denials = spawn("flint-denials", Core::denials_loop)?;
-    *core.unlogged_helper.lock().unwrap_or_else(PoisonError::into_inner) = Some(denials.thread().clone());
-    let compactor = spawn("flint-compact", Core::compaction_loop)?;
-    core.log()?.set_compactor(compactor.thread().clone());
-    Ok(vec![denials, compactor])
 }

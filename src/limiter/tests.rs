@@ -9,6 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Kind;
 use crate::limit::Algorithm;
 
 pub(super) const START: u64 = 1_800_000_000_000;
