@@ -45,7 +45,10 @@ impl Core {
         }
         self.compactions_begun.store(begun + 1, Ordering::Release);
         // For those who wait for it, should it never come to its end.
-        *last = Some(Err(Error::new(Kind::Internal, "it panicked, which is a defect of Flint; please report it")));
+        *last = Some(Err(Error::new(
+            Kind::Internal,
+            "the compaction panicked, which is a defect of Flint; please report it",
+        )));
         let result = self.compact_locked();
         self.compactions.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
         *last = Some(result.clone());

@@ -35,7 +35,9 @@ fn a_compaction_that_panics_is_told_of_and_followed_by_others() {
     check_until(&limiter, |report| report.compaction_error.is_some());
     let report = limiter.report();
     assert_eq!(report.compactions, 0);
-    assert!(report.problems().iter().any(|problem| problem.contains("the last compaction failed: it panicked")));
+    assert!(
+        report.problems().iter().any(|problem| problem.contains("the last compaction failed: the compaction panicked"))
+    );
     assert_eq!(limiter.health(), (Health::Healthy, None), "the thread goes on");
     check_until(&limiter, |report| report.compactions > 0);
     assert_eq!((limiter.report().compaction_error, limiter.report().helper_ended), (None, None));
