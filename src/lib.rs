@@ -24,7 +24,7 @@ pub mod store;
 pub use clock::Clock;
 pub use error::{Error, Kind, Result};
 pub use limit::{Algorithm, Limit};
-pub use limiter::{AllDecision, By, Decision, Limiter, Options, Page, Report, Status, SyncMode};
+pub use limiter::{AllDecision, By, Decision, Limiter, Listing, Options, Page, Report, Status, SyncMode};
 
 /// The Rust of README.md compiles.
 #[cfg(doctest)]

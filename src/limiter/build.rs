@@ -8,8 +8,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::thread;
 
+use super::core::shard_of;
 use super::entry::{Held, Table};
-use super::shard_of;
 use crate::bounds::SHARDS;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Opening, Store};

@@ -5,12 +5,12 @@
 //! happen outside every lock. When all is durable, the markers included, the snapshot gets its name N, and what is
 //! older than N is removed. Any failure before leaves the old files in force.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, TryLockError};
 use std::thread;
 use std::time::Instant;
 
-use super::Core;
+use super::core::Core;
 use super::entry::Entry;
 use super::report::Compaction;
 use crate::error::{Error, Kind, Result};
@@ -44,6 +44,11 @@ impl Core {
             return ended.clone();
         }
         self.compactions_begun.store(begun + 1, Ordering::Release);
+        // For those who wait for it, should it never come to its end.
+        *last = Some(Err(Error::new(
+            Kind::Internal,
+            "the compaction panicked, which is a defect of Flint; please report it",
+        )));
         let result = self.compact_locked();
         self.compactions.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
         *last = Some(result.clone());
@@ -88,23 +93,28 @@ impl Core {
         Ok(Compaction { log_bytes_before, log_bytes_after: log.bytes(), snapshot_bytes })
     }
 
-    /// The thread `flint-compact`: sleeps until the log has grown past its bound.
-    pub(super) fn compaction_loop(&self) {
-        while !self.closing.load(Ordering::Acquire) {
-            let wanted = self.log().is_ok_and(|log| log.take_compaction_request());
-            if !wanted {
-                thread::park();
-                continue;
-            }
-            match self.compact() {
-                Ok(done) => log::info!(
-                    "compacted the log from {} to {} bytes, snapshot {} bytes",
-                    done.log_bytes_before,
-                    done.log_bytes_after,
-                    done.snapshot_bytes
-                ),
-                Err(error) => log::warn!("the log could not be compacted and is kept as it is: {error}"),
-            }
+    /// How the last compaction ended. While one is under way nobody knows: the one before has told its end already.
+    pub(super) fn last_compaction(&self) -> Option<Result<Compaction>> {
+        match self.compaction.try_lock() {
+            Ok(last) => last.clone(),
+            Err(TryLockError::Poisoned(last)) => last.into_inner().clone(),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// A round of the thread `flint-compact`: sleeps until the log has grown past its bound.
+    pub(super) fn compaction_round(&self) {
+        if !self.log().is_ok_and(|log| log.take_compaction_request()) {
+            return thread::park();
+        }
+        match self.compact() {
+            Ok(done) => log::info!(
+                "compacted the log from {} to {} bytes, snapshot {} bytes",
+                done.log_bytes_before,
+                done.log_bytes_after,
+                done.snapshot_bytes
+            ),
+            Err(error) => log::warn!("the log could not be compacted and is kept as it is: {error}"),
         }
     }
 }

@@ -119,11 +119,16 @@ impl Entry {
 
     /// All there is to say of the limit at `now`.
     pub fn status(&mut self, now: Millis) -> Status {
+        self.status_of(self.key.to_string(), now)
+    }
+
+    /// As [`Entry::status`], with its key, which the caller has.
+    pub fn status_of(&mut self, key: String, now: Millis) -> Status {
         self.state.advance(&self.limit, now);
         let (remaining, reset_at) = self.state.glance(&self.limit, now);
         let [last_allowed_at, last_denied_at, last_reset_at] = self.times.map(|time| time.checked_sub(1));
         Status {
-            key: self.key.to_string(),
+            key,
             limit: self.limit,
             remaining,
             reset_at,
@@ -167,8 +172,9 @@ pub struct Table {
     pub decisions: (u64, u64),
     /// Hash and id of the limits with denials that the log does not know of.
     pub unlogged: Vec<(u64, u64)>,
-    /// Configurations that are not known to be on disk: under way, or given up.
-    pub unconfirmed: usize,
+    /// Configurations that were queued for the log, and how many of them are known to be on disk: in this order, since
+    /// records of a shard are queued under its lock.
+    configured: (u64, u64),
 }
 
 impl Table {
@@ -195,6 +201,27 @@ impl Table {
     /// All limits, in no order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.entries.iter_mut().map(|entry| &mut **entry)
+    }
+
+    /// Their keys, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| &*entry.key)
+    }
+
+    /// Counts a configuration that was queued for the log. Returns its number.
+    pub fn count_configured(&mut self) -> u64 {
+        self.configured.0 += 1;
+        self.configured.0
+    }
+
+    /// The number of the last configuration, if it is not known to be on disk: under way, or not waited for any more.
+    pub fn unconfirmed(&self) -> Option<u64> {
+        (self.configured.0 > self.configured.1).then_some(self.configured.0)
+    }
+
+    /// Notes that the configuration of this number is on disk, and so all before it.
+    pub fn confirm(&mut self, number: u64) {
+        self.configured.1 = self.configured.1.max(number);
     }
 
     /// How many there are.

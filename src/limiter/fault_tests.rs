@@ -1,13 +1,16 @@
 //! Tests on disks that fail, are full, or do their work piece by piece.
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::tests::{START, all, copy, limit, options, recovered};
 use super::*;
+use crate::error::Kind;
 use crate::limit::Algorithm;
 use crate::store::{ReadDisk, retry_interrupted, write_fully};
 
@@ -15,27 +18,39 @@ use crate::store::{ReadDisk, retry_interrupted, write_fully};
 const PANICS: i32 = -1;
 
 /// A disk whose calls fail from the k-th one on, or only that one.
-struct FaultyDisk {
+pub(super) struct FaultyDisk {
     left: AtomicI64,
     error: i32,
     only_once: bool,
     failed: AtomicU32,
     /// Makes the next fdatasync fail.
     sync_fails: AtomicBool,
+    /// Stalls each fdatasync while it is locked.
+    stall: Mutex<()>,
+    /// What the next calls of the thread that compacts panic with.
+    pub(super) compaction_panics: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 impl FaultyDisk {
-    fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
+    pub(super) fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
         Arc::new(FaultyDisk {
             left: AtomicI64::new(after),
             error,
             only_once,
             failed: AtomicU32::new(0),
             sync_fails: AtomicBool::new(false),
+            stall: Mutex::new(()),
+            compaction_panics: Mutex::default(),
         })
     }
 
     fn step<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if thread::current().name() == Some("flint-compact") {
+            let panic = self.compaction_panics.lock().unwrap().pop();
+            if let Some(panic) = panic {
+                std::panic::resume_unwind(panic);
+            }
+        }
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
         if left == 0 || (left < 0 && !self.only_once) {
             self.failed.fetch_add(1, Ordering::SeqCst);
@@ -67,6 +82,7 @@ impl Disk for FaultyDisk {
         .inspect_err(|_| drop(file.write_at(&bytes[..bytes.len() / 2], offset)))
     }
     fn sync_data(&self, file: &File) -> io::Result<()> {
+        drop(self.stall.lock().unwrap());
         if self.sync_fails.swap(false, Ordering::SeqCst) {
             return Err(io::Error::from_raw_os_error(self.error));
         }
@@ -338,15 +354,38 @@ fn a_limit_that_is_there_already_is_confirmed_only_when_it_is_on_disk() {
     let (ten, twenty) = (limit(10, Algorithm::FixedWindowCounter), limit(20, Algorithm::FixedWindowCounter));
     assert!(limiter.configure("safe", ten).unwrap());
     assert!(!limiter.configure("safe", ten).unwrap());
-    assert!(limiter.core.shards.iter().all(|shard| shard.lock().unconfirmed == 0));
-    // As after a configuration whose wait was given up: the next one waits for the disk instead.
-    limiter.core.shards.iter().for_each(|shard| shard.lock().unconfirmed = 1);
-    assert!(!limiter.configure("safe", ten).unwrap());
-    limiter.core.shards.iter().for_each(|shard| shard.lock().unconfirmed = 0);
+    assert!(limiter.core.shards.iter().all(|shard| shard.lock().unconfirmed().is_none()));
     disk.sync_fails.store(true, Ordering::SeqCst);
     assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
     assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
     assert_eq!(limiter.configure("lost", twenty).unwrap_err().kind(), Kind::LogFailed);
+}
+
+/// Takes as long as a request waits for the disk.
+#[test]
+fn a_configuration_that_was_given_up_is_waited_for_once_more_and_not_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new(i64::MAX, 5, true);
+    let options = Options { disk: disk.clone(), ..options(&Clock::manual(START)) };
+    let limiter = Limiter::open(dir.path(), options).unwrap();
+    let ten = limit(10, Algorithm::FixedWindowCounter);
+    limiter.configure("other", ten).unwrap();
+    let stall = disk.stall.lock().unwrap();
+    assert_eq!(limiter.configure("k", ten).unwrap_err().kind(), Kind::Overloaded);
+    let shard = &limiter.core.shards[shard_of(limiter.core.hash("k"))];
+    thread::scope(|scope| {
+        let again = scope.spawn(|| limiter.configure("k", ten));
+        // It waits for the disk too, and keeps nobody from the shard meanwhile.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(50) {
+            limiter.status("k").unwrap();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        drop(stall);
+        assert!(!again.join().unwrap().unwrap());
+    });
+    // By now it is known to be on disk: the next one has nothing to wait for.
+    assert_eq!(shard.lock().unconfirmed(), None);
 }
 
 #[test]

@@ -7,8 +7,9 @@
 use std::cell::Cell;
 use std::sync::{Arc, MutexGuard};
 
+use super::SyncMode;
+use super::core::Core;
 use super::entry::Table;
-use super::{Core, SyncMode};
 use crate::error::{Error, Result};
 use crate::store::{Completion, Pending, Reservation, Waiter, overloaded};
 

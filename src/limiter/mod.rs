@@ -10,7 +10,11 @@
 //! decisions.
 
 mod build;
+mod check;
+#[cfg(test)]
+mod check_tests;
 mod compact;
+mod core;
 #[cfg(test)]
 mod crash_disk;
 #[cfg(test)]
@@ -20,8 +24,15 @@ mod damage_tests;
 mod entry;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod helper_tests;
+mod helpers;
 mod inspect;
 mod later;
+mod least;
+mod list;
+#[cfg(test)]
+mod list_tests;
 mod repair;
 mod replay;
 mod report;
@@ -29,38 +40,32 @@ mod report;
 mod tests;
 mod unlogged;
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
+pub use self::check::validate_items;
 pub use self::entry::Totals;
 pub use self::inspect::{dump, history, verify};
 #[doc(hidden)]
 pub use self::later::Later;
+pub use self::list::{By, Listing, Page};
 pub use self::repair::{Repair, repair};
 pub use self::report::{
     AllDecision, Compaction, Decision, Status, write_many, write_number, write_statuses, write_text,
 };
 pub use crate::store::Access;
 
+use self::core::{Core, Shard, shard_of};
 use self::entry::{Entry, Table};
-use self::later::Wait;
 use self::replay::Replayed;
-use crate::bounds::{MAX_ITEMS, MAX_PAGE, SHARDS};
 use crate::clock::Clock;
-use crate::error::{Error, Kind, Result};
-use crate::limit::{Limit, validate_cost, validate_key};
-use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
-use crate::store::{self, DirectoryLock, Disk, Health, Pending, Policy, Reservation, Store, SystemDisk, Waiter};
-
-/// How often a thread that must not wait tries to lock a shard: for about as long as a decision takes.
-const LOCK_TRIES: u32 = 64;
-
-/// Items of a `check_many` that are decided under one reservation.
-const MANY_STEP: usize = 64;
+use crate::error::{Error, Result};
+use crate::limit::{Limit, validate_key};
+use crate::store::record::{Event, MAX_FIXED};
+use crate::store::{self, DirectoryLock, Disk, Health, Pending, Policy, Store, SystemDisk, Waiter};
 
 /// When a check is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,57 +143,6 @@ pub struct Limiter {
     helpers: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What the limiter shares with its helper threads.
-struct Core {
-    shards: Box<[Shard]>,
-    hasher: RandomState,
-    clock: Clock,
-    sync: SyncMode,
-    store: Option<Store>,
-    dir: PathBuf,
-    next_id: AtomicU64,
-    /// Rank 1. Held while a compaction runs, which may take seconds; the value says how the last one ended.
-    compaction: Mutex<Option<Result<Compaction>>>,
-    /// Compactions that have begun. Changed by who holds the compaction lock.
-    compactions_begun: AtomicU64,
-    closing: AtomicBool,
-    /// Rank 2. Held while denials are written, which may wait for room in the log: who finds none left to write knows that
-    /// all of them are queued.
-    writing_denials: Mutex<()>,
-    /// Set when there are denials that the log does not know of, to wake the helper that writes them.
-    unlogged: AtomicBool,
-    unlogged_helper: Mutex<Option<thread::Thread>>,
-    flush_every: Duration,
-    /// Size of the log when it was opened, in bytes.
-    found_bytes: u64,
-    /// Compactions that succeeded since the start.
-    compactions: AtomicU64,
-}
-
-/// Rank 3, in the order of the index. Aligned so that two shards share no cache line.
-#[repr(align(64))]
-#[derive(Default)]
-struct Shard(Mutex<Table>);
-
-impl Shard {
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // A table is changed in single steps, each of which leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The lock, if it is free or about to be. Held for longer by who copies or lists a whole shard.
-    fn lock_soon(&self) -> Option<MutexGuard<'_, Table>> {
-        for _ in 0..LOCK_TRIES {
-            match self.0.try_lock() {
-                Ok(table) => return Some(table),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
-            }
-        }
-        None
-    }
-}
-
 /// How storage and limiter stand, for `doctor` and for metrics.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -214,6 +168,8 @@ pub struct Report {
     pub compactions: u64,
     /// Why the last compaction failed, if it did.
     pub compaction_error: Option<String>,
+    /// What is not done any more since a thread has ended that should not.
+    pub helper_ended: Option<&'static str>,
     /// Checks allowed and denied since the start.
     pub decisions: (u64, u64),
 }
@@ -232,28 +188,9 @@ impl Report {
         if let Some(error) = &self.compaction_error {
             problems.push(format!("the last compaction failed: {error}"));
         }
+        problems.extend(self.helper_ended.map(str::to_owned));
         problems
     }
-}
-
-/// Which limits to list, in the order of their keys.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Page<'a> {
-    /// Only keys that begin with this.
-    pub prefix: &'a str,
-    /// Only keys behind this one.
-    pub after: Option<&'a str>,
-    /// At most so many (1 to [`MAX_PAGE`]); all, without it.
-    pub limit: Option<usize>,
-}
-
-/// Limits by what happened to them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
-    /// By allowed checks.
-    Allowed,
-    /// By denied checks.
-    Denied,
 }
 
 impl Limiter {
@@ -299,12 +236,16 @@ impl Limiter {
             writing_denials: Mutex::new(()),
             unlogged: AtomicBool::new(false),
             unlogged_helper: Mutex::new(None),
+            helper_ended: OnceLock::new(),
             flush_every,
             found_bytes,
             compactions: AtomicU64::new(0),
         });
-        let helpers = if core.store.is_some() { start_helpers(&core)? } else { Vec::new() };
-        Ok(Limiter { core, helpers: Mutex::new(helpers) })
+        let limiter = Limiter { core, helpers: Mutex::default() };
+        if limiter.core.store.is_some() {
+            limiter.start_helpers()?;
+        }
+        Ok(limiter)
     }
 
     /// Configures a limit. Returns whether it is new. The same values again change nothing at all; new values take
@@ -318,15 +259,16 @@ impl Limiter {
         let hash = core.hash(key);
         let shard = shard_of(hash);
         // Every worker process of a web application does this at its start; it needs no room in the log.
-        if let Some(confirmed) = core.is_configured(&mut core.shards[shard].lock(), hash, key, &limit) {
-            return core.confirm(confirmed);
+        let same = core.same_values(&mut core.shards[shard].lock(), hash, key, &limit);
+        if let Some(unconfirmed) = same {
+            return core.confirm(shard, unconfirmed);
         }
         let waiter = Waiter::take();
         let mut reservation = core.reserve(1, MAX_FIXED + key.len())?;
         let mut table = core.shards[shard].lock();
-        if let Some(confirmed) = core.is_configured(&mut table, hash, key, &limit) {
+        if let Some(unconfirmed) = core.same_values(&mut table, hash, key, &limit) {
             drop((table, reservation));
-            return core.confirm(confirmed);
+            return core.confirm(shard, unconfirmed);
         }
         let now = core.clock.now();
         let created = match table.get(hash, key) {
@@ -345,158 +287,12 @@ impl Limiter {
                 true
             }
         };
-        table.unconfirmed += 1;
+        let number = table.count_configured();
         drop(table);
         drop(reservation);
         core.wait(&waiter)?;
-        core.shards[shard].lock().unconfirmed -= 1;
+        core.shards[shard].lock().confirm(number);
         Ok(created)
-    }
-
-    /// Asks whether `cost` units may be spent now, and spends them if so.
-    ///
-    /// # Errors
-    /// `limit_not_configured`, `invalid_argument`, `cost_exceeds_capacity`; `log_failed` and `overloaded`, after
-    /// which the units may have been spent.
-    pub fn check(&self, key: &str, cost: u64) -> Result<Decision> {
-        self.check_for(key, cost, None)
-    }
-
-    /// [`Limiter::check`], without waiting if there is a `later`.
-    #[doc(hidden)]
-    pub fn check_for(&self, key: &str, cost: u64, later: Option<&Later<'_>>) -> Result<Decision> {
-        validate_key(key)?;
-        let core = &*self.core;
-        let hash = core.hash(key);
-        let wait = Wait::by(core.sync, later);
-        let mut reservation = core.reserve_for(later, 1, MAX_FIXED)?;
-        let table = core.lock_for(later, shard_of(hash))?;
-        let decision = core.decide(table, hash, key, cost, &mut reservation, &wait)?;
-        drop(reservation);
-        if decision.allowed {
-            core.finish(&wait)?;
-        }
-        Ok(decision)
-    }
-
-    /// Asks for several keys (1 to [`MAX_ITEMS`], none twice) at once: everything is spent or nothing, as seen by every
-    /// other operation and after a crash.
-    ///
-    /// # Errors
-    /// As [`Limiter::check`], for the first key that has one; nothing is spent then.
-    pub fn check_all(&self, items: &[(&str, u64)]) -> Result<AllDecision> {
-        self.check_all_for(items, None)
-    }
-
-    /// [`Limiter::check_all`], without waiting if there is a `later`.
-    #[doc(hidden)]
-    pub fn check_all_for(&self, items: &[(&str, u64)], later: Option<&Later<'_>>) -> Result<AllDecision> {
-        let core = &*self.core;
-        validate_items(items)?;
-        let hashes: Vec<u64> = items.iter().map(|(key, _)| core.hash(key)).collect();
-        let mut shards: Vec<usize> = hashes.iter().map(|hash| shard_of(*hash)).collect();
-        shards.sort_unstable();
-        shards.dedup();
-        let wait = Wait::by(core.sync, later);
-        let mut reservation = core.reserve_for(later, 1, MAX_FIXED + items.len() * MAX_ITEM)?;
-
-        let mut tables: Vec<(usize, MutexGuard<'_, Table>)> =
-            shards.into_iter().map(|shard| Ok((shard, core.lock_for(later, shard)?))).collect::<Result<_>>()?;
-        let now = core.clock.now();
-        let mut answer = AllDecision { allowed: true, denied: None, results: Vec::with_capacity(items.len()) };
-        let mut spent = Vec::with_capacity(items.len());
-        // An unknown key or an impossible cost anywhere in the list comes before any denial.
-        for (hash, (key, cost)) in hashes.iter().zip(items) {
-            let entry = find(&mut tables, *hash, key)?;
-            validate_cost(key, &entry.limit, *cost)?;
-        }
-        for (index, (hash, (key, cost))) in hashes.iter().zip(items).enumerate() {
-            let entry = find(&mut tables, *hash, key)?;
-            entry.state.advance(&entry.limit, now);
-            let quote = entry.state.quote(&entry.limit, now, *cost);
-            answer.results.push(Decision::new(quote, entry.limit, *cost, now));
-            spent.push((entry.id(), *cost));
-            if !quote.allowed {
-                answer.allowed = false;
-                answer.denied = Some(index);
-                break;
-            }
-        }
-        match answer.denied {
-            None => {
-                let event = Event::SpentAll { at: now, items: spent };
-                core.log()?.append(&mut reservation, &event, wait.pending());
-                for (hash, (key, cost)) in hashes.iter().zip(items) {
-                    find(&mut tables, *hash, key)?.allow(now, *cost);
-                }
-                if let Some((_, first)) = tables.first_mut() {
-                    first.decisions.0 += 1;
-                }
-            }
-            Some(denied) => {
-                // What would have been allowed was not spent: it is reported as it stands.
-                for (result, (hash, (key, _))) in answer.results.iter_mut().zip(hashes.iter().zip(items)).take(denied) {
-                    let entry = find(&mut tables, *hash, key)?;
-                    (result.remaining, result.reset_at) = entry.state.glance(&entry.limit, now);
-                }
-                let (hash, (key, cost)) = (hashes[denied], items[denied]);
-                let shard = shard_of(hash);
-                let at = tables.partition_point(|(other, _)| *other < shard);
-                core.count_denial(&mut tables[at].1, hash, key, now, cost);
-            }
-        }
-        drop(tables);
-        drop(reservation);
-        if answer.allowed {
-            core.finish(&wait)?;
-        }
-        Ok(answer)
-    }
-
-    /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait for
-    /// the disk serves all. An item that has an error has it in its place, and hinders no other.
-    ///
-    /// # Errors
-    /// `invalid_argument` for too many items or none; `log_failed` and `overloaded`, after which the units of any item may
-    /// have been spent.
-    pub fn check_many(&self, items: &[(&str, u64)]) -> Result<Vec<Result<Decision>>> {
-        self.check_many_for(items, None)
-    }
-
-    /// [`Limiter::check_many`], without waiting if there is a `later`.
-    #[doc(hidden)]
-    pub fn check_many_for(&self, items: &[(&str, u64)], later: Option<&Later<'_>>) -> Result<Vec<Result<Decision>>> {
-        let core = &*self.core;
-        validate_count(items)?;
-        let mut results = Vec::with_capacity(items.len());
-        let mut spent = false;
-        // Reserved in steps, so that many such requests at once find room beside each other; but at once where a later
-        // step could not be waited for.
-        let step = later.map_or(MANY_STEP, |_| items.len());
-        for step in items.chunks(step) {
-            let mut reservation = core.reserve_for(later, step.len(), step.len() * MAX_FIXED)?;
-            for (key, cost) in step {
-                let decision = validate_key(key).and_then(|()| {
-                    let hash = core.hash(key);
-                    // What was decided can't be taken back: this waits for the lock, whoever asks.
-                    let table = core.shards[shard_of(hash)].lock();
-                    core.decide(table, hash, key, *cost, &mut reservation, &Wait::Not)
-                });
-                match decision {
-                    Err(error) if matches!(error.kind(), Kind::LogFailed | Kind::Overloaded) => return Err(error),
-                    decision => {
-                        spent |= decision.as_ref().is_ok_and(|decision| decision.allowed);
-                        results.push(decision);
-                    }
-                }
-            }
-        }
-        let wait = Wait::by(core.sync, later);
-        if spent && let Some(pending) = wait.pending() {
-            core.log()?.sync_later(pending);
-            core.finish(&wait)?;
-        }
-        Ok(results)
     }
 
     /// Gives back all that was spent of a limit. The totals stay.
@@ -542,50 +338,6 @@ impl Limiter {
         Ok(table.get(hash, key).map(|entry| entry.status(now)))
     }
 
-    /// The limits of a page, sorted by key. Each one is as it stood at one instant; a page is not one instant.
-    ///
-    /// # Errors
-    /// `invalid_argument` for a `limit` of 0 or over [`MAX_PAGE`].
-    pub fn list(&self, page: Page<'_>) -> Result<Vec<Status>> {
-        if page.limit.is_some_and(|limit| !(1..=MAX_PAGE).contains(&limit)) {
-            return Err(Error::invalid(format!("limit must be from 1 to {MAX_PAGE}")));
-        }
-        let wanted = |key: &str| key.starts_with(page.prefix) && page.after.is_none_or(|after| key > after);
-        let mut listed: Vec<Status> = Vec::new();
-        for shard in &self.core.shards {
-            let mut table = shard.lock();
-            let now = self.core.clock.now();
-            listed.extend(table.iter_mut().filter(|entry| wanted(&entry.key)).map(|entry| entry.status(now)));
-            drop(table);
-            // No more is kept than twice what is asked for.
-            if let Some(limit) = page.limit.filter(|limit| listed.len() > 2 * limit) {
-                listed.select_nth_unstable_by(limit, |a, b| a.key.cmp(&b.key));
-                listed.truncate(limit);
-            }
-        }
-        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        listed.truncate(page.limit.unwrap_or(usize::MAX));
-        Ok(listed)
-    }
-
-    /// The `limit` (1 to [`MAX_PAGE`]) limits with the most allowed or denied checks, the greatest first.
-    ///
-    /// # Errors
-    /// `invalid_argument` for a `limit` out of range.
-    pub fn top(&self, by: By, limit: usize) -> Result<Vec<Status>> {
-        let mut all = self.list(Page::default())?;
-        if !(1..=MAX_PAGE).contains(&limit) {
-            return Err(Error::invalid(format!("limit must be from 1 to {MAX_PAGE}")));
-        }
-        let count = |status: &Status| match by {
-            By::Allowed => status.totals.allowed,
-            By::Denied => status.totals.denied,
-        };
-        all.sort_by_key(|status| std::cmp::Reverse(count(status)));
-        all.truncate(limit);
-        Ok(all)
-    }
-
     /// Waits until all that was answered before is on disk, denials included.
     ///
     /// # Errors
@@ -625,11 +377,8 @@ impl Limiter {
             syncs: log.map_or_else(Default::default, |log| log.syncs().read()),
             free_bytes: fs4::available_space(&core.dir).ok(),
             compactions: core.compactions.load(Ordering::Relaxed),
-            // A compaction under way holds the lock; the one before it has told its end already.
-            compaction_error: match core.compaction.try_lock().as_deref() {
-                Ok(Some(Err(error))) => Some(error.to_string()),
-                _ => None,
-            },
+            compaction_error: core.last_compaction().and_then(Result::err).map(|error| error.to_string()),
+            helper_ended: core.helper_ended.get().copied(),
             decisions,
         }
     }
@@ -639,9 +388,14 @@ impl Limiter {
         self.core.sync
     }
 
-    /// How the log stands, and why, if not well. Cheap, and never waits for the disk.
+    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has ended. Cheap, and
+    /// never waits for the disk.
     pub fn health(&self) -> (Health, Option<String>) {
-        self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health())
+        let log = self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health());
+        match self.core.helper_ended.get() {
+            Some(ended) if log.0 == Health::Healthy => (Health::Failed, Some((*ended).to_owned())),
+            _ => log,
+        }
     }
 
     /// Notes the URL of the server that serves this limiter, for other processes to find.
@@ -680,62 +434,20 @@ impl Drop for Limiter {
 }
 
 impl Core {
-    fn hash(&self, key: &str) -> u64 {
-        self.hasher.hash_one(key)
+    /// Whether the limit has these values, and if so, the configuration of its shard that is not known to be on disk.
+    fn same_values(&self, table: &mut Table, hash: u64, key: &str, limit: &Limit) -> Option<Option<u64>> {
+        table.get(hash, key).is_some_and(|entry| entry.limit == *limit).then(|| table.unconfirmed())
     }
 
-    fn log(&self) -> Result<&store::Log> {
-        match &self.store {
-            Some(store) => Ok(store.log()),
-            None => Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display()))),
-        }
-    }
-
-    fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
-        self.log()?.reserve(records, bytes)
-    }
-
-    fn wait(&self, waiter: &Waiter) -> Result<()> {
-        self.log()?.wait(waiter)
-    }
-
-    /// Whether the limit has these values, and if so, whether that is known to be on disk.
-    fn is_configured(&self, table: &mut Table, hash: u64, key: &str, limit: &Limit) -> Option<bool> {
-        let confirmed = table.unconfirmed == 0;
-        table.get(hash, key).filter(|entry| entry.limit == *limit).map(|_| confirmed)
-    }
-
-    /// Answers that nothing had to be changed, once what somebody else may still be waiting for is durable.
-    fn confirm(&self, confirmed: bool) -> Result<bool> {
-        if !confirmed {
+    /// Answers that nothing had to be changed, once what somebody else may still be waiting for is durable. To be called
+    /// holding no lock.
+    fn confirm(&self, shard: usize, unconfirmed: Option<u64>) -> Result<bool> {
+        if let Some(number) = unconfirmed {
             self.log()?.sync()?;
+            // Whoever queued it may have given up waiting; without this all who come later would sync again.
+            self.shards[shard].lock().confirm(number);
         }
         Ok(false)
-    }
-
-    fn decide(
-        &self,
-        mut table: MutexGuard<'_, Table>,
-        hash: u64,
-        key: &str,
-        cost: u64,
-        reservation: &mut Reservation<'_>,
-        wait: &Wait<'_>,
-    ) -> Result<Decision> {
-        let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
-        validate_cost(key, &entry.limit, cost)?;
-        let now = self.clock.now();
-        entry.state.advance(&entry.limit, now);
-        let quote = entry.state.quote(&entry.limit, now, cost);
-        let decision = Decision::new(quote, entry.limit, cost, now);
-        if quote.allowed {
-            self.log()?.append(reservation, &Event::Spent { id: entry.id(), cost, at: now }, wait.pending());
-            entry.allow(now, cost);
-            table.decisions.0 += 1;
-        } else {
-            self.count_denial(&mut table, hash, key, now, cost);
-        }
-        Ok(decision)
     }
 
     /// One change to one limit, which is durable when this returns.
@@ -752,54 +464,4 @@ impl Core {
         drop(reservation);
         self.wait(&waiter)
     }
-}
-
-fn find<'t>(tables: &'t mut [(usize, MutexGuard<'_, Table>)], hash: u64, key: &str) -> Result<&'t mut Entry> {
-    let shard = shard_of(hash);
-    let at = tables.partition_point(|(other, _)| *other < shard);
-    tables.get_mut(at).and_then(|(_, table)| table.get(hash, key)).ok_or_else(|| Error::not_configured(key))
-}
-
-/// Refuses items that are too few or too many, or that hold a bad key or one key twice.
-///
-/// # Errors
-/// `invalid_argument`, naming the key.
-pub fn validate_items(items: &[(&str, u64)]) -> Result<()> {
-    validate_count(items)?;
-    items.iter().try_for_each(|(key, _)| validate_key(key))?;
-    let mut keys: Vec<&str> = items.iter().map(|(key, _)| *key).collect();
-    keys.sort_unstable();
-    match keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Error::invalid(format!("items must not hold the key `{}` twice; add up its costs", pair[0]))),
-        None => Ok(()),
-    }
-}
-
-fn validate_count(items: &[(&str, u64)]) -> Result<()> {
-    if (1..=MAX_ITEMS).contains(&items.len()) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("items must hold 1 to {MAX_ITEMS} items, not {}", items.len())))
-}
-
-/// Starts the threads that write denials and that compact when the log has grown.
-fn start_helpers(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
-    let spawn = |name: &str, run: fn(&Core)| {
-        let core = Arc::clone(core);
-        thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(crate::bounds::STACK_BYTES)
-            .spawn(move || run(&core))
-            .map_err(|error| Error::new(Kind::Io, format!("cannot start thread {name}: {error}")))
-    };
-    let denials = spawn("flint-denials", Core::denials_loop)?;
-    *core.unlogged_helper.lock().unwrap_or_else(PoisonError::into_inner) = Some(denials.thread().clone());
-    let compactor = spawn("flint-compact", Core::compaction_loop)?;
-    core.log()?.set_compactor(compactor.thread().clone());
-    Ok(vec![denials, compactor])
-}
-
-fn shard_of(hash: u64) -> usize {
-    // The table itself uses the lowest bits and the highest seven.
-    (hash >> 40) as usize % SHARDS
 }

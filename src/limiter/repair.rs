@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::core::shard_of;
 use super::entry::Entry;
 use super::replay::Replayed;
-use super::shard_of;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::store::{

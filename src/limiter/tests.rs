@@ -4,11 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::bounds::MIN_COMPACT_AFTER_BYTES;
+use crate::error::Kind;
 use crate::limit::Algorithm;
 
 pub(super) const START: u64 = 1_800_000_000_000;

@@ -2,11 +2,11 @@
 //! denied checks can't fill the disk.
 
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::entry::Table;
-use super::{Core, shard_of};
+use super::core::{Core, Shard};
+use super::entry::{Table, Totals};
 use crate::clock::Millis;
 use crate::error::Result;
 use crate::store::record::{Event, MAX_FIXED};
@@ -39,56 +39,66 @@ impl Core {
         if !self.unlogged.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let written = (0..self.shards.len()).try_for_each(|shard| self.write_denials_of(shard));
-        if written.is_err() {
-            self.unlogged.store(true, Ordering::Release);
-        }
-        written
+        let unwritten = Unwritten(&self.unlogged);
+        self.shards.iter().try_for_each(|shard| self.write_denials_of(shard))?;
+        std::mem::forget(unwritten);
+        Ok(())
     }
 
-    fn write_denials_of(&self, shard: usize) -> Result<()> {
+    fn write_denials_of(&self, shard: &Shard) -> Result<()> {
         // Those that are denied again once they are written are for the next interval, however long this takes.
-        let mut found = std::mem::take(&mut self.shards[shard].lock().unlogged);
-        while !found.is_empty() {
-            let mut reservation = match self.reserve(STEP, STEP * MAX_FIXED) {
-                Ok(reservation) => reservation,
-                Err(error) => {
-                    self.shards[shard].lock().unlogged.append(&mut found);
-                    return Err(error);
-                }
-            };
-            let mut table = self.shards[shard].lock();
-            for (hash, id) in found.drain(found.len().saturating_sub(STEP)..) {
-                debug_assert_eq!(shard_of(hash), shard);
+        let mut taken = Taken { found: std::mem::take(&mut shard.lock().unlogged), shard };
+        while !taken.found.is_empty() {
+            let mut reservation = self.reserve(STEP, STEP * MAX_FIXED)?;
+            let mut table = shard.lock();
+            for _ in 0..STEP {
+                let Some((hash, id)) = taken.found.last().copied() else { break };
                 // A limit that was removed meanwhile has no denials any more.
-                let Some(entry) = table.get_id(hash, id) else { continue };
-                entry.set_unlogged_denials(false);
-                let event = Event::Denied {
-                    id,
-                    total: entry.totals.denied,
-                    cost: entry.totals.denied_cost,
-                    last: entry.last_denied(),
-                };
-                self.log()?.append(&mut reservation, &event, None);
+                if let Some(entry) = table.get_id(hash, id) {
+                    let Totals { denied: total, denied_cost: cost, .. } = entry.totals;
+                    let event = Event::Denied { id, total, cost, last: entry.last_denied() };
+                    self.log()?.append(&mut reservation, &event, None);
+                    entry.set_unlogged_denials(false);
+                }
+                taken.found.pop();
             }
         }
         Ok(())
     }
 
-    /// The thread `flint-denials`: sleeps until there is something to write, then gathers for one flush interval.
-    pub(super) fn denials_loop(&self) {
-        while !self.closing.load(Ordering::Acquire) {
-            if !self.unlogged.load(Ordering::Acquire) {
-                thread::park();
-                continue;
-            }
-            let begun = std::time::Instant::now();
-            while begun.elapsed() < self.flush_every && !self.closing.load(Ordering::Acquire) {
-                thread::park_timeout(self.flush_every.saturating_sub(begun.elapsed()));
-            }
-            if let Err(error) = self.write_denials() {
-                log::debug!("denials wait for the log: {error}");
-            }
+    /// A round of the thread `flint-denials`: sleeps until there is something to write, then gathers for one flush
+    /// interval.
+    pub(super) fn denials_round(&self) {
+        if !self.unlogged.load(Ordering::Acquire) {
+            return thread::park();
+        }
+        self.rest(self.flush_every);
+        if let Err(error) = self.write_denials() {
+            log::debug!("denials wait for the log: {error}");
+        }
+    }
+}
+
+/// Dropped when not all was written: there are denials that the log does not know of.
+struct Unwritten<'a>(&'a AtomicBool);
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Hash and id of limits whose denials are being written. Those that are not written are a matter of the shard again, or
+/// they never would be.
+struct Taken<'a> {
+    found: Vec<(u64, u64)>,
+    shard: &'a Shard,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.found.is_empty() {
+            self.shard.lock().unlogged.append(&mut self.found);
         }
     }
 }

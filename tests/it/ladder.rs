@@ -11,9 +11,8 @@ fn module_of(name: &str) -> &str {
         "Clock" => "clock",
         "Error" | "Kind" | "Result" => "error",
         "Algorithm" | "Limit" => "limit",
-        "AllDecision" | "By" | "Decision" | "Limiter" | "Options" | "Page" | "Report" | "Status" | "SyncMode" => {
-            "limiter"
-        }
+        "AllDecision" | "By" | "Decision" | "Limiter" | "Listing" | "Options" | "Page" | "Report" | "Status"
+        | "SyncMode" => "limiter",
         module => module,
     }
 }

@@ -1,0 +1,257 @@
+//! Many limits at once, in the order of their keys or of what happened to them.
+//!
+//! Owns: how a listing of any length is made in bounded memory. The map has no order, so the keys are gathered in
+//! batches: one pass over the shards finds the next ones in order, and each is then looked up again for its status. A
+//! shard is locked for its part of a pass, and for one status.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::Limiter;
+use super::core::{Core, shard_of};
+use super::entry::Totals;
+use super::least::Least;
+use super::report::Status;
+use crate::bounds::{MAX_PAGE, SHARDS};
+use crate::error::{Error, Result};
+
+/// Most keys of a batch, of which half are sure to be in it. More keys take more memory (some 50 bytes each), fewer keys
+/// take more passes.
+const BATCH: usize = 96 * 1024;
+
+/// Most bytes of text in the keys of a batch.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Shards whose keys are taken for a random part of all: by their hash they are.
+const SAMPLED: usize = 4;
+
+/// Which limits to list, in the order of their keys.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Page<'a> {
+    /// Only keys that begin with this.
+    pub prefix: &'a str,
+    /// Only keys behind this one.
+    pub after: Option<&'a str>,
+    /// At most so many (1 to [`MAX_PAGE`]); all, without it.
+    pub limit: Option<usize>,
+}
+
+/// Limits by what happened to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// By allowed checks.
+    Allowed,
+    /// By denied checks.
+    Denied,
+}
+
+impl By {
+    fn count(self, totals: &Totals) -> u64 {
+        match self {
+            By::Allowed => totals.allowed,
+            By::Denied => totals.denied,
+        }
+    }
+}
+
+/// The limits of a page, one after the other. It takes some megabytes, however many there are, and holds no lock while it
+/// rests.
+///
+/// Each status is as it stood when it was taken out; a limit that is removed before is left out, and one that is added
+/// behind what was taken out may be there or not. Until it is dropped the data directory stays locked, also when the
+/// limiter is dropped before.
+///
+/// ```
+/// # use flint::{Algorithm, Limit, Limiter, Options, Page};
+/// # let dir = tempfile::tempdir()?;
+/// # let limiter = Limiter::open(dir.path(), Options::default())?;
+/// limiter.configure("api:user-42", Limit::new(100, 60_000, Algorithm::TokenBucket, None)?)?;
+/// for status in limiter.listing(Page { prefix: "api:", ..Page::default() })? {
+///     assert_eq!((status.key.as_str(), status.remaining), ("api:user-42", 100));
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Listing {
+    core: Arc<Core>,
+    prefix: String,
+    /// What all keys that were gathered so far are not greater than.
+    after: Option<Box<str>>,
+    /// Statuses that are still wanted.
+    left: usize,
+    /// Keys that were gathered, in order.
+    keys: std::vec::IntoIter<Box<str>>,
+    /// Whether there are no keys behind those.
+    gathered_all: bool,
+    batch: (usize, usize),
+    json: Json,
+}
+
+/// How far the array of [`Listing::next_chunk`] is written.
+#[derive(PartialEq)]
+enum Json {
+    Begin,
+    Between,
+    Ended,
+}
+
+impl Listing {
+    fn new(core: &Arc<Core>, page: Page<'_>, batch: (usize, usize)) -> Result<Listing> {
+        Ok(Listing {
+            core: Arc::clone(core),
+            prefix: page.prefix.to_owned(),
+            after: page.after.map(Box::from),
+            left: page.limit.map_or(Ok(usize::MAX), validate_page)?,
+            keys: Vec::new().into_iter(),
+            gathered_all: false,
+            batch,
+            json: Json::Begin,
+        })
+    }
+
+    /// Appends the next part of the page as JSON, until `about` bytes of it or a little more are there (not more than one
+    /// status object and the end), or the page has ended. All parts together are an array of status objects, as
+    /// [`write_statuses`](super::write_statuses) writes it. Returns whether more is to come. Now and then a call looks at
+    /// the keys of all limits first: with a million of them it then takes some 100 milliseconds.
+    pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
+        let enough = out.len().saturating_add(about);
+        while self.json != Json::Ended {
+            let status = self.next();
+            match self.json {
+                Json::Begin => out.push(b'['),
+                Json::Between if status.is_some() => out.push(b','),
+                _ => {}
+            }
+            match status {
+                Some(status) => {
+                    self.json = Json::Between;
+                    status.write_json(out);
+                    if out.len() >= enough {
+                        return true;
+                    }
+                }
+                None => {
+                    self.json = Json::Ended;
+                    out.push(b']');
+                }
+            }
+        }
+        false
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_batch(limiter: &Limiter, page: Page<'_>, batch: (usize, usize)) -> Result<Listing> {
+        Listing::new(&limiter.core, page, batch)
+    }
+
+    /// Keys in memory.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Gathers the next keys: one pass over all limits.
+    fn gather(&mut self) {
+        let (most, most_bytes) = self.batch;
+        let mut least: Least<Box<str>> = Least::new(most.min(self.left.saturating_mul(2)), most_bytes, |key| key.len());
+        for (index, shard) in self.core.shards.iter().enumerate() {
+            if index == SAMPLED {
+                least.foresee(SHARDS / SAMPLED);
+            }
+            least.make_room();
+            let table = shard.lock();
+            for key in table.keys() {
+                // Most keys are settled by one of the first two.
+                let wanted = self.after.as_deref().is_none_or(|after| key > after)
+                    && least.bound().is_none_or(|bound| key < bound)
+                    && key.starts_with(&self.prefix);
+                if wanted {
+                    least.push(key.into());
+                }
+            }
+        }
+        let (keys, all) = least.finish();
+        self.after = keys.last().cloned().or(self.after.take());
+        self.gathered_all = all;
+        self.keys = keys.into_iter();
+    }
+}
+
+impl Iterator for Listing {
+    type Item = Status;
+
+    fn next(&mut self) -> Option<Status> {
+        while self.left > 0 {
+            match self.keys.next() {
+                Some(key) => {
+                    if let Some(status) = self.core.status(key) {
+                        self.left -= 1;
+                        return Some(status);
+                    }
+                }
+                None if self.gathered_all => break,
+                None => self.gather(),
+            }
+        }
+        None
+    }
+}
+
+impl Limiter {
+    /// The limits of a page, sorted by key. Each one is as it stood at one instant; a page is not one instant.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a `limit` of 0 or over [`MAX_PAGE`].
+    pub fn list(&self, page: Page<'_>) -> Result<Vec<Status>> {
+        // All are to be in memory anyway: their keys may be there at once.
+        Ok(Listing::new(&self.core, page, (usize::MAX, usize::MAX))?.collect())
+    }
+
+    /// As [`Limiter::list`], in an amount of memory that does not depend on how many limits there are.
+    ///
+    /// # Errors
+    /// As [`Limiter::list`].
+    pub fn listing(&self, page: Page<'_>) -> Result<Listing> {
+        Listing::new(&self.core, page, (BATCH, BATCH_BYTES))
+    }
+
+    /// The `limit` (1 to [`MAX_PAGE`]) limits with the most allowed or denied checks, the greatest first.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a `limit` out of range.
+    pub fn top(&self, by: By, limit: usize) -> Result<Vec<Status>> {
+        validate_page(limit)?;
+        let mut least: Least<(Reverse<u64>, Box<str>)> = Least::new(2 * limit, usize::MAX, |(_, key)| key.len());
+        for shard in &self.core.shards {
+            least.make_room();
+            let mut table = shard.lock();
+            for entry in table.iter_mut() {
+                let count = Reverse(by.count(&entry.totals));
+                if least.bound().is_none_or(|(bound, key)| (count, &*entry.key) < (*bound, key)) {
+                    least.push((count, entry.key.clone()));
+                }
+            }
+        }
+        let (keys, _) = least.finish();
+        let mut top: Vec<Status> = keys.into_iter().take(limit).filter_map(|(_, key)| self.core.status(key)).collect();
+        // What was counted meanwhile is in the answer, so it counts for the order too.
+        top.sort_by_key(|status| Reverse(by.count(&status.totals)));
+        Ok(top)
+    }
+}
+
+fn validate_page(limit: usize) -> Result<usize> {
+    if (1..=MAX_PAGE).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Error::invalid(format!("limit must be from 1 to {MAX_PAGE}")))
+}
+
+impl Core {
+    /// How a limit stands now.
+    fn status(&self, key: Box<str>) -> Option<Status> {
+        let hash = self.hash(&key);
+        let mut table = self.shards[shard_of(hash)].lock();
+        let now = self.clock.now();
+        table.get(hash, &key).map(|entry| entry.status_of(key.into(), now))
+    }
+}
