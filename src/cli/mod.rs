@@ -3,25 +3,20 @@
 //! Owns: options, help texts and tables. Exit statuses: 0 done, allowed, healthy; 1 the answer is no; 2 wrong usage;
 //! 3 it could not be done.
 
-mod args;
-mod client;
-mod complete;
-mod global;
-mod help;
-mod limits;
-mod notify;
+mod commands;
+mod options;
 mod output;
-mod run;
+mod remote;
 mod serve;
-mod storage;
-mod target;
 
 use std::ffi::OsString;
 
-use self::args::Args;
-use self::global::Global;
+use self::commands::{limits, run, storage};
+use self::options::args::Args;
+use self::options::global::Global;
+use self::options::{completions, help};
 use self::output::Output;
-use self::target::Document;
+use self::remote::session::{Document, not_understood};
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 
@@ -107,7 +102,7 @@ fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
         "run" => run::run(args, &global, output),
         "completions" => {
             let [shell] = args.exactly(["SHELL"])?;
-            output.text(&complete::script(&shell)?)?;
+            output.text(&completions::script(&shell)?)?;
             Ok(Answer::Yes)
         }
         "doctor" => storage::doctor(args, &global, output),
@@ -131,7 +126,7 @@ fn unknown(name: &str) -> Error {
 /// Prints the answer of a command that has nothing to tell but that it is done.
 fn done(document: &Document, global: &Global, output: &mut Output) -> Result<Answer> {
     if document.value["ok"] != true {
-        return Err(target::not_understood());
+        return Err(not_understood());
     }
     if global.json {
         output.bytes(&document.bytes)?;

@@ -186,7 +186,7 @@ fn text(object: &Value, name: &str) -> Result<String> {
     match &object[name] {
         Value::String(text) => Ok(printable(text)),
         Value::Number(number) => Ok(number.to_string()),
-        _ => Err(super::target::not_understood()),
+        _ => Err(crate::cli::remote::session::not_understood()),
     }
 }
 

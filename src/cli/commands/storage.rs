@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::args::Args;
-use super::client::Request;
-use super::global::Global;
-use super::output::{Output, counted};
-use super::target::{ask, not_understood, request};
-use super::{Answer, done, missing};
 use crate::bounds::COMPACT_REPLY_MS;
+use crate::cli::options::args::Args;
+use crate::cli::options::global::Global;
+use crate::cli::output::{Output, counted};
+use crate::cli::remote::http::Request;
+use crate::cli::remote::session::{ask, not_understood, request};
+use crate::cli::{Answer, done, missing};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::{Access, dump, history, repair, verify};
 

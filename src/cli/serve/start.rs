@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::Answer;
-use super::args::Args;
-use super::global::Global;
 use super::notify::Notifier;
-use super::output::{Output, counted};
 use crate::bounds::{
     COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IDLE_TIMEOUT_MS, LOCK_WAIT_MS, MAX_BLOCKING,
     MAX_CONNECTIONS, MAX_IDLE_TIMEOUT_MS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS,
 };
+use crate::cli::Answer;
+use crate::cli::options::args::Args;
+use crate::cli::options::global::Global;
+use crate::cli::output::{Output, counted};
 use crate::error::{Error, Kind, Result};
 use crate::limit::{excerpt, parse_period};
 use crate::limiter::{Limiter, Options, SyncMode};

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::args::Args;
-use super::client::Address;
+use crate::cli::remote::http::Address;
 use crate::error::{Error, Kind, Result};
 use crate::server::read_token_file;
 

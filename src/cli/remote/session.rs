@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::client::{Address, Connection, Request};
-use super::global::Global;
+use super::http::{Address, Connection, Request};
 use crate::bounds::{LOCK_WAIT_MS, MAX_REPLY_BYTES, REPLY_MS};
+use crate::cli::options::global::Global;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{Access, Limiter, Options};

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::args::Args;
-use super::client::Request;
-use super::global::Global;
-use super::output::{Output, Table};
-use super::target::{Document, Session, ask, encode, not_understood, post, request};
-use super::{Answer, done, missing, option_error};
 use crate::bounds::{LIST_PAGE, MAX_PAGE, MAX_STATUS_BYTES};
+use crate::cli::options::args::Args;
+use crate::cli::options::global::Global;
+use crate::cli::output::{Output, Table};
+use crate::cli::remote::http::Request;
+use crate::cli::remote::session::{Document, Session, ask, encode, not_understood, post, request};
+use crate::cli::{Answer, done, missing, option_error};
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Algorithm, Limit, excerpt, parse_period, validate_key};
 use crate::limiter::Access;
@@ -213,7 +213,7 @@ impl Listing {
                 self.any = true;
             }
         } else {
-            self.table.page(page.iter().map(super::output::row).collect::<Result<_>>()?, output)?;
+            self.table.page(page.iter().map(crate::cli::output::row).collect::<Result<_>>()?, output)?;
         }
         Ok(page)
     }

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Access as Permission;
 
-use super::Answer;
-use super::args::{Args, text};
-use super::global::Global;
 use super::limits::{Decision, cost};
-use super::output::Output;
+use crate::cli::Answer;
+use crate::cli::options::args::{Args, text};
+use crate::cli::options::global::Global;
+use crate::cli::output::Output;
 use crate::error::{Error, Kind, Result};
 use crate::limit::parse_period;
 
@@ -75,7 +75,7 @@ fn denied(key: &str, decision: &Decision, waited: bool, global: &Global, output:
 }
 
 fn complain(status: u8, message: &str) -> Result<Answer> {
-    super::output::complain(&Error::new(Kind::Internal, message));
+    crate::cli::output::complain(&Error::new(Kind::Internal, message));
     Ok(Answer::Status(status))
 }
 
@@ -89,7 +89,7 @@ fn operands(args: Args) -> Result<(String, Vec<OsString>)> {
         behind = command;
     }
     match before.len() {
-        0 => Err(super::missing("KEY")),
+        0 => Err(crate::cli::missing("KEY")),
         1 => Ok((text(before.swap_remove(0))?, behind)),
         _ => Err(Error::new(
             Kind::Usage,

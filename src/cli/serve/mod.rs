@@ -1,0 +1,6 @@
+//! `flint server start`.
+
+mod notify;
+mod start;
+
+pub use start::start;
