@@ -1,9 +1,9 @@
 //! The order of the rooms: what may use what, how large a file and a room may be.
 //!
 //! A room is a directory of src/, with its `mod.rs`. Within a room the modules stand in a list, from the top; each uses
-//! only what is below it. The `mod.rs` of a room may use all of its modules, so none of them, nor any module further in,
-//! may use what that `mod.rs` defines. What it only re-exports counts as the module's in which it is defined. Tests may
-//! use all of their own room, and are held to the order of the outermost room only.
+//! only what is below it. The `mod.rs` of a room may use all of its modules, so none of them, nor any module further
+//! in, may use what that `mod.rs` defines. What it only re-exports counts as the module's in which it is defined. Tests
+//! may use all of their own room, and are held to the order of the outermost room only.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,21 @@ use crate::modules::{Module, Modules, Names, lines_without_tests};
 
 /// Each room and its modules, from the top. To add a room: a row with its path below src/ and each module that its
 /// `mod.rs` declares, but for those of tests; and take the room off [`UNLISTED`].
-const ROOMS: &[(&str, &[&str])] = &[("", &["cli", "server", "limiter", "store", "limit", "clock", "error", "bounds"])];
+const ROOMS: &[(&str, &[&str])] = &[
+    ("", &["cli", "server", "limiter", "store", "limit", "clock", "error", "bounds"]),
+    ("cli", &["serve", "commands", "remote", "options", "output", "answer"]),
+    ("cli/serve", &["start", "control", "signals", "notify"]),
+    ("cli/commands", &["run", "program", "checks", "limits", "listing", "storage"]),
+    ("cli/remote", &["session", "http"]),
+    ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
+];
 
 /// Rooms that have no row in [`ROOMS`] yet, with all rooms in them. This list must become empty.
-const UNLISTED: &[&str] = &["cli", "limit", "limiter", "server", "store"];
+const UNLISTED: &[&str] = &["limit", "limiter", "server", "store"];
 
 /// Rooms in which files, rooms or comments are larger than they may be, with all rooms in them. This list must become
 /// empty.
-const UNFINISHED: &[&str] = &["cli", "limiter", "server", "store"];
+const UNFINISHED: &[&str] = &["limiter", "server", "store"];
 
 /// Most lines of a file, without its tests.
 const MAX_LINES: usize = 500;

@@ -3,26 +3,23 @@
 use serde_json::{Value, json};
 
 use crate::bounds::COMPACT_REPLY_MS;
-use crate::cli::options::args::Args;
-use crate::cli::options::global::Global;
+use crate::cli::answer::Answer;
+use crate::cli::options::{Args, Global};
 use crate::cli::output::{Output, counted};
-use crate::cli::remote::http::Request;
-use crate::cli::remote::session::{ask, not_understood, request};
-use crate::cli::{Answer, done, missing};
+use crate::cli::remote::{Request, ask};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::{Access, dump, history, repair, verify};
 
 /// `limit history`
-pub fn show_history(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let [key] = args.exactly(["KEY"])?;
-    global.need_directory("limit history")?;
-    crate::limit::validate_key(&key)?;
+pub fn show_history(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    global.need_directory(args)?;
+    let key = args.key()?;
     let mut shown = 0_u64;
     let mut result = Ok(());
     // One by one: there may be millions.
-    history(&global.dir, &key, &mut |event| {
+    history(&global.dir, key, &mut |event| {
         if result.is_ok() {
-            result = match (global.json, shown) {
+            result = match (output.json, shown) {
                 (true, 0) => output.text(&format!("[{event}")),
                 (true, _) => output.text(&format!(",{event}")),
                 (false, _) => output.line(&describe(event)),
@@ -31,12 +28,10 @@ pub fn show_history(args: Args, global: &Global, output: &mut Output) -> Result<
         }
     })?;
     result?;
-    match (shown, global.json) {
-        (0, _) => return Err(Error::not_configured(&key)),
-        (_, true) => output.line("]")?,
-        (_, false) => {}
+    if shown == 0 {
+        return Err(Error::not_configured(key));
     }
-    Ok(Answer::Yes)
+    output.text(if output.json { "]\n" } else { "" }).map(|()| Answer::Yes)
 }
 
 /// An event for people: its instant, its name, and what else it holds.
@@ -53,35 +48,24 @@ fn describe(event: &Value) -> String {
 }
 
 /// `log flush`
-pub fn flush(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let [] = args.exactly([])?;
-    let document = ask(global, Access::Write, &request("POST", "/v1/log/flush"))?;
-    done(&document, global, output)
+pub fn flush(_: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    output.done(&ask(global, Access::Write, &Request::new("POST", "/v1/log/flush"))?)
 }
 
 /// `log compact`
-pub fn compact(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let [] = args.exactly([])?;
+pub fn compact(_: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let patience = std::time::Duration::from_millis(COMPACT_REPLY_MS);
-    let document = ask(global, Access::Write, &Request { patience, ..request("POST", "/v1/log/compact") })?;
-    if global.json {
-        output.bytes(&document.bytes)?;
-    } else {
-        let bytes = |name: &str| document.value[name].as_u64().ok_or_else(not_understood);
-        output.line(&format!(
-            "log {} -> {} bytes, snapshot {} bytes",
-            bytes("log_bytes_before")?,
-            bytes("log_bytes_after")?,
-            bytes("snapshot_bytes")?
-        ))?;
-    }
-    Ok(Answer::Yes)
+    let request = Request { patience, ..Request::new("POST", "/v1/log/compact") };
+    let reply = ask(global, Access::Write, &request)?;
+    output.reply(&reply, |output| {
+        let (before, after) = (reply.number("log_bytes_before")?, reply.number("log_bytes_after")?);
+        output.line(&format!("log {before} -> {after} bytes, snapshot {} bytes", reply.number("snapshot_bytes")?))
+    })
 }
 
 /// `log dump`
-pub fn print_log(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let [] = args.exactly([])?;
-    global.need_directory("log dump")?;
+pub fn print_log(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    global.need_directory(args)?;
     let mut result = Ok(());
     dump(&global.dir, &mut |record| {
         if result.is_ok() {
@@ -92,43 +76,36 @@ pub fn print_log(args: Args, global: &Global, output: &mut Output) -> Result<Ans
 }
 
 /// `log verify`
-pub fn check_log(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let [] = args.exactly([])?;
-    global.need_directory("log verify")?;
+pub fn check_log(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    global.need_directory(args)?;
     match verify(&global.dir) {
         Ok(found) => {
-            let torn = found.torn.as_ref().map(
-                |torn| json!({"file": torn.file.display().to_string(), "offset": torn.offset, "bytes": torn.bytes}),
-            );
-            if global.json {
+            let torn = found.torn.map(|torn| (torn.file.display().to_string(), torn.bytes, torn.offset));
+            if output.json {
+                let torn = torn.map(|(file, bytes, offset)| json!({"file": file, "offset": offset, "bytes": bytes}));
                 output.json(&json!({"ok": true, "events": found.events, "segments": found.segments.len(),
                     "log_bytes": found.log_bytes, "snapshot_bytes": found.snapshot_bytes, "torn": torn}))?;
-            } else {
-                let events = counted(&found.events.to_string(), "event");
-                output.line(&format!("ok, {events} in {}", counted(&found.segments.len().to_string(), "segment")))?;
-                if let Some(torn) = found.torn {
-                    output.line(&format!(
-                        "{}: {} bytes from offset {} were never confirmed; the next start cuts them off",
-                        torn.file.display(),
-                        torn.bytes,
-                        torn.offset
-                    ))?;
-                }
+                return Ok(Answer::Yes);
+            }
+            let events = counted(found.events, "event");
+            output.line(&format!("ok, {events} in {}", counted(found.segments.len() as u64, "segment")))?;
+            if let Some((file, bytes, offset)) = torn {
+                let what = "were never confirmed; the next start cuts them off";
+                output.line(&format!("{file}: {bytes} bytes from offset {offset} {what}"))?;
             }
             Ok(Answer::Yes)
         }
-        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => problem(&error, global, output),
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => problem(&error, output),
         Err(error) => Err(error),
     }
 }
 
 /// `log repair`
-pub fn repair_log(mut args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let to = args.os_value("--to")?.filter(|to| !to.is_empty()).ok_or_else(|| missing("--to NEWDIR"))?;
-    let [] = args.exactly([])?;
-    global.need_directory("log repair")?;
-    let done = repair(&global.dir, to.as_ref())?;
-    if global.json {
+pub fn repair_log(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    let to = args.path("--to")?;
+    global.need_directory(args)?;
+    let done = repair(&global.dir, to)?;
+    if output.json {
         output.json(&done.to_json())?;
     } else {
         done.lines().iter().try_for_each(|line| output.line(line))?;
@@ -137,26 +114,19 @@ pub fn repair_log(mut args: Args, global: &Global, output: &mut Output) -> Resul
 }
 
 /// `doctor`
-pub fn doctor(args: Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let [] = args.exactly([])?;
-    let document = match ask(global, Access::Read, &request("GET", "/v1/doctor")) {
-        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
-            return problem(&error, global, output);
-        }
-        document => document?,
+pub fn doctor(_: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    let reply = match ask(global, Access::Read, &Request::new("GET", "/v1/doctor")) {
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => return problem(&error, output),
+        reply => reply?,
     };
-    let ok = document.value["ok"].as_bool().ok_or_else(not_understood)?;
-    if global.json {
-        output.bytes(&document.bytes)?;
-        return Ok(ok.into());
-    }
-    output.report(&document.value)?;
+    let ok = reply.bool("ok")?;
+    output.reply(&reply, |output| output.report(&reply.value))?;
     Ok(ok.into())
 }
 
 /// A directory that can't be opened is an answer too: no.
-fn problem(error: &Error, global: &Global, output: &mut Output) -> Result<Answer> {
-    if global.json {
+fn problem(error: &Error, output: &mut Output) -> Result<Answer> {
+    if output.json {
         output.json(&json!({"ok": false, "problems": [error.message()]}))?;
     } else {
         output.line(&format!("problem: {error}"))?;

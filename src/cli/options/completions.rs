@@ -1,11 +1,14 @@
-//! `flint completions SHELL`: what a shell has to know to complete commands and options, from the table of help texts.
+//! `flint completions SHELL`: what a shell has to know to complete commands and options, from the table of them.
 //!
 //! Each shell gets a script of its own, in three steps: read the words so far into a command; complete the value of the
-//! option before the cursor; else offer the next word of the command, or its options. Behind the `--` of `run` the shell
+//! option before the cursor; else offer the next word of the command, or its options. After the `--` of `run` the shell
 //! completes the program as it would without flint.
 
-use super::help::{self, OptionHelp};
-use crate::error::{Error, Kind, Result};
+use super::table::{
+    COMMANDS, Command, CommandOption, OPTIONS, Value, distinct_options, global_options, groups, members, or,
+};
+use crate::cli::answer::usage;
+use crate::error::Result;
 use crate::limit::excerpt;
 
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
@@ -19,61 +22,54 @@ pub fn script(shell: &str) -> Result<String> {
         "bash" => Ok(bash()),
         "zsh" => Ok(zsh()),
         "fish" => Ok(fish()),
-        other => Err(Error::new(Kind::Usage, format!("SHELL must be bash, zsh or fish, not `{}`", excerpt(other)))),
+        other => Err(usage(format!("SHELL must be {}, not `{}`", or(&SHELLS), excerpt(other)))),
     }
-}
-
-/// What the value of an option may be, as its help says.
-enum Value {
-    Flag,
-    Directory,
-    File,
-    OneOf(String),
-    /// Anything, and what it stands for.
-    Other(&'static str),
-}
-
-fn value(option: &OptionHelp) -> Value {
-    match option.value {
-        "" => Value::Flag,
-        "DIR" | "NEWDIR" => Value::Directory,
-        "FILE" => Value::File,
-        "A" => Value::OneOf(crate::limit::Algorithm::ALL.map(|algorithm| algorithm.name()).join(" ")),
-        value if value.contains('|') => Value::OneOf(value.replace('|', " ")),
-        value => Value::Other(value),
-    }
-}
-
-/// Every option once, whatever commands have it. Where two have one of the same name, it takes the same.
-fn all_options() -> Vec<OptionHelp> {
-    let mut all: Vec<OptionHelp> = help::global_options().collect();
-    for (command, ..) in help::COMMANDS {
-        for option in help::own_options(command) {
-            if !all.iter().any(|other| other.name == option.name) {
-                all.push(option);
-            }
-        }
-    }
-    all
-}
-
-/// The names of those that take a value, with something between them.
-fn with_value(between: &str) -> String {
-    let options = all_options().into_iter().filter(|option| !option.value.is_empty());
-    options.map(|option| option.name).collect::<Vec<_>>().join(between)
 }
 
 /// First words that need a second one.
-fn groups() -> impl Iterator<Item = &'static str> {
-    help::groups().into_iter().filter(|group| !help::is_command(&[(*group).to_owned()]))
+fn pairs() -> impl Iterator<Item = &'static str> {
+    groups().into_iter().filter(|group| !members(group).is_empty())
 }
 
 /// What a first word is about.
 fn about(word: &str) -> String {
-    match help::COMMANDS.iter().find(|(name, ..)| *name == word) {
-        Some((_, _, about, _)) => (*about).to_owned(),
-        None => help::members(word).join(", "),
-    }
+    Command::find(word).map_or_else(|| members(word).join(", "), |command| command.about.to_owned())
+}
+
+/// What completes the value of an option in bash, zsh and fish. `None` for a flag.
+fn completion(option: &CommandOption) -> Option<[String; 3]> {
+    let words = option.words().join(" ");
+    Some(match option.value {
+        Value::Flag => return None,
+        Value::Directory(_) => {
+            ["_flint_names -d", "_files -/", "-x -a '(__fish_complete_directories)'"].map(str::to_owned)
+        }
+        Value::File(_) => ["_flint_names -f", "_files", "-r -F"].map(str::to_owned),
+        Value::Text(what) | Value::Number(what, ..) => {
+            [":".to_owned(), format!("_message {}", quoted(what)), "-x".to_owned()]
+        }
+        Value::Word(_) | Value::Algorithm => [
+            format!("mapfile -t COMPREPLY < <(compgen -W '{words}' -- \"$current\")"),
+            format!("compadd -- {words}"),
+            format!("-x -a '{words}'"),
+        ],
+    })
+}
+
+/// The branches of a `case` that complete the value of the option before the cursor: in bash (0) or zsh (1).
+fn values(shell: usize) -> String {
+    let branch = |name: &str, action: &str| format!("        {name}) {action}; return 0 ;;\n");
+    let options = distinct_options().into_iter();
+    options.filter_map(|option| Some(branch(option.name, &completion(option)?[shell]))).collect()
+}
+
+fn names<'a>(options: impl Iterator<Item = &'a CommandOption>) -> String {
+    options.map(|option| option.name).collect::<Vec<_>>().join(" ")
+}
+
+/// The names of the options that take a value.
+fn with_value() -> String {
+    names(distinct_options().into_iter().filter(|option| option.takes_value()))
 }
 
 /// Text in single quotes, which end where the text has one.
@@ -117,7 +113,7 @@ _flint() {
 @VALUES@        esac
     fi
     case $command in
-    '') words='@FIRST@'; [[ -n $helping ]] || words+=' help' ;;
+    '') words='@FIRST@' ;;
 @MEMBERS@    *)
         case $helping$dashes$command in
         -run*) words=-- ;;
@@ -145,35 +141,21 @@ complete -F _flint flint
 "#;
 
 fn bash() -> String {
-    let mut values = String::new();
-    for option in all_options() {
-        let action = match value(&option) {
-            Value::Flag => continue,
-            Value::Directory => "_flint_names -d".to_owned(),
-            Value::File => "_flint_names -f".to_owned(),
-            Value::OneOf(words) => format!("mapfile -t COMPREPLY < <(compgen -W '{words}' -- \"$current\")"),
-            Value::Other(_) => ":".to_owned(),
-        };
-        values += &format!("        {}) {action}; return 0 ;;\n", option.name);
-    }
-    let members: String =
-        groups().map(|group| format!("    {group}) words='{}' ;;\n", help::members(group).join(" "))).collect();
-    let mut options = String::new();
-    for (command, ..) in help::COMMANDS {
-        let own: Vec<&str> = help::own_options(command).map(|option| option.name).collect();
-        let (pattern, more) = match command {
+    let of_group = |group| format!("    {group}) words='{}' ;;\n", members(group).join(" "));
+    let of_command = |command: &Command| {
+        let (pattern, more) = match command.name {
             "run" => ("run*".to_owned(), " --".to_owned()),
-            "completions" => (command.to_owned(), SHELLS.join(" ")),
-            _ => (format!("'{command}'"), String::new()),
+            "completions" => ("completions".to_owned(), SHELLS.join(" ")),
+            name => (format!("'{name}'"), String::new()),
         };
-        options += &format!("        {pattern}) words='{}{more}' ;;\n", own.join(" "));
-    }
-    BASH.replace("@WITH_VALUE@", &with_value("|"))
-        .replace("@VALUES@", &values)
-        .replace("@FIRST@", &help::groups().join(" "))
-        .replace("@MEMBERS@", &members)
-        .replace("@OPTIONS@", &options)
-        .replace("@GLOBAL@", &help::global_names().join(" "))
+        format!("        {pattern}) words='{}{more}' ;;\n", names(command.own_options()))
+    };
+    BASH.replace("@WITH_VALUE@", &with_value().replace(' ', "|"))
+        .replace("@VALUES@", &values(0))
+        .replace("@FIRST@", &groups().join(" "))
+        .replace("@MEMBERS@", &pairs().map(of_group).collect::<String>())
+        .replace("@OPTIONS@", &COMMANDS.iter().map(of_command).collect::<String>())
+        .replace("@GLOBAL@", &names(global_options()))
 }
 
 const ZSH: &str = r#"#compdef flint
@@ -212,10 +194,7 @@ _flint() {
 @VALUES@        esac
     fi
     case $command in
-    '')
-        offered=(@FIRST@)
-        [[ -n $helping ]] || offered+=('help:Show the options of a command.')
-        ;;
+    '') offered=(@FIRST@) ;;
 @MEMBERS@    completions) offered=(@SHELLS@) ;;
     esac
     (( ! $#offered )) || _describe -t commands command offered
@@ -231,39 +210,25 @@ if [[ $funcstack[1] == _flint ]]; then _flint "$@"; else compdef _flint flint; f
 
 fn zsh() -> String {
     let item = |name: &str, about: &str| quoted(&format!("{name}:{about}"));
-    let items = |options: &mut dyn Iterator<Item = OptionHelp>| {
-        options.map(|option| item(option.name, &option.about)).collect::<Vec<_>>().join(" ")
+    let items = |options: &mut dyn Iterator<Item = &'static CommandOption>| {
+        options.map(|option| item(option.name, &option.sentence())).collect::<Vec<_>>().join(" ")
     };
-    let mut values = String::new();
-    for option in all_options() {
-        let action = match value(&option) {
-            Value::Flag => continue,
-            Value::Directory => "_files -/".to_owned(),
-            Value::File => "_files".to_owned(),
-            Value::OneOf(words) => format!("compadd -- {words}"),
-            Value::Other(what) => format!("_message {}", quoted(what)),
-        };
-        values += &format!("        {}) {action}; return ;;\n", option.name);
-    }
-    let mut members = String::new();
-    for group in groups() {
-        let of_group: Vec<String> =
-            help::members(group).iter().map(|member| item(member, &about(&format!("{group} {member}")))).collect();
-        members += &format!("    {group}) offered=({}) ;;\n", of_group.join(" "));
-    }
-    let mut options = String::new();
-    for (command, ..) in help::COMMANDS {
-        let pattern = if command == "run" { "run*".to_owned() } else { quoted(command) };
-        options += &format!("    {pattern}) offered=({}) ;;\n", items(&mut help::own_options(command)));
-    }
-    let first: Vec<String> = help::groups().iter().map(|word| item(word, &about(word))).collect();
-    ZSH.replace("@WITH_VALUE@", &with_value("|"))
-        .replace("@VALUES@", &values)
+    let of_group = |group| {
+        let offered = members(group).into_iter().map(|member| item(member, &about(&format!("{group} {member}"))));
+        format!("    {group}) offered=({}) ;;\n", offered.collect::<Vec<_>>().join(" "))
+    };
+    let of_command = |command: &Command| {
+        let pattern = if command.name == "run" { "run*".to_owned() } else { quoted(command.name) };
+        format!("    {pattern}) offered=({}) ;;\n", items(&mut command.own_options()))
+    };
+    let first: Vec<String> = groups().iter().map(|word| item(word, &about(word))).collect();
+    ZSH.replace("@WITH_VALUE@", &with_value().replace(' ', "|"))
+        .replace("@VALUES@", &values(1))
         .replace("@FIRST@", &first.join(" "))
-        .replace("@MEMBERS@", &members)
+        .replace("@MEMBERS@", &pairs().map(of_group).collect::<String>())
         .replace("@SHELLS@", &SHELLS.join(" "))
-        .replace("@OPTIONS@", &options)
-        .replace("@GLOBAL@", &items(&mut help::global_options()))
+        .replace("@OPTIONS@", &COMMANDS.iter().map(of_command).collect::<String>())
+        .replace("@GLOBAL@", &items(&mut global_options()))
 }
 
 const FISH: &str = r#"# fish completion for flint; written by `flint completions fish`
@@ -315,36 +280,24 @@ complete -c flint -n '__flint_at run' -a '(__flint_program)'
 
 fn fish() -> String {
     let escaped = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-    let groups: Vec<&str> = groups().collect();
-    let mut out = FISH.replace("@WITH_VALUE@", &with_value(" ")).replace("@GROUPS@", &groups.join(" "));
-    for word in help::groups() {
+    let mut out = FISH.replace("@WITH_VALUE@", &with_value());
+    out = out.replace("@GROUPS@", &pairs().collect::<Vec<_>>().join(" "));
+    for word in groups() {
         out += &format!("complete -c flint -n '__flint_at \"\" help' -a {word} -d {}\n", escaped(&about(word)));
     }
-    out += "complete -c flint -n '__flint_at \"\"' -a help -d 'Show the options of a command.'\n";
     out += &format!("complete -c flint -n '__flint_at completions' -a '{}'\n", SHELLS.join(" "));
-    for (command, _, about, _) in help::COMMANDS {
-        if let Some((group, member)) = command.split_once(' ') {
+    for command in &COMMANDS {
+        if let Some((group, member)) = command.name.split_once(' ') {
             let condition = format!("__flint_at {group} \"help {group}\"");
-            out += &format!("complete -c flint -n '{condition}' -a {member} -d {}\n", escaped(about));
-        }
-        for option in help::own_options(command) {
-            out += &fish_option(&option, &format!(" -n '__flint_at \"{command}\"'"), escaped);
+            out += &format!("complete -c flint -n '{condition}' -a {member} -d {}\n", escaped(command.about));
         }
     }
-    for option in help::global_options() {
-        out += &fish_option(&option, "", escaped);
+    for option in &OPTIONS {
+        let at: Vec<String> = option.commands.iter().map(|command| format!("\"{command}\"")).collect();
+        let condition = if at.is_empty() { String::new() } else { format!(" -n '__flint_at {}'", at.join(" ")) };
+        let value = completion(option).map_or_else(String::new, |[.., fish]| format!(" {fish}"));
+        let name = option.name.trim_start_matches('-');
+        out += &format!("complete -c flint{condition} -l {name}{value} -d {}\n", escaped(&option.sentence()));
     }
     out
-}
-
-fn fish_option(option: &OptionHelp, condition: &str, escaped: impl Fn(&str) -> String) -> String {
-    let value = match value(option) {
-        Value::Flag => String::new(),
-        Value::Directory => " -x -a '(__fish_complete_directories)'".to_owned(),
-        Value::File => " -r -F".to_owned(),
-        Value::OneOf(words) => format!(" -x -a '{words}'"),
-        Value::Other(_) => " -x".to_owned(),
-    };
-    let name = option.name.trim_start_matches('-');
-    format!("complete -c flint{condition} -l {name}{value} -d {}\n", escaped(&option.about))
 }

@@ -1,4 +1,7 @@
-//! Where requests are answered: here, on the data directory, or by a server.
+//! Where requests are answered: in this process, on the data directory, or by a server.
 
-pub mod http;
-pub mod session;
+mod http;
+mod session;
+
+pub use http::{Request, encode};
+pub use session::{Session, ask};
