@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     let journal = to_journal();
     env_logger::Builder::new()
         .filter_level(log::LevelFilter::Warn)
-        // What it reports as errors is the server's daily bread; the server says itself what matters of it.
+        // Its `Server::from_listener` logs each failed accept as an error. The server begins to accept again by itself,
+        // and logs what an operator must know.
         .filter_module("tiny_http", log::LevelFilter::Off)
         .parse_env(env_logger::Env::new().filter("FLINT_LOG"))
         .format(move |out, record| {
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     ExitCode::from(flint::cli::run(std::env::args_os().skip(1).collect()))
 }
 
-/// Whether standard error is systemd's journal, which notes the time itself and reads the priority from the line.
+/// Whether standard error is systemd's journal, which records the time itself and reads the priority from the line.
 fn to_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/2").is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))

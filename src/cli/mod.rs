@@ -2,150 +2,95 @@
 //!
 //! Owns: options, help texts and tables. Exit statuses: 0 done, allowed, healthy; 1 the answer is no; 2 wrong usage;
 //! 3 it could not be done.
+//!
+//! Its rooms, from the top: `serve` is `flint server start`; `commands` are all others; `remote` finds what answers
+//! their requests; `options` reads arguments by one table, from which help and completions are made too; `output`
+//! prints; `answer` is what a command ends with.
 
-mod args;
-mod client;
-mod complete;
-mod global;
-mod help;
-mod limits;
-mod notify;
+mod answer;
+mod commands;
+mod options;
 mod output;
-mod run;
+mod remote;
 mod serve;
-mod storage;
-mod target;
 
 use std::ffi::OsString;
 
-use self::args::Args;
-use self::global::Global;
+use self::answer::Answer;
+use self::commands::{checks, limits, listing, run as program, storage};
+use self::options::{Args, Global, Line};
 use self::output::Output;
-use self::target::Document;
-use crate::error::{Error, Kind, Result};
-use crate::limit::excerpt;
+use crate::error::Result;
 
 /// Runs a command. Returns the exit status.
 pub fn run(argv: Vec<OsString>) -> u8 {
-    // At the file-size limit a write must fail, as on a full disk, and not kill the process. That the handler can't be
-    // set is no reason not to work.
+    // At the file-size limit a write must fail, as on a full disk, and not kill the process. The program works also
+    // where the handler can't be set.
     let reached = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, reached);
     let mut output = Output::new();
-    let answer = Args::new(argv).and_then(|args| dispatch(args, &mut output));
+    let answer = dispatch(argv, &mut output);
     // An answer that could not be written was not given.
     match output.flush().and(answer) {
         Ok(Answer::Yes) => 0,
         Ok(Answer::No) => 1,
         Ok(Answer::Status(status)) => status,
-        Err(error) if output.reader_gone() => error.kind().exit_status(),
         Err(error) => {
-            output::complain(&error);
+            if !output.reader_gone() {
+                output::print_error(&error);
+            }
             error.kind().exit_status()
         }
     }
 }
 
-/// What a command has to say by its exit status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    Yes,
-    No,
-    /// A status of its own, of `run` alone.
-    Status(u8),
+fn dispatch(argv: Vec<OsString>, output: &mut Output) -> Result<Answer> {
+    let args = match Line::read(argv)? {
+        Line::Version => return output.line(concat!("flint ", env!("CARGO_PKG_VERSION"))).map(|()| Answer::Yes),
+        Line::Help(topic) => return output.text(&options::help(&topic)?).map(|()| Answer::Yes),
+        Line::Command(args) => args,
+    };
+    let global = Global::read(&args)?;
+    output.json = args.os_text("--json").is_some();
+    let action = action(args.command.name).unwrap_or_else(|| panic!("`{}` does nothing", args.command.name));
+    action(&args, &global, output)
 }
 
-impl From<bool> for Answer {
-    fn from(yes: bool) -> Answer {
-        if yes { Answer::Yes } else { Answer::No }
-    }
+type Action = fn(&Args, &Global, &mut Output) -> Result<Answer>;
+
+/// What does a command of the table; `help` does nothing here.
+fn action(command: &str) -> Option<Action> {
+    Some(match command {
+        "server start" => serve::start,
+        "limit add" => limits::add,
+        "limit check" => checks::check,
+        "limit check-all" => checks::check_all,
+        "limit status" => limits::status,
+        "limit list" => listing::list,
+        "limit reset" => limits::reset,
+        "limit remove" => limits::remove,
+        "limit top" => listing::top,
+        "limit history" => storage::show_history,
+        "run" => program::run,
+        "log flush" => storage::flush,
+        "log compact" => storage::compact,
+        "log dump" => storage::print_log,
+        "log verify" => storage::check_log,
+        "log repair" => storage::repair_log,
+        "doctor" => storage::doctor,
+        "completions" => |args, _, output| output.text(&options::script(args.operand()?)?).map(|()| Answer::Yes),
+        _ => return None,
+    })
 }
 
-fn dispatch(mut args: Args, output: &mut Output) -> Result<Answer> {
-    if args.flag("--version")? {
-        output.line(&format!("flint {}", env!("CARGO_PKG_VERSION")))?;
-        return Ok(Answer::Yes);
-    }
-    let help = args.flag("--help")? | args.flag("-h")?;
-    let global = Global::take(&mut args)?;
-    let mut words: Vec<String> = Vec::new();
-    while words.len() < 2 {
-        let Some(word) = args.word()? else { break };
-        words.push(word);
-        // `doctor`, `run` and `help` are whole by themselves; what follows are their operands.
-        if help::is_command(&words) || words[0] == "help" {
-            break;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_table_does_something() {
+        for command in options::COMMANDS.iter().filter(|command| command.name != "help") {
+            assert!(action(command.name).is_some(), "{}", command.name);
         }
     }
-    let name = words.join(" ");
-    if words.is_empty() && !help {
-        return Err(Error::new(Kind::Usage, "a command is missing; `flint help` lists them"));
-    }
-    if help || words[0] == "help" {
-        let mut topic = if words.first().is_some_and(|word| word == "help") { Vec::new() } else { words };
-        topic.extend(args.operands()?);
-        let text = help::text(&topic.join(" ")).ok_or_else(|| unknown(&topic.join(" ")))?;
-        output.text(&text)?;
-        return Ok(Answer::Yes);
-    }
-    match name.as_str() {
-        "server start" => serve::start(args, &global, output),
-        "limit add" => limits::add(args, &global, output),
-        "limit check" => limits::check(args, &global, output),
-        "limit check-all" => limits::check_all(args, &global, output),
-        "limit status" => limits::status(args, &global, output),
-        "limit list" => limits::list(args, &global, output),
-        "limit reset" => limits::reset(args, &global, output),
-        "limit remove" => limits::remove(args, &global, output),
-        "limit top" => limits::top(args, &global, output),
-        "limit history" => storage::show_history(args, &global, output),
-        "log flush" => storage::flush(args, &global, output),
-        "log compact" => storage::compact(args, &global, output),
-        "log dump" => storage::print_log(args, &global, output),
-        "log verify" => storage::check_log(args, &global, output),
-        "log repair" => storage::repair_log(args, &global, output),
-        "run" => run::run(args, &global, output),
-        "completions" => {
-            let [shell] = args.exactly(["SHELL"])?;
-            output.text(&complete::script(&shell)?)?;
-            Ok(Answer::Yes)
-        }
-        "doctor" => storage::doctor(args, &global, output),
-        _ => Err(unknown(&name)),
-    }
-}
-
-fn unknown(name: &str) -> Error {
-    let (group, rest) = name.split_once(' ').unwrap_or((name, ""));
-    let members = help::members(group).join(", ");
-    Error::new(
-        Kind::Usage,
-        match (members.is_empty(), rest.is_empty()) {
-            (true, _) => format!("there is no command `{}`; `flint help` lists them", excerpt(name)),
-            (false, true) => format!("`{group}` needs a further word: {members}"),
-            (false, false) => format!("there is no command `{}`; `{group}` has {members}", excerpt(name)),
-        },
-    )
-}
-
-/// Prints the answer of a command that has nothing to tell but that it is done.
-fn done(document: &Document, global: &Global, output: &mut Output) -> Result<Answer> {
-    if document.value["ok"] != true {
-        return Err(target::not_understood());
-    }
-    if global.json {
-        output.bytes(&document.bytes)?;
-    } else {
-        output.line("ok")?;
-    }
-    Ok(Answer::Yes)
-}
-
-fn missing(what: &str) -> Error {
-    Error::new(Kind::Usage, format!("{what} is missing"))
-}
-
-/// Puts dashes before the message of an error about a value that was given by an option of the same name.
-fn option_error<T>(dashes: &str, result: Result<T>) -> Result<T> {
-    result.map_err(|error| Error::new(Kind::Usage, format!("{dashes}{error}")))
 }

@@ -1,23 +1,27 @@
-//! Output: lines, tables and JSON on stdout, one line of complaint on stderr.
+//! Output: lines, tables and JSON on standard output, one line of an error on standard error.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use serde_json::Value;
 
+use super::answer::{Answer, Document, not_understood};
 use crate::error::{Error, Kind, Result};
 
 /// Standard output, buffered until the command ends.
 pub struct Output {
+    /// Whether `--json` was given.
+    pub json: bool,
     stdout: io::BufWriter<io::Stdout>,
     reader_gone: bool,
 }
 
 impl Output {
     pub fn new() -> Output {
-        Output { stdout: io::BufWriter::new(io::stdout()), reader_gone: false }
+        Output { json: false, stdout: io::BufWriter::new(io::stdout()), reader_gone: false }
     }
 
-    /// Whether nobody reads on, as `head` does not: that is no news to anyone.
+    /// Whether the reader has closed its end, as `head` does: that needs no message.
     pub fn reader_gone(&self) -> bool {
         self.reader_gone
     }
@@ -37,62 +41,64 @@ impl Output {
         self.line(&value.to_string())
     }
 
-    /// Bytes that are JSON, on a line.
-    pub fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        self.raw(bytes).and_then(|()| self.raw(b"\n"))
+    /// A reply: its JSON as it came, or what is printed for people.
+    pub fn reply(&mut self, reply: &Document, people: impl FnOnce(&mut Output) -> Result<()>) -> Result<Answer> {
+        let printed = if self.json { self.raw(&[&reply.bytes[..], b"\n"].concat()) } else { people(self) };
+        printed.map(|()| Answer::Yes)
+    }
+
+    /// The reply to a command that only says that it is done.
+    pub fn done(&mut self, reply: &Document) -> Result<Answer> {
+        if !reply.bool("ok")? {
+            return Err(not_understood());
+        }
+        self.reply(reply, |output| output.line("ok"))
     }
 
     /// Sends what was written.
     pub fn flush(&mut self) -> Result<()> {
-        let done = self.stdout.flush();
-        self.done(done)
+        let result = self.stdout.flush();
+        self.checked(result)
     }
 
     /// Bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
-        let done = self.stdout.write_all(bytes);
-        self.done(done)
+        let result = self.stdout.write_all(bytes);
+        self.checked(result)
     }
 
-    fn done(&mut self, done: io::Result<()>) -> Result<()> {
-        done.map_err(|error| {
+    fn checked(&mut self, result: io::Result<()>) -> Result<()> {
+        result.map_err(|error| {
             self.reader_gone |= error.kind() == io::ErrorKind::BrokenPipe;
             Error::new(Kind::Io, format!("cannot write to standard output: {error}"))
         })
     }
 
-    /// All there is to say of one limit, from its status object.
+    /// Everything about one limit, from its status object.
     pub fn status(&mut self, status: &Value) -> Result<()> {
-        let time = |name: &str| match &status[name] {
-            Value::Null => Ok("never".to_owned()),
-            _ => text(status, name),
-        };
-        let count = |what: &str| {
-            let (checks, units) = (format!("total_{what}"), format!("total_{what}_cost"));
-            Ok::<_, Error>(format!(
-                "{}, {}",
-                counted(&text(status, &checks)?, "check"),
-                counted(&text(status, &units)?, "unit")
-            ))
+        let or = |none: &str, name| if status[name].is_null() { Ok(none.to_owned()) } else { text(status, name) };
+        let count = |checks, units| {
+            let (checks, units) = (text(status, checks)?, text(status, units)?);
+            Ok::<_, Error>(format!("{}, {}", counted(checks, "check"), counted(units, "unit")))
         };
         let lines = [
             ("key", text(status, "key")?),
             ("limit", format!("{} per {}", text(status, "rate")?, text(status, "per")?)),
             ("algorithm", text(status, "algorithm")?),
-            ("burst", if status["burst"].is_null() { "-".to_owned() } else { text(status, "burst")? }),
+            ("burst", or("-", "burst")?),
             ("remaining", text(status, "remaining")?),
             ("reset at", text(status, "reset_at")?),
-            ("allowed", count("allowed")?),
-            ("denied", count("denied")?),
-            ("last allowed", time("last_allowed_at")?),
-            ("last denied", time("last_denied_at")?),
-            ("last reset", time("last_reset_at")?),
+            ("allowed", count("total_allowed", "total_allowed_cost")?),
+            ("denied", count("total_denied", "total_denied_cost")?),
+            ("last allowed", or("never", "last_allowed_at")?),
+            ("last denied", or("never", "last_denied_at")?),
+            ("last reset", or("never", "last_reset_at")?),
         ];
         lines.iter().try_for_each(|(name, value)| self.line(&format!("{name:<13} {value}")))
     }
 
-    /// All there is to say of the storage, from the report of doctor: whether it is well, what is not, and then its
-    /// numbers by their names. Of the objects in it those numbers are left out that are 0.
+    /// Everything about the storage, from the report of doctor: whether it is healthy, its problems, and its numbers by
+    /// name. Numbers in inner objects are left out where they are 0.
     pub fn report(&mut self, report: &Value) -> Result<()> {
         let mut lines = Vec::new();
         numbers("", report, &mut lines);
@@ -119,19 +125,16 @@ fn numbers(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     }
 }
 
-/// Limits in aligned columns, a page of them at a time: what came before is not kept, and is not aligned anew. The key
-/// stands last: it may be long, or of characters whose width only the terminal knows.
+/// Limits in aligned columns, a page at a time: earlier pages are not kept and not aligned again. The key comes last:
+/// it may be long, or hold characters whose width only the terminal knows.
+#[derive(Default)]
 pub struct Table {
     widths: [usize; KEY],
     begun: bool,
 }
 
 impl Table {
-    pub fn new() -> Table {
-        Table { widths: [0; KEY], begun: false }
-    }
-
-    /// Prints a page, below the heads of the columns where it is the first.
+    /// Prints a page; the first one below the heads of the columns.
     pub fn page(&mut self, mut rows: Vec<Row>, output: &mut Output) -> Result<()> {
         if !std::mem::replace(&mut self.begun, true) {
             let heads = ["LIMIT", "ALGORITHM", "REMAINING", "ALLOWED", "DENIED", "RESET AT", "KEY"];
@@ -186,22 +189,23 @@ fn text(object: &Value, name: &str) -> Result<String> {
     match &object[name] {
         Value::String(text) => Ok(printable(text)),
         Value::Number(number) => Ok(number.to_string()),
-        _ => Err(super::target::not_understood()),
+        _ => Err(not_understood()),
     }
 }
 
 /// So many of something.
-pub fn counted(number: &str, what: &str) -> String {
+pub fn counted(number: impl Display, what: &str) -> String {
+    let number = number.to_string();
     format!("{number} {what}{}", if number == "1" { "" } else { "s" })
 }
 
-/// Text with nothing in it that a terminal would obey.
-fn printable(text: &str) -> String {
+/// Text without characters that control a terminal.
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// One line on stderr.
-pub fn complain(error: &Error) {
-    // When stderr is closed there is nobody to tell.
+/// One line on standard error.
+pub fn print_error(error: &Error) {
+    // Where standard error is closed, there is no other place for it.
     let _ = writeln!(io::stderr(), "flint: {error}");
 }

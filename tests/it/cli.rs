@@ -320,7 +320,7 @@ fn help_for_every_command() {
         (&["log", "repair"], "--to"),
         (&["doctor"], "--json"),
         (&["run"], "--wait"),
-        (&["completions"], "bash|zsh|fish"),
+        (&["completions"], "bash, zsh or fish"),
     ];
     for (command, option) in commands {
         let help = dir.ok(&[&["help"], command].concat());
@@ -331,6 +331,8 @@ fn help_for_every_command() {
         assert_eq!(dir.ok(&[command, &["--help"]].concat()), help);
         assert_eq!(dir.ok(&[command, &["-h"]].concat()), help);
     }
+    assert!(dir.ok(&["help", "help"]).starts_with("Usage: flint help [COMMAND]"));
+    assert!(dir.ok(&["limit", "add", "job", "--help"]).starts_with("Usage: flint limit add KEY"));
     for group in ["limit", "log", "server"] {
         assert!(dir.ok(&["help", group]).contains(&format!("  {group} ")), "{group}");
     }
@@ -338,6 +340,9 @@ fn help_for_every_command() {
         (&["limit"][..], "`limit` needs a further word: add, check"),
         (&["limit", "ad"], "no command `limit ad`; `limit` has add, check"),
         (&["odd"], "no command `odd`; `flint help`"),
+        (&["limti", "add"], "no command `limti add`; did you mean `limit`?"),
+        (&["doctor", "--jsno"], "unknown option `--jsno`; did you mean `--json`?"),
+        (&["doctor", "--odd"], "unknown option `--odd`; `flint help doctor` lists them"),
         (&["help", "log", "odd"], "no command `log odd`; `log` has flush"),
     ] {
         assert!(dir.error(2, words).contains(told), "{words:?}");

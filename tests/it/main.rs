@@ -12,6 +12,7 @@ mod install;
 mod ladder;
 mod mdoc;
 mod metrics;
+mod modules;
 mod pages;
 mod pages_cli;
 mod pages_http;

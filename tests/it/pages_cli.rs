@@ -52,7 +52,9 @@ fn documented(page: &str) -> BTreeMap<String, String> {
 fn commands() -> Vec<String> {
     let whole = help(&[]);
     let section = whole.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    section.lines().map(|line| line.trim().split("  ").next().unwrap().replace(" [COMMAND]", "")).collect()
+    // A line that begins further in goes on with what a command does.
+    let lines = section.lines().filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+    lines.map(|line| line.split("  ").next().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -78,6 +80,47 @@ fn the_page_and_the_help_name_the_same_commands_and_options() {
     let described: BTreeSet<String> = page.lines().filter(|line| line.starts_with(".It Fl ")).flat_map(flags).collect();
     let server = listed(&help(&["server", "start"]));
     assert_eq!(described, server.union(&global).cloned().collect(), "options with a description");
+}
+
+/// An option, as a help text lists it.
+pub struct Listed {
+    /// With its dashes.
+    pub name: String,
+    pub range: Option<String>,
+    pub default: Option<String>,
+}
+
+/// The options of a help text that only some commands have, with what stands in brackets after each sentence.
+pub fn own_options(help: &str) -> Vec<Listed> {
+    let own = help.split("Options of every command").next().unwrap();
+    let options = own.split("\n  --").skip(1).map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+    options
+        .map(|text| {
+            let notes = text.rsplit_once(" (").map_or("", |(_, notes)| notes.trim_end_matches(')')).split("; ");
+            let is_range = |note: &str| note.split_once(" to ").is_some_and(|(low, _)| low.parse::<u64>().is_ok());
+            Listed {
+                name: format!("--{}", text.split(' ').next().unwrap()),
+                range: notes.clone().find(|note| is_range(note)).map(str::to_owned),
+                default: notes.clone().find_map(|note| note.strip_prefix("default ")).map(str::to_owned),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn the_page_has_the_ranges_and_defaults_of_the_help() {
+    let page = page();
+    let (mut ranges, mut defaults) = (0, 0);
+    for option in own_options(&help(&["server", "start"])) {
+        let item = page.split(&format!("\n.It Fl -{} ", &option.name[2..])).nth(1).unwrap();
+        let text = unescape(&item.split("\n.It ").next().unwrap().replace('\n', " "));
+        for wanted in [&option.range, &option.default].into_iter().flatten() {
+            assert!(text.contains(wanted.as_str()), "{}: {wanted} is not in: {text}", option.name);
+        }
+        ranges += usize::from(option.range.is_some());
+        defaults += usize::from(option.default.is_some());
+    }
+    assert_eq!((ranges, defaults), (2, 9), "read from the help");
 }
 
 /// The literal displays of the section EXAMPLES.
@@ -110,9 +153,9 @@ fn the_examples_work_with_and_without_a_server() {
             }
             let done = run(&mut shell);
             assert_eq!(done.code, Some(0), "served {served}: {example}{done:?}");
-            // What is denied as the example means it to be is told on stderr.
-            let told = done.err.lines().all(|line| line.starts_with("flint: denied by `backup`"));
-            assert!(told && !done.out.is_empty(), "served {served}: {example}{done:?}");
+            // The denial that the example shows is on stderr.
+            let expected = done.err.lines().all(|line| line.starts_with("flint: denied by `backup`"));
+            assert!(expected && !done.out.is_empty(), "served {served}: {example}{done:?}");
         }
         if let Some(server) = server {
             server.terminate();
@@ -146,7 +189,7 @@ fn the_page_has_the_codes_bounds_and_algorithms() {
         format!("Worker threads, 1 to {}, {} by default", bounds::MAX_MAX_BLOCKING, bounds::MAX_BLOCKING),
         format!("past this size, {} by default", bounds::COMPACT_AFTER_BYTES),
         format!("silent so long, {}s by default", bounds::IDLE_TIMEOUT_MS / 1000),
-        format!("Connections at once, {} by default", bounds::MAX_CONNECTIONS),
+        format!("Connections at once, 1 to {}, {} by default", bounds::MAX_MAX_CONNECTIONS, bounds::MAX_CONNECTIONS),
         format!("milliseconds at the latest, {} by default", bounds::FLUSH_EVERY_MS),
         format!("records at the latest, {} by default", bounds::FLUSH_EVERY_EVENTS),
     ] {

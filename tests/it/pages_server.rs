@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use flint::bounds::*;
 
 use crate::mdoc::{Page, unescape};
+use crate::pages_cli::{Listed, own_options};
 use crate::util::{command, run};
 
 fn page() -> Page {
@@ -34,19 +35,17 @@ fn options() -> BTreeMap<String, String> {
 fn options_and_defaults() {
     let help = run(command().args(["help", "server", "start"]));
     assert_eq!(help.code, Some(0), "{help:?}");
-    let (of_command, of_every) = help.out.split_once("Options of every command").unwrap();
+    let (_, of_every) = help.out.split_once("Options of every command").unwrap();
     let mut of_code = Vec::new();
     let options = options();
-    for line in of_command.lines().filter_map(|line| line.strip_prefix("  --")) {
-        let name = format!("--{}", line.split(' ').next().unwrap());
+    for Listed { name, range, default } in own_options(&help.out) {
         let text = options.get(&name).unwrap_or_else(|| panic!("{name} is not in the page"));
-        if let Some((_, default)) = line.split_once("(default ") {
-            let default = default.trim_end_matches(')');
-            assert!(text.contains(&format!("{default} by default")), "{name}: {default} is the default, not {text}");
+        if let Some(default) = default {
+            let forms = [format!("{default} by default"), format!("{default} , No the default")];
+            assert!(forms.iter().any(|form| text.contains(form)), "{name}: {default} is the default, not {text}");
         }
-        if let Some(range) = line.split(", ").find(|part| part.contains(" to ")) {
-            let range = range.split(" (").next().unwrap();
-            assert!(text.contains(range), "{name}: {range} is its range, not {text}");
+        if let Some(range) = range {
+            assert!(text.contains(&range), "{name}: {range} is its range, not {text}");
         }
         of_code.push(name);
     }

@@ -12,8 +12,8 @@ See ``man flint-python``.
 from __future__ import annotations
 
 from ._client import SharedLimiter
-from ._errors import FlintConnectionError, FlintError, FlintServerError, RateLimitExceeded
-from ._results import CheckAllResult, CheckResult, Decision, LimitStatus
+from ._errors import FlintConnectionError, FlintError, FlintServerError
+from ._results import CheckAllResult, CheckResult, Decision, LimitStatus, RateLimitExceeded
 from .middleware import ASGIMiddleware, WSGIMiddleware, client_address
 
 __version__ = "0.1.0"

@@ -1,11 +1,8 @@
-"""The exceptions of the package. Two kinds of no stay apart: a denial is no :class:`FlintError`."""
+"""The failures of the package. A denial is not one of them: :class:`flint.RateLimitExceeded` stands beside the results."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, Tuple
-
-if TYPE_CHECKING:
-    from ._results import CheckResult
+from typing import Any, Optional, Tuple
 
 #: Statuses that say that the service cannot be had at the moment: the server's own 503 (``overloaded``,
 #: ``log_failed``), and what a reverse proxy answers when it cannot reach the server.
@@ -65,48 +62,3 @@ class FlintConnectionError(FlintError):
 
 def _connection_error(message: str, request_sent: bool, reason: str) -> FlintConnectionError:
     return FlintConnectionError(message, request_sent=request_sent, reason=reason)
-
-
-class RateLimitExceeded(Exception):
-    """A decorated function was not called, because its limit denied the call.
-
-    Attributes:
-        result: the denial, a :class:`flint.CheckResult`.
-    """
-
-    def __init__(self, result: "CheckResult") -> None:
-        super().__init__("rate limit exceeded for %r: retry in %.3f s" % (result.key, result.retry_after))
-        self.result = result
-
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return (type(self), (self.result,))
-
-    @property
-    def retry_after(self) -> float:
-        """Seconds until the same call could be allowed."""
-        return self.result.retry_after
-
-    @property
-    def key(self) -> str:
-        """The limit's key."""
-        return self.result.key
-
-    @property
-    def cost(self) -> int:
-        """Units the call would have spent."""
-        return self.result.cost
-
-    @property
-    def remaining(self) -> int:
-        """Whole units left."""
-        return self.result.remaining
-
-    @property
-    def reset_at(self) -> str:
-        """When the limit is untouched again, RFC 3339 in UTC."""
-        return self.result.reset_at
-
-    @property
-    def algorithm(self) -> str:
-        """The limit's algorithm."""
-        return self.result.algorithm

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, TypeVar, Union, cast
+from typing import Any, Callable, Dict, Optional, Protocol, Set, TypeVar, Union, cast
 
 from ._bounds import MAX_REMEMBERED_KEYS
-from ._errors import FlintError, FlintServerError, RateLimitExceeded
-from ._results import CheckResult, degraded_result
-
-if TYPE_CHECKING:
-    from ._client import SharedLimiter
+from ._errors import FlintError, FlintServerError
+from ._results import CheckResult, RateLimitExceeded, degraded_result
 
 F = TypeVar("F", bound=Callable[..., Any])
 Key = Union[str, Callable[..., str]]
 Cost = Union[int, Callable[..., int]]
+
+
+class Limiter(Protocol):
+    """What quota is taken from: as much of :class:`flint.SharedLimiter` as is used here."""
+
+    def check(self, key: str, cost: int = 1) -> CheckResult: ...
+
+    async def acheck(self, key: str, cost: int = 1) -> CheckResult: ...
+
+    def limit(
+        self,
+        key: str,
+        *,
+        rate: int,
+        per: Union[str, int],
+        algorithm: Optional[str] = None,
+        burst: Optional[int] = None,
+    ) -> bool: ...
+
+    async def alimit(
+        self,
+        key: str,
+        *,
+        rate: int,
+        per: Union[str, int],
+        algorithm: Optional[str] = None,
+        burst: Optional[int] = None,
+    ) -> bool: ...
+
+    def _instead(self, error: FlintError) -> bool: ...
 
 
 class Quota:
@@ -25,7 +52,7 @@ class Quota:
 
     def __init__(
         self,
-        limiter: "SharedLimiter",
+        limiter: Limiter,
         rate: Optional[int],
         per: Union[str, int, None],
         algorithm: Optional[str],

@@ -1,10 +1,10 @@
-"""What the calls of a limiter answer with."""
+"""What the calls of a limiter answer with, and the exception that carries a denial."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import List, Optional, TypedDict
+from typing import Any, List, Optional, Tuple, TypedDict
 
 from ._bounds import DEGRADED_RETRY_MS
 from ._errors import FlintError, FlintServerError
@@ -57,6 +57,52 @@ class CheckResult:
         if not self.reset_at:
             return None
         return datetime.strptime(self.reset_at, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+
+
+class RateLimitExceeded(Exception):
+    """A decorated function was not called, because its limit denied the call. Not a :class:`flint.FlintError`: a denial
+    is no failure.
+
+    Attributes:
+        result: the denial, a :class:`flint.CheckResult`.
+    """
+
+    def __init__(self, result: CheckResult) -> None:
+        super().__init__("rate limit exceeded for %r: retry in %.3f s" % (result.key, result.retry_after))
+        self.result = result
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return (type(self), (self.result,))
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the same call could be allowed."""
+        return self.result.retry_after
+
+    @property
+    def key(self) -> str:
+        """The limit's key."""
+        return self.result.key
+
+    @property
+    def cost(self) -> int:
+        """Units the call would have spent."""
+        return self.result.cost
+
+    @property
+    def remaining(self) -> int:
+        """Whole units left."""
+        return self.result.remaining
+
+    @property
+    def reset_at(self) -> str:
+        """When the limit is untouched again, RFC 3339 in UTC."""
+        return self.result.reset_at
+
+    @property
+    def algorithm(self) -> str:
+        """The limit's algorithm."""
+        return self.result.algorithm
 
 
 class Decision(TypedDict):

@@ -1,18 +1,18 @@
-//! Options of every command: which data directory or server it works on, with which token, and how it prints.
+//! Options of every command: which data directory or server it works on, and with which token.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use super::address::Address;
 use super::args::Args;
-use super::client::Address;
-use crate::error::{Error, Kind, Result};
+use crate::cli::answer::usage;
+use crate::error::Result;
 use crate::server::read_token_file;
 
-/// Options of every command.
+/// Where a command works, and with which token.
 pub struct Global {
     /// The data directory, where no server is named.
     pub dir: PathBuf,
-    pub json: bool,
     directory_given: bool,
     server: Option<Address>,
     token: Option<String>,
@@ -20,35 +20,33 @@ pub struct Global {
 }
 
 impl Global {
-    /// Takes them out of the arguments.
+    /// Reads the options of every command.
     ///
     /// # Errors
     /// `usage`.
-    pub fn take(args: &mut Args) -> Result<Global> {
-        let dir = args.os_value("--data-dir")?;
-        let url = args.value("--server")?;
-        if dir.as_ref().is_some_and(|dir| dir.is_empty()) {
-            return Err(Error::new(Kind::Usage, "--data-dir must not be empty"));
+    pub fn read(args: &Args) -> Result<Global> {
+        let dir = args.os_text("--data-dir");
+        let server = args.given_text("--server")?;
+        if dir.is_some_and(OsStr::is_empty) {
+            return Err(usage("--data-dir must not be empty"));
         }
-        if dir.is_some() && url.is_some() {
-            let message = "--server and --data-dir exclude each other: a server knows its own data directory";
-            return Err(Error::new(Kind::Usage, message));
+        if dir.is_some() && server.is_some() {
+            return Err(usage("--server and --data-dir exclude each other: a server knows its own data directory"));
         }
         Ok(Global {
-            json: args.flag("--json")?,
+            dir: dir.map_or_else(|| args.text("--data-dir").map(PathBuf::from), |dir| Ok(dir.into()))?,
             directory_given: dir.is_some(),
-            dir: dir.unwrap_or_else(|| ".flint".into()).into(),
-            server: url.map(|url| Address::parse(&url, "--server")).transpose()?,
-            token: args.value("--token")?,
-            token_file: args.os_value("--token-file")?,
+            server: server.map(|url| Address::parse(url, "--server")).transpose()?,
+            token: args.given_text("--token")?.filter(|token| !token.is_empty()).map(str::to_owned),
+            token_file: args.os_text("--token-file").map(OsStr::to_owned),
         })
     }
 
-    /// The server that was named, and by what: `--server`, or `FLINT_SERVER` where no `--data-dir` was given, which is
-    /// nearer than the environment.
+    /// The server that was named, and the name of the option or variable that did: `--server`, or `FLINT_SERVER` where
+    /// no `--data-dir` was given, which counts more than the environment.
     ///
     /// # Errors
-    /// `usage`, for a URL in the environment that is none.
+    /// `usage`, for a bad URL in the environment.
     pub fn server(&self) -> Result<Option<(Address, &'static str)>> {
         const VARIABLE: &str = "FLINT_SERVER";
         if let Some(address) = &self.server {
@@ -58,12 +56,12 @@ impl Global {
         url.map(|url| Ok((Address::parse(&url.to_string_lossy(), VARIABLE)?, VARIABLE))).transpose()
     }
 
-    /// `--token`, else the tokens of `--token-file`, else `FLINT_SERVER_TOKEN`. An empty one is none.
+    /// `--token`, else the tokens of `--token-file`, else `FLINT_SERVER_TOKEN`. An empty one does not count.
     ///
     /// # Errors
     /// `usage`, for a file that can't be read, or that others can.
     pub fn tokens(&self) -> Result<Vec<String>> {
-        if let Some(token) = self.token.as_ref().filter(|token| !token.is_empty()) {
+        if let Some(token) = &self.token {
             return Ok(vec![token.clone()]);
         }
         if let Some(path) = &self.token_file {
@@ -75,7 +73,7 @@ impl Global {
 
     /// The token file, if the tokens are from one.
     pub fn token_source(&self) -> Option<&Path> {
-        self.token_file.as_ref().filter(|_| !self.token_shows()).map(Path::new)
+        self.token_file.as_ref().filter(|_| self.token.is_none()).map(Path::new)
     }
 
     /// The token to show to a server: the first there is.
@@ -86,7 +84,7 @@ impl Global {
         let token = self.tokens()?.into_iter().next();
         match token {
             Some(token) if token.trim() != token || !token.bytes().all(|byte| (0x20..0x7f).contains(&byte)) => {
-                Err(Error::new(Kind::Usage, "the token must be printable ASCII without blanks around it"))
+                Err(usage("the token must be printable ASCII without blanks around it"))
             }
             token => Ok(token),
         }
@@ -94,7 +92,7 @@ impl Global {
 
     /// Whether the token was given on the command line, where `ps` shows it.
     pub fn token_shows(&self) -> bool {
-        self.token.as_ref().is_some_and(|token| !token.is_empty())
+        self.token.is_some()
     }
 
     /// Refuses `--server`, for the command that starts one.
@@ -104,7 +102,7 @@ impl Global {
     pub fn refuse_server(&self) -> Result<()> {
         match self.server {
             None => Ok(()),
-            Some(_) => Err(Error::new(Kind::Usage, "--server names a server that runs; server start takes --bind")),
+            Some(_) => Err(usage("--server names a server that runs; server start takes --bind")),
         }
     }
 
@@ -112,16 +110,9 @@ impl Global {
     ///
     /// # Errors
     /// `usage`.
-    pub fn need_directory(&self, command: &str) -> Result<()> {
-        match self.server()? {
-            None => Ok(()),
-            Some((_, source)) => Err(Error::new(
-                Kind::Usage,
-                format!(
-                    "{command} reads the files of the data directory and cannot use {source}; run it where they are, with \
-                     --data-dir"
-                ),
-            )),
-        }
+    pub fn need_directory(&self, args: &Args) -> Result<()> {
+        let Some((_, source)) = self.server()? else { return Ok(()) };
+        let what = "reads the files of the data directory and cannot use";
+        Err(usage(format!("{} {what} {source}; run it where they are, with --data-dir", args.command.name)))
     }
 }

@@ -1,20 +1,20 @@
-//! Tells a service manager how the server stands, as sd_notify(3) does.
+//! Tells a service manager the server's state, as sd_notify(3) does.
 //!
-//! Called by `serve`. Must never happen here: an error or a long wait. A manager that does not listen is none.
+//! Must never happen here: an error or a long wait. A manager that can't be reached is ignored.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Longest wait for a manager that is slow to read.
+/// Longest wait for a manager that reads slowly.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The way to the service manager, if there is one.
+/// The socket of the service manager, if there is one.
 pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
 impl Notifier {
-    /// Finds it by `NOTIFY_SOCKET`: a path, or a name of the abstract space behind an `@`.
+    /// Finds it by `NOTIFY_SOCKET`: a path, or a name of the abstract namespace after an `@`.
     pub fn from_environment() -> Notifier {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Notifier(None);
@@ -31,17 +31,17 @@ impl Notifier {
         Notifier(found.inspect_err(|error| log::debug!("NOTIFY_SOCKET cannot be used: {error}")).ok())
     }
 
-    /// Requests are answered. `status` is for people.
+    /// Says that requests are answered. `status` is for people.
     pub fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// What it is about, for people.
+    /// Says what the server does, for people.
     pub fn status(&self, status: &str) {
         self.send(&format!("STATUS={status}"));
     }
 
-    /// The server is about to end.
+    /// Says that the server is about to end.
     pub fn stopping(&self) {
         self.send("STOPPING=1\nSTATUS=answering what is in flight and closing the log");
     }

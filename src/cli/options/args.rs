@@ -1,0 +1,403 @@
+//! Reads a command line by the table of options. pico-args finds options and their values; what it leaves to its
+//! callers is done here:
+//! - `--name=value` is taken out first: pico-args refuses an empty value and takes quotes off others;
+//! - a value that begins with `--` is refused unless it follows a `=`: `--bind --sync x` lacks an address;
+//! - an option that is given twice, and whatever is left over, is an error.
+
+use std::ffi::{OsStr, OsString};
+use std::num::IntErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use pico_args::Arguments;
+
+use super::table::{
+    Command, CommandOption, DefaultValue, Value, distinct_options, global_options, groups, members, or,
+};
+use crate::cli::answer::usage;
+use crate::error::{Error, Result};
+use crate::limit::{excerpt, validate_key};
+
+/// What a command line asks for.
+pub enum Line {
+    Version,
+    /// Help on the command or group of this name; on all of them for none.
+    Help(String),
+    Command(Args),
+}
+
+/// The arguments of a command.
+pub struct Args {
+    pub command: &'static Command,
+    given: Given,
+    /// What is left. For `run`, only what comes before the `--`.
+    pub operands: Vec<OsString>,
+    /// What comes after the `--` of `run`.
+    pub program: Vec<OsString>,
+}
+
+impl Line {
+    /// Reads arguments without the program's name.
+    ///
+    /// # Errors
+    /// `usage`.
+    pub fn read(mut argv: Vec<OsString>) -> Result<Line> {
+        // Everything after `--` is an operand, also if it begins with a dash.
+        let dashes = argv.iter().position(|argument| argument == "--");
+        let after_dashes = dashes.map_or_else(Vec::new, |at| argv.split_off(at).split_off(1));
+        let (given, mut operands) = take_options(argv)?;
+        let is_given = |name: &str| given.iter().any(|(other, _)| *other == name);
+        if is_given("--version") {
+            return Ok(Line::Version);
+        }
+        let words: Vec<_> = operands.iter().take(2).map(|word| word.to_string_lossy()).collect();
+        let name = words.join(" ");
+        let command = Command::find(&name).or_else(|| Command::find(words.first()?));
+        if let Some(option) = operands.iter().find(|operand| operand.as_bytes().starts_with(b"-")) {
+            return Err(unknown_option(&option.to_string_lossy(), command));
+        }
+        if is_given("--help") && command.is_none_or(|command| command.name != "help") {
+            return Ok(Line::Help(command.map_or(name, |command| command.name.to_owned())));
+        }
+        let Some(command) = command else { return Err(unknown_command(&name)) };
+        operands.drain(..command.name.split(' ').count());
+        let mut program = Vec::new();
+        if command.operands.contains(" -- ") {
+            program = after_dashes;
+        } else {
+            operands.extend(after_dashes);
+        }
+        if command.name == "help" {
+            return Ok(Line::Help(operands.iter().map(text).collect::<Result<Vec<_>>>()?.join(" ")));
+        }
+        let args = Args { command, given, operands, program };
+        args.check().map(|()| Line::Command(args))
+    }
+}
+
+/// Options with their values, in no order. A flag's is empty.
+type Given = Vec<(&'static str, OsString)>;
+
+/// Takes every option of the table out of the arguments. Also returns what is left.
+fn take_options(argv: Vec<OsString>) -> Result<(Given, Vec<OsString>)> {
+    let (with_value, flags): (Vec<&CommandOption>, Vec<_>) =
+        distinct_options().into_iter().partition(|option| option.takes_value());
+    let find = |name: &OsStr| with_value.iter().map(|option| option.name).find(|option| name == *option);
+    let (mut given, mut rest) = (Given::new(), Vec::<OsString>::new());
+    for argument in argv {
+        let before = rest.last().and_then(|last| find(last));
+        if let Some(option) = before.filter(|_| argument.as_bytes().starts_with(b"--")) {
+            return Err(usage(format!("{option} needs a value, not `{}`", shown(&argument))));
+        }
+        let mut parts = argument.as_bytes().splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+        match (parts.next().and_then(find), parts.next()) {
+            (Some(option), Some(value)) => given.push((option, value.to_owned())),
+            _ => rest.push(argument),
+        }
+    }
+    let mut rest = Arguments::from_vec(rest);
+    for CommandOption { name, .. } in with_value {
+        let values = rest.values_from_os_str(*name, |value| Ok::<_, std::convert::Infallible>(value.to_owned()));
+        let values = values.map_err(|_| usage(format!("{name} needs a value")))?;
+        given.extend(values.into_iter().map(|value| (*name, value)));
+    }
+    // `-h` is not in the help; people try it.
+    for (key, name) in flags.iter().map(|option| (option.name, option.name)).chain([("-h", "--help")]) {
+        while rest.contains(key) {
+            given.push((name, OsString::new()));
+        }
+    }
+    Ok((given, rest.finish()))
+}
+
+impl Args {
+    /// Holds what is given to the rows of the command and its options.
+    fn check(&self) -> Result<()> {
+        for (at, (name, _)) in self.given.iter().enumerate() {
+            let option = self.command.option(name).ok_or_else(|| unknown_option(name, Some(self.command)))?;
+            if !option.repeatable && self.given[..at].iter().any(|(other, _)| other == name) {
+                return Err(usage(format!("{name} is given twice")));
+            }
+        }
+        let names: Vec<&str> = self.command.operands.split_whitespace().collect();
+        match (names.get(self.operands.len()), self.operands.get(names.len())) {
+            _ if self.command.operands.contains(" -- ") => Ok(()),
+            (Some(name), _) => Err(missing(name.trim_end_matches('.'))),
+            (_, Some(more)) if !self.command.operands.ends_with("...") => {
+                Err(usage(format!("`{}` is one argument too many", shown(more))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn row(&self, name: &str) -> &'static CommandOption {
+        self.command.option(name).unwrap_or_else(|| panic!("the table has no {name} for {}", self.command.name))
+    }
+
+    /// The value of an option that is given, as it is: a file's name, or nothing for a flag.
+    pub fn os_text(&self, name: &str) -> Option<&OsStr> {
+        debug_assert_eq!(self.row(name).name, name);
+        self.given.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// The name of a file, the value of an option that must be given.
+    ///
+    /// # Errors
+    /// `usage`, when it is missing or empty.
+    pub fn path(&self, name: &str) -> Result<&Path> {
+        let path = self.os_text(name).filter(|path| !path.is_empty());
+        path.map(Path::new).ok_or_else(|| missing(&self.row(name).usage()))
+    }
+
+    /// The values of an option that may be repeated.
+    ///
+    /// # Errors
+    /// `usage`, as for the next four, when one is not UTF-8, or not what the table says.
+    pub fn texts(&self, name: &str) -> Result<Vec<&str>> {
+        let option = self.row(name);
+        let values = self.given.iter().filter(|(other, _)| *other == name);
+        values.map(|(_, value)| value_of(option, value)).collect()
+    }
+
+    /// The value of an option that need not be given.
+    pub fn given_text(&self, name: &str) -> Result<Option<&str>> {
+        self.os_text(name).map(|value| value_of(self.row(name), value)).transpose()
+    }
+
+    /// The value of an option that must be given, or has a default.
+    pub fn text(&self, name: &str) -> Result<&str> {
+        match (self.given_text(name)?, self.row(name).default) {
+            (Some(value), _) | (None, DefaultValue::Text(value)) => Ok(value),
+            _ => Err(missing(&self.row(name).usage())),
+        }
+    }
+
+    /// The number that is the value of an option that need not be given.
+    pub fn given_number(&self, name: &str) -> Result<Option<u64>> {
+        self.given_text(name)?.map(|value| number(self.row(name), value)).transpose()
+    }
+
+    /// The number that is the value of an option that must be given, or has a default.
+    pub fn number(&self, name: &str) -> Result<u64> {
+        match (self.given_number(name)?, self.row(name).default) {
+            (Some(value), _) | (None, DefaultValue::Number(value)) => Ok(value),
+            _ => Err(missing(&self.row(name).usage())),
+        }
+    }
+
+    /// The operand of a command that has one.
+    ///
+    /// # Errors
+    /// `usage`, when it is not UTF-8.
+    pub fn operand(&self) -> Result<&str> {
+        text(&self.operands[0])
+    }
+
+    /// The operand of a command that has one, which is a key.
+    ///
+    /// # Errors
+    /// `usage`; `invalid_argument` for a bad key.
+    pub fn key(&self) -> Result<&str> {
+        let key = self.operand()?;
+        validate_key(key).map(|()| key)
+    }
+}
+
+fn value_of<'a>(option: &CommandOption, value: &'a OsStr) -> Result<&'a str> {
+    let value = value.to_str().ok_or_else(|| usage(format!("the value of {} is not UTF-8", option.name)))?;
+    match option.value {
+        Value::Word(words) if !words.contains(&value) => {
+            Err(usage(format!("{} must be {}, not `{}`", option.name, or(words), excerpt(value))))
+        }
+        _ => Ok(value),
+    }
+}
+
+fn number(option: &CommandOption, value: &str) -> Result<u64> {
+    let Value::Number(_, least, most) = option.value else { panic!("{} has no number in the table", option.name) };
+    let what = match value.parse::<u64>() {
+        Ok(number) if (least..=most).contains(&number) => return Ok(number),
+        Ok(_) if most < u64::MAX => format!("must be from {least} to {most}"),
+        Ok(number) => format!("must be {least} or more, not {number}"),
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => format!("is too large: `{}`", excerpt(value)),
+        Err(_) => format!("must be an integer of 0 or more: `{}`", excerpt(value)),
+    };
+    Err(usage(format!("{} {what}", option.name)))
+}
+
+/// An argument that must be text.
+///
+/// # Errors
+/// `usage`.
+pub fn text(argument: &OsString) -> Result<&str> {
+    argument.to_str().ok_or_else(|| usage(format!("`{}` is not UTF-8", shown(argument))))
+}
+
+/// Puts dashes before the message of an error about a value that an option of the same name gave.
+///
+/// # Errors
+/// `usage`.
+pub fn as_option<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|error| usage(format!("--{error}")))
+}
+
+fn shown(argument: &OsStr) -> String {
+    excerpt(&argument.to_string_lossy())
+}
+
+fn missing(what: &str) -> Error {
+    usage(format!("{what} is missing"))
+}
+
+fn unknown_option(given: &str, command: Option<&Command>) -> Error {
+    let options = command.into_iter().flat_map(Command::own_options).chain(global_options());
+    let help = format!("flint help {}", command.map_or("", |command| command.name));
+    let name = given.split('=').next().unwrap_or(given);
+    let hint = hint(name, options.map(|option| option.name), help.trim_end());
+    usage(format!("unknown option `{}`; {hint}", excerpt(given)))
+}
+
+/// The error for words that are no command.
+pub fn unknown_command(name: &str) -> Error {
+    let (group, rest) = name.split_once(' ').unwrap_or((name, ""));
+    let members = members(group).join(", ");
+    let shown = excerpt(name);
+    usage(match (members.is_empty(), rest.is_empty()) {
+        _ if name.is_empty() => "a command is missing; `flint help` lists them".to_owned(),
+        (true, _) => format!("there is no command `{shown}`; {}", hint(group, groups().into_iter(), "flint help")),
+        (false, true) => format!("`{group}` needs a further word: {members}"),
+        (false, false) => format!("there is no command `{shown}`; `{group}` has {members}"),
+    })
+}
+
+/// Names the one of these names that differs from the given one by at most two letters and half of its own, or else the
+/// help that lists all.
+fn hint(given: &str, names: impl Iterator<Item = &'static str>, help: &str) -> String {
+    match names.map(|name| (distance(given, name), name)).min() {
+        Some((distance, name)) if distance <= 2 && distance * 2 <= name.trim_start_matches('-').len() => {
+            format!("did you mean `{name}`?")
+        }
+        _ => format!("`{help}` lists them"),
+    }
+}
+
+/// How many letters must be changed, added or removed to make one word of the other.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (line, letter) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], line + 1);
+        for (column, same) in other.bytes().enumerate() {
+            let changed = diagonal + usize::from(letter != same);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Args> {
+        match Line::read(words.iter().map(OsString::from).collect())? {
+            Line::Command(args) => Ok(args),
+            Line::Version => panic!("{words:?} asks for the version"),
+            Line::Help(topic) => panic!("{words:?} asks for help on {topic}"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        read(&words).err().map_or_else(|| panic!("{line} is read"), |error| error.message().to_owned())
+    }
+
+    #[test]
+    fn options_and_operands_stand_anywhere() {
+        for line in
+            ["limit add key --rate 5 --per=10s", "--per 10s limit --rate=5 add key", "limit add --rate 5 key --per 10s"]
+        {
+            let args = read(&line.split(' ').collect::<Vec<_>>()).unwrap();
+            assert_eq!((args.number("--rate").unwrap(), args.text("--per").unwrap()), (5, "10s"), "{line}");
+            assert_eq!((args.key().unwrap(), args.given_number("--burst").unwrap()), ("key", None), "{line}");
+            assert_eq!(args.text("--algorithm").unwrap(), "token_bucket", "{line}");
+        }
+        let dashes = read(&["limit", "check", "--", "--odd"]).unwrap();
+        assert_eq!((dashes.key().unwrap(), dashes.number("--cost").unwrap()), ("--odd", 1));
+        let several = read(&["limit", "check-all", "a", "--cost", "a=1", "b", "--cost=b=2", "--", "--c"]).unwrap();
+        assert_eq!(several.operands, ["a", "b", "--c"]);
+        let mut costs = several.texts("--cost").unwrap();
+        costs.sort_unstable();
+        assert_eq!(costs, ["a=1", "b=2"]);
+        let run = read(&["run", "key", "--wait", "1s", "--", "make", "--", "--cost"]).unwrap();
+        assert_eq!((run.operands[0].to_str(), run.program.len()), (Some("key"), 3));
+    }
+
+    /// What pico-args would read otherwise.
+    #[test]
+    fn values_are_taken_as_they_are() {
+        let args = read(&["limit", "list", "--token=", "--prefix=\"a\"", "--after=--json", "--limit=7"]).unwrap();
+        assert_eq!((args.given_text("--token").unwrap(), args.text("--prefix").unwrap()), (Some(""), "\"a\""));
+        assert_eq!((args.text("--after").unwrap(), args.os_text("--json").is_some()), ("--json", false));
+        assert_eq!(read(&["limit", "list", "--prefix", "-h"]).unwrap().text("--prefix").unwrap(), "-h");
+        assert_eq!(read(&["limit", "list", "--prefix=a=b"]).unwrap().text("--prefix").unwrap(), "a=b");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, message) in [
+            ("", "a command is missing; `flint help` lists them"),
+            ("lmit add", "there is no command `lmit add`; did you mean `limit`?"),
+            ("odd", "there is no command `odd`; `flint help` lists them"),
+            ("log", "`log` needs a further word: flush, compact, dump, verify, repair"),
+            ("log odd", "there is no command `log odd`; `log` has flush, compact, dump, verify, repair"),
+            ("limit check", "KEY is missing"),
+            ("limit check-all", "KEY is missing"),
+            ("limit check a b", "`b` is one argument too many"),
+            ("doctor --jsno", "unknown option `--jsno`; did you mean `--json`?"),
+            ("limit add k --busrt=5", "unknown option `--busrt=5`; did you mean `--burst`?"),
+            ("limit add k --colour red", "unknown option `--colour`; `flint help limit add` lists them"),
+            ("doctor --cost 5", "unknown option `--cost`; `flint help doctor` lists them"),
+            ("doctor --json=yes", "unknown option `--json=yes`; did you mean `--json`?"),
+            ("--odd", "unknown option `--odd`; `flint help` lists them"),
+            ("doctor --json --json", "--json is given twice"),
+            ("limit check k --cost 1 --cost=2", "--cost is given twice"),
+            ("limit check k --cost", "--cost needs a value"),
+            ("limit list --prefix --after=k", "--prefix needs a value, not `--after=k`"),
+            ("limit list --prefix --json", "--prefix needs a value, not `--json`"),
+        ] {
+            assert_eq!(error(line), message, "{line}");
+        }
+        for (line, name, message) in [
+            ("limit check k --cost 0", "--cost", "--cost must be 1 or more, not 0"),
+            ("limit check k --cost x", "--cost", "--cost must be an integer of 0 or more: `x`"),
+            ("limit check k --cost 99999999999999999999", "--cost", "--cost is too large: `99999999999999999999`"),
+            ("limit top --limit 0", "--limit", "--limit must be from 1 to 100000"),
+            ("limit add k --per 1s", "--rate", "--rate N is missing"),
+        ] {
+            let args = read(&line.split(' ').collect::<Vec<_>>()).unwrap();
+            assert_eq!(args.number(name).unwrap_err().message(), message, "{line}");
+        }
+        let by = read(&["limit", "top", "--by", "size"]).unwrap();
+        assert_eq!(by.text("--by").unwrap_err().message(), "--by must be allowed or denied, not `size`");
+    }
+
+    #[test]
+    fn help_and_version_come_before_what_is_wrong() {
+        for (line, topic) in [
+            ("--help", ""),
+            ("help limit add", "limit add"),
+            ("limit -h", "limit"),
+            ("limit add --help", "limit add"),
+            ("limit add key --rate 5 --help", "limit add"),
+            ("help --help", ""),
+        ] {
+            match Line::read(line.split(' ').map(OsString::from).collect()).unwrap() {
+                Line::Help(found) => assert_eq!(found, topic, "{line}"),
+                _ => panic!("{line} asks for no help"),
+            }
+        }
+        let line = ["--version", "--odd"].map(OsString::from).to_vec();
+        assert!(matches!(Line::read(line), Ok(Line::Version)));
+    }
+}

@@ -1,0 +1,288 @@
+//! The table of commands and options. Help, completions, the parser and its messages read it: a new option is a row
+//! here and its use in the command.
+
+use crate::bounds::{
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_BLOCKING, MAX_CONNECTIONS, MAX_MAX_BLOCKING,
+    MAX_MAX_CONNECTIONS, MAX_PAGE,
+};
+use crate::limit::Algorithm;
+
+/// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
+/// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
+pub static COMMANDS: [Command; 19] = [
+    command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
+    command("limit add", "KEY", "Configure a limit of N units per DURATION (250ms, 10s, 1m, 24h, 7d)."),
+    command("limit check", "KEY", "Spend N units if the limit allows it. Exit status 0 allowed, 1 denied."),
+    command("limit check-all", "KEY...", "Spend of all limits or of none. Exit status 0 allowed, 1 denied."),
+    command("limit status", "KEY", "Show how a limit stands."),
+    command("limit list", "", "List limits, sorted by key."),
+    command("limit reset", "KEY", "Give back all that was spent of a limit."),
+    command("limit remove", "KEY", "Remove a limit."),
+    command("limit top", "", "List the limits with the most denied or allowed checks."),
+    command("limit history", "KEY", "Show the events of a limit that the log still has."),
+    command(
+        "run",
+        "KEY -- COMMAND [ARGUMENT]...",
+        "Spend N units, then become COMMAND. Exit status its own; 75 denied, 124 not allowed within --wait.",
+    ),
+    command("log flush", "", "Make all that was answered durable."),
+    command("log compact", "", "Write a snapshot and remove the log it stands for."),
+    command("log dump", "", "Print snapshot and log as JSON lines."),
+    command("log verify", "", "Read all of snapshot and log. Exit status 0 whole, 1 damaged."),
+    command(
+        "log repair",
+        "",
+        "Save what can be read of a damaged directory into a new one; the old one is not changed.",
+    ),
+    command("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems."),
+    command("completions", "SHELL", "Print the completions for a shell: bash, zsh or fish."),
+    command("help", "[COMMAND]...", "Show all commands, or the options of one."),
+];
+
+/// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
+pub static OPTIONS: [CommandOption; 30] = [
+    option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
+    option(START, "--sync", Word(&["always", "batch"]), "answer after fsync, or fsync in batches").default("always"),
+    option(START, "--flush-every-ms", ANY, "batch: fsync after N milliseconds at the latest").count(FLUSH_EVERY_MS),
+    option(START, "--flush-every-events", ANY, "batch: fsync after N records at the latest").count(FLUSH_EVERY_EVENTS),
+    option(START, "--max-blocking", Number("N", 1, MAX_MAX_BLOCKING as u64), "worker threads")
+        .count(MAX_BLOCKING as u64),
+    option(START, "--compact-after", Number("BYTES", 0, u64::MAX), "compact when the log has grown past this")
+        .count(COMPACT_AFTER_BYTES),
+    option(START, "--idle-timeout", Text("DURATION"), "end connections that are silent for so long").default("60s"),
+    option(START, "--max-connections", CONNECTIONS, "connections at once; more end the longest idle")
+        .count(MAX_CONNECTIONS as u64),
+    option(START, "--allow-host", Text("NAME"), "accept this name in a Host header").repeatable(),
+    option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
+    option(ADD, "--rate", ANY, "units per period, 1 to 10^12").required(),
+    option(ADD, "--per", Text("DURATION"), "the period, 1ms to 366d; a bare integer is seconds").required(),
+    option(ADD, "--algorithm", Value::Algorithm, "how it counts").default("token_bucket"),
+    option(ADD, "--burst", ANY, "token_bucket only: the bucket's capacity; without it, the rate"),
+    option(&["limit check", "run"], "--cost", Number("N", 1, u64::MAX), "units to spend").count(1),
+    option(&["limit check-all"], "--cost", Text("KEY=N"), "units to spend of KEY").default("1").repeatable(),
+    option(&["limit list"], "--prefix", Text("TEXT"), "only keys that begin with TEXT"),
+    option(&["limit list"], "--after", Text("KEY"), "only keys that are sorted after KEY"),
+    option(&["limit list"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them"),
+    option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
+    option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
+    option(&["run"], "--wait", Text("DURATION"), "when denied, wait for units for so long (30s, 5m)"),
+    option(&["log repair"], "--to", Directory("NEWDIR"), "where to; must be empty or not exist").required(),
+    option(EVERY, "--data-dir", Directory("DIR"), "the data directory; while a server owns it, the server is asked")
+        .default(".flint"),
+    option(EVERY, "--server", Text("URL"), "ask this server: http://HOST:PORT or unix:PATH; without it, FLINT_SERVER"),
+    option(EVERY, "--token", Text("TOKEN"), "bearer token, of the server that is started or asked (shows in ps)"),
+    option(EVERY, "--token-file", File("FILE"), "tokens, one a line; without either, FLINT_SERVER_TOKEN"),
+    option(EVERY, "--json", Flag, "print JSON, the same as the HTTP API's"),
+    option(EVERY, "--help", Flag, "show this"),
+    option(EVERY, "--version", Flag, "print the version"),
+];
+
+const START: &[&str] = &["server start"];
+const ADD: &[&str] = &["limit add"];
+const EVERY: &[&str] = &[];
+const ANY: Value = Number("N", 0, u64::MAX);
+const CONNECTIONS: Value = Number("N", 1, MAX_MAX_CONNECTIONS as u64);
+
+/// A command.
+pub struct Command {
+    /// One word, or a group and a word.
+    pub name: &'static str,
+    pub operands: &'static str,
+    pub about: &'static str,
+}
+
+const fn command(name: &'static str, operands: &'static str, about: &'static str) -> Command {
+    Command { name, operands, about }
+}
+
+impl Command {
+    pub fn find(name: &str) -> Option<&'static Command> {
+        COMMANDS.iter().find(|command| command.name == name)
+    }
+
+    /// The options that not every command has.
+    pub fn own_options(&self) -> impl Iterator<Item = &'static CommandOption> {
+        OPTIONS.iter().filter(|option| option.commands.contains(&self.name))
+    }
+
+    /// The option of this name, with its dashes.
+    pub fn option(&self, name: &str) -> Option<&'static CommandOption> {
+        self.own_options().chain(global_options()).find(|option| option.name == name)
+    }
+}
+
+/// The options of every command.
+pub fn global_options() -> impl Iterator<Item = &'static CommandOption> {
+    OPTIONS.iter().filter(|option| option.commands.is_empty())
+}
+
+/// The first words of all commands.
+pub fn groups() -> Vec<&'static str> {
+    let mut groups: Vec<&str> = COMMANDS.iter().filter_map(|command| command.name.split(' ').next()).collect();
+    groups.dedup();
+    groups
+}
+
+/// The second words of the commands of a group; none where the group is a command.
+pub fn members(group: &str) -> Vec<&'static str> {
+    COMMANDS.iter().filter_map(|command| command.name.strip_prefix(group)?.strip_prefix(' ')).collect()
+}
+
+/// Every name of an option once. Where two options have the same name, both take a value or neither.
+pub fn distinct_options() -> Vec<&'static CommandOption> {
+    let first = |option: &&CommandOption| OPTIONS.iter().find(|other| other.name == option.name);
+    OPTIONS.iter().filter(|option| first(option).is_some_and(|first| std::ptr::eq(first, *option))).collect()
+}
+
+/// An option.
+pub struct CommandOption {
+    /// None for every command.
+    pub commands: &'static [&'static str],
+    /// With its dashes.
+    pub name: &'static str,
+    pub value: Value,
+    pub about: &'static str,
+    pub default: DefaultValue,
+    pub required: bool,
+    pub repeatable: bool,
+}
+
+/// What the value of an option may be. The first text is what help calls it.
+#[derive(Clone, Copy)]
+pub enum Value {
+    /// There is none.
+    Flag,
+    Text(&'static str),
+    /// A number, the smallest and the largest.
+    Number(&'static str, u64, u64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// The name of an algorithm, which `limit` judges.
+    Algorithm,
+    Directory(&'static str),
+    File(&'static str),
+}
+
+use Value::{Directory, File, Flag, Number, Text, Word};
+
+/// What counts where an option that has a default is not given.
+#[derive(Clone, Copy)]
+pub enum DefaultValue {
+    None,
+    Text(&'static str),
+    Number(u64),
+}
+
+const fn option(
+    commands: &'static [&'static str],
+    name: &'static str,
+    value: Value,
+    about: &'static str,
+) -> CommandOption {
+    CommandOption { commands, name, value, about, default: DefaultValue::None, required: false, repeatable: false }
+}
+
+impl CommandOption {
+    const fn default(self, default: &'static str) -> CommandOption {
+        CommandOption { default: DefaultValue::Text(default), ..self }
+    }
+
+    /// A default that is a number.
+    const fn count(self, default: u64) -> CommandOption {
+        CommandOption { default: DefaultValue::Number(default), ..self }
+    }
+
+    const fn required(self) -> CommandOption {
+        CommandOption { required: true, ..self }
+    }
+
+    const fn repeatable(self) -> CommandOption {
+        CommandOption { repeatable: true, ..self }
+    }
+
+    pub fn takes_value(&self) -> bool {
+        !matches!(self.value, Flag)
+    }
+
+    /// The words that its value may be, where they are few.
+    pub fn words(&self) -> Vec<&'static str> {
+        match self.value {
+            Word(words) => words.to_vec(),
+            Value::Algorithm => Algorithm::ALL.map(Algorithm::name).to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The option with what its value is called: `--bind ADDR`.
+    pub fn usage(&self) -> String {
+        match self.value {
+            Flag => self.name.to_owned(),
+            Text(value) | Number(value, ..) | Directory(value) | File(value) => format!("{} {value}", self.name),
+            Word(words) => format!("{} {}", self.name, words.join("|")),
+            Value::Algorithm => format!("{} A", self.name),
+        }
+    }
+
+    /// What it is for, with what the table knows of its value.
+    pub fn sentence(&self) -> String {
+        let mut notes = Vec::new();
+        match self.value {
+            Number(_, least, most) if most < u64::MAX => notes.push(format!("{least} to {most}")),
+            Value::Algorithm => notes.push(or(&self.words())),
+            _ => {}
+        }
+        match self.default {
+            DefaultValue::None => {}
+            DefaultValue::Text(text) => notes.push(format!("default {text}")),
+            DefaultValue::Number(number) => notes.push(format!("default {number}")),
+        }
+        if self.repeatable {
+            notes.push("may be repeated".to_owned());
+        }
+        if notes.is_empty() { self.about.to_owned() } else { format!("{} ({})", self.about, notes.join("; ")) }
+    }
+}
+
+/// `a, b or c`
+pub fn or(words: &[&str]) -> String {
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => words.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_agree_with_each_other_and_with_the_bounds() {
+        for option in &OPTIONS {
+            let name = option.name;
+            let same = distinct_options().into_iter().find(|other| other.name == name).unwrap();
+            assert_eq!(option.takes_value(), same.takes_value(), "{name}");
+            assert!(option.commands.iter().all(|command| Command::find(command).is_some()), "{name}");
+            match (option.value, option.default) {
+                (Flag, default) => assert!(matches!(default, DefaultValue::None), "{name}"),
+                (Number(_, least, most), DefaultValue::Number(default)) => {
+                    assert!((least..=most).contains(&default), "{name}")
+                }
+                (Number(..), default) => assert!(matches!(default, DefaultValue::None), "{name}"),
+                (Word(_) | Value::Algorithm, DefaultValue::Text(default)) => {
+                    assert!(option.words().contains(&default), "{name}");
+                }
+                (_, default) => assert!(!matches!(default, DefaultValue::Number(_)), "{name}"),
+            }
+        }
+        // No command has two options of one name.
+        for command in &COMMANDS {
+            let mut names: Vec<&str> =
+                command.own_options().chain(global_options()).map(|option| option.name).collect();
+            names.sort_unstable();
+            assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{}: {names:?}", command.name);
+        }
+        let start = Command::find("server start").unwrap();
+        let DefaultValue::Text(idle) = start.option("--idle-timeout").unwrap().default else { panic!("no text") };
+        assert_eq!(crate::limit::parse_period(idle).unwrap(), crate::bounds::IDLE_TIMEOUT_MS);
+    }
+}

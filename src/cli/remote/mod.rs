@@ -1,0 +1,7 @@
+//! Where requests are answered: in this process, on the data directory, or by a server.
+
+mod http;
+mod session;
+
+pub use http::{Request, encode};
+pub use session::{Session, ask};

@@ -1,0 +1,8 @@
+//! `flint server start`: opens the data directory, serves it, and does what signals ask for.
+
+mod control;
+mod notify;
+mod signals;
+mod start;
+
+pub use start::start;

@@ -1,0 +1,131 @@
+//! The start of a server.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use super::notify::Notifier;
+use super::signals::Signals;
+use crate::bounds::{LOCK_WAIT_MS, MAX_IDLE_TIMEOUT_MS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS};
+use crate::cli::answer::{Answer, usage};
+use crate::cli::options::{Args, Global, as_option};
+use crate::cli::output::{Output, counted};
+use crate::error::{Kind, Result};
+use crate::limit::{excerpt, parse_period};
+use crate::limiter::{Limiter, Options, SyncMode};
+use crate::server::{self, Bind, Bound, Config, Server, Tokens, refuse_open_bind};
+use crate::store::{Policy, validate_policy};
+
+/// Serves until SIGTERM or SIGINT.
+pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    global.refuse_server()?;
+    // The signals are caught before the data directory is open.
+    let signals = Signals::catch()?;
+    let config = config(args, global, &signals)?;
+    let options = options(args)?;
+    let (address, socket_mode) = (args.text("--bind")?, socket_mode(args)?);
+    let bind = Bind::parse(address)?;
+    let passed = server::passed_socket(&config.tokens)?;
+    if passed.is_none() {
+        refuse_open_bind(&bind, address, &config.tokens)?;
+    }
+
+    report_panics();
+    let taken_over = passed.as_ref().is_some_and(Bound::taken_over);
+    if taken_over {
+        server::release_signals();
+    }
+    let sync = options.sync;
+    let limiter = Arc::new(open(&global.dir, options, taken_over)?);
+    let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
+    let server = Server::start(bound, config, Arc::clone(&limiter))?;
+    if !taken_over {
+        let line = output.line(&format!("flint server listening on {}", server.url()));
+        // A command whose reader has gone ends without a message; a server should not.
+        line.and_then(|()| output.flush()).inspect_err(|error| log::error!("{error}"))?;
+    }
+    log::info!(
+        "flint {} serves {} from {} on {}, --sync {}{}",
+        env!("CARGO_PKG_VERSION"),
+        counted(limiter.report().limits, "limit"),
+        global.dir.display(),
+        server.url(),
+        sync.name(),
+        if taken_over { ", in place of its former image" } else { "" }
+    );
+    let notifier = Notifier::from_environment();
+    notifier.ready(&format!("listening on {}", server.url()));
+    Control { limiter: &limiter, signals: &signals, token_file: global.token_source(), notifier }.run(server)
+}
+
+/// The options of the server.
+fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
+    if global.token_shows() {
+        log::warn!("--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not");
+    }
+    Ok(Config {
+        tokens: Tokens::new(global.tokens()?.iter().map(String::as_str)),
+        workers: args.number("--max-blocking")? as usize,
+        hosts: args.texts("--allow-host")?.into_iter().map(str::to_owned).collect(),
+        idle_timeout: idle_timeout(args)?,
+        max_connections: args.number("--max-connections")? as usize,
+        on_worn: signals.replacement_request(),
+    })
+}
+
+/// The options of the limiter.
+fn options(args: &Args) -> Result<Options> {
+    let policy = Policy {
+        flush_every: Duration::from_millis(args.number("--flush-every-ms")?),
+        flush_every_events: args.number("--flush-every-events")?,
+        compact_after: args.number("--compact-after")?,
+        ..Policy::default()
+    };
+    as_option(validate_policy(&policy))?;
+    let sync = if args.text("--sync")? == "batch" { SyncMode::Batch } else { SyncMode::Always };
+    Ok(Options { sync, policy, ..Options::default() })
+}
+
+fn socket_mode(args: &Args) -> Result<u32> {
+    let text = args.text("--socket-mode")?;
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| usage(format!("--socket-mode must be octal from 0 to 777, not `{}`", excerpt(text))))
+}
+
+fn idle_timeout(args: &Args) -> Result<Duration> {
+    let text = args.text("--idle-timeout")?;
+    let within = parse_period(text).ok().filter(|ms| (MIN_IDLE_TIMEOUT_MS..=MAX_IDLE_TIMEOUT_MS).contains(ms));
+    let wrong = || usage(format!("--idle-timeout must be from 100ms to 1d, not `{}`", excerpt(text)));
+    within.map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// Sends panics to the log. tiny_http's `ClientConnection::read` panics for a connection that was reset before its
+/// address was read; that ends only this connection.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let file = panic.location().map_or("", |location| location.file());
+        let level = if file.contains("tiny_http") { log::Level::Debug } else { log::Level::Error };
+        let thread = std::thread::current();
+        log::log!(level, "thread {} panicked: {panic}", thread.name().unwrap_or("without a name"));
+    }));
+}
+
+/// Opens the data directory. A process that takes over from its former image waits for any command that has opened it
+/// in between; every other process waits only for commands that read the directory, which they do for a moment.
+fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
+    let begun = Instant::now();
+    let within = |ms| begun.elapsed() < Duration::from_millis(ms);
+    loop {
+        match Limiter::open(dir, options.clone()) {
+            Err(error)
+                if error.kind() == Kind::Locked
+                    && ((taken_over && within(TAKEOVER_WAIT_MS))
+                        || (within(LOCK_WAIT_MS) && crate::store::writer(dir).is_none())) =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
