@@ -26,12 +26,18 @@ pub const MAX_ITEMS: usize = 1000;
 /// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Longest announced body, in bytes, that tiny_http may let go of: it allocates as much (`EqualReader::drop`), of which it
-/// touches what has arrived. A connection with a longer one is kept until the process is replaced.
+/// Longest announced body that tiny_http may let go of, in bytes: it allocates as much (`EqualReader::drop`), and touches
+/// what has arrived. A connection with a longer body is kept until the process is replaced.
 pub const MAX_DROPPED_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Bodies in chunks, or on a Unix socket, that are read at once: each by a thread that waits for it.
 pub const MAX_WAITING_BODIES: usize = 16;
+
+/// Part of a long reply that is made at once, in bytes.
+pub const REPLY_PART_BYTES: usize = 64 * 1024;
+
+/// Lists of limits longer than [`REPLY_PART_BYTES`] that are sent at once: each keeps up to 5 MiB of keys.
+pub const MAX_LONG_LISTS: usize = 16;
 
 /// Most status objects in one page of a listing that names `limit`.
 pub const MAX_PAGE: usize = 100_000;

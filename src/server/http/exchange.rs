@@ -174,12 +174,8 @@ impl Exchange {
     }
 
     /// The reply, ready to be sent. To be called when no byte of the body is on the socket any more, or when the socket was
-    /// told not to wait for them. With `last` nothing more of the connection is taken for a request.
-    pub fn into_sending(mut self, bytes: Vec<u8>, last: bool) -> Option<Sending> {
-        if let Some(ticket) = self.ticket.as_mut().filter(|_| last) {
-            // Before the reader is let go, so that no byte after this request is taken for another.
-            ticket.doom();
-        }
+    /// told not to wait for them.
+    pub fn into_sending(mut self, bytes: Vec<u8>) -> Option<Sending> {
         let writer = self.request.take()?.into_writer();
         Some(Sending::new(
             self.peer,
@@ -246,7 +242,7 @@ impl Drop for Exchange {
             return;
         }
         let error = Error::new(Kind::Internal, "an error inside the server; its log on stderr says more");
-        let bytes = Reply::error(&error).encode(true, false);
+        let bytes = Reply::error(&error).encode(true, false, false);
         self.give_up();
         let keep = self.must_be_kept();
         let Some(request) = self.request.take() else { return };

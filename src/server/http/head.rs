@@ -56,6 +56,8 @@ pub struct Head {
     /// The connection ends with this request.
     pub close: bool,
     pub head_only: bool,
+    /// The client understands a body in chunks.
+    pub chunks_known: bool,
     /// Bytes of the body may still be on the socket.
     pub unread: bool,
     /// Memory that the request takes while it waits, in bytes, about.
@@ -78,6 +80,7 @@ impl Head {
             chunked: false,
             ambiguous: url.bytes().any(|byte| byte <= b' ' || byte == 0x7f),
             close: *request.http_version() < HTTPVersion(1, 1),
+            chunks_known: *request.http_version() >= HTTPVersion(1, 1),
             head_only: request.method().as_str() == "HEAD",
             unread: false,
             weight: 512 + url.len(),

@@ -28,6 +28,11 @@ impl Reply {
     /// A JSON reply, with the line ended for those who read it on a terminal.
     pub fn json(mut body: Vec<u8>) -> Reply {
         body.push(b'\n');
+        Reply::json_part(body)
+    }
+
+    /// The beginning of a JSON reply.
+    pub fn json_part(body: Vec<u8>) -> Reply {
         Reply { status: 200, headers: Vec::new(), body, more: None, content_type: "application/json" }
     }
 
@@ -74,25 +79,57 @@ impl Reply {
         }
     }
 
-    /// The bytes on the wire.
-    pub fn encode(&self, close: bool, head_only: bool) -> Vec<u8> {
+    /// The bytes on the wire; of a long reply those that there are, in `chunked` form or up to the connection's end.
+    pub fn encode(&self, close: bool, head_only: bool, chunked: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + self.headers.len() + self.body.len());
         out.extend_from_slice(b"HTTP/1.1 ");
         write_number(&mut out, u64::from(self.status));
-        for part in [" ", reason(self.status), "\r\nContent-Type: ", self.content_type, "\r\nContent-Length: "] {
+        for part in [" ", reason(self.status), "\r\nContent-Type: ", self.content_type, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
-        write_number(&mut out, self.body.len() as u64);
-        out.extend_from_slice(b"\r\n");
+        match self.more {
+            None => {
+                out.extend_from_slice(b"Content-Length: ");
+                write_number(&mut out, self.body.len() as u64);
+                out.extend_from_slice(b"\r\n");
+            }
+            Some(_) if chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            Some(_) => {}
+        }
         out.extend_from_slice(&self.headers);
         if close {
             out.extend_from_slice(b"Connection: close\r\n");
         }
         out.extend_from_slice(b"\r\n");
         if !head_only {
+            let begun = begin_chunk(&mut out, chunked && self.more.is_some());
             out.extend_from_slice(&self.body);
+            end_chunk(&mut out, begun, false);
         }
         out
+    }
+}
+
+/// Room for the length of a chunk: eight hexadecimal digits and CR LF.
+const CHUNK_HEAD: usize = 10;
+
+/// Begins a chunk of a body in chunks (RFC 9112, 7.1), or of any other. Returns where it begins, for [`end_chunk`].
+pub fn begin_chunk(out: &mut Vec<u8>, chunked: bool) -> Option<usize> {
+    chunked.then(|| {
+        out.extend_from_slice(&[b'0'; CHUNK_HEAD]);
+        out.len()
+    })
+}
+
+/// Ends a chunk, and the body if it is the last.
+pub fn end_chunk(out: &mut Vec<u8>, begun: Option<usize>, last: bool) {
+    let Some(begun) = begun else { return };
+    let length = out.len() - begun;
+    let head = format!("{length:08x}\r\n");
+    out[begun - CHUNK_HEAD..begun].copy_from_slice(head.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if last {
+        out.extend_from_slice(b"0\r\n\r\n");
     }
 }
 

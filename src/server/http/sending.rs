@@ -13,11 +13,12 @@ use rustix::net::SendFlags;
 use super::super::guard::Ticket;
 use super::super::pool::turns::Turn;
 use super::exchange::Away;
+use super::reply::{begin_chunk, end_chunk};
 use crate::bounds::SEND_TIMEOUT_MS;
 
 /// More of a reply, made when what there was is sent.
 pub trait More: Send {
-    /// Appends the next part, of some tens of KiB. Returns whether there may be another.
+    /// Appends the next part, of some tens of KiB and at least a byte. Returns whether there may be another.
     fn next(&mut self, out: &mut Vec<u8>) -> bool;
 }
 
@@ -27,6 +28,10 @@ pub struct Sending {
     pub peer: Option<SocketAddr>,
     unsent: Unsent<Box<dyn Write + Send>>,
     more: Option<Box<dyn More>>,
+    /// What follows is sent in chunks.
+    chunked: bool,
+    /// The connection is given up when all is sent.
+    last: bool,
     /// Taken when the reply is written.
     ticket: Option<Ticket>,
     turn: Option<Turn>,
@@ -51,7 +56,7 @@ impl Sending {
         turn: Option<Turn>,
         away: Option<Away>,
     ) -> Sending {
-        Sending { peer, unsent, more: None, ticket, turn, away }
+        Sending { peer, unsent, more: None, chunked: false, last: false, ticket, turn, away }
     }
 
     /// Counts it among the requests that are with threads that may wait.
@@ -60,8 +65,14 @@ impl Sending {
     }
 
     /// Adds what follows the bytes that there are.
-    pub fn followed_by(mut self, more: Option<Box<dyn More>>) -> Sending {
-        self.more = more;
+    pub fn followed_by(mut self, more: Option<Box<dyn More>>, chunked: bool) -> Sending {
+        (self.more, self.chunked) = (more, chunked);
+        self
+    }
+
+    /// Has the connection given up when all is sent: nothing more of it is taken for a request.
+    pub fn then_end(mut self, last: bool) -> Sending {
+        self.last = last;
         self
     }
 
@@ -80,7 +91,7 @@ impl Sending {
     fn judge(mut self, done: io::Result<bool>) -> Sent {
         match done {
             Ok(true) if self.more.is_some() => return Sent::More(self),
-            Ok(true) => drop(self.ticket.take()),
+            Ok(true) => self.end(),
             Ok(false) => {
                 if let Some(turn) = &self.turn {
                     turn.note_slow();
@@ -95,8 +106,20 @@ impl Sending {
     /// Makes the next part.
     pub fn make_more(&mut self) {
         self.unsent.clear();
-        if !self.more.as_mut().is_some_and(|more| more.next(&mut self.unsent.bytes)) {
+        let out = &mut self.unsent.bytes;
+        let begun = begin_chunk(out, self.chunked);
+        let last = !self.more.as_mut().is_some_and(|more| more.next(out));
+        end_chunk(out, begun, last);
+        if last {
             self.more = None;
+        }
+    }
+
+    /// All is sent.
+    fn end(&mut self) {
+        match self.ticket.take() {
+            Some(ticket) if self.last => ticket.abandon(),
+            ticket => drop(ticket),
         }
     }
 
@@ -105,7 +128,7 @@ impl Sending {
         loop {
             match self.unsent.finish(Instant::now()) {
                 Ok(()) if self.more.is_some() => self.make_more(),
-                Ok(()) => return drop(self.ticket.take()),
+                Ok(()) => return self.end(),
                 Err(error) => return log::debug!("a reply could not be sent: {error}"),
             }
         }

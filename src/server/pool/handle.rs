@@ -182,16 +182,18 @@ fn answer(context: &Context, exchange: Exchange, mut measure: Measure<'_>, reply
     measure.status = reply.status;
     let head = &exchange.head;
     let draining = context.is_draining();
-    let head_only = head.head_only;
-    let bytes = reply.encode(head.close || head.unread || draining, head_only);
+    let (head_only, chunked) = (head.head_only, head.chunks_known);
+    let until_end = reply.more.is_some() && !chunked;
+    let last = head.unread || draining || until_end;
+    let bytes = reply.encode(head.close || last, head_only, chunked);
     if head.unread {
         return Handled::Refused(exchange, bytes);
     }
     let more = reply.more.filter(|_| !head_only);
     // A reply to a request that was sent ahead would wait for those that are elsewhere.
     let wait = exchange.is_slow() || (context.unix && exchange.waits_for_others(&context.away));
-    let Some(sending) = exchange.into_sending(bytes, draining) else { return Handled::Done };
-    let sending = sending.followed_by(more);
+    let Some(sending) = exchange.into_sending(bytes) else { return Handled::Done };
+    let sending = sending.followed_by(more, chunked).then_end(last);
     if wait {
         return Handled::Slow(sending);
     }

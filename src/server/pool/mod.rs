@@ -173,7 +173,7 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     if context.unix {
         exchange.go_away(&context.away);
     }
-    let end = move |context: &Arc<Context>, mut exchange: Exchange| {
+    let end = move |_: &Arc<Context>, mut exchange: Exchange| {
         if bytes.is_empty() {
             exchange.discard_with_all(|notes, wish| {
                 while !notes.is_fulfilled(wish) {
@@ -182,8 +182,7 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
             });
         } else if exchange.head.ambiguous || exchange.head.chunked || exchange.read_body().is_err() {
             exchange.send_and_keep(bytes);
-        } else if let Some(sending) = exchange.into_sending(bytes, true) {
-            let _ = context;
+        } else if let Some(sending) = exchange.into_sending(bytes) {
             sending.finish();
         }
     };

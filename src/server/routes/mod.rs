@@ -1,6 +1,7 @@
 //! Endpoints: from a method, a path and a body to a reply. No sockets here.
 
 pub mod body;
+mod listing;
 pub mod metrics;
 
 use percent_encoding::percent_decode_str;
@@ -271,7 +272,7 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
         Route::Limits if method == "GET" => {
             let limit = query.number("limit")?.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
             let page = Page { prefix: query.get("prefix").unwrap_or(""), after: query.get("after"), limit };
-            write_statuses(&limiter.list(page)?, &mut out);
+            return listing::reply(limiter.listing(page)?);
         }
         Route::Limits => {
             let configure: Configure<'_> = body::parse(bytes)?;

@@ -1,0 +1,65 @@
+//! Long lists of limits, made in parts as their clients take them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::http::reply::Reply;
+use super::super::http::sending::More;
+use crate::bounds::{MAX_LONG_LISTS, REPLY_PART_BYTES};
+use crate::error::{Error, Kind, Result};
+use crate::limiter::Listing;
+
+/// Long lists that are under way.
+static LISTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one of them, until it is dropped.
+struct Permit;
+
+impl Permit {
+    fn take() -> Result<Permit> {
+        let others = LISTS.fetch_add(1, Ordering::Relaxed);
+        let permit = Permit;
+        if others < MAX_LONG_LISTS {
+            return Ok(permit);
+        }
+        Err(Error::new(
+            Kind::Overloaded,
+            format!(
+                "{MAX_LONG_LISTS} long lists are being sent already; try again in a second, or ask for pages by limit="
+            ),
+        ))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        LISTS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Rest {
+    listing: Listing,
+    _permit: Permit,
+}
+
+impl More for Rest {
+    fn next(&mut self, out: &mut Vec<u8>) -> bool {
+        let more = self.listing.next_chunk(out, REPLY_PART_BYTES);
+        if !more {
+            out.push(b'\n');
+        }
+        more
+    }
+}
+
+/// The reply with a list: whole if it is short.
+///
+/// # Errors
+/// `overloaded` when too many long lists are under way.
+pub fn reply(mut listing: Listing) -> Result<Reply> {
+    let mut out = Vec::new();
+    if !listing.next_chunk(&mut out, REPLY_PART_BYTES) {
+        return Ok(Reply::json(out));
+    }
+    let rest = Rest { listing, _permit: Permit::take()? };
+    Ok(Reply { more: Some(Box::new(rest)), ..Reply::json_part(out) })
+}
