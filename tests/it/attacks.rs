@@ -191,32 +191,10 @@ fn descriptors(pid: u32) -> u64 {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64
 }
 
-/// What comes until the connection ends, or the reply's first bytes.
-fn answer(stream: &mut TcpStream, bytes: &[u8]) -> String {
-    if stream.write_all(bytes).is_err() {
-        return String::new();
-    }
-    let mut got = Vec::new();
-    let mut buffer = [0; 4096];
-    // A final status line is enough; the connection may be kept.
-    while let Ok(read) = stream.read(&mut buffer) {
-        if read == 0 {
-            break;
-        }
-        got.extend_from_slice(&buffer[..read]);
-        let text = String::from_utf8_lossy(&got);
-        let last = text.rmatch_indices("HTTP/1.1 ").next().map_or("", |(at, _)| &text[at..]);
-        if last.contains("\r\n\r\n") && !last.starts_with("HTTP/1.1 100") {
-            break;
-        }
-    }
-    String::from_utf8_lossy(&got).into_owned()
-}
-
-/// The status of the final reply; 0 when the connection was closed without one.
-fn final_status(answer: &str) -> u16 {
-    let statuses = answer.match_indices("HTTP/1.1 ").map(|(at, _)| answer[at + 9..at + 12].parse().unwrap());
-    statuses.filter(|status| *status >= 200).last().unwrap_or(0)
+/// Sends these bytes. Returns the status of the final reply; 0 when the connection ends without one.
+fn status(stream: &TcpStream, bytes: &[u8]) -> u16 {
+    let mut client = Client::on(stream.try_clone().unwrap());
+    client.send(bytes).and_then(|()| client.receive_head()).map_or(0, |reply| reply.status)
 }
 
 fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
@@ -224,19 +202,9 @@ fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Waits until the other side has ended the connection.
-fn ended(stream: &mut TcpStream, patience: Duration) -> bool {
-    stream.set_read_timeout(Some(patience)).unwrap();
-    let mut buffer = [0; 4096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) => {
-                return !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
-            }
-        }
-    }
+/// Whether the other side ends the connection in this time.
+fn ended(stream: &TcpStream, patience: Duration) -> bool {
+    Client::on(stream.try_clone().unwrap()).has_ended(patience)
 }
 
 #[test]
@@ -266,14 +234,12 @@ fn lengths_that_lie() {
         for token in [format!("Authorization: Bearer {TOKEN}\r\n"), String::new()] {
             let request =
                 format!("POST /v1/check HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}Content-Length: {length}\r\n\r\n{body}");
-            let mut stream = victim.connect();
-            let got = answer(&mut stream, request.as_bytes());
-            let status = final_status(&got);
-            assert!([400, 413].contains(&status) || (status == 401 && token.is_empty()), "{length}: {got}");
+            let mut client = Client::on(victim.connect());
+            let reply = client.raw(&request, false).unwrap();
+            let status = reply.status;
+            assert!([400, 413].contains(&status) || (status == 401 && token.is_empty()), "{length}: {reply:?}");
             // The body is not taken for a request: the connection ends, with no second reply.
-            let mut rest = String::new();
-            let _ = stream.read_to_string(&mut rest);
-            assert!(!(got + &rest).contains("HTTP/1.1 200"), "{length}: {rest}");
+            assert_eq!(client.rest(), "", "{length}");
         }
     }
     // Those that tiny_http will not let go of are known.
@@ -298,7 +264,7 @@ fn slow_bodies() {
         (TOKEN, "Content-Length: 100\r\n", ""),
     ];
     let start = Instant::now();
-    let mut streams: Vec<_> = (0..many)
+    let streams: Vec<_> = (0..many)
         .map(|index| {
             let (token, headers, body) = kinds[index % kinds.len()];
             let mut stream = victim.connect();
@@ -317,9 +283,7 @@ fn slow_bodies() {
             }
         }
     });
-    for stream in &mut streams {
-        assert!(ended(stream, PATIENCE));
-    }
+    assert!(streams.iter().all(|stream| ended(stream, PATIENCE)));
     // With 4 workers for bodies those that found no room were refused at once; the others had 10 s from their head on.
     let took = start.elapsed();
     assert!(took < Duration::from_secs(if soak() { 12 } else { 60 }), "{took:?}");
@@ -336,7 +300,7 @@ fn dripping_heads() {
     let victim = Victim::new(&[]);
     let many = size(600, 100);
     let start = Instant::now();
-    let mut streams: Vec<_> = (0..many).map(|_| victim.connect()).collect();
+    let streams: Vec<_> = (0..many).map(|_| victim.connect()).collect();
     let mut writers: Vec<_> = streams.iter().map(|stream| stream.try_clone().unwrap()).collect();
     let dripping = std::thread::spawn(move || {
         for byte in b"POST /v1/check HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Padding: aaaaaaaaaaaaaaaaaaaaaaaaaaaa" {
@@ -347,9 +311,7 @@ fn dripping_heads() {
             std::thread::sleep(Duration::from_millis(500));
         }
     });
-    for stream in &mut streams {
-        assert!(ended(stream, PATIENCE));
-    }
+    assert!(streams.iter().all(|stream| ended(stream, PATIENCE)));
     let took = start.elapsed();
     assert!(took < if soak() { Duration::from_secs(20) } else { PATIENCE }, "{took:?}");
     dripping.join().unwrap();
@@ -408,10 +370,8 @@ fn pipelining_without_reading() {
         std::thread::sleep(Duration::from_millis(5));
     }
     println!("pipelining: at most {most} KiB");
-    let mut streams: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-    for stream in &mut streams {
-        assert!(ended(stream, PATIENCE));
-    }
+    let streams: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert!(streams.iter().all(|stream| ended(stream, PATIENCE)));
     drop(streams);
     victim.survived().terminate();
 }
@@ -497,7 +457,7 @@ fn resets() {
             0 | 1 => {}
             2 => drop(stream.write_all(&request[..20])),
             3 => drop(stream.write_all(&request)),
-            _ => assert_eq!(final_status(&answer(&mut stream, &request)), 200),
+            _ => assert_eq!(status(&stream, &request), 200),
         }
         reset(stream);
     }
@@ -615,9 +575,8 @@ fn odd_requests() {
             stream.write_all(&request).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
         }
-        let got = answer(&mut stream, if waits { b"" } else { &request });
-        let status = final_status(&got);
-        assert!(statuses.contains(&status), "{name}: {status} {got}");
+        let status = status(&stream, if waits { b"" } else { &request });
+        assert!(statuses.contains(&status), "{name}: {status}");
     }
     victim.survived().terminate();
 }
@@ -662,13 +621,8 @@ fn bodies_are_never_requests() {
         format!("POST /v1/take/k\n HTTP/1.1\r\nHost: 127.0.0.1\r\n{bearer}\r\n{inner}").into_bytes(),
     ];
     for request in &cases {
-        let mut stream = victim.connect();
-        stream.write_all(request).unwrap();
-        // It may be refused, and over, already.
-        let _ = stream.shutdown(Shutdown::Write);
-        let mut got = Vec::new();
-        let _ = stream.read_to_end(&mut got);
-        let (got, request) = (String::from_utf8_lossy(&got), String::from_utf8_lossy(request));
+        let got = Client::on(victim.connect()).finish(request);
+        let request = String::from_utf8_lossy(request);
         assert!(!got.contains("HTTP/1.1 200"), "{request}\n{got}");
     }
     assert_eq!(victim.client().get("/v1/limits/k").ok()["total_allowed"], 0);
@@ -722,7 +676,7 @@ fn mutations_of_valid_requests() {
         let mut stream = victim.connect();
         let _ = stream.write_all(&request);
         let _ = stream.shutdown(Shutdown::Write);
-        *statuses.entry(final_status(&answer(&mut stream, b""))).or_default() += 1;
+        *statuses.entry(status(&stream, b"")).or_default() += 1;
     }
     println!("{statuses:?}");
     let known = [0, 200, 400, 401, 403, 404, 405, 413, 417, 429, 503, 505];
@@ -791,35 +745,6 @@ fn long_replies_do_not_stall() {
     // Nagle's algorithm and a delayed acknowledgement would make 40 ms of each.
     assert!(times[20] < Duration::from_millis(35), "{times:?}");
     victim.survived().terminate();
-}
-
-#[test]
-fn a_full_pool_refuses_at_once() {
-    let victim = Victim::new(&["--max-blocking", "1"]);
-    victim.good.as_ref().unwrap().stop.store(true, Ordering::Relaxed);
-    std::thread::sleep(Duration::from_millis(300));
-    // The one worker waits for a body, the queue is full of checks.
-    let mut slow = victim.connect();
-    slow.write_all(&post("/v1/check", "Content-Length: 2000\r\n", "{")).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    let request = post("/v1/check", "Content-Length: 11\r\n", r#"{"key":"k"}"#);
-    let mut waiting: Vec<_> = (0..64).map(|_| victim.connect()).collect();
-    for stream in &mut waiting {
-        stream.write_all(&request).unwrap();
-    }
-    std::thread::sleep(Duration::from_millis(500));
-    let start = Instant::now();
-    let reply = victim.client().post("/v1/check", r#"{"key":"k"}"#);
-    reply.error(503, "overloaded");
-    assert_eq!(reply.header("Retry-After"), Some("1"));
-    assert_eq!(victim.client().get("/v1/health").ok()["ok"], true);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    // When the body is given up, all that waited is answered.
-    drop(slow);
-    for stream in &mut waiting {
-        assert_eq!(final_status(&answer(stream, b"")), 200);
-    }
-    victim.server.terminate();
 }
 
 #[test]
