@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 use crate::util::{Client, PATIENCE, Server};
 
+mod bodies;
+mod floods;
 mod memory;
 mod replaced;
 mod unix;
@@ -65,15 +67,15 @@ impl Good {
         Good::asking(url, "POST", "/v1/check", r#"{"key":"good"}"#)
     }
 
-    fn asking(url: &str, method: &'static str, path: &'static str, body: &'static str) -> Good {
+    fn asking(url: &str, method: &'static str, path: &'static str, body: impl Into<String>) -> Good {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, url) = (Arc::clone(&stop), url.to_owned());
+        let (stopped, url, body) = (Arc::clone(&stop), url.to_owned(), body.into());
         let thread = std::thread::spawn(move || {
             let mut client = Client::new(&url, Some(TOKEN));
             let mut answers = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                let answer = client.try_ask(method, path, body);
+                let answer = client.try_ask(method, path, &body);
                 answers.push((start.elapsed(), answer.map(|reply| reply.status).map_err(|error| error.to_string())));
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -113,7 +115,7 @@ impl Victim {
         client.post("/v1/limits", r#"{"key":"k","rate":1000000000,"per":"366d"}"#).ok();
         drop(client);
         let address = server.url.trim_start_matches("http://").parse().unwrap();
-        let (threads, descriptors) = (threads(server.pid()), descriptors(server.pid()));
+        let (threads, descriptors) = (server.process().threads(), server.process().descriptors());
         let good = Some(Good::start(&server.url));
         // The attack begins when the good client is at work.
         let mut client = Client::new(&server.url, Some(TOKEN));
@@ -136,7 +138,7 @@ impl Victim {
     }
 
     fn memory(&self) -> u64 {
-        status_of(self.server.pid(), "VmRSS:")
+        self.server.process().resident()
     }
 
     fn doctor(&self) -> Value {
@@ -154,8 +156,8 @@ impl Victim {
     }
 
     fn describe(&self) -> String {
-        let pid = self.server.pid();
-        format!("{} threads, {} descriptors, {} KiB", threads(pid), descriptors(pid), self.memory())
+        let process = self.server.process();
+        format!("{} threads, {} descriptors, {} KiB", process.threads(), process.descriptors(), process.resident())
     }
 
     /// The attack is over: the good client was answered, memory is back, and nothing is held.
@@ -163,10 +165,10 @@ impl Victim {
     fn survived(mut self) -> Server {
         // tiny_http keeps idle threads of its own for 5 s; the good client has one and a connection's two descriptors.
         let (threads_before, descriptors_before) = (self.threads + 4, self.descriptors + 4);
-        let pid = self.server.pid();
+        let process = self.server.process();
         let patience = if soak() { Duration::from_secs(20) } else { PATIENCE };
         self.until("threads and descriptors are let go", patience, || {
-            threads(pid) <= threads_before && descriptors(pid) <= descriptors_before
+            process.threads() <= threads_before && process.descriptors() <= descriptors_before
         });
         self.until("memory is back", patience, || self.memory() < 100 * MIB);
         let answered = self.good.take().unwrap().finish();
@@ -175,20 +177,6 @@ impl Victim {
         assert_eq!(status["total_allowed"].as_u64().unwrap(), answered, "{status}");
         self.server
     }
-}
-
-fn status_of(pid: u32, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-fn threads(pid: u32) -> u64 {
-    status_of(pid, "Threads:")
-}
-
-fn descriptors(pid: u32) -> u64 {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64
 }
 
 /// Sends these bytes. Returns the status of the final reply; 0 when the connection ends without one.
@@ -239,7 +227,7 @@ fn lengths_that_lie() {
             let status = reply.status;
             assert!([400, 413].contains(&status) || (status == 401 && token.is_empty()), "{length}: {reply:?}");
             // The body is not taken for a request: the connection ends, with no second reply.
-            assert_eq!(client.rest(), "", "{length}");
+            assert_eq!(client.rest().unwrap_or_default(), "", "{length}");
         }
     }
     // Those that tiny_http will not let go of are known.
@@ -485,8 +473,8 @@ fn out_of_descriptors() {
         std::thread::sleep(Duration::from_millis(50));
     }
     println!("answered {:?} after the connections' end", start.elapsed());
-    let pid = victim.server.pid();
-    victim.until("descriptors are let go", PATIENCE, || descriptors(pid) <= victim.descriptors + 8);
+    let process = victim.server.process();
+    victim.until("descriptors are let go", PATIENCE, || process.descriptors() <= victim.descriptors + 8);
     for _ in 0..50 {
         assert_eq!(victim.client().post("/v1/check", r#"{"key":"k"}"#).status, 200);
     }

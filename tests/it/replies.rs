@@ -1,5 +1,7 @@
 //! How replies reach their clients: in order, whole, and without holding anybody up.
 
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -60,22 +62,9 @@ fn pipelined_checks_are_answered_in_order_in_either_mode() {
     }
 }
 
-/// With more processors than tiny_http's threads keep busy, workers decide some of the checks.
-#[test]
-#[cfg(debug_assertions)]
-fn pipelined_checks_are_answered_in_order_by_many_processors() {
-    for sync in ["always", "batch"] {
-        let dir = tempfile::tempdir().unwrap();
-        let variables = [("FLINT_TEST_PROCESSORS", "6")];
-        let server = Server::start_with_environment(&dir.path().join("data"), &variables, &["--sync", sync]);
-        pipelined_checks_are_answered_in_order(&server);
-        server.terminate();
-    }
-}
-
 #[test]
 fn few_workers_hold_up_no_checks() {
-    // One worker, which a check must not need: more connections than threads could wait for the disk.
+    // One decider and one worker: more connections than threads could wait for the disk.
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"), &["--max-blocking", "1"]);
     pipelined_checks_are_answered_in_order(&server);
@@ -115,5 +104,91 @@ fn a_slow_reader_gets_all_of_a_long_reply_and_delays_nobody() {
     // Its connection is as good as before.
     slow.send(get("/v1/health", None)).unwrap();
     assert_eq!(slow.receive().unwrap().ok()["ok"], true);
+    server.terminate();
+}
+
+/// The thread that sends replies panics while it sends one that waited for the disk.
+#[test]
+#[cfg(debug_assertions)]
+fn a_panic_in_a_late_reply_costs_one_request() {
+    const PANICS: usize = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let variables = [("FLINT_TEST_PANIC_LATE", "/v1/take/boom")];
+    let server = Server::start_with_environment(&dir.path().join("data"), &variables, &["--sync", "always"]);
+    let mut client = server.client();
+    for key in ["boom", "k"] {
+        client.post("/v1/limits", &format!(r#"{{"key":"{key}","rate":100000,"per":"366d"}}"#)).ok();
+    }
+    let threads = || -> Vec<String> {
+        let names = server.process().thread_names();
+        names.into_iter().filter(|name| name.starts_with("flint-http-") || name.starts_with("flint-work-")).collect()
+    };
+    let before = threads();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut client, mut answered) = (server.client(), 0);
+                    while !done.load(Ordering::Relaxed) {
+                        client.post("/v1/check", r#"{"key":"k"}"#).ok();
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        for _ in 0..PANICS {
+            let reply = client.post("/v1/take/boom", "");
+            reply.error(500, "internal");
+            assert!(reply.closes(), "{reply:?}");
+            assert_eq!(client.get("/v1/health").ok()["ok"], true);
+        }
+        done.store(true, Ordering::Relaxed);
+        let answered: usize = others.into_iter().map(|other| other.join().unwrap()).sum();
+        assert!(answered > 0);
+        assert_eq!(client.get("/v1/limits/k").ok()["total_allowed"], answered);
+    });
+    // Its spending was durable before.
+    assert_eq!(client.get("/v1/limits/boom").ok()["total_allowed"], PANICS);
+    assert_eq!(threads(), before, "a thread is gone");
+    let err = server.terminate();
+    assert_eq!(err.matches("that request alone was answered 500").count(), PANICS, "{err}");
+}
+
+/// A connection from this address and port, which another one may have had a moment ago.
+fn connect_from(local: SocketAddr, server: &Server) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        bind(&socket, &local).unwrap();
+        match connect(&socket, &SocketAddr::from(([127, 0, 0, 1], server.port()))) {
+            Ok(()) => return socket.into(),
+            // The last acknowledgement of the old one is on its way.
+            Err(rustix::io::Errno::ADDRNOTAVAIL) if Instant::now() < deadline => std::thread::yield_now(),
+            Err(error) => panic!("from {local}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_new_connection_from_the_port_of_one_that_was_closed_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &["--sync", "batch"]);
+    // A port that nobody else has, on an address that nobody else binds.
+    let local = std::net::TcpListener::bind("127.0.7.1:0").unwrap().local_addr().unwrap();
+    let last = "GET /v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+    for turn in 0..8 {
+        for request in [last, &get("/v1/health", None)] {
+            let mut client = Client::on(connect_from(local, &server));
+            let reply = client.raw(request, false).unwrap_or_else(|error| panic!("turn {turn}: {error}"));
+            assert_eq!((reply.ok()["ok"].clone(), reply.closes()), (true.into(), request == last), "turn {turn}");
+            if request == last {
+                assert_eq!(client.rest().unwrap(), "");
+            }
+        }
+    }
     server.terminate();
 }

@@ -161,6 +161,10 @@ impl Server {
         self.child.0.id()
     }
 
+    pub fn process(&self) -> Process {
+        Process(self.pid())
+    }
+
     pub fn client(&self) -> Client {
         Client::new(&self.url, None)
     }
@@ -356,17 +360,19 @@ impl Client {
 
     /// Sends these bytes as the last ones, and returns all that comes until the server has ended the connection.
     pub fn finish(mut self, bytes: impl AsRef<[u8]>) -> String {
-        // Either may fail: the server ends what it does not understand.
+        // Any of this may fail: the server ends what it does not understand.
         let _ = self.send(bytes);
         let _ = self.stream().map(|stream| rustix::net::shutdown(stream.get_ref().as_fd(), Shutdown::Write));
-        self.rest()
-    }
-
-    /// All that comes until the server has ended the connection.
-    pub fn rest(mut self) -> String {
         let mut received = Vec::new();
         let _ = self.stream().and_then(|stream| stream.read_to_end(&mut received));
         String::from_utf8_lossy(&received).into_owned()
+    }
+
+    /// All that comes until the server has ended the connection in good order.
+    pub fn rest(mut self) -> io::Result<String> {
+        let mut received = String::new();
+        self.stream()?.read_to_string(&mut received)?;
+        Ok(received)
     }
 
     /// Whether the server ends the connection in this time. What it still sends is left out.
@@ -441,6 +447,49 @@ fn read_body(stream: &mut impl BufRead, head: &Reply) -> io::Result<Vec<u8>> {
         other => return Err(invalid(format!("no length, or two: {other:?}"))),
     }
     Ok(body)
+}
+
+/// Figures of a process, as the system tells them.
+pub struct Process(pub u32);
+
+impl Process {
+    fn status(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    pub fn threads(&self) -> u64 {
+        self.status("Threads:")
+    }
+
+    /// Names of its threads, sorted.
+    pub fn thread_names(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0)).unwrap().flatten();
+        let mut names: Vec<String> =
+            tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect();
+        names.iter_mut().for_each(|name| name.truncate(name.trim_end().len()));
+        names.sort();
+        names
+    }
+
+    pub fn descriptors(&self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap().count() as u64
+    }
+
+    /// Memory that it takes, in KiB.
+    pub fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory that it took since [`Process::forget_peak`], in KiB.
+    pub fn peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.0), "5").unwrap();
+    }
 }
 
 /// The segments of a data directory, oldest first.
