@@ -190,8 +190,6 @@ impl Connection {
             self.acked = sample.acked;
         }
         let since = |old: Option<Instant>, is: bool| is.then(|| old.unwrap_or(now));
-        let clogged = flow.attributed && flow.in_progress > 0 && sample.unsent > 0;
-        facts.clogged_since = since(facts.clogged_since.filter(|_| !progress), clogged);
         facts.abandoned_since = since(facts.abandoned_since, flow.abandoned);
         facts.dead_since = since(facts.dead_since, sample.dead);
         self.flow = flow;

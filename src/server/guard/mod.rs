@@ -9,18 +9,19 @@
 //! them ([`verdict`]), the count of requests per connection, and the counts of connections that are
 //! open, cut and leaked.
 //!
-//! **Called by** the dispatcher ([`Notes::note_request`], for every request) and the workers
-//! ([`Ticket`], one per request). The server's supervisor reads the counts.
+//! **Called by** the deciders and the threads that accept ([`Notes::note_request`], for every request that tiny_http
+//! hands over), and whichever thread of the pool has a request ([`Ticket`], one per request). The routes `doctor` and
+//! `metrics` read the counts.
 //!
-//! **Must never happen here:** waiting for anything but the clock and the kernel's news of a new
-//! connection; a lock on the path of a request; a panic; a cut of a connection whose request is in
-//! a worker, except for what its client does wrong (body too slow, replies not read), or when more
-//! such connections than `max_connections` are open.
+//! **Must never happen here:** a wait for anything but the clock and the kernel's signal of a new connection; a lock on
+//! the path of a request; a panic; a cut of a connection whose request is in progress, except for what its client does
+//! wrong (body too slow, replies not read), or when more such connections than `max_connections` are open.
 //!
 //! # What the server must do
 //!
-//! - `note_request` in the thread that takes requests from tiny_http, at once after `recv`. That thread must do nothing
-//!   that may block: a request that waits in tiny_http's queue looks like one whose head is not complete.
+//! - `note_request` in the thread that takes requests from tiny_http, at once after `recv` (`Exchange::new`). That thread,
+//!   a decider, must do nothing that may block: a request that waits in tiny_http's queue looks like one whose head is
+//!   not complete.
 //! - Drop the [`Ticket`] after the reply is written (after `respond` returns), never before.
 //! - Say [`Body::Unread`] where bytes of the body are still on the socket: `Content-Length` over
 //!   1024, `Transfer-Encoding`, or `Expect`; and `body_done` when they are read.
@@ -87,8 +88,7 @@ pub struct GuardConfig {
     /// A request must be complete this long after its first byte: its head, and its body where that
     /// is at most 1024 bytes. Further bytes don't extend it.
     pub head_timeout: Duration,
-    /// A longer body must be read this long after its head: one that has arrived is read at once, when its worker is
-    /// free, so no client is cut for the pool's slowness but where it would have waited that long.
+    /// A longer body must be read this long after its head. The thread `flint-slow` reads what has arrived at once.
     pub body_timeout: Duration,
     /// A client must take at least [`MIN_DRAIN`] bytes of pending replies in this time.
     pub send_timeout: Duration,
@@ -101,9 +101,6 @@ pub struct GuardConfig {
     /// Connections open at once; beyond it those that never asked anything are cut, then the longest idle, then the
     /// oldest.
     pub max_connections: usize,
-    /// Clients that may hold a worker by taking their replies slowly; where there are more, those are cut that have done
-    /// so longest.
-    pub max_clogged: usize,
     /// An abandoned connection is kept this long, for its client to read the reply.
     pub abandon_grace: Duration,
     /// A connection that is still open this long after it was cut counts as leaked.
@@ -130,7 +127,6 @@ impl Default for GuardConfig {
             max_body_bytes: 4 << 20,
             max_unfinished_bytes: 48 << 20,
             max_connections: 1024,
-            max_clogged: 64,
             abandon_grace: Duration::from_millis(500),
             leaked_after: Duration::from_secs(10),
             leaked_limit: 256,
@@ -144,8 +140,6 @@ impl Default for GuardConfig {
 pub const MIN_DRAIN: u64 = crate::bounds::MIN_DRAIN_BYTES;
 /// As [`GuardConfig::send_timeout`], for a client that goes on asking meanwhile: it holds a worker, and has no excuse.
 pub const ASKING_SEND_TIMEOUT: Duration = Duration::from_secs(1);
-/// A client that takes its replies at this pace holds nobody: more of a reply than is sent at once is on its way.
-const CLOGGED_AFTER: Duration = Duration::from_millis(200);
 /// Peers to be cut at once that are noted between two walks; more of them have the usual grace.
 const MOST_URGENT: usize = 64;
 /// Longest time for bodies and unread replies when the process is about to be replaced.

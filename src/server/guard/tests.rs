@@ -360,22 +360,6 @@ fn local_names_match_their_listener() {
 }
 
 #[test]
-fn a_reply_that_waits_with_its_request_clogs() {
-    let now = Instant::now();
-    let mut c = connection(now);
-    let pending = Sample { unsent: 1, ..Sample::default() };
-    c.observe(handed(1, 1), pending, now, 100);
-    assert_eq!(c.facts.clogged_since, Some(now));
-    // Taking some of it changes nothing; another request does, and so does the end of this one.
-    c.observe(handed(1, 1), Sample { acked: MIN_DRAIN, ..pending }, now + MS, 100);
-    assert_eq!(c.facts.clogged_since, Some(now));
-    c.observe(handed(2, 1), pending, now + MS * 2, 100);
-    assert_eq!(c.facts.clogged_since, Some(now + MS * 2));
-    c.observe(handed(2, 0), pending, now + MS * 3, 100);
-    assert_eq!(c.facts.clogged_since, None);
-}
-
-#[test]
 fn unfinished_heads_and_bodies_cost_memory_and_cut_ones_do_not() {
     let now = Instant::now();
     let mut c = connection(now);

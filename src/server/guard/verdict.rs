@@ -31,8 +31,6 @@ pub(super) struct Facts {
     pub(super) body_since: Option<Instant>,
     /// Since when replies have been pending without [`MIN_DRAIN`] bytes being taken.
     pub(super) send_since: Option<Instant>,
-    /// Since when replies have been pending while the same request was in progress: perhaps a worker waits for room.
-    pub(super) clogged_since: Option<Instant>,
     /// Since when the server has wanted it closed.
     pub(super) abandoned_since: Option<Instant>,
 }
@@ -52,7 +50,6 @@ impl Facts {
             sightings: 0,
             body_since: None,
             send_since: None,
-            clogged_since: None,
             abandoned_since: None,
         }
     }

@@ -184,7 +184,6 @@ impl Walker {
         self.cut_unix(wish, now);
         self.cut_excess(now);
         self.cut_greedy(now);
-        self.cut_clogged(now);
         self.hot.extend(self.connections.iter().filter(|(_, c)| c.is_hot()).map(|(id, _)| *id));
         table.free_unseen(walk);
         self.knock(now);
@@ -330,22 +329,6 @@ impl Walker {
         if all {
             fulfilled.store(wish, SeqCst);
         }
-    }
-
-    /// Cuts those that have held a worker longest by taking their replies slowly, where too many do.
-    fn cut_clogged(&mut self, now: Instant) {
-        let clogged = |c: &Connection| {
-            let since = c.facts.clogged_since.filter(|_| c.cut.is_none())?;
-            (now.saturating_duration_since(since) > CLOGGED_AFTER).then_some(since)
-        };
-        let mut order: Vec<(Instant, SocketId)> =
-            self.connections.iter().filter_map(|(id, c)| Some((clogged(c)?, *id))).collect();
-        order.sort_unstable();
-        let excess = order.len().saturating_sub(self.config.max_clogged);
-        for (_, id) in order.into_iter().take(excess) {
-            self.cut_one(id, CutReason::Send, now);
-        }
-        self.hole.release();
     }
 
     /// Cuts the connections with the largest unfinished heads and bodies, where all together take too much memory.
