@@ -22,7 +22,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::http::auth::{Bind, Tokens, read_token_file};
+pub use self::http::auth::{Tokens, read_token_file};
+pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
 pub use self::routes::{ENDPOINTS, Endpoint, answer_locally};
 
@@ -30,7 +31,7 @@ use self::accept::Instances;
 use self::context::Context;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig};
 use self::net::listener::Listener;
-use self::net::sockets;
+use self::net::process;
 use self::pool::jobs::Jobs;
 use self::pool::pending::Pending;
 use self::pool::turns::Turns;
@@ -206,7 +207,7 @@ impl Server {
         self.drain(Duration::from_millis(RETIRE_MS));
         let listener = Arc::clone(&self.listener);
         self.finish();
-        sockets::hold_signals();
+        process::hold_signals();
         Retired(listener)
     }
 
@@ -231,7 +232,7 @@ impl Server {
 
 /// The bounds of connections: what the system allows is among them.
 fn guard_config(idle_timeout: Duration, max_connections: usize) -> GuardConfig {
-    let descriptors = sockets::raise_nofile_limit().map_or(1024, |(_, after)| after);
+    let descriptors = process::raise_nofile_limit().map_or(1024, |(_, after)| after);
     // tiny_http has two descriptors of each connection, and a slow client's has a third.
     let affordable = usize::try_from(descriptors.saturating_sub(SPARE_DESCRIPTORS) / 3).unwrap_or(usize::MAX);
     GuardConfig {
@@ -265,5 +266,5 @@ impl Retired {
 
 /// Lets the signals come that waited for this image of the process, once it catches them.
 pub fn release_signals() {
-    sockets::release_signals();
+    process::release_signals();
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::super::net::sockets::{self, Name};
+use super::super::net::facts;
+use super::super::net::names::Name;
 use super::table::{Flow, Table};
 use super::verdict::Facts;
 use super::*;
@@ -111,18 +112,18 @@ impl Connection {
         if let Peer::Unix(_) = self.peer {
             return Ok(Sample {
                 received: 0,
-                unread: sockets::unread(fd)?,
+                unread: facts::unread(fd)?,
                 waiting: Duration::ZERO,
                 acked: 0,
-                unsent: sockets::unsent(fd)?,
+                unsent: facts::unsent(fd)?,
                 dead: hung_up(fd),
                 closed: false,
             });
         }
-        let facts = sockets::bytes_received(fd)?;
+        let facts = facts::bytes_received(fd)?;
         let begun = facts.bytes_received.saturating_sub(self.base);
         let unread =
-            if begun > config.max_head_bytes || (begun > 0 && self.untouched) { sockets::unread(fd)? } else { 0 };
+            if begun > config.max_head_bytes || (begun > 0 && self.untouched) { facts::unread(fd)? } else { 0 };
         Ok(Sample {
             received: facts.bytes_received,
             unread,

@@ -78,7 +78,8 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use self::table::{BODY_EVENT, BODY_UNREAD, REQUEST, Slot, Table};
 use self::walker::Walker;
-use super::net::sockets;
+use super::net::descriptors::Peephole;
+use super::net::names::local_name;
 
 /// The guard's bounds. Times are met up to one walk late ([`GuardConfig::walk_interval`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -461,7 +462,7 @@ impl ConnectionGuard {
     ) -> io::Result<ConnectionGuard> {
         let mut watched = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            let name = sockets::local_name(listener).ok_or(io::ErrorKind::InvalidInput)?;
+            let name = local_name(listener).ok_or(io::ErrorKind::InvalidInput)?;
             watched.push((listener.try_clone_to_owned()?, name));
         }
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -479,7 +480,7 @@ impl ConnectionGuard {
             wake: wake.try_clone()?,
         }));
         let walker = Walker {
-            hole: sockets::Peephole::new(wake.try_clone()?)?,
+            hole: Peephole::new(wake.try_clone()?)?,
             wake: wake.try_clone()?,
             shared,
             config,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::super::net::sockets::Name;
+use super::super::net::names::Name;
 use super::connection::{Connection, Peer, Sample, serves};
 use super::table::{Flow, WAYS};
 use super::verdict::{Facts, verdict};

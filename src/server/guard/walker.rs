@@ -10,8 +10,10 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
-use super::super::net::pressure;
-use super::super::net::sockets::{self, AcceptSignal, Name, Peephole, SocketId};
+use super::super::net::descriptors::{Peephole, SocketId, socket_on};
+use super::super::net::names::{self, Name};
+use super::super::net::process::{self, AcceptSignal};
+use super::super::net::{facts, options, pressure};
 use super::connection::{Connection, Forgotten, Peer, serves};
 use super::verdict::verdict;
 use super::*;
@@ -219,7 +221,7 @@ impl Walker {
 
     /// Looks at what stands on one number, if it is a connection and was not seen in this walk.
     pub(super) fn look_at(&mut self, number: RawFd, now: Instant) {
-        let Some(id) = sockets::socket_on(number) else {
+        let Some(id) = socket_on(number) else {
             return;
         };
         // tiny_http has two descriptors of each connection; and a cut one is only counted.
@@ -322,7 +324,7 @@ impl Walker {
         let ids: Vec<SocketId> = self.connections.iter().filter(|(_, c)| unix(c)).map(|(id, _)| *id).collect();
         let mut all = true;
         for id in ids {
-            let gone = self.connections.get(&id).is_some_and(|c| sockets::socket_on(c.number) != Some(id));
+            let gone = self.connections.get(&id).is_some_and(|c| socket_on(c.number) != Some(id));
             all &= self.cut_one(id, CutReason::Abandoned, now) || gone;
         }
         self.hole.release();
@@ -435,7 +437,7 @@ impl Walker {
             // with wildcard addresses, and a knock too many costs nothing.
             for (_, name) in &self.listeners {
                 if matches!(name, Name::Tcp(_)) == matches!(connection.peer, Peer::Tcp(_))
-                    && let Err(e) = sockets::knock(name)
+                    && let Err(e) = names::knock(name)
                 {
                     log::debug!("connection guard: knock: {e}");
                 }
@@ -456,7 +458,7 @@ impl Walker {
         let fewer = self.open_at_trim >= TRIM_CONNECTIONS && self.connections.len() * 2 <= self.open_at_trim;
         let again = self.trim_again.filter(|(at, _)| now >= *at);
         if grown || fewer || again.is_some() {
-            sockets::trim_memory();
+            process::trim_memory();
             self.resident_after_trim = resident_bytes();
             self.open_at_trim = self.connections.len();
             let pause = again.filter(|_| !grown).map_or(TRIM_PAUSE.0, |(_, pause)| pause * 2);
@@ -501,23 +503,23 @@ pub(super) fn accepted(
     table: &Table,
     now: Instant,
 ) -> Option<Connection> {
-    let local = sockets::local_name(fd)?;
-    if !listeners.iter().any(|(_, name)| serves(name, &local)) || sockets::is_listener(fd) {
+    let local = names::local_name(fd)?;
+    if !listeners.iter().any(|(_, name)| serves(name, &local)) || names::is_listener(fd) {
         return None;
     }
     let (key, peer) = match local {
         Name::Tcp(_) => {
-            let address = sockets::peer_address(fd);
+            let address = names::peer_address(fd);
             (address.map_or(0, |a| table.key(a)), Peer::Tcp(address))
         }
         Name::Unix(_) => {
             // Unlike TCP's, a Unix socket does not inherit it from the listener.
             let patience = Duration::from_millis(SEND_PATIENCE_MS);
-            if let Err(error) = sockets::set_send_patience(fd, patience) {
+            if let Err(error) = options::set_send_patience(fd, patience) {
                 log::debug!("connection guard: {error}");
             }
-            let facts = sockets::unix_facts(fd).unwrap_or_default();
-            (0, Peer::Unix(facts.peer_pid))
+            let known = facts::unix_facts(fd).unwrap_or_default();
+            (0, Peer::Unix(known.peer_pid))
         }
     };
     Some(Connection::new(key, peer, number, now))
@@ -544,17 +546,17 @@ pub(super) fn judge(
 }
 
 pub(super) fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, shared: &Shared, now: Instant) {
-    let sending = reason == CutReason::Abandoned && sockets::unread(fd).is_ok_and(|unread| unread > 0);
+    let sending = reason == CutReason::Abandoned && facts::unread(fd).is_ok_and(|unread| unread > 0);
     if sending || matches!(reason, CutReason::Send | CutReason::Bytes) {
         // What the client doesn't read would stay in kernel memory for minutes; and one that sends
         // into a shut window would not learn for as long that nobody reads on.
-        let _ = sockets::reset_on_close(fd);
+        let _ = facts::reset_on_close(fd);
     }
     if matches!(connection.peer, Peer::Tcp(_)) && reason != CutReason::Abandoned {
         // tiny_http would go on reading what has arrived.
-        sockets::discard_received(fd);
+        facts::discard_received(fd);
     }
-    if let Err(e) = sockets::shutdown(fd) {
+    if let Err(e) = facts::shutdown(fd) {
         log::debug!("connection guard: {}: {e}", connection.peer);
         return;
     }

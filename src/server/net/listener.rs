@@ -8,8 +8,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::http::auth::Bind;
-use super::sockets::{self, Inherited, ListenerOptions};
+use super::activation::{Inherited, exec_with_listener, inherited_listener};
+use super::bind::Bind;
+use super::names::{knock, local_name};
+use super::options::{ListenerOptions, set_listener_options};
 use crate::error::{Error, Kind, Result};
 
 /// Tells the next image of this program that the socket passed to it was its former image's, and whose it is: `1` for
@@ -62,7 +64,7 @@ impl Listener {
     /// # Errors
     /// `io` when what was passed is no listening stream socket.
     pub fn passed() -> Result<Option<Listener>> {
-        let inherited = sockets::inherited_listener().map_err(|error| {
+        let inherited = inherited_listener().map_err(|error| {
             Error::new(Kind::Io, format!("cannot use the socket passed by LISTEN_FDS and LISTEN_PID: {error}"))
         })?;
         inherited.map(|inherited| Listener::inherited(inherited)?.prepared()).transpose()
@@ -78,7 +80,7 @@ impl Listener {
 
     /// Sets what accepted connections inherit.
     fn prepared(self) -> Result<Listener> {
-        sockets::set_listener_options(self.as_fd(), &ListenerOptions::default())
+        set_listener_options(self.as_fd(), &ListenerOptions::default())
             .map_err(|error| Error::new(Kind::Io, format!("cannot set options of {}: {error}", self.url)))?;
         Ok(self)
     }
@@ -176,8 +178,8 @@ impl Listener {
         if let Err(error) = rustix::io::ioctl_fionbio(self.as_fd(), true) {
             log::warn!("cannot pause {}: {error}", self.url);
         }
-        if let Some(name) = sockets::local_name(self.as_fd()) {
-            let _ = sockets::knock(&name);
+        if let Some(name) = local_name(self.as_fd()) {
+            let _ = knock(&name);
         }
     }
 
@@ -196,7 +198,7 @@ impl Listener {
     /// Replaces this process by `command`, which finds this socket. Returns only when that fails.
     pub fn hand_over(&self, command: &mut Command) -> io::Error {
         command.env(OWN_SOCKET, if self.lent { LENT } else { "1" });
-        sockets::exec_with_listener(command, self.as_fd())
+        exec_with_listener(command, self.as_fd())
     }
 }
 

@@ -27,7 +27,8 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use super::super::context::Context;
 use super::super::http::exchange::{Exchange, Progress};
 use super::super::http::sending::{Sending, Sent};
-use super::super::net::sockets::{self, Connections};
+use super::super::net::descriptors::Connections;
+use super::super::net::facts;
 use super::jobs::Job;
 use super::{Handled, contain, handle};
 
@@ -345,12 +346,12 @@ fn go_on_lingering(fd: &OwnedFd, exchange: Exchange, mut bytes: Vec<u8>, end: In
     if bytes.is_empty() && !over {
         // The client learns that this was all, and closes.
         let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
-        sockets::discard_received(fd);
-        over = sockets::bytes_received(fd).map_or(true, |facts| facts.peer_closed || facts.dead);
+        facts::discard_received(fd);
+        over = facts::bytes_received(fd).map_or(true, |tcp| tcp.peer_closed || tcp.dead);
     }
     if over {
-        let _ = sockets::shutdown(fd);
-        sockets::discard_received(fd);
+        let _ = facts::shutdown(fd);
+        facts::discard_received(fd);
         exchange.discard();
         return Next::Done;
     }

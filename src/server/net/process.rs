@@ -1,0 +1,183 @@
+//! This process: its signals, its bound of descriptors, its memory.
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Tells the thread that made it when a connection arrives at a listener, without that thread
+/// polling. (poll(2) on the listener would not do: where tiny_http's accept wins the race, poll
+/// finds the queue empty and sleeps on.)
+///
+/// The kernel sends SIGIO to this one thread, which blocks it and reads it from a signalfd. It
+/// coalesces, and costs an accept some 100 ns.
+#[derive(Debug)]
+pub struct AcceptSignal {
+    fd: OwnedFd,
+    // A signalfd reads the signals of the *calling* thread, so it must stay on the one that made
+    // it.
+    thread: PhantomData<*const ()>,
+}
+
+impl AcceptSignal {
+    /// Blocks SIGIO in the calling thread and opens a signalfd for it.
+    ///
+    /// A process-wide SIGIO that nobody handles is set to be ignored, so that a stray one can't
+    /// end the process; a signal that is blocked where it arrives is kept nevertheless.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn new() -> io::Result<AcceptSignal> {
+        // SAFETY: `sigset_t` and `sigaction` are C structs for which all-zero bytes are a value (an
+        // empty set; SIG_DFL). Every pointer is to a live, exclusive local or null where that is
+        // allowed. Replacing a disposition that is still SIG_DFL by SIG_IGN runs no code of ours
+        // in a signal handler.
+        let fd = unsafe {
+            let mut action: libc::sigaction = mem::zeroed();
+            if libc::sigaction(libc::SIGIO, std::ptr::null(), &raw mut action) == 0
+                && action.sa_sigaction == libc::SIG_DFL
+            {
+                action.sa_sigaction = libc::SIG_IGN;
+                libc::sigaction(libc::SIGIO, &raw const action, std::ptr::null_mut());
+            }
+            let mut set: libc::sigset_t = mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGIO);
+            let error = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            if error != 0 {
+                return Err(io::Error::from_raw_os_error(error));
+            }
+            libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: signalfd has just returned this descriptor; nothing else knows of it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(AcceptSignal { fd, thread: PhantomData })
+    }
+
+    /// Has the kernel tell this thread of each connection that arrives at `listener`.
+    ///
+    /// This is a property of the listening socket's open file, so it holds for every clone, and the
+    /// accepted sockets don't inherit it. When this thread ends, nothing is sent any more.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn watch(&self, listener: impl AsFd) -> io::Result<()> {
+        #[repr(C)]
+        struct Owner {
+            kind: libc::c_int,
+            id: libc::pid_t,
+        }
+        const F_SETOWN_EX: libc::c_int = 15;
+        const F_OWNER_TID: libc::c_int = 0;
+
+        // SAFETY: gettid has no precondition.
+        let id = unsafe { libc::gettid() };
+        let owner = Owner { kind: F_OWNER_TID, id };
+        let fd = listener.as_fd();
+        // SAFETY: the descriptor is borrowed, so it is open; F_SETOWN_EX reads one `f_owner_ex`,
+        // which `Owner` is (two ints, see fcntl(2)).
+        let result = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, &raw const owner) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let flags = rustix::fs::fcntl_getfl(fd)?;
+        Ok(rustix::fs::fcntl_setfl(fd, flags | OFlags::ASYNC)?)
+    }
+
+    /// Takes what was told since the last call; true if there was anything.
+    pub fn drain(&self) -> bool {
+        let mut told = false;
+        // A coalescing signal is pending once per thread, so this ends after one or two turns.
+        let mut buffer = [0_u8; mem::size_of::<libc::signalfd_siginfo>()];
+        while let Ok(n) = rustix::io::read(&self.fd, &mut buffer)
+            && n > 0
+        {
+            told = true;
+        }
+        told
+    }
+}
+
+impl AsFd for AcceptSignal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Keeps SIGTERM, SIGINT and SIGHUP from this thread, for the time of an exec: one that arrives then stays pending and
+/// meets the handlers of the next image, instead of a flag that ends with this one, or no handler at all.
+pub fn hold_signals() {
+    mask_signals(libc::SIG_BLOCK);
+}
+
+/// Undoes [`hold_signals`] of the former image, once there are handlers.
+pub fn release_signals() {
+    mask_signals(libc::SIG_UNBLOCK);
+}
+
+fn mask_signals(how: libc::c_int) {
+    // SAFETY: `sigset_t` is a C struct for which all-zero bytes are a value; `set` is live and exclusive, and the old
+    // mask is not asked for. The mask of this thread alone changes.
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Raises the soft limit of open descriptors to the hard one; returns the soft limit before and
+/// after. `u64::MAX` stands for no limit.
+///
+/// # Errors
+/// The kernel's own.
+pub fn raise_nofile_limit() -> io::Result<(u64, u64)> {
+    let old = getrlimit(Resource::Nofile);
+    let before = old.current.unwrap_or(u64::MAX);
+    if old.current == old.maximum {
+        return Ok((before, before));
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: old.maximum, maximum: old.maximum })?;
+    Ok((before, old.maximum.unwrap_or(u64::MAX)))
+}
+
+/// Has the C library give free memory back to the system. Does nothing where the library can't.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no precondition; it takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn nofile_limit_is_raised_once() {
+        let (_, new) = raise_nofile_limit().unwrap();
+        assert_eq!(raise_nofile_limit().unwrap(), (new, new));
+    }
+
+    #[test]
+    fn accepts_are_told() {
+        let signal = AcceptSignal::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        signal.watch(&listener).unwrap();
+        assert!(!signal.drain());
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(signal.drain());
+        assert!(!signal.drain());
+    }
+}
