@@ -38,10 +38,7 @@ use self::pool::turns::Turns;
 use self::pool::{Pool, slow};
 use self::routes::metrics::Metrics;
 use self::vitals::Vitals;
-use crate::bounds::{
-    BODY_TIMEOUT_MS, DRAIN_MS, HEAD_TIMEOUT_MS, MAX_BODY_WIRE_BYTES, MAX_HEAD_BYTES, MAX_LEAKED, MAX_UNFINISHED_BYTES,
-    RETIRE_MS, SEND_TIMEOUT_MS,
-};
+use crate::bounds::{DRAIN_MS, RETIRE_MS};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
 use crate::store::Completion;
@@ -235,18 +232,7 @@ fn guard_config(idle_timeout: Duration, max_connections: usize) -> GuardConfig {
     let descriptors = process::raise_nofile_limit().map_or(1024, |(_, after)| after);
     // tiny_http has two descriptors of each connection, and a slow client's has a third.
     let affordable = usize::try_from(descriptors.saturating_sub(SPARE_DESCRIPTORS) / 3).unwrap_or(usize::MAX);
-    GuardConfig {
-        idle_timeout,
-        head_timeout: Duration::from_millis(HEAD_TIMEOUT_MS),
-        body_timeout: Duration::from_millis(BODY_TIMEOUT_MS),
-        send_timeout: Duration::from_millis(SEND_TIMEOUT_MS),
-        max_head_bytes: MAX_HEAD_BYTES,
-        max_body_bytes: MAX_BODY_WIRE_BYTES,
-        max_unfinished_bytes: MAX_UNFINISHED_BYTES,
-        max_connections: max_connections.min(affordable.max(1)),
-        leaked_limit: MAX_LEAKED,
-        ..GuardConfig::default()
-    }
+    GuardConfig { idle_timeout, max_connections: max_connections.min(affordable.max(1)), ..GuardConfig::default() }
 }
 
 /// A server that answers nobody any more, on whose socket new connections wait.

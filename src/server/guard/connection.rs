@@ -10,62 +10,82 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::net::facts;
 use super::super::net::names::Name;
+use super::config::GuardConfig;
 use super::table::{Flow, Table};
 use super::verdict::Facts;
-use super::*;
+use crate::bounds::MIN_DRAIN_BYTES;
+
+/// Memory that tiny_http takes per byte of an unfinished head, at worst: it keeps two strings of each header line, which
+/// may be as short as `a:b`.
+pub const HEAD_COST: u64 = 24;
+
+/// The same of an unfinished body: a buffer that doubles.
+pub const BODY_COST: u64 = 2;
+
+/// Bytes without a request handed over that make a connection worth a closer look.
+const HOT_BYTES: u64 = 4 << 10;
+
+/// The same for a body, which may well be this long.
+const HOT_BODY_BYTES: u64 = 1 << 20;
+
+/// Bytes that nobody has begun to read for this long make a connection count as forgotten.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_millis(10);
+
+/// The pause between two knocks for one connection doubles from the first of these to the second.
+const KNOCK_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(10));
 
 /// What the kernel said of one connection at one moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sample {
+pub struct Sample {
     /// Bytes received in total; 0 on a Unix socket.
-    pub(super) received: u64,
+    pub received: u64,
     /// Bytes that tiny_http has not read yet. On TCP asked only where it matters, else 0.
-    pub(super) unread: u64,
+    pub unread: u64,
     /// How long ago the last bytes arrived; 0 on a Unix socket.
-    pub(super) waiting: Duration,
+    pub waiting: Duration,
     /// Bytes taken by the client in total; 0 on a Unix socket.
-    pub(super) acked: u64,
+    pub acked: u64,
     /// Measure of replies not taken by the client; on TCP 1 for any.
-    pub(super) unsent: u64,
-    pub(super) dead: bool,
+    pub unsent: u64,
+    pub dead: bool,
     /// The peer sends nothing more: it has closed the connection, or its half of it.
-    pub(super) closed: bool,
+    pub closed: bool,
 }
 
 /// One connection as the guard follows it.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub struct Connection {
     /// The peer's key in the table; 0 for none.
-    pub(super) key: u64,
+    pub key: u64,
     /// Whom to name in the log.
-    pub(super) peer: Peer,
+    pub peer: Peer,
     /// A number on which it was last seen. Verified at each use.
-    pub(super) number: RawFd,
-    pub(super) first_seen: Instant,
+    pub number: RawFd,
+    pub first_seen: Instant,
     /// The last walk that found it open.
-    pub(super) walk: u32,
-    pub(super) cut: Option<Instant>,
-    pub(super) flow: Flow,
+    pub walk: u32,
+    pub cut: Option<Instant>,
+    pub flow: Flow,
     /// Bytes received when the flow last changed.
-    pub(super) base: u64,
-    pub(super) last: Sample,
+    pub base: u64,
+    pub last: Sample,
     /// tiny_http was never seen to read anything of it.
-    pub(super) untouched: bool,
+    pub untouched: bool,
     /// Since when it has been forgotten, with how many knocks, and when to knock next.
-    pub(super) forgotten: Option<Forgotten>,
+    pub forgotten: Option<Forgotten>,
     /// Bytes acknowledged when the clock of unread replies was last set.
-    pub(super) acked: u64,
-    pub(super) facts: Facts,
+    pub acked: u64,
+    pub facts: Facts,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Forgotten {
-    pub(super) next_knock: Instant,
-    pub(super) pause: Duration,
+pub struct Forgotten {
+    pub next_knock: Instant,
+    pub pause: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Peer {
+pub enum Peer {
     Tcp(Option<SocketAddr>),
     Unix(u32),
 }
@@ -81,7 +101,7 @@ impl fmt::Display for Peer {
 }
 
 impl Connection {
-    pub(super) fn new(key: u64, peer: Peer, number: RawFd, now: Instant) -> Connection {
+    pub fn new(key: u64, peer: Peer, number: RawFd, now: Instant) -> Connection {
         Connection {
             key,
             peer,
@@ -100,7 +120,7 @@ impl Connection {
     }
 
     /// What the table says of it. To be read before the sample, see the module's text.
-    pub(super) fn flow(&self, table: &Table, walk: u32) -> Flow {
+    pub fn flow(&self, table: &Table, walk: u32) -> Flow {
         match (self.key, self.peer) {
             (0, Peer::Unix(_)) => Flow::of(&table.unix, false),
             (0, Peer::Tcp(_)) => Flow::of(&table.overflow, false),
@@ -108,7 +128,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn sample(&self, fd: BorrowedFd<'_>, config: &GuardConfig) -> io::Result<Sample> {
+    pub fn sample(&self, fd: BorrowedFd<'_>, config: &GuardConfig) -> io::Result<Sample> {
         if let Peer::Unix(_) = self.peer {
             return Ok(Sample {
                 received: 0,
@@ -136,7 +156,7 @@ impl Connection {
     }
 
     /// Brings the facts up to date. Pure but for the clock's reading handed in.
-    pub(super) fn observe(&mut self, flow: Flow, sample: Sample, now: Instant, bound: u64) {
+    pub fn observe(&mut self, flow: Flow, sample: Sample, now: Instant, bound: u64) {
         self.untouched &= match self.peer {
             Peer::Tcp(_) => sample.unread == sample.received,
             Peer::Unix(_) => sample.unread >= self.last.unread,
@@ -181,7 +201,7 @@ impl Connection {
             facts.body_since = Some(now);
         }
         let drained = match self.peer {
-            Peer::Tcp(_) => sample.acked >= self.acked.saturating_add(MIN_DRAIN),
+            Peer::Tcp(_) => sample.acked >= self.acked.saturating_add(MIN_DRAIN_BYTES),
             Peer::Unix(_) => sample.unsent < self.last.unsent,
         };
         if sample.unsent == 0 {
@@ -197,7 +217,7 @@ impl Connection {
         self.last = sample;
     }
 
-    pub(super) fn note_forgotten(&mut self, sample: Sample, now: Instant) {
+    pub fn note_forgotten(&mut self, sample: Sample, now: Instant) {
         if !self.untouched || sample.unread == 0 {
             self.forgotten = None;
         } else if self.forgotten.is_none() {
@@ -207,7 +227,7 @@ impl Connection {
     }
 
     /// Whether to knock for it now; if so, counts on that being done.
-    pub(super) fn knock_is_due(&mut self, now: Instant) -> bool {
+    pub fn knock_is_due(&mut self, now: Instant) -> bool {
         let Some(forgotten) = &mut self.forgotten else {
             return false;
         };
@@ -220,7 +240,7 @@ impl Connection {
     }
 
     /// Worth a closer look before the next walk.
-    pub(super) fn is_hot(&self) -> bool {
+    pub fn is_hot(&self) -> bool {
         if self.cut.is_none() && self.forgotten.is_some() {
             return true;
         }
@@ -235,7 +255,7 @@ impl Connection {
     }
 
     /// Memory that its unfinished head or body takes, at worst.
-    pub(super) fn unfinished(&self) -> u64 {
+    pub fn unfinished(&self) -> u64 {
         if self.cut.is_some() || !self.facts.attributed {
             return 0;
         }
@@ -244,14 +264,14 @@ impl Connection {
 }
 
 /// Whether the peer of a Unix stream socket has closed it.
-pub(super) fn hung_up(fd: BorrowedFd<'_>) -> bool {
+pub fn hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// Whether a connection with this local name was accepted by the listener of that name.
-pub(super) fn serves(listener: &Name, local: &Name) -> bool {
+pub fn serves(listener: &Name, local: &Name) -> bool {
     match (listener, local) {
         (Name::Tcp(listener), Name::Tcp(local)) => {
             listener.port() == local.port()

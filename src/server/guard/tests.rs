@@ -1,13 +1,15 @@
 //! The rule, the table and the observation of connections, without sockets.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use super::super::net::names::Name;
-use super::connection::{Connection, Peer, Sample, serves};
-use super::table::{Flow, WAYS};
-use super::verdict::{Facts, verdict};
+use super::connection::{BODY_COST, Connection, FORGOTTEN_AFTER, HEAD_COST, Peer, Sample, serves};
+use super::table::{Flow, Table, WAYS};
+use super::verdict::{ASKING_SEND_TIMEOUT, DEAD_GRACE, Facts, OVER_BOUND_FACTOR, STREAM_SIGHTINGS, verdict};
 use super::*;
+use crate::bounds::MIN_DRAIN_BYTES;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -207,9 +209,9 @@ fn reading_a_trickle_of_replies_is_not_progress() {
     let mut c = connection(now);
     let sample = |acked| Sample { acked, unsent: 1, ..Sample::default() };
     c.observe(handed(1, 1), sample(0), now, 100);
-    c.observe(handed(1, 1), sample(MIN_DRAIN - 1), now + MS, 100);
+    c.observe(handed(1, 1), sample(MIN_DRAIN_BYTES - 1), now + MS, 100);
     assert_eq!(c.facts.send_since, Some(now));
-    c.observe(handed(1, 1), sample(MIN_DRAIN), now + MS * 2, 100);
+    c.observe(handed(1, 1), sample(MIN_DRAIN_BYTES), now + MS * 2, 100);
     assert_eq!(c.facts.send_since, Some(now + MS * 2));
     c.observe(handed(1, 1), received(0), now + MS * 3, 100);
     assert_eq!(c.facts.send_since, None);
@@ -230,19 +232,8 @@ fn each_body_has_its_own_clock() {
 }
 
 fn notes(max_connections: usize) -> Notes {
-    let shared = Box::leak(Box::new(Shared {
-        table: Table::new(max_connections),
-        open: AtomicUsize::new(0),
-        leaked: AtomicUsize::new(0),
-        cuts: Default::default(),
-        restart: AtomicBool::new(false),
-        stop: AtomicBool::new(false),
-        knocks: AtomicU64::new(0),
-        hurry: AtomicBool::new(false),
-        unix_cuts: Default::default(),
-        urgent: Mutex::default(),
-        wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
-    }));
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    let shared = Box::leak(Box::new(Shared::new(max_connections, wake)));
     Notes { shared }
 }
 
