@@ -302,7 +302,7 @@ impl Accept {
         }
         while !self.instances.are_ending() {
             if let Taken::Request(request) = instance.take() {
-                enter(&self.context, Exchange::new(request, self.context.notes));
+                enter(&self.context, Exchange::new(request, self.context.guard));
                 self.instances.wake();
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::guard::Notes;
+use super::guard::GuardHandle;
 use super::http::auth::Tokens;
 use super::pool::jobs::Jobs;
 use super::pool::pending::Pending;
@@ -25,7 +25,7 @@ pub struct Context {
     pub unix: bool,
     /// Connections are told to close: the server stops, or a new image of this program is about to take over.
     pub draining: AtomicBool,
-    pub notes: Notes,
+    pub guard: GuardHandle,
     pub metrics: Metrics,
     pub vitals: Vitals,
     pub turns: Arc<Turns>,
@@ -45,7 +45,7 @@ impl Context {
         Sources {
             limiter: &self.limiter,
             later: None,
-            notes: Some(self.notes),
+            guard: Some(self.guard),
             metrics: Some(&self.metrics),
             vitals: Some(&self.vitals),
         }

@@ -62,7 +62,7 @@ pub struct Config {
     /// Connections at once; more of them end the longest idle.
     pub max_connections: usize,
     /// Called, from any thread, when the process should be replaced by [`Server::replace`].
-    pub on_worn: Box<dyn Fn() + Send + Sync>,
+    pub on_exhausted: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Refuses to serve other machines without a token. To be called before any file is touched.
@@ -138,15 +138,16 @@ impl Server {
             Box::new(move || instances.wake())
         };
         let pending = Arc::new(Pending::new(unix, waker()));
-        let on_worn: Arc<dyn Fn() + Send + Sync> = Arc::from(config.on_worn);
+        let on_exhausted: Arc<dyn Fn() + Send + Sync> = Arc::from(config.on_exhausted);
         let guard = {
-            let (pending, instances, on_worn) = (Arc::clone(&pending), Arc::clone(&instances), Arc::clone(&on_worn));
+            let (pending, instances, on_exhausted) =
+                (Arc::clone(&pending), Arc::clone(&instances), Arc::clone(&on_exhausted));
             ConnectionGuard::start(
                 &[listener.as_fd()],
                 guard_config(config.idle_timeout, config.max_connections),
                 Box::new(move |alarm| match alarm {
-                    Alarm::Leaked(_) => on_worn(),
-                    Alarm::Deaf => instances.note_not_accepting(),
+                    Alarm::Leaked(_) => on_exhausted(),
+                    Alarm::NotAccepting => instances.note_not_accepting(),
                 }),
                 Box::new(move |now| pending.expire(now)),
             )
@@ -161,7 +162,7 @@ impl Server {
             hosts: config.hosts,
             unix,
             draining: AtomicBool::new(false),
-            notes: guard.notes(),
+            guard: guard.handle(),
             metrics: Metrics::default(),
             vitals: Vitals::default(),
             turns: Turns::new(waker()),
@@ -172,7 +173,7 @@ impl Server {
             away: Arc::new(AtomicUsize::new(0)),
             bodies: AtomicUsize::new(0),
         });
-        instances.start(&context, events, on_worn)?;
+        instances.start(&context, events, on_exhausted)?;
         let pool = Pool::start(&context, &instances, (deciders, workers), &queue, slow_loop).map_err(failed)?;
         context.limiter.announce(listener.url())?;
         Ok(Server { context, listener, instances, pool, guard })
@@ -198,23 +199,23 @@ impl Server {
 
     /// Answers what is in flight, and ends the threads, while new connections wait in the kernel. From here on SIGTERM,
     /// SIGINT and SIGHUP wait for the next image of the process.
-    pub fn replace(self) -> Retired {
+    pub fn replace(self) -> Paused {
         self.instances.close();
         self.listener.pause();
         self.drain(Duration::from_millis(RETIRE_MS));
         let listener = Arc::clone(&self.listener);
         self.finish();
         process::hold_signals();
-        Retired(listener)
+        Paused(listener)
     }
 
     /// Tells the clients of kept connections to close, as they ask, for at most this long.
     fn drain(&self, most: Duration) {
         self.context.draining.store(true, Ordering::Release);
         // Nothing is answered until the last body has come and the last reply is read.
-        self.guard.notes().hurry();
+        self.guard.handle().drain();
         let begun = Instant::now();
-        while begun.elapsed() < most && self.guard.notes().open_connections() > 0 {
+        while begun.elapsed() < most && self.guard.handle().open_connections() > 0 {
             thread::sleep(DRAIN_PAUSE);
         }
     }
@@ -223,7 +224,7 @@ impl Server {
         self.instances.end();
         self.pool.finish();
         self.instances.join();
-        log::debug!("connections ended by the guard, by reason: {:?}", self.guard.notes().cut_total());
+        log::debug!("connections ended by the guard, by reason: {:?}", self.guard.handle().cut_total());
     }
 }
 
@@ -236,9 +237,9 @@ fn guard_config(idle_timeout: Duration, max_connections: usize) -> GuardConfig {
 }
 
 /// A server that answers nobody any more, on whose socket new connections wait.
-pub struct Retired(Arc<Listener>);
+pub struct Paused(Arc<Listener>);
 
-impl Retired {
+impl Paused {
     /// Replaces the process by `command` on the same socket. Returns only when that fails.
     pub fn replace_process(self, command: &mut Command) -> std::io::Error {
         self.0.hand_over(command)

@@ -228,7 +228,7 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
     let config = GuardConfig { max_connections: 1, ..GuardConfig::default() };
     let guard = ConnectionGuard::start(&[listener.as_fd()], config, Box::new(|_| ()), Box::new(|_| ())).unwrap();
     let metrics = Metrics::default();
-    let sources = Sources { notes: Some(guard.notes()), metrics: Some(&metrics), ..Sources::of(&limiter) };
+    let sources = Sources { guard: Some(guard.handle()), metrics: Some(&metrics), ..Sources::of(&limiter) };
 
     let (spent, refused) = (Cell::new(0_u32), Cell::new(0_u32));
     let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };

@@ -1,4 +1,4 @@
-//! The guard's bounds.
+//! The guard's bounds. Those that a user can meet come from bounds.rs.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::bounds::{
 pub struct GuardConfig {
     /// A connection may be silent this long between two requests, and before its first byte.
     pub idle_timeout: Duration,
-    /// A request must be complete this long after its first byte: its head, and its body where that
-    /// is at most 1024 bytes. Further bytes don't extend it.
+    /// A request must be complete this long after its first byte: its head, and its body if that has at most 1024
+    /// bytes, which tiny_http reads with the head (`new_request` in its request.rs). Further bytes don't extend it.
     pub head_timeout: Duration,
     /// A longer body must be read this long after its head. The thread `flint-slow` reads what has arrived at once.
     pub body_timeout: Duration,
-    /// A client must take at least [`MIN_DRAIN`] bytes of pending replies in this time.
+    /// A client must take at least [`MIN_DRAIN_BYTES`](crate::bounds::MIN_DRAIN_BYTES) of pending replies in this time.
     pub send_timeout: Duration,
     /// Bytes that tiny_http may read for one request before it hands it over.
     pub max_head_bytes: u64,
@@ -28,18 +28,18 @@ pub struct GuardConfig {
     /// Connections open at once; beyond it those that never asked anything are cut, then the longest idle, then the
     /// oldest.
     pub max_connections: usize,
-    /// An abandoned connection is kept this long, for its client to read the reply.
+    /// A connection that was given up is kept this long, so that its client can read the reply.
     pub abandon_grace: Duration,
     /// A connection that is still open this long after it was cut counts as leaked.
     pub leaked_after: Duration,
     /// This many leaked connections raise the alarm, once.
     pub leaked_limit: usize,
-    /// Time between two walks while connections are open. It bounds how much an idle connection
-    /// that turns hostile can send unseen: tiny_http reads 200 MB/s here, so 10 MB. Longer where a
-    /// walk would take over a twentieth of one processor, but not over [`LONGEST_INTERVAL`].
+    /// Time between two walks while connections are open. It bounds how much an idle connection that turns hostile can
+    /// send unseen: tiny_http reads some 200 MB/s, so 10 MB. Longer if walks would take over a twentieth of one
+    /// processor, but at most [`LONGEST_INTERVAL`].
     pub walk_interval: Duration,
-    /// Time between two looks at a connection that receives much and hands nothing over, and the
-    /// delay of the walk that a new connection causes.
+    /// Time between two looks at a connection that receives much while no request of it is handed over, and the delay
+    /// of the walk that a new connection causes.
     pub fast_interval: Duration,
 }
 

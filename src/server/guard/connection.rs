@@ -1,4 +1,4 @@
-//! One connection as the guard follows it: from what the kernel and the table say to the facts that are judged.
+//! One connection over time: from what the kernel and the table tell to the facts that the rule needs.
 
 use std::fmt;
 use std::io;
@@ -15,51 +15,51 @@ use super::table::{Flow, Table};
 use super::verdict::Facts;
 use crate::bounds::MIN_DRAIN_BYTES;
 
-/// Memory that tiny_http takes per byte of an unfinished head, at worst: it keeps two strings of each header line, which
-/// may be as short as `a:b`.
+/// Memory that tiny_http takes per byte of an unfinished head, at worst: `ClientConnection::read` keeps two strings of
+/// each header line, which may be as short as `a:b`.
 pub const HEAD_COST: u64 = 24;
 
-/// The same of an unfinished body: a buffer that doubles.
+/// The same of an unfinished body, in a buffer that doubles.
 pub const BODY_COST: u64 = 2;
 
 /// Bytes without a request handed over that make a connection worth a closer look.
 const HOT_BYTES: u64 = 4 << 10;
 
-/// The same for a body, which may well be this long.
+/// The same for a body, which may be this long.
 const HOT_BODY_BYTES: u64 = 1 << 20;
 
-/// Bytes that nobody has begun to read for this long make a connection count as forgotten.
+/// A connection counts as forgotten if its bytes have waited this long and tiny_http has read none of it.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_millis(10);
 
-/// The pause between two knocks for one connection doubles from the first of these to the second.
-const KNOCK_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(10));
+/// Pauses between two wakes of tiny_http for one connection; they double from the first of these to the second.
+const WAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(10));
 
-/// What the kernel said of one connection at one moment.
+/// What the kernel told of one connection at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
     /// Bytes received in total; 0 on a Unix socket.
     pub received: u64,
-    /// Bytes that tiny_http has not read yet. On TCP asked only where it matters, else 0.
+    /// Bytes that tiny_http has not read yet. On TCP 0 where it does not matter.
     pub unread: u64,
     /// How long ago the last bytes arrived; 0 on a Unix socket.
     pub waiting: Duration,
-    /// Bytes taken by the client in total; 0 on a Unix socket.
+    /// Bytes that the client has acknowledged in total; 0 on a Unix socket.
     pub acked: u64,
-    /// Measure of replies not taken by the client; on TCP 1 for any.
+    /// Measure of replies that the client has not taken; on TCP 1 for any.
     pub unsent: u64,
     pub dead: bool,
     /// The peer sends nothing more: it has closed the connection, or its half of it.
     pub closed: bool,
 }
 
-/// One connection as the guard follows it.
+/// One connection over time.
 #[derive(Debug)]
 pub struct Connection {
     /// The peer's key in the table; 0 for none.
     pub key: u64,
-    /// Whom to name in the log.
+    /// The peer's name for the log.
     pub peer: Peer,
-    /// A number on which it was last seen. Verified at each use.
+    /// The number of a descriptor of it. Verified at each use.
     pub number: RawFd,
     pub first_seen: Instant,
     /// The last walk that found it open.
@@ -69,18 +69,19 @@ pub struct Connection {
     /// Bytes received when the flow last changed.
     pub base: u64,
     pub last: Sample,
-    /// tiny_http was never seen to read anything of it.
+    /// tiny_http has not read anything of it in any sample.
     pub untouched: bool,
-    /// Since when it has been forgotten, with how many knocks, and when to knock next.
+    /// Set while tiny_http has forgotten it.
     pub forgotten: Option<Forgotten>,
-    /// Bytes acknowledged when the clock of unread replies was last set.
+    /// Bytes acknowledged when `send_since` was last set.
     pub acked: u64,
     pub facts: Facts,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Forgotten {
-    pub next_knock: Instant,
+    /// When tiny_http is to be woken for it next, and the pause after that.
+    pub next_wake: Instant,
     pub pause: Duration,
 }
 
@@ -119,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// What the table says of it. To be read before the sample, see the module's text.
+    /// What the table tells of it. To be read before the sample: see guard/mod.rs.
     pub fn flow(&self, table: &Table, walk: u32) -> Flow {
         match (self.key, self.peer) {
             (0, Peer::Unix(_)) => Flow::of(&table.unix, false),
@@ -155,7 +156,7 @@ impl Connection {
         })
     }
 
-    /// Brings the facts up to date. Pure but for the clock's reading handed in.
+    /// Brings the facts up to date. Pure: the time is an argument.
     pub fn observe(&mut self, flow: Flow, sample: Sample, now: Instant, bound: u64) {
         self.untouched &= match self.peer {
             Peer::Tcp(_) => sample.unread == sample.received,
@@ -184,8 +185,8 @@ impl Connection {
         let seen = if flow.attributed {
             facts.pending_bytes > bound
         } else {
-            // Only what shrinks is being read. What stands still or grows is a server without
-            // time to read it, and what is empty a request that was read at once.
+            // Only a queue that shrinks is being read. If it stands still or grows, the server had no time to read; if
+            // it is empty, a request was read at once.
             sample.unread > 0 && sample.unread < self.last.unread
         };
         let growing = !flow.attributed && sample.unread > 0;
@@ -222,24 +223,24 @@ impl Connection {
             self.forgotten = None;
         } else if self.forgotten.is_none() {
             let left = FORGOTTEN_AFTER.saturating_sub(sample.waiting);
-            self.forgotten = Some(Forgotten { next_knock: now + left, pause: KNOCK_PAUSE.0 });
+            self.forgotten = Some(Forgotten { next_wake: now + left, pause: WAKE_PAUSE.0 });
         }
     }
 
-    /// Whether to knock for it now; if so, counts on that being done.
-    pub fn knock_is_due(&mut self, now: Instant) -> bool {
+    /// Whether tiny_http is to be woken for it now; if so, the caller does that.
+    pub fn wake_is_due(&mut self, now: Instant) -> bool {
         let Some(forgotten) = &mut self.forgotten else {
             return false;
         };
-        let due = now >= forgotten.next_knock;
+        let due = now >= forgotten.next_wake;
         if due {
-            forgotten.next_knock = now + forgotten.pause;
-            forgotten.pause = (forgotten.pause * 2).min(KNOCK_PAUSE.1);
+            forgotten.next_wake = now + forgotten.pause;
+            forgotten.pause = (forgotten.pause * 2).min(WAKE_PAUSE.1);
         }
         due
     }
 
-    /// Worth a closer look before the next walk.
+    /// Whether it is worth a closer look before the next walk.
     pub fn is_hot(&self) -> bool {
         if self.cut.is_none() && self.forgotten.is_some() {
             return true;

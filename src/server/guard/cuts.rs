@@ -1,4 +1,5 @@
-//! The connections as the guard last saw them, and the cuts: by the rule for each, and by the bounds of all together.
+//! The connections as the guard last saw them, and the cuts: by the rule for each ([`verdict`]), and by the bounds of
+//! all together.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -7,12 +8,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
-use super::super::net::descriptors::{Peephole, SocketId, socket_on};
+use super::super::net::descriptors::{Probe, SocketId, socket_on};
 use super::super::net::names::{self, Name};
 use super::super::net::{facts, options, pressure};
 use super::config::GuardConfig;
 use super::connection::{Connection, Forgotten, Peer, serves};
-use super::handle::Shared;
+use super::handle::{CutRequest, Shared};
 use super::table::Table;
 use super::verdict::{CutReason, DEAD_GRACE, verdict};
 use crate::bounds::SEND_PATIENCE_MS;
@@ -22,46 +23,43 @@ pub struct Watched {
     pub shared: &'static Shared,
     pub config: GuardConfig,
     pub listeners: Vec<(OwnedFd, Name)>,
-    pub hole: Peephole,
+    pub probe: Probe,
+    /// Every open one, also those that were cut.
     pub connections: HashMap<SocketId, Connection>,
     /// Worth a closer look before the next walk.
     pub hot: Vec<SocketId>,
     /// The number of this walk.
     pub walk: u32,
-    /// Unfinished heads and bodies take much memory: it is worth some time to look more often.
+    /// Unfinished heads and bodies take much memory, so that more frequent looks are worth their time.
     pub pressed: bool,
-    /// A connection was accepted since this was last asked.
+    /// A connection was accepted since the walker last cleared this.
     pub accepted: bool,
 }
 
 impl Watched {
-    pub fn new(
-        shared: &'static Shared,
-        config: GuardConfig,
-        listeners: Vec<(OwnedFd, Name)>,
-        hole: Peephole,
-    ) -> Watched {
+    pub fn new(shared: &'static Shared, config: GuardConfig, listeners: Vec<(OwnedFd, Name)>, probe: Probe) -> Watched {
         let (connections, hot) = (HashMap::new(), Vec::new());
-        Watched { shared, config, listeners, hole, connections, hot, walk: 0, pressed: false, accepted: false }
+        Watched { shared, config, listeners, probe, connections, hot, walk: 0, pressed: false, accepted: false }
     }
 
-    /// Looks at what stands on one number, if it is a connection and was not seen in this walk.
+    /// Looks at the descriptor with this number, if it is a connection that this walk has not seen yet.
     pub fn look_at(&mut self, number: RawFd, now: Instant) {
         let Some(id) = socket_on(number) else {
             return;
         };
-        // tiny_http has two descriptors of each connection; and a cut one is only counted.
+        // tiny_http has two descriptors of each connection (`RefinedTcpStream::new`), and a cut connection is only
+        // counted.
         if let Some(known) = self.connections.get_mut(&id)
             && (known.walk == self.walk || known.cut.is_some())
         {
             if known.walk != self.walk && known.key != 0 {
-                // Its slot stays, for what was sent before the cut may still come and must be known as doomed.
+                // Its slot stays: requests from before the cut may still be handed over, and must count as given up.
                 let _ = self.shared.table.flow(known.key, self.walk);
             }
             known.walk = self.walk;
             return;
         }
-        let Some((id, fd)) = self.hole.look(number) else {
+        let Some((id, fd)) = self.probe.look(number) else {
             return;
         };
         if !self.connections.contains_key(&id) {
@@ -71,7 +69,8 @@ impl Watched {
             let same_peer = |c: &Connection| c.cut.is_some() && c.key == new.key && c.flow.abandoned;
             let abandoned = new.key != 0 && self.shared.table.flow(new.key, self.walk).abandoned;
             if abandoned && self.connections.values().any(same_peer) {
-                // The old connection of that port is over, though tiny_http holds it still; this one is innocent.
+                // The former connection from that port is over, though tiny_http still holds it. This one has done
+                // nothing.
                 self.shared.table.settle(new.key);
             }
             self.connections.insert(id, new);
@@ -84,65 +83,64 @@ impl Watched {
         }
     }
 
-    /// Looks again at the connections that receive much and hand nothing over.
+    /// Looks again at the connections that receive much while no request of theirs is handed over.
     pub fn look_at_hot(&mut self, now: Instant) {
         let mut hot = std::mem::take(&mut self.hot);
         hot.retain(|id| {
             let Some(connection) = self.connections.get_mut(id) else {
                 return false;
             };
-            match self.hole.look(connection.number) {
+            match self.probe.look(connection.number) {
                 Some((found, fd)) if found == *id && connection.cut.is_none() => {
                     judge(connection, fd, self.shared, &self.config, now);
                     connection.is_hot()
                 }
-                // Closed, or the number has become another's: the next walk will know.
+                // It was closed, and another descriptor may have the number: the next walk tells.
                 _ => false,
             }
         });
-        self.cut_greedy(now);
-        self.hole.release();
+        self.cut_largest(now);
+        self.probe.release();
         self.hot = hot;
     }
 
-    /// Cuts one connection, if it still is the one on its number. False if it is not.
-    pub fn cut_one(&mut self, id: SocketId, reason: CutReason, now: Instant) -> bool {
+    /// Cuts a connection, unless its number belongs to another descriptor by now; then false.
+    fn cut_one(&mut self, id: SocketId, reason: CutReason, now: Instant) -> bool {
         let Some(connection) = self.connections.get_mut(&id) else { return false };
-        let Some((found, fd)) = self.hole.look(connection.number) else { return false };
+        let Some((found, fd)) = self.probe.look(connection.number) else { return false };
         if found == id {
             cut(connection, fd, reason, self.shared, now);
         }
         found == id
     }
 
-    /// Cuts those that are not to have any grace.
-    pub fn cut_urgent(&mut self, now: Instant) {
-        let urgent = std::mem::take(&mut *self.shared.urgent.lock().unwrap_or_else(PoisonError::into_inner));
-        if urgent.is_empty() {
-            return;
-        }
-        let meant = |c: &Connection| c.cut.is_none() && c.key != 0 && urgent.contains(&c.key);
+    /// Cuts all connections of which this is true.
+    fn cut_where(&mut self, reason: CutReason, now: Instant, meant: impl Fn(&Connection) -> bool) {
+        let meant = |c: &Connection| c.cut.is_none() && meant(c);
         let ids: Vec<SocketId> = self.connections.iter().filter(|(_, c)| meant(c)).map(|(id, _)| *id).collect();
         for id in ids {
-            self.cut_one(id, CutReason::Bytes, now);
+            self.cut_one(id, reason, now);
         }
-        self.hole.release();
+        self.probe.release();
     }
 
-    /// Cuts those whose peers have closed them: what they have sent ahead is in the way of others.
+    /// Cuts the connections for which the server asked for an immediate cut.
+    pub fn cut_urgent(&mut self, now: Instant) {
+        let urgent = std::mem::take(&mut *self.shared.urgent.lock().unwrap_or_else(PoisonError::into_inner));
+        if !urgent.is_empty() {
+            self.cut_where(CutReason::Bytes, now, |c| c.key != 0 && urgent.contains(&c.key));
+        }
+    }
+
+    /// Cuts the connections that their peers have closed: requests that they sent ahead delay those of others.
     pub fn cut_closed(&mut self, now: Instant) {
-        let closed = |c: &Connection| c.cut.is_none() && c.last.closed;
-        let ids: Vec<SocketId> = self.connections.iter().filter(|(_, c)| closed(c)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.cut_one(id, CutReason::Excess, now);
-        }
-        self.hole.release();
+        self.cut_where(CutReason::Excess, now, |c| c.last.closed);
     }
 
-    /// Cuts all Unix connections where that was asked for.
-    pub fn cut_unix(&mut self, wish: u64, now: Instant) {
-        let [_, fulfilled] = &self.shared.unix_cuts;
-        if fulfilled.load(SeqCst) >= wish {
+    /// Cuts all Unix connections, if a request for that is not done yet.
+    pub fn cut_all_unix(&mut self, request: CutRequest, now: Instant) {
+        let [_, done] = &self.shared.cut_requests;
+        if done.load(SeqCst) >= request.0 {
             return;
         }
         let unix = |c: &Connection| c.cut.is_none() && matches!(c.peer, Peer::Unix(_));
@@ -152,14 +150,14 @@ impl Watched {
             let gone = self.connections.get(&id).is_some_and(|c| socket_on(c.number) != Some(id));
             all &= self.cut_one(id, CutReason::Abandoned, now) || gone;
         }
-        self.hole.release();
+        self.probe.release();
         if all {
-            fulfilled.store(wish, SeqCst);
+            done.store(request.0, SeqCst);
         }
     }
 
-    /// Cuts the connections with the largest unfinished heads and bodies, where all together take too much memory.
-    pub fn cut_greedy(&mut self, now: Instant) {
+    /// Cuts the connections with the largest unfinished heads and bodies, if all together take too much memory.
+    pub fn cut_largest(&mut self, now: Instant) {
         let mut left: u64 = self.connections.values().map(Connection::unfinished).sum();
         self.pressed = left > self.config.max_unfinished_bytes / 4 || pressure::is_on();
         if left <= self.config.max_unfinished_bytes {
@@ -174,20 +172,20 @@ impl Watched {
             self.cut_one(id, CutReason::Bytes, now);
             left -= bytes;
         }
-        self.hole.release();
+        self.probe.release();
     }
 
-    /// Cuts what is over `max_connections`: the longest idle first, then the oldest.
+    /// Cuts the connections beyond `max_connections`: those that never asked anything, then the longest idle, then the
+    /// oldest. Of Unix connections those of the process that has most.
     pub fn cut_excess(&mut self, now: Instant) {
         let alive = self.connections.values().filter(|c| c.cut.is_none()).count();
         let excess = alive.saturating_sub(self.config.max_connections);
         if excess == 0 {
             return;
         }
-        // Where requests can't be attributed, those of others say nothing about this one; bytes
-        // that it has just sent do, and how many more its process has.
-        // One that has not said anything yet is nearer to the door than any that has.
-        let greed = self.greed_of_processes();
+        // Where requests can't be attributed, the counts of requests say nothing about one connection. Its unread bytes
+        // do, and the share of its process.
+        let share = self.process_shares();
         let mut order: Vec<(Reverse<usize>, bool, bool, bool, Instant, SocketId)> = self
             .connections
             .iter()
@@ -198,8 +196,8 @@ impl Watched {
                     let since = if busy { c.first_seen } else { c.facts.last_progress };
                     (Reverse(0), !c.last.closed, busy, c.flow.handed > 0 || c.last.received > 0, since, *id)
                 } else {
-                    let greed = greed.get(id).copied().unwrap_or(0);
-                    (Reverse(greed), true, c.last.unread > 0, true, c.first_seen, *id)
+                    let share = share.get(id).copied().unwrap_or(0);
+                    (Reverse(share), true, c.last.unread > 0, true, c.first_seen, *id)
                 }
             })
             .collect();
@@ -212,13 +210,13 @@ impl Watched {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
             };
-            let found = self.hole.look(connection.number).filter(|(found, _)| *found == id);
+            let found = self.probe.look(connection.number).filter(|(found, _)| *found == id);
             let Some((_, fd)) = found else {
-                // It was closed since the walk looked at it.
+                // It was closed after the walk looked at it.
                 left -= 1;
                 continue;
             };
-            // It may have begun a request since the walk looked at it.
+            // It may have begun a request after the walk looked at it.
             judge(connection, fd, self.shared, &self.config, now);
             if connection.cut.is_none() {
                 if open && !busy && connection.facts.attributed && connection.facts.in_progress > 0 {
@@ -228,12 +226,12 @@ impl Watched {
             }
             left -= 1;
         }
-        self.hole.release();
+        self.probe.release();
     }
 
-    /// For each Unix connection how many its process has that are not older. Who is cut in this order, from above, leaves
-    /// to each process as many as to any other.
-    fn greed_of_processes(&self) -> HashMap<SocketId, usize> {
+    /// For each Unix connection, the number of those of its process that are not older. Cuts in this order, the highest
+    /// number first, leave the same share to each process.
+    fn process_shares(&self) -> HashMap<SocketId, usize> {
         let mut processes: HashMap<u32, Vec<(Instant, SocketId)>> = HashMap::new();
         for (id, connection) in &self.connections {
             if let (Peer::Unix(pid), None) = (connection.peer, connection.cut) {
@@ -248,8 +246,8 @@ impl Watched {
     }
 }
 
-/// A connection that was accepted from one of our listeners; `None` for every other socket.
-pub fn accepted(
+/// The connection on a socket that was accepted from one of these listeners; `None` for every other socket.
+fn accepted(
     fd: BorrowedFd<'_>,
     number: RawFd,
     listeners: &[(OwnedFd, Name)],
@@ -266,7 +264,7 @@ pub fn accepted(
             (address.map_or(0, |a| table.key(a)), Peer::Tcp(address))
         }
         Name::Unix(_) => {
-            // Unlike TCP's, a Unix socket does not inherit it from the listener.
+            // Unlike a TCP socket, a Unix socket does not inherit it from the listener.
             let patience = Duration::from_millis(SEND_PATIENCE_MS);
             if let Err(error) = options::set_send_patience(fd, patience) {
                 log::debug!("connection guard: {error}");
@@ -278,10 +276,10 @@ pub fn accepted(
     Some(Connection::new(key, peer, number, now))
 }
 
-/// Takes a fresh look at a connection and cuts it if the rule says so. What was decided is done to
-/// the very socket that was looked at.
-pub fn judge(connection: &mut Connection, fd: BorrowedFd<'_>, shared: &Shared, config: &GuardConfig, now: Instant) {
-    // The flow before the sample: see the module's text.
+/// Takes a fresh look at a connection and cuts it if the rule says so. The cut is made through the descriptor by which
+/// the connection was looked at, so it can't hit another.
+fn judge(connection: &mut Connection, fd: BorrowedFd<'_>, shared: &Shared, config: &GuardConfig, now: Instant) {
+    // The flow before the sample: see guard/mod.rs.
     let flow = connection.flow(&shared.table, connection.walk);
     let Ok(sample) = connection.sample(fd, config) else {
         return;
@@ -292,15 +290,16 @@ pub fn judge(connection: &mut Connection, fd: BorrowedFd<'_>, shared: &Shared, c
     }
 }
 
-pub fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, shared: &Shared, now: Instant) {
+/// Ends a connection.
+fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, shared: &Shared, now: Instant) {
     let sending = reason == CutReason::Abandoned && facts::unread(fd).is_ok_and(|unread| unread > 0);
     if sending || matches!(reason, CutReason::Send | CutReason::Bytes) {
-        // What the client doesn't read would stay in kernel memory for minutes; and one that sends
-        // into a shut window would not learn for as long that nobody reads on.
+        // Replies that the client doesn't read would stay in kernel memory for minutes, and a client that sends into a
+        // closed window would learn as late that its connection has ended.
         let _ = facts::reset_on_close(fd);
     }
     if matches!(connection.peer, Peer::Tcp(_)) && reason != CutReason::Abandoned {
-        // tiny_http would go on reading what has arrived.
+        // tiny_http would go on reading what has arrived (`ClientConnection::read_next_line`).
         facts::discard_received(fd);
     }
     if let Err(e) = facts::shutdown(fd) {
@@ -309,8 +308,8 @@ pub fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, s
     }
     connection.cut = Some(now);
     if connection.untouched && connection.forgotten.is_none() {
-        // Silent, so nobody could tell, but perhaps forgotten: then it is still there later.
-        connection.forgotten = Some(Forgotten { next_knock: now + DEAD_GRACE, pause: DEAD_GRACE });
+        // A silent connection may be a forgotten one: if so, it is still open later.
+        connection.forgotten = Some(Forgotten { next_wake: now + DEAD_GRACE, pause: DEAD_GRACE });
     }
     shared.cuts[reason as usize].fetch_add(1, Relaxed);
     log::debug!("connection guard: cut {} ({reason})", connection.peer);

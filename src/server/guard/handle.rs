@@ -1,4 +1,6 @@
-//! What the rest of the server has of the guard: the handle, and the guard of each request.
+//! What the rest of the server holds of the guard: its handle, and a request guard for each request in progress.
+//!
+//! Must never happen here: a wait, or a lock on the path of a request that is as it should be.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -9,25 +11,31 @@ use std::sync::{Mutex, PoisonError};
 use super::table::{BODY_EVENT, BODY_UNREAD, REQUEST, Slot, Table};
 use super::verdict::CutReason;
 
-/// Peers to be cut at once that are noted between two walks; more of them have the usual grace.
+/// Peers that can be noted for an immediate cut between two walks; connections of further ones keep the usual grace.
 const MOST_URGENT: usize = 64;
 
+/// What the guard's thread and the threads of requests share.
 #[derive(Debug)]
 pub struct Shared {
     pub table: Table,
+    /// Open connections at the last walk, and how many of them have leaked.
     pub open: AtomicUsize,
     pub leaked: AtomicUsize,
     pub cuts: [AtomicU64; CutReason::ALL.len()],
-    pub restart: AtomicBool,
+    /// The alarm of leaked connections was raised.
+    pub alarmed: AtomicBool,
+    /// The guard's thread is to end.
     pub stop: AtomicBool,
-    pub knocks: AtomicU64,
+    /// How often tiny_http was made to take up a connection that it had forgotten.
+    pub woken: AtomicU64,
     /// The process is about to be replaced.
-    pub hurry: AtomicBool,
-    /// How often it was asked for that all Unix connections are cut, and how many of these wishes are fulfilled.
-    pub unix_cuts: [AtomicU64; 2],
-    /// Keys of peers to be cut without grace. Locked for a moment, holding nothing else, and never for a request that is
-    /// as it should be.
+    pub draining: AtomicBool,
+    /// The last request to cut all Unix connections, and the last one that is done.
+    pub cut_requests: [AtomicU64; 2],
+    /// Keys of peers to be cut without grace. Locked for a moment, holding no other lock, and only for requests that
+    /// break a bound.
     pub urgent: Mutex<Vec<u64>>,
+    /// Wakes the guard's thread.
     pub wake: OwnedFd,
 }
 
@@ -39,16 +47,26 @@ impl Shared {
             open: AtomicUsize::new(0),
             leaked: AtomicUsize::new(0),
             cuts: Default::default(),
-            restart: AtomicBool::new(false),
+            alarmed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            knocks: AtomicU64::new(0),
-            hurry: AtomicBool::new(false),
-            unix_cuts: Default::default(),
+            woken: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            cut_requests: Default::default(),
             urgent: Mutex::default(),
             wake,
         }
     }
+
+    /// Wakes the guard's thread.
+    pub fn wake(&self) {
+        // The counter can't overflow, and a failure would have no remedy.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
 }
+
+/// A request to cut all connections of Unix sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CutRequest(pub u64);
 
 /// Whether bytes of a request's body are still on the socket when it is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +77,17 @@ pub enum Body {
     Unread,
 }
 
-/// The server's side of the guard: cheap to copy, valid for the rest of the process.
+/// The guard as the rest of the server sees it: cheap to copy, valid for the rest of the process.
 #[derive(Clone, Copy, Debug)]
-pub struct Notes {
+pub struct GuardHandle {
     pub(super) shared: &'static Shared,
 }
 
-impl Notes {
-    /// Notes that tiny_http handed over a request. `peer` is its `remote_addr`. Takes some 20 ns,
-    /// never blocks and never allocates.
-    #[must_use = "dropping the ticket says that the reply is written"]
-    pub fn note_request(self, peer: Option<SocketAddr>, body: Body) -> Ticket {
+impl GuardHandle {
+    /// Notes that tiny_http handed over a request. `peer` is its `Request::remote_addr`. Takes some 20 ns, never blocks
+    /// and never allocates.
+    #[must_use = "dropping the request guard says that the reply is written"]
+    pub fn note_request(self, peer: Option<SocketAddr>, body: Body) -> RequestGuard {
         let table = &self.shared.table;
         let slot = match peer {
             Some(peer) => table.enter(table.key(peer)),
@@ -82,15 +100,15 @@ impl Notes {
         if unread {
             slot.body.fetch_add(BODY_EVENT + BODY_UNREAD, SeqCst);
         }
-        Ticket { slot, attributed: slot.key.load(Relaxed) != 0, unread }
+        RequestGuard { slot, attributed: slot.key.load(Relaxed) != 0, unread }
     }
 
-    /// The process is about to be replaced: bodies and unread replies are given [`HURRIED`] at most from now on.
-    pub fn hurry(self) {
-        self.shared.hurry.store(true, Relaxed);
+    /// The server stops or is replaced: bodies and unread replies have `DRAIN_TIMEOUT` (walker.rs) at most from now on.
+    pub fn drain(self) {
+        self.shared.draining.store(true, Relaxed);
     }
 
-    /// Has the connection of this peer cut at once: it sends faster than what it sends can be let go.
+    /// Has the connection of this peer cut at once: it sends requests faster than they can be dropped.
     pub fn cut_now(self, peer: SocketAddr) {
         let key = self.shared.table.key(peer);
         {
@@ -100,31 +118,31 @@ impl Notes {
             }
             urgent.push(key);
         }
-        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+        self.shared.wake();
     }
 
-    /// Has all connections of Unix sockets cut, since it can't be told which of them a request came by. Returns a wish,
-    /// for [`Notes::is_fulfilled`].
-    pub fn cut_unix(self) -> u64 {
-        let wish = self.shared.unix_cuts[0].fetch_add(1, SeqCst) + 1;
-        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
-        wish
+    /// Has all connections of Unix sockets cut, since the guard can't tell by which of them a request came.
+    /// [`GuardHandle::is_done`] tells when that has happened.
+    pub fn cut_all_unix(self) -> CutRequest {
+        let request = CutRequest(self.shared.cut_requests[0].fetch_add(1, SeqCst) + 1);
+        self.shared.wake();
+        request
     }
 
-    /// Whether all Unix connections were cut that were open when this was wished for.
+    /// Whether all Unix connections are cut that were open at the time of this request.
     #[must_use]
-    pub fn is_fulfilled(self, wish: u64) -> bool {
-        self.shared.unix_cuts[1].load(SeqCst) >= wish
+    pub fn is_done(self, request: CutRequest) -> bool {
+        self.shared.cut_requests[1].load(SeqCst) >= request.0
     }
 
-    /// Connections open at the last walk, the leaked ones among them.
+    /// Open connections at the last walk, with the leaked ones.
     #[must_use]
     pub fn open_connections(self) -> usize {
         self.shared.open.load(Relaxed)
     }
 
-    /// Connections that were cut over [`GuardConfig::leaked_after`] ago and are still open: a thread
-    /// and two descriptors each, lost until this process is replaced.
+    /// Connections that were cut over `GuardConfig::leaked_after` ago and are still open: each keeps a thread and two
+    /// descriptors until this process is replaced.
     #[must_use]
     pub fn leaked(self) -> usize {
         self.shared.leaked.load(Relaxed)
@@ -136,30 +154,29 @@ impl Notes {
         std::array::from_fn(|i| self.shared.cuts[i].load(Relaxed))
     }
 
-    /// Knocks so far: how often a connection was found that tiny_http had forgotten.
+    /// How often tiny_http was made to take up a connection that it had forgotten.
     #[must_use]
-    pub fn knocks(self) -> u64 {
-        self.shared.knocks.load(Relaxed)
+    pub fn woken(self) -> u64 {
+        self.shared.woken.load(Relaxed)
     }
 }
 
 /// One request in progress. Dropping it says that the reply is written.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct RequestGuard {
     slot: &'static Slot,
     pub(super) attributed: bool,
     unread: bool,
 }
 
-impl Ticket {
-    /// Whether the guard can tell which connection it is about. Not so on a Unix socket, nor where the table of peers
-    /// was full.
+impl RequestGuard {
+    /// Whether the guard knows the request's connection. Not so on a Unix socket, or if the table of peers was full.
     #[must_use]
     pub fn is_attributed(&self) -> bool {
         self.attributed
     }
 
-    /// The body was read to its end. Implied when the ticket is dropped.
+    /// The body was read to its end. Dropping the request guard implies it.
     pub fn body_done(&mut self) {
         if !self.unread {
             return;
@@ -168,29 +185,29 @@ impl Ticket {
         self.unread = false;
     }
 
-    /// Whether this connection was abandoned: this request and all behind it are to be dropped unanswered, for what
-    /// stands in them may be the body of another.
+    /// Whether the connection was given up: this request and all after it on the connection are to be dropped without
+    /// an answer, since their bytes may be the body of an earlier one.
     #[must_use]
-    pub fn is_doomed(&self) -> bool {
+    pub fn is_given_up(&self) -> bool {
         self.attributed && self.slot.is_abandoned()
     }
 
-    /// Has the connection cut after [`GuardConfig::abandon_grace`], and all further requests of it doomed. On a Unix
-    /// socket this can't be attributed and does nothing.
-    pub fn doom(&mut self) {
+    /// Gives the connection up: it is cut after `GuardConfig::abandon_grace`, and its further requests count as given
+    /// up. Does nothing where the guard does not know the connection.
+    pub fn give_up(&mut self) {
         if self.attributed {
             self.slot.abandoned.fetch_add(1, Relaxed);
         }
     }
 
-    /// [`Ticket::doom`] and the end of the request: for one that is answered and then forgotten
-    /// (`std::mem::forget`), and where the reply could not be sent.
+    /// [`RequestGuard::give_up`] and the end of the request: for a request that is answered and then forgotten
+    /// (`std::mem::forget`), and for one whose reply could not be sent.
     pub fn abandon(mut self) {
-        self.doom();
+        self.give_up();
     }
 }
 
-impl Drop for Ticket {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.body_done();
         self.slot.flow.fetch_sub(1, SeqCst);

@@ -10,10 +10,10 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(3);
 /// Growth, in bytes, after which the allocator is asked to give back what is free.
 const TRIM_GROWTH: u64 = 32 << 20;
 
-/// Of so many connections the end of half is a reason as well.
+/// If so many connections were open, the end of half of them is a reason as well.
 const TRIM_CONNECTIONS: usize = 32;
 
-/// Pauses before it is asked once more, which double from the first of these to the second.
+/// Pauses before it is asked once more; they double from the first of these to the second.
 const TRIM_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(160));
 
 /// When memory was last given back, and when to look again.
@@ -22,7 +22,7 @@ pub struct Memory {
     resident_after_trim: u64,
     /// Connections open then.
     open_at_trim: usize,
-    /// When to give back once more, and how long the pause before that was: what was in use then may be free by then.
+    /// When to give back once more, and the pause before that: what is in use now may be free by then.
     trim_again: Option<(Instant, Duration)>,
 }
 
@@ -36,7 +36,7 @@ impl Memory {
         self.trim_again.is_some()
     }
 
-    /// Has the allocator return what a flood of requests has left behind. Each connection's thread has a heap of its own,
+    /// Has the allocator return free pages after a flood of requests. Each connection's thread has a heap of its own,
     /// which keeps its pages otherwise.
     pub fn give_back(&mut self, open: usize, now: Instant) {
         if now < self.next_look {
@@ -59,7 +59,7 @@ impl Memory {
     }
 }
 
-/// Memory that this process has in use, in bytes; 0 if it can't be told.
+/// Memory that this process has in use, in bytes; 0 if the kernel doesn't tell.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);

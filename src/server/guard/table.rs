@@ -1,32 +1,32 @@
-//! The table of requests: how many each peer has handed over and in progress. Lock-free; written by dispatchers and
-//! workers, read and freed by the guard.
+//! The table of requests: how many each peer has handed over and in progress. Lock-free; written by the
+//! threads that handle requests, read and freed by the guard's thread.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
-/// The counts of one peer, or of all peers that have no slot of their own. The counters never go
-/// back, except those of the present, so that a reader needs to notice changes only.
+/// The counts of one peer, or of all peers that have no slot of their own. The counters of the past only grow, so a
+/// reader has to notice changes only.
 #[derive(Debug, Default)]
 #[repr(align(32))]
 pub struct Slot {
-    /// Whose it is; 0 is nobody's.
+    /// The peer's key; 0 if the slot is free.
     pub key: AtomicU64,
     /// Requests handed over so far (upper half) and now in progress (lower half).
     pub flow: AtomicU64,
     /// Beginnings and ends of bodies so far (upper half); bodies now unread (lower half).
     pub body: AtomicU64,
-    /// Requests abandoned so far.
+    /// How often a connection was given up so far.
     pub abandoned: AtomicU16,
-    /// How many of these the guard has dealt with. Written by the guard alone.
+    /// How many of these the guard has dealt with. Written only by the guard.
     pub settled: AtomicU16,
-    /// The last walk that saw a connection of this peer; 0 for never. Written by the guard alone.
+    /// The last walk that saw a connection of this peer; 0 for never. Written only by the guard.
     pub walk: AtomicU32,
 }
 
 impl Slot {
-    /// Whether a request was abandoned whose connection may still be open.
+    /// Whether a connection was given up that may still be open.
     pub fn is_abandoned(&self) -> bool {
         self.abandoned.load(Relaxed) != self.settled.load(Relaxed)
     }
@@ -41,17 +41,16 @@ pub const WAYS: usize = 8;
 
 /// Counts per peer address: buckets of [`WAYS`] slots, two buckets to choose from per peer.
 ///
-/// Lock-free. A slot is *claimed* by setting its key from 0 (compare and swap, by a dispatcher), and
-/// *freed* by setting it back (by the guard alone, when no connection of that peer was open in two
-/// walks and nothing is in progress). A dispatcher that counted a request looks at the key again
-/// afterwards: if it was freed in between, it takes its count back and starts over. If it still
-/// saw its key, its count came before the freeing in the total order of these SeqCst operations;
-/// then a connection nobody can see any more keeps a count on a slot that may become another
-/// peer's, whose connection thereby seems busy for as long as that request takes. That is the
-/// whole damage, and it errs towards not cutting.
+/// Lock-free. A slot is *claimed* by setting its key from 0 (compare and swap, by the thread that takes a request), and
+/// *freed* by setting it back (only by the guard, when no connection of that peer was open in two walks and nothing is
+/// in progress). A thread that has counted a request looks at the key again afterwards: if the slot was freed in
+/// between, it takes its count back and starts over. If it still saw its key, its count came before the freeing in the
+/// total order of these SeqCst operations. Then a closed connection keeps a count on a slot that may become another
+/// peer's, and that peer's connection seems busy for as long as the request takes. This is the only damage, and its
+/// effect is that a connection is not cut.
 ///
-/// Two dispatchers may claim two slots for one peer at the same time. The reader adds all slots of
-/// a peer up, so that is harmless too.
+/// Two threads may claim two slots for one peer at the same time. The reader adds up all slots of a peer, so that is
+/// harmless too.
 #[derive(Debug)]
 pub struct Table {
     pub slots: Box<[Slot]>,
@@ -108,8 +107,8 @@ impl Table {
         }
     }
 
-    /// The key of a peer, never 0. Exact for IPv4; a keyed hash for IPv6, so that no client can
-    /// choose an address that collides with another's.
+    /// The key of a peer, never 0. Exact for IPv4; a keyed hash for IPv6, so that no client can choose an address that
+    /// collides with another's.
     pub fn key(&self, peer: SocketAddr) -> u64 {
         match peer.ip().to_canonical() {
             IpAddr::V4(ip) => 1 << 48 | u64::from(ip.to_bits()) << 16 | u64::from(peer.port()),
@@ -170,7 +169,7 @@ impl Table {
             slot.flow.fetch_sub(1, SeqCst);
         }
         let [first, _] = self.buckets(key);
-        // In this order, so that a reader who sees no loss yet also sees the count of before.
+        // In this order, so that a reader that sees no loss yet also sees the former count.
         self.overflow.flow.fetch_add(REQUEST, SeqCst);
         if let Some(lost) = self.lost.get(first) {
             lost.fetch_add(1, SeqCst);
@@ -197,7 +196,7 @@ impl Table {
         }
         let lost = self.lost.get(buckets[0]).map_or(0, |n| n.load(SeqCst));
         if lost > 0 {
-            // Some request of a peer of this bucket went uncounted: this one's, perhaps.
+            // A request of a peer of this bucket was not counted: perhaps this peer's.
             flow.handed = flow.handed.wrapping_add(lost);
             let overflow = Flow::of(&self.overflow, false);
             flow.in_progress = flow.in_progress.wrapping_add(overflow.in_progress);
@@ -206,8 +205,8 @@ impl Table {
         flow
     }
 
-    /// Notes that the guard has dealt with all that was abandoned on this peer's connection, so
-    /// that another connection from the same port is not taken for it.
+    /// Notes that the guard has dealt with this peer's connection that was given up, so that another connection from
+    /// the same port does not count as given up.
     pub fn settle(&self, key: u64) {
         for slot in self.buckets(key).iter().flat_map(|bucket| self.bucket(*bucket)) {
             if slot.key.load(SeqCst) == key {

@@ -1,4 +1,5 @@
-//! The guard's thread: it walks this process's sockets, has each judged, and wakes what tiny_http forgot.
+//! The guard's thread: it walks over this process's sockets, has each judged, wakes tiny_http where that has forgotten
+//! a connection, and raises the alarms.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,42 +17,43 @@ use super::super::net::process::AcceptSignal;
 use super::config::LONGEST_INTERVAL;
 use super::connection::Peer;
 use super::cuts::Watched;
+use super::handle::CutRequest;
 use super::memory::Memory;
 
-/// Longest time for bodies and unread replies when the process is about to be replaced.
-const HURRIED: Duration = Duration::from_millis(300);
+/// Longest time for bodies and unread replies when the server stops or is replaced.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Time between two walks while nothing is connected, where the kernel tells of connections; the
-/// walk is then only a net beneath that.
+/// Time between two walks while nothing is connected, if the kernel signals new connections; the walk is then only for
+/// the case that a signal is lost.
 const PARKED: Duration = Duration::from_secs(30);
 
-/// The same where the kernel doesn't tell.
+/// The same if the kernel doesn't signal them.
 const PARKED_BLIND: Duration = Duration::from_secs(1);
 
-/// The guard goes on walking this long after news of a connection, which may not be accepted yet.
+/// The guard goes on walking this long after the signal of a connection, which may not be accepted yet.
 const ACCEPT_GRACE: Duration = Duration::from_secs(1);
 
-/// Connections that wait this long, with none accepted, tell that nobody accepts any more.
-const DEAF_AFTER: Duration = Duration::from_millis(300);
+/// If connections wait this long and none is accepted, no thread accepts any more.
+const NOT_ACCEPTING_AFTER: Duration = Duration::from_millis(300);
 
-/// One walk may cost this part of the time between walks.
+/// A walk may take this part of the time between walks: one in so many.
 const BUDGET: u32 = 20;
 
 /// The same while memory is short.
 const PRESSED_BUDGET: u32 = 4;
 
-/// Knocks per look; more forgotten connections wait for the next.
-const KNOCKS: u32 = 64;
+/// Connections for which tiny_http is woken in one look; further ones wait for the next.
+const MOST_WAKES: u32 = 64;
 
-/// What the guard can't mend by itself.
+/// Conditions that the guard can't mend by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
-    /// So many connections have leaked, [`GuardConfig::leaked_limit`] for the first time: the process is to be
-    /// replaced. Raised once.
+    /// So many connections have leaked, `GuardConfig::leaked_limit` or more: the process is to be replaced. Raised
+    /// once.
     Leaked(usize),
-    /// Connections wait in a listener's queue and nobody has accepted any for [`DEAF_AFTER`]: tiny_http's accept
-    /// thread has ended. Raised again as long as it is so.
-    Deaf,
+    /// Connections wait in a listener's queue and none was accepted for [`NOT_ACCEPTING_AFTER`]: tiny_http's accept
+    /// thread has ended (`Server::from_listener`). Raised again as long as that lasts.
+    NotAccepting,
 }
 
 /// Called in the guard's thread. It must not block, nor replace the process from there.
@@ -61,12 +63,13 @@ pub type OnAlarm = Box<dyn Fn(Alarm) + Send>;
 /// block.
 pub type OnWalk = Box<dyn Fn(Instant) + Send>;
 
+/// The guard's thread.
 pub struct Walker {
     watched: Watched,
     wake: OwnedFd,
     /// `/proc/self/fd`, kept open so that walking needs no free descriptor.
     directory: Option<OwnedFd>,
-    /// The last walk failed: already said.
+    /// The last walk failed, and that was logged.
     directory_failing: bool,
     on_alarm: OnAlarm,
     on_walk: OnWalk,
@@ -94,7 +97,7 @@ impl Walker {
         while !self.watched.shared.stop.load(SeqCst) {
             let outcome = catch_unwind(AssertUnwindSafe(|| self.work(signal.as_ref())));
             if outcome.is_err() {
-                // Never seen; a guard that forgets what it knew is better than none.
+                // Never seen. A guard without its memory is better than none.
                 log::error!("connection guard: internal error, starting over");
                 self.watched.connections.clear();
                 std::thread::sleep(LONGEST_INTERVAL);
@@ -112,16 +115,16 @@ impl Walker {
         };
         start()
             .inspect_err(|e: &io::Error| {
-                log::warn!("connection guard: no news of connections, polling instead: {e}");
+                log::warn!("connection guard: the kernel signals no connections, polling instead: {e}");
             })
             .ok()
     }
 
-    /// Walks and waits until it is told to stop.
+    /// Walks and waits until it has to stop.
     fn work(&mut self, signal: Option<&AcceptSignal>) {
-        let mut news = Instant::now();
-        let mut next_walk = news;
-        let mut earliest_walk = news;
+        let mut signalled = Instant::now();
+        let mut next_walk = signalled;
+        let mut earliest_walk = signalled;
         loop {
             let now = Instant::now();
             if now >= next_walk {
@@ -133,34 +136,34 @@ impl Walker {
                 let affordable = cost.saturating_mul(budget).min(LONGEST_INTERVAL);
                 earliest_walk = end + affordable.max(self.watched.config.fast_interval);
                 next_walk = end
-                    + if self.may_park(now, news) {
+                    + if self.may_park(now, signalled) {
                         signal.map_or(PARKED_BLIND, |_| PARKED)
                     } else {
                         affordable.max(self.watched.config.walk_interval)
                     };
             } else if !self.watched.hot.is_empty() {
                 self.watched.look_at_hot(now);
-                self.knock(now);
+                self.wake_forgotten(now);
             }
             let now = Instant::now();
             let mut until = next_walk;
             if !self.watched.hot.is_empty() {
                 until = until.min(now + self.watched.config.fast_interval);
             }
-            let told = self.wait(signal, until.saturating_duration_since(now));
+            let woken = self.wait(signal, until.saturating_duration_since(now));
             if self.watched.shared.stop.load(SeqCst) {
                 return;
             }
-            if told {
-                news = Instant::now();
-                next_walk = next_walk.min(earliest_walk.max(news + self.watched.config.fast_interval));
+            if woken {
+                signalled = Instant::now();
+                next_walk = next_walk.min(earliest_walk.max(signalled + self.watched.config.fast_interval));
             }
         }
     }
 
-    /// Nothing is connected or about to be.
-    fn may_park(&self, now: Instant, news: Instant) -> bool {
-        let settled = now.saturating_duration_since(news) > ACCEPT_GRACE;
+    /// Whether nothing is connected or about to be.
+    fn may_park(&self, now: Instant, signalled: Instant) -> bool {
+        let settled = now.saturating_duration_since(signalled) > ACCEPT_GRACE;
         let settled = settled && !self.memory.is_pending();
         self.watched.connections.is_empty()
             && settled
@@ -168,36 +171,33 @@ impl Walker {
             && !self.watched.listeners.iter().any(queue_waits)
     }
 
-    /// Waits for news of a connection or a time; true if there was news.
+    /// Waits for this long at most; true if there was a signal of a connection, or the server woke the thread.
     fn wait(&self, signal: Option<&AcceptSignal>, time: Duration) -> bool {
         let timeout = Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(time.subsec_nanos()),
         };
         let wake = self.wake.as_fd();
-        let news = signal.map_or(wake, AsFd::as_fd);
-        let mut fds = [PollFd::from_borrowed_fd(wake, PollFlags::IN), PollFd::from_borrowed_fd(news, PollFlags::IN)];
+        let signals = signal.map_or(wake, AsFd::as_fd);
+        let mut fds = [PollFd::from_borrowed_fd(wake, PollFlags::IN), PollFd::from_borrowed_fd(signals, PollFlags::IN)];
         if let Err(e) = poll(&mut fds, Some(&timeout))
             && e != rustix::io::Errno::INTR
         {
-            // Can't be, with descriptors of our own; don't spin if it is.
+            // Impossible with descriptors of our own; if it happens, don't spin.
             std::thread::sleep(self.watched.config.walk_interval);
         }
-        // Told by a signal, or woken for a wish or the end.
         let woken = rustix::io::read(&self.wake, &mut [0; 8]).is_ok();
         signal.is_some_and(AcceptSignal::drain) || woken
     }
 
-    // ------------------------------------------------------------ walking
-
     /// Looks at every socket of this process.
     fn walk(&mut self, now: Instant) {
-        if self.watched.shared.hurry.load(Relaxed) {
-            self.watched.config.body_timeout = self.watched.config.body_timeout.min(HURRIED);
-            self.watched.config.send_timeout = self.watched.config.send_timeout.min(HURRIED);
+        if self.watched.shared.draining.load(Relaxed) {
+            self.watched.config.body_timeout = self.watched.config.body_timeout.min(DRAIN_TIMEOUT);
+            self.watched.config.send_timeout = self.watched.config.send_timeout.min(DRAIN_TIMEOUT);
         }
-        // Read before the connections are: those that are open now are seen.
-        let wish = self.watched.shared.unix_cuts[0].load(SeqCst);
+        // Read before the connections: this walk sees all that are open now.
+        let request = CutRequest(self.watched.shared.cut_requests[0].load(SeqCst));
         self.watched.walk = self.watched.walk.wrapping_add(1).max(1);
         self.watched.hot.clear();
         match self.look_at_all(now) {
@@ -208,18 +208,18 @@ impl Walker {
                     log::error!("connection guard: /proc/self/fd: {e}; will try again");
                 }
                 self.directory_failing = true;
-                self.watched.hole.release();
-                // What was not seen may be open all the same.
+                self.watched.probe.release();
+                // A connection that was not seen may be open all the same.
                 return;
             }
         }
-        self.watched.hole.release();
+        self.watched.probe.release();
         let walk = self.watched.walk;
         let table = &self.watched.shared.table;
         self.watched.connections.retain(|_, c| {
             let open = c.walk == walk;
             if !open && c.flow.abandoned {
-                // It is closed; what it left must not strike the next one from its port.
+                // It is closed. That it was given up must not count for the next one from its port.
                 table.settle(c.key);
             }
             open
@@ -228,12 +228,12 @@ impl Walker {
         if pressure::is_on() {
             self.watched.cut_closed(now);
         }
-        self.watched.cut_unix(wish, now);
+        self.watched.cut_all_unix(request, now);
         self.watched.cut_excess(now);
-        self.watched.cut_greedy(now);
+        self.watched.cut_largest(now);
         self.watched.hot.extend(self.watched.connections.iter().filter(|(_, c)| c.is_hot()).map(|(id, _)| *id));
         table.free_unseen(walk);
-        self.knock(now);
+        self.wake_forgotten(now);
         self.listen(now);
         self.count(now);
         self.memory.give_back(self.watched.connections.len(), now);
@@ -264,44 +264,44 @@ impl Walker {
         Ok(())
     }
 
-    /// Has tiny_http's pool take up what it has forgotten: see the module's text.
-    fn knock(&mut self, now: Instant) {
-        let mut left = KNOCKS;
+    /// Has tiny_http's pool take up the connections that it has forgotten: see guard/mod.rs.
+    fn wake_forgotten(&mut self, now: Instant) {
+        let mut left = MOST_WAKES;
         for connection in self.watched.connections.values_mut() {
             if left == 0 {
                 return;
             }
-            if !connection.knock_is_due(now) {
+            if !connection.wake_is_due(now) {
                 continue;
             }
             left -= 1;
-            // Of several listeners only one has this connection, but which isn't known for sure
-            // with wildcard addresses, and a knock too many costs nothing.
+            // With wildcard addresses it is uncertain which listener the connection came from, and waking one too many
+            // costs nothing.
             for (_, name) in &self.watched.listeners {
                 if matches!(name, Name::Tcp(_)) == matches!(connection.peer, Peer::Tcp(_))
-                    && let Err(e) = names::knock(name)
+                    && let Err(e) = names::wake(name)
                 {
-                    log::debug!("connection guard: knock: {e}");
+                    log::debug!("connection guard: wake: {e}");
                 }
             }
-            self.watched.shared.knocks.fetch_add(1, Relaxed);
+            self.watched.shared.woken.fetch_add(1, Relaxed);
         }
     }
 
-    /// Raises the alarm when connections wait and nobody accepts them.
+    /// Raises the alarm when connections wait and no thread accepts them.
     fn listen(&mut self, now: Instant) {
         if std::mem::take(&mut self.watched.accepted) {
             self.waiting_since = None;
         }
         if !self.watched.listeners.iter().any(queue_waits) {
             self.waiting_since = None;
-        } else if now.saturating_duration_since(*self.waiting_since.get_or_insert(now)) > DEAF_AFTER {
+        } else if now.saturating_duration_since(*self.waiting_since.get_or_insert(now)) > NOT_ACCEPTING_AFTER {
             self.waiting_since = Some(now);
-            (self.on_alarm)(Alarm::Deaf);
+            (self.on_alarm)(Alarm::NotAccepting);
         }
     }
 
-    /// Publishes the counts, and raises the alarm at the first time of too many leaks.
+    /// Publishes the counts, and raises the alarm once when too many have leaked.
     fn count(&self, now: Instant) {
         let after = self.watched.config.leaked_after;
         let leaked = self
@@ -312,7 +312,7 @@ impl Walker {
             .count();
         self.watched.shared.open.store(self.watched.connections.len(), Relaxed);
         self.watched.shared.leaked.store(leaked, Relaxed);
-        if leaked >= self.watched.config.leaked_limit && !self.watched.shared.restart.swap(true, SeqCst) {
+        if leaked >= self.watched.config.leaked_limit && !self.watched.shared.alarmed.swap(true, SeqCst) {
             log::warn!("connection guard: tiny_http holds {leaked} connections that were cut");
             (self.on_alarm)(Alarm::Leaked(leaked));
         }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tiny_http::Request;
 
-use super::super::guard::{Body, Notes, Ticket};
+use super::super::guard::{Body, CutRequest, GuardHandle, RequestGuard};
 use super::super::pool::turns::Turn;
 use super::head::{Class, Head};
 use super::reply::Reply;
@@ -29,7 +29,7 @@ pub struct Exchange {
     /// Taken by whatever ends the exchange.
     request: Option<Request>,
     /// Dropped when the reply is written.
-    ticket: Option<Ticket>,
+    request_guard: Option<RequestGuard>,
     /// Dropped last: then the connection's next request may be handled.
     turn: Option<Turn>,
     /// The connection's address; `None` on a Unix socket, whose connections can't be told apart.
@@ -37,7 +37,7 @@ pub struct Exchange {
     pub head: Head,
     /// The body, as far as it was read.
     body: Vec<u8>,
-    notes: Notes,
+    guard: GuardHandle,
     /// Set while it is with a thread that may wait.
     away: Option<Away>,
     /// When it was handed over.
@@ -54,18 +54,18 @@ pub enum Progress {
 
 impl Exchange {
     /// Takes over a request that tiny_http has just handed out.
-    pub fn new(request: Request, notes: Notes) -> Exchange {
+    pub fn new(request: Request, guard: GuardHandle) -> Exchange {
         let head = Head::of(&request);
         let peer = request.remote_addr().copied();
-        let ticket = notes.note_request(peer, if head.unread { Body::Unread } else { Body::Read });
+        let request_guard = guard.note_request(peer, if head.unread { Body::Unread } else { Body::Read });
         Exchange {
             request: Some(request),
-            ticket: Some(ticket),
+            request_guard: Some(request_guard),
             turn: None,
             peer,
             head,
             body: Vec::new(),
-            notes,
+            guard,
             away: None,
             arrived: Instant::now(),
         }
@@ -110,12 +110,12 @@ impl Exchange {
 
     /// Whether the guard can tell its connection from others.
     pub fn is_attributed(&self) -> bool {
-        self.ticket.as_ref().is_some_and(Ticket::is_attributed)
+        self.request_guard.as_ref().is_some_and(RequestGuard::is_attributed)
     }
 
     /// The connection was given up: this must not be answered, since it may be part of another request's body.
     pub fn is_given_up(&self) -> bool {
-        self.ticket.as_ref().is_some_and(Ticket::is_doomed)
+        self.request_guard.as_ref().is_some_and(RequestGuard::is_given_up)
     }
 
     /// Whether the body that was announced is longer than may be read.
@@ -166,8 +166,8 @@ impl Exchange {
         if self.head.length.is_some_and(|length| (self.body.len() as u64) < length) {
             return Err(cut_short());
         }
-        if let Some(ticket) = self.ticket.as_mut() {
-            ticket.body_done();
+        if let Some(request_guard) = self.request_guard.as_mut() {
+            request_guard.body_done();
         }
         self.head.unread = false;
         Ok(Progress::Done)
@@ -180,7 +180,7 @@ impl Exchange {
         Some(Sending::new(
             self.peer,
             Unsent::new(writer, bytes),
-            self.ticket.take(),
+            self.request_guard.take(),
             self.turn.take(),
             self.away.take(),
         ))
@@ -188,8 +188,8 @@ impl Exchange {
 
     /// Gives the connection up: nothing more of it is taken for a request.
     pub fn give_up(&mut self) {
-        if let Some(ticket) = self.ticket.as_mut() {
-            ticket.doom();
+        if let Some(request_guard) = self.request_guard.as_mut() {
+            request_guard.give_up();
         }
     }
 
@@ -198,16 +198,16 @@ impl Exchange {
     pub fn discard(mut self) {
         self.give_up();
         if let Some(peer) = self.peer.filter(|_| self.head.class == Class::Bloated || self.head.is_large()) {
-            self.notes.cut_now(peer);
+            self.guard.cut_now(peer);
         }
         self.let_go();
     }
 
     /// On a Unix socket: lets go of the request once all connections are ended, since the replies to those after it would
     /// be taken for its own. Waits for that.
-    pub fn discard_with_all(mut self, wait: impl Fn(&Notes, u64)) {
-        let wish = self.notes.cut_unix();
-        wait(&self.notes, wish);
+    pub fn discard_with_all(mut self, wait: impl Fn(&GuardHandle, CutRequest)) {
+        let request = self.guard.cut_all_unix();
+        wait(&self.guard, request);
         self.let_go();
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use super::super::guard::Ticket;
+use super::super::guard::RequestGuard;
 use super::super::pool::turns::Turn;
 use super::exchange::Away;
 use super::reply::{begin_chunk, end_chunk};
@@ -33,7 +33,7 @@ pub struct Sending {
     /// The connection is given up when all is sent.
     last: bool,
     /// Taken when the reply is written.
-    ticket: Option<Ticket>,
+    request_guard: Option<RequestGuard>,
     turn: Option<Turn>,
     /// Only held.
     away: Option<Away>,
@@ -52,11 +52,11 @@ impl Sending {
     pub fn new(
         peer: Option<SocketAddr>,
         unsent: Unsent<Box<dyn Write + Send>>,
-        ticket: Option<Ticket>,
+        request_guard: Option<RequestGuard>,
         turn: Option<Turn>,
         away: Option<Away>,
     ) -> Sending {
-        Sending { peer, unsent, more: None, chunked: false, last: false, ticket, turn, away }
+        Sending { peer, unsent, more: None, chunked: false, last: false, request_guard, turn, away }
     }
 
     /// Counts it among the requests that are with threads that may wait.
@@ -117,9 +117,9 @@ impl Sending {
 
     /// All is sent.
     fn end(&mut self) {
-        match self.ticket.take() {
-            Some(ticket) if self.last => ticket.abandon(),
-            ticket => drop(ticket),
+        match self.request_guard.take() {
+            Some(request_guard) if self.last => request_guard.abandon(),
+            request_guard => drop(request_guard),
         }
     }
 
@@ -138,8 +138,8 @@ impl Sending {
 impl Drop for Sending {
     fn drop(&mut self) {
         // Half a reply may have gone out.
-        if let Some(ticket) = self.ticket.take() {
-            ticket.abandon();
+        if let Some(request_guard) = self.request_guard.take() {
+            request_guard.abandon();
         }
     }
 }

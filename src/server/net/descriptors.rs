@@ -43,19 +43,19 @@ pub fn socket_on(number: RawFd) -> Option<SocketId> {
 /// While the duplicate is held (microseconds) a close by the owner doesn't end the socket. That
 /// delays nothing: tiny_http shuts both directions down before it closes.
 #[derive(Debug)]
-pub struct Peephole {
+pub struct Probe {
     slot: OwnedFd,
     rest: OwnedFd,
 }
 
-impl Peephole {
+impl Probe {
     /// Takes two descriptors, once. `rest` is what the private number shows between two looks.
     ///
     /// # Errors
     /// No descriptor was free.
-    pub fn new(rest: OwnedFd) -> io::Result<Peephole> {
+    pub fn new(rest: OwnedFd) -> io::Result<Probe> {
         let slot = rest.try_clone()?;
-        Ok(Peephole { slot, rest })
+        Ok(Probe { slot, rest })
     }
 
     /// Duplicates what stands on `number`, if it is a socket, and says which.
@@ -129,7 +129,7 @@ impl Connections {
 
 /// Duplicates what stands on a number, if that is a socket.
 fn duplicate_socket(number: RawFd) -> Option<OwnedFd> {
-    // As in `Peephole::look`: sockets only.
+    // As in `Probe::look`: sockets only.
     socket_on(number)?;
     // SAFETY: the kernel duplicates whatever stands on `number` at this instant, or answers EBADF; the number stays its
     // owner's, open and unchanged. The new descriptor is this call's own.
@@ -157,23 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn peephole_shows_sockets_alone_and_outlives_the_number() {
+    fn probe_shows_sockets_alone_and_outlives_the_number() {
         let rest = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let mut hole = Peephole::new(rest).unwrap();
+        let mut probe = Probe::new(rest).unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(hole.look(file.as_raw_fd()).is_none());
-        assert!(hole.look(1_000_000).is_none());
+        assert!(probe.look(file.as_raw_fd()).is_none());
+        assert!(probe.look(1_000_000).is_none());
         let (client, server) = pair();
         let number = server.as_raw_fd();
         let address = server.peer_addr().unwrap();
         let known = socket_on(number).unwrap();
-        let (id, fd) = hole.look(number).unwrap();
+        let (id, fd) = probe.look(number).unwrap();
         assert_eq!(id, known);
         drop(server);
         // The number is free (or someone else's by now); the duplicate still is the socket.
         assert_eq!(peer_address(fd), Some(address));
         assert!(!is_listener(fd));
-        hole.release();
+        probe.release();
         drop(client);
     }
 }

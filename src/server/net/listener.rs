@@ -10,7 +10,7 @@ use std::process::Command;
 
 use super::activation::{Inherited, exec_with_listener, inherited_listener};
 use super::bind::Bind;
-use super::names::{knock, local_name};
+use super::names::{local_name, wake};
 use super::options::{ListenerOptions, set_listener_options};
 use crate::error::{Error, Kind, Result};
 
@@ -179,7 +179,7 @@ impl Listener {
             log::warn!("cannot pause {}: {error}", self.url);
         }
         if let Some(name) = local_name(self.as_fd()) {
-            let _ = knock(&name);
+            let _ = wake(&name);
         }
     }
 

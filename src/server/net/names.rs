@@ -53,7 +53,7 @@ pub fn is_listener(fd: impl AsFd) -> bool {
 ///
 /// # Errors
 /// The kernel's own, such as a full queue or no free descriptor.
-pub fn knock(listener: &Name) -> io::Result<()> {
+pub fn wake(listener: &Name) -> io::Result<()> {
     let family = match listener {
         Name::Tcp(SocketAddr::V4(_)) => AddressFamily::INET,
         Name::Tcp(SocketAddr::V6(_)) => AddressFamily::INET6,
@@ -92,13 +92,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_knock_is_a_connection_that_closes() {
+    fn a_wake_is_a_connection_that_closes() {
         let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
-        knock(&local_name(&tcp).unwrap()).unwrap();
+        wake(&local_name(&tcp).unwrap()).unwrap();
         assert_eq!(tcp.accept().unwrap().0.read(&mut [0]).unwrap(), 0);
-        let path = std::env::temp_dir().join(format!("flint-knock-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("flint-wake-{}", std::process::id()));
         let unix = UnixListener::bind(&path).unwrap();
-        knock(&local_name(&unix).unwrap()).unwrap();
+        wake(&local_name(&unix).unwrap()).unwrap();
         assert_eq!(unix.accept().unwrap().0.read(&mut [0]).unwrap(), 0);
         std::fs::remove_file(path).unwrap();
     }

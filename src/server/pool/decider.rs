@@ -80,7 +80,7 @@ impl Decider {
     fn take(&self, instance: &Instance) -> usize {
         for taken in 0..MOST_TAKEN {
             match instance.try_take() {
-                Taken::Request(request) => self.enter(Exchange::new(request, self.context.notes)),
+                Taken::Request(request) => self.enter(Exchange::new(request, self.context.guard)),
                 Taken::Nothing | Taken::Woken => return taken,
                 Taken::Exhausted => self.instances.note_exhausted(instance),
             }
@@ -133,7 +133,7 @@ impl Decider {
     fn has_work(&self, instance: &Instance) -> bool {
         match instance.try_take() {
             Taken::Request(request) => {
-                self.enter(Exchange::new(request, self.context.notes));
+                self.enter(Exchange::new(request, self.context.guard));
                 return true;
             }
             Taken::Exhausted => self.instances.note_exhausted(instance),
@@ -149,7 +149,7 @@ impl Decider {
         asleep.raise();
         if !context.pending.has_completions() && !context.turns.is_ready() && !self.instances.are_ending() {
             match self.instances.sleep_in(instance) {
-                Taken::Request(request) => self.enter(Exchange::new(request, context.notes)),
+                Taken::Request(request) => self.enter(Exchange::new(request, context.guard)),
                 Taken::Exhausted => self.instances.note_exhausted(instance),
                 Taken::Nothing | Taken::Woken => {}
             }

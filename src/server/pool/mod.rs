@@ -175,8 +175,8 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     }
     let end = move |_: &Arc<Context>, mut exchange: Exchange| {
         if bytes.is_empty() {
-            exchange.discard_with_all(|notes, wish| {
-                while !notes.is_fulfilled(wish) {
+            exchange.discard_with_all(|guard, request| {
+                while !guard.is_done(request) {
                     thread::sleep(PAUSE);
                 }
             });

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::super::guard::{CutReason, Notes};
+use super::super::guard::{CutReason, GuardHandle};
 use super::{ENDPOINTS, Found};
 use crate::limiter::{Limiter, Report};
 use crate::store::{Health, TIMING_BOUNDS_US, Timings};
@@ -42,14 +42,14 @@ impl Metrics {
     }
 
     /// The page.
-    pub fn page(&self, limiter: &Limiter, notes: Notes) -> Vec<u8> {
+    pub fn page(&self, limiter: &Limiter, guard: GuardHandle) -> Vec<u8> {
         let mut page = Page(String::with_capacity(8 * 1024));
         let report = limiter.report();
         page.one("flint_build_info", "gauge", "The version that runs; always 1.", &version(), 1);
         limits(&mut page, &report);
         log(&mut page, &report);
         self.requests(&mut page);
-        connections(&mut page, notes);
+        connections(&mut page, guard);
         process(&mut page);
         page.0.into_bytes()
     }
@@ -105,15 +105,15 @@ fn log(page: &mut Page, report: &Report) {
     page.histogram(name, "", &report.syncs);
 }
 
-fn connections(page: &mut Page, notes: Notes) {
-    page.one("flint_open_connections", "gauge", "Open connections.", "", notes.open_connections());
+fn connections(page: &mut Page, guard: GuardHandle) {
+    page.one("flint_open_connections", "gauge", "Open connections.", "", guard.open_connections());
     let what = "Connections ended long ago that the HTTP library has not let go.";
-    page.one("flint_leaked_connections", "gauge", what, "", notes.leaked());
+    page.one("flint_leaked_connections", "gauge", what, "", guard.leaked());
     let what = "Times that the HTTP library was woken for a connection it had forgotten.";
-    page.one("flint_woken_connections_total", "counter", what, "", notes.knocks());
+    page.one("flint_woken_connections_total", "counter", what, "", guard.woken());
     let name = "flint_connections_ended_total";
     page.family(name, "counter", "Connections that the server ended, by reason.");
-    for (reason, count) in CutReason::ALL.iter().zip(notes.cut_total()) {
+    for (reason, count) in CutReason::ALL.iter().zip(guard.cut_total()) {
         page.sample(name, &format!("reason=\"{reason}\""), count);
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use self::body::{Check, Configure, Items, Key};
 use self::metrics::Metrics;
-use super::guard::{CutReason, Notes};
+use super::guard::{CutReason, GuardHandle};
 use super::http::reply::Reply;
 use super::vitals::Vitals;
 use crate::error::{Error, Kind, Result};
@@ -121,7 +121,7 @@ pub struct Sources<'a> {
     pub later: Option<&'a Later<'a>>,
     /// What doctor and metrics tell of connections and requests; a command that has opened the data directory itself has
     /// none.
-    pub notes: Option<Notes>,
+    pub guard: Option<GuardHandle>,
     pub metrics: Option<&'a Metrics>,
     pub vitals: Option<&'a Vitals>,
 }
@@ -129,7 +129,7 @@ pub struct Sources<'a> {
 impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
-        Sources { limiter, later: None, notes: None, metrics: None, vitals: None }
+        Sources { limiter, later: None, guard: None, metrics: None, vitals: None }
     }
 }
 
@@ -193,7 +193,7 @@ fn health(limiter: &Limiter, vitals: Option<&Vitals>) -> Reply {
 }
 
 fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
-    let Sources { limiter, later, notes, metrics, vitals } = sources;
+    let Sources { limiter, later, guard, metrics, vitals } = sources;
     let Ask { found, method, target, body: bytes } = *ask;
     check_method(found, method, target)?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -257,10 +257,10 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
         }
         Route::Health => return Ok(health(limiter, vitals)),
         Route::Metrics => {
-            let (Some(metrics), Some(notes)) = (metrics, notes) else {
+            let (Some(metrics), Some(guard)) = (metrics, guard) else {
                 return Err(Error::new(Kind::NotFound, "only a server has metrics"));
             };
-            let body = metrics.page(limiter, notes);
+            let body = metrics.page(limiter, guard);
             return Ok(Reply {
                 status: 200,
                 headers: Vec::new(),
@@ -304,7 +304,7 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
             body::parse_empty(bytes)?;
             limiter.compact()?.write_json(&mut out);
         }
-        Route::Doctor => out = doctor(limiter, vitals, notes.map(connections)).into_bytes(),
+        Route::Doctor => out = doctor(limiter, vitals, guard.map(connections)).into_bytes(),
         Route::Top => {
             let by = match query.get("by") {
                 None | Some("denied") => By::Denied,
@@ -322,11 +322,11 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
 
 /// What doctor tells of connections: how many are open, how many tiny_http holds that were ended long ago, how often it had
 /// to be woken for one that it had forgotten, and how many the guard has ended, by reason.
-fn connections(notes: Notes) -> Value {
-    let reasons = CutReason::ALL.iter().zip(notes.cut_total());
+fn connections(guard: GuardHandle) -> Value {
+    let reasons = CutReason::ALL.iter().zip(guard.cut_total());
     let ended: serde_json::Map<_, _> =
         reasons.map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
-    json!({"open": notes.open_connections(), "leaked": notes.leaked(), "woken": notes.knocks(), "ended": ended})
+    json!({"open": guard.open_connections(), "leaked": guard.leaked(), "woken": guard.woken(), "ended": ended})
 }
 
 /// The report of `doctor`; a server adds its connections.
