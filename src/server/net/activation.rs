@@ -16,7 +16,7 @@ use super::names::{Name, is_listener, local_name};
 /// The first descriptor of socket activation, see sd_listen_fds(3).
 const LISTEN_FD: RawFd = 3;
 
-/// A listening socket that was handed to this process. `tiny_http::Listener` is made of either.
+/// A listening socket that was passed to this process. A `tiny_http::Listener` can be made of either kind.
 #[derive(Debug)]
 pub enum Inherited {
     /// TCP, IPv4 or IPv6.
@@ -25,11 +25,11 @@ pub enum Inherited {
     Unix(UnixListener),
 }
 
-/// How many sockets the two variables of socket activation promise to the process `own_pid`;
-/// 0 when they are absent or meant for another process.
+/// How many sockets the two variables of socket activation promise to the process `own_pid`; 0 if they are absent or
+/// for another process.
 ///
 /// # Errors
-/// The variables are there but make no sense.
+/// A variable is set to something else than a number.
 pub fn activation_count(listen_pid: Option<&str>, listen_fds: Option<&str>, own_pid: u32) -> io::Result<u32> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
     let (Some(pid), Some(fds)) = (listen_pid, listen_fds) else {
@@ -40,12 +40,12 @@ pub fn activation_count(listen_pid: Option<&str>, listen_fds: Option<&str>, own_
     Ok(if pid == own_pid { fds } else { 0 })
 }
 
-/// Takes the listening socket that was passed to this process by socket activation or by
-/// [`exec_with_listener`]. `None` when there is none; a second call also finds none.
+/// Takes the listening socket that was passed to this process by socket activation or by [`exec_with_listener`]. `None`
+/// if there is none, or if it was taken before. To be called before this process opens a file.
 ///
 /// # Errors
-/// The variables make no sense, promise more than one socket, or descriptor 3 is not a listening
-/// TCP or Unix stream socket.
+/// A variable is set to something else than a number, they promise more than one socket, or descriptor 3 is not a
+/// listening TCP or Unix stream socket.
 pub fn inherited_listener() -> io::Result<Option<Inherited>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
@@ -60,19 +60,23 @@ pub fn inherited_listener() -> io::Result<Option<Inherited>> {
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(None);
     }
-    // SAFETY: borrowed for the checks below alone. Even a wrong number does no harm in them: they
-    // only ask questions, which a closed descriptor answers with EBADF.
+    // SAFETY: F_GETFD only asks about a number; a closed one is answered by EBADF.
+    if unsafe { libc::fcntl(LISTEN_FD, libc::F_GETFD) } < 0 {
+        return Err(invalid("descriptor 3 is not open"));
+    }
+    // SAFETY: descriptor 3 is open, as just seen. This process has opened no file yet, and nothing else closes a
+    // descriptor that it was passed, so it stays open while it is borrowed for the checks below.
     let fd = unsafe { BorrowedFd::borrow_raw(LISTEN_FD) };
     let name = local_name(fd);
     if !is_listener(fd) {
         return Err(invalid("descriptor 3 is not a listening stream socket"));
     }
-    // SAFETY: LISTEN_PID names this process, so descriptor 3 was passed to it through exec, for it
-    // to own; it is open and a listening socket, as just seen; `TAKEN` lets it be taken once.
+    // SAFETY: LISTEN_PID names this process, so descriptor 3 was passed through exec for it to own. It is open and a
+    // listening socket, as just seen, and `TAKEN` lets it be taken once.
     let owned = unsafe { OwnedFd::from_raw_fd(LISTEN_FD) };
     set_close_on_exec(&owned, true)?;
-    // Passed sockets may be non-blocking (systemd's are by `NonBlocking=`), which would end
-    // tiny_http's accept loop at once.
+    // A passed socket may be non-blocking (`NonBlocking=` of systemd), which would end tiny_http's accept loop at once
+    // (`Server::from_listener` in its lib.rs).
     rustix::io::ioctl_fionbio(&owned, false)?;
     match name {
         Some(Name::Tcp(_)) => Ok(Some(Inherited::Tcp(owned.into()))),
@@ -81,13 +85,12 @@ pub fn inherited_listener() -> io::Result<Option<Inherited>> {
     }
 }
 
-/// Replaces this process by `command`, which finds `listener` by [`inherited_listener`]. Returns
-/// only on failure, and the caller must then exit at once: whatever stood on descriptor 3 has been
-/// replaced by the listener.
+/// Replaces this process by `command`, which finds `listener` by [`inherited_listener`]. Returns only on failure, and
+/// the caller must then exit at once: descriptor 3 is the listener now, whatever it was before.
 ///
-/// Call it last, when everything is flushed and no other thread writes to a file any more, and not
-/// on the guard's thread. The process number stays the same, so a supervisor notices nothing;
-/// connections that arrive meanwhile wait in the kernel.
+/// To be called last, when everything is flushed and no other thread writes to a file any more, and not in the guard's
+/// thread. The process id stays the same, so a supervisor notices nothing; connections that arrive meanwhile wait in
+/// the kernel.
 pub fn exec_with_listener(command: &mut Command, listener: BorrowedFd<'_>) -> io::Error {
     if !is_listener(listener) {
         return io::Error::new(io::ErrorKind::InvalidInput, "not a listening socket");
@@ -95,10 +98,9 @@ pub fn exec_with_listener(command: &mut Command, listener: BorrowedFd<'_>) -> io
     let passed = if listener.as_raw_fd() == LISTEN_FD {
         set_close_on_exec(listener, false)
     } else {
-        // SAFETY: dup2 puts a duplicate of the borrowed, open listener on descriptor 3, without
-        // close-on-exec. It takes that number from whoever owned it: their next use of it meets a
-        // listening socket and fails, no memory is involved, and the contract above (nobody writes
-        // any more, exit on failure) leaves no such use.
+        // SAFETY: dup2 puts a duplicate of the borrowed, open listener on descriptor 3, without close-on-exec. It takes
+        // that number from its owner, if there is one: the next use of it there meets a listening socket and fails, no
+        // memory is involved, and the contract above (no thread writes any more, exit on failure) leaves no such use.
         match unsafe { libc::dup2(listener.as_raw_fd(), LISTEN_FD) } {
             LISTEN_FD => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -110,7 +112,7 @@ pub fn exec_with_listener(command: &mut Command, listener: BorrowedFd<'_>) -> io
     command.env("LISTEN_PID", std::process::id().to_string()).env("LISTEN_FDS", "1").exec()
 }
 
-/// Says whether a descriptor shall be closed by exec.
+/// Sets whether exec closes a descriptor.
 ///
 /// # Errors
 /// The kernel's own.

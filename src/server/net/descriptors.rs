@@ -1,7 +1,12 @@
 //! Descriptors of this process by number: the way from `/proc/self/fd` to a socket.
 //!
-//! Must never happen here: that a descriptor of another owner is closed, or that the answer about a descriptor *number* is
-//! used which another thread may have closed and reused meanwhile.
+//! Must never happen here: the close of a descriptor of another owner, or an answer about a descriptor *number* that
+//! another thread may have closed and reused meanwhile. [`Probe`] and [`Connections`] are the only ways from a number
+//! to a socket, and answer only about duplicates of their own.
+//!
+//! A trap for the rest of the program: both duplicate and close sockets only, but between the check and the duplication
+//! another thread may open a file by that number. Closing *any* descriptor of a file drops the process's POSIX record
+//! locks on it (fcntl(2), F_SETLK), so Flint must lock with flock (`std::fs::File::lock`), which is not affected.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,14 +22,13 @@ use super::names::peer_address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u64);
 
-/// Looks up which socket stands on a number, without holding on to it. The answer may be out of
-/// date at once: good for skipping what is known, never for acting.
+/// Which socket has this number. The answer may be out of date at once: it serves to skip what is known, never to act
+/// on.
 pub fn socket_on(number: RawFd) -> Option<SocketId> {
     // SAFETY: `stat` is a C struct of plain integers, for which all-zero bytes are a value.
     let mut stat: libc::stat = unsafe { mem::zeroed() };
-    // SAFETY: `stat` is live and exclusive. The number may be closed or reused at any moment by its
-    // owner: fstat neither closes nor keeps nor changes what stands there, and a closed number is
-    // answered by EBADF, so no owner's guarantee is touched.
+    // SAFETY: `stat` is live and exclusive. The number may be closed or reused at any moment by its owner: fstat
+    // neither closes nor keeps nor changes the open file, and a closed number is answered by EBADF.
     let result = unsafe { libc::fstat(number, &raw mut stat) };
     if result != 0 || FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
         return None;
@@ -34,22 +38,22 @@ pub fn socket_on(number: RawFd) -> Option<SocketId> {
 
 /// A private descriptor through which one socket of this process at a time can be looked at.
 ///
-/// tiny_http's threads close their sockets, and the kernel reuses the numbers, at any moment. So a
-/// number is first duplicated *onto a number that this struct owns* (dup3, atomically), and all
-/// questions and the cut itself go to the duplicate, which nothing else can close. Being a
-/// replacement it also needs no free descriptor: it works at the limit, where the guard is needed
-/// most.
+/// tiny_http's threads close their sockets, and the kernel reuses the numbers, at any moment. So a number is first
+/// duplicated *onto a number that this struct owns* (dup3, atomically), and all questions and the cut itself go to the
+/// duplicate, which nothing else can close. As a replacement it needs no free descriptor: it works at the limit, where
+/// the guard is needed most.
 ///
-/// While the duplicate is held (microseconds) a close by the owner doesn't end the socket. That
-/// delays nothing: tiny_http shuts both directions down before it closes.
+/// While the duplicate is held (microseconds) a close by the owner doesn't end the socket. That delays nothing:
+/// tiny_http shuts both directions down before it closes (`RefinedTcpStream::drop`).
 #[derive(Debug)]
 pub struct Probe {
     slot: OwnedFd,
+    /// What `slot` refers to between two looks.
     rest: OwnedFd,
 }
 
 impl Probe {
-    /// Takes two descriptors, once. `rest` is what the private number shows between two looks.
+    /// Keeps two descriptors. `rest` is what the private number refers to between two looks.
     ///
     /// # Errors
     /// No descriptor was free.
@@ -58,25 +62,24 @@ impl Probe {
         Ok(Probe { slot, rest })
     }
 
-    /// Duplicates what stands on `number`, if it is a socket, and says which.
+    /// Duplicates the descriptor `number`, if it is a socket, and tells which.
     ///
     /// The borrow of `self` keeps the duplicate in place while it is used.
     pub fn look(&mut self, number: RawFd) -> Option<(SocketId, BorrowedFd<'_>)> {
-        // Sockets alone: duplicating and closing a file would drop its POSIX record locks.
+        // Only sockets: duplicating and closing a file would drop its POSIX record locks.
         socket_on(number)?;
         let slot = self.slot.as_raw_fd();
         if number == slot || number == self.rest.as_raw_fd() {
             return None;
         }
-        // SAFETY: dup3 makes our own `slot` refer to whatever stands on `number` at this instant,
-        // and releases what it referred to before, which was ours. A closed `number` is answered
-        // by EBADF. The owner of `number` keeps it, open and unchanged; a shared reference to the
-        // same socket is what `try_clone` would have made.
+        // SAFETY: dup3 makes this struct's own `slot` refer to the open file that `number` refers to at this instant,
+        // and releases the former one, a duplicate of this struct's own. A closed `number` is answered by EBADF. The
+        // owner of `number` keeps it, open and unchanged; `try_clone` would have made the same shared reference.
         let result = unsafe { libc::dup3(number, slot, libc::O_CLOEXEC) };
         if result < 0 {
             return None;
         }
-        // Only now is the answer certain, since nobody else can change what `slot` refers to.
+        // Only now the answer is certain: nothing else can change what `slot` refers to.
         let Some(id) = socket_on(slot) else {
             self.release();
             return None;
@@ -86,15 +89,16 @@ impl Probe {
 
     /// Lets go of the last socket looked at.
     pub fn release(&mut self) {
-        // Both are ours and open, so this can't fail; were it to, the next look would replace it.
+        // Both are this struct's own and open, so this can't fail; if it did, the next look would replace the
+        // duplicate.
         let _ = rustix::io::dup3(&self.rest, &mut self.slot, rustix::io::DupFlags::CLOEXEC);
     }
 }
 
 /// Finds this process's connections by their peers' addresses.
 ///
-/// tiny_http gives a request its peer's address and no descriptor. `/proc/self/fd` has them all; where each was seen is
-/// kept, and verified at every use.
+/// tiny_http gives a request its peer's address (`Request::remote_addr`) and no descriptor. `/proc/self/fd` has all;
+/// the number of each is kept, and verified at every use.
 #[derive(Debug, Default)]
 pub struct Connections {
     seen: HashMap<SocketAddr, RawFd>,
@@ -104,7 +108,7 @@ impl Connections {
     /// A duplicate of the connection with this peer, if it was seen and is still open.
     pub fn get(&self, peer: SocketAddr) -> Option<OwnedFd> {
         let fd = duplicate_socket(*self.seen.get(&peer)?)?;
-        // Only now is the answer certain: nothing else can close the duplicate.
+        // Only now the answer is certain: nothing else can close the duplicate.
         (peer_address(&fd) == Some(peer)).then_some(fd)
     }
 
@@ -127,12 +131,12 @@ impl Connections {
     }
 }
 
-/// Duplicates what stands on a number, if that is a socket.
+/// Duplicates the descriptor with this number, if it is a socket.
 fn duplicate_socket(number: RawFd) -> Option<OwnedFd> {
     // As in `Probe::look`: sockets only.
     socket_on(number)?;
-    // SAFETY: the kernel duplicates whatever stands on `number` at this instant, or answers EBADF; the number stays its
-    // owner's, open and unchanged. The new descriptor is this call's own.
+    // SAFETY: the kernel duplicates the descriptor that has this number at this instant, or answers EBADF; the number
+    // stays its owner's, open and unchanged. Nothing else knows of the new descriptor.
     let fd = unsafe {
         match libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) {
             fd if fd < 0 => return None,
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn probe_shows_sockets_alone_and_outlives_the_number() {
+    fn probe_shows_only_sockets_and_outlives_the_number() {
         let rest = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let mut probe = Probe::new(rest).unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
@@ -170,7 +174,7 @@ mod tests {
         let (id, fd) = probe.look(number).unwrap();
         assert_eq!(id, known);
         drop(server);
-        // The number is free (or someone else's by now); the duplicate still is the socket.
+        // The number is free, or another test's by now; the duplicate still is the socket.
         assert_eq!(peer_address(fd), Some(address));
         assert!(!is_listener(fd));
         probe.release();

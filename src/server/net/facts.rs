@@ -12,12 +12,12 @@ use rustix::net::{Shutdown, sockopt};
 /// What the kernel knows about one TCP connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpFacts {
-    /// Bytes of payload received so far. The peer's FIN, which the kernel counts as one more, is
-    /// taken off, so that a half-closed connection doesn't look like one that has begun a request.
+    /// Bytes of payload received so far, without the peer's FIN, which the kernel counts as one more: otherwise a
+    /// half-closed connection would seem to have begun a request.
     pub bytes_received: u64,
-    /// Bytes of ours that the peer has acknowledged.
+    /// Bytes of replies that the peer has acknowledged.
     pub bytes_acked: u64,
-    /// Whether something we sent is not yet acknowledged, or not yet sent.
+    /// Whether bytes of replies are not yet acknowledged, or not yet sent.
     pub reply_pending: bool,
     /// The connection is over (reset, or closed on both sides); only the descriptor remains.
     pub dead: bool,
@@ -27,15 +27,14 @@ pub struct TcpFacts {
     pub last_data_received: Duration,
 }
 
-/// What can be had about a Unix stream connection. The kernel counts no totals for these.
+/// What the kernel knows about a Unix stream connection. It counts no totals for these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnixFacts {
-    /// Bytes that have arrived and were not read by us yet.
+    /// Bytes that have arrived and were not read yet.
     pub unread: u64,
-    /// Kernel memory held by replies that the peer has not read yet, in bytes; 0 when it has read
-    /// them all.
+    /// Kernel memory held by replies that the peer has not read yet, in bytes; 0 if it has read all.
     pub unsent: u64,
-    /// The process that connected, 0 where it can't be told.
+    /// The process that connected, 0 if the kernel doesn't tell.
     pub peer_pid: u32,
 }
 
@@ -54,8 +53,8 @@ pub fn bytes_received(fd: impl AsFd) -> io::Result<TcpFacts> {
     // SAFETY: `tcp_info` is a C struct of plain integers, for which all-zero bytes are a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut length = mem::size_of_val(&info) as libc::socklen_t;
-    // SAFETY: the descriptor is borrowed, so it is open; `info` and `length` are live and exclusive
-    // for the call, and the kernel writes at most `length` bytes into `info`.
+    // SAFETY: the descriptor is borrowed, so it is open; `info` and `length` are live and exclusive for the call, and
+    // the kernel writes at most `length` bytes into `info`.
     let result = unsafe {
         libc::getsockopt(
             fd.as_fd().as_raw_fd(),
@@ -91,8 +90,8 @@ pub fn unix_facts(fd: impl AsFd) -> io::Result<UnixFacts> {
     Ok(UnixFacts {
         unread: unread(&fd)?,
         unsent: unsent(&fd)?,
-        // A peer outside this process's PID namespace has no number here, which rustix's `UCred`
-        // can't express; it is not called where a panic or a wrong number could follow.
+        // Not by rustix: its `UCred` has no value for a peer outside this process's PID namespace, which has no number
+        // here.
         peer_pid: peer_pid(&fd),
     })
 }
@@ -111,8 +110,8 @@ pub fn unread(fd: impl AsFd) -> io::Result<u64> {
 /// The kernel's own.
 pub fn unsent(fd: impl AsFd) -> io::Result<u64> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the descriptor is borrowed, so it is open; SIOCOUTQ (the same number as TIOCOUTQ)
-    // writes one `int`, for which `bytes` is live and exclusive.
+    // SAFETY: the descriptor is borrowed, so it is open; SIOCOUTQ (the same number as TIOCOUTQ) writes one `int`, for
+    // which `bytes` is live and exclusive.
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ as _, &raw mut bytes) };
     if result != 0 {
         return Err(io::Error::last_os_error());
@@ -120,26 +119,26 @@ pub fn unsent(fd: impl AsFd) -> io::Result<u64> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
-/// The process that connected this Unix socket (SO_PEERCRED), 0 where it can't be told.
+/// The process that connected this Unix socket (SO_PEERCRED), 0 if the kernel doesn't tell.
 fn peer_pid(fd: impl AsFd) -> u32 {
-    let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = mem::size_of_val(&who) as libc::socklen_t;
-    // SAFETY: the descriptor is borrowed, so it is open; `who` and `length` are live and exclusive,
-    // and the kernel writes at most `length` bytes, of integers alone.
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = mem::size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed, so it is open; `peer` and `length` are live and exclusive, and the kernel
+    // writes at most `length` bytes, only integers.
     let result = unsafe {
         libc::getsockopt(
             fd.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_PEERCRED,
-            (&raw mut who).cast(),
+            (&raw mut peer).cast(),
             &raw mut length,
         )
     };
-    if result == 0 { u32::try_from(who.pid).unwrap_or(0) } else { 0 }
+    if result == 0 { u32::try_from(peer.pid).unwrap_or(0) } else { 0 }
 }
 
-/// Ends a connection in both directions. Its threads see the end of the stream; the descriptors
-/// remain theirs to close. A connection that is already over is no error.
+/// Ends a connection in both directions. Its threads see the end of the stream, and close their descriptors. It is no
+/// error if the connection is already over.
 ///
 /// # Errors
 /// The kernel's own, except `ENOTCONN`.
@@ -150,8 +149,8 @@ pub fn shutdown(fd: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Makes the last close of this connection a reset, so that unread replies don't stay in kernel
-/// memory for a peer that will never read them.
+/// Makes the last close of this connection a reset, so that unread replies don't stay in kernel memory for a peer that
+/// will never read them.
 ///
 /// # Errors
 /// The kernel's own.
@@ -159,7 +158,7 @@ pub fn reset_on_close(fd: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_socket_linger(fd, Some(Duration::ZERO))?)
 }
 
-/// Takes what has arrived on a TCP connection out of the kernel, unseen.
+/// Drops the bytes that have arrived on a connection and were not read.
 pub fn discard_received(fd: impl AsFd) {
     let mut buffer = [0; 4096];
     // With MSG_TRUNC the kernel drops the bytes of a TCP stream instead of copying them (tcp(7)).

@@ -14,8 +14,8 @@ use super::names::{local_name, wake};
 use super::options::{ListenerOptions, set_listener_options};
 use crate::error::{Error, Kind, Result};
 
-/// Tells the next image of this program that the socket passed to it was its former image's, and whose it is: `1` for
-/// this program's own, [`LENT`] for a service manager's.
+/// Tells the next image of this program that the former image passed the socket to it, and its owner: `1` for this
+/// program, [`LENT`] for a service manager.
 const OWN_SOCKET: &str = "FLINT_OWN_SOCKET";
 
 /// See [`OWN_SOCKET`].
@@ -88,7 +88,7 @@ impl Listener {
     fn inherited(inherited: Inherited) -> Result<Listener> {
         let failed = |error: io::Error| Error::new(Kind::Io, format!("cannot tell the passed socket's name: {error}"));
         let former = std::env::var_os(OWN_SOCKET);
-        let (taken_over, lent) = (former.is_some(), former.is_none_or(|whose| whose == LENT));
+        let (taken_over, lent) = (former.is_some(), former.is_none_or(|owner| owner == LENT));
         let (socket, url, path) = match inherited {
             Inherited::Tcp(listener) => {
                 let url = format!("http://{}", listener.local_addr().map_err(failed)?);
@@ -174,7 +174,7 @@ impl Listener {
 
     /// Makes the threads that wait in accept return, leaving what is queued in the kernel.
     pub fn pause(&self) {
-        // The flag belongs to the socket, whichever descriptor it is set by; a knock ends the accept that waits.
+        // The flag belongs to the socket, whichever descriptor it is set by; a connection ends the accept that waits.
         if let Err(error) = rustix::io::ioctl_fionbio(self.as_fd(), true) {
             log::warn!("cannot pause {}: {error}", self.url);
         }

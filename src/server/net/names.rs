@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-/// The local or remote name of a stream socket.
+/// The name of one end of a stream socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Name {
     /// A TCP address.
@@ -49,7 +49,8 @@ pub fn is_listener(fd: impl AsFd) -> bool {
     sockopt::socket_type(&fd) == Ok(SocketType::STREAM) && sockopt::socket_acceptconn(fd) == Ok(true)
 }
 
-/// Connects to a listener of this process and closes the connection at once. Never waits.
+/// Connects to a listener of this process and closes the connection at once: the thread that waits in accept goes on.
+/// Never waits.
 ///
 /// # Errors
 /// The kernel's own, such as a full queue or no free descriptor.
@@ -77,7 +78,7 @@ pub fn wake(listener: &Name) -> io::Result<()> {
         },
     };
     match result {
-        // On loopback the handshake is over by now; over another address it goes on by itself.
+        // On loopback the handshake is over by now; over another address the kernel goes on with it.
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(()),
         Err(e) => Err(e.into()),
     }

@@ -12,19 +12,16 @@ use crate::bounds::{SEND_PATIENCE_MS, SEND_TIMEOUT_MS};
 /// Options that accepted sockets inherit from the listening one on Linux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerOptions {
-    /// A write that waits this long for room fails, to be tried again by whoever has the time.
+    /// A write that waits this long for room fails. `flint-slow` or a worker then sends the rest of the reply.
     pub send_patience: Duration,
-    /// The kernel drops a connection whose peer has taken nothing for twice this long.
+    /// The kernel drops a connection whose peer has acknowledged nothing for twice this long.
     pub send_timeout: Duration,
-    /// The kernel's receive buffer per connection, in bytes of payload (it takes twice that). Fixed,
-    /// because by itself it grows to `tcp_rmem[2]` (6 MiB and more) for each client that sends what
-    /// nobody reads.
+    /// The kernel's receive buffer per connection, in bytes of payload (it takes twice that). Fixed, because otherwise
+    /// it grows to `tcp_rmem[2]` (6 MiB and more) for each client that sends bytes that are not read.
     pub receive_buffer: usize,
-    /// The kernel's send buffer per connection, in bytes of payload (it takes twice that); fixed for
-    /// the same reason.
+    /// The kernel's send buffer per connection, in bytes of payload (it takes twice that). Fixed for the same reason.
     pub send_buffer: usize,
-    /// Connections that the kernel keeps for us until they are accepted; the kernel caps it at
-    /// `net.core.somaxconn`.
+    /// Connections that the kernel keeps until they are accepted; it caps the number at `net.core.somaxconn`.
     pub backlog: i32,
 }
 
@@ -48,9 +45,10 @@ pub fn set_send_patience(fd: impl AsFd, patience: Duration) -> io::Result<()> {
     Ok(sockopt::set_socket_timeout(fd, sockopt::Timeout::Send, Some(patience))?)
 }
 
-/// Sets what the accepted connections shall inherit. Before tiny_http takes the listener.
+/// Sets what accepted connections inherit. To be called before tiny_http has the listener.
 ///
-/// Never SO_RCVTIMEO: it times out accept itself, which ends tiny_http's accept loop.
+/// Never SO_RCVTIMEO: it times out accept itself, which ends tiny_http's accept loop (`Server::from_listener` in its
+/// lib.rs).
 ///
 /// # Errors
 /// The kernel's own.
@@ -62,7 +60,7 @@ pub fn set_listener_options(listener: impl AsFd, options: &ListenerOptions) -> i
     if matches!(local_name(fd), Some(Name::Tcp(_))) {
         // Without it a reply of two writes waits 40 ms for the client's delayed acknowledgement.
         sockopt::set_tcp_nodelay(fd, true)?;
-        // The kernel itself then drops a peer that is gone, or whose window stays shut.
+        // The kernel then drops a peer that is gone, or whose window stays closed.
         let millis = u32::try_from(options.send_timeout.as_millis()).unwrap_or(u32::MAX);
         sockopt::set_tcp_user_timeout(fd, millis.saturating_mul(2))?;
         sockopt::set_socket_reuseaddr(fd, true)?;

@@ -1,4 +1,4 @@
-//! This process: its signals, its bound of descriptors, its memory.
+//! This process: its signals, its limits of descriptors and threads, its memory.
 
 use std::io;
 use std::marker::PhantomData;
@@ -8,33 +8,30 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Tells the thread that made it when a connection arrives at a listener, without that thread
-/// polling. (poll(2) on the listener would not do: where tiny_http's accept wins the race, poll
-/// finds the queue empty and sleeps on.)
+/// Tells the thread that made it when a connection arrives at a listener. (poll(2) on the listener would not do: if
+/// tiny_http's accept wins the race, poll finds the queue empty and sleeps on.)
 ///
-/// The kernel sends SIGIO to this one thread, which blocks it and reads it from a signalfd. It
-/// coalesces, and costs an accept some 100 ns.
+/// The kernel sends SIGIO to this thread only, which blocks it and reads it from a signalfd. Signals coalesce, and cost
+/// an accept some 100 ns.
 #[derive(Debug)]
 pub struct AcceptSignal {
     fd: OwnedFd,
-    // A signalfd reads the signals of the *calling* thread, so it must stay on the one that made
-    // it.
+    // A signalfd reads the signals of the *calling* thread, so it must stay in the thread that made it.
     thread: PhantomData<*const ()>,
 }
 
 impl AcceptSignal {
     /// Blocks SIGIO in the calling thread and opens a signalfd for it.
     ///
-    /// A process-wide SIGIO that nobody handles is set to be ignored, so that a stray one can't
-    /// end the process; a signal that is blocked where it arrives is kept nevertheless.
+    /// If SIGIO has no handler, it is set to be ignored for the process, so that a stray one can't end it; a signal
+    /// that is blocked in the thread where it arrives is kept nevertheless.
     ///
     /// # Errors
     /// The kernel's own.
     pub fn new() -> io::Result<AcceptSignal> {
-        // SAFETY: `sigset_t` and `sigaction` are C structs for which all-zero bytes are a value (an
-        // empty set; SIG_DFL). Every pointer is to a live, exclusive local or null where that is
-        // allowed. Replacing a disposition that is still SIG_DFL by SIG_IGN runs no code of ours
-        // in a signal handler.
+        // SAFETY: `sigset_t` and `sigaction` are C structs for which all-zero bytes are a value (an empty set;
+        // SIG_DFL). Every pointer is to a live, exclusive local, or null where that is allowed. Replacing SIG_DFL by
+        // SIG_IGN runs no code of this program in a signal handler.
         let fd = unsafe {
             let mut action: libc::sigaction = mem::zeroed();
             if libc::sigaction(libc::SIGIO, std::ptr::null(), &raw mut action) == 0
@@ -60,10 +57,10 @@ impl AcceptSignal {
         Ok(AcceptSignal { fd, thread: PhantomData })
     }
 
-    /// Has the kernel tell this thread of each connection that arrives at `listener`.
+    /// Has the kernel signal this thread each connection that arrives at `listener`.
     ///
-    /// This is a property of the listening socket's open file, so it holds for every clone, and the
-    /// accepted sockets don't inherit it. When this thread ends, nothing is sent any more.
+    /// This is a property of the listening socket's open file, so it holds for every clone, and accepted sockets don't
+    /// inherit it. It ends with this thread.
     ///
     /// # Errors
     /// The kernel's own.
@@ -80,8 +77,8 @@ impl AcceptSignal {
         let id = unsafe { libc::gettid() };
         let owner = Owner { kind: F_OWNER_TID, id };
         let fd = listener.as_fd();
-        // SAFETY: the descriptor is borrowed, so it is open; F_SETOWN_EX reads one `f_owner_ex`,
-        // which `Owner` is (two ints, see fcntl(2)).
+        // SAFETY: the descriptor is borrowed, so it is open; F_SETOWN_EX reads one `f_owner_ex`, which `Owner` is (two
+        // ints, see fcntl(2)).
         let result = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, &raw const owner) };
         if result != 0 {
             return Err(io::Error::last_os_error());
@@ -90,17 +87,17 @@ impl AcceptSignal {
         Ok(rustix::fs::fcntl_setfl(fd, flags | OFlags::ASYNC)?)
     }
 
-    /// Takes what was told since the last call; true if there was anything.
+    /// Takes the signals since the last call; true if there was any.
     pub fn drain(&self) -> bool {
-        let mut told = false;
-        // A coalescing signal is pending once per thread, so this ends after one or two turns.
+        let mut signalled = false;
+        // Signals coalesce, so this ends after one or two turns.
         let mut buffer = [0_u8; mem::size_of::<libc::signalfd_siginfo>()];
         while let Ok(n) = rustix::io::read(&self.fd, &mut buffer)
             && n > 0
         {
-            told = true;
+            signalled = true;
         }
-        told
+        signalled
     }
 }
 
@@ -110,20 +107,20 @@ impl AsFd for AcceptSignal {
     }
 }
 
-/// Keeps SIGTERM, SIGINT and SIGHUP from this thread, for the time of an exec: one that arrives then stays pending and
-/// meets the handlers of the next image, instead of a flag that ends with this one, or no handler at all.
+/// Blocks SIGTERM, SIGINT and SIGHUP in this thread, for the time of an exec: a signal that arrives then stays pending,
+/// and the handlers of the next image get it. Otherwise it would set a flag of this image, or meet no handler.
 pub fn hold_signals() {
     mask_signals(libc::SIG_BLOCK);
 }
 
-/// Undoes [`hold_signals`] of the former image, once there are handlers.
+/// Undoes [`hold_signals`] of the former image, after handlers are installed.
 pub fn release_signals() {
     mask_signals(libc::SIG_UNBLOCK);
 }
 
 fn mask_signals(how: libc::c_int) {
     // SAFETY: `sigset_t` is a C struct for which all-zero bytes are a value; `set` is live and exclusive, and the old
-    // mask is not asked for. The mask of this thread alone changes.
+    // mask is not asked for. Only the mask of this thread changes.
     unsafe {
         let mut set: libc::sigset_t = mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -134,8 +131,8 @@ fn mask_signals(how: libc::c_int) {
     }
 }
 
-/// Raises the soft limit of open descriptors to the hard one; returns the soft limit before and
-/// after. `u64::MAX` stands for no limit.
+/// Raises the soft limit of open descriptors to the hard one; returns the soft limit before and after. `u64::MAX`
+/// stands for no limit.
 ///
 /// # Errors
 /// The kernel's own.
@@ -149,7 +146,7 @@ pub fn raise_nofile_limit() -> io::Result<(u64, u64)> {
     Ok((before, old.maximum.unwrap_or(u64::MAX)))
 }
 
-/// Has the C library give free memory back to the system. Does nothing where the library can't.
+/// Has the C library give free memory back to the system, if the library can.
 pub fn trim_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim has no precondition; it takes the allocator's own locks.
@@ -171,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_are_told() {
+    fn accepts_are_signalled() {
         let signal = AcceptSignal::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         signal.watch(&listener).unwrap();
