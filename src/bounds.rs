@@ -174,8 +174,15 @@ pub const PIPELINED_ALWAYS: usize = 16;
 /// What the requests of one connection that wait may take however many wait in all, in bytes of memory.
 pub const PIPELINED_ALWAYS_BYTES: usize = 16 * 1024;
 
-/// Connections that tiny_http does not let go of, at which the server replaces itself by a fresh process image.
-pub const MAX_LEAKED: usize = 256;
+/// Connections that tiny_http does not let go of, at which the server replaces itself by a fresh process image: one for
+/// each so many descriptors and threads that the system allows. Each keeps two descriptors, a thread and some 30 KiB.
+pub const LEAKED_SHARE: u64 = 8;
+
+/// Fewest of these, however little the system allows.
+pub const MIN_LEAKED: usize = 16;
+
+/// Most of these, however much the system allows: some 120 MiB.
+pub const MAX_LEAKED: usize = 4096;
 
 /// How long a server that replaces itself goes on answering on the connections it has, in milliseconds. They are told
 /// to close; new ones wait in the kernel.

@@ -43,9 +43,6 @@ use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
 use crate::store::Completion;
 
-/// Descriptors that are kept for files and the server itself when connections are bounded by what the system allows.
-const SPARE_DESCRIPTORS: u64 = 40;
-
 /// Pause between two looks at whether connections are open, while clients are told to close.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 
@@ -228,12 +225,10 @@ impl Server {
     }
 }
 
-/// The bounds of connections: what the system allows is among them.
+/// The bounds of connections, by the options and by what the system allows.
 fn guard_config(idle_timeout: Duration, max_connections: usize) -> GuardConfig {
     let descriptors = process::raise_nofile_limit().map_or(1024, |(_, after)| after);
-    // tiny_http has two descriptors of each connection, and a slow client's has a third.
-    let affordable = usize::try_from(descriptors.saturating_sub(SPARE_DESCRIPTORS) / 3).unwrap_or(usize::MAX);
-    GuardConfig { idle_timeout, max_connections: max_connections.min(affordable.max(1)), ..GuardConfig::default() }
+    GuardConfig { idle_timeout, max_connections, ..GuardConfig::default() }.within(descriptors, process::thread_limit())
 }
 
 /// A server that answers nobody any more, on whose socket new connections wait.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use flint::bounds::MAX_LONG_LISTS;
 use serde_json::{Value, json};
 
 use crate::util::{Client, PATIENCE, Server};
@@ -97,6 +98,12 @@ impl Good {
 impl Victim {
     fn new(args: &[&str]) -> Victim {
         Victim::started(|dir| Server::start(dir, &[&["--token", TOKEN, "--sync", "batch"], args].concat()))
+    }
+
+    /// One that starts afresh at 256 connections that are not let go of: an eighth of its descriptors.
+    fn soon_worn_out(args: &[&str]) -> Victim {
+        let limited = ["-c", "ulimit -n 2048; exec \"$@\"", "sh"];
+        Victim::started(|dir| Server::start_by("sh", &limited, dir, &[&["--sync", "batch"], args].concat()))
     }
 
     fn started(start: impl FnOnce(&Path) -> Server) -> Victim {
@@ -426,18 +433,17 @@ fn slow_readers() {
     drop(client);
     let request = post("/v1/limits", "", "");
     let request = String::from_utf8(request).unwrap().replacen("POST", "GET", 1);
-    // As many as find room in the pool and its queue: none is refused, and who waits behind them is the good client.
     let many = size(240, 180);
     let mut streams: Vec<_> = (0..many).map(|_| slow_reader(&victim, request.as_bytes())).collect();
-    // Half of the 64 workers still wait for them, at most.
+    // So many long lists are sent at once, the others are refused. Slow clients of theirs keep no thread, and no list.
     let ended = || {
         let reply = victim.client().get("/v1/doctor");
         let ended = if reply.status == 503 { None } else { reply.ok()["connections"]["ended"]["send"].as_u64() };
         ended.unwrap_or(0) as usize
     };
     let deadline = Instant::now() + PATIENCE;
-    while ended() < many - 32 {
-        assert!(Instant::now() < deadline, "{} of {many} ended; {}", ended(), victim.describe());
+    while ended() < MAX_LONG_LISTS {
+        assert!(Instant::now() < deadline, "{} of {MAX_LONG_LISTS} ended; {}", ended(), victim.describe());
         // A few bytes now and then: progress, but of years.
         let mut buffer = [0; 100];
         streams.retain_mut(|stream| stream.read(&mut buffer).is_ok_and(|read| read > 0));
@@ -840,7 +846,8 @@ fn a_panic_costs_one_request() {
 #[test]
 fn held_connections_lead_to_a_fresh_image() {
     let many = size(2_000, 300);
-    let victim = Victim::new(&[]);
+    let token = ["--token", TOKEN];
+    let victim = if soak() { Victim::new(&[]) } else { Victim::soon_worn_out(&token) };
     let pid = victim.server.pid();
     let image =
         |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap().contains("FLINT_OWN_SOCKET");

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use crate::bounds::{
-    BODY_TIMEOUT_MS, HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS, MAX_BODY_WIRE_BYTES, MAX_CONNECTIONS, MAX_HEAD_BYTES,
-    MAX_LEAKED, MAX_UNFINISHED_BYTES, SEND_TIMEOUT_MS,
+    BODY_TIMEOUT_MS, HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS, LEAKED_SHARE, MAX_BODY_WIRE_BYTES, MAX_CONNECTIONS,
+    MAX_HEAD_BYTES, MAX_LEAKED, MAX_UNFINISHED_BYTES, MIN_LEAKED, SEND_TIMEOUT_MS,
 };
+
+/// Descriptors that are kept for files and the server itself.
+const SPARE_DESCRIPTORS: u64 = 40;
 
 /// The guard's bounds. Times are met up to one walk late ([`GuardConfig::walk_interval`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,18 @@ pub struct GuardConfig {
     /// Time between two looks at a connection that receives much while no request of it is handed over, and the delay
     /// of the walk that a new connection causes.
     pub fast_interval: Duration,
+}
+
+impl GuardConfig {
+    /// Bounds the connections by the descriptors and threads that the system allows.
+    #[must_use]
+    pub fn within(self, descriptors: u64, threads: u64) -> GuardConfig {
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let leaked_limit = count(descriptors.min(threads) / LEAKED_SHARE).clamp(MIN_LEAKED, MAX_LEAKED);
+        // tiny_http has two descriptors of each connection, and `flint-slow` may have a third.
+        let left = descriptors.saturating_sub(SPARE_DESCRIPTORS + 2 * leaked_limit as u64);
+        GuardConfig { leaked_limit, max_connections: self.max_connections.min(count(left / 3).max(1)), ..self }
+    }
 }
 
 impl Default for GuardConfig {

@@ -65,6 +65,8 @@ pub struct Connection {
     /// The last walk that found it open.
     pub walk: u32,
     pub cut: Option<Instant>,
+    /// It has leaked, and the kernel was made to free what it kept for it.
+    pub leaked: bool,
     pub flow: Flow,
     /// Bytes received when the flow last changed.
     pub base: u64,
@@ -110,6 +112,7 @@ impl Connection {
             first_seen: now,
             walk: 0,
             cut: None,
+            leaked: false,
             flow: Flow::default(),
             base: 0,
             untouched: true,

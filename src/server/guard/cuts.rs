@@ -229,6 +229,27 @@ impl Watched {
         self.probe.release();
     }
 
+    /// Counts the connections that tiny_http does not let go of. Of each, the kernel drops what has arrived since the
+    /// cut.
+    pub fn count_leaked(&mut self, now: Instant) -> usize {
+        let mut leaked = 0;
+        for (id, connection) in &mut self.connections {
+            let past = |cut: Instant| now.saturating_duration_since(cut) > self.config.leaked_after;
+            if !connection.cut.is_some_and(past) {
+                continue;
+            }
+            leaked += 1;
+            if !std::mem::replace(&mut connection.leaked, true)
+                && let Some((found, fd)) = self.probe.look(connection.number)
+                && found == *id
+            {
+                facts::discard_received(fd);
+            }
+        }
+        self.probe.release();
+        leaked
+    }
+
     /// For each Unix connection, the number of those of its process that are not older. Cuts in this order, the highest
     /// number first, leave the same share to each process.
     fn process_shares(&self) -> HashMap<SocketId, usize> {

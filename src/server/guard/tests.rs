@@ -138,6 +138,21 @@ fn time_that_goes_back_cuts_nobody() {
     assert_eq!(verdict(&case.facts, early, &case.config), None);
 }
 
+#[test]
+fn the_system_bounds_connections_and_leaks() {
+    let bounds = |descriptors, threads| {
+        let config = GuardConfig::default().within(descriptors, threads);
+        (config.leaked_limit, config.max_connections)
+    };
+    assert_eq!(bounds(u64::MAX, u64::MAX), (4096, 1024));
+    assert_eq!(bounds(4096 * 8, u64::MAX), (4096, 1024));
+    assert_eq!(bounds(4096 * 8 - 1, u64::MAX), (4095, 1024));
+    assert_eq!(bounds(u64::MAX, 4000), (500, 1024));
+    assert_eq!(bounds(1024, u64::MAX), (128, 242));
+    assert_eq!(bounds(128, u64::MAX), (16, 18));
+    assert_eq!(bounds(0, 0), (16, 1));
+}
+
 fn handed(handed: u32, in_progress: u32) -> Flow {
     Flow { handed, in_progress, attributed: true, ..Flow::default() }
 }

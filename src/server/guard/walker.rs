@@ -302,14 +302,8 @@ impl Walker {
     }
 
     /// Publishes the counts, and raises the alarm once when too many have leaked.
-    fn count(&self, now: Instant) {
-        let after = self.watched.config.leaked_after;
-        let leaked = self
-            .watched
-            .connections
-            .values()
-            .filter(|c| c.cut.is_some_and(|cut| now.saturating_duration_since(cut) > after))
-            .count();
+    fn count(&mut self, now: Instant) {
+        let leaked = self.watched.count_leaked(now);
         self.watched.shared.open.store(self.watched.connections.len(), Relaxed);
         self.watched.shared.leaked.store(leaked, Relaxed);
         if leaked >= self.watched.config.leaked_limit && !self.watched.shared.alarmed.swap(true, SeqCst) {

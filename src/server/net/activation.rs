@@ -41,7 +41,7 @@ pub fn activation_count(listen_pid: Option<&str>, listen_fds: Option<&str>, own_
 }
 
 /// Takes the listening socket that was passed to this process by socket activation or by [`exec_with_listener`]. `None`
-/// if there is none, or if it was taken before. To be called before this process opens a file.
+/// if there is none, or if it was taken before. To be called at the start of the program.
 ///
 /// # Errors
 /// A variable is set to something else than a number, they promise more than one socket, or descriptor 3 is not a
@@ -64,8 +64,8 @@ pub fn inherited_listener() -> io::Result<Option<Inherited>> {
     if unsafe { libc::fcntl(LISTEN_FD, libc::F_GETFD) } < 0 {
         return Err(invalid("descriptor 3 is not open"));
     }
-    // SAFETY: descriptor 3 is open, as just seen. This process has opened no file yet, and nothing else closes a
-    // descriptor that it was passed, so it stays open while it is borrowed for the checks below.
+    // SAFETY: descriptor 3 is open, as just seen, and stays so while it is borrowed for the checks below: at the start
+    // of the program no other thread closes a descriptor.
     let fd = unsafe { BorrowedFd::borrow_raw(LISTEN_FD) };
     let name = local_name(fd);
     if !is_listener(fd) {

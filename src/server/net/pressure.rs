@@ -35,8 +35,8 @@ const LONGEST_ACCEPTING: Duration = Duration::from_millis(4);
 /// Threads that go on when a decider has caught up; more at once would leave it no time again.
 const WOKEN: u32 = 32;
 
-/// The thread that accepts connections; 0 if it is not known. It is held back for moments only: a connection that the
-/// kernel has no room for waits for a second, until its peer asks again.
+/// The thread that accepts connections; 0 if it is not known. It is held back for moments only: if the kernel has no
+/// room for a connection, its peer asks again after a second.
 static ACCEPTS: AtomicU32 = AtomicU32::new(0);
 
 static SPENT: AtomicU32 = AtomicU32::new(0);

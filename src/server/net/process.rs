@@ -4,9 +4,13 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Where the system has its control groups.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// Tells the thread that made it when a connection arrives at a listener. (poll(2) on the listener would not do: if
 /// tiny_http's accept wins the race, poll finds the queue empty and sleeps on.)
@@ -146,6 +150,34 @@ pub fn raise_nofile_limit() -> io::Result<(u64, u64)> {
     Ok((before, old.maximum.unwrap_or(u64::MAX)))
 }
 
+/// Threads that this process may have, as far as the limits of its user (RLIMIT_NPROC) and of its control groups
+/// (pids.max) tell; `u64::MAX` if there is no limit.
+pub fn thread_limit() -> u64 {
+    let user = getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX);
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    pids_limit(&groups, read).map_or(user, |pids| pids.min(user))
+}
+
+/// The lowest `pids.max` of a process's control groups and those around them, see cgroups(7). `groups` is its
+/// `/proc/PID/cgroup`.
+fn pids_limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let paths = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        match controllers {
+            "" => Some(Path::new(CONTROL_GROUPS).join(group)),
+            "pids" => Some(Path::new(CONTROL_GROUPS).join("pids").join(group)),
+            _ => None,
+        }
+    });
+    let limits = paths.flat_map(|path| {
+        let groups = path.ancestors().take_while(|path| path.starts_with(CONTROL_GROUPS));
+        groups.filter_map(|path| read(&path.join("pids.max"))?.trim().parse::<u64>().ok()).collect::<Vec<_>>()
+    });
+    limits.min()
+}
+
 /// Has the C library give free memory back to the system, if the library can.
 pub fn trim_memory() {
     #[cfg(target_env = "gnu")]
@@ -165,6 +197,27 @@ mod tests {
     fn nofile_limit_is_raised_once() {
         let (_, new) = raise_nofile_limit().unwrap();
         assert_eq!(raise_nofile_limit().unwrap(), (new, new));
+    }
+
+    #[test]
+    fn the_lowest_limit_of_the_control_groups_counts() {
+        let limit = |groups, files: &[(&str, &str)]| {
+            let read = |path: &Path| {
+                let found = files.iter().find(|(file, _)| Path::new(CONTROL_GROUPS).join(file) == path)?;
+                Some(format!("{}\n", found.1))
+            };
+            pids_limit(groups, read)
+        };
+        let unified = "0::/system.slice/flint.service\n";
+        assert_eq!(limit(unified, &[]), None);
+        assert_eq!(limit(unified, &[("system.slice/flint.service/pids.max", "max")]), None);
+        let files =
+            [("system.slice/flint.service/pids.max", "4000"), ("system.slice/pids.max", "300"), ("pids.max", "9")];
+        assert_eq!(limit(unified, &files[..1]), Some(4000));
+        assert_eq!(limit(unified, &files[..2]), Some(300));
+        assert_eq!(limit(unified, &files), Some(9));
+        assert_eq!(limit("4:memory:/a\n3:pids:/a\n", &[("pids/a/pids.max", "7"), ("a/pids.max", "1")]), Some(7));
+        assert_eq!(limit("odd", &files), None);
     }
 
     #[test]
