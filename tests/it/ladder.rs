@@ -18,6 +18,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli/commands", &["run", "program", "checks", "limits", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
+    ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
+    (
+        "server/net",
+        &["listener", "activation", "bind", "options", "descriptors", "facts", "names", "process", "pressure"],
+    ),
     ("store", &["opening", "directory", "snapshot", "log", "read", "files", "format", "policy", "timings"]),
     ("store/log", &["handle", "writer", "queue", "growth", "health", "segment", "wait", "sync"]),
     ("store/read", &["repair", "recovery", "found"]),
@@ -152,7 +157,11 @@ fn files_and_rooms_are_small() {
             if lines > MAX_LINES {
                 here.push(format!("{}: {lines} lines without tests, {MAX_LINES} are allowed", file.display()));
             }
-            let wide = |line: &&str| line.trim_start().starts_with("//") && line.chars().count() > MAX_COLUMNS;
+            // A row of a table can't be broken.
+            let is_row = |line: &str| line.trim_start().trim_start_matches(['/', '!']).trim_start().starts_with('|');
+            let wide = |line: &&str| {
+                line.trim_start().starts_with("//") && line.chars().count() > MAX_COLUMNS && !is_row(line)
+            };
             if let Some(line) = text.lines().position(|line| wide(&line)) {
                 here.push(format!("{}:{}: a comment of more than {MAX_COLUMNS} columns", file.display(), line + 1));
             }

@@ -18,8 +18,9 @@ const MOST_URGENT: usize = 64;
 #[derive(Debug)]
 pub struct Shared {
     pub table: Table,
-    /// Open connections at the last walk, and how many of them have leaked.
+    /// Open connections at the last walk, how many of them were not cut, and how many have leaked.
     pub open: AtomicUsize,
+    pub alive: AtomicUsize,
     pub leaked: AtomicUsize,
     pub cuts: [AtomicU64; CutReason::ALL.len()],
     /// The alarm of leaked connections was raised.
@@ -45,6 +46,7 @@ impl Shared {
         Shared {
             table: Table::new(max_connections),
             open: AtomicUsize::new(0),
+            alive: AtomicUsize::new(0),
             leaked: AtomicUsize::new(0),
             cuts: Default::default(),
             alarmed: AtomicBool::new(false),
@@ -106,6 +108,7 @@ impl GuardHandle {
     /// The server stops or is replaced: bodies and unread replies have `DRAIN_TIMEOUT` (walker.rs) at most from now on.
     pub fn drain(self) {
         self.shared.draining.store(true, Relaxed);
+        self.shared.wake();
     }
 
     /// Has the connection of this peer cut at once: it sends requests faster than they can be dropped.
@@ -139,6 +142,12 @@ impl GuardHandle {
     #[must_use]
     pub fn open_connections(self) -> usize {
         self.shared.open.load(Relaxed)
+    }
+
+    /// Open connections at the last walk that were not cut.
+    #[must_use]
+    pub fn alive_connections(self) -> usize {
+        self.shared.alive.load(Relaxed)
     }
 
     /// Connections that were cut over `GuardConfig::leaked_after` ago and are still open: each keeps a thread and two

@@ -304,7 +304,9 @@ impl Walker {
     /// Publishes the counts, and raises the alarm once when too many have leaked.
     fn count(&mut self, now: Instant) {
         let leaked = self.watched.count_leaked(now);
+        let alive = self.watched.connections.values().filter(|c| c.cut.is_none()).count();
         self.watched.shared.open.store(self.watched.connections.len(), Relaxed);
+        self.watched.shared.alive.store(alive, Relaxed);
         self.watched.shared.leaked.store(leaked, Relaxed);
         if leaked >= self.watched.config.leaked_limit && !self.watched.shared.alarmed.swap(true, SeqCst) {
             log::warn!("connection guard: tiny_http holds {leaked} connections that were cut");
