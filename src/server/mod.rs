@@ -212,7 +212,7 @@ impl Server {
         // Nothing is answered until the last body has come and the last reply is read.
         self.guard.handle().drain();
         let begun = Instant::now();
-        while begun.elapsed() < most && self.guard.handle().alive_connections() > 0 {
+        while begun.elapsed() < most && !self.guard.handle().is_drained() {
             thread::sleep(DRAIN_PAUSE);
         }
     }

@@ -18,9 +18,8 @@ const MOST_URGENT: usize = 64;
 #[derive(Debug)]
 pub struct Shared {
     pub table: Table,
-    /// Open connections at the last walk, how many of them were not cut, and how many have leaked.
+    /// Open connections at the last walk, and how many of them have leaked.
     pub open: AtomicUsize,
-    pub alive: AtomicUsize,
     pub leaked: AtomicUsize,
     pub cuts: [AtomicU64; CutReason::ALL.len()],
     /// The alarm of leaked connections was raised.
@@ -29,8 +28,10 @@ pub struct Shared {
     pub stop: AtomicBool,
     /// How often tiny_http was made to take up a connection that it had forgotten.
     pub woken: AtomicU64,
-    /// The process is about to be replaced.
+    /// The server stops or is replaced.
     pub draining: AtomicBool,
+    /// A walk since then found no connection that was not cut.
+    pub drained: AtomicBool,
     /// The last request to cut all Unix connections, and the last one that is done.
     pub cut_requests: [AtomicU64; 2],
     /// Keys of peers to be cut without grace. Locked for a moment, holding no other lock, and only for requests that
@@ -46,13 +47,13 @@ impl Shared {
         Shared {
             table: Table::new(max_connections),
             open: AtomicUsize::new(0),
-            alive: AtomicUsize::new(0),
             leaked: AtomicUsize::new(0),
             cuts: Default::default(),
             alarmed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             woken: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
             cut_requests: Default::default(),
             urgent: Mutex::default(),
             wake,
@@ -144,10 +145,11 @@ impl GuardHandle {
         self.shared.open.load(Relaxed)
     }
 
-    /// Open connections at the last walk that were not cut.
+    /// Whether a look at all connections since [`GuardHandle::drain`] has found none but those that were cut.
+    /// Connections that have leaked never end.
     #[must_use]
-    pub fn alive_connections(self) -> usize {
-        self.shared.alive.load(Relaxed)
+    pub fn is_drained(self) -> bool {
+        self.shared.drained.load(Relaxed)
     }
 
     /// Connections that were cut over `GuardConfig::leaked_after` ago and are still open: each keeps a thread and two

@@ -192,7 +192,8 @@ impl Walker {
 
     /// Looks at every socket of this process.
     fn walk(&mut self, now: Instant) {
-        if self.watched.shared.draining.load(Relaxed) {
+        let draining = self.watched.shared.draining.load(Relaxed);
+        if draining {
             self.watched.config.body_timeout = self.watched.config.body_timeout.min(DRAIN_TIMEOUT);
             self.watched.config.send_timeout = self.watched.config.send_timeout.min(DRAIN_TIMEOUT);
         }
@@ -236,6 +237,9 @@ impl Walker {
         self.wake_forgotten(now);
         self.listen(now);
         self.count(now);
+        if draining && self.watched.connections.values().all(|c| c.cut.is_some()) {
+            self.watched.shared.drained.store(true, Relaxed);
+        }
         self.memory.give_back(self.watched.connections.len(), now);
     }
 
@@ -304,9 +308,7 @@ impl Walker {
     /// Publishes the counts, and raises the alarm once when too many have leaked.
     fn count(&mut self, now: Instant) {
         let leaked = self.watched.count_leaked(now);
-        let alive = self.watched.connections.values().filter(|c| c.cut.is_none()).count();
         self.watched.shared.open.store(self.watched.connections.len(), Relaxed);
-        self.watched.shared.alive.store(alive, Relaxed);
         self.watched.shared.leaked.store(leaked, Relaxed);
         if leaked >= self.watched.config.leaked_limit && !self.watched.shared.alarmed.swap(true, SeqCst) {
             log::warn!("connection guard: tiny_http holds {leaked} connections that were cut");
