@@ -83,7 +83,8 @@ use std::time::{Duration, Instant};
 
 pub use self::http::auth::{Bind, Tokens, read_token_file};
 pub use self::net::pressure::Allocator;
-pub use self::routes::{ENDPOINTS, Endpoint, answer_locally};
+pub use self::routes::answer_locally;
+pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
 
 use self::accept::Instances;
 use self::context::Context;
@@ -223,7 +224,7 @@ impl Server {
             unix,
             draining: AtomicBool::new(false),
             notes: guard.notes(),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(ENDPOINTS.iter().map(|endpoint| endpoint.path)),
             vitals: Vitals::default(),
             turns: Turns::new(waker()),
             completion: Arc::clone(&pending) as Arc<dyn Completion>,
