@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli/commands", &["run", "program", "checks", "limits", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
+    ("server/routes", &["table", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (
         "server/net",
