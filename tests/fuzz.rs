@@ -3,7 +3,7 @@
 //! Each target is a plain function of bytes that panics where something does not hold, so that any fuzzer can drive it. A
 //! new target is such a function, its valid inputs, and a row of [`TARGETS`].
 //!
-//! A short run is a test like any other. The long run is
+//! A short run is a test like any other. The long run is `scripts/soak fuzz`, or by hand
 //! `FLINT_FUZZ_SECONDS=600 cargo test --test fuzz -- --ignored --nocapture`; with `FLINT_FUZZ_SEED` it takes the same steps
 //! again, with `FLINT_FUZZ_TARGET` only one target. What a target does not survive is printed in hexadecimal digits, and
 //! `FLINT_FUZZ_INPUT` gives such digits to the target again.
@@ -12,9 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flint::limit::StateParts;
+use flint::server::fuzz::{self, Class, Head};
 use flint::store::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
 use flint::store::record::{self, Decoder, Entry, Event, Record};
-use flint::{Algorithm, Limit};
+use flint::{Algorithm, Kind, Limit};
+use serde_json::Value;
+use tiny_http::{HTTPVersion, Header};
 
 struct Target {
     name: &'static str,
@@ -23,9 +26,11 @@ struct Target {
     inputs: fn() -> Vec<Vec<u8>>,
 }
 
-const TARGETS: [Target; 2] = [
+const TARGETS: [Target; 4] = [
     Target { name: "frame", run: fuzz_frame, inputs: frame_inputs },
     Target { name: "record", run: fuzz_record, inputs: record_inputs },
+    Target { name: "head", run: fuzz_head, inputs: head_inputs },
+    Target { name: "body", run: fuzz_body, inputs: body_inputs },
 ];
 
 /// A salt, and then what may be a file's header, a frame, or what follows a damaged place.
@@ -105,6 +110,175 @@ fn encoded(record: &Record<'_>, base: u64) -> Vec<u8> {
         Record::End { limits, now } => record::encode_end(&mut bytes, *limits, *now),
     }
     bytes
+}
+
+/// The head of a request, as tiny_http hands it out (`read` in its client.rs).
+struct Request {
+    method: String,
+    url: String,
+    version: HTTPVersion,
+    headers: Vec<Header>,
+}
+
+impl Request {
+    fn read(bytes: &[u8]) -> Option<Request> {
+        let text = std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii())?;
+        let mut lines = text.split("\r\n");
+        let mut words = lines.next()?.split(' ');
+        let (method, url, version) = (words.next()?.to_owned(), words.next()?.to_owned(), words.next()?);
+        let version = match version {
+            "HTTP/0.9" => HTTPVersion(0, 9),
+            "HTTP/1.0" => HTTPVersion(1, 0),
+            "HTTP/1.1" => HTTPVersion(1, 1),
+            _ => return None,
+        };
+        let headers = lines.take_while(|line| !line.is_empty()).map(|line| line.parse::<Header>().ok());
+        Some(Request { method, url, version, headers: headers.collect::<Option<_>>()? })
+    }
+
+    /// The values of this header.
+    fn all(&self, name: &'static str) -> Vec<&str> {
+        self.headers.iter().filter(|header| header.field.equiv(name)).map(|header| header.value.as_str()).collect()
+    }
+}
+
+/// The head of a request. What could be read in two ways, by Flint and by a proxy before it, is ambiguous, and nothing else.
+fn fuzz_head(data: &[u8]) {
+    let Some(request) = Request::read(data) else { return };
+    let Request { method, url, version, headers } = &request;
+    let head = Head::scan(method, url, version, headers);
+    let [hosts, tokens, lengths, codings] =
+        ["Host", "Authorization", "Content-Length", "Transfer-Encoding"].map(|name| request.all(name));
+    let connection: Vec<String> = request.all("Connection").iter().map(|value| value.to_ascii_lowercase()).collect();
+    let upgrade = connection.iter().any(|value| value.contains("upgrade"));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u64>().is_ok();
+    let is_plain = |text: &str, blanks: &[char]| text.chars().all(|char| !char.is_control() || blanks.contains(&char));
+    let lines_are_plain = headers.iter().all(|header| {
+        let name = header.field.as_str().as_str();
+        !name.is_empty() && is_plain(name, &['\t']) && is_plain(header.value.as_str(), &['\t'])
+    });
+    let clear = [&hosts, &tokens, &lengths, &codings].iter().all(|values| values.len() <= 1)
+        && lengths.iter().all(|length| is_number(length))
+        && codings.iter().all(|coding| coding.eq_ignore_ascii_case("chunked"))
+        && (codings.is_empty() || (lengths.is_empty() && !upgrade))
+        && lines_are_plain
+        && is_plain(url, &[]);
+    assert_eq!(head.ambiguous, !clear);
+    let length = lengths.first().and_then(|length| length.parse::<u64>().ok()).unwrap_or(0);
+    if clear {
+        assert_eq!((head.chunked, head.length.unwrap_or(0)), (!codings.is_empty(), length));
+        let asks = upgrade || !request.all("Expect").is_empty();
+        // tiny_http reads the others by itself.
+        assert_eq!(head.unread, head.chunked || length > 1024 || (length > 0 && asks));
+        assert_eq!(head.authorization(headers), tokens.first().copied());
+    } else {
+        assert!(head.unread);
+    }
+    let said = |word: &str| connection.iter().any(|value| value.contains(word));
+    assert_eq!(head.close, said("close") || upgrade || (*version < HTTPVersion(1, 1) && !said("keep-alive")));
+    assert_eq!((head.head_only, head.chunks_known), (method == "HEAD", *version >= HTTPVersion(1, 1)));
+    assert_eq!(head.origin, !request.all("Origin").is_empty());
+    assert_eq!(head.class == Class::Bloated, headers.len() > flint::bounds::MAX_HEADERS);
+    let bytes: usize = headers.iter().map(|header| header.field.as_str().len() + header.value.len()).sum();
+    assert!(head.weight >= bytes + url.len());
+    // Where it is called by a name, that is before its path.
+    let target = head.target(url);
+    match url.strip_prefix("http://") {
+        Some(rest) => {
+            let host = head.host(url, headers).unwrap();
+            assert!(
+                !host.contains(['/', '?']) && rest.strip_prefix(host).is_some_and(|rest| [rest, "/"].contains(&target))
+            );
+        }
+        None => {
+            assert_eq!(head.host(url, headers), hosts.first().copied());
+            assert_eq!(target, if url.is_empty() { "/" } else { url });
+        }
+    }
+}
+
+/// Which endpoint's, and then the body. What is taken is what another reader of JSON finds, and nothing besides.
+fn fuzz_body(data: &[u8]) {
+    let Some((which, bytes)) = data.split_first() else { return };
+    let value = serde_json::from_slice::<Value>(bytes);
+    let field = |name: &str| value.as_ref().ok().map_or(&Value::Null, |value| &value[name]);
+    let empty = bytes.iter().all(u8::is_ascii_whitespace);
+    let done = match which % 5 {
+        0 => fuzz::parse::<fuzz::Check<'_>>(bytes).and_then(|check| {
+            check.parts().map(|(key, cost)| {
+                assert_eq!((field("key"), field("cost").as_u64().unwrap_or(1)), (&key.into(), cost));
+                &["key", "cost"][..]
+            })
+        }),
+        1 => fuzz::parse::<fuzz::Key<'_>>(bytes).and_then(|body| {
+            body.key().map(|key| {
+                assert_eq!(*field("key"), key);
+                &["key"][..]
+            })
+        }),
+        2 => fuzz::parse::<fuzz::Items<'_>>(bytes).and_then(|items| {
+            items.parts().map(|items| {
+                let expected: Vec<_> = field("items").as_array().unwrap().iter().map(item).collect();
+                assert_eq!(items, expected);
+                &["items"][..]
+            })
+        }),
+        3 => fuzz::parse::<fuzz::Configure<'_>>(bytes).and_then(|body| {
+            body.parts().map(|(key, limit)| {
+                let algorithm = field("algorithm").as_str().unwrap_or("token_bucket");
+                assert_eq!((field("key"), algorithm), (&key.into(), limit.algorithm().name()));
+                assert_eq!(field("rate").as_u64(), Some(limit.rate()));
+                &["key", "rate", "per", "algorithm", "burst"][..]
+            })
+        }),
+        _ => fuzz::parse_empty(bytes).map(|()| &[][..]),
+    };
+    match done {
+        Ok(_) if empty => {}
+        Ok(known) => {
+            let object = value.as_ref().unwrap().as_object().unwrap();
+            assert!(object.keys().all(|name| known.contains(&name.as_str())), "{object:?}");
+        }
+        Err(error) if error.kind() == Kind::InvalidJson => assert!(value.is_err() && !empty, "{error}"),
+        Err(error) => {
+            assert_eq!(error.kind(), Kind::InvalidArgument);
+            assert!(!error.message().is_empty());
+        }
+    }
+}
+
+/// An item of `items`, in one of its three forms.
+fn item(item: &Value) -> (&str, u64) {
+    match item {
+        Value::String(key) => (key, 1),
+        Value::Array(both) => (both[0].as_str().unwrap(), both[1].as_u64().unwrap()),
+        item => (item["key"].as_str().unwrap(), item["cost"].as_u64().unwrap_or(1)),
+    }
+}
+
+fn head_inputs() -> Vec<Vec<u8>> {
+    let heads = [
+        "GET /v1/health HTTP/1.1\r\nHost: 127.0.0.1:7878\r\nAuthorization: Bearer secret\r\n\r\n",
+        "POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\nExpect: 100-continue\r\n\r\n",
+        "POST /v1/check?status=429 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+        "POST http://[::1]:1/v1/take/k?cost=1 HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 1025\r\n\r\n",
+        "HEAD http://evil.example?/ HTTP/1.1\r\nOrigin: null\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "DELETE /v1/limits/%6b HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ];
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a:b\r\n".repeat(flint::bounds::MAX_HEADERS));
+    heads.into_iter().map(str::to_owned).chain([many]).map(String::into_bytes).collect()
+}
+
+fn body_inputs() -> Vec<Vec<u8>> {
+    let bodies = [
+        (0, r#"{"key":"route:/v1/\u043a\"\\","cost":1000000000000}"#),
+        (1, r#"{"key":"k"}"#),
+        (2, r#"{"items":["a",["b",2],{"key":"c","cost":3},{"key":"d"}]}"#),
+        (3, r#"{"key":"k","rate":100,"per":"10s","algorithm":"sliding_window_log"}"#),
+        (3, r#"{"key":"k","rate":1,"per":3600,"burst":7}"#),
+        (4, " {} "),
+    ];
+    bodies.into_iter().map(|(which, body)| [&[which], body.as_bytes()].concat()).collect()
 }
 
 const BASE: u64 = 1_800_000_000_000;
@@ -285,6 +459,18 @@ fn mutations_leave_some_inputs_valid() {
         read += u32::from(input.len() > 8 && Decoder::new(&input[8..], BASE).read().is_ok());
     }
     assert!((100..1000).contains(&read), "{read} of 1000");
+    let heads = head_inputs();
+    assert!(heads.iter().all(|head| Request::read(head).is_some()));
+    let (mut read, mut clear) = (0, 0);
+    for _ in 0..1000 {
+        let mut input = heads[chance.below(heads.len())].clone();
+        mutate(&mut input, &heads[chance.below(heads.len())], &mut chance);
+        if let Some(Request { method, url, version, headers }) = Request::read(&input) {
+            read += 1;
+            clear += usize::from(!Head::scan(&method, &url, &version, &headers).ambiguous);
+        }
+    }
+    assert!((100..1000).contains(&read) && (50..read).contains(&clear), "{clear} of {read} of 1000");
 }
 
 fn variable(name: &str) -> Option<String> {

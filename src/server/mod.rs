@@ -65,6 +65,8 @@
 
 mod accept;
 mod context;
+#[doc(hidden)]
+pub mod fuzz;
 mod guard;
 mod http;
 mod net;

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 
 use crate::util::{Client, PATIENCE, Server};
 
+mod bodies;
+mod floods;
 mod memory;
 mod replaced;
 mod unix;
@@ -66,15 +68,15 @@ impl Good {
         Good::asking(url, "POST", "/v1/check", r#"{"key":"good"}"#)
     }
 
-    fn asking(url: &str, method: &'static str, path: &'static str, body: &'static str) -> Good {
+    fn asking(url: &str, method: &'static str, path: &'static str, body: impl Into<String>) -> Good {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, url) = (Arc::clone(&stop), url.to_owned());
+        let (stopped, url, body) = (Arc::clone(&stop), url.to_owned(), body.into());
         let thread = std::thread::spawn(move || {
             let mut client = Client::new(&url, Some(TOKEN));
             let mut answers = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                let answer = client.try_ask(method, path, body);
+                let answer = client.try_ask(method, path, &body);
                 answers.push((start.elapsed(), answer.map(|reply| reply.status).map_err(|error| error.to_string())));
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -120,7 +122,7 @@ impl Victim {
         client.post("/v1/limits", r#"{"key":"k","rate":1000000000,"per":"366d"}"#).ok();
         drop(client);
         let address = server.url.trim_start_matches("http://").parse().unwrap();
-        let (threads, descriptors) = (threads(server.pid()), descriptors(server.pid()));
+        let (threads, descriptors) = (server.process().threads(), server.process().descriptors());
         let good = Some(Good::start(&server.url));
         // The attack begins when the good client is at work.
         let mut client = Client::new(&server.url, Some(TOKEN));
@@ -143,7 +145,7 @@ impl Victim {
     }
 
     fn memory(&self) -> u64 {
-        status_of(self.server.pid(), "VmRSS:")
+        self.server.process().resident()
     }
 
     fn doctor(&self) -> Value {
@@ -161,8 +163,8 @@ impl Victim {
     }
 
     fn describe(&self) -> String {
-        let pid = self.server.pid();
-        format!("{} threads, {} descriptors, {} KiB", threads(pid), descriptors(pid), self.memory())
+        let process = self.server.process();
+        format!("{} threads, {} descriptors, {} KiB", process.threads(), process.descriptors(), process.resident())
     }
 
     /// The attack is over: the good client was answered, memory is back, and nothing is held.
@@ -170,10 +172,10 @@ impl Victim {
     fn survived(mut self) -> Server {
         // tiny_http keeps idle threads of its own for 5 s; the good client has one and a connection's two descriptors.
         let (threads_before, descriptors_before) = (self.threads + 4, self.descriptors + 4);
-        let pid = self.server.pid();
+        let process = self.server.process();
         let patience = if soak() { Duration::from_secs(20) } else { PATIENCE };
         self.until("threads and descriptors are let go", patience, || {
-            threads(pid) <= threads_before && descriptors(pid) <= descriptors_before
+            process.threads() <= threads_before && process.descriptors() <= descriptors_before
         });
         self.until("memory is back", patience, || self.memory() < 100 * MIB);
         let answered = self.good.take().unwrap().finish();
@@ -184,46 +186,10 @@ impl Victim {
     }
 }
 
-fn status_of(pid: u32, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-fn threads(pid: u32) -> u64 {
-    status_of(pid, "Threads:")
-}
-
-fn descriptors(pid: u32) -> u64 {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64
-}
-
-/// What comes until the connection ends, or the reply's first bytes.
-fn answer(stream: &mut TcpStream, bytes: &[u8]) -> String {
-    if stream.write_all(bytes).is_err() {
-        return String::new();
-    }
-    let mut got = Vec::new();
-    let mut buffer = [0; 4096];
-    // A final status line is enough; the connection may be kept.
-    while let Ok(read) = stream.read(&mut buffer) {
-        if read == 0 {
-            break;
-        }
-        got.extend_from_slice(&buffer[..read]);
-        let text = String::from_utf8_lossy(&got);
-        let last = text.rmatch_indices("HTTP/1.1 ").next().map_or("", |(at, _)| &text[at..]);
-        if last.contains("\r\n\r\n") && !last.starts_with("HTTP/1.1 100") {
-            break;
-        }
-    }
-    String::from_utf8_lossy(&got).into_owned()
-}
-
-/// The status of the final reply; 0 when the connection was closed without one.
-fn final_status(answer: &str) -> u16 {
-    let statuses = answer.match_indices("HTTP/1.1 ").map(|(at, _)| answer[at + 9..at + 12].parse().unwrap());
-    statuses.filter(|status| *status >= 200).last().unwrap_or(0)
+/// Sends these bytes. Returns the status of the final reply; 0 when the connection ends without one.
+fn status(stream: &TcpStream, bytes: &[u8]) -> u16 {
+    let mut client = Client::on(stream.try_clone().unwrap());
+    client.send(bytes).and_then(|()| client.receive_head()).map_or(0, |reply| reply.status)
 }
 
 fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
@@ -231,19 +197,9 @@ fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Waits until the other side has ended the connection.
-fn ended(stream: &mut TcpStream, patience: Duration) -> bool {
-    stream.set_read_timeout(Some(patience)).unwrap();
-    let mut buffer = [0; 4096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) => {
-                return !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
-            }
-        }
-    }
+/// Whether the other side ends the connection in this time.
+fn ended(stream: &TcpStream, patience: Duration) -> bool {
+    Client::on(stream.try_clone().unwrap()).has_ended(patience)
 }
 
 #[test]
@@ -273,14 +229,12 @@ fn lengths_that_lie() {
         for token in [format!("Authorization: Bearer {TOKEN}\r\n"), String::new()] {
             let request =
                 format!("POST /v1/check HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}Content-Length: {length}\r\n\r\n{body}");
-            let mut stream = victim.connect();
-            let got = answer(&mut stream, request.as_bytes());
-            let status = final_status(&got);
-            assert!([400, 413].contains(&status) || (status == 401 && token.is_empty()), "{length}: {got}");
+            let mut client = Client::on(victim.connect());
+            let reply = client.raw(&request, false).unwrap();
+            let status = reply.status;
+            assert!([400, 413].contains(&status) || (status == 401 && token.is_empty()), "{length}: {reply:?}");
             // The body is not taken for a request: the connection ends, with no second reply.
-            let mut rest = String::new();
-            let _ = stream.read_to_string(&mut rest);
-            assert!(!(got + &rest).contains("HTTP/1.1 200"), "{length}: {rest}");
+            assert_eq!(client.rest().unwrap_or_default(), "", "{length}");
         }
     }
     // Those that tiny_http will not let go of are known.
@@ -306,7 +260,7 @@ fn slow_bodies() {
         (TOKEN, "Content-Length: 100\r\n", ""),
     ];
     let start = Instant::now();
-    let mut streams: Vec<_> = (0..many)
+    let streams: Vec<_> = (0..many)
         .map(|index| {
             let (token, headers, body) = kinds[index % kinds.len()];
             let mut stream = victim.connect();
@@ -325,9 +279,7 @@ fn slow_bodies() {
             }
         }
     });
-    for stream in &mut streams {
-        assert!(ended(stream, PATIENCE));
-    }
+    assert!(streams.iter().all(|stream| ended(stream, PATIENCE)));
     // With 4 workers for bodies those that found no room were refused at once; the others had 10 s from their head on.
     let took = start.elapsed();
     assert!(took < Duration::from_secs(if soak() { 12 } else { 60 }), "{took:?}");
@@ -344,7 +296,7 @@ fn dripping_heads() {
     let victim = Victim::new(&[]);
     let many = size(600, 100);
     let start = Instant::now();
-    let mut streams: Vec<_> = (0..many).map(|_| victim.connect()).collect();
+    let streams: Vec<_> = (0..many).map(|_| victim.connect()).collect();
     let mut writers: Vec<_> = streams.iter().map(|stream| stream.try_clone().unwrap()).collect();
     let dripping = std::thread::spawn(move || {
         for byte in b"POST /v1/check HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Padding: aaaaaaaaaaaaaaaaaaaaaaaaaaaa" {
@@ -355,9 +307,7 @@ fn dripping_heads() {
             std::thread::sleep(Duration::from_millis(500));
         }
     });
-    for stream in &mut streams {
-        assert!(ended(stream, PATIENCE));
-    }
+    assert!(streams.iter().all(|stream| ended(stream, PATIENCE)));
     let took = start.elapsed();
     assert!(took < if soak() { Duration::from_secs(20) } else { PATIENCE }, "{took:?}");
     dripping.join().unwrap();
@@ -416,10 +366,8 @@ fn pipelining_without_reading() {
         std::thread::sleep(Duration::from_millis(5));
     }
     println!("pipelining: at most {most} KiB");
-    let mut streams: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-    for stream in &mut streams {
-        assert!(ended(stream, PATIENCE));
-    }
+    let streams: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert!(streams.iter().all(|stream| ended(stream, PATIENCE)));
     drop(streams);
     victim.survived().terminate();
 }
@@ -504,7 +452,7 @@ fn resets() {
             0 | 1 => {}
             2 => drop(stream.write_all(&request[..20])),
             3 => drop(stream.write_all(&request)),
-            _ => assert_eq!(final_status(&answer(&mut stream, &request)), 200),
+            _ => assert_eq!(status(&stream, &request), 200),
         }
         reset(stream);
     }
@@ -532,8 +480,8 @@ fn out_of_descriptors() {
         std::thread::sleep(Duration::from_millis(50));
     }
     println!("answered {:?} after the connections' end", start.elapsed());
-    let pid = victim.server.pid();
-    victim.until("descriptors are let go", PATIENCE, || descriptors(pid) <= victim.descriptors + 8);
+    let process = victim.server.process();
+    victim.until("descriptors are let go", PATIENCE, || process.descriptors() <= victim.descriptors + 8);
     for _ in 0..50 {
         assert_eq!(victim.client().post("/v1/check", r#"{"key":"k"}"#).status, 200);
     }
@@ -622,9 +570,8 @@ fn odd_requests() {
             stream.write_all(&request).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
         }
-        let got = answer(&mut stream, if waits { b"" } else { &request });
-        let status = final_status(&got);
-        assert!(statuses.contains(&status), "{name}: {status} {got}");
+        let status = status(&stream, if waits { b"" } else { &request });
+        assert!(statuses.contains(&status), "{name}: {status}");
     }
     victim.survived().terminate();
 }
@@ -669,13 +616,8 @@ fn bodies_are_never_requests() {
         format!("POST /v1/take/k\n HTTP/1.1\r\nHost: 127.0.0.1\r\n{bearer}\r\n{inner}").into_bytes(),
     ];
     for request in &cases {
-        let mut stream = victim.connect();
-        stream.write_all(request).unwrap();
-        // It may be refused, and over, already.
-        let _ = stream.shutdown(Shutdown::Write);
-        let mut got = Vec::new();
-        let _ = stream.read_to_end(&mut got);
-        let (got, request) = (String::from_utf8_lossy(&got), String::from_utf8_lossy(request));
+        let got = Client::on(victim.connect()).finish(request);
+        let request = String::from_utf8_lossy(request);
         assert!(!got.contains("HTTP/1.1 200"), "{request}\n{got}");
     }
     assert_eq!(victim.client().get("/v1/limits/k").ok()["total_allowed"], 0);
@@ -729,7 +671,7 @@ fn mutations_of_valid_requests() {
         let mut stream = victim.connect();
         let _ = stream.write_all(&request);
         let _ = stream.shutdown(Shutdown::Write);
-        *statuses.entry(final_status(&answer(&mut stream, b""))).or_default() += 1;
+        *statuses.entry(status(&stream, b"")).or_default() += 1;
     }
     println!("{statuses:?}");
     let known = [0, 200, 400, 401, 403, 404, 405, 413, 417, 429, 503, 505];
@@ -798,35 +740,6 @@ fn long_replies_do_not_stall() {
     // Nagle's algorithm and a delayed acknowledgement would make 40 ms of each.
     assert!(times[20] < Duration::from_millis(35), "{times:?}");
     victim.survived().terminate();
-}
-
-#[test]
-fn a_full_pool_refuses_at_once() {
-    let victim = Victim::new(&["--max-blocking", "1"]);
-    victim.good.as_ref().unwrap().stop.store(true, Ordering::Relaxed);
-    std::thread::sleep(Duration::from_millis(300));
-    // The one worker waits for a body, the queue is full of checks.
-    let mut slow = victim.connect();
-    slow.write_all(&post("/v1/check", "Content-Length: 2000\r\n", "{")).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    let request = post("/v1/check", "Content-Length: 11\r\n", r#"{"key":"k"}"#);
-    let mut waiting: Vec<_> = (0..64).map(|_| victim.connect()).collect();
-    for stream in &mut waiting {
-        stream.write_all(&request).unwrap();
-    }
-    std::thread::sleep(Duration::from_millis(500));
-    let start = Instant::now();
-    let reply = victim.client().post("/v1/check", r#"{"key":"k"}"#);
-    reply.error(503, "overloaded");
-    assert_eq!(reply.header("Retry-After"), Some("1"));
-    assert_eq!(victim.client().get("/v1/health").ok()["ok"], true);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    // When the body is given up, all that waited is answered.
-    drop(slow);
-    for stream in &mut waiting {
-        assert_eq!(final_status(&answer(stream, b"")), 200);
-    }
-    victim.server.terminate();
 }
 
 #[test]

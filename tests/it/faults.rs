@@ -500,3 +500,8 @@ fn kills_at_random_moments_lose_nothing_that_was_promised() {
 fn kills_at_system_calls_lose_nothing_that_was_promised() {
     soak("strace", "2");
 }
+
+#[test]
+fn a_stop_under_busy_clients_leaves_nothing_unanswered() {
+    soak("stops", "2");
+}

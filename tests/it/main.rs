@@ -10,6 +10,7 @@ mod format;
 mod http;
 mod install;
 mod ladder;
+mod listing;
 mod mdoc;
 mod metrics;
 mod modules;

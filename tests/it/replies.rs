@@ -1,30 +1,12 @@
 //! How replies reach their clients: in order, whole, and without holding anybody up.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::util::{Client, PATIENCE, Server};
+use serde_json::Value;
 
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-/// What the connection brings until `ends` says that it is enough.
-fn read_until(stream: &mut TcpStream, ends: impl Fn(&str) -> bool) -> String {
-    let (mut got, mut buffer) = (Vec::new(), [0; 65536]);
-    loop {
-        let read = stream.read(&mut buffer).unwrap();
-        assert!(read > 0, "ended after {} bytes", got.len());
-        got.extend_from_slice(&buffer[..read]);
-        let text = String::from_utf8_lossy(&got);
-        if ends(&text) {
-            return text.into_owned();
-        }
-    }
-}
+use crate::util::{Client, PATIENCE, Server, get, request};
 
 /// Clients that send many checks ahead get all the answers, each connection in its order, and no unit is spent twice.
 fn pipelined_checks_are_answered_in_order(server: &Server) {
@@ -35,36 +17,33 @@ fn pipelined_checks_are_answered_in_order(server: &Server) {
     let rate = EACH * CLIENTS - 50;
     client.post("/v1/limits", &format!(r#"{{"key":"few","rate":{rate},"per":"366d"}}"#)).ok();
     client.post("/v1/limits", r#"{"key":"many","rate":1000,"per":"366d"}"#).ok();
-    let take = "POST /v1/take/few HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
+    let take = request("POST", "/v1/take/few", None, "");
     // Others of every kind in between: a check of several, one that a worker handles, and an error.
-    let all = r#"{"items":["many"]}"#;
-    let other = format!("POST /v1/check-all HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n{all}", all.len())
-        + "GET /v1/limits/many HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-        + "POST /v1/take/unknown HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
+    let other = request("POST", "/v1/check-all", None, r#"{"items":["many"]}"#)
+        + &get("/v1/limits/many", None)
+        + &request("POST", "/v1/take/unknown", None, "");
     let threads: Vec<_> = (0..CLIENTS)
         .map(|_| {
-            let mut stream = connect(server);
+            let mut client = server.client();
             let requests = format!("{other}{}", take.repeat(10)).repeat(EACH / 10);
             std::thread::spawn(move || {
-                stream.write_all(requests.as_bytes()).unwrap();
-                let done = |text: &str| text.matches("HTTP/1.1 ").count() == EACH / 10 * 13 && text.ends_with('\n');
-                read_until(&mut stream, done)
+                client.send(requests).unwrap();
+                (0..EACH / 10 * 13).map(|_| client.receive().unwrap()).collect::<Vec<_>>()
             })
         })
         .collect();
     let mut left = Vec::new();
     let mut denied = 0;
     for thread in threads {
-        let text = thread.join().unwrap();
-        let statuses: Vec<&str> = text.split("HTTP/1.1 ").skip(1).map(|reply| &reply[..3]).collect();
-        for thirteen in statuses.chunks(13) {
-            assert_eq!(thirteen[..3], ["200", "200", "404"]);
-            assert!(thirteen[3..].iter().all(|status| matches!(*status, "200" | "429")), "{thirteen:?}");
+        let replies = thread.join().unwrap();
+        for thirteen in replies.chunks(13) {
+            assert_eq!(thirteen[..3].iter().map(|reply| reply.status).collect::<Vec<_>>(), [200, 200, 404]);
+            assert!(thirteen[3..].iter().all(|reply| matches!(reply.status, 200 | 429)), "{thirteen:?}");
         }
-        let own: Vec<u64> =
-            text.split("\r\n\r\nok ").skip(1).map(|rest| rest.lines().next().unwrap().parse().unwrap()).collect();
+        let words = |word: &'static str| replies.iter().filter_map(move |reply| reply.body.strip_prefix(word));
+        let own: Vec<u64> = words("ok ").map(|rest| rest.trim_end().parse().unwrap()).collect();
         assert!(own.windows(2).all(|pair| pair[1] < pair[0]), "out of order: {own:?}");
-        denied += text.matches("\r\n\r\ndenied ").count();
+        denied += words("denied ").count();
         left.extend(own);
     }
     left.sort_unstable();
@@ -83,22 +62,9 @@ fn pipelined_checks_are_answered_in_order_in_either_mode() {
     }
 }
 
-/// With more processors than tiny_http's threads keep busy, workers decide some of the checks.
-#[test]
-#[cfg(debug_assertions)]
-fn pipelined_checks_are_answered_in_order_by_many_processors() {
-    for sync in ["always", "batch"] {
-        let dir = tempfile::tempdir().unwrap();
-        let variables = [("FLINT_TEST_PROCESSORS", "6")];
-        let server = Server::start_with_environment(&dir.path().join("data"), &variables, &["--sync", sync]);
-        pipelined_checks_are_answered_in_order(&server);
-        server.terminate();
-    }
-}
-
 #[test]
 fn few_workers_hold_up_no_checks() {
-    // One worker, which a check must not need: more connections than threads could wait for the disk.
+    // One decider and one worker: more connections than threads could wait for the disk.
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"), &["--max-blocking", "1"]);
     pipelined_checks_are_answered_in_order(&server);
@@ -113,20 +79,14 @@ fn a_slow_reader_gets_all_of_a_long_reply_and_delays_nobody() {
     // Far more than the buffers of both sockets take.
     let key = "k".repeat(500);
     for part in 0..8 {
-        let requests: String = (0..250)
-            .map(|number| format!(r#"{{"key":"{part}-{number}-{key}","rate":1,"per":"1s"}}"#))
-            .map(|body| {
-                format!("POST /v1/limits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-            })
-            .collect();
-        let mut stream = connect(&server);
-        stream.write_all(requests.as_bytes()).unwrap();
-        read_until(&mut stream, |text| text.matches("HTTP/1.1 200").count() == 250);
+        let bodies = (0..250).map(|number| format!(r#"{{"key":"{part}-{number}-{key}","rate":1,"per":"1s"}}"#));
+        client.send(bodies.map(|body| request("POST", "/v1/limits", None, &body)).collect::<String>()).unwrap();
+        (0..250).for_each(|_| drop(client.receive().unwrap().ok()));
     }
     let whole = client.get("/v1/limits").body;
     assert!(whole.len() > 1_000_000, "{}", whole.len());
-    let mut slow = connect(&server);
-    slow.write_all(b"GET /v1/limits HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    let mut slow = server.client();
+    slow.send(get("/v1/limits", None)).unwrap();
     // The reply is stuck by now, for longer than a socket's patience; others are answered.
     std::thread::sleep(Duration::from_millis(100));
     let begun = Instant::now();
@@ -134,11 +94,101 @@ fn a_slow_reader_gets_all_of_a_long_reply_and_delays_nobody() {
         client.post("/v1/check", &format!(r#"{{"key":"0-0-{key}"}}"#)).ok();
     }
     assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());
-    let got = read_until(&mut slow, |text| text.ends_with("]\n"));
-    let (_, body) = got.split_once("\r\n\r\n").unwrap();
-    assert_eq!(body.len(), whole.len());
+    // All of it in its order; what was spent meanwhile may stand in it.
+    let reply = slow.receive().unwrap();
+    assert_eq!((reply.header("Transfer-Encoding"), reply.header("Content-Length")), (Some("chunked"), None));
+    let keys = |listing: &Value| -> Vec<String> {
+        listing.as_array().unwrap().iter().map(|limit| limit["key"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(keys(&reply.ok()), keys(&serde_json::from_str(&whole).unwrap()));
     // Its connection is as good as before.
-    slow.write_all(b"GET /v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
-    assert!(read_until(&mut slow, |text| text.ends_with("}\n")).starts_with("HTTP/1.1 200"));
+    slow.send(get("/v1/health", None)).unwrap();
+    assert_eq!(slow.receive().unwrap().ok()["ok"], true);
+    server.terminate();
+}
+
+/// The thread that sends replies panics while it sends one that waited for the disk.
+#[test]
+#[cfg(debug_assertions)]
+fn a_panic_in_a_late_reply_costs_one_request() {
+    const PANICS: usize = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let variables = [("FLINT_TEST_PANIC_LATE", "/v1/take/boom")];
+    let server = Server::start_with_environment(&dir.path().join("data"), &variables, &["--sync", "always"]);
+    let mut client = server.client();
+    for key in ["boom", "k"] {
+        client.post("/v1/limits", &format!(r#"{{"key":"{key}","rate":100000,"per":"366d"}}"#)).ok();
+    }
+    let threads = || -> Vec<String> {
+        let names = server.process().thread_names();
+        names.into_iter().filter(|name| name.starts_with("flint-http-") || name.starts_with("flint-work-")).collect()
+    };
+    let before = threads();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut client, mut answered) = (server.client(), 0);
+                    while !done.load(Ordering::Relaxed) {
+                        client.post("/v1/check", r#"{"key":"k"}"#).ok();
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        for _ in 0..PANICS {
+            let reply = client.post("/v1/take/boom", "");
+            reply.error(500, "internal");
+            assert!(reply.closes(), "{reply:?}");
+            assert_eq!(client.get("/v1/health").ok()["ok"], true);
+        }
+        done.store(true, Ordering::Relaxed);
+        let answered: usize = others.into_iter().map(|other| other.join().unwrap()).sum();
+        assert!(answered > 0);
+        assert_eq!(client.get("/v1/limits/k").ok()["total_allowed"], answered);
+    });
+    // Its spending was durable before.
+    assert_eq!(client.get("/v1/limits/boom").ok()["total_allowed"], PANICS);
+    assert_eq!(threads(), before, "a thread is gone");
+    let err = server.terminate();
+    assert_eq!(err.matches("that request alone was answered 500").count(), PANICS, "{err}");
+}
+
+/// A connection from this address and port, which another one may have had a moment ago.
+fn connect_from(local: SocketAddr, server: &Server) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        bind(&socket, &local).unwrap();
+        match connect(&socket, &SocketAddr::from(([127, 0, 0, 1], server.port()))) {
+            Ok(()) => return socket.into(),
+            // The last acknowledgement of the old one is on its way.
+            Err(rustix::io::Errno::ADDRNOTAVAIL) if Instant::now() < deadline => std::thread::yield_now(),
+            Err(error) => panic!("from {local}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_new_connection_from_the_port_of_one_that_was_closed_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &["--sync", "batch"]);
+    // A port that nobody else has, on an address that nobody else binds.
+    let local = std::net::TcpListener::bind("127.0.7.1:0").unwrap().local_addr().unwrap();
+    let last = "GET /v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+    for turn in 0..8 {
+        for request in [last, &get("/v1/health", None)] {
+            let mut client = Client::on(connect_from(local, &server));
+            let reply = client.raw(request, false).unwrap_or_else(|error| panic!("turn {turn}: {error}"));
+            assert_eq!((reply.ok()["ok"].clone(), reply.closes()), (true.into(), request == last), "turn {turn}");
+            if request == last {
+                assert_eq!(client.rest().unwrap(), "");
+            }
+        }
+    }
     server.terminate();
 }

@@ -1,7 +1,5 @@
 //! Bearer tokens: where they come from, how they change, and that nothing of them or of a body is logged.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -186,16 +184,6 @@ fn where_the_token_comes_from() {
     server.terminate();
 }
 
-/// Sends this as it stands, and reads until the server has nothing more to say.
-fn send(server: &Server, request: &[u8]) {
-    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // Either may fail: the server ends what it does not understand.
-    let _ = stream.write_all(request);
-    let _ = stream.shutdown(Shutdown::Write);
-    let _ = stream.read_to_end(&mut Vec::new());
-}
-
 /// Requests, each with `SECRET` wherever there is room for it.
 fn requests() -> Vec<String> {
     let head = "Host: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer goodSECRET\r\n";
@@ -238,7 +226,7 @@ fn logged_at(level: &str) -> String {
     let mut start = fixture.command(&["--token-file"]);
     let mut server = Server::spawn(start.arg(fixture.file()).env("FLINT_LOG", level));
     for request in requests() {
-        send(&server, request.replace("SECRET", secret).as_bytes());
+        server.client().finish(request.replace("SECRET", secret));
     }
     // They came through: the limit was made, and its one unit was spent.
     let mut client = Client::new(&server.url, Some(&format!("good{secret}")));

@@ -1,13 +1,16 @@
 //! A server process that ends with its guard, one-shot commands, and a keep-alive HTTP client.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::net::Shutdown;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde_json::Value;
 
 /// Longest wait for anything, on the slowest machine.
@@ -158,6 +161,10 @@ impl Server {
         self.child.0.id()
     }
 
+    pub fn process(&self) -> Process {
+        Process(self.pid())
+    }
+
     pub fn client(&self) -> Client {
         Client::new(&self.url, None)
     }
@@ -196,20 +203,24 @@ impl Server {
     }
 }
 
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
+trait Stream: Read + Write + Send + AsFd {}
+impl<T: Read + Write + Send + AsFd> Stream for T {}
 
 /// A client that keeps its connection.
 pub struct Client {
     url: String,
     token: Option<String>,
     stream: Option<BufReader<Box<dyn Stream>>>,
+    /// The connection is not good for another request.
+    over: bool,
 }
 
 /// A reply.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
+    /// Statuses below 200 that came before it.
+    pub interim: Vec<u16>,
     headers: Vec<(String, String)>,
     pub body: String,
 }
@@ -224,6 +235,7 @@ impl Reply {
     }
 
     /// The body of a reply that must be 200.
+    #[track_caller]
     pub fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{self:?}");
         assert_eq!(self.header("Content-Type"), Some("application/json"), "{self:?}");
@@ -238,14 +250,37 @@ impl Reply {
         assert_eq!(body["code"], code, "{self:?}");
         body["error"].as_str().unwrap().to_owned()
     }
+
+    /// Whether the connection ends after it.
+    pub fn closes(&self) -> bool {
+        self.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    }
+}
+
+/// The bytes of a request without a body. Without a token it has no `Authorization`.
+pub fn get(path: &str, token: Option<&str>) -> String {
+    request("GET", path, token, "")
+}
+
+/// The bytes of a request with this body.
+pub fn request(method: &str, path: &str, token: Option<&str>, body: &str) -> String {
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let length = body.len();
+    format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n{authorization}\r\n{body}")
 }
 
 impl Client {
     pub fn new(url: &str, token: Option<&str>) -> Client {
-        Client { url: url.to_owned(), token: token.map(str::to_owned), stream: None }
+        Client { url: url.to_owned(), token: token.map(str::to_owned), stream: None, over: false }
     }
 
-    fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+    /// A client on a connection that was made elsewhere. It makes none itself.
+    pub fn on(stream: TcpStream) -> Client {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client { url: String::new(), token: None, stream: Some(BufReader::new(Box::new(stream))), over: false }
+    }
+
+    fn connect(&self) -> io::Result<Box<dyn Stream>> {
         if let Some(path) = self.url.strip_prefix("unix:") {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(Some(PATIENCE))?;
@@ -271,55 +306,189 @@ impl Client {
         reply.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    pub fn try_ask(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n", body.len());
-        if let Some(token) = &self.token {
-            head += &format!("Authorization: Bearer {token}\r\n");
-        }
-        self.raw(&format!("{head}\r\n{body}"), method == "HEAD")
+    pub fn try_ask(&mut self, method: &str, path: &str, body: &str) -> io::Result<Reply> {
+        let request = request(method, path, self.token.as_deref(), body);
+        self.raw(&request, method == "HEAD")
     }
 
     /// Sends these bytes, and reads one reply.
-    pub fn raw(&mut self, request: &str, head_only: bool) -> std::io::Result<Reply> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => BufReader::new(self.connect()?),
-        };
-        stream.get_mut().write_all(request.as_bytes())?;
-        let mut reply = read_head(&mut stream)?;
-        while reply.status < 200 {
-            reply = read_head(&mut stream)?;
+    pub fn raw(&mut self, request: &str, head_only: bool) -> io::Result<Reply> {
+        self.send(request)?;
+        if head_only { self.receive_head() } else { self.receive() }
+    }
+
+    /// Sends these bytes, on a new connection where there is none, or none that is good for them.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        if std::mem::take(&mut self.over) {
+            self.stream = None;
         }
-        if !head_only {
-            let length = reply.header("Content-Length").and_then(|length| length.parse().ok());
-            let mut body = vec![0; length.unwrap_or_else(|| panic!("no Content-Length: {reply:?}"))];
-            stream.read_exact(&mut body)?;
-            reply.body = String::from_utf8(body).unwrap();
+        let sent = self.stream().and_then(|stream| stream.get_mut().write_all(bytes.as_ref()));
+        self.over = sent.is_err();
+        sent
+    }
+
+    fn stream(&mut self) -> io::Result<&mut BufReader<Box<dyn Stream>>> {
+        if self.stream.is_none() {
+            self.stream = Some(BufReader::new(self.connect()?));
         }
-        if reply.header("Connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
-            self.stream = Some(stream);
-        }
+        self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Reads the next reply.
+    pub fn receive(&mut self) -> io::Result<Reply> {
+        let mut reply = self.receive_head()?;
+        // Until it is whole.
+        let over = std::mem::replace(&mut self.over, true);
+        reply.body = String::from_utf8(read_body(self.stream()?, &reply)?).map_err(invalid)?;
+        self.over = over;
         Ok(reply)
+    }
+
+    /// Reads the head of the next reply: all of it, if the request was a HEAD.
+    pub fn receive_head(&mut self) -> io::Result<Reply> {
+        self.over = true;
+        let mut interim = Vec::new();
+        loop {
+            let reply = read_head(self.stream()?)?;
+            if reply.status >= 200 {
+                self.over = reply.closes();
+                return Ok(Reply { interim, ..reply });
+            }
+            interim.push(reply.status);
+        }
+    }
+
+    /// Sends these bytes as the last ones, and returns all that comes until the server has ended the connection.
+    pub fn finish(mut self, bytes: impl AsRef<[u8]>) -> String {
+        // Any of this may fail: the server ends what it does not understand.
+        let _ = self.send(bytes);
+        let _ = self.stream().map(|stream| rustix::net::shutdown(stream.get_ref().as_fd(), Shutdown::Write));
+        let mut received = Vec::new();
+        let _ = self.stream().and_then(|stream| stream.read_to_end(&mut received));
+        String::from_utf8_lossy(&received).into_owned()
+    }
+
+    /// All that comes until the server has ended the connection in good order.
+    pub fn rest(mut self) -> io::Result<String> {
+        let mut received = String::new();
+        self.stream()?.read_to_string(&mut received)?;
+        Ok(received)
+    }
+
+    /// Whether the server ends the connection in this time. What it still sends is left out.
+    pub fn has_ended(&mut self, patience: Duration) -> bool {
+        let Some(stream) = self.stream.as_mut() else { return true };
+        let deadline = Instant::now() + patience;
+        let mut buffer = [0; 4096];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            set_socket_timeout(stream.get_ref().as_fd(), Timeout::Recv, Some(left)).unwrap();
+            match stream.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+        }
     }
 }
 
-fn read_head(stream: &mut impl BufRead) -> std::io::Result<Reply> {
-    let mut reply = Reply { status: 0, headers: Vec::new(), body: String::new() };
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
+    let mut line = Vec::new();
+    stream.read_until(b'\n', &mut line)?;
+    // What is cut off is no line.
+    let line = line.strip_suffix(b"\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+    String::from_utf8(line.to_vec()).map_err(invalid)
+}
+
+fn read_head(stream: &mut impl BufRead) -> io::Result<Reply> {
+    let line = read_line(stream)?;
+    let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let status = status.ok_or_else(|| invalid(format!("no status line: {line:?}")))?;
+    let mut headers = Vec::new();
     loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line)? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        let line = read_line(stream)?;
+        if line.is_empty() {
+            return Ok(Reply { status, interim: Vec::new(), headers, body: String::new() });
         }
-        let line = line.trim_end();
-        if reply.status == 0 {
-            let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-            reply.status = status.unwrap_or_else(|| panic!("no status line: {line:?}"));
-        } else if line.is_empty() {
-            return Ok(reply);
-        } else {
-            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no header: {line:?}"));
-            reply.headers.push((name.to_owned(), value.trim().to_owned()));
+        let (name, value) = line.split_once(':').ok_or_else(|| invalid(format!("no header: {line:?}")))?;
+        headers.push((name.to_owned(), value.trim().to_owned()));
+    }
+}
+
+/// The body of a reply with this head (RFC 9112, 6.3): in chunks, of a length, or up to the connection's end.
+fn read_body(stream: &mut impl BufRead, head: &Reply) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    match (head.header("Transfer-Encoding"), head.header("Content-Length")) {
+        (Some("chunked"), None) => loop {
+            let line = read_line(stream)?;
+            let length = usize::from_str_radix(&line, 16).map_err(invalid)?;
+            let before = body.len();
+            body.resize(before + length, 0);
+            stream.read_exact(&mut body[before..])?;
+            if !read_line(stream)?.is_empty() {
+                return Err(invalid("a chunk is longer than its length"));
+            }
+            if length == 0 {
+                return Ok(body);
+            }
+        },
+        (None, Some(length)) => {
+            body.resize(length.parse().map_err(invalid)?, 0);
+            stream.read_exact(&mut body)?;
         }
+        (None, None) if head.closes() => drop(stream.read_to_end(&mut body)?),
+        other => return Err(invalid(format!("no length, or two: {other:?}"))),
+    }
+    Ok(body)
+}
+
+/// Figures of a process, as the system tells them.
+pub struct Process(pub u32);
+
+impl Process {
+    fn status(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    pub fn threads(&self) -> u64 {
+        self.status("Threads:")
+    }
+
+    /// Names of its threads, sorted.
+    pub fn thread_names(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0)).unwrap().flatten();
+        let mut names: Vec<String> =
+            tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect();
+        names.iter_mut().for_each(|name| name.truncate(name.trim_end().len()));
+        names.sort();
+        names
+    }
+
+    pub fn descriptors(&self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap().count() as u64
+    }
+
+    /// Memory that it takes, in KiB.
+    pub fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory that it took since [`Process::forget_peak`], in KiB.
+    pub fn peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.0), "5").unwrap();
     }
 }
 

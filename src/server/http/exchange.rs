@@ -92,15 +92,16 @@ impl Exchange {
 
     /// Path and query.
     pub fn target(&self) -> &str {
-        self.request.as_ref().map_or("/", |request| self.head.target(request))
+        self.request.as_ref().map_or("/", |request| self.head.target(request.url()))
     }
 
     pub fn authorization(&self) -> Option<&str> {
-        self.head.authorization(self.request.as_ref()?)
+        self.head.authorization(self.request.as_ref()?.headers())
     }
 
     pub fn host(&self) -> Option<&str> {
-        self.head.host(self.request.as_ref()?)
+        let request = self.request.as_ref()?;
+        self.head.host(request.url(), request.headers())
     }
 
     /// Whether its reply may have to wait for one that is with a thread that may wait.

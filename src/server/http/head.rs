@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tiny_http::{HTTPVersion, Request};
+use tiny_http::{HTTPVersion, Header, Request};
 
 use super::super::routes::table::{Found, find};
 use crate::bounds::MAX_HEADERS;
@@ -66,7 +66,11 @@ pub struct Head {
 
 impl Head {
     pub fn of(request: &Request) -> Head {
-        let url = request.url();
+        Head::scan(request.method().as_str(), request.url(), request.http_version(), request.headers())
+    }
+
+    /// The head with these parts. Only tests call it elsewhere.
+    pub fn scan(method: &str, url: &str, version: &HTTPVersion, headers: &[Header]) -> Head {
         let target = target_of(url);
         let found = find(&url[target.clone()]);
         let mut head = Head {
@@ -79,14 +83,14 @@ impl Head {
             length: None,
             chunked: false,
             ambiguous: url.bytes().any(|byte| byte <= b' ' || byte == 0x7f),
-            close: *request.http_version() < HTTPVersion(1, 1),
-            chunks_known: *request.http_version() >= HTTPVersion(1, 1),
-            head_only: request.method().as_str() == "HEAD",
+            close: false,
+            chunks_known: *version >= HTTPVersion(1, 1),
+            head_only: method == "HEAD",
             unread: false,
             weight: 512 + url.len(),
         };
-        let (mut expects, mut upgrade, mut hosts) = (false, false, 0);
-        for (index, header) in request.headers().iter().enumerate() {
+        let (mut expects, mut upgrade, mut keep_alive, mut hosts) = (false, false, *version >= HTTPVersion(1, 1), 0);
+        for (index, header) in headers.iter().enumerate() {
             let (name, value) = (header.field.as_str().as_str(), header.value.as_str());
             // tiny_http keeps two strings of each line.
             head.weight += 128 + name.len() + value.len();
@@ -116,11 +120,12 @@ impl Head {
             } else if is("Connection") {
                 let value = value.to_ascii_lowercase();
                 upgrade |= value.contains("upgrade");
-                head.close = value.contains("close") || (head.close && !value.contains("keep-alive"));
+                head.close |= value.contains("close");
+                keep_alive |= value.contains("keep-alive");
             }
         }
         head.ambiguous |= hosts > 1 || (head.chunked && (head.length.is_some() || upgrade));
-        head.close |= upgrade;
+        head.close |= upgrade || !keep_alive;
         if upgrade {
             // What tiny_http offers as the body has no end but the connection's.
             head.length = head.length.or(Some(0));
@@ -131,7 +136,7 @@ impl Head {
         if !head.unread {
             head.weight += length as usize;
         }
-        head.class = head.classify(request.headers().len());
+        head.class = head.classify(headers.len());
         head
     }
 
@@ -156,26 +161,26 @@ impl Head {
     }
 
     /// Path and query; of an absolute URI what follows the authority.
-    pub fn target<'a>(&self, request: &'a Request) -> &'a str {
-        let target = &request.url()[self.target.clone()];
+    pub fn target<'a>(&self, url: &'a str) -> &'a str {
+        let target = &url[self.target.clone()];
         if target.is_empty() { "/" } else { target }
     }
 
-    pub fn authorization<'a>(&self, request: &'a Request) -> Option<&'a str> {
-        self.authorization.and_then(|index| value(request, index))
+    pub fn authorization<'a>(&self, headers: &'a [Header]) -> Option<&'a str> {
+        self.authorization.and_then(|index| value(headers, index))
     }
 
-    pub fn host<'a>(&self, request: &'a Request) -> Option<&'a str> {
+    pub fn host<'a>(&self, url: &'a str, headers: &'a [Header]) -> Option<&'a str> {
         match self.host {
             Host::Missing => None,
-            Host::Header(index) => value(request, index),
-            Host::Authority => Some(&request.url()[SCHEME.len()..self.target.start]),
+            Host::Header(index) => value(headers, index),
+            Host::Authority => Some(&url[SCHEME.len()..self.target.start]),
         }
     }
 }
 
-fn value(request: &Request, index: usize) -> Option<&str> {
-    request.headers().get(index).map(|header| header.value.as_str())
+fn value(headers: &[Header], index: usize) -> Option<&str> {
+    headers.get(index).map(|header| header.value.as_str())
 }
 
 /// A character that no header may hold. A blank in a name is refused by tiny_http.
