@@ -5,13 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::guard::GuardHandle;
 use super::http::auth::Tokens;
-use super::pool::jobs::Jobs;
-use super::pool::pending::Pending;
-use super::pool::slow::Slow;
-use super::pool::turns::Turns;
+use super::http::exchange::Exchange;
 use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
 use super::vitals::Vitals;
+use super::waiting::pending::Pending;
+use super::waiting::turns::Turns;
+use super::work::{Jobs, Slow, Waiting};
 use crate::limiter::Limiter;
 use crate::store::Completion;
 
@@ -28,8 +28,8 @@ pub struct Context {
     pub guard: GuardHandle,
     pub metrics: Metrics,
     pub vitals: Vitals,
-    pub turns: Arc<Turns>,
-    pub pending: Arc<Pending>,
+    pub turns: Arc<Turns<Exchange>>,
+    pub pending: Arc<Pending<Waiting>>,
     /// The same, as the log knows it.
     pub completion: Arc<dyn Completion>,
     pub jobs: Jobs,

@@ -75,6 +75,8 @@ mod pool;
 mod properties;
 mod routes;
 mod vitals;
+mod waiting;
+mod work;
 
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -89,17 +91,17 @@ pub use self::net::pressure::Allocator;
 pub use self::routes::answer_locally;
 pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
 
-use self::accept::Instances;
 use self::context::Context;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig};
+use self::http::instances::Instances;
 use self::net::listener::Listener;
 use self::net::process;
-use self::pool::jobs::Jobs;
-use self::pool::pending::Pending;
-use self::pool::turns::Turns;
 use self::pool::{Pool, slow};
 use self::routes::metrics::Metrics;
 use self::vitals::Vitals;
+use self::waiting::pending::Pending;
+use self::waiting::turns::Turns;
+use self::work::Jobs;
 use crate::bounds::{DRAIN_MS, RETIRE_MS};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
@@ -232,7 +234,7 @@ impl Server {
             away: Arc::new(AtomicUsize::new(0)),
             bodies: AtomicUsize::new(0),
         });
-        instances.start(&context, events, on_exhausted)?;
+        accept::start(&instances, &context, events, on_exhausted)?;
         let pool = Pool::start(&context, &instances, (deciders, workers), &queue, slow_loop).map_err(failed)?;
         context.limiter.announce(listener.url())?;
         Ok(Server { context, listener, instances, pool, guard })

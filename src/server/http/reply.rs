@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::sending::More;
+use super::more::{More, begin_chunk, end_chunk};
 use crate::clock::Millis;
 use crate::error::{Error, Kind};
 use crate::limiter::{Decision, write_number, write_text};
@@ -127,29 +127,6 @@ impl Reply {
             end_chunk(&mut out, begun, false);
         }
         out
-    }
-}
-
-/// Room for the length of a chunk: eight hexadecimal digits and CR LF.
-const CHUNK_HEAD: usize = 10;
-
-/// Begins a chunk of a body in chunks (RFC 9112, 7.1), or of any other. Returns where it begins, for [`end_chunk`].
-pub fn begin_chunk(out: &mut Vec<u8>, chunked: bool) -> Option<usize> {
-    chunked.then(|| {
-        out.extend_from_slice(&[b'0'; CHUNK_HEAD]);
-        out.len()
-    })
-}
-
-/// Ends a chunk, and the body if it is the last.
-pub fn end_chunk(out: &mut Vec<u8>, begun: Option<usize>, last: bool) {
-    let Some(begun) = begun else { return };
-    let length = out.len() - begun;
-    let head = format!("{length:08x}\r\n");
-    out[begun - CHUNK_HEAD..begun].copy_from_slice(head.as_bytes());
-    out.extend_from_slice(b"\r\n");
-    if last {
-        out.extend_from_slice(b"0\r\n\r\n");
     }
 }
 

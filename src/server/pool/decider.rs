@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::accept::{Instance, Instances, Taken};
 use super::super::context::Context;
 use super::super::http::exchange::Exchange;
+use super::super::http::instances::{Instance, Instances, Taken};
 use super::super::net::pressure;
+use super::super::routes::table::find;
+use super::super::vitals::contain;
+use super::super::waiting::turns::Entered;
 use super::handle::{self, Handled, Role};
-use super::turns::Entered;
-use super::{contain, pass_on};
+use super::passing::pass_on;
 
 /// Requests that are taken before some are decided.
 const MOST_TAKEN: usize = 1024;
@@ -22,8 +24,8 @@ const CALM: usize = 1024;
 const MOST_SENT: usize = 16;
 const MOST_DECIDED: usize = 16;
 
-/// Looks at what tiny_http has before a decider goes to sleep. Under load others are about to hand something over; to let
-/// them run is cheaper than to sleep and be woken.
+/// Looks at what tiny_http has before a decider goes to sleep. Under load others are about to hand something over; to
+/// let them run is cheaper than to sleep and be woken.
 const POLLS: u32 = 2;
 
 /// How long a decider stays awake for a single reply: a sync of a fast disk. To be woken would take as long again as a
@@ -83,7 +85,7 @@ impl Decider {
     fn take(&self, instance: &Instance) -> usize {
         for taken in 0..MOST_TAKEN {
             match instance.try_take() {
-                Taken::Request(request) => self.enter(Exchange::new(request, self.context.guard)),
+                Taken::Request(request) => self.enter(Exchange::new(request, self.context.guard, find)),
                 Taken::Nothing | Taken::Woken => return taken,
                 Taken::Exhausted => self.instances.note_exhausted(instance),
             }
@@ -140,7 +142,7 @@ impl Decider {
     fn has_work(&self, instance: &Instance) -> bool {
         match instance.try_take() {
             Taken::Request(request) => {
-                self.enter(Exchange::new(request, self.context.guard));
+                self.enter(Exchange::new(request, self.context.guard, find));
                 return true;
             }
             Taken::Exhausted => self.instances.note_exhausted(instance),
@@ -156,7 +158,7 @@ impl Decider {
         asleep.raise();
         if !context.pending.has_completions() && !context.turns.is_ready() && !self.instances.are_ending() {
             match self.instances.sleep_in(instance) {
-                Taken::Request(request) => self.enter(Exchange::new(request, context.guard)),
+                Taken::Request(request) => self.enter(Exchange::new(request, context.guard, find)),
                 Taken::Exhausted => self.instances.note_exhausted(instance),
                 Taken::Nothing | Taken::Woken => {}
             }

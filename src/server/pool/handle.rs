@@ -13,7 +13,8 @@ use super::super::http::sending::{Sending, Sent};
 use super::super::routes;
 use super::super::routes::call::Sources;
 use super::super::routes::metrics::Measure;
-use super::pending::{Outcome, Waiting};
+use super::super::waiting::pending::Outcome;
+use super::super::work::Waiting;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::{Later, SyncMode};
 use crate::store;
@@ -194,7 +195,7 @@ fn answer(context: &Context, exchange: Exchange, mut measure: Measure<'_>, reply
     let more = reply.more.filter(|_| !head_only);
     // A reply to a request that was sent ahead would wait for those that are elsewhere.
     let wait = exchange.is_slow() || (context.unix && exchange.waits_for_others(&context.away));
-    let Some(sending) = exchange.into_sending(bytes) else { return Handled::Done };
+    let Some(sending) = Sending::new(exchange, bytes) else { return Handled::Done };
     let sending = sending.followed_by(more, chunked).then_end(last);
     if wait {
         return Handled::Slow(sending);

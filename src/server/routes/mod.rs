@@ -15,7 +15,8 @@ pub mod table;
 
 use self::call::{Answer, Call, Sources};
 use self::query::Query;
-use self::table::{Found, find, path_of};
+use self::table::{find, path_of};
+use super::http::head::Found;
 use super::http::reply::Reply;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
@@ -41,7 +42,7 @@ pub fn answer(sources: Sources<'_>, ask: &Ask<'_>) -> Reply {
 pub fn refusal(error: &Error, found: Option<Found>) -> Reply {
     let mut reply = Reply::error(error);
     if error.kind() == Kind::MethodNotAllowed {
-        reply.header("Allow", found.map(Found::allowed).unwrap_or_default());
+        reply.header("Allow", found.map(table::allowed).unwrap_or_default());
     }
     reply
 }
@@ -64,10 +65,10 @@ pub fn check_method(found: Option<Found>, method: &str, target: &str) -> Result<
     let Some(found) = found else {
         return Err(Error::new(Kind::NotFound, format!("there is no {path}; the API is under /v1")));
     };
-    match found.method(method) {
+    match table::method(found, method) {
         Some(_) => Ok(()),
         None => {
-            let allowed = found.allowed();
+            let allowed = table::allowed(found);
             Err(Error::new(Kind::MethodNotAllowed, format!("{path} takes {allowed}, not {method}")))
         }
     }
@@ -75,7 +76,7 @@ pub fn check_method(found: Option<Found>, method: &str, target: &str) -> Result<
 
 fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Answer {
     let Ask { found, method: name, target, body } = *ask;
-    let Some((found, method)) = found.and_then(|found| Some((found, found.method(name)?))) else {
+    let Some((found, method)) = found.and_then(|found| Some((found, table::method(found, name)?))) else {
         check_method(found, name, target)?;
         return Err(Error::new(Kind::NotFound, "there is no such endpoint"));
     };

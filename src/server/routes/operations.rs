@@ -71,8 +71,8 @@ pub fn doctor(call: &Call<'_>) -> Answer {
     Ok(Reply::ok(problems.is_empty(), &rest))
 }
 
-/// What doctor tells of connections: how many are open, how many tiny_http holds that were ended long ago, how often it had
-/// to be woken for a connection that it had forgotten, and how many the guard has ended, by reason.
+/// What doctor tells of connections: how many are open, how many tiny_http holds that were ended long ago, how often
+/// it had to be woken for a connection that it had forgotten, and how many the guard has ended, by reason.
 fn connections(guard: GuardHandle) -> Value {
     let reasons = CutReason::ALL.iter().zip(guard.cut_total());
     let ended: serde_json::Map<_, _> =

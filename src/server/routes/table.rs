@@ -1,5 +1,6 @@
 //! The table of endpoints: the one place that knows paths, methods, query parameters and which function answers.
 
+use super::super::http::head::Found;
 use super::call::{Answer, Call};
 use super::{checks, limits, operations};
 
@@ -58,15 +59,6 @@ pub const ENDPOINTS: [Endpoint; 13] = [
     endpoint("/v1/metrics", &[get(&[], operations::metrics)]),
 ];
 
-/// The endpoint that was found for a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
-    /// Its place in [`ENDPOINTS`].
-    pub index: usize,
-    /// Where the key begins in the path, still encoded.
-    pub key_at: usize,
-}
-
 /// Finds the endpoint of a target (path and query).
 pub fn find(target: &str) -> Option<Found> {
     let path = path_of(target);
@@ -75,7 +67,7 @@ pub fn find(target: &str) -> Option<Found> {
             Some(before) => path.strip_prefix(before).filter(|key| !key.is_empty())?,
             None => path.strip_prefix(endpoint.path).filter(|rest| rest.is_empty())?,
         };
-        Some(Found { index, key_at: path.len() - key.len() })
+        Some(Found { index, key_at: path.len() - key.len(), quick: endpoint.quick })
     })
 }
 
@@ -84,26 +76,19 @@ pub fn path_of(target: &str) -> &str {
     target.split_once('?').map_or(target, |(path, _)| path)
 }
 
-impl Found {
-    fn endpoint(self) -> &'static Endpoint {
-        const TABLE: &[Endpoint] = &ENDPOINTS;
-        &TABLE[self.index]
-    }
+fn endpoint_of(found: Found) -> &'static Endpoint {
+    const TABLE: &[Endpoint] = &ENDPOINTS;
+    &TABLE[found.index]
+}
 
-    /// Whether it is answered from memory, and waits for the disk at most: a check of any kind, or health.
-    pub fn is_quick(self) -> bool {
-        self.endpoint().quick
-    }
+/// The method of an endpoint with this name.
+pub fn method(found: Found, name: &str) -> Option<&'static Method> {
+    endpoint_of(found).methods.iter().find(|method| method.name == name)
+}
 
-    /// The method of this name.
-    pub fn method(self, name: &str) -> Option<&'static Method> {
-        self.endpoint().methods.iter().find(|method| method.name == name)
-    }
-
-    /// Its methods, as the `Allow` header names them.
-    pub fn allowed(self) -> String {
-        self.endpoint().methods.iter().map(|method| method.name).collect::<Vec<_>>().join(", ")
-    }
+/// The methods of an endpoint, as the `Allow` header names them.
+pub fn allowed(found: Found) -> String {
+    endpoint_of(found).methods.iter().map(|method| method.name).collect::<Vec<_>>().join(", ")
 }
 
 impl Method {
