@@ -3,15 +3,15 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::guard::Notes;
+use super::guard::GuardHandle;
 use super::http::auth::Tokens;
-use super::pool::jobs::Jobs;
-use super::pool::pending::Pending;
-use super::pool::slow::Slow;
-use super::pool::turns::Turns;
-use super::routes::Sources;
+use super::http::exchange::Exchange;
+use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
 use super::vitals::Vitals;
+use super::waiting::pending::Pending;
+use super::waiting::turns::Turns;
+use super::work::{Jobs, Slow, Waiting};
 use crate::limiter::Limiter;
 use crate::store::Completion;
 
@@ -25,11 +25,11 @@ pub struct Context {
     pub unix: bool,
     /// Connections are told to close: the server stops, or a new image of this program is about to take over.
     pub draining: AtomicBool,
-    pub notes: Notes,
+    pub guard: GuardHandle,
     pub metrics: Metrics,
     pub vitals: Vitals,
-    pub turns: Arc<Turns>,
-    pub pending: Arc<Pending>,
+    pub turns: Arc<Turns<Exchange>>,
+    pub pending: Arc<Pending<Waiting>>,
     /// The same, as the log knows it.
     pub completion: Arc<dyn Completion>,
     pub jobs: Jobs,
@@ -45,7 +45,7 @@ impl Context {
         Sources {
             limiter: &self.limiter,
             later: None,
-            notes: Some(self.notes),
+            guard: Some(self.guard),
             metrics: Some(&self.metrics),
             vitals: Some(&self.vitals),
         }

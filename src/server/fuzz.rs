@@ -2,3 +2,4 @@
 
 pub use super::http::head::{Class, Head};
 pub use super::routes::body::{Check, Configure, Items, Key, parse, parse_empty};
+pub use super::routes::table::find;

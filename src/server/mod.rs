@@ -1,8 +1,67 @@
 //! Shared mode: sockets and HTTP around one limiter.
 //!
-//! Owns: the start, the end and the replacement of a server. tiny_http reads heads and small bodies in a thread per
-//! connection; the pool ([`pool`]) handles what it hands over; the guard ([`guard`]) bounds what a client can hold. Nothing
-//! here decides anything about quotas.
+//! Owns: the start, the end and the replacement of a server. Nothing here decides anything about quotas.
+//!
+//! # Architecture
+//!
+//! Where to look: an endpoint is a row of the table in `routes/table.rs` and its function; the one way of a request is
+//! `pool/handle.rs`; an option is a row of `cli/options/table.rs`; a bound is a constant in [`crate::bounds`]; a record
+//! of the log is in `store/format`.
+//!
+//! ## Threads
+//!
+//! | thread | room | does | may wait for |
+//! |---|---|---|---|
+//! | tiny_http's: one accepts, one for each connection | | heads, and bodies of up to 1024 bytes | clients |
+//! | `flint-accept-N` | `accept.rs` | starts tiny_http, and anew when it accepts no more | its end |
+//! | `flint-http-N`, the deciders | `pool/decider.rs` | take requests, decide checks, send replies | nothing |
+//! | `flint-work-N`, the workers | `pool/mod.rs` | administration, checks that would block | the disk, locks |
+//! | `flint-slow` | `pool/slow.rs` | bodies that come slowly, replies that are taken slowly | many clients at once |
+//! | `flint-body` | `pool/mod.rs` | one body in chunks, or on a Unix socket | one client |
+//! | `flint-guard` | `guard/` | ends connections that break a bound | time |
+//! | `flint-log` | `store/log` | writes and syncs records | the disk |
+//! | `flint-denials`, `flint-compact` | `limiter/` | write counts of denials; compact the log | the disk |
+//!
+//! Deciders and workers are the pool of `--max-blocking` threads. No other thread decides anything.
+//!
+//! ## The walk of a check
+//!
+//! 1. tiny_http's thread of the connection reads the request and queues it.
+//! 2. A decider takes it. If an earlier request of the connection is under way, it waits for its *turn*.
+//! 3. `handle` admits it (head, token, host), finds its endpoint's function, and asks the limiter.
+//! 4. The limiter locks the key's shard, reads the clock, decides, queues a record, and unlocks.
+//! 5. In `always` the reply goes into a *slot* of `pending`. The log thread writes and syncs the batch, *completes* the
+//!    slot, and wakes a decider if all sleep. In `batch`, and for a denial, the reply is ready at once.
+//! 6. A decider sends the reply with one write, and the connection's next request is ready.
+//!
+//! On a full disk step 4 fails before anything is changed: 503 `log_failed`, and the log tries to make room ten times a
+//! second. When a sync fails, the log has failed for good, and health says so.
+//!
+//! ## Locks, by rank
+//!
+//! A thread takes only locks of a higher rank than those it holds. 1: the compaction. 2: the writing of denials. 3: the
+//! shards, by index. Under a shard's lock nothing waits. The locks of this room (turns, pending, tokens, instances) are
+//! held for moments, holding no other.
+//!
+//! ## Words
+//!
+//! | word | is |
+//! |---|---|
+//! | exchange | one request on its way to its reply |
+//! | turn | the right of one request of a connection to be under way |
+//! | ready | it is a request's turn, and a decider may handle it |
+//! | pending, slot | a reply that waits for the disk, and its place |
+//! | completion | the word of the log thread that a record is on disk, or never will be |
+//! | would block | a decider met something that it must not wait for; a worker does it |
+//! | given up | nothing more of this connection is taken for a request |
+//! | cut | the guard has shut the connection down |
+//! | leaked | a connection that was cut and that tiny_http does not let go of |
+//! | linger | take what a refused client still sends, so that it can read the reply |
+//! | instance | one tiny_http server; exhausted, it accepts no more |
+//! | drain | tell clients to close, before the server stops or is replaced |
+//! | pressure | tiny_http's threads have read more than is decided, and are held back |
+//! | shard | one of 256 parts of the map of limits, with a lock |
+//! | segment, frame, record | a file of the log, a batch in it, an event in that |
 
 mod accept;
 mod context;
@@ -16,6 +75,8 @@ mod pool;
 mod properties;
 mod routes;
 mod vitals;
+mod waiting;
+mod work;
 
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -24,31 +85,27 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::http::auth::{Bind, Tokens, read_token_file};
+pub use self::http::auth::{Tokens, read_token_file};
+pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
-pub use self::routes::{ENDPOINTS, Endpoint, answer_locally};
+pub use self::routes::answer_locally;
+pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
 
-use self::accept::Instances;
 use self::context::Context;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig};
+use self::http::instances::Instances;
 use self::net::listener::Listener;
-use self::net::sockets;
-use self::pool::jobs::Jobs;
-use self::pool::pending::Pending;
-use self::pool::turns::Turns;
+use self::net::process;
 use self::pool::{Pool, slow};
 use self::routes::metrics::Metrics;
 use self::vitals::Vitals;
-use crate::bounds::{
-    BODY_TIMEOUT_MS, DRAIN_MS, HEAD_TIMEOUT_MS, MAX_BODY_WIRE_BYTES, MAX_HEAD_BYTES, MAX_LEAKED, MAX_UNFINISHED_BYTES,
-    RETIRE_MS, SEND_TIMEOUT_MS,
-};
+use self::waiting::pending::Pending;
+use self::waiting::turns::Turns;
+use self::work::Jobs;
+use crate::bounds::{DRAIN_MS, RETIRE_MS};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
 use crate::store::Completion;
-
-/// Descriptors that are kept for files and the server itself when connections are bounded by what the system allows.
-const SPARE_DESCRIPTORS: u64 = 40;
 
 /// Pause between two looks at whether connections are open, while clients are told to close.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
@@ -66,7 +123,7 @@ pub struct Config {
     /// Connections at once; more of them end the longest idle.
     pub max_connections: usize,
     /// Called, from any thread, when the process should be replaced by [`Server::replace`].
-    pub on_worn: Box<dyn Fn() + Send + Sync>,
+    pub on_exhausted: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Refuses to serve other machines without a token. To be called before any file is touched.
@@ -142,15 +199,16 @@ impl Server {
             Box::new(move || instances.wake())
         };
         let pending = Arc::new(Pending::new(unix, waker()));
-        let on_worn: Arc<dyn Fn() + Send + Sync> = Arc::from(config.on_worn);
+        let on_exhausted: Arc<dyn Fn() + Send + Sync> = Arc::from(config.on_exhausted);
         let guard = {
-            let (pending, instances, on_worn) = (Arc::clone(&pending), Arc::clone(&instances), Arc::clone(&on_worn));
+            let (pending, instances, on_exhausted) =
+                (Arc::clone(&pending), Arc::clone(&instances), Arc::clone(&on_exhausted));
             ConnectionGuard::start(
                 &[listener.as_fd()],
                 guard_config(config.idle_timeout, config.max_connections),
                 Box::new(move |alarm| match alarm {
-                    Alarm::Leaked(_) => on_worn(),
-                    Alarm::Deaf => instances.note_not_accepting(),
+                    Alarm::Leaked(_) => on_exhausted(),
+                    Alarm::NotAccepting => instances.note_not_accepting(),
                 }),
                 Box::new(move |now| pending.expire(now)),
             )
@@ -165,8 +223,8 @@ impl Server {
             hosts: config.hosts,
             unix,
             draining: AtomicBool::new(false),
-            notes: guard.notes(),
-            metrics: Metrics::default(),
+            guard: guard.handle(),
+            metrics: Metrics::new(ENDPOINTS.iter().map(|endpoint| endpoint.path)),
             vitals: Vitals::default(),
             turns: Turns::new(waker()),
             completion: Arc::clone(&pending) as Arc<dyn Completion>,
@@ -176,7 +234,7 @@ impl Server {
             away: Arc::new(AtomicUsize::new(0)),
             bodies: AtomicUsize::new(0),
         });
-        instances.start(&context, events, on_worn)?;
+        accept::start(&instances, &context, events, on_exhausted)?;
         let pool = Pool::start(&context, &instances, (deciders, workers), &queue, slow_loop).map_err(failed)?;
         context.limiter.announce(listener.url())?;
         Ok(Server { context, listener, instances, pool, guard })
@@ -202,23 +260,23 @@ impl Server {
 
     /// Answers what is in flight, and ends the threads, while new connections wait in the kernel. From here on SIGTERM,
     /// SIGINT and SIGHUP wait for the next image of the process.
-    pub fn replace(self) -> Retired {
+    pub fn replace(self) -> Paused {
         self.instances.close();
         self.listener.pause();
         self.drain(Duration::from_millis(RETIRE_MS));
         let listener = Arc::clone(&self.listener);
         self.finish();
-        sockets::hold_signals();
-        Retired(listener)
+        process::hold_signals();
+        Paused(listener)
     }
 
     /// Tells the clients of kept connections to close, as they ask, for at most this long.
     fn drain(&self, most: Duration) {
         self.context.draining.store(true, Ordering::Release);
         // Nothing is answered until the last body has come and the last reply is read.
-        self.guard.notes().hurry();
+        self.guard.handle().drain();
         let begun = Instant::now();
-        while begun.elapsed() < most && self.guard.notes().open_connections() > 0 {
+        while begun.elapsed() < most && !self.guard.handle().is_drained() {
             thread::sleep(DRAIN_PAUSE);
         }
     }
@@ -227,33 +285,20 @@ impl Server {
         self.instances.end();
         self.pool.finish();
         self.instances.join();
-        log::debug!("connections ended by the guard, by reason: {:?}", self.guard.notes().cut_total());
+        log::debug!("connections ended by the guard, by reason: {:?}", self.guard.handle().cut_total());
     }
 }
 
-/// The bounds of connections: what the system allows is among them.
+/// The bounds of connections, by the options and by what the system allows.
 fn guard_config(idle_timeout: Duration, max_connections: usize) -> GuardConfig {
-    let descriptors = sockets::raise_nofile_limit().map_or(1024, |(_, after)| after);
-    // tiny_http has two descriptors of each connection, and a slow client's has a third.
-    let affordable = usize::try_from(descriptors.saturating_sub(SPARE_DESCRIPTORS) / 3).unwrap_or(usize::MAX);
-    GuardConfig {
-        idle_timeout,
-        head_timeout: Duration::from_millis(HEAD_TIMEOUT_MS),
-        body_timeout: Duration::from_millis(BODY_TIMEOUT_MS),
-        send_timeout: Duration::from_millis(SEND_TIMEOUT_MS),
-        max_head_bytes: MAX_HEAD_BYTES,
-        max_body_bytes: MAX_BODY_WIRE_BYTES,
-        max_unfinished_bytes: MAX_UNFINISHED_BYTES,
-        max_connections: max_connections.min(affordable.max(1)),
-        leaked_limit: MAX_LEAKED,
-        ..GuardConfig::default()
-    }
+    let descriptors = process::raise_nofile_limit().map_or(1024, |(_, after)| after);
+    GuardConfig { idle_timeout, max_connections, ..GuardConfig::default() }.within(descriptors, process::thread_limit())
 }
 
 /// A server that answers nobody any more, on whose socket new connections wait.
-pub struct Retired(Arc<Listener>);
+pub struct Paused(Arc<Listener>);
 
-impl Retired {
+impl Paused {
     /// Replaces the process by `command` on the same socket. Returns only when that fails.
     pub fn replace_process(self, command: &mut Command) -> std::io::Error {
         self.0.hand_over(command)
@@ -267,5 +312,5 @@ impl Retired {
 
 /// Lets the signals come that waited for this image of the process, once it catches them.
 pub fn release_signals() {
-    sockets::release_signals();
+    process::release_signals();
 }

@@ -1,8 +1,8 @@
 //! Which threads of the server live.
 //!
-//! Owns: the start of each thread, and the report of those that have ended without being asked to. A thread whose work
-//! panics begins it anew; one that panics again and again ends, and health tells of it, since others may wait for what it
-//! never does.
+//! Owns: the start of each thread, and the report of those that have ended without being asked to. A thread whose
+//! work panics begins it anew; one that panics again and again ends, and health tells of it, since others may wait
+//! for what it never does.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,6 +49,15 @@ impl Vitals {
         let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         (!gone.is_empty()).then(|| format!("thread {} of the server has ended; restart flint", gone.join(", ")))
     }
+}
+
+/// A panic in a handler costs one request.
+pub fn contain<T>(handler: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(handler));
+    if done.is_err() {
+        log::error!("a request's handler panicked; that request alone was answered 500");
+    }
+    done.ok()
 }
 
 #[cfg(test)]

@@ -18,6 +18,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli/commands", &["run", "program", "checks", "limits", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
+    ("server", &["fuzz", "accept", "pool", "context", "work", "routes", "http", "waiting", "guard", "vitals", "net"]),
+    ("server/pool", &["decider", "worker", "slow", "passing", "handle"]),
+    ("server/http", &["auth", "sending", "exchange", "head", "unsent", "reply", "more", "instances"]),
+    ("server/waiting", &["turns", "pending", "wake", "sync"]),
+    ("server/routes", &["table", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
+    ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
+    (
+        "server/net",
+        &["listener", "activation", "bind", "options", "descriptors", "facts", "names", "process", "pressure"],
+    ),
     ("store", &["opening", "directory", "snapshot", "log", "read", "files", "format", "policy", "timings"]),
     ("store/log", &["handle", "writer", "queue", "growth", "health", "segment", "wait", "sync"]),
     ("store/read", &["repair", "recovery", "found"]),
@@ -26,11 +36,11 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that have no row in [`ROOMS`] yet, with all rooms in them. This list must become empty.
-const UNLISTED: &[&str] = &["limit", "limiter", "server"];
+const UNLISTED: &[&str] = &["limit", "limiter"];
 
 /// Rooms in which files, rooms or comments are larger than they may be, with all rooms in them. This list must become
 /// empty.
-const UNFINISHED: &[&str] = &["limiter", "server"];
+const UNFINISHED: &[&str] = &["limiter"];
 
 /// Most lines of a file, without its tests.
 const MAX_LINES: usize = 500;
@@ -152,7 +162,11 @@ fn files_and_rooms_are_small() {
             if lines > MAX_LINES {
                 here.push(format!("{}: {lines} lines without tests, {MAX_LINES} are allowed", file.display()));
             }
-            let wide = |line: &&str| line.trim_start().starts_with("//") && line.chars().count() > MAX_COLUMNS;
+            // A row of a table can't be broken.
+            let is_row = |line: &str| line.trim_start().trim_start_matches(['/', '!']).trim_start().starts_with('|');
+            let wide = |line: &&str| {
+                line.trim_start().starts_with("//") && line.chars().count() > MAX_COLUMNS && !is_row(line)
+            };
             if let Some(line) = text.lines().position(|line| wide(&line)) {
                 here.push(format!("{}:{}: a comment of more than {MAX_COLUMNS} columns", file.display(), line + 1));
             }

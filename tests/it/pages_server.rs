@@ -110,7 +110,7 @@ fn bounds_of_connections() {
         format!("{MAX_CONNECTIONS} connections are served at once"),
         format!("{MAX_PIPELINED} requests may be sent ahead"),
         format!("{PIPELINED_ALWAYS} while {MAX_WAITING} wait in all"),
-        format!("At {MAX_LEAKED} of them"),
+        format!("at least {MIN_LEAKED} and at most {MAX_LEAKED} of them"),
     ] {
         assert!(text.contains(&sentence), "the page lacks `{sentence}`");
     }

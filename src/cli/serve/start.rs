@@ -70,7 +70,7 @@ fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
         hosts: args.texts("--allow-host")?.into_iter().map(str::to_owned).collect(),
         idle_timeout: idle_timeout(args)?,
         max_connections: args.number("--max-connections")? as usize,
-        on_worn: signals.replacement_request(),
+        on_exhausted: signals.replacement_request(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! One connection as the guard follows it: from what the kernel and the table say to the facts that are judged.
+//! One connection over time: from what the kernel and the table tell to the facts that the rule needs.
 
 use std::fmt;
 use std::io;
@@ -8,63 +8,87 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::super::net::sockets::{self, Name};
+use super::super::net::facts;
+use super::super::net::names::Name;
+use super::config::GuardConfig;
 use super::table::{Flow, Table};
 use super::verdict::Facts;
-use super::*;
+use crate::bounds::MIN_DRAIN_BYTES;
 
-/// What the kernel said of one connection at one moment.
+/// Memory that tiny_http takes per byte of an unfinished head, at worst: `ClientConnection::read` keeps two strings of
+/// each header line, which may be as short as `a:b`.
+pub const HEAD_COST: u64 = 24;
+
+/// The same of an unfinished body, in a buffer that doubles.
+pub const BODY_COST: u64 = 2;
+
+/// Bytes without a request handed over that make a connection worth a closer look.
+const HOT_BYTES: u64 = 4 << 10;
+
+/// The same for a body, which may be this long.
+const HOT_BODY_BYTES: u64 = 1 << 20;
+
+/// A connection counts as forgotten if its bytes have waited this long and tiny_http has read none of it.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_millis(10);
+
+/// Pauses between two wakes of tiny_http for one connection; they double from the first of these to the second.
+const WAKE_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(10));
+
+/// What the kernel told of one connection at one moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sample {
+pub struct Sample {
     /// Bytes received in total; 0 on a Unix socket.
-    pub(super) received: u64,
-    /// Bytes that tiny_http has not read yet. On TCP asked only where it matters, else 0.
-    pub(super) unread: u64,
+    pub received: u64,
+    /// Bytes that tiny_http has not read yet. On TCP 0 where it does not matter.
+    pub unread: u64,
     /// How long ago the last bytes arrived; 0 on a Unix socket.
-    pub(super) waiting: Duration,
-    /// Bytes taken by the client in total; 0 on a Unix socket.
-    pub(super) acked: u64,
-    /// Measure of replies not taken by the client; on TCP 1 for any.
-    pub(super) unsent: u64,
-    pub(super) dead: bool,
+    pub waiting: Duration,
+    /// Bytes that the client has acknowledged in total; 0 on a Unix socket.
+    pub acked: u64,
+    /// Measure of replies that the client has not taken; on TCP 1 for any.
+    pub unsent: u64,
+    pub dead: bool,
     /// The peer sends nothing more: it has closed the connection, or its half of it.
-    pub(super) closed: bool,
+    pub closed: bool,
 }
 
-/// One connection as the guard follows it.
+/// One connection over time.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub struct Connection {
     /// The peer's key in the table; 0 for none.
-    pub(super) key: u64,
-    /// Whom to name in the log.
-    pub(super) peer: Peer,
-    /// A number on which it was last seen. Verified at each use.
-    pub(super) number: RawFd,
-    pub(super) first_seen: Instant,
+    pub key: u64,
+    /// The peer's name for the log.
+    pub peer: Peer,
+    /// The number of a descriptor of it. Verified at each use.
+    pub number: RawFd,
+    pub first_seen: Instant,
     /// The last walk that found it open.
-    pub(super) walk: u32,
-    pub(super) cut: Option<Instant>,
-    pub(super) flow: Flow,
+    pub walk: u32,
+    pub cut: Option<Instant>,
+    /// It has leaked, and the kernel was made to free what it kept for it.
+    pub leaked: bool,
+    pub flow: Flow,
     /// Bytes received when the flow last changed.
-    pub(super) base: u64,
-    pub(super) last: Sample,
-    /// tiny_http was never seen to read anything of it.
-    pub(super) untouched: bool,
-    /// Since when it has been forgotten, with how many knocks, and when to knock next.
-    pub(super) forgotten: Option<Forgotten>,
-    /// Bytes acknowledged when the clock of unread replies was last set.
-    pub(super) acked: u64,
-    pub(super) facts: Facts,
+    pub base: u64,
+    pub last: Sample,
+    /// tiny_http has not read anything of it in any sample.
+    pub untouched: bool,
+    /// Set while tiny_http has forgotten it.
+    pub forgotten: Option<Forgotten>,
+    /// Bytes acknowledged when `send_since` was last set.
+    pub acked: u64,
+    pub facts: Facts,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Forgotten {
-    pub(super) next_knock: Instant,
-    pub(super) pause: Duration,
+pub struct Forgotten {
+    /// When tiny_http is to be woken for it next, and the pause after that.
+    pub next_wake: Instant,
+    pub pause: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Peer {
+pub enum Peer {
     Tcp(Option<SocketAddr>),
     Unix(u32),
 }
@@ -80,7 +104,7 @@ impl fmt::Display for Peer {
 }
 
 impl Connection {
-    pub(super) fn new(key: u64, peer: Peer, number: RawFd, now: Instant) -> Connection {
+    pub fn new(key: u64, peer: Peer, number: RawFd, now: Instant) -> Connection {
         Connection {
             key,
             peer,
@@ -88,6 +112,7 @@ impl Connection {
             first_seen: now,
             walk: 0,
             cut: None,
+            leaked: false,
             flow: Flow::default(),
             base: 0,
             untouched: true,
@@ -98,8 +123,8 @@ impl Connection {
         }
     }
 
-    /// What the table says of it. To be read before the sample, see the module's text.
-    pub(super) fn flow(&self, table: &Table, walk: u32) -> Flow {
+    /// What the table tells of it. To be read before the sample: see guard/mod.rs.
+    pub fn flow(&self, table: &Table, walk: u32) -> Flow {
         match (self.key, self.peer) {
             (0, Peer::Unix(_)) => Flow::of(&table.unix, false),
             (0, Peer::Tcp(_)) => Flow::of(&table.overflow, false),
@@ -107,22 +132,22 @@ impl Connection {
         }
     }
 
-    pub(super) fn sample(&self, fd: BorrowedFd<'_>, config: &GuardConfig) -> io::Result<Sample> {
+    pub fn sample(&self, fd: BorrowedFd<'_>, config: &GuardConfig) -> io::Result<Sample> {
         if let Peer::Unix(_) = self.peer {
             return Ok(Sample {
                 received: 0,
-                unread: sockets::unread(fd)?,
+                unread: facts::unread(fd)?,
                 waiting: Duration::ZERO,
                 acked: 0,
-                unsent: sockets::unsent(fd)?,
+                unsent: facts::unsent(fd)?,
                 dead: hung_up(fd),
                 closed: false,
             });
         }
-        let facts = sockets::bytes_received(fd)?;
+        let facts = facts::bytes_received(fd)?;
         let begun = facts.bytes_received.saturating_sub(self.base);
         let unread =
-            if begun > config.max_head_bytes || (begun > 0 && self.untouched) { sockets::unread(fd)? } else { 0 };
+            if begun > config.max_head_bytes || (begun > 0 && self.untouched) { facts::unread(fd)? } else { 0 };
         Ok(Sample {
             received: facts.bytes_received,
             unread,
@@ -134,8 +159,8 @@ impl Connection {
         })
     }
 
-    /// Brings the facts up to date. Pure but for the clock's reading handed in.
-    pub(super) fn observe(&mut self, flow: Flow, sample: Sample, now: Instant, bound: u64) {
+    /// Brings the facts up to date. Pure: the time is an argument.
+    pub fn observe(&mut self, flow: Flow, sample: Sample, now: Instant, bound: u64) {
         self.untouched &= match self.peer {
             Peer::Tcp(_) => sample.unread == sample.received,
             Peer::Unix(_) => sample.unread >= self.last.unread,
@@ -163,8 +188,8 @@ impl Connection {
         let seen = if flow.attributed {
             facts.pending_bytes > bound
         } else {
-            // Only what shrinks is being read. What stands still or grows is a server without
-            // time to read it, and what is empty a request that was read at once.
+            // Only a queue that shrinks is being read. If it stands still or grows, the server had no time to read; if
+            // it is empty, a request was read at once.
             sample.unread > 0 && sample.unread < self.last.unread
         };
         let growing = !flow.attributed && sample.unread > 0;
@@ -180,7 +205,7 @@ impl Connection {
             facts.body_since = Some(now);
         }
         let drained = match self.peer {
-            Peer::Tcp(_) => sample.acked >= self.acked.saturating_add(MIN_DRAIN),
+            Peer::Tcp(_) => sample.acked >= self.acked.saturating_add(MIN_DRAIN_BYTES),
             Peer::Unix(_) => sample.unsent < self.last.unsent,
         };
         if sample.unsent == 0 {
@@ -190,38 +215,36 @@ impl Connection {
             self.acked = sample.acked;
         }
         let since = |old: Option<Instant>, is: bool| is.then(|| old.unwrap_or(now));
-        let clogged = flow.attributed && flow.in_progress > 0 && sample.unsent > 0;
-        facts.clogged_since = since(facts.clogged_since.filter(|_| !progress), clogged);
         facts.abandoned_since = since(facts.abandoned_since, flow.abandoned);
         facts.dead_since = since(facts.dead_since, sample.dead);
         self.flow = flow;
         self.last = sample;
     }
 
-    pub(super) fn note_forgotten(&mut self, sample: Sample, now: Instant) {
+    pub fn note_forgotten(&mut self, sample: Sample, now: Instant) {
         if !self.untouched || sample.unread == 0 {
             self.forgotten = None;
         } else if self.forgotten.is_none() {
             let left = FORGOTTEN_AFTER.saturating_sub(sample.waiting);
-            self.forgotten = Some(Forgotten { next_knock: now + left, pause: KNOCK_PAUSE.0 });
+            self.forgotten = Some(Forgotten { next_wake: now + left, pause: WAKE_PAUSE.0 });
         }
     }
 
-    /// Whether to knock for it now; if so, counts on that being done.
-    pub(super) fn knock_is_due(&mut self, now: Instant) -> bool {
+    /// Whether tiny_http is to be woken for it now; if so, the caller does that.
+    pub fn wake_is_due(&mut self, now: Instant) -> bool {
         let Some(forgotten) = &mut self.forgotten else {
             return false;
         };
-        let due = now >= forgotten.next_knock;
+        let due = now >= forgotten.next_wake;
         if due {
-            forgotten.next_knock = now + forgotten.pause;
-            forgotten.pause = (forgotten.pause * 2).min(KNOCK_PAUSE.1);
+            forgotten.next_wake = now + forgotten.pause;
+            forgotten.pause = (forgotten.pause * 2).min(WAKE_PAUSE.1);
         }
         due
     }
 
-    /// Worth a closer look before the next walk.
-    pub(super) fn is_hot(&self) -> bool {
+    /// Whether it is worth a closer look before the next walk.
+    pub fn is_hot(&self) -> bool {
         if self.cut.is_none() && self.forgotten.is_some() {
             return true;
         }
@@ -236,7 +259,7 @@ impl Connection {
     }
 
     /// Memory that its unfinished head or body takes, at worst.
-    pub(super) fn unfinished(&self) -> u64 {
+    pub fn unfinished(&self) -> u64 {
         if self.cut.is_some() || !self.facts.attributed {
             return 0;
         }
@@ -245,14 +268,14 @@ impl Connection {
 }
 
 /// Whether the peer of a Unix stream socket has closed it.
-pub(super) fn hung_up(fd: BorrowedFd<'_>) -> bool {
+pub fn hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// Whether a connection with this local name was accepted by the listener of that name.
-pub(super) fn serves(listener: &Name, local: &Name) -> bool {
+pub fn serves(listener: &Name, local: &Name) -> bool {
     match (listener, local) {
         (Name::Tcp(listener), Name::Tcp(local)) => {
             listener.port() == local.port()

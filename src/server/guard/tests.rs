@@ -1,13 +1,15 @@
 //! The rule, the table and the observation of connections, without sockets.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
-use super::super::net::sockets::Name;
-use super::connection::{Connection, Peer, Sample, serves};
-use super::table::{Flow, WAYS};
-use super::verdict::{Facts, verdict};
+use super::super::net::names::Name;
+use super::connection::{BODY_COST, Connection, FORGOTTEN_AFTER, HEAD_COST, Peer, Sample, serves};
+use super::table::{Flow, Table, WAYS};
+use super::verdict::{ASKING_SEND_TIMEOUT, DEAD_GRACE, Facts, OVER_BOUND_FACTOR, STREAM_SIGHTINGS, verdict};
 use super::*;
+use crate::bounds::MIN_DRAIN_BYTES;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -63,7 +65,7 @@ fn a_body_has_its_timeout_although_in_progress() {
     case.facts.in_progress = 1;
     case.facts.body_unread = true;
     case.facts.pending_bytes = case.config.max_body_bytes;
-    assert_eq!(case.at(Duration::from_secs(3600)), None, "waits for a worker");
+    assert_eq!(case.at(Duration::from_secs(3600)), None, "within the bound");
     case.facts.pending_bytes += 1;
     assert_eq!(case.at(MS), Some(CutReason::Bytes), "more than any body and its chunks are");
     case.facts.pending_bytes = case.config.max_body_bytes;
@@ -98,7 +100,7 @@ fn unread_replies_have_the_send_timeout() {
     case.facts.in_progress = 1;
     case.facts.send_since = Some(case.start);
     case.bound(case.config.send_timeout, CutReason::Send);
-    // Who goes on asking is not waited for as long.
+    // A client that goes on asking has less time.
     case.facts.in_progress = 2;
     case.bound(ASKING_SEND_TIMEOUT, CutReason::Send);
     case.facts.attributed = false;
@@ -136,6 +138,21 @@ fn time_that_goes_back_cuts_nobody() {
     assert_eq!(verdict(&case.facts, early, &case.config), None);
 }
 
+#[test]
+fn the_system_bounds_connections_and_leaks() {
+    let bounds = |descriptors, threads| {
+        let config = GuardConfig::default().within(descriptors, threads);
+        (config.leaked_limit, config.max_connections)
+    };
+    assert_eq!(bounds(u64::MAX, u64::MAX), (4096, 1024));
+    assert_eq!(bounds(4096 * 8, u64::MAX), (4096, 1024));
+    assert_eq!(bounds(4096 * 8 - 1, u64::MAX), (4095, 1024));
+    assert_eq!(bounds(u64::MAX, 4000), (500, 1024));
+    assert_eq!(bounds(1024, u64::MAX), (128, 242));
+    assert_eq!(bounds(128, u64::MAX), (16, 18));
+    assert_eq!(bounds(0, 0), (16, 1));
+}
+
 fn handed(handed: u32, in_progress: u32) -> Flow {
     Flow { handed, in_progress, attributed: true, ..Flow::default() }
 }
@@ -168,7 +185,7 @@ fn dripping_does_not_extend_the_head_and_a_request_ends_it() {
 }
 
 #[test]
-fn bytes_not_yet_read_by_tiny_http_are_no_memory_of_ours() {
+fn bytes_that_tiny_http_has_not_read_take_no_memory() {
     let now = Instant::now();
     let mut c = connection(now);
     let sample = Sample { unread: 950, ..received(1000) };
@@ -180,19 +197,19 @@ fn bytes_not_yet_read_by_tiny_http_are_no_memory_of_ours() {
 }
 
 #[test]
-fn what_nobody_has_begun_to_read_is_forgotten_and_not_late() {
+fn a_connection_of_which_nothing_was_read_is_forgotten_and_not_late() {
     let now = Instant::now();
     let mut c = connection(now);
     let waiting = |unread| Sample { unread, waiting: MS, ..received(40) };
     c.observe(handed(0, 0), received(0), now, 100);
     assert!(c.forgotten.is_none());
     c.observe(handed(0, 0), waiting(40), now, 100);
-    assert!(!c.knock_is_due(now + FORGOTTEN_AFTER - MS * 2));
-    assert!(c.knock_is_due(now + FORGOTTEN_AFTER - MS));
-    assert!(!c.knock_is_due(now + FORGOTTEN_AFTER));
+    assert!(!c.wake_is_due(now + FORGOTTEN_AFTER - MS * 2));
+    assert!(c.wake_is_due(now + FORGOTTEN_AFTER - MS));
+    assert!(!c.wake_is_due(now + FORGOTTEN_AFTER));
     c.observe(handed(0, 0), waiting(40), now + MS * 50, 100);
     assert_eq!(c.facts.pending_since, Some(now + MS * 50));
-    assert!(c.knock_is_due(now + MS * 50));
+    assert!(c.wake_is_due(now + MS * 50));
     c.observe(handed(0, 0), waiting(0), now + MS * 60, 100);
     assert!(c.forgotten.is_none());
     // A later request whose bytes wait is not a forgotten connection.
@@ -207,9 +224,9 @@ fn reading_a_trickle_of_replies_is_not_progress() {
     let mut c = connection(now);
     let sample = |acked| Sample { acked, unsent: 1, ..Sample::default() };
     c.observe(handed(1, 1), sample(0), now, 100);
-    c.observe(handed(1, 1), sample(MIN_DRAIN - 1), now + MS, 100);
+    c.observe(handed(1, 1), sample(MIN_DRAIN_BYTES - 1), now + MS, 100);
     assert_eq!(c.facts.send_since, Some(now));
-    c.observe(handed(1, 1), sample(MIN_DRAIN), now + MS * 2, 100);
+    c.observe(handed(1, 1), sample(MIN_DRAIN_BYTES), now + MS * 2, 100);
     assert_eq!(c.facts.send_since, Some(now + MS * 2));
     c.observe(handed(1, 1), received(0), now + MS * 3, 100);
     assert_eq!(c.facts.send_since, None);
@@ -229,21 +246,10 @@ fn each_body_has_its_own_clock() {
     assert_eq!(c.facts.body_since, None);
 }
 
-fn notes(max_connections: usize) -> Notes {
-    let shared = Box::leak(Box::new(Shared {
-        table: Table::new(max_connections),
-        open: AtomicUsize::new(0),
-        leaked: AtomicUsize::new(0),
-        cuts: Default::default(),
-        restart: AtomicBool::new(false),
-        stop: AtomicBool::new(false),
-        knocks: AtomicU64::new(0),
-        hurry: AtomicBool::new(false),
-        unix_cuts: Default::default(),
-        urgent: Mutex::default(),
-        wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
-    }));
-    Notes { shared }
+fn guard_handle(max_connections: usize) -> GuardHandle {
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    let shared = Box::leak(Box::new(Shared::new(max_connections, wake)));
+    GuardHandle { shared }
 }
 
 fn peer(n: u32) -> SocketAddr {
@@ -252,12 +258,12 @@ fn peer(n: u32) -> SocketAddr {
 }
 
 #[test]
-fn tickets_count_what_is_in_progress() {
-    let notes = notes(64);
-    let table = &notes.shared.table;
+fn request_guards_count_what_is_in_progress() {
+    let guard_handle = guard_handle(64);
+    let table = &guard_handle.shared.table;
     let flow = || table.flow(table.key(peer(1)), 1);
-    let first = notes.note_request(Some(peer(1)), Body::Read);
-    let mut second = notes.note_request(Some(peer(1)), Body::Unread);
+    let first = guard_handle.note_request(Some(peer(1)), Body::Read);
+    let mut second = guard_handle.note_request(Some(peer(1)), Body::Unread);
     assert_eq!((flow().handed, flow().in_progress), (2, 2));
     assert_eq!(flow().body_unread, 1);
     second.body_done();
@@ -268,9 +274,9 @@ fn tickets_count_what_is_in_progress() {
     assert!(flow().abandoned);
     table.settle(table.key(peer(1)));
     assert!(!flow().abandoned);
-    let mut unix = notes.note_request(None, Body::Read);
-    unix.doom();
-    assert!(!unix.is_doomed());
+    let mut unix = guard_handle.note_request(None, Body::Read);
+    unix.give_up();
+    assert!(!unix.is_given_up());
 }
 
 #[test]
@@ -284,18 +290,18 @@ fn mapped_addresses_are_their_ipv4_ones() {
 
 #[test]
 fn a_full_table_loses_attribution_and_never_a_change() {
-    let notes = notes(1);
-    let table = &notes.shared.table;
-    let tickets: Vec<Ticket> = (1..20_000).map(|n| notes.note_request(Some(peer(n)), Body::Read)).collect();
-    let lost = tickets.iter().filter(|t| !t.attributed).count();
+    let guard_handle = guard_handle(1);
+    let table = &guard_handle.shared.table;
+    let guards: Vec<RequestGuard> = (1..20_000).map(|n| guard_handle.note_request(Some(peer(n)), Body::Read)).collect();
+    let lost = guards.iter().filter(|t| !t.attributed).count();
     assert!(lost >= 20_000 - 1 - 1024 * WAYS, "{lost}");
     let key = table.key(peer(19_999));
     assert!(!table.flow(key, 1).attributed);
     let before = table.flow(key, 1);
     assert!(before.in_progress > 0);
-    drop(notes.note_request(Some(peer(19_999)), Body::Read));
+    drop(guard_handle.note_request(Some(peer(19_999)), Body::Read));
     assert_ne!(table.flow(key, 1).handed, before.handed);
-    drop(tickets);
+    drop(guards);
     // The guard frees what no walk sees, and what it saw stays for two.
     for walk in 2..5 {
         table.free_unseen(walk);
@@ -309,17 +315,17 @@ fn a_full_table_loses_attribution_and_never_a_change() {
 
 #[test]
 fn freeing_races_lose_no_count_of_an_open_connection() {
-    let notes = notes(64);
-    let table = &notes.shared.table;
+    let guard_handle = guard_handle(64);
+    let table = &guard_handle.shared.table;
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2)
             .map(|thread| {
                 scope.spawn(move || {
                     for n in 0..100_000_u32 {
-                        let who = Some(peer(thread * 40 + n % 40 + 1));
-                        let ticket = notes.note_request(who, Body::Read);
-                        drop(ticket);
+                        let peer = Some(peer(thread * 40 + n % 40 + 1));
+                        let guard = guard_handle.note_request(peer, Body::Read);
+                        drop(guard);
                     }
                 })
             })
@@ -357,22 +363,6 @@ fn local_names_match_their_listener() {
     assert!(!serves(&unix(b"/run/a"), &unix(b"")));
     assert!(!serves(&unix(b""), &unix(b"")));
     assert!(!serves(&tcp("0.0.0.0:80"), &unix(b"/run/a")));
-}
-
-#[test]
-fn a_reply_that_waits_with_its_request_clogs() {
-    let now = Instant::now();
-    let mut c = connection(now);
-    let pending = Sample { unsent: 1, ..Sample::default() };
-    c.observe(handed(1, 1), pending, now, 100);
-    assert_eq!(c.facts.clogged_since, Some(now));
-    // Taking some of it changes nothing; another request does, and so does the end of this one.
-    c.observe(handed(1, 1), Sample { acked: MIN_DRAIN, ..pending }, now + MS, 100);
-    assert_eq!(c.facts.clogged_since, Some(now));
-    c.observe(handed(2, 1), pending, now + MS * 2, 100);
-    assert_eq!(c.facts.clogged_since, Some(now + MS * 2));
-    c.observe(handed(2, 0), pending, now + MS * 3, 100);
-    assert_eq!(c.facts.clogged_since, None);
 }
 
 #[test]

@@ -1,46 +1,115 @@
-//! The rule: which connection is to be cut, and why. Pure.
+//! The rule: which connection is to be cut, and why. A pure function of the facts, the bounds and the time.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{
-    ASKING_SEND_TIMEOUT, CutReason, DEAD_GRACE, GuardConfig, OVER_BOUND_FACTOR, OVER_BOUND_SIGHTINGS, STREAM_SIGHTINGS,
-};
+use super::config::GuardConfig;
+
+/// As [`GuardConfig::send_timeout`], for a client that goes on asking while it does not read the replies.
+pub const ASKING_SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A dead connection is given this long to be closed by tiny_http.
+pub const DEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// A connection over the byte bound is cut if it was seen so this often: a client that sends ahead must not lose its
+/// connection because no decider has run for a moment.
+pub const OVER_BOUND_SIGHTINGS: u32 = 2;
+
+/// Over the bound by this factor, once is enough.
+pub const OVER_BOUND_FACTOR: u64 = 4;
+
+/// Samples in a row in which a Unix connection was read and received more, while no request was handed over.
+pub const STREAM_SIGHTINGS: u32 = 2;
+
+/// Why a connection was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CutReason {
+    /// Silent for longer than `idle_timeout`.
+    Idle,
+    /// The request was not complete within `head_timeout`.
+    Head,
+    /// The body was not complete within `body_timeout`.
+    Body,
+    /// More than `max_head_bytes` for one request or `max_body_bytes` for its body, or the largest while all together
+    /// have more than `max_unfinished_bytes`.
+    Bytes,
+    /// Replies were not read within `send_timeout`.
+    Send,
+    /// More than `max_connections`.
+    Excess,
+    /// The server gave it up (`RequestGuard::give_up`).
+    Abandoned,
+    /// It was over, and tiny_http still held it.
+    Dead,
+}
+
+impl CutReason {
+    /// All reasons, in the order of `GuardHandle::cut_total`.
+    pub const ALL: [CutReason; 8] = [
+        CutReason::Idle,
+        CutReason::Head,
+        CutReason::Body,
+        CutReason::Bytes,
+        CutReason::Send,
+        CutReason::Excess,
+        CutReason::Abandoned,
+        CutReason::Dead,
+    ];
+
+    /// A short name for logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            CutReason::Idle => "idle",
+            CutReason::Head => "head",
+            CutReason::Body => "body",
+            CutReason::Bytes => "bytes",
+            CutReason::Send => "send",
+            CutReason::Excess => "excess",
+            CutReason::Abandoned => "abandoned",
+            CutReason::Dead => "dead",
+        }
+    }
+}
+
+impl fmt::Display for CutReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// What is known about one connection, as [`verdict`] needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
-    /// Requests can be attributed to this connection. Not so on a Unix socket, or where the table
-    /// of connections overflowed; `in_progress` and `last_progress` are then those of all such
-    /// connections together.
-    pub(super) attributed: bool,
+pub struct Facts {
+    /// Requests can be attributed to this connection. Not so on a Unix socket, or if the table of peers is full;
+    /// `in_progress` and `last_progress` are then those of all such connections together.
+    pub attributed: bool,
     /// Since when the connection has been over.
-    pub(super) dead_since: Option<Instant>,
+    pub dead_since: Option<Instant>,
     /// Requests handed over and not answered.
-    pub(super) in_progress: u32,
+    pub in_progress: u32,
     /// The body of a handed-over request is still on the socket.
-    pub(super) body_unread: bool,
+    pub body_unread: bool,
     /// When it was first seen, or last handed over, answered, or finished a body.
-    pub(super) last_progress: Instant,
-    /// Since when bytes of a request are there that was not handed over.
-    pub(super) pending_since: Option<Instant>,
+    pub last_progress: Instant,
+    /// Since when there are bytes of a request that was not handed over.
+    pub pending_since: Option<Instant>,
     /// How many bytes tiny_http has read of that request.
-    pub(super) pending_bytes: u64,
-    /// How often in a row it was seen over the bound (on a Unix socket: receiving).
-    pub(super) sightings: u32,
+    pub pending_bytes: u64,
+    /// How often in a row the connection was seen over the bound (on a Unix socket: receiving).
+    pub sightings: u32,
     /// Since when the present body has been awaited.
-    pub(super) body_since: Option<Instant>,
-    /// Since when replies have been pending without [`MIN_DRAIN`] bytes being taken.
-    pub(super) send_since: Option<Instant>,
-    /// Since when replies have been pending while the same request was in progress: perhaps a worker waits for room.
-    pub(super) clogged_since: Option<Instant>,
-    /// Since when the server has wanted it closed.
-    pub(super) abandoned_since: Option<Instant>,
+    pub body_since: Option<Instant>,
+    /// Since when replies have been pending without `MIN_DRAIN_BYTES` bytes being taken.
+    pub send_since: Option<Instant>,
+    /// Since when the connection is given up.
+    pub abandoned_since: Option<Instant>,
 }
 
 impl Facts {
     /// A connection first seen at `now`.
     #[must_use]
-    pub(super) fn new(now: Instant, attributed: bool) -> Facts {
+    pub fn new(now: Instant, attributed: bool) -> Facts {
         Facts {
             attributed,
             dead_since: None,
@@ -52,22 +121,21 @@ impl Facts {
             sightings: 0,
             body_since: None,
             send_since: None,
-            clogged_since: None,
             abandoned_since: None,
         }
     }
 }
 
-/// Decides whether a connection is to be cut, and why. A time or size equal to its bound is within
-/// it. (`max_connections` is not a matter of one connection and is applied by the walk.)
+/// Decides whether a connection is to be cut, and why. A time or size equal to its bound is within it.
+/// (`max_connections` and `max_unfinished_bytes` are bounds of all together: see cuts.rs.)
 #[must_use]
-pub(super) fn verdict(facts: &Facts, now: Instant, config: &GuardConfig) -> Option<CutReason> {
+pub fn verdict(facts: &Facts, now: Instant, config: &GuardConfig) -> Option<CutReason> {
     let past = |since: Option<Instant>, limit: Duration| {
         since.is_some_and(|since| now.saturating_duration_since(since) > limit)
     };
     if facts.dead_since.is_some() {
-        // A worker may be busy with its request still; it can't be told whose where requests are
-        // not attributed, so there the wait is for longer than any request takes.
+        // Its request may still be in progress. Where requests are not attributed that is unknown, so the grace is
+        // longer than any request takes.
         let (free, grace) = if facts.attributed {
             (facts.in_progress == 0, DEAD_GRACE)
         } else {
@@ -99,9 +167,10 @@ pub(super) fn verdict(facts: &Facts, now: Instant, config: &GuardConfig) -> Opti
     (silent && past(Some(facts.last_progress), config.idle_timeout)).then_some(CutReason::Idle)
 }
 
-pub(super) fn over_bound(facts: &Facts, config: &GuardConfig) -> bool {
+pub fn over_bound(facts: &Facts, config: &GuardConfig) -> bool {
     if facts.body_unread {
-        // The bytes are the body's. The worker bounds what it gets of them; chunks may hold much that it never gets.
+        // The bytes are the body's. The reader of the body bounds what it gets of them, but the frames of chunks never
+        // get there.
         return facts.attributed && facts.pending_bytes > config.max_body_bytes;
     }
     if !facts.attributed {

@@ -1,14 +1,14 @@
 //! One request on its way to its reply: the only place where a tiny_http request is read, answered or let go.
 //!
-//! Owns: the care that tiny_http's requests need. To drop one is to read the rest of its body (`EqualReader::drop`), into
-//! a buffer of the length that was announced, which may wait for the client. So a request whose body may still be on the
-//! socket is dropped by a thread that may wait, or after its socket was told not to; one with a length that is too large
-//! to be allocated is never dropped.
+//! Owns: the care that tiny_http's requests need. To drop one is to read the rest of its body (`EqualReader::drop`),
+//! into a buffer of the length that was announced, which may wait for the client. So a request whose body may still
+//! be on the socket is dropped by a thread that may wait, or after its socket was told not to; one with a length that
+//! is too large to be allocated is never dropped.
 //!
-//! A socket that takes no more bytes fails a write after a moment (SO_SNDTIMEO). What is left of the reply ([`Sending`])
-//! is then for a thread that may wait for the client.
+//! A socket that takes no more bytes fails a write after a moment (SO_SNDTIMEO). What is left of the reply
+//! ([`Sending`]) is then for a thread that may wait for the client.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,11 +16,11 @@ use std::time::Instant;
 
 use tiny_http::Request;
 
-use super::super::guard::{Body, Notes, Ticket};
-use super::super::pool::turns::Turn;
-use super::head::{Class, Head};
+use super::super::guard::{Body, CutRequest, GuardHandle, RequestGuard};
+use super::super::waiting::turns::{Request as WaitingRequest, Turn};
+use super::head::{Class, Find, Head};
 use super::reply::Reply;
-use super::sending::{Sending, Unsent};
+use super::unsent::{Away, Unsent};
 use crate::bounds::{MAX_BODY_BYTES, MAX_DROPPED_BODY_BYTES};
 use crate::error::{Error, Kind};
 
@@ -29,19 +29,28 @@ pub struct Exchange {
     /// Taken by whatever ends the exchange.
     request: Option<Request>,
     /// Dropped when the reply is written.
-    ticket: Option<Ticket>,
+    request_guard: Option<RequestGuard>,
     /// Dropped last: then the connection's next request may be handled.
-    turn: Option<Turn>,
+    turn: Option<Turn<Exchange>>,
     /// The connection's address; `None` on a Unix socket, whose connections can't be told apart.
     pub peer: Option<SocketAddr>,
     pub head: Head,
     /// The body, as far as it was read.
     body: Vec<u8>,
-    notes: Notes,
+    guard: GuardHandle,
     /// Set while it is with a thread that may wait.
     away: Option<Away>,
     /// When it was handed over.
     pub arrived: Instant,
+}
+
+/// What a reply needs of its request.
+pub struct Parts {
+    pub peer: Option<SocketAddr>,
+    pub writer: Box<dyn Write + Send>,
+    pub request_guard: Option<RequestGuard>,
+    pub turn: Option<Turn<Exchange>>,
+    pub away: Option<Away>,
 }
 
 /// How far a body was read.
@@ -54,25 +63,25 @@ pub enum Progress {
 
 impl Exchange {
     /// Takes over a request that tiny_http has just handed out.
-    pub fn new(request: Request, notes: Notes) -> Exchange {
-        let head = Head::of(&request);
+    pub fn new(request: Request, guard: GuardHandle, find: Find) -> Exchange {
+        let head = Head::of(&request, find);
         let peer = request.remote_addr().copied();
-        let ticket = notes.note_request(peer, if head.unread { Body::Unread } else { Body::Read });
+        let request_guard = guard.note_request(peer, if head.unread { Body::Unread } else { Body::Read });
         Exchange {
             request: Some(request),
-            ticket: Some(ticket),
+            request_guard: Some(request_guard),
             turn: None,
             peer,
             head,
             body: Vec::new(),
-            notes,
+            guard,
             away: None,
             arrived: Instant::now(),
         }
     }
 
     /// Notes that it is this request's turn.
-    pub fn begin_turn(&mut self, turn: Turn) {
+    pub fn begin_turn(&mut self, turn: Turn<Exchange>) {
         self.turn = Some(turn);
     }
 
@@ -111,12 +120,12 @@ impl Exchange {
 
     /// Whether the guard can tell its connection from others.
     pub fn is_attributed(&self) -> bool {
-        self.ticket.as_ref().is_some_and(Ticket::is_attributed)
+        self.request_guard.as_ref().is_some_and(RequestGuard::is_attributed)
     }
 
     /// The connection was given up: this must not be answered, since it may be part of another request's body.
     pub fn is_given_up(&self) -> bool {
-        self.ticket.as_ref().is_some_and(Ticket::is_doomed)
+        self.request_guard.as_ref().is_some_and(RequestGuard::is_given_up)
     }
 
     /// Whether the body that was announced is longer than may be read.
@@ -167,48 +176,47 @@ impl Exchange {
         if self.head.length.is_some_and(|length| (self.body.len() as u64) < length) {
             return Err(cut_short());
         }
-        if let Some(ticket) = self.ticket.as_mut() {
-            ticket.body_done();
+        if let Some(request_guard) = self.request_guard.as_mut() {
+            request_guard.body_done();
         }
         self.head.unread = false;
         Ok(Progress::Done)
     }
 
-    /// The reply, ready to be sent. To be called when no byte of the body is on the socket any more, or when the socket was
-    /// told not to wait for them.
-    pub fn into_sending(mut self, bytes: Vec<u8>) -> Option<Sending> {
+    /// What a reply needs of it. Lets go of tiny_http's reader.
+    pub fn into_parts(mut self) -> Option<Parts> {
         let writer = self.request.take()?.into_writer();
-        Some(Sending::new(
-            self.peer,
-            Unsent::new(writer, bytes),
-            self.ticket.take(),
-            self.turn.take(),
-            self.away.take(),
-        ))
+        Some(Parts {
+            peer: self.peer,
+            writer,
+            request_guard: self.request_guard.take(),
+            turn: self.turn.take(),
+            away: self.away.take(),
+        })
     }
 
     /// Gives the connection up: nothing more of it is taken for a request.
     pub fn give_up(&mut self) {
-        if let Some(ticket) = self.ticket.as_mut() {
-            ticket.doom();
+        if let Some(request_guard) = self.request_guard.as_mut() {
+            request_guard.give_up();
         }
     }
 
-    /// Lets go of the request without an answer, and has the connection ended. No byte of the body must be on the socket
-    /// any more, or the thread may wait for it.
+    /// Lets go of the request without an answer, and has the connection ended. No byte of the body must be on the
+    /// socket any more, or the thread may wait for it.
     pub fn discard(mut self) {
         self.give_up();
         if let Some(peer) = self.peer.filter(|_| self.head.class == Class::Bloated || self.head.is_large()) {
-            self.notes.cut_now(peer);
+            self.guard.cut_now(peer);
         }
         self.let_go();
     }
 
-    /// On a Unix socket: lets go of the request once all connections are ended, since the replies to those after it would
-    /// be taken for its own. Waits for that.
-    pub fn discard_with_all(mut self, wait: impl Fn(&Notes, u64)) {
-        let wish = self.notes.cut_unix();
-        wait(&self.notes, wish);
+    /// On a Unix socket: lets go of the request once all connections are ended, since the replies to those after it
+    /// would be taken for its own. Waits for that.
+    pub fn discard_with_all(mut self, wait: impl Fn(&GuardHandle, CutRequest)) {
+        let request = self.guard.cut_all_unix();
+        wait(&self.guard, request);
         self.let_go();
     }
 
@@ -237,6 +245,28 @@ impl Exchange {
     }
 }
 
+impl WaitingRequest for Exchange {
+    fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    fn weight(&self) -> usize {
+        self.head.weight
+    }
+
+    fn is_given_up(&self) -> bool {
+        Exchange::is_given_up(self)
+    }
+
+    fn shed(&mut self) {
+        self.head.class = Class::Shed;
+    }
+
+    fn begin_turn(&mut self, turn: Turn<Exchange>) {
+        Exchange::begin_turn(self, turn);
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         if self.request.is_none() {
@@ -252,22 +282,6 @@ impl Drop for Exchange {
         } else if let Err(error) = Unsent::new(request.into_writer(), bytes).finish(Instant::now()) {
             log::debug!("a reply could not be sent: {error}");
         }
-    }
-}
-
-/// A request on a Unix socket that is with a thread that may wait; counted until its reply is sent.
-pub struct Away(Arc<AtomicUsize>);
-
-impl Away {
-    pub fn of(count: &Arc<AtomicUsize>) -> Away {
-        count.fetch_add(1, Ordering::Relaxed);
-        Away(Arc::clone(count))
-    }
-}
-
-impl Drop for Away {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use tiny_http::{HTTPVersion, Header, Request};
 
-use super::super::routes::{self, Found};
 use crate::bounds::MAX_HEADERS;
 
 /// Bodies up to this length are read by tiny_http's thread of the connection (`new_request` in its request.rs).
@@ -26,6 +25,20 @@ pub enum Class {
     /// More header lines than anything needs: its connection is ended.
     Bloated,
 }
+
+/// The endpoint that was found for a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its place in the table of endpoints.
+    pub index: usize,
+    /// Where the key begins in the path, still encoded.
+    pub key_at: usize,
+    /// It is answered from memory, and waits for the disk at most: a check of any kind, or health.
+    pub quick: bool,
+}
+
+/// Finds the endpoint of a target (path and query).
+pub type Find = fn(&str) -> Option<Found>;
 
 /// Where the name stands by which the client has called this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +78,14 @@ pub struct Head {
 }
 
 impl Head {
-    pub fn of(request: &Request) -> Head {
-        Head::scan(request.method().as_str(), request.url(), request.http_version(), request.headers())
+    pub fn of(request: &Request, find: Find) -> Head {
+        Head::scan(find, request.method().as_str(), request.url(), request.http_version(), request.headers())
     }
 
     /// The head with these parts. Only tests call it elsewhere.
-    pub fn scan(method: &str, url: &str, version: &HTTPVersion, headers: &[Header]) -> Head {
+    pub fn scan(find: Find, method: &str, url: &str, version: &HTTPVersion, headers: &[Header]) -> Head {
         let target = target_of(url);
-        let found = routes::find(&url[target.clone()]);
+        let found = find(&url[target.clone()]);
         let mut head = Head {
             class: Class::Work,
             found,
@@ -145,9 +158,14 @@ impl Head {
             _ if headers > MAX_HEADERS => Class::Bloated,
             // What has no endpoint is refused by any thread.
             None => Class::Quick,
-            Some(found) if found.is_quick() && self.weight <= LARGE_BYTES => Class::Quick,
+            Some(found) if found.quick && self.weight <= LARGE_BYTES => Class::Quick,
             Some(_) => Class::Work,
         }
+    }
+
+    /// The place of its endpoint in the table, if it has one.
+    pub fn endpoint(&self) -> Option<usize> {
+        self.found.map(|found| found.index)
     }
 
     /// Whether it takes much memory while it waits.

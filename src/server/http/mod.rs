@@ -3,5 +3,8 @@
 pub mod auth;
 pub mod exchange;
 pub mod head;
+pub mod instances;
+pub mod more;
 pub mod reply;
 pub mod sending;
+pub mod unsent;

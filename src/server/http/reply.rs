@@ -2,7 +2,9 @@
 
 use std::io::Write;
 
-use super::sending::More;
+use serde_json::Value;
+
+use super::more::{More, begin_chunk, end_chunk};
 use crate::clock::Millis;
 use crate::error::{Error, Kind};
 use crate::limiter::{Decision, write_number, write_text};
@@ -33,7 +35,25 @@ impl Reply {
 
     /// The beginning of a JSON reply.
     pub fn json_part(body: Vec<u8>) -> Reply {
-        Reply { status: 200, headers: Vec::new(), body, more: None, content_type: "application/json" }
+        Reply::new(200, "application/json", body)
+    }
+
+    /// A reply with this body.
+    pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Reply {
+        Reply { status, headers: Vec::new(), body, more: None, content_type }
+    }
+
+    /// A JSON object whose first field is `ok`: serde_json sorts the names.
+    pub fn ok(ok: bool, rest: &Value) -> Reply {
+        let rest = rest.to_string();
+        let comma = if rest == "{}" { "" } else { "," };
+        Reply::json(format!("{{\"ok\":{ok}{comma}{}", rest.trim_start_matches('{')).into_bytes())
+    }
+
+    /// Tells caches to keep no copy.
+    pub fn not_to_be_stored(mut self) -> Reply {
+        self.header("Cache-Control", "no-store");
+        self
     }
 
     /// The reply that tells of an error.
@@ -107,29 +127,6 @@ impl Reply {
             end_chunk(&mut out, begun, false);
         }
         out
-    }
-}
-
-/// Room for the length of a chunk: eight hexadecimal digits and CR LF.
-const CHUNK_HEAD: usize = 10;
-
-/// Begins a chunk of a body in chunks (RFC 9112, 7.1), or of any other. Returns where it begins, for [`end_chunk`].
-pub fn begin_chunk(out: &mut Vec<u8>, chunked: bool) -> Option<usize> {
-    chunked.then(|| {
-        out.extend_from_slice(&[b'0'; CHUNK_HEAD]);
-        out.len()
-    })
-}
-
-/// Ends a chunk, and the body if it is the last.
-pub fn end_chunk(out: &mut Vec<u8>, begun: Option<usize>, last: bool) {
-    let Some(begun) = begun else { return };
-    let length = out.len() - begun;
-    let head = format!("{length:08x}\r\n");
-    out[begun - CHUNK_HEAD..begun].copy_from_slice(head.as_bytes());
-    out.extend_from_slice(b"\r\n");
-    if last {
-        out.extend_from_slice(b"0\r\n\r\n");
     }
 }
 

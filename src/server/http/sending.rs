@@ -5,22 +5,13 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::io::Errno;
-use rustix::net::SendFlags;
-
-use super::super::guard::Ticket;
-use super::super::pool::turns::Turn;
-use super::exchange::Away;
-use super::reply::{begin_chunk, end_chunk};
-use crate::bounds::SEND_TIMEOUT_MS;
-
-/// More of a reply, made when what there was is sent.
-pub trait More: Send {
-    /// Appends the next part, of some tens of KiB and at least a byte. Returns whether there may be another.
-    fn next(&mut self, out: &mut Vec<u8>) -> bool;
-}
+use super::super::guard::RequestGuard;
+use super::super::waiting::turns::Turn;
+use super::exchange::{Exchange, Parts};
+use super::more::{More, begin_chunk, end_chunk};
+use super::unsent::{Away, Unsent};
 
 /// A reply of which a part may be sent. Dropped before all is sent, it ends its connection.
 pub struct Sending {
@@ -33,8 +24,8 @@ pub struct Sending {
     /// The connection is given up when all is sent.
     last: bool,
     /// Taken when the reply is written.
-    ticket: Option<Ticket>,
-    turn: Option<Turn>,
+    request_guard: Option<RequestGuard>,
+    turn: Option<Turn<Exchange>>,
     /// Only held.
     away: Option<Away>,
 }
@@ -49,14 +40,12 @@ pub enum Sent {
 }
 
 impl Sending {
-    pub fn new(
-        peer: Option<SocketAddr>,
-        unsent: Unsent<Box<dyn Write + Send>>,
-        ticket: Option<Ticket>,
-        turn: Option<Turn>,
-        away: Option<Away>,
-    ) -> Sending {
-        Sending { peer, unsent, more: None, chunked: false, last: false, ticket, turn, away }
+    /// The reply to a request, ready to be sent. To be called when no byte of the body is on the socket any more, or
+    /// when the socket was told not to wait for them.
+    pub fn new(exchange: Exchange, bytes: Vec<u8>) -> Option<Sending> {
+        let Parts { peer, writer, request_guard, turn, away } = exchange.into_parts()?;
+        let unsent = Unsent::new(writer, bytes);
+        Some(Sending { peer, unsent, more: None, chunked: false, last: false, request_guard, turn, away })
     }
 
     /// Counts it among the requests that are with threads that may wait.
@@ -105,8 +94,7 @@ impl Sending {
 
     /// Makes the next part.
     pub fn make_more(&mut self) {
-        self.unsent.clear();
-        let out = &mut self.unsent.bytes;
+        let out = self.unsent.renew();
         let begun = begin_chunk(out, self.chunked);
         let last = !self.more.as_mut().is_some_and(|more| more.next(out));
         end_chunk(out, begun, last);
@@ -117,9 +105,9 @@ impl Sending {
 
     /// All is sent.
     fn end(&mut self) {
-        match self.ticket.take() {
-            Some(ticket) if self.last => ticket.abandon(),
-            ticket => drop(ticket),
+        match self.request_guard.take() {
+            Some(request_guard) if self.last => request_guard.abandon(),
+            request_guard => drop(request_guard),
         }
     }
 
@@ -138,68 +126,8 @@ impl Sending {
 impl Drop for Sending {
     fn drop(&mut self) {
         // Half a reply may have gone out.
-        if let Some(ticket) = self.ticket.take() {
-            ticket.abandon();
+        if let Some(request_guard) = self.request_guard.take() {
+            request_guard.abandon();
         }
-    }
-}
-
-/// Bytes on their way to a client.
-pub struct Unsent<W> {
-    writer: W,
-    bytes: Vec<u8>,
-    /// How many the writer has taken; it may hold the last of them back until it is flushed.
-    sent: usize,
-}
-
-impl<W: Write> Unsent<W> {
-    pub fn new(writer: W, bytes: Vec<u8>) -> Unsent<W> {
-        Unsent { writer, bytes, sent: 0 }
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.sent = 0;
-    }
-
-    /// Sends what the socket takes. Returns whether that was all.
-    fn go_on(&mut self) -> io::Result<bool> {
-        loop {
-            let unsent = &self.bytes[self.sent..];
-            let done = if unsent.is_empty() { self.writer.flush().map(|()| 0) } else { self.writer.write(unsent) };
-            match done {
-                Ok(_) if unsent.is_empty() => return Ok(true),
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(more) => self.sent += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // SO_SNDTIMEO has passed; nothing of what was refused was taken.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// As `go_on`, without waiting. tiny_http's writer holds back less than a kibibyte, and nothing after a write that it
-    /// did not take whole; so what it holds can only be the end of the reply.
-    fn go_on_by(&mut self, fd: BorrowedFd<'_>) -> io::Result<bool> {
-        while self.sent < self.bytes.len() {
-            match rustix::net::send(fd, &self.bytes[self.sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(more) => self.sent += more,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.go_on()
-    }
-
-    /// Sends all, unless that takes longer than a client may leave a reply unread.
-    pub fn finish(&mut self, begun: Instant) -> io::Result<()> {
-        while !self.go_on()? {
-            if begun.elapsed() > Duration::from_millis(SEND_TIMEOUT_MS) {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        Ok(())
     }
 }

@@ -8,12 +8,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::http::auth::Bind;
-use super::sockets::{self, Inherited, ListenerOptions};
+use super::activation::{Inherited, exec_with_listener, inherited_listener};
+use super::bind::Bind;
+use super::names::{local_name, wake};
+use super::options::{ListenerOptions, set_listener_options};
 use crate::error::{Error, Kind, Result};
 
-/// Tells the next image of this program that the socket passed to it was its former image's, and whose it is: `1` for
-/// this program's own, [`LENT`] for a service manager's.
+/// Tells the next image of this program that the former image passed the socket to it, and its owner: `1` for this
+/// program, [`LENT`] for a service manager.
 const OWN_SOCKET: &str = "FLINT_OWN_SOCKET";
 
 /// See [`OWN_SOCKET`].
@@ -62,7 +64,7 @@ impl Listener {
     /// # Errors
     /// `io` when what was passed is no listening stream socket.
     pub fn passed() -> Result<Option<Listener>> {
-        let inherited = sockets::inherited_listener().map_err(|error| {
+        let inherited = inherited_listener().map_err(|error| {
             Error::new(Kind::Io, format!("cannot use the socket passed by LISTEN_FDS and LISTEN_PID: {error}"))
         })?;
         inherited.map(|inherited| Listener::inherited(inherited)?.prepared()).transpose()
@@ -78,7 +80,7 @@ impl Listener {
 
     /// Sets what accepted connections inherit.
     fn prepared(self) -> Result<Listener> {
-        sockets::set_listener_options(self.as_fd(), &ListenerOptions::default())
+        set_listener_options(self.as_fd(), &ListenerOptions::default())
             .map_err(|error| Error::new(Kind::Io, format!("cannot set options of {}: {error}", self.url)))?;
         Ok(self)
     }
@@ -86,7 +88,7 @@ impl Listener {
     fn inherited(inherited: Inherited) -> Result<Listener> {
         let failed = |error: io::Error| Error::new(Kind::Io, format!("cannot tell the passed socket's name: {error}"));
         let former = std::env::var_os(OWN_SOCKET);
-        let (taken_over, lent) = (former.is_some(), former.is_none_or(|whose| whose == LENT));
+        let (taken_over, lent) = (former.is_some(), former.is_none_or(|owner| owner == LENT));
         let (socket, url, path) = match inherited {
             Inherited::Tcp(listener) => {
                 let url = format!("http://{}", listener.local_addr().map_err(failed)?);
@@ -172,12 +174,12 @@ impl Listener {
 
     /// Makes the threads that wait in accept return, leaving what is queued in the kernel.
     pub fn pause(&self) {
-        // The flag belongs to the socket, whichever descriptor it is set by; a knock ends the accept that waits.
+        // The flag belongs to the socket, whichever descriptor it is set by; a connection ends the accept that waits.
         if let Err(error) = rustix::io::ioctl_fionbio(self.as_fd(), true) {
             log::warn!("cannot pause {}: {error}", self.url);
         }
-        if let Some(name) = sockets::local_name(self.as_fd()) {
-            let _ = sockets::knock(&name);
+        if let Some(name) = local_name(self.as_fd()) {
+            let _ = wake(&name);
         }
     }
 
@@ -196,7 +198,7 @@ impl Listener {
     /// Replaces this process by `command`, which finds this socket. Returns only when that fails.
     pub fn hand_over(&self, command: &mut Command) -> io::Error {
         command.env(OWN_SOCKET, if self.lent { LENT } else { "1" });
-        sockets::exec_with_listener(command, self.as_fd())
+        exec_with_listener(command, self.as_fd())
     }
 }
 

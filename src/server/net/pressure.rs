@@ -1,10 +1,10 @@
 //! Back-pressure: tiny_http's threads read no more than the deciders keep up with.
 //!
-//! tiny_http reads requests in a thread per connection and queues them without a bound. On few processors hundreds of such
-//! threads leave the deciders little time, so that what they have read takes gigabytes. tiny_http offers no hook to hold
-//! them back, and each of its requests takes some 17 allocations; so the program's allocator is that hook. Its threads may
-//! make [`BUDGET`] allocations together until a decider has caught up ([`caught_up`]), and then sleep in the allocator. All
-//! of them asleep, the deciders have the processors.
+//! tiny_http reads requests in a thread per connection and queues them without a bound. On few processors hundreds of
+//! such threads leave the deciders little time, so that what they have read takes gigabytes. tiny_http offers no hook
+//! to hold them back, and each of its requests takes some 17 allocations; so the program's allocator is that hook. Its
+//! threads may make [`BUDGET`] allocations together until a decider has caught up ([`caught_up`]), and then sleep in
+//! the allocator. All of them asleep, the deciders have the processors.
 //!
 //! A sleep ends after [`LONGEST`] whatever happens: the thread may hold a lock that others need.
 
@@ -22,21 +22,21 @@ pub const THREADS: &str = "flint-accept-";
 /// Allocations that tiny_http's threads may make together until a decider has caught up: those of some 2000 requests.
 const BUDGET: u32 = 32 * 1024;
 
-/// Allocations of one thread that are counted at once: those of four requests. A thread of a client that sends one request
-/// after the other seldom comes to pay while others overdraw.
+/// Allocations of one thread that are counted at once: those of four requests. A thread of a client that sends one
+/// request after the other seldom comes to pay while others overdraw.
 const STEP: u32 = 64;
 
 /// Longest sleep.
 const LONGEST: Duration = Duration::from_millis(200);
 
-/// Longest sleep of a thread that accepts connections, which takes some 8 of them in a step.
+/// Longest sleep of a thread that accepts connections. It accepts some 8 of them in a step.
 const LONGEST_ACCEPTING: Duration = Duration::from_millis(4);
 
 /// Threads that go on when a decider has caught up; more at once would leave it no time again.
 const WOKEN: u32 = 32;
 
-/// The thread that accepts connections; 0 if it is not known. It is held back for moments only: a
-/// connection that the kernel has no room for waits for a second, until its peer asks again.
+/// The thread that accepts connections; 0 if it is not known. It is held back for moments only: if the kernel has no
+/// room for a connection, its peer asks again after a second.
 static ACCEPTS: AtomicU32 = AtomicU32::new(0);
 
 static SPENT: AtomicU32 = AtomicU32::new(0);
@@ -61,8 +61,8 @@ pub fn caught_up() {
     }
 }
 
-/// Runs what makes an HTTP instance, and finds out which thread accepts connections for it: tiny_http starts that thread
-/// first (`Server::from_listener` in its lib.rs), so it has the lowest number of the new ones.
+/// Runs what makes an HTTP instance, and finds out which thread accepts connections for it: tiny_http starts that
+/// thread first (`Server::from_listener` in its lib.rs), so it has the lowest number of the new ones.
 pub fn note_accepting_thread<T>(make: impl FnOnce() -> T) -> T {
     let threads = || -> Vec<u32> {
         let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
@@ -79,7 +79,7 @@ fn own_id() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
 }
 
-/// Whose thread this is, as far as it was found out.
+/// To which part of the program a thread belongs, as far as that is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Unknown,
@@ -158,7 +158,7 @@ fn pay() {
 /// Whether this thread's name begins so, without an allocation.
 fn name_begins_with(beginning: &str) -> bool {
     let mut name = [0_u8; 16];
-    // SAFETY: PR_GET_NAME writes at most 16 bytes to where it is told (prctl(2)), and `name` is live and exclusive.
+    // SAFETY: PR_GET_NAME writes at most 16 bytes to its argument (prctl(2)), and `name` is live and exclusive.
     let result = unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
     result == 0 && name.starts_with(beginning.as_bytes())
 }

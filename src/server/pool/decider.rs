@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::accept::{Instance, Instances, Taken};
 use super::super::context::Context;
 use super::super::http::exchange::Exchange;
+use super::super::http::instances::{Instance, Instances, Taken};
 use super::super::net::pressure;
+use super::super::routes::table::find;
+use super::super::vitals::contain;
+use super::super::waiting::turns::Entered;
 use super::handle::{self, Handled, Role};
-use super::turns::Entered;
-use super::{contain, pass_on};
+use super::passing::pass_on;
 
 /// Requests that are taken before some are decided.
 const MOST_TAKEN: usize = 1024;
@@ -22,13 +24,16 @@ const CALM: usize = 1024;
 const MOST_SENT: usize = 16;
 const MOST_DECIDED: usize = 16;
 
-/// Looks at what tiny_http has before a decider goes to sleep. Under load others are about to hand something over; to let
-/// them run is cheaper than to sleep and be woken.
+/// Looks at what tiny_http has before a decider goes to sleep. Under load others are about to hand something over; to
+/// let them run is cheaper than to sleep and be woken.
 const POLLS: u32 = 2;
 
 /// How long a decider stays awake for a single reply: a sync of a fast disk. To be woken would take as long again as a
 /// tenth of that; others that have work get the processor at once.
 const STAY_AWAKE: Duration = Duration::from_micros(250);
+
+/// The same for the next request of a client that has just been answered.
+const STAY_AWAKE_FOR_NEXT: Duration = Duration::from_micros(50);
 
 /// Time between two looks while the server ends.
 const ENDING: Duration = Duration::from_millis(2);
@@ -80,7 +85,7 @@ impl Decider {
     fn take(&self, instance: &Instance) -> usize {
         for taken in 0..MOST_TAKEN {
             match instance.try_take() {
-                Taken::Request(request) => self.enter(Exchange::new(request, self.context.notes)),
+                Taken::Request(request) => self.enter(Exchange::new(request, self.context.guard, find)),
                 Taken::Nothing | Taken::Woken => return taken,
                 Taken::Exhausted => self.instances.note_exhausted(instance),
             }
@@ -117,11 +122,15 @@ impl Decider {
                 return true;
             }
         }
-        if self.processors == 1 || self.context.pending.len() != 1 {
-            return false;
-        }
+        let longest = match self.context.pending.len() {
+            _ if self.processors == 1 => return false,
+            // Its client is about to ask again.
+            0 => STAY_AWAKE_FOR_NEXT,
+            1 => STAY_AWAKE,
+            _ => return false,
+        };
         let begun = Instant::now();
-        while begun.elapsed() < STAY_AWAKE {
+        while begun.elapsed() < longest {
             if self.has_work(instance) {
                 return true;
             }
@@ -133,7 +142,7 @@ impl Decider {
     fn has_work(&self, instance: &Instance) -> bool {
         match instance.try_take() {
             Taken::Request(request) => {
-                self.enter(Exchange::new(request, self.context.notes));
+                self.enter(Exchange::new(request, self.context.guard, find));
                 return true;
             }
             Taken::Exhausted => self.instances.note_exhausted(instance),
@@ -149,7 +158,7 @@ impl Decider {
         asleep.raise();
         if !context.pending.has_completions() && !context.turns.is_ready() && !self.instances.are_ending() {
             match self.instances.sleep_in(instance) {
-                Taken::Request(request) => self.enter(Exchange::new(request, context.notes)),
+                Taken::Request(request) => self.enter(Exchange::new(request, context.guard, find)),
                 Taken::Exhausted => self.instances.note_exhausted(instance),
                 Taken::Nothing | Taken::Woken => {}
             }

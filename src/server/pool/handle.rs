@@ -10,9 +10,11 @@ use super::super::http::exchange::Exchange;
 use super::super::http::head::Class;
 use super::super::http::reply::Reply;
 use super::super::http::sending::{Sending, Sent};
+use super::super::routes;
+use super::super::routes::call::Sources;
 use super::super::routes::metrics::Measure;
-use super::super::routes::{self, Sources};
-use super::pending::{Outcome, Waiting};
+use super::super::waiting::pending::Outcome;
+use super::super::work::Waiting;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::{Later, SyncMode};
 use crate::store;
@@ -48,9 +50,10 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
     if exchange.is_given_up() || exchange.head.class == Class::Bloated {
         return let_go(exchange);
     }
-    let measure = context.metrics.measure(exchange.head.found, exchange.arrived);
+    let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
     if let Err(error) = admit(context, &exchange) {
-        return answer_at_once(context, exchange, measure, Reply::error(&error), role);
+        let reply = routes::refusal(&error, exchange.head.found);
+        return answer_at_once(context, exchange, measure, reply, role);
     }
     if exchange.head.unread {
         measure.suspend();
@@ -123,14 +126,14 @@ pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handle
     }
     let measure = match measure {
         Some(suspended) => context.metrics.go_on(suspended),
-        None => context.metrics.measure(exchange.head.found, exchange.arrived),
+        None => context.metrics.measure(exchange.head.endpoint(), exchange.arrived),
     };
     answer(context, exchange, measure, reply)
 }
 
 /// Answers a request with an error, whether its body was read or not.
 pub fn refuse(context: &Context, exchange: Exchange, error: &Error) -> Handled {
-    let measure = context.metrics.measure(exchange.head.found, exchange.arrived);
+    let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
     answer(context, exchange, measure, Reply::error(error))
 }
 
@@ -192,7 +195,7 @@ fn answer(context: &Context, exchange: Exchange, mut measure: Measure<'_>, reply
     let more = reply.more.filter(|_| !head_only);
     // A reply to a request that was sent ahead would wait for those that are elsewhere.
     let wait = exchange.is_slow() || (context.unix && exchange.waits_for_others(&context.away));
-    let Some(sending) = exchange.into_sending(bytes) else { return Handled::Done };
+    let Some(sending) = Sending::new(exchange, bytes) else { return Handled::Done };
     let sending = sending.followed_by(more, chunked).then_end(last);
     if wait {
         return Handled::Slow(sending);

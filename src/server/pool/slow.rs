@@ -1,15 +1,15 @@
 //! Clients that keep the server waiting: the thread `flint-slow`.
 //!
-//! Owns: bodies that have not arrived whole, the rest of replies whose clients are slow to take them, and connections whose
-//! request was refused before its body was read. No other thread of the server waits for a client. (On a Unix socket a
-//! worker does, or a thread for one body: tiny_http gives its requests no address by which their connections could be
-//! found.)
+//! Owns: bodies that have not arrived whole, the rest of replies whose clients are slow to take them, and connections
+//! whose request was refused before its body was read. No other thread of the server waits for a client. (On a Unix
+//! socket a worker does, or a thread for one body: tiny_http gives its requests no address by which their connections
+//! could be found.)
 //!
-//! How it waits for many at once: it finds the connection by its peer's address and duplicates the descriptor, so that
-//! epoll can tell when there is something to do. While a body is unread the request holds tiny_http's reader, so the
-//! connection's thread can't read, and the socket may be told not to wait (O_NONBLOCK). While a reply is sent that thread
-//! may be reading, and must go on waiting; so the rest of a reply is sent by MSG_DONTWAIT. How long a client may take is
-//! the guard's matter: it ends the connection, and epoll tells.
+//! How it waits for many at once: it finds the connection by its peer's address and duplicates the descriptor, so
+//! that epoll can tell when there is something to do. While a body is unread the request holds tiny_http's reader, so
+//! the connection's thread can't read, and the socket may be told not to wait (O_NONBLOCK). While a reply is sent
+//! that thread may be reading, and must go on waiting; so the rest of a reply is sent by MSG_DONTWAIT. How long a
+//! client may take is the guard's matter: it ends the connection, and epoll tells.
 //!
 //! Called by the pool ([`Slow`]). Must never happen here: a wait for one client, or a decision.
 
@@ -20,19 +20,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam_channel::{Receiver, TryRecvError, unbounded};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use super::super::context::Context;
 use super::super::http::exchange::{Exchange, Progress};
 use super::super::http::sending::{Sending, Sent};
-use super::super::net::sockets::{self, Connections};
-use super::jobs::Job;
-use super::{Handled, contain, handle};
+use super::super::net::descriptors::Connections;
+use super::super::net::facts;
+use super::super::vitals::contain;
+use super::super::work::{Job, Slow, Task};
+use super::handle::{self, Handled};
 
-/// How long the rest of a refused body is taken from the socket, so that its client can read the reply: a connection that
-/// is closed with bytes unread is reset, and the reply with it.
+/// How long the rest of a refused body is taken from the socket, so that its client can read the reply: a connection
+/// that is closed with bytes unread is reset, and the reply with it.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// How long a request is kept whose connection can't be found, before it is dropped: the guard ends an abandoned
@@ -47,32 +49,6 @@ const EVENTS: usize = 256;
 
 /// The event that tells of new tasks.
 const WAKE: u64 = 0;
-
-/// What this thread is asked to do.
-pub enum Task {
-    /// Read the body, and make the request ready.
-    Body(Exchange),
-    /// Send these bytes and end the connection, whose body was not read.
-    Refuse(Exchange, Vec<u8>),
-    /// Send the rest of a reply.
-    Send(Sending),
-    /// End once nothing is left.
-    End,
-}
-
-/// The way to the thread.
-pub struct Slow {
-    tasks: Sender<Task>,
-    wake: OwnedFd,
-}
-
-impl Slow {
-    pub fn add(&self, task: Task) {
-        let _ = self.tasks.send(task);
-        // The counter can't overflow, and a failure would have no remedy.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-}
 
 /// The thread before it runs.
 pub struct Loop {
@@ -90,7 +66,7 @@ pub fn make() -> io::Result<(Slow, Loop)> {
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
-    Ok((Slow { tasks: sender, wake: wake.try_clone()? }, Loop { tasks, wake, epoll }))
+    Ok((Slow::new(sender, wake.try_clone()?), Loop { tasks, wake, epoll }))
 }
 
 impl Loop {
@@ -345,12 +321,12 @@ fn go_on_lingering(fd: &OwnedFd, exchange: Exchange, mut bytes: Vec<u8>, end: In
     if bytes.is_empty() && !over {
         // The client learns that this was all, and closes.
         let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
-        sockets::discard_received(fd);
-        over = sockets::bytes_received(fd).map_or(true, |facts| facts.peer_closed || facts.dead);
+        facts::discard_received(fd);
+        over = facts::bytes_received(fd).map_or(true, |tcp| tcp.peer_closed || tcp.dead);
     }
     if over {
-        let _ = sockets::shutdown(fd);
-        sockets::discard_received(fd);
+        let _ = facts::shutdown(fd);
+        facts::discard_received(fd);
         exchange.discard();
         return Next::Done;
     }

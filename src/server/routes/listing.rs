@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::super::http::more::More;
 use super::super::http::reply::Reply;
-use super::super::http::sending::More;
 use crate::bounds::{MAX_LONG_LISTS, REPLY_PART_BYTES};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::Listing;

@@ -22,7 +22,7 @@ fn is_fresh(pid: u32) -> bool {
 
 #[test]
 fn a_stop_meets_a_server_that_starts_afresh() {
-    let mut victim = Victim::new(&[]);
+    let mut victim = Victim::soon_worn_out(&["--token", TOKEN]);
     let streams = wear_out(&victim);
     let deadline = Instant::now() + PATIENCE;
     while !victim.server.stderr().contains("starting afresh on the same socket") {
@@ -45,8 +45,7 @@ fn a_server_that_could_not_start_afresh_goes_on() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     };
     write(TOKEN);
-    let args = ["--sync", "batch", "--token-file", file.to_str().unwrap()];
-    let mut victim = Victim::started(|dir| Server::start(dir, &args));
+    let mut victim = Victim::soon_worn_out(&["--token-file", file.to_str().unwrap()]);
     let pid = victim.server.pid();
     write("");
     let mut streams = wear_out(&victim);

@@ -1,13 +1,13 @@
 //! Turns: of each connection one request at a time.
 //!
-//! tiny_http lets a client send any number of requests ahead of their replies, and makes the thread that answers one wait
-//! until those before it are answered (`SequentialWriter` in its util/sequential.rs). So of each connection at most one
-//! request is under way; the others wait here, bounded in number and memory, and cost no thread.
+//! tiny_http lets a client send any number of requests ahead of their replies, and makes the thread that answers one
+//! wait until those before it are answered (`SequentialWriter` in its util/sequential.rs). So of each connection at
+//! most one request is under way; the others wait here, bounded in number and memory, and cost no thread.
 //!
-//! Owns: the requests that wait, and those that are ready for a decider. A request whose turn it is holds a [`Turn`]; when
-//! that is dropped, the connection's next request goes to the end of what is ready. Connections of a Unix socket can't be
-//! told apart: tiny_http gives their requests no address, and nothing else in its interface names the connection. All
-//! their requests are ready at once; `pending` and the pool keep their replies in order.
+//! Owns: the requests that wait, and those that are ready for a decider. A request whose turn it is holds a [`Turn`];
+//! when that is dropped, the connection's next request goes to the end of what is ready. Connections of a Unix socket
+//! can't be told apart: tiny_http gives their requests no address, and nothing else in its interface names the
+//! connection. All their requests are ready at once; `pending` and the pool keep their replies in order.
 //!
 //! Must never happen here: that a request is dropped, which may wait for its client, while the lock is held.
 
@@ -16,8 +16,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::http::exchange::Exchange;
-use super::super::http::head::Class;
 use crate::bounds::{MAX_PIPELINED, MAX_WAITING, MAX_WAITING_BYTES, PIPELINED_ALWAYS, PIPELINED_ALWAYS_BYTES};
 
 /// On a Unix socket, where it can't be told which connection sends too much, requests that are ready are refused beyond
@@ -27,7 +25,7 @@ const UNIX_FACTOR: usize = 4;
 /// Called when a request has become ready.
 pub type OnReady = Box<dyn Fn() + Send + Sync>;
 
-/// What turns need of a request: [`Exchange`], but in tests.
+/// What turns need of a request.
 pub trait Request: Sized {
     /// The connection's address; `None` on a Unix socket.
     fn peer(&self) -> Option<SocketAddr>;
@@ -41,30 +39,8 @@ pub trait Request: Sized {
     fn begin_turn(&mut self, turn: Turn<Self>);
 }
 
-impl Request for Exchange {
-    fn peer(&self) -> Option<SocketAddr> {
-        self.peer
-    }
-
-    fn weight(&self) -> usize {
-        self.head.weight
-    }
-
-    fn is_given_up(&self) -> bool {
-        Exchange::is_given_up(self)
-    }
-
-    fn shed(&mut self) {
-        self.head.class = Class::Shed;
-    }
-
-    fn begin_turn(&mut self, turn: Turn) {
-        Exchange::begin_turn(self, turn);
-    }
-}
-
 /// The requests that wait.
-pub struct Turns<R = Exchange> {
+pub struct Turns<R> {
     /// Locked for a moment, holding nothing else; requests are never dropped under it.
     state: Mutex<State<R>>,
     on_ready: OnReady,
@@ -112,7 +88,7 @@ impl<R> State<R> {
 }
 
 /// What became of a request that was taken from tiny_http.
-pub enum Entered<R = Exchange> {
+pub enum Entered<R> {
     /// It is ready, or waits for its turn.
     Kept,
     /// There was no room: its connection must be given up, with these requests, in this order.
@@ -216,7 +192,7 @@ impl<R: Request> Turns<R> {
 }
 
 /// Held by the request that is under way. Dropped, it makes the connection's next one ready.
-pub struct Turn<R: Request = Exchange> {
+pub struct Turn<R: Request> {
     turns: Arc<Turns<R>>,
     peer: Option<SocketAddr>,
     /// The connection's replies have found no room.
@@ -224,8 +200,8 @@ pub struct Turn<R: Request = Exchange> {
 }
 
 impl<R: Request> Turn<R> {
-    /// Notes that the client was slow to take a reply: the replies to what it has sent ahead are not tried by threads that
-    /// must not wait.
+    /// Notes that the client was slow to take a reply: the replies to what it has sent ahead are not tried by threads
+    /// that must not wait.
     pub fn note_slow(&self) {
         self.slow.store(true, Ordering::Relaxed);
     }

@@ -1,17 +1,17 @@
 //! Replies that wait for the disk, with no thread that waits along.
 //!
-//! Owns: what is answered when the log thread says so. A slot is reserved before a check is made ([`Pending::reserve`]),
-//! its number is given to the log with the check's record, and then the slot is filled with the reply, or given back. The
-//! log thread completes it ([`Completion`]), the guard completes what has waited too long ([`Pending::expire`]); a decider
-//! takes the reply out ([`Pending::next`]) and sends it.
+//! Owns: what is answered when the log thread says so. A slot is reserved before a check is made
+//! ([`Pending::reserve`]), its number is given to the log with the check's record, and then the slot is filled with
+//! the reply, or given back. The log thread completes it ([`Completion`]), the guard completes what has waited too
+//! long ([`Pending::expire`]); a decider takes the reply out ([`Pending::next`]) and sends it.
 //!
-//! Why each request is answered once: its reply is taken out of its slot under the lock, and a slot is never filled twice.
-//! Why none is forgotten: a completion may come before its slot is filled; then the slot says so, and the thread that
-//! fills it sends the reply itself.
+//! Why each request is answered once: its reply is taken out of its slot under the lock, and a slot is never filled
+//! twice. Why none is forgotten: a completion may come before its slot is filled; then the slot says so, and the
+//! thread that fills it sends the reply itself.
 //!
-//! Connections of a Unix socket can't be told apart, and a reply that is sent before an earlier one of the same connection
-//! makes tiny_http wait. So there replies leave in the order of their slots, and what is ready at once gets a slot too
-//! while earlier ones wait ([`Pending::follow`]).
+//! Connections of a Unix socket can't be told apart, and a reply that is sent before an earlier one of the same
+//! connection makes tiny_http wait. So there replies leave in the order of their slots, and what is ready at once
+//! gets a slot too while earlier ones wait ([`Pending::follow`]).
 //!
 //! The lock is held for a moment, holding nothing else; requests are never dropped under it.
 
@@ -21,19 +21,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::super::http::exchange::Exchange;
-use super::super::http::reply::Reply;
-use super::super::routes::metrics::Suspended;
 use crate::bounds::LOG_WAIT_MS;
 use crate::store::Completion;
-
-/// A request with its reply.
-pub struct Waiting {
-    pub exchange: Exchange,
-    /// What is answered if all goes well.
-    pub reply: Reply,
-    pub measure: Option<Suspended>,
-}
 
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +37,8 @@ pub enum Outcome {
 /// Called when a reply may have become ready.
 type OnCompleted = Box<dyn Fn() + Send + Sync>;
 
-/// All replies that wait. `W` is [`Waiting`], but in tests.
-pub struct Pending<W = Waiting> {
+/// All replies that wait: `W` is a request with its reply.
+pub struct Pending<W> {
     slots: Mutex<Slots<W>>,
     in_order: bool,
     completions: Sender<(u64, Outcome)>,

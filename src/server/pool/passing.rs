@@ -1,0 +1,115 @@
+//! Which thread goes on with a request or a reply that is not done.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use super::super::context::Context;
+use super::super::http::exchange::Exchange;
+use super::super::http::sending::Sending;
+use super::super::vitals::contain;
+use super::super::work::{Job, Task};
+use super::handle::{self, Handled};
+use crate::bounds::{MAX_WAITING_BODIES, STACK_BYTES};
+
+/// Pause between two looks at whether all connections of a Unix socket are ended.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Gives a request or a reply that is not done to the thread that goes on with it. Never waits.
+pub fn pass_on(context: &Arc<Context>, handled: Handled) {
+    match handled {
+        Handled::Done => {}
+        Handled::WouldBlock(mut exchange) => {
+            if context.unix {
+                exchange.go_away(&context.away);
+            }
+            if let Some(exchange) = context.jobs.offer(exchange) {
+                pass_on(context, handle::refuse(context, exchange, &handle::overloaded()));
+            }
+        }
+        Handled::More(sending) => context.jobs.add(Job::More(sending)),
+        Handled::Slow(mut sending) if context.unix => {
+            sending.go_away(&context.away);
+            context.jobs.add(Job::Finish(sending));
+        }
+        Handled::Slow(sending) => context.slow.add(Task::Send(sending)),
+        Handled::Body(exchange) if context.unix || exchange.head.chunked => read_aside(context, exchange),
+        Handled::Body(exchange) => context.slow.add(Task::Body(exchange)),
+        Handled::Refused(exchange, bytes) if context.unix || !exchange.is_attributed() => {
+            end_aside(context, exchange, bytes);
+        }
+        Handled::Refused(exchange, bytes) => context.slow.add(Task::Refuse(exchange, bytes)),
+    }
+}
+
+/// Reads a body in a thread of its own: on a Unix socket, where the connection can't be found by its peer's address;
+/// and one in chunks, whose decoder (chunked_transfer's `read_chunk_size`) loses what it has read of a line when the
+/// socket does not wait.
+fn read_aside(context: &Arc<Context>, mut exchange: Exchange) {
+    if context.unix {
+        exchange.go_away(&context.away);
+    }
+    let refuse = |exchange| pass_on(context, handle::refuse(context, exchange, &handle::overloaded()));
+    let read = |context: &Arc<Context>, mut exchange: Exchange| match exchange.read_body() {
+        Ok(_) => context.turns.resume(exchange),
+        Err(error) => pass_on(context, handle::refuse(context, exchange, &error)),
+    };
+    if let Some(exchange) = aside(context, exchange, read) {
+        refuse(exchange);
+    }
+}
+
+/// Ends a connection that can't be told from others, or lets go of a request on it, in a thread that may wait.
+fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
+    if context.unix {
+        exchange.go_away(&context.away);
+    }
+    let end = move |_: &Arc<Context>, mut exchange: Exchange| {
+        if bytes.is_empty() {
+            exchange.discard_with_all(|guard, request| {
+                while !guard.is_done(request) {
+                    thread::sleep(PAUSE);
+                }
+            });
+        } else if exchange.head.ambiguous || exchange.head.chunked || exchange.read_body().is_err() {
+            exchange.send_and_keep(bytes);
+        } else if let Some(sending) = Sending::new(exchange, bytes) {
+            sending.finish();
+        }
+    };
+    if let Some(exchange) = aside(context, exchange, end) {
+        exchange.send_and_keep(Vec::new());
+    }
+}
+
+/// Runs this in a thread of its own, unless there are too many; then the request comes back.
+fn aside(
+    context: &Arc<Context>,
+    exchange: Exchange,
+    run: impl FnOnce(&Arc<Context>, Exchange) + Send + 'static,
+) -> Option<Exchange> {
+    if context.bodies.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING_BODIES {
+        context.bodies.fetch_sub(1, Ordering::Relaxed);
+        return Some(exchange);
+    }
+    let (hand, take) = crossbeam_channel::bounded::<Exchange>(1);
+    let started = {
+        let context = Arc::clone(context);
+        thread::Builder::new().name("flint-body".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+            if let Ok(exchange) = take.recv() {
+                contain(|| run(&context, exchange));
+            }
+            context.bodies.fetch_sub(1, Ordering::Relaxed);
+        })
+    };
+    match started {
+        // A thread that was started takes what is handed to it.
+        Ok(_) => hand.send(exchange).err().map(|unsent| unsent.0),
+        Err(error) => {
+            log::warn!("a body cannot be read: no thread could be started: {error}");
+            context.bodies.fetch_sub(1, Ordering::Relaxed);
+            Some(exchange)
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The threads `flint-work-N`: they do what may wait for the disk.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use super::super::context::Context;
+use super::super::vitals::contain;
+use super::super::work::Job;
+use super::handle::{self, Role};
+use super::passing::pass_on;
+
+/// Until the queue says that it is the end.
+pub fn work(context: &Arc<Context>, jobs: &Receiver<Job>) {
+    while let Ok(job) = jobs.recv() {
+        if matches!(job, Job::End) {
+            return;
+        }
+        contain(|| match job {
+            Job::Request(exchange) => pass_on(context, handle::handle(context, exchange, Role::Worker)),
+            Job::More(mut sending) => {
+                sending.make_more();
+                pass_on(context, handle::send(sending));
+            }
+            Job::Finish(sending) => sending.finish(),
+            Job::End => {}
+        });
+    }
+}
