@@ -7,8 +7,9 @@
 
 use std::collections::VecDeque;
 
-use super::{Limit, Quote};
+use super::quote::Quote;
 use crate::clock::Millis;
+use crate::limit::values::Limit;
 
 /// The logged milliseconds, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,8 +100,9 @@ impl EventLog {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Algorithm, State};
+    use super::super::state::State;
     use super::*;
+    use crate::limit::Algorithm;
 
     #[test]
     fn units_expire_one_period_after_they_were_spent() {

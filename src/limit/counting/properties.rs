@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::{Algorithm, Limit, State};
+use super::state::State;
 use crate::bounds::{MAX_PERIOD_MS, MAX_UNITS};
+use crate::limit::{Algorithm, Limit};
 
 /// One check: milliseconds since the one before, and a cost as a share of the capacity in thousandths.
 type Step = (u64, u64);

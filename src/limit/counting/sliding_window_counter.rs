@@ -4,8 +4,9 @@
 //! At `passed` milliseconds into the window the estimate is `previous * (period - passed) / period + current` units;
 //! all comparisons are made with both sides multiplied by the period, so nothing is rounded.
 
-use super::{Limit, Quote, div_ceil};
+use super::quote::{Quote, div_ceil};
 use crate::clock::Millis;
+use crate::limit::values::Limit;
 
 /// This window's count and the last one's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,8 +109,9 @@ fn shrunk(count: u64, room: u64, period: Millis) -> Millis {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Algorithm, State};
+    use super::super::state::State;
     use super::*;
+    use crate::limit::Algorithm;
 
     #[test]
     fn the_last_window_counts_by_its_overlap() {

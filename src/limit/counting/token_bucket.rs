@@ -3,8 +3,9 @@
 //! The level is `whole + part / period_ms` units. One millisecond adds `rate / period_ms` units, that is `rate` parts,
 //! so nothing is ever rounded: neither given away nor lost, however often the bucket is looked at.
 
-use super::{Limit, Quote, div_ceil};
+use super::quote::{Quote, div_ceil};
 use crate::clock::Millis;
+use crate::limit::values::Limit;
 
 /// The level of a bucket at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +110,9 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Algorithm, State};
+    use super::super::state::State;
     use super::*;
+    use crate::limit::Algorithm;
 
     #[test]
     fn refills_without_losing_a_fraction() {

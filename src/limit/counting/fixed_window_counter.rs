@@ -1,7 +1,8 @@
 //! Fixed window counter: a window opens at the first check after the former one ended.
 
-use super::{Limit, Quote};
+use super::quote::Quote;
 use crate::clock::Millis;
+use crate::limit::values::Limit;
 
 /// The open window. Closed, and then `start` means nothing, while `used` is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,8 +58,9 @@ impl FixedWindow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Algorithm, State};
+    use super::super::state::State;
     use super::*;
+    use crate::limit::Algorithm;
 
     #[test]
     fn a_window_opens_at_the_first_check() {
