@@ -4,7 +4,7 @@
 
 use hashbrown::HashTable;
 
-use super::report::Status;
+use super::answers::{Status, Totals};
 use crate::clock::Millis;
 use crate::limit::{Limit, State};
 use crate::store::record;
@@ -27,19 +27,6 @@ pub struct Entry {
 
 /// An entry at the place in memory that it keeps: the tables move its address alone.
 pub type Held = Box<Entry>;
-
-/// What has happened to a limit since it was configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Allowed checks.
-    pub allowed: u64,
-    /// Denied checks.
-    pub denied: u64,
-    /// Units spent.
-    pub allowed_cost: u64,
-    /// Units refused.
-    pub denied_cost: u64,
-}
 
 impl Entry {
     /// A limit that nothing was spent of.

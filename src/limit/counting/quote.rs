@@ -15,8 +15,8 @@ pub struct Quote {
     pub retry_after_ms: Millis,
 }
 
-/// `dividend / divisor`, rounded up. The callers' quotients are bounded by [`MAX_REFILL_MS`](crate::bounds::MAX_REFILL_MS) or
-/// [`MAX_UNITS`](crate::bounds::MAX_UNITS).
+/// `dividend / divisor`, rounded up. The callers' quotients are bounded by
+/// [`MAX_REFILL_MS`](crate::bounds::MAX_REFILL_MS) or [`MAX_UNITS`](crate::bounds::MAX_UNITS).
 pub(super) fn div_ceil(dividend: u128, divisor: u64) -> u64 {
     // A 128-bit division costs ten times a 64-bit one, and the small case is the common one.
     match u64::try_from(dividend) {

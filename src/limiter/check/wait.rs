@@ -7,10 +7,10 @@
 use std::cell::Cell;
 use std::sync::{Arc, MutexGuard};
 
-use super::SyncMode;
-use super::core::Core;
-use super::entry::Table;
 use crate::error::{Error, Result};
+use crate::limiter::core::{Core, Limiter};
+use crate::limiter::entry::Table;
+use crate::limiter::options::SyncMode;
 use crate::store::{Completion, Pending, Reservation, Waiter, overloaded};
 
 /// What an operation left to be waited for. For one operation.
@@ -45,7 +45,7 @@ impl<'a> Later<'a> {
 }
 
 /// How one operation waits for the disk.
-pub(super) enum Wait<'a> {
+pub enum Wait<'a> {
     /// Not at all: a batch is synced when it is due.
     Not,
     /// In this thread.
@@ -76,12 +76,7 @@ impl<'a> Wait<'a> {
 
 impl Core {
     /// Reserves room in the log, without waiting for it if there is a `later`.
-    pub(super) fn reserve_for(
-        &self,
-        later: Option<&Later<'_>>,
-        records: usize,
-        bytes: usize,
-    ) -> Result<Reservation<'_>> {
+    pub fn reserve_for(&self, later: Option<&Later<'_>>, records: usize, bytes: usize) -> Result<Reservation<'_>> {
         let Some(later) = later else { return self.reserve(records, bytes) };
         self.log()?.reserve_now(records, bytes)?.ok_or_else(|| {
             later.refused.set(true);
@@ -90,7 +85,7 @@ impl Core {
     }
 
     /// Locks a shard, without waiting for whoever has it for long if there is a `later`.
-    pub(super) fn lock_for(&self, later: Option<&Later<'_>>, shard: usize) -> Result<MutexGuard<'_, Table>> {
+    pub fn lock_for(&self, later: Option<&Later<'_>>, shard: usize) -> Result<MutexGuard<'_, Table>> {
         let Some(later) = later else { return Ok(self.shards[shard].lock()) };
         self.shards[shard].lock_soon().ok_or_else(|| {
             later.refused.set(true);
@@ -99,7 +94,7 @@ impl Core {
     }
 
     /// Waits in this thread, if that was the way.
-    pub(super) fn finish(&self, wait: &Wait<'_>) -> Result<()> {
+    pub fn finish(&self, wait: &Wait<'_>) -> Result<()> {
         match wait {
             Wait::Here(waiter) => self.wait(waiter),
             Wait::Not | Wait::Elsewhere(_) => Ok(()),
@@ -107,7 +102,7 @@ impl Core {
     }
 }
 
-impl super::Limiter {
+impl Limiter {
     /// What is to be answered where a number was settled as not durable.
     pub fn failure(&self) -> Error {
         self.core.log().map_or_else(|error| error, crate::store::Log::failure)
@@ -120,11 +115,11 @@ mod tests {
 
     use crossbeam_channel::{Receiver, Sender, unbounded};
 
-    use super::super::tests::{START, limit, options};
-    use super::super::{Limiter, shard_of};
     use super::*;
     use crate::clock::Clock;
     use crate::limit::Algorithm;
+    use crate::limiter::core::shard_of;
+    use crate::limiter::tests::{START, limit, options};
 
     #[derive(Debug)]
     struct Told(Sender<(u64, bool)>);

@@ -5,11 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::list::Listing;
-use super::tests::{START, all, limit, options};
 use super::*;
-use crate::error::Kind;
-use crate::limit::Algorithm;
+use crate::limiter::Listing;
 
 fn open(dir: &Path, clock: &Clock) -> Limiter {
     Limiter::open(dir, Options { sync: SyncMode::Batch, ..options(clock) }).unwrap()

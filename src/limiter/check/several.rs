@@ -5,15 +5,14 @@
 
 use std::sync::MutexGuard;
 
-use super::Limiter;
-use super::core::{Core, shard_of};
-use super::entry::{Entry, Table};
-use super::later::{Later, Wait};
-use super::report::{AllDecision, Decision};
+use super::wait::{Later, Wait};
 use crate::bounds::{MAX_ITEMS, SHARDS};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 use crate::limit::{validate_cost, validate_key};
+use crate::limiter::answers::{AllDecision, Decision};
+use crate::limiter::core::{Core, Limiter, shard_of};
+use crate::limiter::entry::{Entry, Table};
 use crate::store::Reservation;
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
 

@@ -10,10 +10,10 @@ use std::sync::{PoisonError, TryLockError};
 use std::thread;
 use std::time::Instant;
 
-use super::core::Core;
-use super::entry::Entry;
-use super::report::Compaction;
 use crate::error::{Error, Kind, Result};
+use crate::limiter::answers::Compaction;
+use crate::limiter::core::{Core, Limiter};
+use crate::limiter::entry::Entry;
 use crate::store::record::{Event, MAX_FIXED};
 
 /// Records that may be written while a shard is copied, the marker among them, for the limiter to count as idle.
@@ -33,10 +33,21 @@ fn rest(busy: bool, begun: Instant) {
     }
 }
 
+impl Limiter {
+    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile. One at a time: all calls that
+    /// come while one runs are served by the next.
+    ///
+    /// # Errors
+    /// `log_failed`, `overloaded`, `io`; the old files are kept then.
+    pub fn compact(&self) -> Result<Compaction> {
+        self.core.compact()
+    }
+}
+
 impl Core {
     /// Compacts the log. One at a time; a call that comes while one runs is served by the next one, together with all that
     /// come meanwhile, so that a crowd of them keeps nobody for longer than two.
-    pub(super) fn compact(&self) -> Result<Compaction> {
+    pub fn compact(&self) -> Result<Compaction> {
         let begun_before = self.compactions_begun.load(Ordering::Acquire);
         let mut last = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = self.compactions_begun.load(Ordering::Acquire);
@@ -94,7 +105,7 @@ impl Core {
     }
 
     /// How the last compaction ended. While one is under way nobody knows: the one before has told its end already.
-    pub(super) fn last_compaction(&self) -> Option<Result<Compaction>> {
+    pub fn last_compaction(&self) -> Option<Result<Compaction>> {
         match self.compaction.try_lock() {
             Ok(last) => last.clone(),
             Err(TryLockError::Poisoned(last)) => last.into_inner().clone(),
@@ -103,7 +114,7 @@ impl Core {
     }
 
     /// A round of the thread `flint-compact`: sleeps until the log has grown past its bound.
-    pub(super) fn compaction_round(&self) {
+    pub fn compaction_round(&self) {
         if !self.log().is_ok_and(|log| log.take_compaction_request()) {
             return thread::park();
         }

@@ -12,7 +12,7 @@ use crate::limit::{Limit, format_period};
 use crate::store::record::{self, Event};
 use crate::store::{Access, DirectoryLock, ReadOnlyView, Recovered, Replay, recover};
 
-use super::replay::Replayed;
+use crate::limiter::recovery::replay::Replayed;
 
 /// Hands each record of snapshot and log to `each`, as a JSON object, in the order of the log.
 ///

@@ -8,10 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::crash_disk::{Chance, CrashDisk, Image};
-use super::tests::{START, all, options};
 use super::*;
 use crate::bounds::{MAX_PERIOD_MS, MIN_SEGMENT_BYTES};
-use crate::limit::{Algorithm, State};
+use crate::limit::State;
 
 const KEYS: [&str; 5] = ["a", "b", "ключ", "route:/v1/chat", "e"];
 
@@ -430,12 +429,12 @@ fn a_power_cut_at_any_call_of_recovery_loses_nothing() {
     let (live, crashed) = (parent.path().join("live"), parent.path().join("crashed"));
     let clock = Clock::manual(START);
     let limiter = some_limits(&live, &Arc::new(CrashDisk::new(&live)), &clock);
-    super::tests::copy(&live, &crashed);
+    copy(&live, &crashed);
     let before = all(&limiter);
     for calls in 0.. {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("data");
-        super::tests::copy(&crashed, &dir);
+        copy(&crashed, &dir);
         let disk = Arc::new(CrashDisk::new(&dir));
         disk.cut_after(calls);
         drop(Limiter::open(&dir, Options { disk: disk.clone(), ..options(&clock) }).unwrap());

@@ -7,10 +7,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::tests::{START, all, copy, limit, options, recovered};
 use super::*;
-use crate::error::Kind;
-use crate::limit::Algorithm;
 
 const FRAME_HEADER: usize = 40;
 

@@ -7,13 +7,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
-use super::Limiter;
-use super::core::Core;
 use crate::bounds::STACK_BYTES;
 use crate::error::{Error, Kind, Result};
+use crate::limiter::core::Core;
 
 /// Pause after a round that panicked: the next one may do so too.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -38,29 +37,36 @@ static COMPACTOR: Helper = Helper {
     ended: "the thread flint-compact has ended, so the log is not compacted any more; restart flint",
 };
 
-impl Limiter {
-    /// Starts the threads. Those that run are ended by [`Limiter::close`], also when another could not be started.
-    pub(super) fn start_helpers(&self) -> Result<()> {
-        let core = &self.core;
-        let denials = self.start(&DENIALS)?;
-        *core.unlogged_helper.lock().unwrap_or_else(PoisonError::into_inner) = Some(denials);
-        let compactor = self.start(&COMPACTOR)?;
-        core.log()?.set_compactor(compactor.clone());
-        // The log may have wished for it before it knew whom to wake.
-        compactor.unpark();
-        Ok(())
-    }
+/// Starts the threads.
+pub fn start_all(core: &Arc<Core>) -> Result<()> {
+    let denials = start(core, &DENIALS)?;
+    *core.unlogged_helper.lock().unwrap_or_else(PoisonError::into_inner) = Some(denials);
+    let compactor = start(core, &COMPACTOR)?;
+    core.log()?.set_compactor(compactor.clone());
+    // The log may have wished for it before it knew whom to wake.
+    compactor.unpark();
+    Ok(())
+}
 
-    fn start(&self, helper: &'static Helper) -> Result<thread::Thread> {
-        let core = Arc::clone(&self.core);
-        let handle: JoinHandle<()> = thread::Builder::new()
-            .name(helper.name.to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || run(&core, helper))
-            .map_err(|error| Error::new(Kind::Io, format!("cannot start thread {}: {error}", helper.name)))?;
-        let thread = handle.thread().clone();
-        self.helpers.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
-        Ok(thread)
+fn start(core: &Arc<Core>, helper: &'static Helper) -> Result<thread::Thread> {
+    let shared = Arc::clone(core);
+    let handle = thread::Builder::new()
+        .name(helper.name.to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || run(&shared, helper))
+        .map_err(|error| Error::new(Kind::Io, format!("cannot start thread {}: {error}", helper.name)))?;
+    let thread = handle.thread().clone();
+    core.helpers.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+    Ok(thread)
+}
+
+/// Ends the threads, and waits until they have ended.
+pub fn end_all(core: &Core) {
+    core.closing.store(true, Ordering::Release);
+    let helpers = std::mem::take(&mut *core.helpers.lock().unwrap_or_else(PoisonError::into_inner));
+    for helper in helpers {
+        helper.thread().unpark();
+        let _ = helper.join();
     }
 }
 
@@ -86,20 +92,6 @@ impl Drop for End<'_> {
         if !self.core.is_closing() {
             // The first is enough to tell of.
             let _ = self.core.helper_ended.set(self.helper.ended);
-        }
-    }
-}
-
-impl Core {
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
-    }
-
-    /// Waits in a helper thread, until it is over or the limiter is closing.
-    pub(super) fn rest(&self, time: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < time && !self.is_closing() {
-            thread::park_timeout(time.saturating_sub(begun.elapsed()));
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::tests::{START, all, limit, options};
 use super::*;
-use crate::error::Kind;
-use crate::limit::Algorithm;
 use crate::store::Completion;
 
 #[derive(Debug)]

@@ -3,11 +3,8 @@
 use std::any::Any;
 use std::time::{Duration, Instant};
 
-use super::fault_tests::FaultyDisk;
-use super::tests::{START, all, limit, options, recovered};
+use super::fault::FaultyDisk;
 use super::*;
-use crate::error::Kind;
-use crate::limit::Algorithm;
 
 /// A limiter that compacts by itself again and again while checks are made, and whose first compaction panics.
 fn open(dir: &Path, clock: &Clock, panic: Box<dyn Any + Send>) -> Limiter {

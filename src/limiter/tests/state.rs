@@ -10,38 +10,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bounds::MIN_COMPACT_AFTER_BYTES;
-use crate::error::Kind;
-use crate::limit::Algorithm;
-
-pub(super) const START: u64 = 1_800_000_000_000;
-
-pub(super) fn options(clock: &Clock) -> Options {
-    Options { clock: clock.clone(), ..Options::default() }
-}
-
-pub(super) fn limit(rate: u64, algorithm: Algorithm) -> Limit {
-    Limit::new(rate, 60_000, algorithm, None).unwrap()
-}
-
-pub(super) fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for item in std::fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
-        std::fs::copy(item.path(), to.join(item.file_name())).unwrap();
-    }
-}
-
-pub(super) fn all(limiter: &Limiter) -> Vec<Status> {
-    limiter.list(Page::default()).unwrap()
-}
-
-/// What a copy of the directory recovers to, at the same instant.
-pub(super) fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
-    let parent = tempfile::tempdir().unwrap();
-    let crashed = parent.path().join("copy");
-    copy(dir, &crashed);
-    Limiter::open(&crashed, options(&Clock::manual(clock.now()))).map(|limiter| all(&limiter))
-}
 
 #[derive(Debug, Clone)]
 enum Op {

@@ -8,10 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::tests::{START, all, copy, limit, options, recovered};
 use super::*;
-use crate::error::Kind;
-use crate::limit::Algorithm;
 use crate::store::{ReadDisk, retry_interrupted, write_fully};
 
 /// An error by which a disk panics.

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::core::shard_of;
-use super::entry::Entry;
-use super::replay::Replayed;
+use super::inspect::verify;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
+use crate::limiter::core::shard_of;
+use crate::limiter::entry::Entry;
+use crate::limiter::recovery::replay::Replayed;
 use crate::store::{
     Access, Damage, DirectoryLock, Disk, Lost, Opening, Policy, Recovered, RepairRead, SystemDisk, read_for_repair,
     record,
@@ -45,7 +46,7 @@ pub fn repair(dir: &Path, to: &Path) -> Result<Repair> {
     }
     write(to, &entries, &read.found)?;
     // What was written must be a whole data directory, or this was no repair.
-    super::verify(to)?;
+    verify(to)?;
     let limits = entries.len() as u64;
     let RepairRead { found, damages, lost, lost_limits } = read;
     Ok(Repair { to: to.to_owned(), limits, found, damages, lost, lost_limits })

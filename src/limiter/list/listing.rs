@@ -7,13 +7,11 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::Limiter;
-use super::core::{Core, shard_of};
-use super::entry::Totals;
 use super::least::Least;
-use super::report::Status;
 use crate::bounds::{MAX_PAGE, SHARDS};
 use crate::error::{Error, Result};
+use crate::limiter::answers::{Status, Totals};
+use crate::limiter::core::{Core, Limiter, shard_of};
 
 /// Most keys of a batch, of which half are sure to be in it. More keys take more memory (some 50 bytes each), fewer keys
 /// take more passes.
@@ -110,7 +108,7 @@ impl Listing {
 
     /// Appends the next part of the page as JSON, until `about` bytes of it or a little more are there (not more than one
     /// status object and the end), or the page has ended. All parts together are an array of status objects, as
-    /// [`write_statuses`](super::write_statuses) writes it. Returns whether more is to come. Now and then a call looks at
+    /// [`write_statuses`](crate::limiter::write_statuses) writes it. Returns whether more is to come. Now and then a call looks at
     /// the keys of all limits first: with a million of them it then takes some 100 milliseconds.
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
         let enough = out.len().saturating_add(about);
@@ -139,13 +137,13 @@ impl Listing {
     }
 
     #[cfg(test)]
-    pub(super) fn with_batch(limiter: &Limiter, page: Page<'_>, batch: (usize, usize)) -> Result<Listing> {
+    pub fn with_batch(limiter: &Limiter, page: Page<'_>, batch: (usize, usize)) -> Result<Listing> {
         Listing::new(&limiter.core, page, batch)
     }
 
     /// Keys in memory.
     #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.keys.len()
     }
 

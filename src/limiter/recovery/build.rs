@@ -8,10 +8,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::thread;
 
-use super::core::shard_of;
-use super::entry::{Held, Table};
 use crate::bounds::SHARDS;
 use crate::error::{Error, Kind, Result};
+use crate::limiter::core::shard_of;
+use crate::limiter::entry::{Held, Table};
 use crate::store::{Opening, Store};
 
 /// Builds the tables, and ends the opening of the store if there is one. With `renumber` the limits get the ids 1, 2, 3 …

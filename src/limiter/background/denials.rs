@@ -5,18 +5,30 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::core::{Core, Shard};
-use super::entry::{Table, Totals};
 use crate::clock::Millis;
 use crate::error::Result;
+use crate::limiter::answers::Totals;
+use crate::limiter::core::{Core, Limiter, Shard};
+use crate::limiter::entry::Table;
 use crate::store::record::{Event, MAX_FIXED};
 
 /// Records written under one hold of a shard's lock.
 const STEP: usize = 64;
 
+impl Limiter {
+    /// Waits until all that was answered before is on disk, denials included.
+    ///
+    /// # Errors
+    /// `log_failed`, `overloaded`.
+    pub fn flush(&self) -> Result<()> {
+        self.core.write_denials()?;
+        self.core.log()?.sync()
+    }
+}
+
 impl Core {
     /// Counts a denial and sees to it that the log will know of it.
-    pub(super) fn count_denial(&self, table: &mut Table, hash: u64, key: &str, now: Millis, cost: u64) {
+    pub fn count_denial(&self, table: &mut Table, hash: u64, key: &str, now: Millis, cost: u64) {
         debug_assert!(!key.is_empty());
         table.decisions.1 += 1;
         let Some(entry) = table.get(hash, key) else { return };
@@ -34,7 +46,7 @@ impl Core {
 
     /// Writes the totals of all limits with denials that the log does not know of, and returns when all that were counted
     /// before are queued, by whomever. Does not wait for the disk.
-    pub(super) fn write_denials(&self) -> Result<()> {
+    pub fn write_denials(&self) -> Result<()> {
         let _writing = self.writing_denials.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.unlogged.swap(false, Ordering::AcqRel) {
             return Ok(());
@@ -68,7 +80,7 @@ impl Core {
 
     /// A round of the thread `flint-denials`: sleeps until there is something to write, then gathers for one flush
     /// interval.
-    pub(super) fn denials_round(&self) {
+    pub fn denials_round(&self) {
         if !self.unlogged.load(Ordering::Acquire) {
             return thread::park();
         }

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::entry::{Entry, Held};
 use crate::bounds::SHARDS;
+use crate::limiter::entry::{Entry, Held};
 use crate::store::Replay;
 use crate::store::record::{self, Event};
 

@@ -1,0 +1,136 @@
+//! One limit: configured, looked at, reset, removed.
+
+use std::sync::atomic::Ordering;
+
+use super::answers::Status;
+use super::core::{Core, Limiter, shard_of};
+use super::entry::{Entry, Table};
+use crate::error::{Error, Result};
+use crate::limit::{Limit, validate_key};
+use crate::store::record::{Event, MAX_FIXED};
+use crate::store::{Pending, Waiter};
+
+impl Limiter {
+    /// Configures a limit. Returns whether it is new. The same values again change nothing at all; new values take
+    /// over what was spent.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a bad key, `log_failed`, `overloaded`.
+    pub fn configure(&self, key: &str, limit: Limit) -> Result<bool> {
+        validate_key(key)?;
+        let core = &*self.core;
+        let hash = core.hash(key);
+        let shard = shard_of(hash);
+        // Every worker process of a web application does this at its start; it needs no room in the log.
+        let same = core.same_values(&mut core.shards[shard].lock(), hash, key, &limit);
+        if let Some(unconfirmed) = same {
+            return core.confirm(shard, unconfirmed);
+        }
+        let waiter = Waiter::take();
+        let mut reservation = core.reserve(1, MAX_FIXED + key.len())?;
+        let mut table = core.shards[shard].lock();
+        if let Some(unconfirmed) = core.same_values(&mut table, hash, key, &limit) {
+            drop((table, reservation));
+            return core.confirm(shard, unconfirmed);
+        }
+        let now = core.clock.now();
+        let created = match table.get(hash, key) {
+            Some(entry) => {
+                let event = Event::Reconfigured { id: entry.id(), at: now, limit };
+                core.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
+                entry.reconfigure(limit, now);
+                false
+            }
+            None => {
+                let id = core.next_id.fetch_add(1, Ordering::Relaxed);
+                let event = Event::Created { id, shard: shard as u8, at: now, limit, key };
+                core.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
+                let entry = Box::new(Entry::new(key, id, shard as u8, limit, now));
+                table.insert(hash, entry, |key| core.hash(key));
+                true
+            }
+        };
+        let number = table.count_configured();
+        drop(table);
+        drop(reservation);
+        core.wait(&waiter)?;
+        core.shards[shard].lock().confirm(number);
+        Ok(created)
+    }
+
+    /// Gives back all that was spent of a limit. The totals stay.
+    ///
+    /// # Errors
+    /// `limit_not_configured`, `log_failed`, `overloaded`.
+    pub fn reset(&self, key: &str) -> Result<()> {
+        self.core.change(key, |entry, now| {
+            entry.reset(now);
+            Event::Reset { id: entry.id(), at: now }
+        })
+    }
+
+    /// Removes a limit with all it has counted.
+    ///
+    /// # Errors
+    /// `limit_not_configured`, `log_failed`, `overloaded`.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        validate_key(key)?;
+        let core = &*self.core;
+        let hash = core.hash(key);
+        let waiter = Waiter::take();
+        let mut reservation = core.reserve(1, MAX_FIXED)?;
+        let mut table = core.shards[shard_of(hash)].lock();
+        let now = core.clock.now();
+        let id = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?.id();
+        core.log()?.append(&mut reservation, &Event::Removed { id, at: now }, Some(Pending::new(&waiter)));
+        table.remove(hash, key);
+        drop(table);
+        drop(reservation);
+        core.wait(&waiter)
+    }
+
+    /// How a limit stands; `None` where none has this key.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a bad key.
+    pub fn status(&self, key: &str) -> Result<Option<Status>> {
+        validate_key(key)?;
+        let hash = self.core.hash(key);
+        let mut table = self.core.shards[shard_of(hash)].lock();
+        let now = self.core.clock.now();
+        Ok(table.get(hash, key).map(|entry| entry.status(now)))
+    }
+}
+
+impl Core {
+    /// Whether the limit has these values, and if so, the configuration of its shard that is not known to be on disk.
+    fn same_values(&self, table: &mut Table, hash: u64, key: &str, limit: &Limit) -> Option<Option<u64>> {
+        table.get(hash, key).is_some_and(|entry| entry.limit == *limit).then(|| table.unconfirmed())
+    }
+
+    /// Answers that nothing had to be changed, once what somebody else may still be waiting for is durable. To be called
+    /// holding no lock.
+    fn confirm(&self, shard: usize, unconfirmed: Option<u64>) -> Result<bool> {
+        if let Some(number) = unconfirmed {
+            self.log()?.sync()?;
+            // Whoever queued it may have given up waiting; without this all who come later would sync again.
+            self.shards[shard].lock().confirm(number);
+        }
+        Ok(false)
+    }
+
+    /// One change to one limit, which is durable when this returns.
+    fn change(&self, key: &str, change: impl FnOnce(&mut Entry, u64) -> Event<'static>) -> Result<()> {
+        validate_key(key)?;
+        let hash = self.hash(key);
+        let waiter = Waiter::take();
+        let mut reservation = self.reserve(1, MAX_FIXED)?;
+        let mut table = self.shards[shard_of(hash)].lock();
+        let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
+        let event = change(entry, self.clock.now());
+        self.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
+        drop(table);
+        drop(reservation);
+        self.wait(&waiter)
+    }
+}
