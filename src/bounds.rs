@@ -26,8 +26,8 @@ pub const MAX_ITEMS: usize = 1000;
 /// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Longest announced body that tiny_http may let go of, in bytes: it allocates as much (`EqualReader::drop`), and touches
-/// what has arrived. A connection with a longer body is kept until the process is replaced.
+/// Longest announced body that tiny_http may let go of, in bytes: it allocates as much (`EqualReader::drop`), and
+/// touches what has arrived. A connection with a longer body is kept until the process is replaced.
 pub const MAX_DROPPED_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Bodies in chunks, or on a Unix socket, that are read at once: each by a thread that waits for it.
@@ -69,7 +69,8 @@ pub const MAX_FRAME_BYTES: usize = 512 * 1024;
 pub const COMPACT_AFTER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Smallest `--compact-after`, in bytes of log. A compaction writes a marker for each of the [`SHARDS`] and a header
-/// into the log: at most 26 KiB. The bound is over twice that, or most of the log would be what compactions leave there.
+/// into the log: at most 26 KiB. The bound is over twice that, or most of the log would be what compactions leave
+/// there.
 pub const MIN_COMPACT_AFTER_BYTES: u64 = 64 * 1024;
 
 /// Largest `--compact-after`, in bytes of log: 1 TiB, more than any disk of a small server holds.

@@ -6,7 +6,7 @@
 //! Modules import downwards only: `cli` -> `server` -> `limiter` -> `store` -> `limit` -> `clock` -> `error` ->
 //! `bounds`.
 
-// `server/net/sockets.rs` alone is allowed any: what the kernel tells of connections has no safe interface.
+// Only `server/net/sockets.rs` may have any: the kernel's facts on connections have no safe interface.
 #![deny(unsafe_code)]
 
 pub mod bounds;

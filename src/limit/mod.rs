@@ -2,7 +2,7 @@
 //!
 //! Owns: the four algorithms, their state, and the rules of reconfiguration. Called by `limiter`, for live checks and
 //! for replay alike. Everything here is a pure function of (state, limit, now, cost): no lock, no clock, no I/O, and
-//! integer arithmetic alone, so that replaying a log gives the state that was there.
+//! integer arithmetic only, so that replaying a log gives the state that was there.
 //!
 //! A check is three steps: [`State::advance`] brings the state to `now` (refills, opens the next window, forgets what
 //! has expired; nothing is spent), [`State::quote`] decides without changing anything, [`State::spend`] spends.

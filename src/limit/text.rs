@@ -1,6 +1,6 @@
-//! Text of others in messages.
+//! Input of a caller in messages.
 
-/// A short, printable piece of what somebody sent, for an error message.
+/// A short, printable excerpt of input, for an error message.
 pub fn excerpt(text: &str) -> String {
     const MOST: usize = 64;
     let mut short: String =

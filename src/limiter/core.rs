@@ -23,7 +23,7 @@ const LOCK_TRIES: u32 = 64;
 /// A durable rate limiter over one data directory, which it owns as its only writer.
 ///
 /// All methods may be called from any number of threads. Dropping it syncs the log and closes it in good order;
-/// [`Limiter::close`] does the same and tells of errors.
+/// [`Limiter::close`] does the same and returns errors.
 ///
 /// ```
 /// use flint::{Algorithm, Limit, Limiter, Options};
@@ -60,15 +60,15 @@ pub struct Core {
     pub next_id: AtomicU64,
     /// Rank 1. Held while a compaction runs, which may take seconds; the value says how the last one ended.
     pub compaction: Mutex<Option<Result<Compaction>>>,
-    /// Compactions that have begun. Changed by who holds the compaction lock.
+    /// Compactions that have begun. Changed under the compaction lock.
     pub compactions_begun: AtomicU64,
     pub closing: AtomicBool,
-    /// Rank 2. Held while denials are written, which may wait for room in the log: who finds none left to write knows that
-    /// all of them are queued.
+    /// Rank 2. Held while denials are written, which may wait for room in the log. With this lock, no denials left
+    /// means that all of them are queued.
     pub writing_denials: Mutex<()>,
-    /// Set when there are denials that the log does not know of, to wake the helper that writes them.
-    pub unlogged: AtomicBool,
-    pub unlogged_helper: Mutex<Option<thread::Thread>>,
+    /// Set when denials are missing in the log, which wakes the helper that writes them.
+    pub has_pending_denials: AtomicBool,
+    pub denials_helper: Mutex<Option<thread::Thread>>,
     /// The helper threads that run.
     pub helpers: Mutex<Vec<thread::JoinHandle<()>>>,
     /// Set when a helper has ended that should not: what is not done any more.
@@ -91,7 +91,7 @@ impl Shard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock, if it is free or about to be. Held for longer by who copies or lists a whole shard.
+    /// The lock, if it is free or about to be. Copying or listing a whole shard holds it for longer.
     pub fn lock_soon(&self) -> Option<MutexGuard<'_, Table>> {
         for _ in 0..LOCK_TRIES {
             match self.0.try_lock() {

@@ -21,7 +21,7 @@ impl Limiter {
         let core = &*self.core;
         let hash = core.hash(key);
         let shard = shard_of(hash);
-        // Every worker process of a web application does this at its start; it needs no room in the log.
+        // Every worker process of a web application does this at its start. It needs no room in the log.
         let same = core.same_values(&mut core.shards[shard].lock(), hash, key, &limit);
         if let Some(unconfirmed) = same {
             return core.confirm(shard, unconfirmed);
@@ -108,12 +108,12 @@ impl Core {
         table.get(hash, key).is_some_and(|entry| entry.limit == *limit).then(|| table.unconfirmed())
     }
 
-    /// Answers that nothing had to be changed, once what somebody else may still be waiting for is durable. To be called
-    /// holding no lock.
+    /// Returns that nothing had to be changed, once the configuration is durable that another call may still wait for.
+    /// To be called holding no lock.
     fn confirm(&self, shard: usize, unconfirmed: Option<u64>) -> Result<bool> {
         if let Some(number) = unconfirmed {
             self.log()?.sync()?;
-            // Whoever queued it may have given up waiting; without this all who come later would sync again.
+            // The call that queued it may have stopped waiting; without this all later calls would sync again.
             self.shards[shard].lock().confirm(number);
         }
         Ok(false)

@@ -1,13 +1,13 @@
 //! The limiter: limits in a sharded map, and the operations on them.
 //!
 //! Owns: the map, the order in which its locks are taken, and the promise that a record stands in the log before its
-//! decision is told to anybody. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
+//! decision is returned. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
 //! and no command line here.
 //!
-//! Locks, by rank: the compaction lock, the lock of who writes denials, then shards in the order of their index. Under a
-//! shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk, for another
-//! thread's work or for memory of unbounded size. Records of one limit are therefore in the log in the order of their
-//! decisions.
+//! Locks, by rank: the compaction lock, the lock for writing denials, then shards in the order of their index. Under
+//! a shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk, for
+//! another thread or for memory of unbounded size. Records of one limit are therefore in the log in the order of
+//! their decisions.
 
 mod answers;
 mod background;
@@ -27,7 +27,7 @@ mod tests;
 
 pub use self::answers::{AllDecision, Compaction, Decision, Status, Totals};
 pub use self::check::several::validate_items;
-pub use self::check::wait::Later;
+pub use self::check::wait::NonBlocking;
 pub use self::core::Limiter;
 pub use self::json::{write_many, write_number, write_statuses, write_text};
 pub use self::list::listing::{By, Listing, Page};

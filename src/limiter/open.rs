@@ -28,7 +28,7 @@ impl Limiter {
         let (entries, highest_id) = replayed.finish();
         options.clock.raise(found.last_instant);
         let now = options.clock.now();
-        // A log that is appended to knows the limits by their ids; a new one begins with dense ids.
+        // A log that is continued knows the limits by their ids; a new log begins with dense ids.
         let renumber = found.clean.is_none();
         let next_id = if renumber { entries.len() as u64 + 1 } else { highest_id + 1 };
         let flush_every = options.policy.flush_every;
@@ -54,8 +54,8 @@ impl Limiter {
             compactions_begun: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             writing_denials: Mutex::new(()),
-            unlogged: AtomicBool::new(false),
-            unlogged_helper: Mutex::new(None),
+            has_pending_denials: AtomicBool::new(false),
+            denials_helper: Mutex::new(None),
             helper_ended: OnceLock::new(),
             flush_every,
             found_bytes,
@@ -78,7 +78,7 @@ impl Limiter {
         let core = &*self.core;
         helpers::end_all(core);
         let Some(store) = &core.store else { return Ok(()) };
-        // Denials that can't be written are counters alone; that the log is not closed is what is told.
+        // Denials that can't be written lose counters only. The error of the log is the one to return.
         let _ = core.write_denials();
         store.log().stop()
     }

@@ -29,7 +29,7 @@ impl SyncMode {
 pub struct Options {
     /// When a check is answered.
     pub sync: SyncMode,
-    /// When records that nobody waits for are synced, and when the log is compacted.
+    /// When records without a waiting caller are synced, and when the log is compacted.
     pub policy: Policy,
     /// Whether the directory may be created, or is only looked at.
     pub access: Access,

@@ -27,7 +27,7 @@ pub struct Report {
     pub queued_bytes: u64,
     /// Number of fdatasync calls by duration (see [`store::TIMING_BOUNDS_US`]), and their sum in microseconds.
     pub syncs: ([u64; store::TIMING_BOUNDS_US.len() + 1], u64),
-    /// Bytes that the file system has left for this user, if it tells.
+    /// Bytes that the file system has left for this user, where known.
     pub free_bytes: Option<u64>,
     /// Compactions that succeeded since the start.
     pub compactions: u64,
@@ -91,8 +91,8 @@ impl Limiter {
         self.core.sync
     }
 
-    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has ended. Cheap, and
-    /// never waits for the disk.
+    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has ended. Cheap,
+    /// and never waits for the disk.
     pub fn health(&self) -> (Health, Option<String>) {
         let log = self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health());
         match self.core.helper_ended.get() {

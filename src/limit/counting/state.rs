@@ -65,7 +65,7 @@ impl State {
         }
     }
 
-    /// The state that a snapshot tells of, which was written for `limit`.
+    /// The state from a snapshot, written for `limit`.
     pub(crate) fn restore(limit: &Limit, record: &StateParts) -> State {
         match record {
             StateParts::Bucket { whole, part, at } => State::Bucket(Bucket::restore(limit, *whole, *part, *at)),

@@ -1,9 +1,9 @@
 //! Online compaction: a new snapshot while checks go on.
 //!
-//! The log is rotated first: segment N begins. Then, shard by shard and under that shard's lock alone, the entries are
-//! copied and a marker record is queued; its place in the log is exactly where the copy was made. Encoding and writing
-//! happen outside every lock. When all is durable, the markers included, the snapshot gets its name N, and what is
-//! older than N is removed. Any failure before leaves the old files in force.
+//! The log is rotated first: segment N begins. Then, shard by shard and under the lock of that shard only, the entries
+//! are copied and a marker record is queued; its place in the log is exactly where the copy was made. Encoding and
+//! writing happen outside every lock. When all is durable, the markers included, the snapshot gets its name N, and what
+//! is older than N is removed. Any failure before leaves the old files in force.
 
 use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, TryLockError};
@@ -19,14 +19,14 @@ use crate::store::record::{Event, MAX_FIXED};
 /// Records that may be written while a shard is copied, the marker among them, for the limiter to count as idle.
 const QUIET_EVENTS: u64 = 16;
 
-/// How long a compaction rests after each stretch of work while checks are made, in times of what that took: the processor
-/// that it needs is not theirs meanwhile.
+/// How long a compaction rests after each stretch of work while checks are made, in times of what that took: the
+/// processor that it needs is not theirs meanwhile.
 const PACE: u32 = 2;
 
 /// Entries that are encoded in one stretch, in some 100 microseconds.
 const STRETCH: usize = 512;
 
-/// Leaves the processor to others, if they are busy.
+/// Leaves the processor to checks, if there are any.
 fn rest(busy: bool, begun: Instant) {
     if busy {
         thread::sleep(begun.elapsed() * PACE);
@@ -34,8 +34,8 @@ fn rest(busy: bool, begun: Instant) {
 }
 
 impl Limiter {
-    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile. One at a time: all calls that
-    /// come while one runs are served by the next.
+    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile. One at a time: all calls
+    /// that come while one runs are served by the next.
     ///
     /// # Errors
     /// `log_failed`, `overloaded`, `io`; the old files are kept then.
@@ -45,8 +45,8 @@ impl Limiter {
 }
 
 impl Core {
-    /// Compacts the log. One at a time; a call that comes while one runs is served by the next one, together with all that
-    /// come meanwhile, so that a crowd of them keeps nobody for longer than two.
+    /// Compacts the log. One at a time; a call that comes while one runs is served by the next one, together with all
+    /// that come meanwhile, so that no call waits for more than two.
     pub fn compact(&self) -> Result<Compaction> {
         let begun_before = self.compactions_begun.load(Ordering::Acquire);
         let mut last = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,7 +55,7 @@ impl Core {
             return ended.clone();
         }
         self.compactions_begun.store(begun + 1, Ordering::Release);
-        // For those who wait for it, should it never come to its end.
+        // The result for waiting calls if this compaction panics.
         *last = Some(Err(Error::new(
             Kind::Internal,
             "the compaction panicked, which is a defect of Flint; please report it",
@@ -78,7 +78,7 @@ impl Core {
             let begun = Instant::now();
             let mut reservation = self.reserve(1, MAX_FIXED)?;
             let mut table = shard.lock();
-            // The log may know an entry by another shard from before the start; from here on it is this one.
+            // The log may know an entry by its shard of an earlier start; from here on it is this shard.
             copies.extend(table.iter_mut().map(|entry| {
                 entry.renumber(entry.id(), index as u8);
                 entry.clone()
@@ -104,7 +104,7 @@ impl Core {
         Ok(Compaction { log_bytes_before, log_bytes_after: log.bytes(), snapshot_bytes })
     }
 
-    /// How the last compaction ended. While one is under way nobody knows: the one before has told its end already.
+    /// How the last compaction ended; `None` while another runs.
     pub fn last_compaction(&self) -> Option<Result<Compaction>> {
         match self.compaction.try_lock() {
             Ok(last) => last.clone(),

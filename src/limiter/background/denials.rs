@@ -27,50 +27,50 @@ impl Limiter {
 }
 
 impl Core {
-    /// Counts a denial and sees to it that the log will know of it.
+    /// Counts a denial, and has it written to the log soon.
     pub fn count_denial(&self, table: &mut Table, hash: u64, key: &str, now: Millis, cost: u64) {
         debug_assert!(!key.is_empty());
         table.decisions.1 += 1;
         let Some(entry) = table.get(hash, key) else { return };
         entry.deny(now, cost);
         let id = entry.id();
-        if !entry.set_unlogged_denials(true) {
-            table.unlogged.push((hash, id));
-            if !self.unlogged.swap(true, Ordering::AcqRel)
-                && let Some(helper) = &*self.unlogged_helper.lock().unwrap_or_else(PoisonError::into_inner)
+        if !entry.set_pending_denials(true) {
+            table.pending_denials.push((hash, id));
+            if !self.has_pending_denials.swap(true, Ordering::AcqRel)
+                && let Some(helper) = &*self.denials_helper.lock().unwrap_or_else(PoisonError::into_inner)
             {
                 helper.unpark();
             }
         }
     }
 
-    /// Writes the totals of all limits with denials that the log does not know of, and returns when all that were counted
-    /// before are queued, by whomever. Does not wait for the disk.
+    /// Writes the totals of all limits with denials that are missing in the log, and returns when all that were
+    /// counted before are queued, by this call or another. Does not wait for the disk.
     pub fn write_denials(&self) -> Result<()> {
         let _writing = self.writing_denials.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.unlogged.swap(false, Ordering::AcqRel) {
+        if !self.has_pending_denials.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let unwritten = Unwritten(&self.unlogged);
+        let unwritten = Unwritten(&self.has_pending_denials);
         self.shards.iter().try_for_each(|shard| self.write_denials_of(shard))?;
         std::mem::forget(unwritten);
         Ok(())
     }
 
     fn write_denials_of(&self, shard: &Shard) -> Result<()> {
-        // Those that are denied again once they are written are for the next interval, however long this takes.
-        let mut taken = Taken { found: std::mem::take(&mut shard.lock().unlogged), shard };
+        // Limits that are denied again after this are for the next interval.
+        let mut taken = Taken { found: std::mem::take(&mut shard.lock().pending_denials), shard };
         while !taken.found.is_empty() {
             let mut reservation = self.reserve(STEP, STEP * MAX_FIXED)?;
             let mut table = shard.lock();
             for _ in 0..STEP {
                 let Some((hash, id)) = taken.found.last().copied() else { break };
-                // A limit that was removed meanwhile has no denials any more.
+                // The limit may have been removed meanwhile.
                 if let Some(entry) = table.get_id(hash, id) {
                     let Totals { denied: total, denied_cost: cost, .. } = entry.totals;
                     let event = Event::Denied { id, total, cost, last: entry.last_denied() };
                     self.log()?.append(&mut reservation, &event, None);
-                    entry.set_unlogged_denials(false);
+                    entry.set_pending_denials(false);
                 }
                 taken.found.pop();
             }
@@ -81,7 +81,7 @@ impl Core {
     /// A round of the thread `flint-denials`: sleeps until there is something to write, then gathers for one flush
     /// interval.
     pub fn denials_round(&self) {
-        if !self.unlogged.load(Ordering::Acquire) {
+        if !self.has_pending_denials.load(Ordering::Acquire) {
             return thread::park();
         }
         self.rest(self.flush_every);
@@ -91,7 +91,7 @@ impl Core {
     }
 }
 
-/// Dropped when not all was written: there are denials that the log does not know of.
+/// Dropped when not all was written: there are denials that are missing in the log.
 struct Unwritten<'a>(&'a AtomicBool);
 
 impl Drop for Unwritten<'_> {
@@ -100,8 +100,8 @@ impl Drop for Unwritten<'_> {
     }
 }
 
-/// Hash and id of limits whose denials are being written. Those that are not written are a matter of the shard again, or
-/// they never would be.
+/// Hash and id of limits whose denials are being written. What is left goes back to the shard, or it would never be
+/// written.
 struct Taken<'a> {
     found: Vec<(u64, u64)>,
     shard: &'a Shard,
@@ -110,7 +110,7 @@ struct Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if !self.found.is_empty() {
-            self.shard.lock().unlogged.append(&mut self.found);
+            self.shard.lock().pending_denials.append(&mut self.found);
         }
     }
 }

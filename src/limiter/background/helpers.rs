@@ -1,8 +1,8 @@
 //! The helper threads: one writes denials, one compacts the log when it has grown.
 //!
-//! Owns: how they start and end. Each does its work in rounds. A panic costs a round: it is logged, and after a pause the
-//! next round comes. A thread that ends although the limiter is not closing is noted, for health to tell of: nothing else
-//! would show that its work is not done any more.
+//! Owns: how they start and end. Each does its work in rounds. A panic costs a round: it is logged, and after a pause
+//! the next round comes. A thread that ends although the limiter is not closing is noted for the health check:
+//! nothing else would show that its work is not done any more.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -40,10 +40,10 @@ static COMPACTOR: Helper = Helper {
 /// Starts the threads.
 pub fn start_all(core: &Arc<Core>) -> Result<()> {
     let denials = start(core, &DENIALS)?;
-    *core.unlogged_helper.lock().unwrap_or_else(PoisonError::into_inner) = Some(denials);
+    *core.denials_helper.lock().unwrap_or_else(PoisonError::into_inner) = Some(denials);
     let compactor = start(core, &COMPACTOR)?;
     core.log()?.set_compactor(compactor.clone());
-    // The log may have wished for it before it knew whom to wake.
+    // The log may have asked for a compaction before it had this thread to wake.
     compactor.unpark();
     Ok(())
 }
@@ -90,7 +90,7 @@ struct End<'a> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         if !self.core.is_closing() {
-            // The first is enough to tell of.
+            // The first is enough for the report.
             let _ = self.core.helper_ended.set(self.helper.ended);
         }
     }

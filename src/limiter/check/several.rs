@@ -1,11 +1,11 @@
 //! Checks: of one key, of several at once, and of several each by itself.
 //!
-//! Owns: the order of what a check does. Room in the log is reserved, the shards are locked, the pure functions of `limit`
-//! decide, the record is queued under the locks, and the answer waits for the disk under none.
+//! Owns: the order of what a check does. Room in the log is reserved, the shards are locked, the pure functions of
+//! `limit` decide, the record is queued under the locks, and the answer waits for the disk under none.
 
 use std::sync::MutexGuard;
 
-use super::wait::{Later, Wait};
+use super::wait::{NonBlocking, Wait};
 use crate::bounds::{MAX_ITEMS, SHARDS};
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
@@ -36,15 +36,15 @@ impl Limiter {
         self.check_for(key, cost, None)
     }
 
-    /// [`Limiter::check`], without waiting if there is a `later`.
+    /// [`Limiter::check`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
-    pub fn check_for(&self, key: &str, cost: u64, later: Option<&Later<'_>>) -> Result<Decision> {
+    pub fn check_for(&self, key: &str, cost: u64, non_blocking: Option<&NonBlocking<'_>>) -> Result<Decision> {
         validate_key(key)?;
         let core = &*self.core;
         let hash = core.hash(key);
-        let wait = Wait::by(core.sync, later);
-        let mut reservation = core.reserve_for(later, 1, MAX_FIXED)?;
-        let mut table = core.lock_for(later, shard_of(hash))?;
+        let wait = Wait::by(core.sync, non_blocking);
+        let mut reservation = core.reserve_for(non_blocking, 1, MAX_FIXED)?;
+        let mut table = core.lock_for(non_blocking, shard_of(hash))?;
         let now = core.clock.now();
         let decision = core.decide(&mut table, Item { hash, key, cost }, now, &mut reservation, &wait);
         drop(table);
@@ -65,20 +65,20 @@ impl Limiter {
         self.check_all_for(items, None)
     }
 
-    /// [`Limiter::check_all`], without waiting if there is a `later`.
+    /// [`Limiter::check_all`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
-    pub fn check_all_for(&self, items: &[(&str, u64)], later: Option<&Later<'_>>) -> Result<AllDecision> {
+    pub fn check_all_for(&self, items: &[(&str, u64)], non_blocking: Option<&NonBlocking<'_>>) -> Result<AllDecision> {
         let core = &*self.core;
         validate_items(items)?;
         let hashes: Vec<u64> = items.iter().map(|(key, _)| core.hash(key)).collect();
         let mut shards: Vec<usize> = hashes.iter().map(|hash| shard_of(*hash)).collect();
         shards.sort_unstable();
         shards.dedup();
-        let wait = Wait::by(core.sync, later);
-        let mut reservation = core.reserve_for(later, 1, MAX_FIXED + items.len() * MAX_ITEM)?;
+        let wait = Wait::by(core.sync, non_blocking);
+        let mut reservation = core.reserve_for(non_blocking, 1, MAX_FIXED + items.len() * MAX_ITEM)?;
 
         let mut tables: Vec<(usize, MutexGuard<'_, Table>)> =
-            shards.into_iter().map(|shard| Ok((shard, core.lock_for(later, shard)?))).collect::<Result<_>>()?;
+            shards.into_iter().map(|shard| Ok((shard, core.lock_for(non_blocking, shard)?))).collect::<Result<_>>()?;
         let now = core.clock.now();
         let mut answer = AllDecision { allowed: true, denied: None, results: Vec::with_capacity(items.len()) };
         let mut spent = Vec::with_capacity(items.len());
@@ -130,8 +130,8 @@ impl Limiter {
         Ok(answer)
     }
 
-    /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait for
-    /// the disk serves all. An item that has an error has it in its place, and hinders no other.
+    /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait
+    /// for the disk serves all. An item that has an error has it in its place, and does not affect the others.
     ///
     /// # Errors
     /// `invalid_argument` for too many items or none; `log_failed` and `overloaded`, after which the units of any item may
@@ -140,16 +140,20 @@ impl Limiter {
         self.check_many_for(items, None)
     }
 
-    /// [`Limiter::check_many`], without waiting if there is a `later`.
+    /// [`Limiter::check_many`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
-    pub fn check_many_for(&self, items: &[(&str, u64)], later: Option<&Later<'_>>) -> Result<Vec<Result<Decision>>> {
+    pub fn check_many_for(
+        &self,
+        items: &[(&str, u64)],
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<Vec<Result<Decision>>> {
         let core = &*self.core;
         validate_count(items)?;
-        let results = match later {
-            Some(later) => core.decide_many_now(items, later)?,
+        let results = match non_blocking {
+            Some(non_blocking) => core.decide_many_now(items, non_blocking)?,
             None => core.decide_many(items)?,
         };
-        let wait = Wait::by(core.sync, later);
+        let wait = Wait::by(core.sync, non_blocking);
         let spent = results.iter().flatten().any(|decision| decision.allowed);
         if spent && let Some(pending) = wait.pending() {
             core.log()?.sync_later(pending);
@@ -178,9 +182,9 @@ impl Core {
         Ok(results)
     }
 
-    /// As [`Core::decide_many`], without waiting. What was decided can't be taken back, so all that could have to be waited
-    /// for is had before the first decision.
-    fn decide_many_now(&self, items: &[(&str, u64)], later: &Later<'_>) -> Result<Vec<Result<Decision>>> {
+    /// As [`Core::decide_many`], without waiting. What was decided can't be taken back, so all that could have to be
+    /// waited for is had before the first decision.
+    fn decide_many_now(&self, items: &[(&str, u64)], non_blocking: &NonBlocking<'_>) -> Result<Vec<Result<Decision>>> {
         let hash = |key: &str| validate_key(key).map(|()| self.hash(key));
         let hashes: Vec<Result<u64>> = items.iter().map(|(key, _)| hash(key)).collect();
         // Items of each shard that are still to be decided.
@@ -188,10 +192,10 @@ impl Core {
         for hash in hashes.iter().flatten() {
             left[shard_of(*hash)] += 1;
         }
-        let mut reservation = self.reserve_for(Some(later), items.len(), items.len() * MAX_FIXED)?;
+        let mut reservation = self.reserve_for(Some(non_blocking), items.len(), items.len() * MAX_FIXED)?;
         let mut tables = [const { None }; SHARDS];
         for shard in (0..SHARDS).filter(|shard| left[*shard] > 0) {
-            tables[shard] = Some(self.lock_for(Some(later), shard)?);
+            tables[shard] = Some(self.lock_for(Some(non_blocking), shard)?);
         }
         let now = self.clock.now();
         let decide = |(hash, (key, cost)): (Result<u64>, &(&str, u64))| {
@@ -203,7 +207,7 @@ impl Core {
             let decision = self.decide(table, Item { hash, key, cost: *cost }, now, &mut reservation, &Wait::Not);
             left[shard] -= 1;
             if left[shard] == 0 {
-                // Whoever waits for it need not wait for the other items.
+                // Another thread that waits for the shard need not wait for the other items.
                 tables[shard] = None;
             }
             decision

@@ -1,8 +1,8 @@
-//! Answers that wait for the disk without a thread that waits.
+//! How a check waits for the disk: in its thread, or without one.
 //!
-//! Owns: how an operation tells what becomes of its answer. A thread that must not wait asks with a [`Later`]; when the
-//! operation has returned, that says whether the answer is to be given now, when its number is settled, or not at all
-//! because the operation would have had to wait before it changed anything.
+//! Owns: non-blocking operations. A thread that must not wait passes a [`NonBlocking`]. After the operation it says
+//! whether the answer can be given now, or has to wait until its slot is completed, or whether nothing was done because
+//! the operation would block.
 
 use std::cell::Cell;
 use std::sync::{Arc, MutexGuard};
@@ -13,34 +13,39 @@ use crate::limiter::entry::Table;
 use crate::limiter::options::SyncMode;
 use crate::store::{Completion, Pending, Reservation, Waiter, overloaded};
 
-/// What an operation left to be waited for. For one operation.
-pub struct Later<'a> {
-    whom: &'a Arc<dyn Completion>,
-    number: u64,
-    unsettled: Cell<bool>,
-    refused: Cell<bool>,
+/// One operation that must not block.
+pub struct NonBlocking<'a> {
+    completion: &'a Arc<dyn Completion>,
+    slot: u64,
+    pending: Cell<bool>,
+    would_block: Cell<bool>,
 }
 
-impl<'a> Later<'a> {
-    /// Who is told of `number` when the operation's records are durable, or never will be.
-    pub fn new(whom: &'a Arc<dyn Completion>, number: u64) -> Later<'a> {
-        Later { whom, number, unsettled: Cell::new(false), refused: Cell::new(false) }
+impl<'a> NonBlocking<'a> {
+    /// For one operation: `slot` of `completion` is completed when its records are durable, or never will be.
+    pub fn new(completion: &'a Arc<dyn Completion>, slot: u64) -> NonBlocking<'a> {
+        NonBlocking { completion, slot, pending: Cell::new(false), would_block: Cell::new(false) }
     }
 
-    /// Whether the number will be settled, or was in the meantime: the answer must not be given before. Otherwise it is
-    /// never heard of again.
-    pub fn is_unsettled(&self) -> bool {
-        self.unsettled.get()
+    /// Whether the slot will be completed, or was meanwhile: the answer must not be given before. Otherwise it never
+    /// is.
+    pub fn is_pending(&self) -> bool {
+        self.pending.get()
     }
 
-    /// Whether nothing was done, since it would have meant to wait. The error that was returned is then of no meaning.
-    pub fn is_refused(&self) -> bool {
-        self.refused.get()
+    /// Whether nothing was done because the operation would block. The error that it returned then means nothing.
+    pub fn would_block(&self) -> bool {
+        self.would_block.get()
     }
 
     fn pending(&self) -> Pending {
-        self.unsettled.set(true);
-        Pending::slot(self.whom, self.number)
+        self.pending.set(true);
+        Pending::slot(self.completion, self.slot)
+    }
+
+    fn give_up(&self) -> Error {
+        self.would_block.set(true);
+        overloaded()
     }
 }
 
@@ -49,61 +54,61 @@ pub enum Wait<'a> {
     /// Not at all: a batch is synced when it is due.
     Not,
     /// In this thread.
-    Here(Waiter),
-    /// Somebody else does.
-    Elsewhere(&'a Later<'a>),
+    Blocking(Waiter),
+    /// By a completion.
+    NonBlocking(&'a NonBlocking<'a>),
 }
 
 impl<'a> Wait<'a> {
-    /// As the mode has it, elsewhere if there is a `later`.
-    pub fn by(sync: SyncMode, later: Option<&'a Later<'a>>) -> Wait<'a> {
-        match (sync, later) {
+    /// As the mode has it.
+    pub fn by(sync: SyncMode, non_blocking: Option<&'a NonBlocking<'a>>) -> Wait<'a> {
+        match (sync, non_blocking) {
             (SyncMode::Batch, _) => Wait::Not,
-            (SyncMode::Always, None) => Wait::Here(Waiter::take()),
-            (SyncMode::Always, Some(later)) => Wait::Elsewhere(later),
+            (SyncMode::Always, None) => Wait::Blocking(Waiter::take()),
+            (SyncMode::Always, Some(non_blocking)) => Wait::NonBlocking(non_blocking),
         }
     }
 
-    /// Whom the log has to tell.
+    /// What the log has to complete.
     pub fn pending(&self) -> Option<Pending> {
         match self {
             Wait::Not => None,
-            Wait::Here(waiter) => Some(Pending::new(waiter)),
-            Wait::Elsewhere(later) => Some(later.pending()),
+            Wait::Blocking(waiter) => Some(Pending::new(waiter)),
+            Wait::NonBlocking(non_blocking) => Some(non_blocking.pending()),
         }
     }
 }
 
 impl Core {
-    /// Reserves room in the log, without waiting for it if there is a `later`.
-    pub fn reserve_for(&self, later: Option<&Later<'_>>, records: usize, bytes: usize) -> Result<Reservation<'_>> {
-        let Some(later) = later else { return self.reserve(records, bytes) };
-        self.log()?.reserve_now(records, bytes)?.ok_or_else(|| {
-            later.refused.set(true);
-            overloaded()
-        })
+    /// Reserves room in the log; without waiting, if non-blocking.
+    pub fn reserve_for(
+        &self,
+        non_blocking: Option<&NonBlocking<'_>>,
+        records: usize,
+        bytes: usize,
+    ) -> Result<Reservation<'_>> {
+        let Some(non_blocking) = non_blocking else { return self.reserve(records, bytes) };
+        self.log()?.reserve_now(records, bytes)?.ok_or_else(|| non_blocking.give_up())
     }
 
-    /// Locks a shard, without waiting for whoever has it for long if there is a `later`.
-    pub fn lock_for(&self, later: Option<&Later<'_>>, shard: usize) -> Result<MutexGuard<'_, Table>> {
-        let Some(later) = later else { return Ok(self.shards[shard].lock()) };
-        self.shards[shard].lock_soon().ok_or_else(|| {
-            later.refused.set(true);
-            overloaded()
-        })
+    /// Locks a shard; if non-blocking, without waiting for a thread that holds it for long.
+    pub fn lock_for(&self, non_blocking: Option<&NonBlocking<'_>>, shard: usize) -> Result<MutexGuard<'_, Table>> {
+        let Some(non_blocking) = non_blocking else { return Ok(self.shards[shard].lock()) };
+        self.shards[shard].lock_soon().ok_or_else(|| non_blocking.give_up())
     }
 
-    /// Waits in this thread, if that was the way.
+    /// Waits in this thread, if blocking.
     pub fn finish(&self, wait: &Wait<'_>) -> Result<()> {
         match wait {
-            Wait::Here(waiter) => self.wait(waiter),
-            Wait::Not | Wait::Elsewhere(_) => Ok(()),
+            Wait::Blocking(waiter) => self.wait(waiter),
+            Wait::Not | Wait::NonBlocking(_) => Ok(()),
         }
     }
 }
 
 impl Limiter {
-    /// What is to be answered where a number was settled as not durable.
+    /// The error of an operation whose slot was completed as not durable.
+    #[doc(hidden)]
     pub fn failure(&self) -> Error {
         self.core.log().map_or_else(|error| error, crate::store::Log::failure)
     }
@@ -122,59 +127,59 @@ mod tests {
     use crate::limiter::tests::{START, limit, options};
 
     #[derive(Debug)]
-    struct Told(Sender<(u64, bool)>);
+    struct Completed(Sender<(u64, bool)>);
 
-    impl Completion for Told {
+    impl Completion for Completed {
         fn complete(&self, number: u64, durable: bool) {
             let _ = self.0.send((number, durable));
         }
     }
 
-    fn told() -> (Arc<dyn Completion>, Receiver<(u64, bool)>) {
+    fn completion() -> (Arc<dyn Completion>, Receiver<(u64, bool)>) {
         let (sender, receiver) = unbounded();
-        (Arc::new(Told(sender)), receiver)
+        (Arc::new(Completed(sender)), receiver)
     }
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn who_must_not_wait_is_told_later_or_sent_away_with_nothing_changed() {
+    fn a_non_blocking_check_completes_a_slot_or_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let limiter = Limiter::open(dir.path(), options(&Clock::manual(START))).unwrap();
         limiter.configure("a", limit(3, Algorithm::FixedWindowCounter)).unwrap();
-        let (whom, news) = told();
+        let (completion, completed) = completion();
         let spent = || limiter.status("a").unwrap().unwrap().totals.allowed_cost;
 
-        // Somebody has the shard.
+        // Another thread holds the shard.
         let table = limiter.core.shards[shard_of(limiter.core.hash("a"))].lock();
         for items in [vec![("a", 1)], Vec::new()] {
-            let later = Later::new(&whom, 1);
+            let non_blocking = NonBlocking::new(&completion, 1);
             let done = match items.is_empty() {
-                true => limiter.check_for("a", 1, Some(&later)).map(|_| ()),
-                false => limiter.check_all_for(&items, Some(&later)).map(|_| ()),
+                true => limiter.check_for("a", 1, Some(&non_blocking)).map(|_| ()),
+                false => limiter.check_all_for(&items, Some(&non_blocking)).map(|_| ()),
             };
-            assert!(done.is_err() && later.is_refused() && !later.is_unsettled());
+            assert!(done.is_err() && non_blocking.would_block() && !non_blocking.is_pending());
         }
         drop(table);
         assert_eq!(spent(), 0);
 
-        // Three ways to spend a unit: each is settled by its number, once it is on disk.
-        let later = [2, 3, 4].map(|number| Later::new(&whom, number));
-        assert!(limiter.check_for("a", 1, Some(&later[0])).unwrap().allowed);
-        assert!(limiter.check_all_for(&[("a", 1)], Some(&later[1])).unwrap().allowed);
-        assert!(limiter.check_many_for(&[("a", 1)], Some(&later[2])).unwrap()[0].as_ref().unwrap().allowed);
-        assert!(later.iter().all(|later| later.is_unsettled() && !later.is_refused()));
-        let mut settled: Vec<_> = (0..3).map(|_| news.recv_timeout(PATIENCE).unwrap()).collect();
-        settled.sort_unstable();
-        assert_eq!((settled, spent()), (vec![(2, true), (3, true), (4, true)], 3));
+        // Three ways to spend a unit: each completes its slot, once it is on disk.
+        let non_blocking = [2, 3, 4].map(|slot| NonBlocking::new(&completion, slot));
+        assert!(limiter.check_for("a", 1, Some(&non_blocking[0])).unwrap().allowed);
+        assert!(limiter.check_all_for(&[("a", 1)], Some(&non_blocking[1])).unwrap().allowed);
+        assert!(limiter.check_many_for(&[("a", 1)], Some(&non_blocking[2])).unwrap()[0].as_ref().unwrap().allowed);
+        assert!(non_blocking.iter().all(|non_blocking| non_blocking.is_pending() && !non_blocking.would_block()));
+        let mut results: Vec<_> = (0..3).map(|_| completed.recv_timeout(PATIENCE).unwrap()).collect();
+        results.sort_unstable();
+        assert_eq!((results, spent()), (vec![(2, true), (3, true), (4, true)], 3));
 
         // A denial and an error wait for nothing.
-        let later = Later::new(&whom, 5);
-        assert!(!limiter.check_for("a", 1, Some(&later)).unwrap().allowed);
-        assert!(limiter.check_for("b", 1, Some(&later)).is_err());
-        assert!(!later.is_unsettled() && !later.is_refused());
+        let non_blocking = NonBlocking::new(&completion, 5);
+        assert!(!limiter.check_for("a", 1, Some(&non_blocking)).unwrap().allowed);
+        assert!(limiter.check_for("b", 1, Some(&non_blocking)).is_err());
+        assert!(!non_blocking.is_pending() && !non_blocking.would_block());
         limiter.close().unwrap();
-        assert!(limiter.check_for("a", 1, Some(&later)).is_err() && !later.is_refused());
-        assert!(news.try_recv().is_err());
+        assert!(limiter.check_for("a", 1, Some(&non_blocking)).is_err() && !non_blocking.would_block());
+        assert!(completed.try_recv().is_err());
     }
 }

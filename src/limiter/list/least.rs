@@ -1,8 +1,8 @@
 //! The least of many items, in bounded memory.
 //!
 //! Owns: what a pass over the shards keeps, and when it drops the rest. Items are offered under a shard's lock, so each
-//! may cost a constant time on average only. Dropping takes time for all that is kept, but happens once in as many items
-//! as a quarter of the room holds: [`Least::make_room`] frees that much between two shards, under no lock.
+//! may cost a constant time on average only. Dropping takes time for all that is kept, but happens once in as many
+//! items as a quarter of the room holds: [`Least::make_room`] frees that much between two shards, under no lock.
 
 /// Fewer items than this say little about how many there are.
 const SAMPLE: usize = 64;
@@ -46,8 +46,8 @@ impl<T: Ord> Least<T> {
         }
     }
 
-    /// Says that what was offered so far is a random part of all, one of so many. The bound is then set where it is likely
-    /// to end up: most of what would be dropped later is not even kept.
+    /// Says that what was offered so far is a random part of all, one of so many. The bound is then set where it is
+    /// likely to end up: most of what would be dropped later is not even kept.
     pub fn foresee(&mut self, parts: usize) {
         // With this much room to spare what is kept at last is seldom too much.
         let share = |most: usize| most / parts / 3 * 2;

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::limiter::answers::{Status, Totals};
 use crate::limiter::core::{Core, Limiter, shard_of};
 
-/// Most keys of a batch, of which half are sure to be in it. More keys take more memory (some 50 bytes each), fewer keys
-/// take more passes.
+/// Most keys of a batch, of which half are sure to be in it. More keys take more memory (some 50 bytes each), fewer
+/// keys take more passes.
 const BATCH: usize = 96 * 1024;
 
 /// Most bytes of text in the keys of a batch.
@@ -28,7 +28,7 @@ const SAMPLED: usize = 4;
 pub struct Page<'a> {
     /// Only keys that begin with this.
     pub prefix: &'a str,
-    /// Only keys behind this one.
+    /// Only keys after this one.
     pub after: Option<&'a str>,
     /// At most so many (1 to [`MAX_PAGE`]); all, without it.
     pub limit: Option<usize>,
@@ -52,11 +52,11 @@ impl By {
     }
 }
 
-/// The limits of a page, one after the other. It takes some megabytes, however many there are, and holds no lock while it
-/// rests.
+/// The limits of a page, one after the other. It takes some megabytes, however many there are, and holds no lock while
+/// it rests.
 ///
 /// Each status is as it stood when it was taken out; a limit that is removed before is left out, and one that is added
-/// behind what was taken out may be there or not. Until it is dropped the data directory stays locked, also when the
+/// after what was taken out may be there or not. Until it is dropped the data directory stays locked, also when the
 /// limiter is dropped before.
 ///
 /// ```
@@ -78,7 +78,7 @@ pub struct Listing {
     left: usize,
     /// Keys that were gathered, in order.
     keys: std::vec::IntoIter<Box<str>>,
-    /// Whether there are no keys behind those.
+    /// Whether no keys follow those.
     gathered_all: bool,
     batch: (usize, usize),
     json: Json,
@@ -106,10 +106,10 @@ impl Listing {
         })
     }
 
-    /// Appends the next part of the page as JSON, until `about` bytes of it or a little more are there (not more than one
-    /// status object and the end), or the page has ended. All parts together are an array of status objects, as
-    /// [`write_statuses`](crate::limiter::write_statuses) writes it. Returns whether more is to come. Now and then a call looks at
-    /// the keys of all limits first: with a million of them it then takes some 100 milliseconds.
+    /// Appends the next part of the page as JSON, until `about` bytes of it or a little more are there (not more than
+    /// one status object and the end), or the page has ended. All parts together are an array of status objects, as
+    /// [`write_statuses`](crate::limiter::write_statuses) writes it. Returns whether more is to come. Now and then a
+    /// call looks at the keys of all limits first: with a million of them it then takes some 100 milliseconds.
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
         let enough = out.len().saturating_add(about);
         while self.json != Json::Ended {

@@ -1,5 +1,5 @@
-//! Looking at a data directory without changing it: `log dump`, `log verify`, `limit history`. Nobody is kept from
-//! writing it for long: while somebody does, the files are read as they stand.
+//! Looking at a data directory without changing it: `log dump`, `log verify`, `limit history`. A writer is
+//! not kept waiting: beside it the files are read as they stand.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,8 +23,8 @@ pub fn dump(dir: &Path, each: &mut dyn FnMut(&Value)) -> Result<()> {
     look(dir, &mut dumper).map(|_| ())
 }
 
-/// Reads the directory; next to its writer, if it has one. No lock is held meanwhile: a dump may be read with a pager, and
-/// that must not keep a server from its start.
+/// Reads the directory; next to its writer, if it has one. No lock is held meanwhile: a dump may be read with a pager,
+/// and that must not keep a server from its start.
 fn look(dir: &Path, replay: &mut dyn Replay) -> Result<Recovered> {
     match DirectoryLock::acquire(dir, Access::Read) {
         Err(error) if error.kind() != Kind::Locked => return Err(error),
@@ -32,7 +32,7 @@ fn look(dir: &Path, replay: &mut dyn Replay) -> Result<Recovered> {
     }
     let disk = ReadOnlyView::open(dir).map_err(|error| Error::io("read", dir, &error))?;
     let found = recover(dir, &disk, replay)?;
-    // What stands behind the last whole frame may be what a writer is writing.
+    // What follows the last whole frame may be what a writer is writing.
     let torn = found.torn.clone().filter(|_| crate::store::writer(dir).is_none());
     Ok(Recovered { torn, ..found })
 }

@@ -1,5 +1,5 @@
-//! `log repair`: a way out of corruption that copies. What can still be read of a damaged data directory is written into
-//! a new one; the damaged one is only read.
+//! `log repair`: a way out of corruption that copies. What can still be read of a damaged data directory is written
+//! into a new one; the damaged one is only read.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;

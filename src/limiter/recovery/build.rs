@@ -1,8 +1,8 @@
-//! The end of recovery: from limits in the order of their records to the sharded map, while the new snapshot, where one is
-//! needed, goes to the disk.
+//! The end of recovery: from limits in the order of their records to the sharded map, while the new snapshot, where one
+//! is needed, goes to the disk.
 //!
-//! Two steps, each with a thread of its own for the snapshot: the limits are encoded while their keys are hashed, and then
-//! the disk syncs what was written while the tables are filled.
+//! Two steps, each with a thread of its own for the snapshot: the limits are encoded while their keys are hashed, and
+//! then the disk syncs what was written while the tables are filled.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::limiter::core::shard_of;
 use crate::limiter::entry::{Held, Table};
 use crate::store::{Opening, Store};
 
-/// Builds the tables, and ends the opening of the store if there is one. With `renumber` the limits get the ids 1, 2, 3 …
-/// in their order, in the snapshot as in memory.
+/// Builds the tables, and ends the opening of the store if there is one. With `renumber` the limits get the ids 1, 2, 3
+/// … in their order, in the snapshot as in memory.
 pub fn build(
     dir: &Path,
     hasher: &RandomState,
@@ -28,7 +28,8 @@ pub fn build(
     let hashes: Vec<u64> = beside(opening.as_mut().filter(|_| snapshot), |opening| write(opening, &entries), hash)?;
     let fill = || fill(dir, hasher, entries, &hashes, renumber);
     let tables = beside(opening.as_mut().filter(|_| snapshot), |opening| opening.seal(), fill)??;
-    // Nothing of the old files was touched until here: had the tables found fault with them, they would be as they were.
+    // Nothing of the old files was touched until here: had the tables found fault with them, they would be as they
+    // were.
     Ok((opening.map(Opening::finish).transpose()?, tables))
 }
 

@@ -1,8 +1,8 @@
 //! Recovery: from the records of a data directory to limits in memory.
 //!
 //! A snapshot that was written while checks went on holds each shard as it was at a marker record in the log. An event
-//! is therefore applied if and only if the marker of its limit's shard came before it; the snapshot has it otherwise. An
-//! event of a limit that is not there tells of one that was removed before its shard's marker.
+//! is therefore applied if and only if the marker of its limit's shard came before it; the snapshot has it otherwise.
+//! An event of a missing limit belongs to a limit that was removed before its shard's marker.
 
 use std::collections::HashMap;
 
@@ -36,7 +36,8 @@ impl Replayed {
         Replayed { lenient: true, ..Replayed::new() }
     }
 
-    /// The limits of a log that may end before its last marker: those of a shard without one are as the snapshot has them.
+    /// The limits of a log that may end before its last marker: those of a shard without one are as the snapshot has
+    /// them.
     pub fn remains(self) -> impl Iterator<Item = Box<Entry>> {
         self.limits.into_iter()
     }
@@ -90,7 +91,8 @@ impl Replay for Replayed {
                 }
             }
             Event::Removed { id, .. } => {
-                // It may be in the log alone: one that was removed before its shard's marker. Its id is used up all the same.
+                // It may be a limit that is in the log only: one that was removed before its shard's marker. Its id is
+                // used up all the same.
                 self.highest_id = self.highest_id.max(id);
                 if self.target(id)?.is_some() {
                     self.limits.remove(id);
@@ -135,8 +137,8 @@ impl Replay for Replayed {
     }
 }
 
-/// Entries in the order in which they came, which is that of their memory, and where each id stands: in a vector while ids
-/// are dense, as they are after every start, in a map otherwise.
+/// Entries in the order in which they came, which is that of their memory, and where each id stands: in a vector while
+/// ids are dense, as they are after every start, in a map otherwise.
 #[derive(Default)]
 struct ById {
     entries: Vec<Option<Box<Entry>>>,

@@ -12,7 +12,7 @@ impl Completion for Nobody {
     fn complete(&self, _: u64, _: bool) {}
 }
 
-fn nobody() -> Arc<dyn Completion> {
+fn no_completion() -> Arc<dyn Completion> {
     Arc::new(Nobody)
 }
 
@@ -30,24 +30,24 @@ fn many_checks_are_refused_with_nothing_spent_whichever_shard_is_held() {
     let dir = tempfile::tempdir().unwrap();
     let keys: Vec<String> = (0..20).map(|key| format!("key-{key}")).collect();
     let limiter = open(dir.path(), &keys);
-    let whom = nobody();
+    let completion = no_completion();
     // One key stands twice, one is unknown, and one is no key at all.
     let mut items: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 2)).collect();
     items.extend([("key-3", 1), ("unknown", 1), ("", 1)]);
     let before = all(&limiter);
     for key in &keys {
         let held = limiter.core.shards[shard_of(limiter.core.hash(key))].lock();
-        let later = Later::new(&whom, 1);
-        assert_eq!(limiter.check_many_for(&items, Some(&later)).unwrap_err().kind(), Kind::Overloaded);
-        assert!(later.is_refused() && !later.is_unsettled());
+        let non_blocking = NonBlocking::new(&completion, 1);
+        assert_eq!(limiter.check_many_for(&items, Some(&non_blocking)).unwrap_err().kind(), Kind::Overloaded);
+        assert!(non_blocking.would_block() && !non_blocking.is_pending());
         drop(held);
         assert!(limiter.core.shards.iter().all(|shard| shard.0.try_lock().is_ok()), "no lock is kept");
     }
     assert_eq!(all(&limiter), before);
     assert_eq!(limiter.report().decisions, (0, 0));
-    let later = Later::new(&whom, 2);
-    let results = limiter.check_many_for(&items, Some(&later)).unwrap();
-    assert!(!later.is_refused());
+    let non_blocking = NonBlocking::new(&completion, 2);
+    let results = limiter.check_many_for(&items, Some(&non_blocking)).unwrap();
+    assert!(!non_blocking.would_block());
     let left: Vec<_> = results.iter().flatten().map(|decision| decision.remaining).collect();
     assert_eq!(left, [vec![3; 20], vec![2]].concat());
     let errors: Vec<_> = results[21..].iter().map(|result| result.as_ref().unwrap_err().kind()).collect();
@@ -69,8 +69,8 @@ proptest! {
         let items: Vec<(&str, u64)> = items.into_iter().map(|(key, cost)| (named(key), cost)).collect();
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [waits, does_not] = dirs.each_ref().map(|dir| open(dir.path(), &keys));
-        let whom = nobody();
-        let results = does_not.check_many_for(&items, Some(&Later::new(&whom, 1))).unwrap();
+        let completion = no_completion();
+        let results = does_not.check_many_for(&items, Some(&NonBlocking::new(&completion, 1))).unwrap();
         let expected = waits.check_many(&items).unwrap();
         for (result, expected) in results.iter().zip(&expected) {
             match (result, expected) {

@@ -311,8 +311,8 @@ fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Lim
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Whatever is done, and whenever the power is cut: what is found is what there was at a moment not earlier than the
-    /// last answer (the last sync, in batch mode), and never more than was sent.
+    /// Whatever is done, and whenever the power is cut: what is found is what there was at a moment not earlier than
+    /// the last answer (the last sync, in batch mode), and never more than was sent.
     #[test]
     fn what_was_answered_survives_a_power_cut(ops in ops(), always in any::<bool>()) {
         let mut pair = Pair::new(if always { SyncMode::Always } else { SyncMode::Batch });
@@ -324,8 +324,8 @@ proptest! {
     }
 }
 
-/// A mark is not synced when it is written. When a segment is closed behind it, it must not be left torn: a bad frame in
-/// an older segment is corruption.
+/// A mark is not synced when it is written. When a segment is closed behind it, it must not be left torn: a bad frame
+/// in an older segment is corruption.
 #[test]
 fn a_mark_before_a_rotation_is_not_left_torn() {
     for checks in 1..24 {
@@ -393,7 +393,8 @@ fn assert_found(image: &Image, parent: &Path, expected: &[Status], calls: u64) {
     }
 }
 
-/// Cuts the power before each call of the disk that `act` makes, one after the other. What was there before must be found.
+/// Cuts the power before each call of the disk that `act` makes, one after the other. What was there before must be
+/// found.
 fn cut_at_every_call(act: impl Fn(Limiter)) {
     for calls in 0.. {
         let parent = tempfile::tempdir().unwrap();

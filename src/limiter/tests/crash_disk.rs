@@ -1,9 +1,9 @@
 //! A disk that can lose power: it knows what was synced and what was not, and makes the directory that a machine would
 //! find after it stopped at any call.
 //!
-//! What a sync has covered is there. Of the rest each sector of 512 bytes is there as it was at any moment since the last
-//! sync, or holds garbage if it was not part of the file yet; the length of a file is that of any moment; of the changes of
-//! names any choice was made.
+//! What a sync has covered is there. Of the rest each sector of 512 bytes is there as it was at any moment since the
+//! last sync, or holds garbage if it was not part of the file yet; the length of a file is that of any moment; of the
+//! changes of names any choice was made.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;

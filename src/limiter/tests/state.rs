@@ -125,7 +125,7 @@ fn crashed_directory(parent: &Path) -> (PathBuf, PathBuf, u64) {
 }
 
 #[test]
-fn damage_to_the_confirmed_part_is_refused_and_nothing_changes() {
+fn damage_to_the_confirmed_part_would_block_and_nothing_changes() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, segment, confirmed) = crashed_directory(parent.path());
     let whole = std::fs::read(&segment).unwrap();
@@ -182,7 +182,7 @@ fn frames_of_another_segment_behind_the_tail_are_never_replayed() {
 }
 
 #[test]
-fn a_newer_format_is_refused_by_name() {
+fn a_newer_format_would_block_by_name() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, segment, _) = crashed_directory(parent.path());
     let mut bytes = std::fs::read(&segment).unwrap();
@@ -319,7 +319,7 @@ fn a_flush_waits_for_denials_that_are_being_written() {
     let shard = core.shards[shard_of(core.hash("k"))].lock();
     thread::scope(|scope| {
         let helper = scope.spawn(|| core.write_denials());
-        while core.unlogged.load(Ordering::Acquire) {
+        while core.has_pending_denials.load(Ordering::Acquire) {
             thread::yield_now();
         }
         let (flushed, wait) = std::sync::mpsc::channel();

@@ -14,7 +14,7 @@ use super::http::reply::Reply;
 use super::vitals::Vitals;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
-use crate::limiter::{By, Later, Limiter, Page, write_many, write_statuses};
+use crate::limiter::{By, Limiter, NonBlocking, Page, write_many, write_statuses};
 use crate::store::Health;
 
 /// What an endpoint does.
@@ -117,8 +117,8 @@ pub struct Ask<'a> {
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     pub limiter: &'a Limiter,
-    /// For who must not wait: checks leave to it what becomes of the answer.
-    pub later: Option<&'a Later<'a>>,
+    /// Given by a thread that must not wait: how a check waits for the disk instead.
+    pub non_blocking: Option<&'a NonBlocking<'a>>,
     /// What doctor and metrics tell of connections and requests; a command that has opened the data directory itself has
     /// none.
     pub notes: Option<Notes>,
@@ -129,7 +129,7 @@ pub struct Sources<'a> {
 impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
-        Sources { limiter, later: None, notes: None, metrics: None, vitals: None }
+        Sources { limiter, non_blocking: None, notes: None, metrics: None, vitals: None }
     }
 }
 
@@ -193,7 +193,7 @@ fn health(limiter: &Limiter, vitals: Option<&Vitals>) -> Reply {
 }
 
 fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
-    let Sources { limiter, later, notes, metrics, vitals } = sources;
+    let Sources { limiter, non_blocking, notes, metrics, vitals } = sources;
     let Ask { found, method, target, body: bytes } = *ask;
     check_method(found, method, target)?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -215,7 +215,7 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
                     return Err(Error::invalid(format!("status must be 200 or 429, not {}", excerpt(other))));
                 }
             };
-            let decision = limiter.check_for(key, cost, later)?;
+            let decision = limiter.check_for(key, cost, non_blocking)?;
             decision.write_json(key, &mut out);
             let mut reply = Reply::json(out);
             if !decision.allowed {
@@ -228,7 +228,7 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
             body::parse_empty(bytes)?;
             let key = decode(key, "the key in the path")?;
             let cost = query.number("cost")?.unwrap_or(1);
-            let decision = limiter.check_for(&key, cost, later)?;
+            let decision = limiter.check_for(&key, cost, non_blocking)?;
             let (status, text) = match decision.allowed {
                 true => (200, format!("ok {}\n", decision.remaining)),
                 false => (429, format!("denied {}\n", decision.retry_after_ms)),
@@ -241,7 +241,7 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
         Route::CheckAll => {
             let items: Items<'_> = body::parse(bytes)?;
             let items = items.parts()?;
-            limiter.check_all_for(&items, later)?.write_json(&items, &mut out);
+            limiter.check_all_for(&items, non_blocking)?.write_json(&items, &mut out);
             let mut reply = Reply::json(out);
             reply.header("Cache-Control", "no-store");
             return Ok(reply);
@@ -250,7 +250,7 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
             let items: Items<'_> = body::parse(bytes)?;
             let items = items.parts()?;
             out.reserve(items.len() * 256);
-            write_many(&limiter.check_many_for(&items, later)?, &items, &mut out);
+            write_many(&limiter.check_many_for(&items, non_blocking)?, &items, &mut out);
             let mut reply = Reply::json(out);
             reply.header("Cache-Control", "no-store");
             return Ok(reply);

@@ -18,8 +18,8 @@ pub enum Health {
     Failed,
 }
 
-/// The health of a log with its reason. Set by the log thread, read by all. What each reservation reads is together in a
-/// cache line that only the log thread writes.
+/// The health of a log with its reason. Set by the log thread, read by all. What each reservation reads is together in
+/// a cache line that only the log thread writes.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct Condition {
