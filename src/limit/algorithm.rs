@@ -1,12 +1,17 @@
 //! The algorithms by which a limit can count.
 
+use std::fmt;
+use std::str::FromStr;
+
 use super::text::excerpt;
 use crate::error::{Error, Result};
 
 /// How a limit counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Algorithm {
     /// A bucket of `burst` units, refilled continuously at `rate` per period.
+    #[default]
     TokenBucket,
     /// At most `rate` units in every window of one period, exactly.
     SlidingWindowLog,
@@ -18,7 +23,7 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm, in the order of their codes in the log.
-    pub const ALL: [Algorithm; 4] = [
+    pub const ALL: &[Algorithm] = &[
         Algorithm::TokenBucket,
         Algorithm::SlidingWindowLog,
         Algorithm::FixedWindowCounter,
@@ -35,20 +40,6 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm of that name.
-    ///
-    /// # Errors
-    /// `invalid_argument`, listing the names there are.
-    pub fn from_name(name: &str) -> Result<Algorithm> {
-        Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name).ok_or_else(|| {
-            Error::invalid(format!(
-                "algorithm `{}` is not known; use token_bucket, sliding_window_log, fixed_window_counter or \
-                 sliding_window_counter",
-                excerpt(name)
-            ))
-        })
-    }
-
     /// The code in the log.
     pub(crate) const fn code(self) -> u8 {
         self as u8
@@ -57,5 +48,25 @@ impl Algorithm {
     /// The algorithm of that code in the log.
     pub(crate) fn from_code(code: u8) -> Option<Algorithm> {
         Algorithm::ALL.get(usize::from(code)).copied()
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Algorithm> {
+        Algorithm::ALL.iter().copied().find(|algorithm| algorithm.name() == name).ok_or_else(|| {
+            Error::invalid(format!(
+                "algorithm `{}` is not known; use token_bucket, sliding_window_log, fixed_window_counter or \
+                 sliding_window_counter",
+                excerpt(name)
+            ))
+        })
     }
 }

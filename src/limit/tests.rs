@@ -13,7 +13,7 @@ fn bounds_of_a_limit_hold_at_the_edge_and_break_one_past_it() {
         (1, MAX_PERIOD_MS, Some(1000)),
         (MAX_UNITS, 1, Some(MAX_UNITS)),
     ] {
-        let limit = Limit::new(rate, period, bucket, burst).unwrap();
+        let limit = Limit::of_millis(rate, period, bucket, burst).unwrap();
         assert_eq!((limit.rate(), limit.period_ms(), limit.algorithm()), (rate, period, bucket));
         assert_eq!(limit.capacity(), burst.unwrap_or(rate));
     }
@@ -27,7 +27,7 @@ fn bounds_of_a_limit_hold_at_the_edge_and_break_one_past_it() {
         (1, MAX_PERIOD_MS, bucket, Some(1001), "burst"),
         (1, 1, Algorithm::SlidingWindowLog, Some(1), "burst"),
     ] {
-        let error = Limit::new(rate, period, algorithm, burst).unwrap_err();
+        let error = Limit::of_millis(rate, period, algorithm, burst).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.message().starts_with(field), "{error}");
     }
@@ -45,7 +45,7 @@ fn keys() {
 
 #[test]
 fn costs() {
-    let limit = Limit::new(10, 1000, Algorithm::TokenBucket, Some(20)).unwrap();
+    let limit = Limit::of_millis(10, 1000, Algorithm::TokenBucket, Some(20)).unwrap();
     assert!(validate_cost("k", &limit, 20).is_ok());
     assert_eq!(validate_cost("k", &limit, 0).unwrap_err().kind(), Kind::InvalidArgument);
     assert_eq!(validate_cost("k", &limit, 21).unwrap_err().kind(), Kind::CostExceedsCapacity);
@@ -54,11 +54,11 @@ fn costs() {
 
 #[test]
 fn algorithms_have_names_and_codes() {
-    for algorithm in Algorithm::ALL {
-        assert_eq!(Algorithm::from_name(algorithm.name()).unwrap(), algorithm);
+    for algorithm in Algorithm::ALL.iter().copied() {
+        assert_eq!(algorithm.name().parse::<Algorithm>().unwrap(), algorithm);
         assert_eq!(Algorithm::from_code(algorithm.code()), Some(algorithm));
     }
-    assert!(Algorithm::from_name("leaky").unwrap_err().message().contains("leaky"));
+    assert!("leaky".parse::<Algorithm>().unwrap_err().message().contains("leaky"));
     assert_eq!(Algorithm::from_code(4), None);
 }
 

@@ -1,10 +1,13 @@
 //! What the limiter answers with.
 
+use std::time::Duration;
+
 use crate::clock::Millis;
-use crate::limit::{Algorithm, Limit, Quote};
+use crate::limit::{Limit, Quote};
 
 /// The answer to one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Decision {
     /// Whether the cost was spent.
     pub allowed: bool,
@@ -16,8 +19,8 @@ pub struct Decision {
     pub remaining: u64,
     /// When the limit is untouched again if nothing more is spent, in milliseconds since the epoch.
     pub reset_at: Millis,
-    /// 0 when allowed, else the milliseconds until this same cost could be allowed.
-    pub retry_after_ms: Millis,
+    /// How long until this same cost could be allowed, if nothing else is spent; zero when it was.
+    pub retry_after: Duration,
     /// When the decision was made, in milliseconds since the epoch.
     pub now: Millis,
 }
@@ -30,7 +33,7 @@ impl Decision {
             limit,
             remaining: quote.remaining,
             reset_at: quote.reset_at,
-            retry_after_ms: quote.retry_after_ms,
+            retry_after: Duration::from_millis(quote.retry_after_ms),
             now,
         }
     }
@@ -38,6 +41,7 @@ impl Decision {
 
 /// The answer to a check of several keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AllDecision {
     /// Whether everything was spent; nothing was otherwise.
     pub allowed: bool,
@@ -49,6 +53,7 @@ pub struct AllDecision {
 
 /// How a limit stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Status {
     /// Its key.
     pub key: String,
@@ -68,15 +73,9 @@ pub struct Status {
     pub last_reset_at: Option<Millis>,
 }
 
-impl Status {
-    /// The capacity of a token bucket; other algorithms have no burst.
-    pub fn burst(&self) -> Option<u64> {
-        (self.limit.algorithm() == Algorithm::TokenBucket).then_some(self.limit.capacity())
-    }
-}
-
 /// What has happened to a limit since it was configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Totals {
     /// Allowed checks.
     pub allowed: u64,
@@ -90,6 +89,7 @@ pub struct Totals {
 
 /// What a compaction did, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compaction {
     /// Size of the log before.
     pub log_bytes_before: u64,

@@ -26,11 +26,13 @@ const LOCK_TRIES: u32 = 64;
 /// [`Limiter::close`] does the same and returns errors.
 ///
 /// ```
+/// use std::time::Duration;
+///
 /// use flint::{Algorithm, Limit, Limiter, Options};
 ///
 /// let dir = tempfile::tempdir()?;
 /// let limiter = Limiter::open(dir.path().join("quotas"), Options::default())?;
-/// let limit = Limit::new(100, 60_000, Algorithm::TokenBucket, None)?;
+/// let limit = Limit::new(100, Duration::from_secs(60), Algorithm::TokenBucket, None)?;
 /// limiter.configure("api:user-42", limit)?;
 ///
 /// let decision = limiter.check("api:user-42", 5)?;
@@ -38,7 +40,7 @@ const LOCK_TRIES: u32 = 64;
 /// assert_eq!(decision.remaining, 95);
 ///
 /// // Atomic: either both are spent or none is.
-/// limiter.configure("org:acme", Limit::new(4, 1_000, Algorithm::SlidingWindowLog, None)?)?;
+/// limiter.configure("org:acme", "4/1s sliding_window_log".parse()?)?;
 /// let all = limiter.check_all(&[("api:user-42", 1), ("org:acme", 4)])?;
 /// assert!(all.allowed);
 ///

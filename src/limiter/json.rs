@@ -9,6 +9,7 @@ use crate::limit::format_period;
 
 impl Decision {
     /// Appends the decision on `key` as a JSON object.
+    #[doc(hidden)]
     pub fn write_json(&self, key: &str, out: &mut Vec<u8>) {
         // By hand rather than by `format_args`: this is half of what a check costs in a batch of them.
         out.extend_from_slice(b"{\"key\":");
@@ -26,7 +27,7 @@ impl Decision {
         out.extend_from_slice(b",\"reset_at\":\"");
         write_instant(out, self.reset_at);
         out.extend_from_slice(b"\",\"retry_after_ms\":");
-        write_number(out, self.retry_after_ms);
+        write_number(out, self.retry_after.as_millis() as u64);
         out.extend_from_slice(b",\"algorithm\":\"");
         out.extend_from_slice(self.limit.algorithm().name().as_bytes());
         out.extend_from_slice(b"\"}");
@@ -35,6 +36,7 @@ impl Decision {
 
 impl AllDecision {
     /// Appends the answer on items with these keys as a JSON object.
+    #[doc(hidden)]
     pub fn write_json(&self, keys: &[(&str, u64)], out: &mut Vec<u8>) {
         push(out, format_args!("{{\"allowed\":{},\"denied_key\":", self.allowed));
         match self.denied.and_then(|index| keys.get(index)) {
@@ -76,6 +78,7 @@ pub fn write_many(results: &[crate::Result<Decision>], keys: &[(&str, u64)], out
 
 impl Status {
     /// Appends the status as a JSON object.
+    #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"key\":");
         write_text(out, &self.key);
@@ -88,7 +91,7 @@ impl Status {
                 self.limit.period_ms(),
             ),
         );
-        match self.burst() {
+        match self.limit.burst() {
             Some(burst) => push(out, format_args!("{burst}")),
             None => out.extend_from_slice(b"null"),
         }
@@ -135,6 +138,7 @@ pub fn write_statuses(statuses: &[Status], out: &mut Vec<u8>) {
 
 impl Compaction {
     /// Appends it as a JSON object.
+    #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
         push(
             out,
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn json_is_as_the_contract_says() {
-        let limit = Limit::new(100, 60_000, Algorithm::TokenBucket, None).unwrap();
+        let limit = Limit::of_millis(100, 60_000, Algorithm::TokenBucket, None).unwrap();
         let quote = Quote { allowed: true, remaining: 41, reset_at: 36_000, retry_after_ms: 0 };
         let decision = Decision::new(quote, limit, 5, 0);
         let key = "a\"b\\ключ";

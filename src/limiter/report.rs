@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::core::Limiter;
 use super::options::SyncMode;
@@ -10,6 +11,7 @@ use crate::store::{self, Health, Store};
 
 /// How storage and limiter stand, for `doctor` and for metrics.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Report {
     /// The data directory.
     pub dir: PathBuf,
@@ -26,20 +28,33 @@ pub struct Report {
     /// Bytes promised to records that are not written yet.
     pub queued_bytes: u64,
     /// Number of fdatasync calls by duration (see [`store::TIMING_BOUNDS_US`]), and their sum in microseconds.
-    pub syncs: ([u64; store::TIMING_BOUNDS_US.len() + 1], u64),
+    #[doc(hidden)]
+    pub sync_times: ([u64; store::TIMING_BOUNDS_US.len() + 1], u64),
     /// Bytes that the file system has left for this user, where known.
     pub free_bytes: Option<u64>,
     /// Compactions that succeeded since the start.
     pub compactions: u64,
     /// Why the last compaction failed, if it did.
     pub compaction_error: Option<String>,
-    /// What is not done any more since a thread has ended that should not.
+    /// Which work has stopped, if a thread ended that should not have.
     pub helper_ended: Option<&'static str>,
-    /// Checks allowed and denied since the start.
-    pub decisions: (u64, u64),
+    /// Checks allowed since the start.
+    pub allowed: u64,
+    /// Checks denied since the start.
+    pub denied: u64,
 }
 
 impl Report {
+    /// Number of fdatasync calls since the start.
+    pub fn syncs(&self) -> u64 {
+        self.sync_times.0.iter().sum()
+    }
+
+    /// Mean duration of these calls, if there were any.
+    pub fn mean_sync(&self) -> Option<Duration> {
+        self.sync_times.1.checked_div(self.syncs()).map(Duration::from_micros)
+    }
+
     /// What is not as it should be, in words.
     pub fn problems(&self) -> Vec<String> {
         const LOW_BYTES: u64 = 64 * 1024 * 1024;
@@ -63,11 +78,12 @@ impl Limiter {
     pub fn report(&self) -> Report {
         let core = &*self.core;
         let log = core.store.as_ref().map(Store::log);
-        let (mut limits, mut decisions) = (0, (0, 0));
+        let (mut limits, mut allowed, mut denied) = (0, 0, 0);
         for shard in &core.shards {
             let table = shard.lock();
             limits += table.len() as u64;
-            decisions = (decisions.0 + table.decisions.0, decisions.1 + table.decisions.1);
+            allowed += table.decisions.0;
+            denied += table.decisions.1;
         }
         Report {
             dir: core.dir.clone(),
@@ -77,12 +93,13 @@ impl Limiter {
             log_bytes: log.map_or(core.found_bytes, |log| log.bytes()),
             events: log.map_or(0, |log| log.events()),
             queued_bytes: log.map_or(0, |log| log.queued_bytes()),
-            syncs: log.map_or_else(Default::default, |log| log.syncs().read()),
+            sync_times: log.map_or_else(Default::default, |log| log.syncs().read()),
             free_bytes: fs4::available_space(&core.dir).ok(),
             compactions: core.compactions.load(Ordering::Relaxed),
             compaction_error: core.last_compaction().and_then(Result::err).map(|error| error.to_string()),
             helper_ended: core.helper_ended.get().copied(),
-            decisions,
+            allowed,
+            denied,
         }
     }
 
@@ -105,6 +122,7 @@ impl Limiter {
     ///
     /// # Errors
     /// `io`.
+    #[doc(hidden)]
     pub fn announce(&self, url: &str) -> Result<()> {
         self.core.store.as_ref().map_or(Ok(()), |store| store.lock().announce(Some(url)))
     }

@@ -1,7 +1,7 @@
 //! Shared mode: sockets and HTTP around one limiter.
 //!
 //! Owns: the start, the end and the replacement of a server. tiny_http reads heads and small bodies in a thread per
-//! connection; the pool ([`pool`]) handles what it hands over; the guard ([`guard`]) bounds what a client can hold. Nothing
+//! connection; the pool (`pool`) handles what it hands over; the guard (`guard`) bounds what a client can hold. Nothing
 //! here decides anything about quotas.
 
 mod accept;

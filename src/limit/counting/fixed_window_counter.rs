@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_window_opens_at_the_first_check() {
-        let limit = Limit::new(10, 1000, Algorithm::FixedWindowCounter, None).unwrap();
+        let limit = Limit::of_millis(10, 1000, Algorithm::FixedWindowCounter, None).unwrap();
         let mut state = State::new(&limit, 0);
         assert_eq!(state.glance(&limit, 500), (10, 500));
         assert_eq!(state.quote(&limit, 700, 10).reset_at, 1700);

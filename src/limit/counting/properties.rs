@@ -16,8 +16,8 @@ fn limits() -> impl Strategy<Value = Limit> {
     (rate, period, 0..4usize, burst).prop_map(|(rate, period, algorithm, burst)| {
         let algorithm = Algorithm::ALL[algorithm];
         let burst = burst.filter(|_| algorithm == Algorithm::TokenBucket);
-        Limit::new(rate, period, algorithm, burst)
-            .unwrap_or_else(|_| Limit::new(rate, period, algorithm, None).unwrap())
+        Limit::of_millis(rate, period, algorithm, burst)
+            .unwrap_or_else(|_| Limit::of_millis(rate, period, algorithm, None).unwrap())
     })
 }
 

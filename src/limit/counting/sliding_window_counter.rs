@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_last_window_counts_by_its_overlap() {
-        let limit = Limit::new(100, 1000, Algorithm::SlidingWindowCounter, None).unwrap();
+        let limit = Limit::of_millis(100, 1000, Algorithm::SlidingWindowCounter, None).unwrap();
         let mut state = State::new(&limit, 0);
         state.spend(&limit, 0, 100);
         let quote = state.quote(&limit, 0, 1);

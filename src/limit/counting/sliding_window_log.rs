@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn units_expire_one_period_after_they_were_spent() {
-        let limit = Limit::new(10, 1000, Algorithm::SlidingWindowLog, None).unwrap();
+        let limit = Limit::of_millis(10, 1000, Algorithm::SlidingWindowLog, None).unwrap();
         let mut state = State::new(&limit, 0);
         for (now, cost) in [(0, 4), (0, 2), (300, 4)] {
             state.advance(&limit, now);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_by_distinct_milliseconds_and_given_back() {
-        let limit = Limit::new(1_000_000, 1000, Algorithm::SlidingWindowLog, None).unwrap();
+        let limit = Limit::of_millis(1_000_000, 1000, Algorithm::SlidingWindowLog, None).unwrap();
         let mut log = EventLog::default();
         for check in 0..100_000 {
             log.spend(&limit, check / 100, 1);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn running_totals_may_wrap() {
-        let limit = Limit::new(10, 1000, Algorithm::SlidingWindowLog, None).unwrap();
+        let limit = Limit::of_millis(10, 1000, Algorithm::SlidingWindowLog, None).unwrap();
         let mut log = EventLog { expired: u64::MAX - 4, entries: VecDeque::new() };
         log.spend(&limit, 0, 6);
         log.spend(&limit, 1, 4);

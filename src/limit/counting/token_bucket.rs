@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn refills_without_losing_a_fraction() {
         // 3 per 7 ms, looked at in every millisecond: after 7 000 ms exactly 3 000 units have come in.
-        let limit = Limit::new(3, 7, Algorithm::TokenBucket, Some(1_000_000)).unwrap();
+        let limit = Limit::of_millis(3, 7, Algorithm::TokenBucket, Some(1_000_000)).unwrap();
         let mut bucket = Bucket::full(limit.capacity(), 0);
         bucket.spend(1_000_000);
         for now in 1..=7000 {
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn says_when_to_come_back() {
-        let limit = Limit::new(100, 60_000, Algorithm::TokenBucket, None).unwrap();
+        let limit = Limit::of_millis(100, 60_000, Algorithm::TokenBucket, None).unwrap();
         let mut bucket = Bucket::full(100, 0);
         let quote = bucket.quote(&limit, 0, 100);
         assert_eq!(quote, Quote { allowed: true, remaining: 0, reset_at: 60_000, retry_after_ms: 0 });
@@ -143,7 +143,7 @@ mod tests {
         for (rate, period, burst) in
             [(MAX_UNITS, 1, None), (MAX_UNITS, MAX_PERIOD_MS, None), (1, MAX_PERIOD_MS, Some(1000))]
         {
-            let limit = Limit::new(rate, period, Algorithm::TokenBucket, burst).unwrap();
+            let limit = Limit::of_millis(rate, period, Algorithm::TokenBucket, burst).unwrap();
             let mut bucket = Bucket::full(limit.capacity(), 0);
             bucket.spend(limit.capacity());
             let (_, reset_at) = bucket.glance(&limit, 0);
@@ -160,9 +160,9 @@ mod tests {
 
     #[test]
     fn a_new_capacity_takes_over_what_is_missing() {
-        let old = Limit::new(100, 60_000, Algorithm::TokenBucket, None).unwrap();
-        let wide = Limit::new(150, 60_000, Algorithm::TokenBucket, None).unwrap();
-        let narrow = Limit::new(10, 1000, Algorithm::TokenBucket, None).unwrap();
+        let old = Limit::of_millis(100, 60_000, Algorithm::TokenBucket, None).unwrap();
+        let wide = Limit::of_millis(150, 60_000, Algorithm::TokenBucket, None).unwrap();
+        let narrow = Limit::of_millis(10, 1000, Algorithm::TokenBucket, None).unwrap();
         let mut state = State::new(&old, 0);
         state.spend(&old, 0, 40);
         assert_eq!(state.clone().reconfigured(&old, &wide, 0).glance(&wide, 0).0, 110);

@@ -24,7 +24,15 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 const SAMPLED: usize = 4;
 
 /// Which limits to list, in the order of their keys.
+///
+/// ```
+/// # use flint::Page;
+/// let page = Page::default().with_prefix("api:").with_after("api:user-42").with_limit(100);
+/// # drop(page);
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+#[must_use]
 pub struct Page<'a> {
     /// Only keys that begin with this.
     pub prefix: &'a str,
@@ -34,8 +42,26 @@ pub struct Page<'a> {
     pub limit: Option<usize>,
 }
 
+impl<'a> Page<'a> {
+    /// Only keys that begin with `prefix`.
+    pub fn with_prefix(self, prefix: &'a str) -> Page<'a> {
+        Page { prefix, ..self }
+    }
+
+    /// Only keys after this one.
+    pub fn with_after(self, after: &'a str) -> Page<'a> {
+        Page { after: Some(after), ..self }
+    }
+
+    /// At most so many limits.
+    pub fn with_limit(self, limit: usize) -> Page<'a> {
+        Page { limit: Some(limit), ..self }
+    }
+}
+
 /// Limits by what happened to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum By {
     /// By allowed checks.
     Allowed,
@@ -60,11 +86,11 @@ impl By {
 /// limiter is dropped before.
 ///
 /// ```
-/// # use flint::{Algorithm, Limit, Limiter, Options, Page};
+/// # use flint::{Limiter, Options, Page};
 /// # let dir = tempfile::tempdir()?;
 /// # let limiter = Limiter::open(dir.path(), Options::default())?;
-/// limiter.configure("api:user-42", Limit::new(100, 60_000, Algorithm::TokenBucket, None)?)?;
-/// for status in limiter.listing(Page { prefix: "api:", ..Page::default() })? {
+/// limiter.configure("api:user-42", "100/1m".parse()?)?;
+/// for status in limiter.listing(Page::default().with_prefix("api:"))? {
 ///     assert_eq!((status.key.as_str(), status.remaining), ("api:user-42", 100));
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -33,7 +33,7 @@ pub struct Repair {
 /// Writes what can be recovered of the data directory `dir` into `to`, which must be empty or not exist.
 ///
 /// # Errors
-/// `usage` when `to` is not empty or lies within `dir`; `corrupt` when nothing can be recovered; `locked`,
+/// `invalid_argument` when `to` is not empty or lies within `dir`; `corrupt` when nothing can be recovered; `locked`,
 /// `unsupported`, `io`.
 pub fn repair(dir: &Path, to: &Path) -> Result<Repair> {
     let _lock = DirectoryLock::acquire(dir, Access::Read)?;
@@ -53,8 +53,7 @@ pub fn repair(dir: &Path, to: &Path) -> Result<Repair> {
 }
 
 fn validate_destination(dir: &Path, to: &Path) -> Result<()> {
-    let wrong =
-        |what: &str| Err(Error::new(Kind::Usage, format!("--to {} {what}; name a new directory", to.display())));
+    let wrong = |what: &str| Err(Error::invalid(format!("to {} {what}; name a new directory", to.display())));
     // The nearest thing that exists, so that `a/new/../..` and symbolic links are seen through.
     let existing = to.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let canonical = |path: &Path| {
@@ -92,7 +91,7 @@ fn nothing(dir: &Path, read: &RepairRead) -> Error {
     match read.damages.as_slice() {
         [] => Error::new(
             Kind::Io,
-            format!("{} holds no limits, so there is nothing to recover; name another with --data-dir", dir.display()),
+            format!("{} holds no limits, so there is nothing to recover; name another data directory", dir.display()),
         ),
         damages => {
             let places: Vec<String> = damages.iter().map(Damage::to_string).collect();

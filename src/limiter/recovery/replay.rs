@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn room_is_made_for_what_there_is_and_not_for_large_ids() {
-        let limit = Limit::new(1, 1, Algorithm::TokenBucket, None).unwrap();
+        let limit = Limit::of_millis(1, 1, Algorithm::TokenBucket, None).unwrap();
         let mut by_id = ById::default();
         // Each one but little beyond twice the one before, and some far away.
         let ids: Vec<u64> = (0..39).map(|doubling| 1000 << doubling).chain([7, (1 << 48) - 1]).collect();

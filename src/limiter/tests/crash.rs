@@ -127,7 +127,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let limit = (1..20u64, period, 0..4usize, prop::option::of(1..30u64)).prop_map(|(rate, period, code, burst)| {
         let algorithm = Algorithm::ALL[code];
         let burst = burst.filter(|_| algorithm == Algorithm::TokenBucket);
-        Limit::new(rate, period, algorithm, burst).unwrap()
+        Limit::of_millis(rate, period, algorithm, burst).unwrap()
     });
     let op = prop_oneof![
         4 => (key(), limit).prop_map(|(key, limit)| Op::Configure(key, limit)),
@@ -209,7 +209,7 @@ impl Pair {
                 prop_assert_eq!(there, self.model().0.remove(KEYS[key]).is_some());
                 durable |= there;
             }
-            Op::Advance(by) => self.clock.advance(by),
+            Op::Advance(by) => self.clock.advance_ms(by),
             Op::Flush => {
                 self.limiter.flush().unwrap();
                 durable = true;
@@ -334,7 +334,7 @@ fn a_mark_before_a_rotation_is_not_left_torn() {
         let clock = Clock::manual(START);
         let disk = Arc::new(CrashDisk::new(&dir));
         let limiter = Limiter::open(&dir, Options { disk: disk.clone(), ..options(&clock) }).unwrap();
-        limiter.configure("k", Limit::new(100, 60_000, Algorithm::FixedWindowCounter, None).unwrap()).unwrap();
+        limiter.configure("k", Limit::of_millis(100, 60_000, Algorithm::FixedWindowCounter, None).unwrap()).unwrap();
         for _ in 0..checks {
             limiter.check("k", 1).unwrap();
         }
@@ -371,7 +371,7 @@ fn some_limits(dir: &Path, disk: &Arc<CrashDisk>, clock: &Clock) -> Limiter {
     let limiter = Limiter::open(dir, options).unwrap();
     for rate in 10..14 {
         for (key, algorithm) in KEYS.iter().zip(Algorithm::ALL.iter().cycle()) {
-            limiter.configure(key, Limit::new(rate, 60_000, *algorithm, None).unwrap()).unwrap();
+            limiter.configure(key, Limit::of_millis(rate, 60_000, *algorithm, None).unwrap()).unwrap();
             limiter.check(key, 2).unwrap();
         }
     }

@@ -296,7 +296,7 @@ fn a_failed_fsync_is_final() {
 }
 
 #[test]
-fn a_full_disk_would_block_before_anything_changes_and_service_resumes() {
+fn a_full_disk_is_refused_before_anything_changes_and_service_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::manual(START);
     let disk = FullDisk::default();

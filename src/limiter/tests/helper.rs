@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::fault::FaultyDisk;
 use super::*;
+use crate::bounds::MIN_COMPACT_AFTER_BYTES;
 
 /// A limiter that compacts by itself again and again while checks are made, and whose first compaction panics.
 fn open(dir: &Path, clock: &Clock, panic: Box<dyn Any + Send>) -> Limiter {
     let disk = FaultyDisk::new(i64::MAX, 5, true);
     disk.compaction_panics.lock().unwrap().push(panic);
-    let policy = Policy { compact_after: 20_000, segment_bytes: 10_000, ..Policy::default() };
+    let policy = Policy { compact_after: MIN_COMPACT_AFTER_BYTES, segment_bytes: 10_000, ..Policy::default() };
     let limiter = Limiter::open(dir, Options { sync: SyncMode::Batch, policy, disk, ..options(clock) }).unwrap();
     limiter.configure("k", limit(1_000_000_000, Algorithm::FixedWindowCounter)).unwrap();
     limiter

@@ -69,7 +69,7 @@ proptest! {
                 Op::Configure(key, rate) => drop(limiter.configure(&key, limit(rate, Algorithm::TokenBucket)).unwrap()),
                 Op::Check(key, cost) => drop(limiter.check(&key, cost)),
                 Op::Remove(key) => drop(limiter.remove(&key)),
-                Op::Advance(by) => clock.advance(by),
+                Op::Advance(by) => clock.advance_ms(by),
             }
         }
         let mut expected = all(&limiter);
@@ -154,7 +154,7 @@ fn a_limit_that_is_removed_meanwhile_is_left_out_and_the_page_is_filled() {
 
 /// Whoever asks for a page of no size is refused at once, not after all limits were looked at.
 #[test]
-fn a_page_size_out_of_range_would_block_without_a_look_at_any_limit() {
+fn a_page_size_out_of_range_is_refused_without_a_look_at_any_limit() {
     let dir = tempfile::tempdir().unwrap();
     let limiter = with_keys(dir.path(), 3);
     for size in [0, crate::bounds::MAX_PAGE + 1] {

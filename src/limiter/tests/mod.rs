@@ -28,7 +28,7 @@ pub fn options(clock: &Clock) -> Options {
 }
 
 pub fn limit(rate: u64, algorithm: Algorithm) -> Limit {
-    Limit::new(rate, 60_000, algorithm, None).unwrap()
+    Limit::of_millis(rate, 60_000, algorithm, None).unwrap()
 }
 
 pub fn copy(from: &Path, to: &Path) {

@@ -86,7 +86,7 @@ proptest! {
                 }
                 Op::Reset(key) => drop(limiter.reset(keys[key])),
                 Op::Remove(key) => drop(limiter.remove(keys[key])),
-                Op::Advance(by) => clock.advance(by),
+                Op::Advance(by) => clock.advance_ms(by),
                 Op::Compact => drop(limiter.compact().unwrap()),
                 Op::Crash => {
                     // Denials may lag; everything else is there at once.
@@ -125,7 +125,7 @@ fn crashed_directory(parent: &Path) -> (PathBuf, PathBuf, u64) {
 }
 
 #[test]
-fn damage_to_the_confirmed_part_would_block_and_nothing_changes() {
+fn damage_to_the_confirmed_part_is_refused_and_nothing_changes() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, segment, confirmed) = crashed_directory(parent.path());
     let whole = std::fs::read(&segment).unwrap();
@@ -182,7 +182,7 @@ fn frames_of_another_segment_behind_the_tail_are_never_replayed() {
 }
 
 #[test]
-fn a_newer_format_would_block_by_name() {
+fn a_newer_format_is_refused_by_name() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, segment, _) = crashed_directory(parent.path());
     let mut bytes = std::fs::read(&segment).unwrap();
@@ -277,7 +277,7 @@ fn time_does_not_run_backwards_over_a_restart() {
     let limiter = Limiter::open(dir.path(), options(&earlier)).unwrap();
     let decision = limiter.check("k", 1).unwrap();
     assert!(!decision.allowed);
-    assert_eq!(decision.retry_after_ms, 60_000);
+    assert_eq!(decision.retry_after, Duration::from_secs(60));
 }
 
 #[test]
@@ -286,13 +286,13 @@ fn a_sliding_window_of_any_number_of_instants_survives_a_compaction() {
     let dir = parent.path().join("data");
     let clock = Clock::manual(START);
     let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
-    let day = Limit::new(1_000_000_000, 86_400_000, Algorithm::SlidingWindowLog, None).unwrap();
+    let day = Limit::of_millis(1_000_000_000, 86_400_000, Algorithm::SlidingWindowLog, None).unwrap();
     limiter.configure("busy", day).unwrap();
     limiter.configure("other", limit(10, Algorithm::SlidingWindowLog)).unwrap();
     limiter.check("other", 3).unwrap();
     // Each instant takes seven bytes in a snapshot: more than a segment's frame may hold.
     for _ in 0..200_000 {
-        clock.advance(1);
+        clock.advance_ms(1);
         limiter.check("busy", 1).unwrap();
     }
     limiter.compact().unwrap();

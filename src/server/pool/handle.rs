@@ -27,7 +27,6 @@ pub enum Role {
 }
 
 /// How far a request came.
-#[expect(clippy::large_enum_variant, reason = "nearly all are done")]
 pub enum Handled {
     /// It was answered or let go, or its reply waits for the disk.
     Done,

@@ -231,7 +231,7 @@ fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Result<Reply> {
             let decision = limiter.check_for(&key, cost, non_blocking)?;
             let (status, text) = match decision.allowed {
                 true => (200, format!("ok {}\n", decision.remaining)),
-                false => (429, format!("denied {}\n", decision.retry_after_ms)),
+                false => (429, format!("denied {}\n", decision.retry_after.as_millis())),
             };
             let content_type = "text/plain; charset=utf-8";
             let mut reply = Reply { status, headers: Vec::new(), body: text.into_bytes(), more: None, content_type };
@@ -334,7 +334,6 @@ fn doctor(limiter: &Limiter, vitals: Option<&Vitals>, connections: Option<Value>
     let report = limiter.report();
     let mut problems = report.problems();
     problems.extend(vitals.and_then(Vitals::complaint));
-    let syncs: u64 = report.syncs.0.iter().sum();
     let mut rest = json!({
         "problems": problems,
         "version": env!("CARGO_PKG_VERSION"),
@@ -344,12 +343,12 @@ fn doctor(limiter: &Limiter, vitals: Option<&Vitals>, connections: Option<Value>
         "log_bytes": report.log_bytes,
         "events_written": report.events,
         "queued_bytes": report.queued_bytes,
-        "fsyncs": syncs,
-        "fsync_mean_us": report.syncs.1.checked_div(syncs),
+        "fsyncs": report.syncs(),
+        "fsync_mean_us": report.mean_sync().map(|mean| mean.as_micros() as u64),
         "free_bytes": report.free_bytes,
         "compactions": report.compactions,
-        "allowed": report.decisions.0,
-        "denied": report.decisions.1,
+        "allowed": report.allowed,
+        "denied": report.denied,
     });
     if let Some(connections) = connections {
         rest["connections"] = connections;
