@@ -8,9 +8,18 @@
 //! The methods of [`Limiter`] block: with [`SyncMode::Always`] an allowed check waits for the disk, some 0.1 to 10 ms.
 //! Call them where a thread may wait, such as in tokio's `spawn_blocking`:
 //!
-//! ```ignore
+//! ```
+//! # use std::sync::Arc;
+//! # mod tokio {
+//! #     pub mod task {
+//! #         pub async fn spawn_blocking<T>(act: impl FnOnce() -> T) -> Result<T, std::fmt::Error> { Ok(act()) }
+//! #     }
+//! # }
+//! # async fn handle(limiter: Arc<flint::Limiter>) -> Result<bool, Box<dyn std::error::Error>> {
 //! let limiter = Arc::clone(&limiter);
 //! let decision = tokio::task::spawn_blocking(move || limiter.check("api:user-42", 1)).await??;
+//! # Ok(decision.allowed)
+//! # }
 //! ```
 //!
 //! Calls that wait at the same time share one sync of the disk, so many of them at once are cheap. With

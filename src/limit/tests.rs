@@ -1,5 +1,10 @@
 //! What limits, keys and costs may be.
 
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::counting::properties::limits;
 use super::*;
 use crate::bounds::{MAX_PERIOD_MS, MAX_UNITS};
 use crate::error::Kind;
@@ -66,4 +71,63 @@ fn algorithms_have_names_and_codes() {
 fn states_stay_small() {
     assert!(size_of::<State>() <= 32, "{}", size_of::<State>());
     assert_eq!(size_of::<Limit>(), 24);
+}
+
+#[test]
+fn periods_are_whole_milliseconds() {
+    let per = |per| Limit::new(1, per, Algorithm::TokenBucket, None);
+    let (least, most) = (Duration::from_millis(1), Duration::from_millis(MAX_PERIOD_MS));
+    assert_eq!((per(least).unwrap().period(), per(most).unwrap().period()), (least, most));
+    let moment = Duration::from_nanos(1);
+    for wrong in [Duration::ZERO, moment, least + moment, most - moment, most + least, Duration::MAX] {
+        assert!(per(wrong).unwrap_err().message().starts_with("per must be "), "{wrong:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_limit_is_read_back_from_its_text(limit in limits()) {
+        prop_assert_eq!(limit.to_string().parse::<Limit>().unwrap(), limit);
+    }
+
+    #[test]
+    fn text_that_is_read_as_a_limit_has_one_meaning(text in "[0-9]{1,3}/[0-9]{0,2}(ms|s|m|)( (burst=[0-9]{1,2}|token_bucket|x))?") {
+        if let Ok(limit) = text.parse::<Limit>() {
+            prop_assert_eq!(limit.to_string().parse::<Limit>().unwrap(), limit);
+        }
+    }
+}
+
+#[test]
+fn limits_as_text() {
+    let limit = |rate, ms, algorithm, burst| Limit::of_millis(rate, ms, algorithm, burst).unwrap();
+    for (text, same, expected) in [
+        ("100/1m", "  100/60s token_bucket  ", limit(100, 60_000, Algorithm::TokenBucket, None)),
+        ("1/1s burst=5", "1/1\ttoken_bucket burst=5", limit(1, 1000, Algorithm::TokenBucket, Some(5))),
+        (
+            "20/1500ms sliding_window_log",
+            "20/1500ms sliding_window_log",
+            limit(20, 1500, Algorithm::SlidingWindowLog, None),
+        ),
+    ] {
+        assert_eq!((expected.to_string().as_str(), text.parse::<Limit>().unwrap()), (text, expected));
+        assert_eq!(same.parse::<Limit>().unwrap(), expected);
+    }
+    for (text, start) in [
+        ("", "limit must be RATE/PERIOD"),
+        ("100", "limit must be RATE/PERIOD"),
+        ("x/1m", "limit must be RATE/PERIOD"),
+        ("1/1m burst=", "limit must be RATE/PERIOD"),
+        ("1/1m burst=2 burst=2", "limit must be RATE/PERIOD"),
+        ("1/1m token_bucket token_bucket", "limit must be RATE/PERIOD"),
+        ("1/1w", "per must be"),
+        ("1/", "per must be"),
+        ("0/1m", "rate must be"),
+        ("1/1m leaky", "algorithm `leaky`"),
+        ("1/1m fixed_window_counter burst=2", "burst belongs"),
+    ] {
+        let error = text.parse::<Limit>().unwrap_err();
+        assert!(error.message().starts_with(start), "{text}: {error}");
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+    }
 }

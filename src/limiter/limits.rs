@@ -14,6 +14,18 @@ impl Limiter {
     /// Configures a limit. Returns whether it is new. The same values again change nothing at all; new values take
     /// over what was spent.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// use flint::{Algorithm, Limit};
+    /// use std::time::Duration;
+    ///
+    /// let limit = Limit::new(100, Duration::from_secs(60), Algorithm::SlidingWindowLog, None)?;
+    /// assert!(limiter.configure("api:user-42", limit)?);
+    /// assert!(!limiter.configure("api:user-42", "200/1m sliding_window_log".parse()?)?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `invalid_argument` for a bad key, `log_failed`, `overloaded`.
     pub fn configure(&self, key: &str, limit: Limit) -> Result<bool> {
@@ -60,6 +72,16 @@ impl Limiter {
 
     /// Gives back all that was spent of a limit. The totals stay.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// limiter.check("api:user-42", 100)?;
+    /// limiter.reset("api:user-42")?;
+    /// assert!(limiter.check("api:user-42", 100)?.allowed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.
     pub fn reset(&self, key: &str) -> Result<()> {
@@ -70,6 +92,15 @@ impl Limiter {
     }
 
     /// Removes a limit with all it has counted.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// limiter.remove("api:user-42")?;
+    /// assert_eq!(limiter.status("api:user-42")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.
@@ -90,6 +121,17 @@ impl Limiter {
     }
 
     /// How a limit stands; `None` where none has this key.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// limiter.check("api:user-42", 5)?;
+    /// let status = limiter.status("api:user-42")?.unwrap();
+    /// assert_eq!((status.totals.allowed, status.totals.allowed_cost), (1, 5));
+    /// assert!(status.last_denied_at.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `invalid_argument` for a bad key.

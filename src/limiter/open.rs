@@ -16,6 +16,16 @@ use crate::store::{self, Access, DirectoryLock};
 impl Limiter {
     /// Opens the data directory and recovers what is in it.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// // No other process can open it meanwhile, nor this one once more.
+    /// let again = flint::Limiter::open(dir.path(), flint::Options::default());
+    /// assert_eq!(again.err().map(|error| error.kind()), Some(flint::Kind::Locked));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `locked` when another process owns it, `corrupt` when a file is damaged (nothing is changed then),
     /// `unsupported` when a newer Flint wrote it, `invalid_argument` for options out of range, `io`.
@@ -71,6 +81,15 @@ impl Limiter {
     }
 
     /// Syncs the log and closes it in good order. Operations after it fail with `log_failed`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// limiter.close()?;
+    /// assert_eq!(limiter.check("api:user-42", 1).unwrap_err().kind(), flint::Kind::LogFailed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `log_failed` when not everything could be written.

@@ -75,6 +75,18 @@ impl Report {
 
 impl Limiter {
     /// How storage and limiter stand.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// let report = limiter.report();
+    /// assert_eq!(report.limits, 1);
+    /// for problem in report.problems() {
+    ///     eprintln!("{problem}");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn report(&self) -> Report {
         let core = &*self.core;
         let log = core.store.as_ref().map(Store::log);

@@ -4,7 +4,7 @@
 
 mod fixed_window_counter;
 #[cfg(test)]
-mod properties;
+pub mod properties;
 pub mod quote;
 mod sliding_window_counter;
 mod sliding_window_log;

@@ -9,7 +9,7 @@ use crate::limit::{Algorithm, Limit};
 /// One check: milliseconds since the one before, and a cost as a share of the capacity in thousandths.
 type Step = (u64, u64);
 
-fn limits() -> impl Strategy<Value = Limit> {
+pub fn limits() -> impl Strategy<Value = Limit> {
     let rate = prop_oneof![3 => 1..20u64, 2 => 1..2000u64, 1 => MAX_UNITS - 5..=MAX_UNITS];
     let period = prop_oneof![3 => 1..50u64, 2 => 1..5000u64, 1 => MAX_PERIOD_MS - 5..=MAX_PERIOD_MS];
     let burst = prop::option::of(prop_oneof![1..30u64, 1..3000u64]);

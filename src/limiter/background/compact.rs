@@ -37,6 +37,15 @@ impl Limiter {
     /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile. One at a time: all calls
     /// that come while one runs are served by the next.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// let done = limiter.compact()?;
+    /// println!("the log had {} bytes and has {}", done.log_bytes_before, done.log_bytes_after);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `log_failed`, `overloaded`, `io`; the old files are kept then.
     pub fn compact(&self) -> Result<Compaction> {

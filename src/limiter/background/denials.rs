@@ -18,6 +18,17 @@ const STEP: usize = 64;
 impl Limiter {
     /// Waits until all that was answered before is on disk, denials included.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// limiter.check("api:user-42", 60)?;
+    /// assert!(!limiter.check("api:user-42", 60)?.allowed);
+    /// // The denial is counted already. After this it stays counted if the machine loses power.
+    /// limiter.flush()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `log_failed`, `overloaded`.
     pub fn flush(&self) -> Result<()> {

@@ -29,6 +29,21 @@ struct Item<'a> {
 impl Limiter {
     /// Asks whether `cost` units may be spent now, and spends them if so.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// let decision = limiter.check("api:user-42", 60)?;
+    /// assert!(decision.allowed);
+    /// assert_eq!(decision.remaining, 40);
+    ///
+    /// let decision = limiter.check("api:user-42", 60)?;
+    /// assert!(!decision.allowed);
+    /// // 20 units are missing, of which 100 come in a minute.
+    /// assert!(decision.retry_after.as_secs() <= 12);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `limit_not_configured`, `invalid_argument`, `cost_exceeds_capacity`; `log_failed` and `overloaded`, after
     /// which the units may have been spent.
@@ -58,6 +73,19 @@ impl Limiter {
 
     /// Asks for several keys (1 to [`MAX_ITEMS`], none twice) at once: everything is spent or nothing, as seen by every
     /// other operation and after a crash.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("user:42", "100/1m".parse()?)?;
+    /// limiter.configure("org:acme", "1000/1h burst=50".parse()?)?;
+    /// assert!(limiter.check_all(&[("user:42", 10), ("org:acme", 50)])?.allowed);
+    ///
+    /// let all = limiter.check_all(&[("user:42", 10), ("org:acme", 50)])?;
+    /// assert_eq!((all.allowed, all.denied), (false, Some(1)));
+    /// assert_eq!(limiter.status("user:42")?.unwrap().totals.allowed_cost, 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Limiter::check`], for the first key that has one; nothing is spent then.
@@ -132,6 +160,17 @@ impl Limiter {
 
     /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait
     /// for the disk serves all. An item that has an error has it in its place, and does not affect the others.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("a", "1/1h".parse()?)?;
+    /// let results = limiter.check_many(&[("a", 1), ("a", 1), ("unknown", 1)])?;
+    /// assert!(results[0].as_ref().unwrap().allowed);
+    /// assert!(!results[1].as_ref().unwrap().allowed);
+    /// assert_eq!(results[2].as_ref().unwrap_err().kind(), flint::Kind::LimitNotConfigured);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `invalid_argument` for too many items or none; `log_failed` and `overloaded`, after which the units of any item may

@@ -136,6 +136,7 @@ impl Listing {
     /// one status object and the end), or the page has ended. All parts together are an array of status objects, as
     /// [`write_statuses`](crate::limiter::write_statuses) writes it. Returns whether more is to come. Now and then a
     /// call looks at the keys of all limits first: with a million of them it then takes some 100 milliseconds.
+    #[doc(hidden)]
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
         let enough = out.len().saturating_add(about);
         while self.json != Json::Ended {
@@ -223,6 +224,17 @@ impl Iterator for Listing {
 impl Limiter {
     /// The limits of a page, sorted by key. Each one is as it stood at one instant; a page is not one instant.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// for key in ["api:a", "api:b", "web:c"] {
+    ///     limiter.configure(key, "100/1m".parse()?)?;
+    /// }
+    /// let page = limiter.list(flint::Page::default().with_prefix("api:").with_limit(100))?;
+    /// assert_eq!(page.iter().map(|status| &*status.key).collect::<Vec<_>>(), ["api:a", "api:b"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `invalid_argument` for a `limit` of 0 or over [`MAX_PAGE`].
     pub fn list(&self, page: Page<'_>) -> Result<Vec<Status>> {
@@ -232,6 +244,15 @@ impl Limiter {
 
     /// As [`Limiter::list`], in an amount of memory that does not depend on how many limits there are.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// # limiter.configure("api:a", "100/1m".parse()?)?;
+    /// let spent: u64 = limiter.listing(flint::Page::default())?.map(|status| status.totals.allowed_cost).sum();
+    /// assert_eq!(spent, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Limiter::list`].
     pub fn listing(&self, page: Page<'_>) -> Result<Listing> {
@@ -239,6 +260,18 @@ impl Limiter {
     }
 
     /// The `limit` (1 to [`MAX_PAGE`]) limits with the most allowed or denied checks, the greatest first.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// for (key, cost) in [("a", 1), ("b", 1), ("b", 1)] {
+    ///     limiter.configure(key, "100/1m".parse()?)?;
+    ///     limiter.check(key, cost)?;
+    /// }
+    /// let top = limiter.top(flint::By::Allowed, 1)?;
+    /// assert_eq!((&*top[0].key, top[0].totals.allowed), ("b", 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `invalid_argument` for a `limit` out of range.
