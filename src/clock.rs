@@ -114,12 +114,12 @@ struct Rfc3339(Millis);
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (days, ms) = (self.0 / 86_400_000, self.0 % 86_400_000);
-        // Counted from March of year 0 in eras of 400 years, a leap day is the last of its year, its century and its era.
+        // Years begin in March here, so a leap day is the last day of its year; an era has 400 years.
         let days = days + 719_468;
         let (era, day) = (days / 146_097, days % 146_097);
         let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
         let day = day - (365 * year + year / 4 - year / 100);
-        // Five months from March have 153 days, and so have five from August.
+        // Any five months from March or August have 153 days.
         let month = (5 * day + 2) / 153;
         let date = day - (153 * month + 2) / 5 + 1;
         let month = if month < 10 { month + 3 } else { month - 9 };

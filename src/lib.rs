@@ -35,7 +35,8 @@
 //! Instants are [`Millis`]: milliseconds since 1970-01-01T00:00:00Z. The clock never runs backwards, also over a
 //! restart. Lengths of time are [`Duration`](std::time::Duration).
 
-// Modules import downwards only: `cli` -> `server` -> `limiter` -> `store` -> `limit` -> `clock` -> `error` -> `bounds`.
+// Modules import downwards only: `cli` -> `server` -> `limiter` -> `store` -> `limit` -> `clock` -> `error` ->
+// `bounds`.
 
 // Only `server/net/sockets.rs` may have any: the kernel's facts on connections have no safe interface.
 #![deny(unsafe_code)]

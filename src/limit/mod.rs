@@ -17,8 +17,9 @@ mod validation;
 mod values;
 
 pub use self::algorithm::Algorithm;
+pub use self::counting::parts::StateParts;
 pub use self::counting::quote::Quote;
-pub use self::counting::state::{State, StateParts};
+pub use self::counting::state::State;
 pub use self::period::{format_period, parse_period};
 pub use self::text::excerpt;
 pub use self::validation::{validate_cost, validate_key};

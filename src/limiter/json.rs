@@ -1,7 +1,6 @@
 //! Answers as JSON: one form for the HTTP API and for `--json`.
 
 use std::cell::Cell;
-use std::io::Write;
 
 use super::answers::{AllDecision, Compaction, Decision, Status};
 use crate::clock::{LAST_INSTANT, Millis, rfc3339};
@@ -38,116 +37,112 @@ impl AllDecision {
     /// Appends the answer on items with these keys as a JSON object.
     #[doc(hidden)]
     pub fn write_json(&self, keys: &[(&str, u64)], out: &mut Vec<u8>) {
-        push(out, format_args!("{{\"allowed\":{},\"denied_key\":", self.allowed));
-        match self.denied.and_then(|index| keys.get(index)) {
-            Some((key, _)) => write_text(out, key),
-            None => out.extend_from_slice(b"null"),
-        }
-        out.extend_from_slice(b",\"results\":[");
-        for (index, (result, (key, _))) in self.results.iter().zip(keys).enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            result.write_json(key, out);
-        }
-        out.extend_from_slice(b"]}");
+        let begin: &[u8] = if self.allowed { b"{\"allowed\":true" } else { b"{\"allowed\":false" };
+        out.extend_from_slice(begin);
+        text(out, "denied_key", self.denied.and_then(|index| keys.get(index)).map(|(key, _)| *key));
+        name(out, "results");
+        array(out, self.results.iter().zip(keys), |(result, (key, _)), out| result.write_json(key, out));
+        out.push(b'}');
     }
 }
 
 /// Appends the answers on items with these keys as a JSON object: in the place of an item that had an error stand its
 /// key and the error.
 pub fn write_many(results: &[crate::Result<Decision>], keys: &[(&str, u64)], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"results\":[");
-    for (index, (result, (key, _))) in results.iter().zip(keys).enumerate() {
-        if index > 0 {
-            out.push(b',');
+    out.extend_from_slice(b"{\"results\":");
+    array(out, results.iter().zip(keys), |(result, (key, _)), out| match result {
+        Ok(decision) => decision.write_json(key, out),
+        Err(error) => {
+            out.extend_from_slice(b"{\"key\":");
+            write_text(out, key);
+            text(out, "error", Some(error.message()));
+            text(out, "code", Some(error.kind().code()));
+            out.push(b'}');
         }
-        match result {
-            Ok(decision) => decision.write_json(key, out),
-            Err(error) => {
-                out.extend_from_slice(b"{\"key\":");
-                write_text(out, key);
-                out.extend_from_slice(b",\"error\":");
-                write_text(out, error.message());
-                push(out, format_args!(",\"code\":\"{}\"}}", error.kind().code()));
-            }
-        }
-    }
-    out.extend_from_slice(b"]}");
+    });
+    out.push(b'}');
 }
 
 impl Status {
     /// Appends the status as a JSON object.
     #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
+        let (limit, totals) = (&self.limit, &self.totals);
         out.extend_from_slice(b"{\"key\":");
         write_text(out, &self.key);
-        push(
-            out,
-            format_args!(
-                ",\"rate\":{},\"per\":\"{}\",\"per_millis\":{},\"burst\":",
-                self.limit.rate(),
-                format_period(self.limit.period_ms()),
-                self.limit.period_ms(),
-            ),
-        );
-        match self.limit.burst() {
-            Some(burst) => push(out, format_args!("{burst}")),
-            None => out.extend_from_slice(b"null"),
-        }
-        push(
-            out,
-            format_args!(
-                ",\"algorithm\":\"{}\",\"remaining\":{},\"reset_at\":\"{}\",\"total_allowed\":{},\"total_denied\":{},\
-                 \"total_allowed_cost\":{},\"total_denied_cost\":{}",
-                self.limit.algorithm().name(),
-                self.remaining,
-                rfc3339(self.reset_at),
-                self.totals.allowed,
-                self.totals.denied,
-                self.totals.allowed_cost,
-                self.totals.denied_cost,
-            ),
-        );
-        let times = [
-            ("last_allowed_at", self.last_allowed_at),
-            ("last_denied_at", self.last_denied_at),
-            ("last_reset_at", self.last_reset_at),
-        ];
-        for (name, time) in times {
-            match time {
-                Some(time) => push(out, format_args!(",\"{name}\":\"{}\"", rfc3339(time))),
-                None => push(out, format_args!(",\"{name}\":null")),
-            }
-        }
+        number(out, "rate", Some(limit.rate()));
+        text(out, "per", Some(&format_period(limit.period_ms())));
+        number(out, "per_millis", Some(limit.period_ms()));
+        number(out, "burst", limit.burst());
+        text(out, "algorithm", Some(limit.algorithm().name()));
+        number(out, "remaining", Some(self.remaining));
+        instant(out, "reset_at", Some(self.reset_at));
+        number(out, "total_allowed", Some(totals.allowed));
+        number(out, "total_denied", Some(totals.denied));
+        number(out, "total_allowed_cost", Some(totals.allowed_cost));
+        number(out, "total_denied_cost", Some(totals.denied_cost));
+        instant(out, "last_allowed_at", self.last_allowed_at);
+        instant(out, "last_denied_at", self.last_denied_at);
+        instant(out, "last_reset_at", self.last_reset_at);
         out.push(b'}');
     }
 }
 
 /// Appends the statuses as a JSON array.
 pub fn write_statuses(statuses: &[Status], out: &mut Vec<u8>) {
-    out.push(b'[');
-    for (index, status) in statuses.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        status.write_json(out);
-    }
-    out.push(b']');
+    array(out, statuses, Status::write_json);
 }
 
 impl Compaction {
     /// Appends it as a JSON object.
     #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        push(
-            out,
-            format_args!(
-                "{{\"ok\":true,\"log_bytes_before\":{},\"log_bytes_after\":{},\"snapshot_bytes\":{}}}",
-                self.log_bytes_before, self.log_bytes_after, self.snapshot_bytes
-            ),
-        );
+        out.extend_from_slice(b"{\"ok\":true");
+        number(out, "log_bytes_before", Some(self.log_bytes_before));
+        number(out, "log_bytes_after", Some(self.log_bytes_after));
+        number(out, "snapshot_bytes", Some(self.snapshot_bytes));
+        out.push(b'}');
     }
+}
+
+fn array<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, write: impl Fn(T, &mut Vec<u8>)) {
+    out.push(b'[');
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(item, out);
+    }
+    out.push(b']');
+}
+
+/// Begins a field that is not the first of its object.
+fn name(out: &mut Vec<u8>, name: &str) {
+    [",\"", name, "\":"].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+}
+
+fn field<T>(out: &mut Vec<u8>, field: &str, value: Option<T>, write: impl Fn(&mut Vec<u8>, T)) {
+    name(out, field);
+    match value {
+        Some(value) => write(out, value),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn text(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    field(out, name, value, write_text);
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
+    field(out, name, value, write_number);
+}
+
+fn instant(out: &mut Vec<u8>, name: &str, value: Option<Millis>) {
+    field(out, name, value, |out, at| {
+        out.push(b'"');
+        write_instant(out, at);
+        out.push(b'"');
+    });
 }
 
 /// Appends text as a JSON string.
@@ -190,11 +185,6 @@ fn write_instant(out: &mut Vec<u8>, at: Millis) {
 
 fn digit(number: u64) -> u8 {
     b'0' + (number % 10) as u8
-}
-
-fn push(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // A Vec takes every write.
-    let _ = out.write_fmt(text);
 }
 
 #[cfg(test)]

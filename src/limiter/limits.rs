@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::answers::Status;
 use super::core::{Core, Limiter, shard_of};
 use super::entry::{Entry, Table};
+use crate::clock::Millis;
 use crate::error::{Error, Result};
 use crate::limit::{Limit, validate_key};
 use crate::store::record::{Event, MAX_FIXED};
@@ -85,9 +86,9 @@ impl Limiter {
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.
     pub fn reset(&self, key: &str) -> Result<()> {
-        self.core.change(key, |entry, now| {
-            entry.reset(now);
-            Event::Reset { id: entry.id(), at: now }
+        self.core.change(key, |table, hash, id, at| {
+            table.get(hash, key).into_iter().for_each(|entry| entry.reset(at));
+            Event::Reset { id, at }
         })
     }
 
@@ -105,19 +106,10 @@ impl Limiter {
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.
     pub fn remove(&self, key: &str) -> Result<()> {
-        validate_key(key)?;
-        let core = &*self.core;
-        let hash = core.hash(key);
-        let waiter = Waiter::take();
-        let mut reservation = core.reserve(1, MAX_FIXED)?;
-        let mut table = core.shards[shard_of(hash)].lock();
-        let now = core.clock.now();
-        let id = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?.id();
-        core.log()?.append(&mut reservation, &Event::Removed { id, at: now }, Some(Pending::new(&waiter)));
-        table.remove(hash, key);
-        drop(table);
-        drop(reservation);
-        core.wait(&waiter)
+        self.core.change(key, |table, hash, id, at| {
+            table.remove(hash, key);
+            Event::Removed { id, at }
+        })
     }
 
     /// How a limit stands; `None` where none has this key.
@@ -161,15 +153,15 @@ impl Core {
         Ok(false)
     }
 
-    /// One change to one limit, which is durable when this returns.
-    fn change(&self, key: &str, change: impl FnOnce(&mut Entry, u64) -> Event<'static>) -> Result<()> {
+    /// One change to one limit, which is durable when this returns. `change` gets the hash of its key, its id and now.
+    fn change(&self, key: &str, change: impl FnOnce(&mut Table, u64, u64, Millis) -> Event<'static>) -> Result<()> {
         validate_key(key)?;
         let hash = self.hash(key);
         let waiter = Waiter::take();
         let mut reservation = self.reserve(1, MAX_FIXED)?;
         let mut table = self.shards[shard_of(hash)].lock();
-        let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
-        let event = change(entry, self.clock.now());
+        let id = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?.id();
+        let event = change(&mut table, hash, id, self.clock.now());
         self.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
         drop(table);
         drop(reservation);

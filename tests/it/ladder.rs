@@ -49,7 +49,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limit", &["counting", "validation", "values", "period", "algorithm", "text"]),
     (
         "limit/counting",
-        &["state", "token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter", "quote"],
+        &[
+            "state",
+            "token_bucket",
+            "sliding_window_log",
+            "fixed_window_counter",
+            "sliding_window_counter",
+            "quote",
+            "parts",
+        ],
     ),
 ];
 

@@ -1,5 +1,6 @@
 //! Fixed window counter: a window opens at the first check after the former one ended.
 
+use super::parts::StateParts;
 use super::quote::Quote;
 use crate::clock::Millis;
 use crate::limit::values::Limit;
@@ -13,16 +14,15 @@ pub struct FixedWindow {
 
 impl FixedWindow {
     /// Takes a window back from its parts as they stand in a snapshot.
-    pub(crate) fn restore(start: Millis, used: u64) -> FixedWindow {
+    pub(super) fn restore(start: Millis, used: u64) -> FixedWindow {
         FixedWindow { start, used }
     }
 
-    /// The window's beginning and the units used in it.
-    pub(crate) fn parts(&self) -> (Millis, u64) {
-        (self.start, self.used)
+    pub(super) fn parts(&self) -> StateParts {
+        StateParts::Window { start: self.start, used: self.used }
     }
 
-    pub(super) fn used(&self) -> u64 {
+    pub(super) fn spent(&self, _: &Limit, _: Millis) -> u64 {
         self.used
     }
 
@@ -43,7 +43,7 @@ impl FixedWindow {
         }
     }
 
-    pub(super) fn spend(&mut self, now: Millis, cost: u64) {
+    pub(super) fn spend(&mut self, _: &Limit, now: Millis, cost: u64) {
         if self.used == 0 {
             self.start = now;
         }

@@ -1,8 +1,9 @@
 //! The algorithms and their state: pure functions of (state, limit, now, cost).
 //!
-//! Arrows go down this list: `state`, the four algorithms, `quote`.
+//! Arrows go down this list: `state`, the four algorithms, `quote`, `parts`.
 
 mod fixed_window_counter;
+pub mod parts;
 #[cfg(test)]
 pub mod properties;
 pub mod quote;

@@ -4,6 +4,7 @@
 //! At `passed` milliseconds into the window the estimate is `previous * (period - passed) / period + current` units;
 //! all comparisons are made with both sides multiplied by the period, so nothing is rounded.
 
+use super::parts::StateParts;
 use super::quote::{Quote, div_ceil};
 use crate::clock::Millis;
 use crate::limit::values::Limit;
@@ -19,13 +20,12 @@ pub struct WindowPair {
 
 impl WindowPair {
     /// Takes a pair back from its parts as they stand in a snapshot.
-    pub(crate) fn restore(start: Millis, previous: u64, current: u64) -> WindowPair {
+    pub(super) fn restore(start: Millis, previous: u64, current: u64) -> WindowPair {
         WindowPair { start, previous, current }
     }
 
-    /// The current window's beginning, the last window's count and the current one's.
-    pub(crate) fn parts(&self) -> (Millis, u64, u64) {
-        (self.start, self.previous, self.current)
+    pub(super) fn parts(&self) -> StateParts {
+        StateParts::Pair { start: self.start, previous: self.previous, current: self.current }
     }
 
     pub(super) fn advance(&mut self, limit: &Limit, now: Millis) {
@@ -46,7 +46,7 @@ impl WindowPair {
         let (remaining, reset_at) = self.glance(limit, now);
         if cost <= remaining {
             let mut after = *self;
-            after.spend(now, cost);
+            after.spend(limit, now, cost);
             let (remaining, reset_at) = after.glance(limit, now);
             Quote { allowed: true, remaining, reset_at, retry_after_ms: 0 }
         } else {
@@ -54,7 +54,7 @@ impl WindowPair {
         }
     }
 
-    pub(super) fn spend(&mut self, now: Millis, cost: u64) {
+    pub(super) fn spend(&mut self, _: &Limit, now: Millis, cost: u64) {
         if self.untouched() {
             self.start = now;
         }
@@ -68,11 +68,11 @@ impl WindowPair {
             (_, 0) => self.start.saturating_add(period),
             (_, _) => self.start.saturating_add(2 * period),
         };
-        (limit.rate().saturating_sub(self.estimate(limit, now)), reset_at)
+        (limit.rate().saturating_sub(self.spent(limit, now)), reset_at)
     }
 
     /// The estimate, rounded up: a unit is left only when all of it is.
-    pub(super) fn estimate(&self, limit: &Limit, now: Millis) -> u64 {
+    pub(super) fn spent(&self, limit: &Limit, now: Millis) -> u64 {
         let period = limit.period_ms();
         let passed = now.saturating_sub(self.start).min(period);
         let weighted = u128::from(self.previous) * u128::from(period - passed);

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::parts::StateParts;
 use super::quote::Quote;
 use crate::clock::Millis;
 use crate::limit::values::Limit;
@@ -26,13 +27,19 @@ struct Entry {
 }
 
 impl EventLog {
-    /// Takes one logged millisecond back from a snapshot; they come in the order of time.
-    pub(crate) fn restore(&mut self, at: Millis, units: u64) {
-        self.add(at, units);
+    /// Takes a log back from its parts as they stand in a snapshot, oldest first.
+    pub(super) fn restore(events: &[(Millis, u64)]) -> EventLog {
+        let mut log = EventLog::default();
+        events.iter().for_each(|(at, units)| log.add(*at, *units));
+        log
+    }
+
+    pub(super) fn parts(&self) -> StateParts {
+        StateParts::Events(self.events().collect())
     }
 
     /// The logged milliseconds with the units spent in each, oldest first.
-    pub(crate) fn events(&self) -> impl ExactSizeIterator<Item = (Millis, u64)> {
+    fn events(&self) -> impl ExactSizeIterator<Item = (Millis, u64)> {
         let mut before = self.expired;
         self.entries.iter().map(move |entry| {
             let units = entry.total.wrapping_sub(before);
@@ -41,7 +48,11 @@ impl EventLog {
         })
     }
 
-    pub(super) fn sum(&self) -> u64 {
+    pub(super) fn spent(&self, _: &Limit, _: Millis) -> u64 {
+        self.sum()
+    }
+
+    fn sum(&self) -> u64 {
         self.entries.back().map_or(0, |last| last.total.wrapping_sub(self.expired))
     }
 

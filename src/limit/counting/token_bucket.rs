@@ -3,6 +3,7 @@
 //! The level is `whole + part / period_ms` units. One millisecond adds `rate / period_ms` units, that is `rate` parts,
 //! so nothing is ever rounded: neither given away nor lost, however often the bucket is looked at.
 
+use super::parts::StateParts;
 use super::quote::{Quote, div_ceil};
 use crate::clock::Millis;
 use crate::limit::values::Limit;
@@ -23,20 +24,19 @@ impl Bucket {
     }
 
     /// Takes a bucket back from its parts as they stand in a snapshot; what could not have been written is clamped.
-    pub(crate) fn restore(limit: &Limit, whole: u64, part: u64, at: Millis) -> Bucket {
+    pub(super) fn restore(limit: &Limit, whole: u64, part: u64, at: Millis) -> Bucket {
         if whole >= limit.capacity() {
             return Bucket::full(limit.capacity(), at);
         }
         Bucket { whole, part: part.min(limit.period_ms() - 1), at }
     }
 
-    /// Whole units, parts of one, and the instant they were counted at.
-    pub(crate) fn parts(&self) -> (u64, u64, Millis) {
-        (self.whole, self.part, self.at)
+    pub(super) fn parts(&self) -> StateParts {
+        StateParts::Bucket { whole: self.whole, part: self.part, at: self.at }
     }
 
-    pub(super) fn whole(&self) -> u64 {
-        self.whole
+    pub(super) fn spent(&self, limit: &Limit, _: Millis) -> u64 {
+        limit.capacity() - self.whole
     }
 
     pub(super) fn advance(&mut self, limit: &Limit, now: Millis) {
@@ -77,7 +77,7 @@ impl Bucket {
         }
     }
 
-    pub(super) fn spend(&mut self, cost: u64) {
+    pub(super) fn spend(&mut self, _: &Limit, _: Millis, cost: u64) {
         self.whole = self.whole.saturating_sub(cost);
     }
 
@@ -119,11 +119,11 @@ mod tests {
         // 3 per 7 ms, looked at in every millisecond: after 7 000 ms exactly 3 000 units have come in.
         let limit = Limit::of_millis(3, 7, Algorithm::TokenBucket, Some(1_000_000)).unwrap();
         let mut bucket = Bucket::full(limit.capacity(), 0);
-        bucket.spend(1_000_000);
+        bucket.spend(&limit, 0, 1_000_000);
         for now in 1..=7000 {
             bucket.advance(&limit, now);
         }
-        assert_eq!(bucket.parts(), (3000, 0, 7000));
+        assert_eq!(bucket.parts(), StateParts::Bucket { whole: 3000, part: 0, at: 7000 });
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         let mut bucket = Bucket::full(100, 0);
         let quote = bucket.quote(&limit, 0, 100);
         assert_eq!(quote, Quote { allowed: true, remaining: 0, reset_at: 60_000, retry_after_ms: 0 });
-        bucket.spend(100);
+        bucket.spend(&limit, 0, 100);
         let quote = bucket.quote(&limit, 0, 1);
         assert_eq!(quote, Quote { allowed: false, remaining: 0, reset_at: 60_000, retry_after_ms: 600 });
     }
@@ -145,16 +145,16 @@ mod tests {
         {
             let limit = Limit::of_millis(rate, period, Algorithm::TokenBucket, burst).unwrap();
             let mut bucket = Bucket::full(limit.capacity(), 0);
-            bucket.spend(limit.capacity());
+            bucket.spend(&limit, 0, limit.capacity());
             let (_, reset_at) = bucket.glance(&limit, 0);
             let mut early = bucket;
             early.advance(&limit, reset_at - 1);
-            assert!(early.whole() < limit.capacity());
+            assert!(early.whole < limit.capacity());
             bucket.advance(&limit, reset_at);
-            assert_eq!(bucket.whole(), limit.capacity());
-            bucket.spend(1);
+            assert_eq!(bucket.whole, limit.capacity());
+            bucket.spend(&limit, 0, 1);
             bucket.advance(&limit, u64::MAX / 2);
-            assert_eq!(bucket.whole(), limit.capacity());
+            assert_eq!(bucket.whole, limit.capacity());
         }
     }
 

@@ -107,15 +107,8 @@ pub struct Listing {
     /// Whether no keys follow those.
     gathered_all: bool,
     batch: (usize, usize),
-    json: Json,
-}
-
-/// How far the array of [`Listing::next_chunk`] is written.
-#[derive(PartialEq)]
-enum Json {
-    Begin,
-    Between,
-    Ended,
+    /// What [`Listing::next_chunk`] writes before the next status; nothing after the array's end.
+    before_next: Option<u8>,
 }
 
 impl Listing {
@@ -128,7 +121,7 @@ impl Listing {
             keys: Vec::new().into_iter(),
             gathered_all: false,
             batch,
-            json: Json::Begin,
+            before_next: Some(b'['),
         })
     }
 
@@ -139,25 +132,17 @@ impl Listing {
     #[doc(hidden)]
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
         let enough = out.len().saturating_add(about);
-        while self.json != Json::Ended {
-            let status = self.next();
-            match self.json {
-                Json::Begin => out.push(b'['),
-                Json::Between if status.is_some() => out.push(b','),
-                _ => {}
-            }
-            match status {
-                Some(status) => {
-                    self.json = Json::Between;
-                    status.write_json(out);
-                    if out.len() >= enough {
-                        return true;
-                    }
-                }
-                None => {
-                    self.json = Json::Ended;
-                    out.push(b']');
-                }
+        while let Some(before) = self.before_next {
+            let Some(status) = self.next() else {
+                out.extend_from_slice(if before == b'[' { b"[]" } else { b"]" });
+                self.before_next = None;
+                break;
+            };
+            out.push(before);
+            status.write_json(out);
+            self.before_next = Some(b',');
+            if out.len() >= enough {
+                return true;
             }
         }
         false

@@ -64,8 +64,9 @@ struct Dumper<'a> {
 }
 
 impl Dumper<'_> {
-    fn key(&self, id: u64) -> Value {
-        self.keys.get(&id).map_or(Value::Null, |key| Value::from(key.as_str()))
+    /// What all events of a limit have.
+    fn line(&self, event: &str, at: Option<Millis>, id: u64) -> Value {
+        json!({"event": event, "at": at.map(|at| rfc3339(at).to_string()), "id": id, "key": self.keys.get(&id)})
     }
 }
 
@@ -77,46 +78,33 @@ impl Replay for Dumper<'_> {
     fn entry(&mut self, entry: record::Entry<'_>) -> std::result::Result<(), String> {
         self.keys.insert(entry.id, entry.key.to_owned());
         let [allowed, denied, allowed_cost, denied_cost] = entry.totals;
-        let mut line = json!({"event": "entry", "id": entry.id, "key": entry.key, "total_allowed": allowed,
+        let line = json!({"event": "entry", "id": entry.id, "key": entry.key, "total_allowed": allowed,
             "total_denied": denied, "total_allowed_cost": allowed_cost, "total_denied_cost": denied_cost});
-        add_limit(&mut line, &entry.limit);
+        let line = with_limit(line, &entry.limit);
         (self.each)(&line);
         Ok(())
     }
 
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String> {
-        let at = |at: Millis| rfc3339(at).to_string();
         let line = match event {
-            Event::Created { id, at: time, limit, key, .. } => {
+            Event::Created { id, at, limit, key, .. } => {
                 self.keys.insert(id, key.to_owned());
-                let mut line = json!({"event": "created", "at": at(time), "id": id, "key": key});
-                add_limit(&mut line, &limit);
-                line
+                with_limit(self.line("created", Some(at), id), &limit)
             }
-            Event::Reconfigured { id, at: time, limit } => {
-                let mut line = json!({"event": "reconfigured", "at": at(time), "id": id, "key": self.key(id)});
-                add_limit(&mut line, &limit);
-                line
-            }
-            Event::Removed { id, at: time } => {
-                json!({"event": "removed", "at": at(time), "id": id, "key": self.key(id)})
-            }
-            Event::Spent { id, cost, at: time } => {
-                json!({"event": "spent", "at": at(time), "id": id, "key": self.key(id), "cost": cost})
-            }
-            Event::SpentAll { at: time, items } => {
+            Event::Reconfigured { id, at, limit } => with_limit(self.line("reconfigured", Some(at), id), &limit),
+            Event::Removed { id, at } => self.line("removed", Some(at), id),
+            Event::Spent { id, cost, at } => with(self.line("spent", Some(at), id), "cost", cost),
+            Event::SpentAll { at, items } => {
                 for (id, cost) in items {
-                    let line = json!({"event": "spent", "at": at(time), "id": id, "key": self.key(id), "cost": cost,
-                        "check_all": true});
-                    (self.each)(&line);
+                    let line = with(self.line("spent", Some(at), id), "cost", cost);
+                    (self.each)(&with(line, "check_all", true));
                 }
                 return Ok(());
             }
-            Event::Denied { id, total, cost, last } => json!({"event": "denied", "at": last.map(at), "id": id,
-                "key": self.key(id), "total_denied": total, "total_denied_cost": cost}),
-            Event::Reset { id, at: time } => {
-                json!({"event": "reset", "at": at(time), "id": id, "key": self.key(id)})
+            Event::Denied { id, total, cost, last } => {
+                with(with(self.line("denied", last, id), "total_denied", total), "total_denied_cost", cost)
             }
+            Event::Reset { id, at } => self.line("reset", Some(at), id),
             Event::Marker { snapshot, shard } => json!({"event": "marker", "snapshot": snapshot, "shard": shard}),
         };
         (self.each)(&line);
@@ -124,9 +112,12 @@ impl Replay for Dumper<'_> {
     }
 }
 
-fn add_limit(line: &mut Value, limit: &Limit) {
-    line["rate"] = limit.rate().into();
-    line["per"] = format_period(limit.period_ms()).into();
-    line["algorithm"] = limit.algorithm().name().into();
-    line["capacity"] = limit.capacity().into();
+fn with(mut line: Value, name: &str, value: impl Into<Value>) -> Value {
+    line[name] = value.into();
+    line
+}
+
+fn with_limit(line: Value, limit: &Limit) -> Value {
+    let line = with(with(line, "rate", limit.rate()), "per", format_period(limit.period_ms()));
+    with(with(line, "algorithm", limit.algorithm().name()), "capacity", limit.capacity())
 }

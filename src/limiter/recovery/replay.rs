@@ -49,16 +49,16 @@ impl Replayed {
         (entries, self.highest_id)
     }
 
-    /// The limit of `id`, if an event about it is to be applied.
-    fn target(&mut self, id: u64) -> Result<Option<&mut Entry>, String> {
-        let all_marked = self.unmarked == 0;
+    /// Applies an event to the limit of `id`, if that is for it.
+    fn apply(&mut self, id: u64, event: impl FnOnce(&mut Entry)) -> Result<(), String> {
         match self.limits.get(id) {
-            Some(entry) => Ok(self.marked[usize::from(entry.shard())].then_some(entry)),
-            None if all_marked && !self.lenient => {
-                Err(format!("a record is about limit {id}, which is not configured"))
+            Some(entry) if self.marked[usize::from(entry.shard())] => event(entry),
+            None if self.unmarked == 0 && !self.lenient => {
+                return Err(format!("a record is about limit {id}, which is not configured"));
             }
-            None => Ok(None),
+            _ => {}
         }
+        Ok(())
     }
 }
 
@@ -85,41 +85,23 @@ impl Replay for Replayed {
                     self.limits.insert(Box::new(Entry::new(key, id, shard, limit, at)))?;
                 }
             }
-            Event::Reconfigured { id, at, limit } => {
-                if let Some(entry) = self.target(id)? {
-                    entry.reconfigure(limit, at);
-                }
-            }
+            Event::Reconfigured { id, at, limit } => self.apply(id, |entry| entry.reconfigure(limit, at))?,
             Event::Removed { id, .. } => {
                 // It may be a limit that is in the log only: one that was removed before its shard's marker. Its id is
                 // used up all the same.
                 self.highest_id = self.highest_id.max(id);
-                if self.target(id)?.is_some() {
+                let mut removed = false;
+                self.apply(id, |_| removed = true)?;
+                if removed {
                     self.limits.remove(id);
                 }
             }
-            Event::Spent { id, cost, at } => {
-                if let Some(entry) = self.target(id)? {
-                    entry.allow(at, cost);
-                }
-            }
+            Event::Spent { id, cost, at } => self.apply(id, |entry| entry.allow(at, cost))?,
             Event::SpentAll { at, items } => {
-                for (id, cost) in items {
-                    if let Some(entry) = self.target(id)? {
-                        entry.allow(at, cost);
-                    }
-                }
+                items.into_iter().try_for_each(|(id, cost)| self.apply(id, |entry| entry.allow(at, cost)))?;
             }
-            Event::Denied { id, total, cost, last } => {
-                if let Some(entry) = self.target(id)? {
-                    entry.set_denied(total, cost, last);
-                }
-            }
-            Event::Reset { id, at } => {
-                if let Some(entry) = self.target(id)? {
-                    entry.reset(at);
-                }
-            }
+            Event::Denied { id, total, cost, last } => self.apply(id, |entry| entry.set_denied(total, cost, last))?,
+            Event::Reset { id, at } => self.apply(id, |entry| entry.reset(at))?,
             Event::Marker { snapshot, shard } => {
                 if snapshot == self.snapshot && !std::mem::replace(&mut self.marked[usize::from(shard)], true) {
                     self.unmarked -= 1;
