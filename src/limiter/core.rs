@@ -2,6 +2,7 @@
 //!
 //! Owns: the locks of the map and how a key finds its shard. Called by the other modules of `limiter`.
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,6 +50,12 @@ const LOCK_TRIES: u32 = 64;
 /// ```
 pub struct Limiter {
     pub(super) core: Arc<Core>,
+}
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limiter").field("dir", &self.core.dir).field("sync", &self.core.sync).finish_non_exhaustive()
+    }
 }
 
 /// What the limiter shares with its helper threads.

@@ -188,7 +188,9 @@ fn files_and_rooms_are_small() {
             if lines > MAX_LINES {
                 here.push(format!("{}: {lines} lines without tests, {MAX_LINES} are allowed", file.display()));
             }
-            let wide = |line: &&str| line.trim_start().starts_with("//") && line.chars().count() > MAX_COLUMNS;
+            // A row of a table cannot be wrapped.
+            let text_line = |line: &str| line.starts_with("//") && !line.starts_with("//! |");
+            let wide = |line: &&str| text_line(line.trim_start()) && line.chars().count() > MAX_COLUMNS;
             if let Some(line) = text.lines().position(|line| wide(&line)) {
                 here.push(format!("{}:{}: a comment of more than {MAX_COLUMNS} columns", file.display(), line + 1));
             }

@@ -16,6 +16,9 @@ use crate::limiter::entry::{Entry, Table};
 use crate::store::Reservation;
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
 
+/// Items of a `check_many` that are decided under one reservation.
+const MANY_STEP: usize = 64;
+
 /// What one decision is about.
 struct Item<'a> {
     hash: u64,
@@ -185,7 +188,10 @@ impl Limiter {
     ) -> Result<Vec<Result<Decision>>> {
         let core = &*self.core;
         validate_count(items)?;
-        let results = core.decide_many(items, non_blocking)?;
+        let results = match non_blocking {
+            Some(non_blocking) => core.decide_many_now(items, non_blocking)?,
+            None => core.decide_many(items)?,
+        };
         let wait = Wait::by(core.sync, non_blocking);
         let spent = results.iter().flatten().any(|decision| decision.allowed);
         if spent && let Some(pending) = wait.pending() {
@@ -197,13 +203,27 @@ impl Limiter {
 }
 
 impl Core {
-    /// Decides each item by itself. What was decided can't be taken back, so everything that may have to be waited for
-    /// comes before the first decision.
-    fn decide_many(
-        &self,
-        items: &[(&str, u64)],
-        non_blocking: Option<&NonBlocking<'_>>,
-    ) -> Result<Vec<Result<Decision>>> {
+    /// Decides each item by itself. Room in the log is reserved in steps, so that many such requests at once find
+    /// some, also in the little that a new log has.
+    fn decide_many(&self, items: &[(&str, u64)]) -> Result<Vec<Result<Decision>>> {
+        let mut results = Vec::with_capacity(items.len());
+        for step in items.chunks(MANY_STEP) {
+            let mut reservation = self.reserve(step.len(), step.len() * MAX_FIXED)?;
+            for (key, cost) in step {
+                results.push(validate_key(key).and_then(|()| {
+                    let hash = self.hash(key);
+                    let mut table = self.shards[shard_of(hash)].lock();
+                    let now = self.clock.now();
+                    self.decide(&mut table, Item { hash, key, cost: *cost }, now, &mut reservation, &Wait::Not)
+                }));
+            }
+        }
+        Ok(results)
+    }
+
+    /// As [`Core::decide_many`], without waiting. What was decided can't be taken back, so all that could have to be
+    /// waited for is had before the first decision.
+    fn decide_many_now(&self, items: &[(&str, u64)], non_blocking: &NonBlocking<'_>) -> Result<Vec<Result<Decision>>> {
         let hash = |key: &str| validate_key(key).map(|()| self.hash(key));
         let hashes: Vec<Result<u64>> = items.iter().map(|(key, _)| hash(key)).collect();
         // Items of each shard that are still to be decided.
@@ -211,10 +231,10 @@ impl Core {
         for hash in hashes.iter().flatten() {
             left[shard_of(*hash)] += 1;
         }
-        let mut reservation = self.reserve_for(non_blocking, items.len(), items.len() * MAX_FIXED)?;
+        let mut reservation = self.reserve_for(Some(non_blocking), items.len(), items.len() * MAX_FIXED)?;
         let mut tables = [const { None }; SHARDS];
         for shard in (0..SHARDS).filter(|shard| left[*shard] > 0) {
-            tables[shard] = Some(self.lock_for(non_blocking, shard)?);
+            tables[shard] = Some(self.lock_for(Some(non_blocking), shard)?);
         }
         let now = self.clock.now();
         let decide = |(hash, (key, cost)): (Result<u64>, &(&str, u64))| {

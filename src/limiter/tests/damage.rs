@@ -65,7 +65,7 @@ fn assert_refused(dir: &Path, file: &str, what: &str) -> String {
     assert_eq!(error.kind(), Kind::Corrupt, "{what}: {error}");
     let place = format!("{file} is damaged at offset ");
     assert!(error.message().contains(&place), "{what}: {error}");
-    assert!(error.message().contains("flint log repair --to"), "{what}: {error}");
+    assert!(error.message().contains("a new directory with `flint log repair`"), "{what}: {error}");
     assert!(ours(files(dir)) == before, "{what}: a file was changed");
     error.message().to_owned()
 }
