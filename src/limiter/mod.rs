@@ -8,20 +8,29 @@
 //! a shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk, for
 //! another thread or for memory of unbounded size. Records of one limit are therefore in the log in the order of
 //! their decisions.
+//!
+//! Arrows go down this list: `open`, `offline`, `list`, `check`, `limits`, `report`, `background`, `recovery`, `core`,
+//! `options`, `entry`, `json`, `answers`. Each room below has a list of its own.
+
+// The documentation of `Limiter` has its methods in this order.
+mod open;
+
+mod limits;
+
+mod check;
+
+mod list;
+
+mod report;
 
 mod answers;
 mod background;
-mod check;
 mod core;
 mod entry;
 mod json;
-mod limits;
-mod list;
 mod offline;
-mod open;
 mod options;
 mod recovery;
-mod report;
 #[cfg(test)]
 mod tests;
 
