@@ -9,7 +9,7 @@ use super::pool::jobs::Jobs;
 use super::pool::pending::Pending;
 use super::pool::slow::Slow;
 use super::pool::turns::Turns;
-use super::routes::Sources;
+use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
 use super::vitals::Vitals;
 use crate::limiter::Limiter;

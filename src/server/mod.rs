@@ -1,8 +1,67 @@
 //! Shared mode: sockets and HTTP around one limiter.
 //!
-//! Owns: the start, the end and the replacement of a server. tiny_http reads heads and small bodies in a thread per
-//! connection; the pool (`pool`) handles what it hands over; the guard (`guard`) bounds what a client can hold. Nothing
-//! here decides anything about quotas.
+//! Owns: the start, the end and the replacement of a server. Nothing here decides anything about quotas.
+//!
+//! # Architecture
+//!
+//! Where to look: an endpoint is a row of the table in `routes/table.rs` and its function; the one way of a request is
+//! `pool/handle.rs`; an option is a row of `cli/options/table.rs`; a bound is a constant in [`crate::bounds`]; a record
+//! of the log is in `store/format`.
+//!
+//! ## Threads
+//!
+//! | thread | room | does | may wait for |
+//! |---|---|---|---|
+//! | tiny_http's: one accepts, one for each connection | | heads, and bodies of up to 1024 bytes | clients |
+//! | `flint-accept-N` | `accept.rs` | starts tiny_http, and anew when it accepts no more | its end |
+//! | `flint-http-N`, the deciders | `pool/decider.rs` | take requests, decide checks, send replies | nothing |
+//! | `flint-work-N`, the workers | `pool/mod.rs` | administration, checks that would block | the disk, locks |
+//! | `flint-slow` | `pool/slow.rs` | bodies that come slowly, replies that are taken slowly | many clients at once |
+//! | `flint-body` | `pool/mod.rs` | one body in chunks, or on a Unix socket | one client |
+//! | `flint-guard` | `guard/` | ends connections that break a bound | time |
+//! | `flint-log` | `store/log` | writes and syncs records | the disk |
+//! | `flint-denials`, `flint-compact` | `limiter/` | write counts of denials; compact the log | the disk |
+//!
+//! Deciders and workers are the pool of `--max-blocking` threads. No other thread decides anything.
+//!
+//! ## The walk of a check
+//!
+//! 1. tiny_http's thread of the connection reads the request and queues it.
+//! 2. A decider takes it. If an earlier request of the connection is under way, it waits for its *turn*.
+//! 3. `handle` admits it (head, token, host), finds its endpoint's function, and asks the limiter.
+//! 4. The limiter locks the key's shard, reads the clock, decides, queues a record, and unlocks.
+//! 5. In `always` the reply goes into a *slot* of `pending`. The log thread writes and syncs the batch, *completes* the
+//!    slot, and wakes a decider if all sleep. In `batch`, and for a denial, the reply is ready at once.
+//! 6. A decider sends the reply with one write, and the connection's next request is ready.
+//!
+//! On a full disk step 4 fails before anything is changed: 503 `log_failed`, and the log tries to make room ten times a
+//! second. When a sync fails, the log has failed for good, and health says so.
+//!
+//! ## Locks, by rank
+//!
+//! A thread takes only locks of a higher rank than those it holds. 1: the compaction. 2: the writing of denials. 3: the
+//! shards, by index. Under a shard's lock nothing waits. The locks of this room (turns, pending, tokens, instances) are
+//! held for moments, holding no other.
+//!
+//! ## Words
+//!
+//! | word | is |
+//! |---|---|
+//! | exchange | one request on its way to its reply |
+//! | turn | the right of one request of a connection to be under way |
+//! | ready | it is a request's turn, and a decider may handle it |
+//! | pending, slot | a reply that waits for the disk, and its place |
+//! | completion | the word of the log thread that a record is on disk, or never will be |
+//! | would block | a decider met something that it must not wait for; a worker does it |
+//! | given up | nothing more of this connection is taken for a request |
+//! | cut | the guard has shut the connection down |
+//! | leaked | a connection that was cut and that tiny_http does not let go of |
+//! | linger | take what a refused client still sends, so that it can read the reply |
+//! | instance | one tiny_http server; exhausted, it accepts no more |
+//! | drain | tell clients to close, before the server stops or is replaced |
+//! | pressure | tiny_http's threads have read more than is decided, and are held back |
+//! | shard | one of 256 parts of the map of limits, with a lock |
+//! | segment, frame, record | a file of the log, a batch in it, an event in that |
 
 mod accept;
 mod context;
@@ -24,7 +83,8 @@ use std::time::{Duration, Instant};
 
 pub use self::http::auth::{Bind, Tokens, read_token_file};
 pub use self::net::pressure::Allocator;
-pub use self::routes::{ENDPOINTS, Endpoint, answer_locally};
+pub use self::routes::answer_locally;
+pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
 
 use self::accept::Instances;
 use self::context::Context;
@@ -164,7 +224,7 @@ impl Server {
             unix,
             draining: AtomicBool::new(false),
             notes: guard.notes(),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(ENDPOINTS.iter().map(|endpoint| endpoint.path)),
             vitals: Vitals::default(),
             turns: Turns::new(waker()),
             completion: Arc::clone(&pending) as Arc<dyn Completion>,

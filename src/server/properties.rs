@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::guard::{ConnectionGuard, GuardConfig};
 use super::http::reply::Reply;
+use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
-use super::routes::{Ask as Asked, ENDPOINTS, Sources, answer, find};
+use super::routes::table::{ENDPOINTS, find};
+use super::routes::{Ask as Asked, answer};
 use crate::clock::Clock;
 use crate::error::Kind;
 use crate::limiter::{Limiter, Options, Page, SyncMode, write_statuses};
@@ -227,7 +229,7 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = GuardConfig { max_connections: 1, ..GuardConfig::default() };
     let guard = ConnectionGuard::start(&[listener.as_fd()], config, Box::new(|_| ()), Box::new(|_| ())).unwrap();
-    let metrics = Metrics::default();
+    let metrics = Metrics::new(ENDPOINTS.iter().map(|endpoint| endpoint.path));
     let sources = Sources { notes: Some(guard.notes()), metrics: Some(&metrics), ..Sources::of(&limiter) };
 
     let (spent, refused) = (Cell::new(0_u32), Cell::new(0_u32));

@@ -60,9 +60,9 @@ fn started() -> (tempfile::TempDir, Server, Client) {
 fn endpoints_methods_and_parameters() {
     let mut code = BTreeMap::new();
     for endpoint in &ENDPOINTS {
-        for (method, parameters) in endpoint.methods {
-            let parameters: BTreeSet<String> = parameters.iter().map(|name| (*name).to_owned()).collect();
-            code.insert((endpoint.path.to_owned(), (*method).to_owned()), parameters);
+        for method in endpoint.methods {
+            let parameters: BTreeSet<String> = method.parameters.iter().map(|name| (*name).to_owned()).collect();
+            code.insert((endpoint.path.to_owned(), method.name.to_owned()), parameters);
         }
     }
     let page: BTreeMap<_, _> = described().into_iter().map(|(name, entry)| (name, entry.parameters)).collect();

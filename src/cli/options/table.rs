@@ -45,8 +45,13 @@ pub static OPTIONS: [CommandOption; 30] = [
     option(START, "--sync", Word(&["always", "batch"]), "answer after fsync, or fsync in batches").default("always"),
     option(START, "--flush-every-ms", ANY, "batch: fsync after N milliseconds at the latest").count(FLUSH_EVERY_MS),
     option(START, "--flush-every-events", ANY, "batch: fsync after N records at the latest").count(FLUSH_EVERY_EVENTS),
-    option(START, "--max-blocking", Number("N", 1, MAX_MAX_BLOCKING as u64), "worker threads")
-        .count(MAX_BLOCKING as u64),
+    option(
+        START,
+        "--max-blocking",
+        Number("N", 1, MAX_MAX_BLOCKING as u64),
+        "threads that handle requests; 2 is the smallest pool",
+    )
+    .count(MAX_BLOCKING as u64),
     option(START, "--compact-after", Number("BYTES", 0, u64::MAX), "compact when the log has grown past this")
         .count(COMPACT_AFTER_BYTES),
     option(START, "--idle-timeout", Text("DURATION"), "end connections that are silent for so long").default("60s"),

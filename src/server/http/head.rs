@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tiny_http::{HTTPVersion, Request};
 
-use super::super::routes::{self, Found};
+use super::super::routes::table::{Found, find};
 use crate::bounds::MAX_HEADERS;
 
 /// Bodies up to this length are read by tiny_http's thread of the connection (`new_request` in its request.rs).
@@ -68,7 +68,7 @@ impl Head {
     pub fn of(request: &Request) -> Head {
         let url = request.url();
         let target = target_of(url);
-        let found = routes::find(&url[target.clone()]);
+        let found = find(&url[target.clone()]);
         let mut head = Head {
             class: Class::Work,
             found,
@@ -143,6 +143,11 @@ impl Head {
             Some(found) if found.is_quick() && self.weight <= LARGE_BYTES => Class::Quick,
             Some(_) => Class::Work,
         }
+    }
+
+    /// The place of its endpoint in the table, if it has one.
+    pub fn endpoint(&self) -> Option<usize> {
+        self.found.map(|found| found.index)
     }
 
     /// Whether it takes much memory while it waits.

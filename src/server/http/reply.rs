@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use serde_json::Value;
+
 use super::sending::More;
 use crate::clock::Millis;
 use crate::error::{Error, Kind};
@@ -33,7 +35,25 @@ impl Reply {
 
     /// The beginning of a JSON reply.
     pub fn json_part(body: Vec<u8>) -> Reply {
-        Reply { status: 200, headers: Vec::new(), body, more: None, content_type: "application/json" }
+        Reply::new(200, "application/json", body)
+    }
+
+    /// A reply with this body.
+    pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Reply {
+        Reply { status, headers: Vec::new(), body, more: None, content_type }
+    }
+
+    /// A JSON object whose first field is `ok`: serde_json sorts the names.
+    pub fn ok(ok: bool, rest: &Value) -> Reply {
+        let rest = rest.to_string();
+        let comma = if rest == "{}" { "" } else { "," };
+        Reply::json(format!("{{\"ok\":{ok}{comma}{}", rest.trim_start_matches('{')).into_bytes())
+    }
+
+    /// Tells caches to keep no copy.
+    pub fn not_to_be_stored(mut self) -> Reply {
+        self.header("Cache-Control", "no-store");
+        self
     }
 
     /// The reply that tells of an error.

@@ -30,6 +30,9 @@ const POLLS: u32 = 2;
 /// tenth of that; others that have work get the processor at once.
 const STAY_AWAKE: Duration = Duration::from_micros(250);
 
+/// The same for the next request of a client that has just been answered.
+const STAY_AWAKE_FOR_NEXT: Duration = Duration::from_micros(50);
+
 /// Time between two looks while the server ends.
 const ENDING: Duration = Duration::from_millis(2);
 
@@ -117,11 +120,15 @@ impl Decider {
                 return true;
             }
         }
-        if self.processors == 1 || self.context.pending.len() != 1 {
-            return false;
-        }
+        let longest = match self.context.pending.len() {
+            _ if self.processors == 1 => return false,
+            // Its client is about to ask again.
+            0 => STAY_AWAKE_FOR_NEXT,
+            1 => STAY_AWAKE,
+            _ => return false,
+        };
         let begun = Instant::now();
-        while begun.elapsed() < STAY_AWAKE {
+        while begun.elapsed() < longest {
             if self.has_work(instance) {
                 return true;
             }

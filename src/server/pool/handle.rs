@@ -10,8 +10,9 @@ use super::super::http::exchange::Exchange;
 use super::super::http::head::Class;
 use super::super::http::reply::Reply;
 use super::super::http::sending::{Sending, Sent};
+use super::super::routes;
+use super::super::routes::call::Sources;
 use super::super::routes::metrics::Measure;
-use super::super::routes::{self, Sources};
 use super::pending::{Outcome, Waiting};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::{NonBlocking, SyncMode};
@@ -47,9 +48,10 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
     if exchange.is_given_up() || exchange.head.class == Class::Bloated {
         return let_go(exchange);
     }
-    let measure = context.metrics.measure(exchange.head.found, exchange.arrived);
+    let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
     if let Err(error) = admit(context, &exchange) {
-        return answer_at_once(context, exchange, measure, Reply::error(&error), role);
+        let reply = routes::refusal(&error, exchange.head.found);
+        return answer_at_once(context, exchange, measure, reply, role);
     }
     if exchange.head.unread {
         measure.suspend();
@@ -122,14 +124,14 @@ pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handle
     }
     let measure = match measure {
         Some(suspended) => context.metrics.go_on(suspended),
-        None => context.metrics.measure(exchange.head.found, exchange.arrived),
+        None => context.metrics.measure(exchange.head.endpoint(), exchange.arrived),
     };
     answer(context, exchange, measure, reply)
 }
 
 /// Answers a request with an error, whether its body was read or not.
 pub fn refuse(context: &Context, exchange: Exchange, error: &Error) -> Handled {
-    let measure = context.metrics.measure(exchange.head.found, exchange.arrived);
+    let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
     answer(context, exchange, measure, Reply::error(error))
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
@@ -33,14 +34,15 @@ impl Http {
 struct Room {
     asleep: Asleep,
     http: Http,
-    completions: Mutex<usize>,
+    /// A queue that takes no lock: the fences alone order it and the flag.
+    completions: AtomicUsize,
     taken: Mutex<usize>,
 }
 
 impl Room {
     /// What the log thread does.
     fn complete(&self) {
-        *self.completions.lock().unwrap() += 1;
+        self.completions.fetch_add(1, Ordering::Release);
         if self.asleep.must_wake() {
             self.http.unblock();
         }
@@ -49,14 +51,14 @@ impl Room {
     /// What a decider does until `all` completions are taken. A wake-up that is lost is a deadlock, which loom reports.
     fn decide(&self, all: usize) {
         loop {
-            let found = std::mem::take(&mut *self.completions.lock().unwrap());
+            let found = self.completions.swap(0, Ordering::AcqRel);
             *self.taken.lock().unwrap() += found;
             if *self.taken.lock().unwrap() == all {
                 // The next decider that sleeps ends too.
                 return self.http.unblock();
             }
             self.asleep.raise();
-            if *self.completions.lock().unwrap() == 0 {
+            if self.completions.load(Ordering::Acquire) == 0 {
                 self.http.recv();
             }
             self.asleep.lower();
@@ -71,7 +73,7 @@ fn check(deciders: usize, loggers: usize) {
         let room = Arc::new(Room {
             asleep: Asleep::new(),
             http: Http::default(),
-            completions: Mutex::new(0),
+            completions: AtomicUsize::new(0),
             taken: Mutex::new(0),
         });
         let mut threads = Vec::new();

@@ -24,7 +24,8 @@ impl Asleep {
 
     /// Called by a decider that will sleep unless it finds work now.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        // A swap, so that this and the swap of a waker stand in one order.
+        self.0.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 

@@ -11,7 +11,6 @@ use std::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::super::guard::{CutReason, Notes};
-use super::{ENDPOINTS, Found};
 use crate::limiter::{Limiter, Report};
 use crate::store::{Health, TIMING_BOUNDS_US, Timings};
 
@@ -24,16 +23,21 @@ const CLASSES: [(u16, &str); 3] = [(2, "2xx"), (4, "4xx"), (5, "5xx")];
 /// Durations by class of status.
 type Row = [Timings; CLASSES.len()];
 
-/// Durations of requests: one row per endpoint, and one for the paths that are none.
-#[derive(Default)]
+/// Durations of requests: a row for each endpoint, and the last for the paths that are none.
 pub struct Metrics {
-    requests: [Row; ENDPOINTS.len() + 1],
+    requests: Vec<(&'static str, Row)>,
 }
 
 impl Metrics {
-    /// Begins to measure a request for this endpoint that arrived then.
-    pub fn measure(&self, found: Option<Found>, arrived: Instant) -> Measure<'_> {
-        self.go_on(Suspended { row: row(found), arrived })
+    /// For endpoints with these paths.
+    pub fn new(paths: impl Iterator<Item = &'static str>) -> Metrics {
+        Metrics { requests: paths.chain(["other"]).map(|path| (path, Row::default())).collect() }
+    }
+
+    /// Begins to measure a request that arrived then, for the endpoint with this place among the paths, if it has one.
+    pub fn measure(&self, endpoint: Option<usize>, arrived: Instant) -> Measure<'_> {
+        let row = endpoint.unwrap_or(self.requests.len() - 1);
+        self.go_on(Suspended { row, arrived })
     }
 
     /// Goes on measuring.
@@ -57,8 +61,7 @@ impl Metrics {
     fn requests(&self, page: &mut Page) {
         let name = "flint_request_duration_seconds";
         page.family(name, "histogram", "Time from a request's arrival to its reply, by endpoint and class of status.");
-        let routes = ENDPOINTS.iter().map(|endpoint| endpoint.path).chain(["other"]);
-        for (route, row) in routes.zip(&self.requests) {
+        for (route, row) in &self.requests {
             for ((_, class), timings) in CLASSES.iter().zip(row) {
                 let read = timings.read();
                 // What has never happened is left out: the page stays short.
@@ -68,11 +71,6 @@ impl Metrics {
             }
         }
     }
-}
-
-/// The row that requests for an endpoint are counted in.
-fn row(found: Option<Found>) -> usize {
-    found.map_or(ENDPOINTS.len(), |found| found.index)
 }
 
 fn version() -> String {
@@ -189,7 +187,7 @@ impl Measure<'_> {
 impl Drop for Measure<'_> {
     fn drop(&mut self) {
         if let Some(Suspended { row, arrived }) = self.request {
-            self.metrics.requests[row][column(self.status)].record(arrived.elapsed());
+            self.metrics.requests[row].1[column(self.status)].record(arrived.elapsed());
         }
     }
 }
@@ -237,19 +235,16 @@ impl Page {
 mod tests {
     use std::time::Duration;
 
-    use super::super::find;
     use super::*;
 
     #[test]
     fn requests_are_counted_where_they_belong() {
-        let metrics = Metrics::default();
-        for (target, status, took) in [
-            ("/v1/check?status=429", 429, 3),
-            ("/v1/limits/a%2Fb", 200, 50),
-            ("/v1/limits/secret-key", 200, 51),
-            ("/nowhere", 404, 20_000_000),
-        ] {
-            metrics.requests[row(find(target))][column(status)].record(Duration::from_micros(took));
+        let metrics = Metrics::new(["/v1/check", "/v1/limits/{key}", "/v1/top"].into_iter());
+        for (endpoint, status, took) in
+            [(Some(0), 429, 3), (Some(1), 200, 50), (Some(1), 200, 51), (None, 404, 20_000_000)]
+        {
+            let row = metrics.measure(endpoint, Instant::now()).suspend().unwrap().row;
+            metrics.requests[row].1[column(status)].record(Duration::from_micros(took));
         }
         let mut page = Page(String::new());
         metrics.requests(&mut page);
@@ -261,10 +256,10 @@ mod tests {
         has("flint_request_duration_seconds_bucket{route=\"other\",status=\"4xx\",le=\"10\"} 0");
         has("flint_request_duration_seconds_bucket{route=\"other\",status=\"4xx\",le=\"+Inf\"} 1");
         has("flint_request_duration_seconds_count{route=\"other\",status=\"4xx\"} 1");
-        assert!(!page.0.contains("secret-key") && !page.0.contains("5xx"), "{}", page.0);
+        assert!(!page.0.contains("5xx"), "{}", page.0);
         // A handler that panics sets no status.
-        drop(metrics.measure(find("/v1/top"), Instant::now()));
-        let count = |column: usize| metrics.requests[row(find("/v1/top"))][column].read().0.iter().sum::<u64>();
+        drop(metrics.measure(Some(2), Instant::now()));
+        let count = |column: usize| metrics.requests[2].1[column].read().0.iter().sum::<u64>();
         assert_eq!([count(0), count(1), count(2)], [0, 0, 1]);
     }
 

@@ -1,0 +1,80 @@
+//! The endpoints for those who run the server: health, doctor, metrics, and the log's flush and compaction.
+
+use serde_json::{Value, json};
+
+use super::super::guard::{CutReason, Notes};
+use super::super::http::reply::Reply;
+use super::super::vitals::Vitals;
+use super::body;
+use super::call::{Answer, Call};
+use super::limits::done;
+use super::metrics::CONTENT_TYPE;
+use crate::error::{Error, Kind};
+use crate::store::Health;
+
+/// Needs neither a worker nor the disk.
+pub fn health(call: &Call<'_>) -> Answer {
+    let version = env!("CARGO_PKG_VERSION");
+    let health = match call.sources.vitals.and_then(Vitals::complaint) {
+        Some(complaint) => (Health::Failed, Some(complaint)),
+        None => call.sources.limiter.health(),
+    };
+    Ok(match health {
+        (Health::Healthy, _) => Reply::ok(true, &json!({"version": version})),
+        (_, reason) => Reply { status: 503, ..Reply::ok(false, &json!({"version": version, "error": reason})) },
+    })
+}
+
+pub fn flush(call: &Call<'_>) -> Answer {
+    body::parse_empty(call.body)?;
+    done(call.sources.limiter.flush())
+}
+
+pub fn compact(call: &Call<'_>) -> Answer {
+    body::parse_empty(call.body)?;
+    let mut out = Vec::new();
+    call.sources.limiter.compact()?.write_json(&mut out);
+    Ok(Reply::json(out))
+}
+
+pub fn metrics(call: &Call<'_>) -> Answer {
+    let (Some(metrics), Some(notes)) = (call.sources.metrics, call.sources.notes) else {
+        return Err(Error::new(Kind::NotFound, "only a server has metrics"));
+    };
+    Ok(Reply::new(200, CONTENT_TYPE, metrics.page(call.sources.limiter, notes)))
+}
+
+pub fn doctor(call: &Call<'_>) -> Answer {
+    let report = call.sources.limiter.report();
+    let mut problems = report.problems();
+    problems.extend(call.sources.vitals.and_then(Vitals::complaint));
+    let mut rest = json!({
+        "problems": problems,
+        "version": env!("CARGO_PKG_VERSION"),
+        "data_dir": report.dir.display().to_string(),
+        "sync": report.sync.name(),
+        "limits": report.limits,
+        "log_bytes": report.log_bytes,
+        "events_written": report.events,
+        "queued_bytes": report.queued_bytes,
+        "fsyncs": report.syncs(),
+        "fsync_mean_us": report.mean_sync().map(|mean| mean.as_micros() as u64),
+        "free_bytes": report.free_bytes,
+        "compactions": report.compactions,
+        "allowed": report.allowed,
+        "denied": report.denied,
+    });
+    if let Some(notes) = call.sources.notes {
+        rest["connections"] = connections(notes);
+    }
+    Ok(Reply::ok(problems.is_empty(), &rest))
+}
+
+/// What doctor tells of connections: how many are open, how many tiny_http holds that were ended long ago, how often it had
+/// to be woken for a connection that it had forgotten, and how many the guard has ended, by reason.
+fn connections(notes: Notes) -> Value {
+    let reasons = CutReason::ALL.iter().zip(notes.cut_total());
+    let ended: serde_json::Map<_, _> =
+        reasons.map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
+    json!({"open": notes.open_connections(), "leaked": notes.leaked(), "woken": notes.knocks(), "ended": ended})
+}

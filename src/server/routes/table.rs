@@ -1,0 +1,114 @@
+//! The table of endpoints: the one place that knows paths, methods, query parameters and which function answers.
+
+use super::call::{Answer, Call};
+use super::{checks, limits, operations};
+
+/// An endpoint, as the manual page names it.
+pub struct Endpoint {
+    /// Its path. One that ends with `{key}` stands for every path with a percent-encoded key there.
+    pub path: &'static str,
+    /// Its methods, in the order of the `Allow` header.
+    pub methods: &'static [Method],
+    /// It is answered from memory, and waits for the disk at most.
+    quick: bool,
+}
+
+/// A method of an endpoint.
+pub struct Method {
+    pub name: &'static str,
+    /// The query parameters that it knows.
+    pub parameters: &'static [&'static str],
+    answer: fn(&Call<'_>) -> Answer,
+}
+
+const fn endpoint(path: &'static str, methods: &'static [Method]) -> Endpoint {
+    Endpoint { path, methods, quick: false }
+}
+
+const fn quick(path: &'static str, methods: &'static [Method]) -> Endpoint {
+    Endpoint { path, methods, quick: true }
+}
+
+const fn get(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
+    Method { name: "GET", parameters, answer }
+}
+
+const fn post(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
+    Method { name: "POST", parameters, answer }
+}
+
+const fn delete(answer: fn(&Call<'_>) -> Answer) -> Method {
+    Method { name: "DELETE", parameters: &[], answer }
+}
+
+/// All endpoints.
+pub const ENDPOINTS: [Endpoint; 13] = [
+    quick("/v1/check", &[post(&["status"], checks::check)]),
+    quick("/v1/check-all", &[post(&[], checks::check_all)]),
+    quick("/v1/check-many", &[post(&[], checks::check_many)]),
+    quick("/v1/take/{key}", &[post(&["cost"], checks::take)]),
+    quick("/v1/health", &[get(&[], operations::health)]),
+    endpoint("/v1/limits", &[get(&["prefix", "limit", "after"], limits::list), post(&[], limits::configure)]),
+    endpoint("/v1/limits/{key}", &[get(&[], limits::status), delete(limits::remove)]),
+    endpoint("/v1/reset", &[post(&[], limits::reset)]),
+    endpoint("/v1/log/flush", &[post(&[], operations::flush)]),
+    endpoint("/v1/log/compact", &[post(&[], operations::compact)]),
+    endpoint("/v1/doctor", &[get(&[], operations::doctor)]),
+    endpoint("/v1/top", &[get(&["by", "limit"], limits::top)]),
+    endpoint("/v1/metrics", &[get(&[], operations::metrics)]),
+];
+
+/// The endpoint that was found for a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its place in [`ENDPOINTS`].
+    pub index: usize,
+    /// Where the key begins in the path, still encoded.
+    pub key_at: usize,
+}
+
+/// Finds the endpoint of a target (path and query).
+pub fn find(target: &str) -> Option<Found> {
+    let path = path_of(target);
+    ENDPOINTS.iter().enumerate().find_map(|(index, endpoint)| {
+        let key = match endpoint.path.strip_suffix("{key}") {
+            Some(before) => path.strip_prefix(before).filter(|key| !key.is_empty())?,
+            None => path.strip_prefix(endpoint.path).filter(|rest| rest.is_empty())?,
+        };
+        Some(Found { index, key_at: path.len() - key.len() })
+    })
+}
+
+/// The path of a target.
+pub fn path_of(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
+}
+
+impl Found {
+    fn endpoint(self) -> &'static Endpoint {
+        const TABLE: &[Endpoint] = &ENDPOINTS;
+        &TABLE[self.index]
+    }
+
+    /// Whether it is answered from memory, and waits for the disk at most: a check of any kind, or health.
+    pub fn is_quick(self) -> bool {
+        self.endpoint().quick
+    }
+
+    /// The method of this name.
+    pub fn method(self, name: &str) -> Option<&'static Method> {
+        self.endpoint().methods.iter().find(|method| method.name == name)
+    }
+
+    /// Its methods, as the `Allow` header names them.
+    pub fn allowed(self) -> String {
+        self.endpoint().methods.iter().map(|method| method.name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Method {
+    /// Answers a call.
+    pub fn answer(&self, call: &Call<'_>) -> Answer {
+        (self.answer)(call)
+    }
+}
