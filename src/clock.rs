@@ -34,7 +34,7 @@ impl Clock {
         Clock(Source::System(Arc::new(AtomicI64::new(distance))))
     }
 
-    /// A clock that tests set: it stands at `now` until [`Clock::advance`] moves it.
+    /// A clock for tests: it stands at `now` until [`Clock::advance`] moves it.
     pub fn manual(now: Millis) -> Clock {
         Clock(Source::Manual(Arc::new(AtomicU64::new(now))))
     }
@@ -59,6 +59,7 @@ impl Clock {
     }
 
     /// Makes sure that no instant from now on is less than `floor`.
+    #[doc(hidden)]
     pub fn raise(&self, floor: Millis) {
         match &self.0 {
             Source::Manual(now) => {
@@ -71,8 +72,14 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock forward by `by` milliseconds; does nothing to the machine's clock.
-    pub fn advance(&self, by: Millis) {
+    /// Moves a manual clock forward; does nothing to the machine's clock.
+    pub fn advance(&self, by: Duration) {
+        self.advance_ms(by.as_millis() as Millis);
+    }
+
+    /// As [`Clock::advance`], in milliseconds.
+    #[doc(hidden)]
+    pub fn advance_ms(&self, by: Millis) {
         if let Source::Manual(now) = &self.0 {
             now.fetch_add(by, Ordering::SeqCst);
         }
@@ -99,7 +106,27 @@ pub const LAST_INSTANT: Millis = 253_402_300_799_999;
 /// Writes an instant as RFC 3339 in UTC with milliseconds: `2026-01-31T23:59:59.999Z`. An instant past the year 9999,
 /// which no check can produce, is written as that year's last.
 pub fn rfc3339(at: Millis) -> impl fmt::Display {
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.min(LAST_INSTANT)))
+    Rfc3339(at.min(LAST_INSTANT))
+}
+
+struct Rfc3339(Millis);
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, ms) = (self.0 / 86_400_000, self.0 % 86_400_000);
+        // Years begin in March here, so a leap day is the last day of its year; an era has 400 years.
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        // Any five months from March or August have 153 days.
+        let month = (5 * day + 2) / 153;
+        let date = day - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        let year = 400 * era + year + u64::from(month <= 2);
+        let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+        write!(f, "{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
+    }
 }
 
 /// The system clock's own reading, which may run backwards: for file names and messages, never for a decision.
@@ -133,7 +160,7 @@ mod tests {
     fn a_manual_clock_stands_until_it_is_moved() {
         let clock = Clock::manual(1_000);
         assert_eq!(clock.now(), 1_000);
-        clock.advance(5);
+        clock.advance_ms(5);
         assert_eq!(clock.clone().now(), 1_005);
         clock.raise(900);
         assert_eq!(clock.now(), 1_005);
@@ -146,5 +173,10 @@ mod tests {
         assert_eq!(rfc3339(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(1_767_225_599_999).to_string(), "2025-12-31T23:59:59.999Z");
         assert_eq!(rfc3339(u64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+        // Every day, at another instant of it.
+        for at in (0..=LAST_INSTANT).step_by(86_400_000 + 999_983) {
+            let expected = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at));
+            assert_eq!(rfc3339(at).to_string(), expected.to_string());
+        }
     }
 }

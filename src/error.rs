@@ -1,14 +1,15 @@
-//! The one error type of the program.
+//! The error type of the program.
 //!
 //! Owns: what can go wrong, and the table that gives each kind its code for the HTTP API, its HTTP status and its exit
-//! status. Called by everybody. Nothing here does I/O, and no message may carry a token or a request's body.
+//! status. Called by all modules. Nothing here does I/O, and no message may carry a token or a request's body.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
 /// What went wrong, by what the caller can do about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Kind {
     /// The body is not JSON.
     InvalidJson,
@@ -74,7 +75,8 @@ impl Kind {
     }
 
     /// Every kind, for the tests that hold the man pages to this table.
-    pub const ALL: [Kind; 18] = [
+    #[doc(hidden)]
+    pub const ALL: &[Kind] = &[
         Kind::InvalidJson,
         Kind::InvalidArgument,
         Kind::CostExceedsCapacity,
@@ -101,19 +103,22 @@ impl Kind {
     }
 
     /// The HTTP status of a reply that carries this error.
+    #[doc(hidden)]
     pub const fn http_status(self) -> u16 {
         self.row().1
     }
 
     /// The exit status of a command that ends with this error: 2 for a wrong command line, 3 for what could not be
     /// done. Never 1, which is an answer.
+    #[doc(hidden)]
     pub const fn exit_status(self) -> u8 {
         self.row().2
     }
 
     /// The kind that a server meant by the `code` of an error object.
+    #[doc(hidden)]
     pub fn from_code(code: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.code() == code)
+        Kind::ALL.iter().copied().find(|kind| kind.code() == code)
     }
 }
 
@@ -129,21 +134,25 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// An error of `kind` with its sentence.
+    #[doc(hidden)]
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
         Error { kind, message: message.into() }
     }
 
     /// A value out of its range, a wrong type or an unknown field.
+    #[doc(hidden)]
     pub fn invalid(message: impl Into<String>) -> Error {
         Error::new(Kind::InvalidArgument, message)
     }
 
     /// No limit has `key`.
+    #[doc(hidden)]
     pub fn not_configured(key: &str) -> Error {
         Error::new(Kind::LimitNotConfigured, format!("no limit is configured for key `{key}`; configure it first"))
     }
 
     /// An operating system error at `path`, with what can be done about it, while doing `what` ("open", "write" …).
+    #[doc(hidden)]
     pub fn io(what: &str, path: &Path, error: &io::Error) -> Error {
         Error::new(Kind::Io, format!("cannot {what} {}: {error}{}", path.display(), way_out(error)))
     }
@@ -170,7 +179,7 @@ impl std::error::Error for Error {}
 /// What to do about an error of the operating system, where its kind says so.
 pub fn way_out(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "; run flint as the owner of the directory, or name another with --data-dir",
+        io::ErrorKind::PermissionDenied => "; run flint as the owner of the directory, or name another directory",
         io::ErrorKind::ReadOnlyFilesystem => "; it can be looked at there, and not be changed",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             "; make room and try again"
@@ -186,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_code_is_unique_and_comes_back() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.iter().copied() {
             assert_eq!(Kind::from_code(kind.code()), Some(kind));
             assert_ne!(kind.exit_status(), 1, "1 is an answer, not an error");
             assert!((400..600).contains(&kind.http_status()));
@@ -198,7 +207,7 @@ mod tests {
     fn errors_of_the_operating_system_say_what_can_be_done() {
         let message = |code| Error::io("open", Path::new("/d"), &io::Error::from_raw_os_error(code)).to_string();
         let denied = "cannot open /d: Permission denied (os error 13); run flint as the owner of the directory, or name \
-                      another with --data-dir";
+                      another directory";
         assert_eq!(message(13), denied);
         assert!(message(30).ends_with("; it can be looked at there, and not be changed"));
         assert!([28, 122, 27].into_iter().all(|code| message(code).ends_with("; make room and try again")));

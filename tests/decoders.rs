@@ -8,7 +8,7 @@ use std::path::Path;
 
 use flint::store::frame::{self, FileHeader, FileKind};
 use flint::store::record::Decoder;
-use flint::{Algorithm, Kind, Limit, Limiter, Options, Page, SyncMode};
+use flint::{Access, Algorithm, Kind, Limit, Limiter, Options, Page, SyncMode};
 use proptest::prelude::*;
 
 thread_local! {
@@ -119,17 +119,17 @@ proptest! {
 /// The files of a directory with records of every kind, and of every algorithm.
 fn files() -> Vec<(String, Vec<u8>)> {
     let dir = tempfile::tempdir().unwrap();
-    let limiter = Limiter::open(dir.path(), Options { sync: SyncMode::Batch, ..Options::default() }).unwrap();
+    let limiter = Limiter::open(dir.path(), Options::default().with_sync(SyncMode::Batch)).unwrap();
     let keys = ["token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"];
     let history = |rate: u64| {
-        for (key, algorithm) in keys.iter().zip(Algorithm::ALL) {
-            limiter.configure(key, Limit::new(rate, 86_400_000, algorithm, None).unwrap()).unwrap();
+        for (key, algorithm) in keys.iter().zip(Algorithm::ALL.iter().copied()) {
+            limiter.configure(key, Limit::of_millis(rate, 86_400_000, algorithm, None).unwrap()).unwrap();
             limiter.check(key, rate / 3).unwrap();
             limiter.check(key, rate).unwrap();
         }
         limiter.check_all(&[(keys[0], 1), (keys[1], 2), (keys[2], 3)]).unwrap();
         limiter.reset(keys[3]).unwrap();
-        limiter.configure("gone", Limit::new(1, 1, Algorithm::TokenBucket, None).unwrap()).unwrap();
+        limiter.configure("gone", Limit::of_millis(1, 1, Algorithm::TokenBucket, None).unwrap()).unwrap();
         limiter.remove("gone").unwrap();
         limiter.flush().unwrap();
     };
@@ -244,7 +244,7 @@ fn apply(file: &mut Vec<u8>, change: &Change) {
 fn use_directory(dir: &Path) -> Result<(), TestCaseError> {
     let size: u64 = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
     let (opened, largest) = counted(|| {
-        let options = Options { access: flint::limiter::Access::Read, ..Options::default() };
+        let options = Options::default().with_access(Access::Read);
         Limiter::open(dir, options).map(|limiter| {
             limiter.list(Page::default()).unwrap();
             limiter.report().problems().len()

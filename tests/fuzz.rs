@@ -285,10 +285,10 @@ const BASE: u64 = 1_800_000_000_000;
 
 /// Records of each kind and algorithm.
 fn records() -> Vec<Record<'static>> {
-    let limit = |algorithm| Limit::new(100, 60_000, algorithm, None).unwrap();
+    let limit = |algorithm: &Algorithm| Limit::of_millis(100, 60_000, *algorithm, None).unwrap();
     let (id, at, key) = (300, BASE + 200, "route:/v1/ключ");
     let mut records: Vec<_> = Algorithm::ALL
-        .into_iter()
+        .iter()
         .flat_map(|algorithm| {
             let limit = limit(algorithm);
             let state = match algorithm {
@@ -296,6 +296,7 @@ fn records() -> Vec<Record<'static>> {
                 Algorithm::SlidingWindowLog => StateParts::Events(vec![(at - 1, 3), (at, 200)]),
                 Algorithm::FixedWindowCounter => StateParts::Window { start: at, used: 100 },
                 Algorithm::SlidingWindowCounter => StateParts::Pair { start: at, previous: 1, current: 2 },
+                other => panic!("{other} has no records here"),
             };
             let (totals, times) = ([1, 200, 30_000, u64::MAX], [Some(at), None, Some(0)]);
             [

@@ -1,6 +1,6 @@
 //! Periods as text: `250ms`, `10s`, `1m`, `24h`, `7d`, and a bare integer for seconds.
 
-use super::excerpt;
+use super::text::excerpt;
 use crate::bounds::{MAX_PERIOD_MS, MIN_PERIOD_MS};
 use crate::clock::Millis;
 use crate::error::{Error, Result};

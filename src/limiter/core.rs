@@ -2,16 +2,17 @@
 //!
 //! Owns: the locks of the map and how a key finds its shard. Called by the other modules of `limiter`.
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::SyncMode;
+use super::answers::Compaction;
 use super::entry::Table;
-use super::report::Compaction;
+use super::options::SyncMode;
 use crate::bounds::SHARDS;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
@@ -20,48 +21,87 @@ use crate::store::{self, Reservation, Store, Waiter};
 /// How often a thread that must not wait tries to lock a shard: for about as long as a decision takes.
 const LOCK_TRIES: u32 = 64;
 
+/// A durable rate limiter over one data directory, which it owns as its only writer.
+///
+/// All methods may be called from any number of threads. Dropping it syncs the log and closes it in good order;
+/// [`Limiter::close`] does the same and returns errors.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use flint::{Algorithm, Limit, Limiter, Options};
+///
+/// let dir = tempfile::tempdir()?;
+/// let limiter = Limiter::open(dir.path().join("quotas"), Options::default())?;
+/// let limit = Limit::new(100, Duration::from_secs(60), Algorithm::TokenBucket, None)?;
+/// limiter.configure("api:user-42", limit)?;
+///
+/// let decision = limiter.check("api:user-42", 5)?;
+/// assert!(decision.allowed);
+/// assert_eq!(decision.remaining, 95);
+///
+/// // Atomic: either both are spent or none is.
+/// limiter.configure("org:acme", "4/1s sliding_window_log".parse()?)?;
+/// let all = limiter.check_all(&[("api:user-42", 1), ("org:acme", 4)])?;
+/// assert!(all.allowed);
+///
+/// limiter.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Limiter {
+    pub(super) core: Arc<Core>,
+}
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limiter").field("dir", &self.core.dir).field("sync", &self.core.sync).finish_non_exhaustive()
+    }
+}
+
 /// What the limiter shares with its helper threads.
-pub(super) struct Core {
-    pub(super) shards: Box<[Shard]>,
-    pub(super) hasher: RandomState,
-    pub(super) clock: Clock,
-    pub(super) sync: SyncMode,
-    pub(super) store: Option<Store>,
-    pub(super) dir: PathBuf,
-    pub(super) next_id: AtomicU64,
+pub struct Core {
+    pub shards: Box<[Shard]>,
+    pub hasher: RandomState,
+    pub clock: Clock,
+    pub sync: SyncMode,
+    pub store: Option<Store>,
+    pub dir: PathBuf,
+    pub next_id: AtomicU64,
     /// Rank 1. Held while a compaction runs, which may take seconds; the value says how the last one ended.
-    pub(super) compaction: Mutex<Option<Result<Compaction>>>,
-    /// Compactions that have begun. Changed by who holds the compaction lock.
-    pub(super) compactions_begun: AtomicU64,
-    pub(super) closing: AtomicBool,
-    /// Rank 2. Held while denials are written, which may wait for room in the log: who finds none left to write knows that
-    /// all of them are queued.
-    pub(super) writing_denials: Mutex<()>,
-    /// Set when there are denials that the log does not know of, to wake the helper that writes them.
-    pub(super) unlogged: AtomicBool,
-    pub(super) unlogged_helper: Mutex<Option<thread::Thread>>,
+    pub compaction: Mutex<Option<Result<Compaction>>>,
+    /// Compactions that have begun. Changed under the compaction lock.
+    pub compactions_begun: AtomicU64,
+    pub closing: AtomicBool,
+    /// Rank 2. Held while denials are written, which may wait for room in the log. With this lock, no denials left
+    /// means that all of them are queued.
+    pub writing_denials: Mutex<()>,
+    /// Set when denials are missing in the log, which wakes the helper that writes them.
+    pub has_pending_denials: AtomicBool,
+    pub denials_helper: Mutex<Option<thread::Thread>>,
+    /// The helper threads that run.
+    pub helpers: Mutex<Vec<thread::JoinHandle<()>>>,
     /// Set when a helper has ended that should not: what is not done any more.
-    pub(super) helper_ended: OnceLock<&'static str>,
-    pub(super) flush_every: Duration,
+    pub helper_ended: OnceLock<&'static str>,
+    pub flush_every: Duration,
     /// Size of the log when it was opened, in bytes.
-    pub(super) found_bytes: u64,
+    pub found_bytes: u64,
     /// Compactions that succeeded since the start.
-    pub(super) compactions: AtomicU64,
+    pub compactions: AtomicU64,
 }
 
 /// Rank 3, in the order of the index. Aligned so that two shards share no cache line.
 #[repr(align(64))]
 #[derive(Default)]
-pub(super) struct Shard(pub(super) Mutex<Table>);
+pub struct Shard(pub Mutex<Table>);
 
 impl Shard {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
+    pub fn lock(&self) -> MutexGuard<'_, Table> {
         // A table is changed in single steps, each of which leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock, if it is free or about to be. Held for longer by who copies or lists a whole shard.
-    pub(super) fn lock_soon(&self) -> Option<MutexGuard<'_, Table>> {
+    /// The lock, if it is free or about to be. Copying or listing a whole shard holds it for longer.
+    pub fn lock_soon(&self) -> Option<MutexGuard<'_, Table>> {
         for _ in 0..LOCK_TRIES {
             match self.0.try_lock() {
                 Ok(table) => return Some(table),
@@ -74,27 +114,39 @@ impl Shard {
 }
 
 impl Core {
-    pub(super) fn hash(&self, key: &str) -> u64 {
+    pub fn hash(&self, key: &str) -> u64 {
         self.hasher.hash_one(key)
     }
 
-    pub(super) fn log(&self) -> Result<&store::Log> {
+    pub fn log(&self) -> Result<&store::Log> {
         match &self.store {
             Some(store) => Ok(store.log()),
             None => Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display()))),
         }
     }
 
-    pub(super) fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
+    pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
         self.log()?.reserve(records, bytes)
     }
 
-    pub(super) fn wait(&self, waiter: &Waiter) -> Result<()> {
+    pub fn wait(&self, waiter: &Waiter) -> Result<()> {
         self.log()?.wait(waiter)
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Waits in a helper thread, until it is over or the limiter is closing.
+    pub fn rest(&self, time: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < time && !self.is_closing() {
+            thread::park_timeout(time.saturating_sub(begun.elapsed()));
+        }
     }
 }
 
-pub(super) fn shard_of(hash: u64) -> usize {
+pub fn shard_of(hash: u64) -> usize {
     // The table itself uses the lowest bits and the highest seven.
     (hash >> 40) as usize % SHARDS
 }

@@ -4,13 +4,13 @@
 
 use hashbrown::HashTable;
 
-use super::report::Status;
+use super::answers::{Status, Totals};
 use crate::clock::Millis;
 use crate::limit::{Limit, State};
 use crate::store::record;
 
 const ID_BITS: u32 = 48;
-const DENIED_UNLOGGED: u64 = 1 << 63;
+const PENDING_DENIALS: u64 = 1 << 63;
 
 /// A limit with its state and counters. 136 bytes, with 8 of malloc's a multiple of 16.
 #[derive(Debug, Clone)]
@@ -25,21 +25,8 @@ pub struct Entry {
     times: [u64; 3],
 }
 
-/// An entry at the place in memory that it keeps: the tables move its address alone.
+/// An entry with a fixed place in memory: the tables move only its address.
 pub type Held = Box<Entry>;
-
-/// What has happened to a limit since it was configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Allowed checks.
-    pub allowed: u64,
-    /// Denied checks.
-    pub denied: u64,
-    /// Units spent.
-    pub allowed_cost: u64,
-    /// Units refused.
-    pub denied_cost: u64,
-}
 
 impl Entry {
     /// A limit that nothing was spent of.
@@ -64,15 +51,15 @@ impl Entry {
         (self.id_and_flags >> ID_BITS) as u8
     }
 
-    /// Gives it a new place; an unlogged denial stays one.
+    /// Gives it a new id and shard. Pending denials stay pending.
     pub fn renumber(&mut self, id: u64, shard: u8) {
-        self.id_and_flags = (self.id_and_flags & DENIED_UNLOGGED) | id | u64::from(shard) << ID_BITS;
+        self.id_and_flags = (self.id_and_flags & PENDING_DENIALS) | id | u64::from(shard) << ID_BITS;
     }
 
-    /// Notes whether there are denials that the log does not know of. Returns what it was before.
-    pub fn set_unlogged_denials(&mut self, unlogged: bool) -> bool {
-        let before = self.id_and_flags & DENIED_UNLOGGED != 0;
-        self.id_and_flags = (self.id_and_flags & !DENIED_UNLOGGED) | if unlogged { DENIED_UNLOGGED } else { 0 };
+    /// Sets whether denials are missing in the log. Returns what it was before.
+    pub fn set_pending_denials(&mut self, pending: bool) -> bool {
+        let before = self.id_and_flags & PENDING_DENIALS != 0;
+        self.id_and_flags = (self.id_and_flags & !PENDING_DENIALS) | if pending { PENDING_DENIALS } else { 0 };
         before
     }
 
@@ -117,12 +104,12 @@ impl Entry {
         self.limit = limit;
     }
 
-    /// All there is to say of the limit at `now`.
+    /// The status of the limit at `now`.
     pub fn status(&mut self, now: Millis) -> Status {
         self.status_of(self.key.to_string(), now)
     }
 
-    /// As [`Entry::status`], with its key, which the caller has.
+    /// As [`Entry::status`], with the caller's copy of the key.
     pub fn status_of(&mut self, key: String, now: Millis) -> Status {
         self.state.advance(&self.limit, now);
         let (remaining, reset_at) = self.state.glance(&self.limit, now);
@@ -153,7 +140,7 @@ impl Entry {
         }
     }
 
-    /// The limit that a snapshot tells of.
+    /// The limit from its record in a snapshot.
     pub fn from_record(record: &record::Entry<'_>) -> Entry {
         let [allowed, denied, allowed_cost, denied_cost] = record.totals;
         let mut entry = Entry::new(record.key, record.id & ((1 << ID_BITS) - 1), record.shard, record.limit, 0);
@@ -170,8 +157,8 @@ pub struct Table {
     entries: HashTable<Box<Entry>>,
     /// Checks allowed and denied since the start.
     pub decisions: (u64, u64),
-    /// Hash and id of the limits with denials that the log does not know of.
-    pub unlogged: Vec<(u64, u64)>,
+    /// Hash and id of the limits with pending denials: those that are missing in the log.
+    pub pending_denials: Vec<(u64, u64)>,
     /// Configurations that were queued for the log, and how many of them are known to be on disk: in this order, since
     /// records of a shard are queued under its lock.
     configured: (u64, u64),

@@ -1,310 +1,141 @@
-//! What the limiter answers with, and its form as JSON: one form for the HTTP API and for `--json`.
+//! How storage and limiter stand.
 
-use std::cell::Cell;
-use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::entry::Totals;
-use crate::clock::{LAST_INSTANT, Millis, rfc3339};
-use crate::limit::{Limit, Quote, format_period};
+use super::core::Limiter;
+use super::options::SyncMode;
+use crate::error::Result;
+use crate::store::{self, Health, Store};
 
-/// The answer to one check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    /// Whether the cost was spent.
-    pub allowed: bool,
-    /// What was asked for, in units.
-    pub cost: u64,
-    /// The limit's values.
-    pub limit: Limit,
-    /// Whole units left after the decision.
-    pub remaining: u64,
-    /// When the limit is untouched again if nothing more is spent, in milliseconds since the epoch.
-    pub reset_at: Millis,
-    /// 0 when allowed, else the milliseconds until this same cost could be allowed.
-    pub retry_after_ms: Millis,
-    /// When the decision was made, in milliseconds since the epoch.
-    pub now: Millis,
+/// How storage and limiter stand, for `doctor` and for metrics.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Report {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// When checks are answered.
+    pub sync: SyncMode,
+    /// How the log stands, and why, if not well.
+    pub health: (Health, Option<String>),
+    /// Configured limits.
+    pub limits: u64,
+    /// Size of the log, in bytes.
+    pub log_bytes: u64,
+    /// Events written since the start.
+    pub events: u64,
+    /// Bytes promised to records that are not written yet.
+    pub queued_bytes: u64,
+    /// Number of fdatasync calls by duration (see [`store::TIMING_BOUNDS_US`]), and their sum in microseconds.
+    #[doc(hidden)]
+    pub sync_times: ([u64; store::TIMING_BOUNDS_US.len() + 1], u64),
+    /// Bytes that the file system has left for this user, where known.
+    pub free_bytes: Option<u64>,
+    /// Compactions that succeeded since the start.
+    pub compactions: u64,
+    /// Why the last compaction failed, if it did.
+    pub compaction_error: Option<String>,
+    /// Which work has stopped, if a thread ended that should not have.
+    pub helper_ended: Option<&'static str>,
+    /// Checks allowed since the start.
+    pub allowed: u64,
+    /// Checks denied since the start.
+    pub denied: u64,
 }
 
-impl Decision {
-    pub(super) fn new(quote: Quote, limit: Limit, cost: u64, now: Millis) -> Decision {
-        Decision {
-            allowed: quote.allowed,
-            cost,
-            limit,
-            remaining: quote.remaining,
-            reset_at: quote.reset_at,
-            retry_after_ms: quote.retry_after_ms,
-            now,
+impl Report {
+    /// Number of fdatasync calls since the start.
+    pub fn syncs(&self) -> u64 {
+        self.sync_times.0.iter().sum()
+    }
+
+    /// Mean duration of these calls, if there were any.
+    pub fn mean_sync(&self) -> Option<Duration> {
+        self.sync_times.1.checked_div(self.syncs()).map(Duration::from_micros)
+    }
+
+    /// What is not as it should be, in words.
+    pub fn problems(&self) -> Vec<String> {
+        const LOW_BYTES: u64 = 64 * 1024 * 1024;
+        let mut problems = Vec::new();
+        if self.health.0 != Health::Healthy {
+            problems.push(self.health.1.clone().unwrap_or_else(|| "the log cannot be written".to_owned()));
+        }
+        if let Some(free) = self.free_bytes.filter(|free| *free < LOW_BYTES) {
+            problems.push(format!("only {free} bytes are free where {} is; make room", self.dir.display()));
+        }
+        if let Some(error) = &self.compaction_error {
+            problems.push(format!("the last compaction failed: {error}"));
+        }
+        problems.extend(self.helper_ended.map(str::to_owned));
+        problems
+    }
+}
+
+impl Limiter {
+    /// How storage and limiter stand.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// let report = limiter.report();
+    /// assert_eq!(report.limits, 1);
+    /// for problem in report.problems() {
+    ///     eprintln!("{problem}");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn report(&self) -> Report {
+        let core = &*self.core;
+        let log = core.store.as_ref().map(Store::log);
+        let (mut limits, mut allowed, mut denied) = (0, 0, 0);
+        for shard in &core.shards {
+            let table = shard.lock();
+            limits += table.len() as u64;
+            allowed += table.decisions.0;
+            denied += table.decisions.1;
+        }
+        Report {
+            dir: core.dir.clone(),
+            sync: core.sync,
+            health: log.map_or((Health::Healthy, None), |log| log.health()),
+            limits,
+            log_bytes: log.map_or(core.found_bytes, |log| log.bytes()),
+            events: log.map_or(0, |log| log.events()),
+            queued_bytes: log.map_or(0, |log| log.queued_bytes()),
+            sync_times: log.map_or_else(Default::default, |log| log.syncs().read()),
+            free_bytes: fs4::available_space(&core.dir).ok(),
+            compactions: core.compactions.load(Ordering::Relaxed),
+            compaction_error: core.last_compaction().and_then(Result::err).map(|error| error.to_string()),
+            helper_ended: core.helper_ended.get().copied(),
+            allowed,
+            denied,
         }
     }
 
-    /// Appends the decision on `key` as a JSON object.
-    pub fn write_json(&self, key: &str, out: &mut Vec<u8>) {
-        // By hand rather than by `format_args`: this is half of what a check costs in a batch of them.
-        out.extend_from_slice(b"{\"key\":");
-        write_text(out, key);
-        out.extend_from_slice(if self.allowed {
-            b",\"allowed\":true,\"cost\":"
-        } else {
-            b",\"allowed\":false,\"cost\":"
-        });
-        write_number(out, self.cost);
-        out.extend_from_slice(b",\"limit\":");
-        write_number(out, self.limit.capacity());
-        out.extend_from_slice(b",\"remaining\":");
-        write_number(out, self.remaining);
-        out.extend_from_slice(b",\"reset_at\":\"");
-        write_instant(out, self.reset_at);
-        out.extend_from_slice(b"\",\"retry_after_ms\":");
-        write_number(out, self.retry_after_ms);
-        out.extend_from_slice(b",\"algorithm\":\"");
-        out.extend_from_slice(self.limit.algorithm().name().as_bytes());
-        out.extend_from_slice(b"\"}");
-    }
-}
-
-/// The answer to a check of several keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AllDecision {
-    /// Whether everything was spent; nothing was otherwise.
-    pub allowed: bool,
-    /// Index of the first item that was denied.
-    pub denied: Option<usize>,
-    /// The decisions in the order of the items, up to and including the first denied one.
-    pub results: Vec<Decision>,
-}
-
-impl AllDecision {
-    /// Appends the answer on items with these keys as a JSON object.
-    pub fn write_json(&self, keys: &[(&str, u64)], out: &mut Vec<u8>) {
-        push(out, format_args!("{{\"allowed\":{},\"denied_key\":", self.allowed));
-        match self.denied.and_then(|index| keys.get(index)) {
-            Some((key, _)) => write_text(out, key),
-            None => out.extend_from_slice(b"null"),
-        }
-        out.extend_from_slice(b",\"results\":[");
-        for (index, (result, (key, _))) in self.results.iter().zip(keys).enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            result.write_json(key, out);
-        }
-        out.extend_from_slice(b"]}");
-    }
-}
-
-/// Appends the answers on items with these keys as a JSON object: in the place of an item that had an error stand its
-/// key and the error.
-pub fn write_many(results: &[crate::Result<Decision>], keys: &[(&str, u64)], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"results\":[");
-    for (index, (result, (key, _))) in results.iter().zip(keys).enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        match result {
-            Ok(decision) => decision.write_json(key, out),
-            Err(error) => {
-                out.extend_from_slice(b"{\"key\":");
-                write_text(out, key);
-                out.extend_from_slice(b",\"error\":");
-                write_text(out, error.message());
-                push(out, format_args!(",\"code\":\"{}\"}}", error.kind().code()));
-            }
-        }
-    }
-    out.extend_from_slice(b"]}");
-}
-
-/// How a limit stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// Its key.
-    pub key: String,
-    /// Its values.
-    pub limit: Limit,
-    /// Whole units left.
-    pub remaining: u64,
-    /// When it is untouched again if nothing more is spent, in milliseconds since the epoch.
-    pub reset_at: Millis,
-    /// What has happened since it was configured.
-    pub totals: Totals,
-    /// When a check was last allowed.
-    pub last_allowed_at: Option<Millis>,
-    /// When a check was last denied.
-    pub last_denied_at: Option<Millis>,
-    /// When it was last reset by hand.
-    pub last_reset_at: Option<Millis>,
-}
-
-impl Status {
-    /// Appends the status as a JSON object.
-    pub fn write_json(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"key\":");
-        write_text(out, &self.key);
-        push(
-            out,
-            format_args!(
-                ",\"rate\":{},\"per\":\"{}\",\"per_millis\":{},\"burst\":",
-                self.limit.rate(),
-                format_period(self.limit.period_ms()),
-                self.limit.period_ms(),
-            ),
-        );
-        match self.burst() {
-            Some(burst) => push(out, format_args!("{burst}")),
-            None => out.extend_from_slice(b"null"),
-        }
-        push(
-            out,
-            format_args!(
-                ",\"algorithm\":\"{}\",\"remaining\":{},\"reset_at\":\"{}\",\"total_allowed\":{},\"total_denied\":{},\
-                 \"total_allowed_cost\":{},\"total_denied_cost\":{}",
-                self.limit.algorithm().name(),
-                self.remaining,
-                rfc3339(self.reset_at),
-                self.totals.allowed,
-                self.totals.denied,
-                self.totals.allowed_cost,
-                self.totals.denied_cost,
-            ),
-        );
-        let times = [
-            ("last_allowed_at", self.last_allowed_at),
-            ("last_denied_at", self.last_denied_at),
-            ("last_reset_at", self.last_reset_at),
-        ];
-        for (name, time) in times {
-            match time {
-                Some(time) => push(out, format_args!(",\"{name}\":\"{}\"", rfc3339(time))),
-                None => push(out, format_args!(",\"{name}\":null")),
-            }
-        }
-        out.push(b'}');
+    /// When checks are answered.
+    pub fn sync(&self) -> SyncMode {
+        self.core.sync
     }
 
-    /// The capacity of a token bucket; other algorithms have no burst.
-    pub fn burst(&self) -> Option<u64> {
-        (self.limit.algorithm() == crate::limit::Algorithm::TokenBucket).then_some(self.limit.capacity())
-    }
-}
-
-/// Appends the statuses as a JSON array.
-pub fn write_statuses(statuses: &[Status], out: &mut Vec<u8>) {
-    out.push(b'[');
-    for (index, status) in statuses.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        status.write_json(out);
-    }
-    out.push(b']');
-}
-
-/// What a compaction did, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Compaction {
-    /// Size of the log before.
-    pub log_bytes_before: u64,
-    /// Size of the log after.
-    pub log_bytes_after: u64,
-    /// Size of the new snapshot.
-    pub snapshot_bytes: u64,
-}
-
-impl Compaction {
-    /// Appends it as a JSON object.
-    pub fn write_json(&self, out: &mut Vec<u8>) {
-        push(
-            out,
-            format_args!(
-                "{{\"ok\":true,\"log_bytes_before\":{},\"log_bytes_after\":{},\"snapshot_bytes\":{}}}",
-                self.log_bytes_before, self.log_bytes_after, self.snapshot_bytes
-            ),
-        );
-    }
-}
-
-/// Appends text as a JSON string.
-pub fn write_text(out: &mut Vec<u8>, text: &str) {
-    // Most keys need no escape.
-    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-    } else {
-        // A Vec takes every write.
-        let _ = serde_json::to_writer(out, text);
-    }
-}
-
-/// Appends a number in decimal.
-pub fn write_number(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-/// Appends an instant as RFC 3339. The text of the last second is kept: decisions made together end together.
-fn write_instant(out: &mut Vec<u8>, at: Millis) {
-    const TO_SECONDS: usize = "2026-01-31T23:59:59".len();
-    thread_local! {
-        static LAST: Cell<(u64, [u8; TO_SECONDS])> = const { Cell::new((u64::MAX, [0; TO_SECONDS])) };
-    }
-    let (mut second, mut text) = LAST.get();
-    if second != at / 1000 {
-        let whole = rfc3339(at).to_string();
-        let Some(prefix) = whole.as_bytes().first_chunk::<TO_SECONDS>().filter(|_| at <= LAST_INSTANT) else {
-            return out.extend_from_slice(whole.as_bytes());
-        };
-        (second, text) = (at / 1000, *prefix);
-        LAST.set((second, text));
-    }
-    let ms = at % 1000;
-    out.extend_from_slice(&text);
-    out.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms), b'Z']);
-}
-
-fn digit(number: u64) -> u8 {
-    b'0' + (number % 10) as u8
-}
-
-fn push(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // A Vec takes every write.
-    let _ = out.write_fmt(text);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limit::Algorithm;
-    use serde_json::{Value, json};
-
-    #[test]
-    fn instants_are_written_as_the_clock_writes_them() {
-        for at in
-            [0, 1, 999, 1000, 1001, 1_767_225_599_999, 1_767_225_599_998, LAST_INSTANT, LAST_INSTANT + 5, u64::MAX, 7]
-        {
-            let mut out = Vec::new();
-            write_instant(&mut out, at);
-            assert_eq!(String::from_utf8(out).unwrap(), rfc3339(at).to_string());
+    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has ended. Cheap,
+    /// and never waits for the disk.
+    pub fn health(&self) -> (Health, Option<String>) {
+        let log = self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health());
+        match self.core.helper_ended.get() {
+            Some(ended) if log.0 == Health::Healthy => (Health::Failed, Some((*ended).to_owned())),
+            _ => log,
         }
     }
 
-    #[test]
-    fn json_is_as_the_contract_says() {
-        let limit = Limit::new(100, 60_000, Algorithm::TokenBucket, None).unwrap();
-        let quote = Quote { allowed: true, remaining: 41, reset_at: 36_000, retry_after_ms: 0 };
-        let decision = Decision::new(quote, limit, 5, 0);
-        let key = "a\"b\\ключ";
-        let mut out = Vec::new();
-        decision.write_json(key, &mut out);
-        let value: Value = serde_json::from_slice(&out).unwrap();
-        let expected = json!({"key": key, "allowed": true, "cost": 5, "limit": 100, "remaining": 41,
-            "reset_at": "1970-01-01T00:00:36.000Z", "retry_after_ms": 0, "algorithm": "token_bucket"});
-        assert_eq!(value, expected);
-        let all = AllDecision { allowed: false, denied: Some(0), results: vec![decision] };
-        out.clear();
-        all.write_json(&[(key, 5), ("other", 1)], &mut out);
-        let value: Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(value, json!({"allowed": false, "denied_key": key, "results": [expected]}));
+    /// Notes the URL of the server that serves this limiter, for other processes to find.
+    ///
+    /// # Errors
+    /// `io`.
+    #[doc(hidden)]
+    pub fn announce(&self, url: &str) -> Result<()> {
+        self.core.store.as_ref().map_or(Ok(()), |store| store.lock().announce(Some(url)))
     }
 }

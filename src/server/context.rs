@@ -44,7 +44,7 @@ impl Context {
     pub fn sources(&self) -> Sources<'_> {
         Sources {
             limiter: &self.limiter,
-            later: None,
+            non_blocking: None,
             guard: Some(self.guard),
             metrics: Some(&self.metrics),
             vitals: Some(&self.vitals),

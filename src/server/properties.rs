@@ -47,7 +47,7 @@ fn sound() -> impl Strategy<Value = Ask> {
         body: body.into_bytes(),
         sound: true,
     };
-    let algorithm = prop::sample::select(&crate::limit::Algorithm::ALL[..]);
+    let algorithm = prop::sample::select(crate::limit::Algorithm::ALL);
     let items = prop::collection::btree_map(keys(), 1..4u64, 1..4);
     prop_oneof![
         4 => (keys(), 1..4u64, 0..3usize).prop_map(move |(key, cost, query)| {
@@ -223,7 +223,7 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
     let limiter = Limiter::open(dir.path().join("data"), options).unwrap();
     for key in KEYS {
         limiter
-            .configure(key, crate::Limit::new(50, 60_000, crate::limit::Algorithm::TokenBucket, None).unwrap())
+            .configure(key, crate::Limit::of_millis(50, 60_000, crate::limit::Algorithm::TokenBucket, None).unwrap())
             .unwrap();
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

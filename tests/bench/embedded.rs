@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flint::{Algorithm, Limit, Limiter, Options, SyncMode};
 
@@ -31,7 +31,7 @@ fn rounds() -> usize {
 }
 
 fn options() -> Options {
-    Options { sync: SyncMode::Batch, ..Options::default() }
+    Options::default().with_sync(SyncMode::Batch)
 }
 
 /// Nanoseconds of wall time per check.
@@ -39,7 +39,8 @@ fn checks(threads: usize) -> f64 {
     const CHECKS: u32 = 1_000_000;
     let dir = tempfile::tempdir().expect("a temporary directory");
     let limiter = Limiter::open(dir.path(), options()).expect("a limiter");
-    let limit = Limit::new(1_000_000_000_000, 86_400_000, Algorithm::TokenBucket, None).expect("a limit");
+    let limit =
+        Limit::new(1_000_000_000_000, Duration::from_secs(86_400), Algorithm::TokenBucket, None).expect("a limit");
     let keys: Vec<String> = (0..1000).map(|index| format!("user:{index}")).collect();
     for key in &keys {
         limiter.configure(key, limit).expect("configured");
@@ -63,7 +64,7 @@ fn scale() {
     let dir = parent.path().join("data");
     let before = resident();
     let limiter = Limiter::open(&dir, options()).expect("a limiter");
-    let limit = Limit::new(100, 60_000, Algorithm::TokenBucket, None).expect("a limit");
+    let limit = Limit::new(100, Duration::from_secs(60), Algorithm::TokenBucket, None).expect("a limit");
     // Configuring waits for the disk, so many threads share each fsync.
     thread::scope(|scope| {
         for worker in 0..64 {
@@ -97,12 +98,11 @@ fn events() {
     const KEYS: usize = 10_000;
     let parent = tempfile::tempdir().expect("a temporary directory");
     let (dir, crashed) = (parent.path().join("data"), parent.path().join("crashed"));
-    let mut options = options();
     // No snapshot may come in between.
-    options.policy.compact_after = flint::bounds::MAX_COMPACT_AFTER_BYTES;
-    options.policy.flush_every_events = 100_000;
+    let options = options().with_compact_after(flint::bounds::MAX_COMPACT_AFTER_BYTES).with_flush_every_events(100_000);
     let limiter = Limiter::open(&dir, options).expect("a limiter");
-    let limit = Limit::new(1_000_000_000_000, 86_400_000, Algorithm::TokenBucket, None).expect("a limit");
+    let limit =
+        Limit::new(1_000_000_000_000, Duration::from_secs(86_400), Algorithm::TokenBucket, None).expect("a limit");
     let keys: Vec<String> = (0..KEYS).map(|index| format!("user:{index:011}")).collect();
     thread::scope(|scope| {
         for part in keys.chunks(KEYS / 50) {

@@ -521,9 +521,9 @@ fn a_long_list_comes_in_pages() {
 
 /// Untouched limits k00000, k00001 and so on.
 fn fill(dir: &Path, count: usize) {
-    let policy = flint::Options { sync: flint::SyncMode::Batch, ..flint::Options::default() };
+    let policy = flint::Options::default().with_sync(flint::SyncMode::Batch);
     let limiter = flint::Limiter::open(dir, policy).unwrap();
-    let limit = flint::Limit::new(1, 1000, flint::Algorithm::FixedWindowCounter, None).unwrap();
+    let limit = flint::Limit::of_millis(1, 1000, flint::Algorithm::FixedWindowCounter, None).unwrap();
     std::thread::scope(|scope| {
         let limiter = &limiter;
         for worker in 0..16 {

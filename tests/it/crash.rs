@@ -337,7 +337,7 @@ fn directories_that_cannot_be_opened_are_told_of_with_a_way_out() {
     std::fs::write(stranger.join("0000000002.aof"), other).unwrap();
     for (dir, code, what, way_out) in [
         (at("missing"), 3, "does not exist", "flint limit add"),
-        (at("file"), 3, "is not a directory", "--data-dir"),
+        (at("file"), 3, "is not a directory", "name another data directory"),
         (directory, 3, "0000000002.aof: Is a directory", "move it away"),
         (emptied, 1, "0000000001.aof is damaged at offset 0: the file is shorter", "flint log repair"),
         (gone, 1, &format!("{} is missing", segment.display()), "flint log repair"),

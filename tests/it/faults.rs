@@ -439,9 +439,9 @@ fn a_million_denials_are_a_few_records() {
     const KEYS: [&str; 4] = ["a", "b", "c", "d"];
     let dir = tempfile::tempdir().unwrap();
     let options = Options::default();
-    let flush_every = options.policy.flush_every;
+    let flush_every = Duration::from_millis(flint::bounds::FLUSH_EVERY_MS);
     let limiter = Limiter::open(dir.path(), options).unwrap();
-    let limit = Limit::new(1, 366 * 24 * 3_600_000, Algorithm::FixedWindowCounter, None).unwrap();
+    let limit = Limit::of_millis(1, flint::bounds::MAX_PERIOD_MS, Algorithm::FixedWindowCounter, None).unwrap();
     for key in KEYS {
         limiter.configure(key, limit).unwrap();
         assert!(limiter.check(key, 1).unwrap().allowed);

@@ -1,6 +1,6 @@
 //! Long lists of limits: sent in parts, so that they take little memory however long they are.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flint::{Algorithm, Limit, Limiter, Options, SyncMode};
 
@@ -28,8 +28,8 @@ fn keys() -> Vec<String> {
 fn many() -> (tempfile::TempDir, Server, Vec<String>) {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
-    let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..Options::default() }).unwrap();
-    let limit = Limit::new(5, 366 * 24 * 3_600_000, Algorithm::FixedWindowCounter, None).unwrap();
+    let limiter = Limiter::open(&dir, Options::default().with_sync(SyncMode::Batch)).unwrap();
+    let limit = Limit::new(5, Duration::from_secs(366 * 24 * 3600), Algorithm::FixedWindowCounter, None).unwrap();
     let keys = keys();
     for key in &keys {
         limiter.configure(key, limit).unwrap();
@@ -131,6 +131,6 @@ fn until(what: &str, so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -157,7 +157,7 @@ fn error_codes_and_statuses() {
         listed.insert(cells[0].to_owned(), cells[1].parse().unwrap());
     }
     let (reply, command): (Vec<flint::Kind>, Vec<flint::Kind>) =
-        flint::Kind::ALL.into_iter().partition(|kind| listed.contains_key(kind.code()));
+        flint::Kind::ALL.iter().copied().partition(|kind| listed.contains_key(kind.code()));
     let of_code: BTreeMap<String, u16> =
         reply.iter().map(|kind| (kind.code().to_owned(), kind.http_status())).collect();
     assert_eq!(listed, of_code);

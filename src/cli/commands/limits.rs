@@ -15,7 +15,7 @@ pub fn add(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
     let (rate, per) = (args.number("--rate")?, args.text("--per")?);
     let (algorithm, burst) = (args.text("--algorithm")?, args.given_number("--burst")?);
     let period = as_option(parse_period(per))?;
-    as_option(Algorithm::from_name(algorithm).and_then(|known| Limit::new(rate, period, known, burst)))?;
+    as_option(algorithm.parse::<Algorithm>().and_then(|known| Limit::of_millis(rate, period, known, burst)))?;
     let mut body = json!({"key": args.key()?, "rate": rate, "per": per, "algorithm": algorithm});
     if let Some(burst) = burst {
         body["burst"] = burst.into();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bounds::COMPACT_REPLY_MS;
 use crate::cli::answer::Answer;
-use crate::cli::options::{Args, Global};
+use crate::cli::options::{Args, Global, as_option};
 use crate::cli::output::{Output, counted};
 use crate::cli::remote::{Request, ask};
 use crate::error::{Error, Kind, Result};
@@ -104,7 +104,11 @@ pub fn check_log(args: &Args, global: &Global, output: &mut Output) -> Result<An
 pub fn repair_log(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let to = args.path("--to")?;
     global.need_directory(args)?;
-    let done = repair(&global.dir, to)?;
+    let done = match repair(&global.dir, to) {
+        // What is wrong is the option, not a value in a file.
+        Err(error) if error.kind() == Kind::InvalidArgument => as_option(Err(error)),
+        done => done,
+    }?;
     if output.json {
         output.json(&done.to_json())?;
     } else {

@@ -213,7 +213,7 @@ impl CommandOption {
     pub fn words(&self) -> Vec<&'static str> {
         match self.value {
             Word(words) => words.to_vec(),
-            Value::Algorithm => Algorithm::ALL.map(Algorithm::name).to_vec(),
+            Value::Algorithm => Algorithm::ALL.iter().map(|known| known.name()).collect(),
             _ => Vec::new(),
         }
     }

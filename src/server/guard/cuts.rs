@@ -16,7 +16,13 @@ use super::connection::{Connection, Forgotten, Peer, serves};
 use super::handle::{CutRequest, Shared};
 use super::table::Table;
 use super::verdict::{CutReason, DEAD_GRACE, verdict};
-use crate::bounds::SEND_PATIENCE_MS;
+use crate::bounds::{SEND_PATIENCE_MS, SEND_TIMEOUT_MS};
+
+/// Kernel memory of replies, in bytes, at which a Unix connection takes no more: a client that has filled it before the
+/// guard saw it reads nothing.
+const UNIX_FULL: u64 = 128 << 10;
+
+const SEND_TIMEOUT: Duration = Duration::from_millis(SEND_TIMEOUT_MS);
 
 /// The connections of this process.
 pub struct Watched {
@@ -178,7 +184,13 @@ impl Watched {
     /// Cuts the connections beyond `max_connections`: those that never asked anything, then the longest idle, then the
     /// oldest. Of Unix connections those of the process that has most.
     pub fn cut_excess(&mut self, now: Instant) {
-        let alive = self.connections.values().filter(|c| c.cut.is_none()).count();
+        let alive = |c: &&Connection| c.cut.is_none();
+        if self.connections.values().filter(alive).count() <= self.config.max_connections {
+            return;
+        }
+        // In a flood of short connections many have ended since the walk looked at them; others must not be cut for them.
+        let open = |id: &SocketId, c: &Connection| socket_on(c.number) == Some(*id);
+        let alive = self.connections.iter().filter(|(id, c)| c.cut.is_none() && open(id, c)).count();
         let excess = alive.saturating_sub(self.config.max_connections);
         if excess == 0 {
             return;
@@ -189,7 +201,7 @@ impl Watched {
         let mut order: Vec<(Reverse<usize>, bool, bool, bool, Instant, SocketId)> = self
             .connections
             .iter()
-            .filter(|(_, c)| c.cut.is_none())
+            .filter(|(id, c)| c.cut.is_none() && open(id, c))
             .map(|(id, c)| {
                 if c.facts.attributed {
                     let busy = c.facts.in_progress > 0;
@@ -279,6 +291,7 @@ fn accepted(
     if !listeners.iter().any(|(_, name)| serves(name, &local)) || names::is_listener(fd) {
         return None;
     }
+    let mut full = false;
     let (key, peer) = match local {
         Name::Tcp(_) => {
             let address = names::peer_address(fd);
@@ -291,10 +304,16 @@ fn accepted(
                 log::debug!("connection guard: {error}");
             }
             let known = facts::unix_facts(fd).unwrap_or_default();
+            full = known.unsent >= UNIX_FULL;
             (0, Peer::Unix(known.peer_pid))
         }
     };
-    Some(Connection::new(key, peer, number, now))
+    let mut connection = Connection::new(key, peer, number, now);
+    if full {
+        // A write that began before waits without end, perhaps in a decider: as if it had waited too long already.
+        connection.facts.send_since = now.checked_sub(2 * SEND_TIMEOUT);
+    }
+    Some(connection)
 }
 
 /// Takes a fresh look at a connection and cuts it if the rule says so. The cut is made through the descriptor by which

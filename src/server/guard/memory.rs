@@ -10,6 +10,9 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(3);
 /// Growth, in bytes, after which the allocator is asked to give back what is free.
 const TRIM_GROWTH: u64 = 32 << 20;
 
+/// Bytes given back that make it worth asking again soon.
+const TRIM_FREED: u64 = 4 << 20;
+
 /// If so many connections were open, the end of half of them is a reason as well.
 const TRIM_CONNECTIONS: usize = 32;
 
@@ -51,7 +54,9 @@ impl Memory {
             process::trim_memory();
             self.resident_after_trim = resident_bytes();
             self.open_at_trim = open;
-            let pause = again.filter(|_| !grown).map_or(TRIM_PAUSE.0, |(_, pause)| pause * 2);
+            // While it still gives much back, more is about to be free.
+            let freed = resident.saturating_sub(self.resident_after_trim) > TRIM_FREED;
+            let pause = again.filter(|_| !grown && !freed).map_or(TRIM_PAUSE.0, |(_, pause)| pause * 2);
             self.trim_again = (pause <= TRIM_PAUSE.1).then(|| (now + pause, pause));
             log::debug!("memory: {resident} bytes, {} after trimming", self.resident_after_trim);
         }

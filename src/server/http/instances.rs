@@ -41,7 +41,6 @@ pub struct Instance {
 }
 
 /// What was taken from an instance.
-#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 pub enum Taken {
     Request(Request),
     Nothing,

@@ -95,7 +95,7 @@ impl Reply {
         write_number(out, until);
         out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
         if self.status == 429 {
-            self.header("Retry-After", seconds_up(decision.retry_after_ms).max(1));
+            self.header("Retry-After", seconds_up(decision.retry_after.as_millis() as u64).max(1));
         }
     }
 

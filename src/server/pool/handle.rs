@@ -16,7 +16,7 @@ use super::super::routes::metrics::Measure;
 use super::super::waiting::pending::Outcome;
 use super::super::work::Waiting;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::{Later, SyncMode};
+use crate::limiter::{NonBlocking, SyncMode};
 use crate::store;
 
 /// Which thread handles a request.
@@ -29,7 +29,6 @@ pub enum Role {
 }
 
 /// How far a request came.
-#[expect(clippy::large_enum_variant, reason = "nearly all are done")]
 pub enum Handled {
     /// It was answered or let go, or its reply waits for the disk.
     Done,
@@ -73,16 +72,16 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
         let reply = routes::answer(context.sources(), &ask(&exchange));
         return answer(context, exchange, measure, reply);
     }
-    // In a batch nothing is told later.
+    // In batch mode no reply waits for the disk.
     let slot = (context.limiter.sync() == SyncMode::Always).then(|| context.pending.reserve());
-    let later = Later::new(&context.completion, slot.as_ref().map_or(0, |slot| slot.number()));
-    let reply = routes::answer(Sources { later: Some(&later), ..context.sources() }, &ask(&exchange));
-    if later.is_refused() {
+    let non_blocking = NonBlocking::new(&context.completion, slot.as_ref().map_or(0, |slot| slot.number()));
+    let reply = routes::answer(Sources { non_blocking: Some(&non_blocking), ..context.sources() }, &ask(&exchange));
+    if non_blocking.would_block() {
         measure.suspend();
         return Handled::WouldBlock(exchange);
     }
     match slot {
-        Some(slot) if later.is_unsettled() => {
+        Some(slot) if non_blocking.is_pending() => {
             let waiting = Waiting { exchange, reply, measure: measure.suspend() };
             slot.fill(waiting).map_or(Handled::Done, |(waiting, outcome)| complete(context, waiting, outcome))
         }

@@ -1,7 +1,7 @@
 //! The pool: who handles which request when.
 //!
-//! `--max-blocking` threads of two kinds. *Deciders* never wait: they take requests from tiny_http into turns, decide those
-//! that are ready, and send replies that are on disk. *Workers* do what may wait: administration, and checks that
+//! `--max-blocking` threads of two kinds. *Deciders* never wait: they take requests from tiny_http into turns, decide
+//! those that are ready, and send replies that are on disk. *Workers* do what may wait: administration, and checks that
 //! found a full log or a shard that is being copied. No other thread decides anything. tiny_http's queue has no
 //! bound, so a thread that never waits must always take from it: hence two kinds.
 //!

@@ -105,6 +105,7 @@ struct Client {
 }
 
 /// What becomes of a client after it was looked at.
+#[expect(clippy::large_enum_variant, reason = "it lives for one step")]
 enum Next {
     Wait(State, EventFlags),
     Done,

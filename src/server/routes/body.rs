@@ -71,10 +71,10 @@ impl Configure<'_> {
             None => return Err(Error::invalid("field `per` is missing")),
         };
         let algorithm = match &self.algorithm {
-            Some(name) => Algorithm::from_name(&name.0)?,
+            Some(name) => name.0.parse()?,
             None => Algorithm::TokenBucket,
         };
-        Ok((key, crate::Limit::new(rate, period, algorithm, self.burst.map(|burst| burst.0))?))
+        Ok((key, crate::Limit::of_millis(rate, period, algorithm, self.burst.map(|burst| burst.0))?))
     }
 }
 

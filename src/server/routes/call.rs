@@ -6,7 +6,7 @@ use super::super::vitals::Vitals;
 use super::metrics::Metrics;
 use super::query::{Query, decode};
 use crate::error::Result;
-use crate::limiter::{Later, Limiter};
+use crate::limiter::{Limiter, NonBlocking};
 
 /// What an endpoint's function gives back.
 pub type Answer = Result<Reply>;
@@ -16,7 +16,7 @@ pub type Answer = Result<Reply>;
 pub struct Sources<'a> {
     pub limiter: &'a Limiter,
     /// For threads that must not wait: checks leave to it what becomes of the answer.
-    pub later: Option<&'a Later<'a>>,
+    pub non_blocking: Option<&'a NonBlocking<'a>>,
     /// What doctor and metrics tell of connections, requests and threads; a command that has opened the data directory
     /// itself has none.
     pub guard: Option<GuardHandle>,
@@ -27,7 +27,7 @@ pub struct Sources<'a> {
 impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
-        Sources { limiter, later: None, guard: None, metrics: None, vitals: None }
+        Sources { limiter, non_blocking: None, guard: None, metrics: None, vitals: None }
     }
 }
 

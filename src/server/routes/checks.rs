@@ -14,7 +14,7 @@ pub fn check(call: &Call<'_>) -> Answer {
     let check: Check<'_> = body::parse(call.body)?;
     let (key, cost) = check.parts()?;
     let denied_status = denied_status(call)?;
-    let decision = call.sources.limiter.check_for(key, cost, call.sources.later)?;
+    let decision = call.sources.limiter.check_for(key, cost, call.sources.non_blocking)?;
     let mut out = Vec::with_capacity(DECISION_BYTES);
     decision.write_json(key, &mut out);
     let mut reply = Reply::json(out);
@@ -37,10 +37,10 @@ fn denied_status(call: &Call<'_>) -> Result<u16> {
 pub fn take(call: &Call<'_>) -> Answer {
     body::parse_empty(call.body)?;
     let cost = call.query.number("cost")?.unwrap_or(1);
-    let decision = call.sources.limiter.check_for(&call.key()?, cost, call.sources.later)?;
+    let decision = call.sources.limiter.check_for(&call.key()?, cost, call.sources.non_blocking)?;
     let (status, text) = match decision.allowed {
         true => (200, format!("ok {}\n", decision.remaining)),
-        false => (429, format!("denied {}\n", decision.retry_after_ms)),
+        false => (429, format!("denied {}\n", decision.retry_after.as_millis())),
     };
     let mut reply = Reply::new(status, "text/plain; charset=utf-8", text.into_bytes());
     reply.decision(&decision);
@@ -51,7 +51,7 @@ pub fn check_all(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.parts()?;
     let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
-    call.sources.limiter.check_all_for(&items, call.sources.later)?.write_json(&items, &mut out);
+    call.sources.limiter.check_all_for(&items, call.sources.non_blocking)?.write_json(&items, &mut out);
     Ok(Reply::json(out).not_to_be_stored())
 }
 
@@ -59,6 +59,6 @@ pub fn check_many(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.parts()?;
     let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
-    write_many(&call.sources.limiter.check_many_for(&items, call.sources.later)?, &items, &mut out);
+    write_many(&call.sources.limiter.check_many_for(&items, call.sources.non_blocking)?, &items, &mut out);
     Ok(Reply::json(out).not_to_be_stored())
 }

@@ -81,8 +81,8 @@ fn limits(page: &mut Page, report: &Report) {
     page.one("flint_limits", "gauge", "Configured limits.", "", report.limits);
     let name = "flint_checks_total";
     page.family(name, "counter", "Checks since the start, by what was decided.");
-    page.sample(name, "result=\"allowed\"", report.decisions.0);
-    page.sample(name, "result=\"denied\"", report.decisions.1);
+    page.sample(name, "result=\"allowed\"", report.allowed);
+    page.sample(name, "result=\"denied\"", report.denied);
 }
 
 fn log(page: &mut Page, report: &Report) {
@@ -100,7 +100,7 @@ fn log(page: &mut Page, report: &Report) {
     }
     let name = "flint_fsync_duration_seconds";
     page.family(name, "histogram", "Duration of fdatasync of the log.");
-    page.histogram(name, "", &report.syncs);
+    page.histogram(name, "", &report.sync_times);
 }
 
 fn connections(page: &mut Page, guard: GuardHandle) {

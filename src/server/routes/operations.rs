@@ -48,7 +48,6 @@ pub fn doctor(call: &Call<'_>) -> Answer {
     let report = call.sources.limiter.report();
     let mut problems = report.problems();
     problems.extend(call.sources.vitals.and_then(Vitals::complaint));
-    let syncs: u64 = report.syncs.0.iter().sum();
     let mut rest = json!({
         "problems": problems,
         "version": env!("CARGO_PKG_VERSION"),
@@ -58,12 +57,12 @@ pub fn doctor(call: &Call<'_>) -> Answer {
         "log_bytes": report.log_bytes,
         "events_written": report.events,
         "queued_bytes": report.queued_bytes,
-        "fsyncs": syncs,
-        "fsync_mean_us": report.syncs.1.checked_div(syncs),
+        "fsyncs": report.syncs(),
+        "fsync_mean_us": report.mean_sync().map(|mean| mean.as_micros() as u64),
         "free_bytes": report.free_bytes,
         "compactions": report.compactions,
-        "allowed": report.decisions.0,
-        "denied": report.decisions.1,
+        "allowed": report.allowed,
+        "denied": report.denied,
     });
     if let Some(guard) = call.sources.guard {
         rest["connections"] = connections(guard);

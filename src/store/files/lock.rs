@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 
 /// How a data directory is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Access {
     /// As its only writer, creating it where there is none.
     Create,
@@ -54,7 +55,7 @@ impl DirectoryLock {
         if std::fs::metadata(dir).is_ok_and(|metadata| !metadata.is_dir()) {
             return Err(Error::new(
                 Kind::Io,
-                format!("{} is not a directory; name one with --data-dir", dir.display()),
+                format!("{} is not a directory; name another data directory", dir.display()),
             ));
         }
         if access == Access::Create {

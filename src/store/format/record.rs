@@ -305,7 +305,7 @@ impl<'a> Decoder<'a> {
         if burst.is_none() && capacity != rate {
             return Err("a capacity that is not the rate");
         }
-        Limit::new(rate, period, algorithm, burst).map_err(|_| "values of a limit out of their range")
+        Limit::of_millis(rate, period, algorithm, burst).map_err(|_| "values of a limit out of their range")
     }
 
     fn key(&mut self) -> Result<&'a str, &'static str> {
@@ -382,7 +382,7 @@ mod tests {
             |(rate, period, algorithm, burst)| {
                 let algorithm = Algorithm::ALL[algorithm];
                 let burst = (burst && algorithm == Algorithm::TokenBucket).then_some(rate);
-                Limit::new(rate, period, algorithm, burst).unwrap()
+                Limit::of_millis(rate, period, algorithm, burst).unwrap()
             },
         )
     }

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind};
 
 /// Whether records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Health {
     /// Records are written.
     Healthy,

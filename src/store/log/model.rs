@@ -108,7 +108,7 @@ fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
 
 /// What a worker does for one request: the record of this key.
 fn spend(log: &Log, key: &str) -> Result<()> {
-    let limit = Limit::new(1, 1, Algorithm::TokenBucket, None)?;
+    let limit = Limit::of_millis(1, 1, Algorithm::TokenBucket, None)?;
     request(log, MAX_FIXED + key.len(), &Event::Created { id: 1, shard: 0, at: 0, limit, key })
 }
 
@@ -232,7 +232,7 @@ fn a_record_that_meets_the_stop_is_on_disk() {
         let other = Arc::clone(&log);
         // As in `batch`: it is answered when its record is queued.
         let other = loom::thread::spawn(move || {
-            let limit = Limit::new(1, 1, Algorithm::TokenBucket, None).unwrap();
+            let limit = Limit::of_millis(1, 1, Algorithm::TokenBucket, None).unwrap();
             let event = Event::Created { id: 1, shard: 0, at: 0, limit, key: "other" };
             other.reserve(1, MAX_FIXED + 5).map(|mut room| other.append(&mut room, &event, None)).is_ok()
         });

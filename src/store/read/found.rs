@@ -112,7 +112,8 @@ impl std::fmt::Display for Damage {
 }
 
 /// What to do about corruption.
-const WAY_OUT: &str = "restore the file from a backup, or save what stands before with `flint log repair --to NEWDIR`";
+const WAY_OUT: &str =
+    "restore the file from a backup, or save what stands before into a new directory with `flint log repair`";
 
 /// Why reading ended early.
 #[derive(Debug)]

@@ -1,0 +1,112 @@
+//! Opening a data directory, and closing it in good order.
+
+use std::hash::RandomState;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::background::helpers;
+use super::core::{Core, Limiter, Shard};
+use super::options::Options;
+use super::recovery::build::build;
+use super::recovery::replay::Replayed;
+use crate::error::Result;
+use crate::store::{self, Access, DirectoryLock};
+
+impl Limiter {
+    /// Opens the data directory and recovers what is in it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// // No other process can open it meanwhile, nor this one once more.
+    /// let again = flint::Limiter::open(dir.path(), flint::Options::default());
+    /// assert_eq!(again.err().map(|error| error.kind()), Some(flint::Kind::Locked));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `locked` when another process owns it, `corrupt` when a file is damaged (nothing is changed then),
+    /// `unsupported` when a newer Flint wrote it, `invalid_argument` for options out of range, `io`.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Limiter> {
+        let dir = dir.as_ref();
+        store::validate_policy(&options.policy)?;
+        let lock = DirectoryLock::acquire(dir, options.access)?;
+        let mut replayed = Replayed::new();
+        let found = store::recover(dir, &*options.disk, &mut replayed)?;
+        let (entries, highest_id) = replayed.finish();
+        options.clock.raise(found.last_instant);
+        let now = options.clock.now();
+        // A log that is continued knows the limits by their ids; a new log begins with dense ids.
+        let renumber = found.clean.is_none();
+        let next_id = if renumber { entries.len() as u64 + 1 } else { highest_id + 1 };
+        let flush_every = options.policy.flush_every;
+        let found_bytes = found.log_bytes;
+        let hasher = RandomState::new();
+        let disk = Arc::clone(&options.disk);
+        let opening = match options.access {
+            Access::Read => None,
+            Access::Create | Access::Write => {
+                Some(store::Opening::begin(dir, &disk, lock, found, now, options.policy)?)
+            }
+        };
+        let (store, tables) = build(dir, &hasher, entries, renumber, opening)?;
+        let core = Arc::new(Core {
+            shards: tables.into_iter().map(|table| Shard(Mutex::new(table))).collect(),
+            hasher,
+            clock: options.clock,
+            sync: options.sync,
+            store,
+            dir: dir.to_owned(),
+            next_id: AtomicU64::new(next_id),
+            compaction: Mutex::new(None),
+            compactions_begun: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            writing_denials: Mutex::new(()),
+            has_pending_denials: AtomicBool::new(false),
+            denials_helper: Mutex::new(None),
+            helper_ended: OnceLock::new(),
+            flush_every,
+            found_bytes,
+            compactions: AtomicU64::new(0),
+            helpers: Mutex::default(),
+        });
+        // Dropped, it ends those of its threads that run, also when another could not be started.
+        let limiter = Limiter { core };
+        if limiter.core.store.is_some() {
+            helpers::start_all(&limiter.core)?;
+        }
+        Ok(limiter)
+    }
+
+    /// Syncs the log and closes it in good order. Operations after it fail with `log_failed`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// limiter.close()?;
+    /// assert_eq!(limiter.check("api:user-42", 1).unwrap_err().kind(), flint::Kind::LogFailed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `log_failed` when not everything could be written.
+    pub fn close(&self) -> Result<()> {
+        let core = &*self.core;
+        helpers::end_all(core);
+        let Some(store) = &core.store else { return Ok(()) };
+        // Denials that can't be written lose counters only. The error of the log is the one to return.
+        let _ = core.write_denials();
+        store.log().stop()
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            log::error!("the log was not closed in good order: {error}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! How a limiter is opened.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::store::{Access, Disk, Policy, SystemDisk};
+
+/// When a check is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SyncMode {
+    /// After its record is on disk (fdatasync); concurrent requests share one.
+    #[default]
+    Always,
+    /// As soon as its record is queued for the log; a crash of the machine loses at most the last batch.
+    Batch,
+}
+
+impl SyncMode {
+    /// `always` or `batch`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SyncMode::Always => "always",
+            SyncMode::Batch => "batch",
+        }
+    }
+}
+
+/// How a limiter is opened. [`Options::default`] is what `flint server start` does without options.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use flint::{Options, SyncMode};
+///
+/// let options = Options::default().with_sync(SyncMode::Batch).with_flush_every(Duration::from_millis(20));
+/// # drop(options);
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Options {
+    pub(crate) sync: SyncMode,
+    pub(crate) policy: Policy,
+    pub(crate) access: Access,
+    pub(crate) clock: Clock,
+    pub(crate) disk: Arc<dyn Disk>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Options");
+        debug.field("sync", &self.sync).field("policy", &self.policy).field("access", &self.access);
+        debug.field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            sync: SyncMode::default(),
+            policy: Policy::default(),
+            access: Access::Create,
+            clock: Clock::system(),
+            disk: Arc::new(SystemDisk),
+        }
+    }
+}
+
+impl Options {
+    /// When a check is answered; [`SyncMode::Always`] by default.
+    pub fn with_sync(self, sync: SyncMode) -> Options {
+        Options { sync, ..self }
+    }
+
+    /// The longest time until records are synced that no caller waits for: 1 ms to 1 hour, by default 100 ms.
+    pub fn with_flush_every(self, flush_every: Duration) -> Options {
+        Options { policy: Policy { flush_every, ..self.policy }, ..self }
+    }
+
+    /// The number of such records that are synced sooner: 1 to 10^9, by default 100.
+    pub fn with_flush_every_events(self, flush_every_events: u64) -> Options {
+        Options { policy: Policy { flush_every_events, ..self.policy }, ..self }
+    }
+
+    /// Size of the log past which it is compacted by itself, in bytes: 64 KiB to 1 TiB, by default 64 MiB.
+    pub fn with_compact_after(self, compact_after: u64) -> Options {
+        Options { policy: Policy { compact_after, ..self.policy }, ..self }
+    }
+
+    /// Size at which a file of the log is closed and the next begun, in bytes: 1 KiB to 1 GiB, by default 64 MiB.
+    pub fn with_segment_bytes(self, segment_bytes: u64) -> Options {
+        Options { policy: Policy { segment_bytes, ..self.policy }, ..self }
+    }
+
+    /// What may be done to the data directory; by default it is created and written.
+    pub fn with_access(self, access: Access) -> Options {
+        Options { access, ..self }
+    }
+
+    /// Where time comes from: the machine's clock, or in tests [`Clock::manual`].
+    pub fn with_clock(self, clock: Clock) -> Options {
+        Options { clock, ..self }
+    }
+
+    /// Where bytes go to.
+    #[doc(hidden)]
+    pub fn with_disk(self, disk: Arc<dyn Disk>) -> Options {
+        Options { disk, ..self }
+    }
+}

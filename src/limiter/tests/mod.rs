@@ -1,0 +1,52 @@
+//! Tests of the limiter and its store together, and what they share.
+
+mod check;
+mod crash;
+mod crash_disk;
+mod damage;
+mod fault;
+mod helper;
+mod list;
+mod state;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::core::shard_of;
+use super::recovery::replay::Replayed;
+use super::*;
+use crate::clock::Clock;
+use crate::error::{Kind, Result};
+use crate::limit::{Algorithm, Limit};
+use crate::store::{self, Disk, Health, Policy, SystemDisk};
+
+pub const START: u64 = 1_800_000_000_000;
+
+pub fn options(clock: &Clock) -> Options {
+    Options { clock: clock.clone(), ..Options::default() }
+}
+
+pub fn limit(rate: u64, algorithm: Algorithm) -> Limit {
+    Limit::of_millis(rate, 60_000, algorithm, None).unwrap()
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        std::fs::copy(item.path(), to.join(item.file_name())).unwrap();
+    }
+}
+
+pub fn all(limiter: &Limiter) -> Vec<Status> {
+    limiter.list(Page::default()).unwrap()
+}
+
+/// What a copy of the directory recovers to, at the same instant.
+pub fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
+    let parent = tempfile::tempdir().unwrap();
+    let crashed = parent.path().join("copy");
+    copy(dir, &crashed);
+    Limiter::open(&crashed, options(&Clock::manual(clock.now()))).map(|limiter| all(&limiter))
+}
