@@ -188,7 +188,7 @@ impl Watched {
         if self.connections.values().filter(alive).count() <= self.config.max_connections {
             return;
         }
-        // In a flood of short connections many have ended since the walk looked at them; others must not be cut for them.
+        // In a flood of short connections many have ended since the walk looked at them; others are not cut for them.
         let open = |id: &SocketId, c: &Connection| socket_on(c.number) == Some(*id);
         let alive = self.connections.iter().filter(|(id, c)| c.cut.is_none() && open(id, c)).count();
         let excess = alive.saturating_sub(self.config.max_connections);
