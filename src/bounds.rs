@@ -36,7 +36,7 @@ pub const MAX_WAITING_BODIES: usize = 16;
 /// Part of a long reply that is made at once, in bytes.
 pub const REPLY_PART_BYTES: usize = 64 * 1024;
 
-/// Lists of limits longer than [`REPLY_PART_BYTES`] that are sent at once: each keeps up to 5 MiB of keys.
+/// Lists of limits longer than [`REPLY_PART_BYTES`] that are sent at once: each keeps up to 16 MiB of keys.
 pub const MAX_LONG_LISTS: usize = 16;
 
 /// Most status objects in one page of a listing that names `limit`.
