@@ -188,7 +188,16 @@ impl Watched {
         if self.connections.values().filter(alive).count() <= self.config.max_connections {
             return;
         }
-        // In a flood of short connections many have ended since the walk looked at them; others are not cut for them.
+        // In a flood of short connections many have ended, or were closed by their peers, after the walk looked at them;
+        // others must not be cut for them.
+        for (id, connection) in &mut self.connections {
+            let found = self.probe.look(connection.number).filter(|(found, _)| found == id);
+            if let Some((_, fd)) = found
+                && connection.cut.is_none()
+            {
+                judge(connection, fd, self.shared, &self.config, now);
+            }
+        }
         let open = |id: &SocketId, c: &Connection| socket_on(c.number) == Some(*id);
         let alive = self.connections.iter().filter(|(id, c)| c.cut.is_none() && open(id, c)).count();
         let excess = alive.saturating_sub(self.config.max_connections);
