@@ -188,8 +188,8 @@ impl Watched {
         if self.connections.values().filter(alive).count() <= self.config.max_connections {
             return;
         }
-        // In a flood of short connections many have ended, or were closed by their peers, after the walk looked at them;
-        // others must not be cut for them.
+        // In a flood of short connections many have ended, or were closed by their peers, after the walk looked at
+        // them; others must not be cut for them.
         for (id, connection) in &mut self.connections {
             let found = self.probe.look(connection.number).filter(|(found, _)| found == id);
             if let Some((_, fd)) = found
