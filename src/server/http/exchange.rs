@@ -235,9 +235,10 @@ impl Exchange {
     }
 
     fn let_go(&mut self) {
+        let keep = self.must_be_kept();
         let Some(request) = self.request.take() else { return };
         // Without its writer it answers nothing.
-        if request.body_length().is_some_and(|length| length > MAX_DROPPED_BODY_BYTES) {
+        if keep {
             std::mem::forget(request);
         } else {
             drop(request.into_writer());

@@ -84,10 +84,8 @@ impl Decider {
     /// Takes what tiny_http has read: it queues without a bound. Returns how many requests there were.
     fn take(&self, instance: &Instance) -> usize {
         for taken in 0..MOST_TAKEN {
-            match instance.try_take() {
-                Taken::Request(request) => self.enter(Exchange::new(request, self.context.guard, find)),
-                Taken::Nothing | Taken::Woken => return taken,
-                Taken::Exhausted => self.instances.note_exhausted(instance),
+            if !self.keep(instance, instance.try_take()) {
+                return taken;
             }
         }
         MOST_TAKEN
@@ -100,8 +98,17 @@ impl Decider {
         }
     }
 
-    fn enter(&self, exchange: Exchange) {
-        enter(&self.context, exchange);
+    /// Keeps what was taken from an instance. Returns whether it was a request.
+    fn keep(&self, instance: &Instance, taken: Taken) -> bool {
+        match taken {
+            Taken::Request(request) => {
+                enter(&self.context, Exchange::new(request, self.context.guard, find));
+                return true;
+            }
+            Taken::Exhausted => self.instances.note_exhausted(instance),
+            Taken::Nothing | Taken::Woken => {}
+        }
+        false
     }
 
     /// Decides some of the requests that are ready. Returns how many.
@@ -140,15 +147,9 @@ impl Decider {
     }
 
     fn has_work(&self, instance: &Instance) -> bool {
-        match instance.try_take() {
-            Taken::Request(request) => {
-                self.enter(Exchange::new(request, self.context.guard, find));
-                return true;
-            }
-            Taken::Exhausted => self.instances.note_exhausted(instance),
-            Taken::Nothing | Taken::Woken => {}
-        }
-        self.context.pending.has_completions() || self.context.turns.is_ready()
+        self.keep(instance, instance.try_take())
+            || self.context.pending.has_completions()
+            || self.context.turns.is_ready()
     }
 
     /// Sleeps until there is work.
@@ -157,11 +158,7 @@ impl Decider {
         let asleep = self.instances.asleep();
         asleep.raise();
         if !context.pending.has_completions() && !context.turns.is_ready() && !self.instances.are_ending() {
-            match self.instances.sleep_in(instance) {
-                Taken::Request(request) => self.enter(Exchange::new(request, context.guard, find)),
-                Taken::Exhausted => self.instances.note_exhausted(instance),
-                Taken::Nothing | Taken::Woken => {}
-            }
+            self.keep(instance, self.instances.sleep_in(instance));
         }
         asleep.lower();
     }

@@ -50,13 +50,12 @@ fn read_aside(context: &Arc<Context>, mut exchange: Exchange) {
     if context.unix {
         exchange.go_away(&context.away);
     }
-    let refuse = |exchange| pass_on(context, handle::refuse(context, exchange, &handle::overloaded()));
     let read = |context: &Arc<Context>, mut exchange: Exchange| match exchange.read_body() {
         Ok(_) => context.turns.resume(exchange),
         Err(error) => pass_on(context, handle::refuse(context, exchange, &error)),
     };
     if let Some(exchange) = aside(context, exchange, read) {
-        refuse(exchange);
+        pass_on(context, handle::refuse(context, exchange, &handle::overloaded()));
     }
 }
 
