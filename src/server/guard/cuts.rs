@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -21,6 +22,9 @@ use crate::bounds::{SEND_PATIENCE_MS, SEND_TIMEOUT_MS};
 /// Kernel memory of replies, in bytes, at which a Unix connection takes no more: a client that has filled it before the
 /// guard saw it reads nothing.
 const UNIX_FULL: u64 = 128 << 10;
+
+/// A host has few connections if it has at most this part of `max_connections`.
+const FEW: usize = 16;
 
 const SEND_TIMEOUT: Duration = Duration::from_millis(SEND_TIMEOUT_MS);
 
@@ -182,7 +186,7 @@ impl Watched {
     }
 
     /// Cuts the connections beyond `max_connections`: those that never asked anything, then the longest idle, then the
-    /// oldest. Of Unix connections those of the process that has most.
+    /// oldest; those of hosts that have few come last. Of Unix connections those of the process that has most.
     pub fn cut_excess(&mut self, now: Instant) {
         let alive = |c: &&Connection| c.cut.is_none();
         if self.connections.values().filter(alive).count() <= self.config.max_connections {
@@ -207,7 +211,10 @@ impl Watched {
         // Where requests can't be attributed, the counts of requests say nothing about one connection. Its unread bytes
         // do, and the share of its process.
         let share = self.process_shares();
-        let mut order: Vec<(Reverse<usize>, bool, bool, bool, Instant, SocketId)> = self
+        let hosts = self.host_shares();
+        let few = self.config.max_connections / FEW;
+        let few = |c: &Connection| host_of(c).is_some_and(|host| hosts.get(&host).is_some_and(|count| *count <= few));
+        let mut order: Vec<_> = self
             .connections
             .iter()
             .filter(|(id, c)| c.cut.is_none() && open(id, c))
@@ -215,16 +222,17 @@ impl Watched {
                 if c.facts.attributed {
                     let busy = c.facts.in_progress > 0;
                     let since = if busy { c.first_seen } else { c.facts.last_progress };
-                    (Reverse(0), !c.last.closed, busy, c.flow.handed > 0 || c.last.received > 0, since, *id)
+                    let asked = c.flow.handed > 0 || c.last.received > 0;
+                    (few(c), Reverse(0), !c.last.closed, busy, asked, since, *id)
                 } else {
                     let share = share.get(id).copied().unwrap_or(0);
-                    (Reverse(share), true, c.last.unread > 0, true, c.first_seen, *id)
+                    (few(c), Reverse(share), true, c.last.unread > 0, true, c.first_seen, *id)
                 }
             })
             .collect();
         order.sort_unstable();
         let mut left = excess;
-        for (_, open, busy, _, _, id) in order {
+        for (_, _, open, busy, _, _, id) in order {
             if left == 0 {
                 break;
             }
@@ -271,6 +279,15 @@ impl Watched {
         leaked
     }
 
+    /// How many connections each host has that were not cut.
+    fn host_shares(&self) -> HashMap<IpAddr, usize> {
+        let mut hosts = HashMap::new();
+        for host in self.connections.values().filter(|c| c.cut.is_none()).filter_map(host_of) {
+            *hosts.entry(host).or_default() += 1;
+        }
+        hosts
+    }
+
     /// For each Unix connection, the number of those of its process that are not older. Cuts in this order, the highest
     /// number first, leave the same share to each process.
     fn process_shares(&self) -> HashMap<SocketId, usize> {
@@ -285,6 +302,21 @@ impl Watched {
             connections.into_iter().enumerate().map(|(rank, (_, id))| (id, rank + 1)).collect::<Vec<_>>()
         });
         ranked.collect()
+    }
+}
+
+/// Where a connection comes from. Of an IPv6 address the half that names the network: the other half is the client's to
+/// choose.
+fn host_of(connection: &Connection) -> Option<IpAddr> {
+    match connection.peer {
+        Peer::Tcp(Some(address)) => Some(match address.ip().to_canonical() {
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+            }
+            address => address,
+        }),
+        Peer::Tcp(None) | Peer::Unix(_) => None,
     }
 }
 
