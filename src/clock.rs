@@ -16,6 +16,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// Milliseconds since the epoch.
 pub type Millis = u64;
 
+/// Microseconds since the epoch.
+pub type Micros = u64;
+
 /// A clock that never runs backwards.
 #[derive(Clone)]
 pub struct Clock(Source);

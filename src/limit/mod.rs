@@ -1,28 +1,34 @@
 //! What a limit is and what it decides.
 //!
-//! Owns: the four algorithms, their state, and the rules of reconfiguration. Called by `limiter`, for live checks and
-//! for replay alike. Everything here is a pure function of (state, limit, now, cost): no lock, no clock, no I/O, and
-//! integer arithmetic only, so that replaying a log gives the state that was there.
+//! Owns: windows and limits, the four algorithms, their state, the rules of reconfiguration, and the calendar. Called by
+//! `limiter`, for live checks and for replay alike. Everything here is a pure function of (state, limit, now, cost) and
+//! of the zone data where a calendar window opens: no lock, no clock, no I/O, and integer arithmetic only, so that
+//! replaying a log gives the state that was there.
 //!
-//! A check is three steps: [`State::advance`] brings the state to `now` (refills, opens the next window, forgets what
-//! has expired; nothing is spent), [`State::quote`] decides without changing anything, [`State::spend`] spends.
+//! A check is three steps: [`Standing::advance`] brings the state to `now` (refills, forgets what has expired; nothing
+//! is spent), [`Standing::quote`] decides without changing anything, [`Standing::spend`] spends.
 //!
-//! Arrows go down this list: `counting`, `validation`, `values`, `period`, `algorithm`, `text`.
+//! Arrows go down this list: `counting`, `validation`, `values`, `calendar`, `window`, `period`, `zone`,
+//! `algorithm`, `text`.
 
 mod algorithm;
+mod calendar;
 mod counting;
 mod period;
-#[cfg(test)]
-mod tests;
 mod text;
 mod validation;
 mod values;
+mod window;
+mod zone;
 
 pub use self::algorithm::Algorithm;
-pub use self::counting::parts::StateParts;
-pub use self::counting::quote::Quote;
-pub use self::counting::state::State;
-pub use self::period::{format_period, parse_period};
+pub use self::calendar::{Ends, Live, Recorded, bounds_of};
+pub use self::counting::parts::{Parts, StateParts};
+pub use self::counting::quote::{Quote, Quotes, Verdict};
+pub use self::counting::standing::Standing;
+pub use self::period::{CalendarUnit, Period};
 pub use self::text::excerpt;
 pub use self::validation::{validate_cost, validate_key};
-pub use self::values::Limit;
+pub use self::values::{Limit, Mode};
+pub use self::window::Window;
+pub use self::zone::Zone;

@@ -1,13 +1,7 @@
 //! The algorithms and their state: pure functions of (state, limit, now, cost).
 //!
-//! Arrows go down this list: `state`, the four algorithms, `quote`, `parts`.
+//! Arrows go down this list: `standing`, `state`, the four algorithms, `quote`, `parts`.
 
-mod fixed_window_counter;
 pub mod parts;
-#[cfg(test)]
-pub mod properties;
 pub mod quote;
-mod sliding_window_counter;
-mod sliding_window_log;
-pub mod state;
-mod token_bucket;
+pub mod standing;

@@ -1,16 +1,27 @@
 //! A state as plain numbers.
 
-use crate::clock::Millis;
+use crate::clock::Micros;
+use crate::limit::window::Window;
 
-/// A state as plain numbers, as a snapshot holds it. Instants are milliseconds since the epoch.
+/// The state of one window as plain numbers, as a snapshot holds it. Instants are microseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateParts {
-    /// token_bucket
-    Bucket { whole: u64, part: u64, at: Millis },
+    /// token_bucket: the level is `whole + part / period` units, with the period in microseconds. While it is below
+    /// zero and `fast` is there, it refills at that rate (units, and microseconds of its period).
+    Bucket { whole: i64, part: u64, at: Micros, fast: Option<(u64, Micros)> },
     /// sliding_window_log: instants and the units spent in each.
-    Events(Vec<(Millis, u64)>),
+    Events(Vec<(Micros, u64)>),
     /// fixed_window_counter
-    Window { start: Millis, used: u64 },
+    Window { start: Micros, end: Micros, used: u64 },
     /// sliding_window_counter
-    Pair { start: Millis, previous: u64, current: u64 },
+    Pair { start: Micros, previous: u64, current: u64 },
+}
+
+/// A [`Standing`](super::standing::Standing) as plain numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// One for each window of the limit, in its order.
+    pub windows: Vec<StateParts>,
+    /// Windows of earlier values that still count.
+    pub resting: Vec<(Window, StateParts)>,
 }

@@ -1,26 +1,54 @@
-//! What a check of one limit answers.
+//! What a check answers.
 
-use crate::clock::Millis;
+use crate::clock::Micros;
 
-/// The answer of [`State::quote`](super::state::State::quote).
+/// How one window stands, for one cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
-    /// Whether the cost may be spent now.
+    /// Whether this window allows the cost now.
     pub allowed: bool,
     /// Whole units left: after spending when allowed, as they are when denied.
     pub remaining: u64,
-    /// When the limit is untouched again if nothing more is spent (after this check, when allowed).
-    pub reset_at: Millis,
-    /// 0 when allowed; else the milliseconds until this same cost would be allowed if nothing else is spent.
-    pub retry_after_ms: Millis,
+    /// Units that count, rounded up: after spending when allowed. `used - debt + remaining` is the capacity, but for
+    /// rounding.
+    pub used: u64,
+    /// Units used beyond the capacity.
+    pub debt: u64,
+    /// When the window is untouched again if nothing more is spent (after this check, when allowed).
+    pub reset_at: Micros,
+    /// 0 when allowed; else the microseconds until this same cost would be allowed if nothing else is spent; `None` for
+    /// never.
+    pub retry: Option<Micros>,
+    /// Microseconds until one more unit is there; 0 if nothing is missing, `None` for never.
+    pub next: Option<Micros>,
 }
 
-/// `dividend / divisor`, rounded up. The callers' quotients are bounded by
-/// [`MAX_REFILL_MS`](crate::bounds::MAX_REFILL_MS) or [`MAX_UNITS`](crate::bounds::MAX_UNITS).
-pub(super) fn div_ceil(dividend: u128, divisor: u64) -> u64 {
-    // A 128-bit division costs ten times a 64-bit one, and the small case is the common one.
-    match u64::try_from(dividend) {
-        Ok(small) => small.div_ceil(divisor),
-        Err(_) => u64::try_from(dividend.div_ceil(u128::from(divisor))).unwrap_or(u64::MAX),
+/// How all windows of a limit stand, for one cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether all windows allow the cost. What is left is as after spending if so, and as it stands if not.
+    pub allowed: bool,
+    /// Index of the window that binds: on a denial the longest wait, else the least remaining. 0 under `unlimited`.
+    pub binding: usize,
+    /// One for each window, in the limit's order; empty under `unlimited`.
+    pub windows: Quotes,
+}
+
+/// Quotes; one of them without an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Quotes {
+    /// Of a limit of one window.
+    One([Quote; 1]),
+    /// Of none or several.
+    Many(Vec<Quote>),
+}
+
+impl Quotes {
+    /// As a slice.
+    pub fn as_slice(&self) -> &[Quote] {
+        match self {
+            Quotes::One(one) => one,
+            Quotes::Many(many) => many,
+        }
     }
 }
