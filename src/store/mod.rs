@@ -21,7 +21,7 @@ pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write
 pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
 pub use self::files::names::LOCK;
 pub use self::files::view::ReadOnlyView;
-pub use self::format::{frame, record};
+pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;
 pub use self::log::health::{Health, overloaded};
 pub use self::log::queue::Reservation;

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use super::files::data_dir::DataDir;
 use super::files::names::Name;
 use super::files::random::random;
+use super::format::encode;
 use super::format::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use super::format::record::{self, Entry};
+use super::format::record::Entry;
 use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 
@@ -60,7 +61,7 @@ impl SnapshotWriter {
     /// # Errors
     /// `io`.
     pub fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
-        record::encode_entry(&mut self.frame, entry);
+        encode::encode_entry(&mut self.frame, entry);
         self.records += 1;
         self.limits += 1;
         if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
@@ -71,7 +72,7 @@ impl SnapshotWriter {
     /// # Errors
     /// `io`.
     pub fn seal(&mut self, now: Millis) -> Result<()> {
-        record::encode_end(&mut self.frame, self.limits, now);
+        encode::encode_end(&mut self.frame, self.limits, now);
         self.records += 1;
         self.close_frame()?;
         self.header.first = self.limits;

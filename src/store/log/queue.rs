@@ -18,8 +18,9 @@ use super::sync::{AtomicU64, Ordering, Sender};
 use super::wait::Pending;
 use crate::clock::Millis;
 use crate::error::Result;
+use crate::store::format::encode::{Sink, encode_event};
 use crate::store::format::frame::FRAME_HEADER;
-use crate::store::format::record::{Event, Sink, encode_event};
+use crate::store::format::record::Event;
 use crate::store::timings::Timings;
 
 /// What the log thread and its callers share.

@@ -6,7 +6,7 @@ use crate::clock::Millis;
 use crate::error::{Error, Kind, Result};
 use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
-use crate::store::format::record::{Entry, Event};
+use crate::store::format::record::{ClockRecord, Entry, Event, PatternTotals};
 
 /// Takes what is read, in the order of the log.
 pub trait Replay {
@@ -14,7 +14,9 @@ pub trait Replay {
     fn snapshot(&mut self, number: u64, complete: bool, limits: u64);
     /// One limit of the snapshot. `Err` says why it cannot be.
     fn entry(&mut self, entry: Entry<'_>) -> std::result::Result<(), String>;
-    /// One event of the log. `Err` says why it cannot be.
+    /// What the snapshot says of the keys of a pattern in one shard; after the entries. `Err` says why it cannot be.
+    fn pattern_totals(&mut self, totals: PatternTotals) -> std::result::Result<(), String>;
+    /// One event of the log, or the record of the clock in a snapshot. `Err` says why it cannot be.
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
     /// The log ends here. `Err` says why it must not end yet.
     fn end(&mut self) -> std::result::Result<(), String> {
@@ -67,6 +69,8 @@ pub struct Recovered {
     pub next_sequence: u64,
     /// The latest instant in snapshot and log.
     pub last_instant: Millis,
+    /// The last record of the clock in them.
+    pub clock: Option<ClockRecord>,
     /// A torn end, if there is one.
     pub torn: Option<Torn>,
     /// Set when the log was closed in good order.

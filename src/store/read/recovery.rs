@@ -17,8 +17,9 @@ use super::found::{CleanEnd, Damage, Files, Recovered, Replay, Step, Stop, Torn}
 use crate::error::{Error, Kind};
 use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
+use crate::store::format::decode::Decoder;
 use crate::store::format::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, FrameHeader, VERSION};
-use crate::store::format::record::{Decoder, MAX_COUNTER, MIN_ENTRY, Record};
+use crate::store::format::record::{Event, MAX_COUNTER, MIN_ENTRY, Record};
 
 /// Reads the directory into `replay`.
 ///
@@ -170,7 +171,13 @@ impl<'a> Reader<'a> {
             match record {
                 Record::Entry(entry) if !place.ended => {
                     place.limits += 1;
-                    self.replay.entry(entry)?;
+                    self.replay.entry(*entry)?;
+                }
+                Record::PatternTotals(totals) if !place.ended => self.replay.pattern_totals(totals)?,
+                Record::Event(Event::Clock(clock)) if !place.ended => {
+                    self.found.clock = Some(clock);
+                    self.found.last_instant = self.found.last_instant.max(clock.at);
+                    self.replay.event(Event::Clock(clock))?;
                 }
                 Record::End { limits: expected, now } if !place.ended => {
                     place.ended = true;
@@ -261,6 +268,9 @@ impl<'a> Reader<'a> {
         each_record(path, offset, head, payload, |record| {
             let Record::Event(event) = record else { return Err("a record that has no place in the log".to_owned()) };
             found.last_instant = found.last_instant.max(event.at().unwrap_or(0));
+            if let Event::Clock(clock) = event {
+                found.clock = Some(clock);
+            }
             replay.event(event)?;
             found.next_sequence += 1;
             found.events += 1;
