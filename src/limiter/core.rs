@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::answers::Compaction;
 use super::entry::Table;
 use super::options::SyncMode;
+use super::registry::Registry;
 use crate::bounds::SHARDS;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
@@ -62,6 +63,7 @@ impl fmt::Debug for Limiter {
 pub struct Core {
     pub shards: Box<[Shard]>,
     pub hasher: RandomState,
+    pub registry: Registry,
     pub clock: Clock,
     pub sync: SyncMode,
     pub store: Option<Store>,
@@ -89,7 +91,7 @@ pub struct Core {
     pub compactions: AtomicU64,
 }
 
-/// Rank 3, in the order of the index. Aligned so that two shards share no cache line.
+/// Rank 4, in the order of the index. Aligned so that two shards share no cache line.
 #[repr(align(64))]
 #[derive(Default)]
 pub struct Shard(pub Mutex<Table>);
