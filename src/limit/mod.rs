@@ -21,14 +21,17 @@ mod values;
 mod window;
 mod zone;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use self::algorithm::Algorithm;
 pub use self::calendar::{Ends, Live, Recorded, bounds_of};
 pub use self::counting::parts::{Parts, StateParts};
 pub use self::counting::quote::{Quote, Quotes, Verdict};
 pub use self::counting::standing::Standing;
-pub use self::period::{CalendarUnit, Period};
+pub use self::period::{CalendarUnit, Period, format_length, parse_length};
 pub use self::text::excerpt;
 pub use self::validation::{validate_cost, validate_key};
 pub use self::values::{Limit, Mode};
-pub use self::window::Window;
+pub use self::window::{Fields, Window};
 pub use self::zone::Zone;
