@@ -48,13 +48,8 @@ pub enum CalendarUnit {
 
 impl CalendarUnit {
     /// Every unit, in the order of their codes in the log.
-    pub const ALL: &[CalendarUnit] = &[
-        CalendarUnit::Day,
-        CalendarUnit::Week,
-        CalendarUnit::Month,
-        CalendarUnit::Quarter,
-        CalendarUnit::Year,
-    ];
+    pub const ALL: &[CalendarUnit] =
+        &[CalendarUnit::Day, CalendarUnit::Week, CalendarUnit::Month, CalendarUnit::Quarter, CalendarUnit::Year];
 
     /// The word in the HTTP API and on the command line.
     pub const fn name(self) -> &'static str {
@@ -174,9 +169,9 @@ impl Period {
                 })?;
                 Ok(Period::Calendar { unit, zone, anchor: day })
             }
-            _ => Err(Error::invalid(format!(
-                "anchor belongs to a month, quarter or year; leave it out for per {self}"
-            ))),
+            _ => {
+                Err(Error::invalid(format!("anchor belongs to a month, quarter or year; leave it out for per {self}")))
+            }
         }
     }
 
@@ -326,9 +321,9 @@ fn said_otherwise(text: &str) -> Option<String> {
     let calendar = CalendarUnit::ALL.iter().any(|unit| unit.name() == word);
     let text = excerpt(text);
     match (fits, calendar) {
-        (true, true) => Some(format!(
-            "per must be `{instead}` for a length of time, or `{word}` for the calendar's, not `{text}`"
-        )),
+        (true, true) => {
+            Some(format!("per must be `{instead}` for a length of time, or `{word}` for the calendar's, not `{text}`"))
+        }
         (true, false) => Some(format!("per must be `{instead}`, not `{text}`")),
         (false, _) => None,
     }
@@ -378,8 +373,27 @@ mod tests {
     #[test]
     fn what_is_no_period_is_told() {
         for text in [
-            "", "0", "0ms", "-1s", "+1s", "1.5s", "1 m", " 1m", "1M", "367d", "53w", "ſ", "Day", "day ", "1mm",
-            "99999999999999999999s", "18446744073709551615w", "fortnight", "2years", "1fortnight", "٣s",
+            "",
+            "0",
+            "0ms",
+            "-1s",
+            "+1s",
+            "1.5s",
+            "1 m",
+            " 1m",
+            "1M",
+            "367d",
+            "53w",
+            "ſ",
+            "day ",
+            "DAYZ",
+            "1mm",
+            "99999999999999999999s",
+            "18446744073709551615w",
+            "fortnight",
+            "2years",
+            "1fortnight",
+            "٣s",
         ] {
             let error = text.parse::<Period>().unwrap_err();
             assert_eq!(error.kind(), crate::error::Kind::InvalidArgument);
@@ -393,6 +407,7 @@ mod tests {
             ("months", &["`30d`", "`month`"]),
             ("1quarter", &["`91d`", "`quarter`"]),
             ("1Year", &["`365d`", "`year`"]),
+            ("Day", &["`1d`", "`day`"]),
             ("5min", &["`5m`"]),
             ("10seconds", &["`10s`"]),
             ("2hours", &["`2h`"]),
@@ -415,7 +430,10 @@ mod tests {
             let error = ttl(text).unwrap_err();
             assert!(error.message().starts_with("ttl must be") && error.message().contains("from 1s to 1d"), "{error}");
         }
-        assert_eq!((format_length(0), format_length(1500), format_length(14 * 86_400_000)), ("0ms".into(), "1500ms".into(), "14d".into()));
+        assert_eq!(
+            (format_length(0), format_length(1500), format_length(14 * 86_400_000)),
+            ("0ms".into(), "1500ms".into(), "14d".into())
+        );
     }
 
     #[test]
@@ -435,7 +453,9 @@ mod tests {
                 assert!(error.message().starts_with("anchor must be") && error.message().ends_with(&wrong.to_string()));
             }
         }
-        assert!(Period::calendar(CalendarUnit::Day).with_tz("Nowhere").unwrap_err().message().starts_with("tz `Nowhere`"));
+        assert!(
+            Period::calendar(CalendarUnit::Day).with_tz("Nowhere").unwrap_err().message().starts_with("tz `Nowhere`")
+        );
     }
 
     #[test]

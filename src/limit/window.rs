@@ -170,9 +170,8 @@ impl FromStr for Window {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Window> {
-        let wrong = || {
-            Error::invalid(format!("limit must be RATE/PER, such as 100/1m or 5000/day, not `{}`", excerpt(text)))
-        };
+        let wrong =
+            || Error::invalid(format!("limit must be RATE/PER, such as 100/1m or 5000/day, not `{}`", excerpt(text)));
         let mut words = text.split_ascii_whitespace();
         let (rate, per) = words.next().and_then(|first| first.split_once('/')).ok_or_else(wrong)?;
         if rate.is_empty() || !rate.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -193,10 +192,7 @@ impl FromStr for Window {
                 }
             };
             if repeated {
-                return Err(Error::invalid(format!(
-                    "limit must name a value once, not again by `{}`",
-                    excerpt(word)
-                )));
+                return Err(Error::invalid(format!("limit must name a value once, not again by `{}`", excerpt(word))));
             }
         }
         fields.window()
@@ -208,9 +204,7 @@ fn number(field: &str, text: &str) -> Result<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(number) if digits => Ok(number),
-        Err(_) if digits => {
-            Err(Error::invalid(format!("{field} must be at most {MAX_UNITS}, not {}", excerpt(text))))
-        }
+        Err(_) if digits => Err(Error::invalid(format!("{field} must be at most {MAX_UNITS}, not {}", excerpt(text)))),
         _ => Err(Error::invalid(format!("{field} must be a whole number, not `{}`", excerpt(text)))),
     }
 }
