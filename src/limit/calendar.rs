@@ -443,7 +443,7 @@ mod tests {
             prop_assert_eq!(bounds_of(&window, at), (begin, end));
         }
 
-        /// A clock in the zone shows the date of a day's beginning there, or a later one, and an earlier one just before.
+        /// A clock in the zone shows an earlier date just before a day begins.
         #[test]
         fn days_begin_when_the_date_changes((zone, at) in instants()) {
             let data = zone.data();

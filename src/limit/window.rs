@@ -40,7 +40,7 @@ pub struct Window {
 
 impl Window {
     /// A window of `rate` units (0 to 10^12; with 0 every check is denied) per `per` (1 ms to 366 days, in whole
-    /// milliseconds). `burst` (1 to 10^12, default `rate`) is the capacity of a token bucket; no other algorithm has one.
+    /// milliseconds). `burst` (1 to 10^12, default `rate`) is the capacity of a token bucket; other algorithms have none.
     ///
     /// # Errors
     /// As [`Window::of`].
@@ -51,8 +51,8 @@ impl Window {
     /// As [`Window::new`] with any period; a calendar period takes `fixed_window_counter` only.
     ///
     /// # Errors
-    /// `invalid_argument`, naming the value that is out of its range, a burst that the algorithm or a rate of 0 does not
-    /// have, and one that would take more than 1000 years to refill.
+    /// `invalid_argument`, naming the value that is out of its range, a burst that the algorithm or a rate of 0 does
+    /// not have, and one that would take more than 1000 years to refill.
     pub fn of(rate: u64, period: Period, algorithm: Algorithm, burst: Option<u64>) -> Result<Window> {
         if rate > MAX_UNITS {
             return Err(Error::invalid(format!("rate must be from 0 to {MAX_UNITS} units, not {rate}")));
@@ -60,8 +60,8 @@ impl Window {
         period.validate()?;
         if period.is_calendar() && algorithm != Algorithm::FixedWindowCounter {
             return Err(Error::invalid(format!(
-                "algorithm of a calendar period must be fixed_window_counter, not {algorithm}; for {algorithm} give per \
-                 as a length such as 24h"
+                "algorithm of a calendar period must be fixed_window_counter, not {algorithm}; for {algorithm} give \
+                 per as a length such as 24h"
             )));
         }
         if let Some(burst) = burst {
@@ -100,8 +100,8 @@ impl Window {
         format!("{}/{}", self.rate, self.period)
     }
 
-    /// Its values as JSON and the command line give them, defaults included: `burst` of token buckets, `tz` and `anchor`
-    /// where the period has them.
+    /// Its values as JSON and the command line give them, defaults included: `burst` of token buckets, `tz` and
+    /// `anchor` where the period has them.
     pub fn fields(&self) -> Fields {
         Fields {
             rate: Some(self.rate),
