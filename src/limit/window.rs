@@ -40,7 +40,7 @@ pub struct Window {
 
 impl Window {
     /// A window of `rate` units (0 to 10^12; with 0 every check is denied) per `per` (1 ms to 366 days, in whole
-    /// milliseconds). `burst` (1 to 10^12, default `rate`) is the capacity of a token bucket; other algorithms have none.
+    /// milliseconds). `burst` (1 to 10^12, default `rate`) is the capacity of a token bucket; no other has one.
     ///
     /// # Errors
     /// As [`Window::of`].
