@@ -22,8 +22,8 @@
 //! - Below a prefix all suffixes of the key are tried, for a pattern with a shorter suffix may have longer middles.
 //! - Middles are searched from left to right, and the leftmost place at which a middle fits is the only one that is
 //!   looked at: what can follow it at a later place can also follow it there. So each node is searched at most once
-//!   for a suffix. A node with one edge of a length is left for the next at the first hit, as in a search for a
-//!   single pattern.
+//!   for a suffix. Where a node has a single edge of some length, the search for that length ends at the first hit, as
+//!   in a search for a single pattern.
 //!
 //! # The bound
 //!
@@ -37,8 +37,8 @@
 //! most 512 bytes, and a probe costs it a hash of the text and, where the filter and 64 bits of hash are met, a
 //! comparison.
 //!
-//! Memory: a node for each text of each pattern at most, of some 100 bytes and the text, hence at most proportional to
-//! what the patterns' text takes. What removed patterns took is given back once it is over a half.
+//! Memory: at most a node for each text of each pattern, of some 100 bytes and the text. `user:*:p17` next to others of
+//! its kind takes 150 bytes, `tenant17:*` 280. What removed patterns took is given back once it is over a half.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -80,8 +80,9 @@ pub fn matches(pattern: &str, key: &str) -> bool {
 
 /// Patterns with a value each. Finds the one that serves a key in a time that hardly depends on how many there are.
 ///
-/// An edit changes the set in place, in a time that does not depend on its size either (but [`PatternSet::remove`] at
-/// times builds it anew); there is no cheap copy. Threads that share it keep it in a `RwLock`.
+/// An edit changes the set in place and takes well under a microsecond on average; at times memory grows or is given
+/// back, which takes as long as to fill the set. There is no cheap copy: threads that share a set keep it in a
+/// `RwLock`.
 ///
 /// ```
 /// use flint::limit::PatternSet;
@@ -297,8 +298,8 @@ impl<V> PatternSet<V> {
 
     fn is_edge(&self, child: u32, parent: u32, text: &[u8]) -> bool {
         let node = &self.nodes[child as usize];
-        // Empty ones are not compared: on a processor with AVX-512 glibc takes 90 ns for that, since an empty box points
-        // to no memory.
+        // Empty texts are not compared: an empty box points to no memory, and glibc's memcmp for AVX-512 takes 90 ns
+        // there.
         node.parent == parent && node.text.len() == text.len() && (text.is_empty() || *node.text == *text)
     }
 
@@ -584,8 +585,13 @@ mod tests {
     }
 
     fn patterns() -> impl Strategy<Value = String> {
-        // The last two share their first byte, and `\u{444}` and `\u{484}` their last.
-        prop_oneof![4 => "[ab*]{1,7}", 2 => "[a*\u{444}\u{484}\u{445}]{1,7}", 1 => "[abф]{0,2}\\*[abф]{0,2}", 1 => "[ab*]{1,14}"]
+        // Of the three characters with two bytes, two share the first byte and two the last.
+        prop_oneof![
+            4 => "[ab*]{1,7}",
+            2 => "[a*\u{444}\u{484}\u{445}]{1,7}",
+            1 => "[abф]{0,2}\\*[abф]{0,2}",
+            1 => "[ab*]{1,14}",
+        ]
     }
 
     fn keys() -> impl Strategy<Value = String> {
