@@ -23,7 +23,8 @@
 //! ```
 //!
 //! Calls that wait at the same time share one sync of the disk, so many of them at once are cheap. With
-//! [`SyncMode::Batch`] a check waits for the disk only if the log is full, and then for seconds at most.
+//! [`SyncMode::Batch`] a check waits until it is written to the log: microseconds, or until a sync under way is done.
+//! With [`SyncMode::Relaxed`] it waits only if the log is full, and then for seconds at most.
 //!
 //! # Features
 //!
