@@ -17,7 +17,7 @@ use super::registry::Registry;
 use crate::bounds::SHARDS;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
-use crate::store::{self, Reservation, Store, Waiter};
+use crate::store::{self, Reservation, Store};
 
 /// How often a thread that must not wait tries to lock a shard: for about as long as a decision takes.
 const LOCK_TRIES: u32 = 64;
@@ -129,10 +129,6 @@ impl Core {
 
     pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
         self.log()?.reserve(records, bytes)
-    }
-
-    pub fn wait(&self, waiter: &Waiter) -> Result<()> {
-        self.log()?.wait(waiter)
     }
 
     pub fn is_closing(&self) -> bool {

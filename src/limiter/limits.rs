@@ -3,13 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use super::answers::Status;
+use super::check::wait::Wait;
 use super::core::{Core, Limiter, shard_of};
 use super::entry::{Entry, Table};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
 use crate::limit::{Limit, validate_key};
 use crate::store::record::{Event, MAX_FIXED};
-use crate::store::{Pending, Waiter};
 
 impl Limiter {
     /// Configures a limit. Returns whether it is new. The same values again change nothing at all; new values take
@@ -39,7 +39,7 @@ impl Limiter {
         if let Some(unconfirmed) = same {
             return core.confirm(shard, unconfirmed);
         }
-        let waiter = Waiter::take();
+        let wait = Wait::of_change(core.sync);
         let mut reservation = core.reserve(1, MAX_FIXED + key.len())?;
         let mut table = core.shards[shard].lock();
         if let Some(unconfirmed) = core.same_values(&mut table, hash, key, &limit) {
@@ -50,14 +50,14 @@ impl Limiter {
         let created = match table.get(hash, key) {
             Some(entry) => {
                 let event = Event::Reconfigured { id: entry.id(), at: now, limit };
-                core.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
+                core.log()?.append(&mut reservation, &event, wait.pending());
                 entry.reconfigure(limit, now);
                 false
             }
             None => {
                 let id = core.next_id.fetch_add(1, Ordering::Relaxed);
                 let event = Event::Created { id, shard: shard as u8, at: now, limit, key };
-                core.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
+                core.log()?.append(&mut reservation, &event, wait.pending());
                 let entry = Box::new(Entry::new(key, id, shard as u8, limit, now));
                 table.insert(hash, entry, |key| core.hash(key));
                 true
@@ -66,7 +66,7 @@ impl Limiter {
         let number = table.count_configured();
         drop(table);
         drop(reservation);
-        core.wait(&waiter)?;
+        core.finish(&wait)?;
         core.shards[shard].lock().confirm(number);
         Ok(created)
     }
@@ -137,34 +137,35 @@ impl Limiter {
 }
 
 impl Core {
-    /// Whether the limit has these values, and if so, the configuration of its shard that is not known to be on disk.
+    /// Whether the limit has these values, and if so, the configuration of its shard that may still be waited for.
     fn same_values(&self, table: &mut Table, hash: u64, key: &str, limit: &Limit) -> Option<Option<u64>> {
         table.get(hash, key).is_some_and(|entry| entry.limit == *limit).then(|| table.unconfirmed())
     }
 
-    /// Returns that nothing had to be changed, once the configuration is durable that another call may still wait for.
-    /// To be called holding no lock.
+    /// Returns that nothing had to be changed, once the configuration has come as far as another call may still wait
+    /// for. To be called holding no lock.
     fn confirm(&self, shard: usize, unconfirmed: Option<u64>) -> Result<bool> {
         if let Some(number) = unconfirmed {
-            self.log()?.sync()?;
-            // The call that queued it may have stopped waiting; without this all later calls would sync again.
+            self.finish_all(&Wait::of_change(self.sync))?;
+            // The call that queued it may have stopped waiting; without this all later calls would wait again.
             self.shards[shard].lock().confirm(number);
         }
         Ok(false)
     }
 
-    /// One change to one limit, which is durable when this returns. `change` gets the hash of its key, its id and now.
+    /// One change to one limit, which is written or durable when this returns, as the mode has it. `change` gets the
+    /// hash of its key, its id and now.
     fn change(&self, key: &str, change: impl FnOnce(&mut Table, u64, u64, Millis) -> Event<'static>) -> Result<()> {
         validate_key(key)?;
         let hash = self.hash(key);
-        let waiter = Waiter::take();
+        let wait = Wait::of_change(self.sync);
         let mut reservation = self.reserve(1, MAX_FIXED)?;
         let mut table = self.shards[shard_of(hash)].lock();
         let id = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?.id();
         let event = change(&mut table, hash, id, self.clock.now());
-        self.log()?.append(&mut reservation, &event, Some(Pending::new(&waiter)));
+        self.log()?.append(&mut reservation, &event, wait.pending());
         drop(table);
         drop(reservation);
-        self.wait(&waiter)
+        self.finish(&wait)
     }
 }

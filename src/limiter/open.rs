@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::background::helpers;
 use super::core::{Core, Limiter, Shard};
-use super::options::Options;
+use super::options::{Options, SyncMode};
 use super::recovery::build::build;
 use super::recovery::replay::Replayed;
 use crate::error::Result;
-use crate::store::{self, Access, DirectoryLock};
+use crate::store::{self, Access, DirectoryLock, Policy};
 
 impl Limiter {
     /// Opens the data directory and recovers what is in it.
@@ -42,14 +42,13 @@ impl Limiter {
         let renumber = found.clean.is_none();
         let next_id = if renumber { entries.len() as u64 + 1 } else { highest_id + 1 };
         let flush_every = options.policy.flush_every;
+        let policy = Policy { gathers: options.sync == SyncMode::Relaxed, ..options.policy };
         let found_bytes = found.log_bytes;
         let hasher = RandomState::new();
         let disk = Arc::clone(&options.disk);
         let opening = match options.access {
             Access::Read => None,
-            Access::Create | Access::Write => {
-                Some(store::Opening::begin(dir, &disk, lock, found, now, options.policy)?)
-            }
+            Access::Create | Access::Write => Some(store::Opening::begin(dir, &disk, lock, found, now, policy)?),
         };
         let (store, tables) = build(dir, &hasher, entries, renumber, opening)?;
         let core = Arc::new(Core {

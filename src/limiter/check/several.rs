@@ -1,7 +1,7 @@
 //! Checks: of one key, of several at once, and of several each by itself.
 //!
 //! Owns: the order of what a check does. Room in the log is reserved, the shards are locked, the pure functions of
-//! `limit` decide, the record is queued under the locks, and the answer waits for the disk under none.
+//! `limit` decide, the record is queued under the locks, and the answer waits for the log under none.
 
 use std::sync::MutexGuard;
 
@@ -159,7 +159,7 @@ impl Limiter {
     }
 
     /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait
-    /// for the disk serves all. An item that has an error has it in its place, and does not affect the others.
+    /// for the log serves all. An item that has an error has it in its place, and does not affect the others.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -194,9 +194,8 @@ impl Limiter {
         };
         let wait = Wait::by(core.sync, non_blocking);
         let spent = results.iter().flatten().any(|decision| decision.allowed);
-        if spent && let Some(pending) = wait.pending() {
-            core.log()?.sync_later(pending);
-            core.finish(&wait)?;
+        if spent {
+            core.finish_all(&wait)?;
         }
         Ok(results)
     }

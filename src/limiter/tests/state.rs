@@ -200,7 +200,7 @@ fn checks_go_on_during_compaction_and_nothing_is_lost() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
     let clock = Clock::manual(START);
-    let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+    let limiter = Limiter::open(&dir, Options { sync: SyncMode::Relaxed, ..options(&clock) }).unwrap();
     let keys: Vec<String> = (0..300).map(|index| format!("key-{index}")).collect();
     for key in &keys {
         limiter.configure(key, limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
@@ -238,7 +238,7 @@ fn the_log_is_compacted_by_itself_when_it_has_grown() {
     let dir = tempfile::tempdir().unwrap();
     let policy = Policy { compact_after: MIN_COMPACT_AFTER_BYTES, segment_bytes: 10_000, ..Policy::default() };
     let clock = Clock::manual(START);
-    let limiter = Limiter::open(dir.path(), Options { sync: SyncMode::Batch, policy, ..options(&clock) }).unwrap();
+    let limiter = Limiter::open(dir.path(), Options { sync: SyncMode::Relaxed, policy, ..options(&clock) }).unwrap();
     limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
     while limiter.report().compactions == 0 {
         limiter.check("k", 1).unwrap();
@@ -285,7 +285,7 @@ fn a_sliding_window_of_any_number_of_instants_survives_a_compaction() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
     let clock = Clock::manual(START);
-    let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+    let limiter = Limiter::open(&dir, Options { sync: SyncMode::Relaxed, ..options(&clock) }).unwrap();
     let day = Limit::of_millis(1_000_000_000, 86_400_000, Algorithm::SlidingWindowLog, None).unwrap();
     limiter.configure("busy", day).unwrap();
     limiter.configure("other", limit(10, Algorithm::SlidingWindowLog)).unwrap();
@@ -366,9 +366,9 @@ fn a_crowd_of_compactions_is_served_by_few() {
 fn checks_that_meet_the_closing_are_in_the_log_or_refused() {
     let parent = tempfile::tempdir().unwrap();
     let clock = Clock::manual(START);
-    for round in 0..10 {
+    for (round, sync) in SyncMode::ALL.into_iter().cycle().take(12).enumerate() {
         let dir = parent.path().join(round.to_string());
-        let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+        let limiter = Limiter::open(&dir, Options { sync, ..options(&clock) }).unwrap();
         limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
         let begun = AtomicU64::new(0);
         let allowed: u64 = thread::scope(|scope| {

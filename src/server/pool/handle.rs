@@ -72,8 +72,8 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
         let reply = routes::answer(context.sources(), &ask(&exchange));
         return answer(context, exchange, measure, reply);
     }
-    // In batch mode no reply waits for the disk.
-    let slot = (context.limiter.sync() == SyncMode::Always).then(|| context.pending.reserve());
+    // In relaxed mode no reply waits for the log.
+    let slot = (context.limiter.sync() != SyncMode::Relaxed).then(|| context.pending.reserve());
     let non_blocking = NonBlocking::new(&context.completion, slot.as_ref().map_or(0, |slot| slot.number()));
     let reply = routes::answer(Sources { non_blocking: Some(&non_blocking), ..context.sources() }, &ask(&exchange));
     if non_blocking.would_block() {
