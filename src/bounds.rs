@@ -7,10 +7,17 @@
 /// affordable.
 pub const MAX_KEY_BYTES: usize = 512;
 
-/// Largest `rate`, `burst` and `cost`, in units. Times [`MAX_PERIOD_MS`] it needs 75 bits, hence the 128-bit products.
+/// Largest `rate`, `burst` and `cost`, in units. Times [`MAX_PERIOD_MS`] in microseconds it needs 85 bits, hence the
+/// 128-bit products.
 pub const MAX_UNITS: u64 = 1_000_000_000_000;
 
-/// Shortest period, in milliseconds: the resolution of the clock that decides.
+/// Most windows of one limit: each is decided, kept and reported for itself.
+pub const MAX_WINDOWS: usize = 8;
+
+/// Latest day of the month on which a calendar month, quarter or year may begin.
+pub const MAX_ANCHOR: u8 = 31;
+
+/// Shortest period, in milliseconds: the unit in which periods are told and written.
 pub const MIN_PERIOD_MS: u64 = 1;
 
 /// Longest period, in milliseconds: 366 days, so that "a year" always fits.

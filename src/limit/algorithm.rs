@@ -7,7 +7,7 @@ use super::text::excerpt;
 use crate::error::{Error, Result};
 
 /// How a limit counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// A bucket of `burst` units, refilled continuously at `rate` per period.

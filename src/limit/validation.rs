@@ -2,15 +2,30 @@
 
 use super::text::excerpt;
 use super::values::Limit;
-use crate::bounds::MAX_KEY_BYTES;
+use crate::bounds::{MAX_KEY_BYTES, MAX_UNITS};
 use crate::error::{Error, Kind, Result};
 
 /// Refuses a cost that is out of range or that `limit` could never allow: over the capacity of a window with a rate.
 ///
 /// # Errors
 /// `invalid_argument` for 0 and for more than 10^12; `cost_exceeds_capacity` for more than the capacity.
-pub fn validate_cost(_key: &str, _limit: &Limit, _cost: u64) -> Result<()> {
-    todo!()
+pub fn validate_cost(key: &str, limit: &Limit, cost: u64) -> Result<()> {
+    if !(1..=MAX_UNITS).contains(&cost) {
+        return Err(Error::invalid(format!("cost must be from 1 to {MAX_UNITS}, not {cost}")));
+    }
+    // A window of rate 0 denies whatever the cost: that is an answer.
+    let least = limit.windows().iter().filter(|window| window.rate() > 0).min_by_key(|window| window.capacity());
+    let Some(window) = least.filter(|window| cost > window.capacity()) else {
+        return Ok(());
+    };
+    let which = if limit.windows().len() > 1 { format!("`{}` in ", window.short()) } else { String::new() };
+    Err(Error::new(
+        Kind::CostExceedsCapacity,
+        format!(
+            "cost {cost} is over the capacity {} of {which}limit `{key}` and could never be allowed",
+            window.capacity()
+        ),
+    ))
 }
 
 /// Refuses a key that is empty, blank, longer than 512 bytes, or holds a control character.

@@ -5,8 +5,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::algorithm::Algorithm;
+use super::period::Period;
+use super::text::excerpt;
 use super::window::Window;
+use crate::bounds::MAX_WINDOWS;
+use crate::clock::Millis;
 use crate::error::{Error, Result};
+
+/// The text of a limit that allows every check.
+const UNLIMITED: &str = "unlimited";
 
 /// What a denial does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -19,7 +26,54 @@ pub enum Mode {
     Shadow,
 }
 
+impl Mode {
+    /// Every mode.
+    pub const ALL: &[Mode] = &[Mode::Enforce, Mode::Shadow];
+
+    /// The name in the HTTP API and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Enforce => "enforce",
+            Mode::Shadow => "shadow",
+        }
+    }
+
+    fn find(name: &str) -> Option<Mode> {
+        Mode::ALL.iter().copied().find(|mode| mode.name() == name)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Mode> {
+        Mode::find(name)
+            .ok_or_else(|| Error::invalid(format!("mode must be enforce or shadow, not `{}`", excerpt(name))))
+    }
+}
+
 /// The values of a limit: 1 to 8 windows, all of which must allow; or no limit at all (`unlimited`).
+///
+/// Its text is that of its windows, separated by commas, or `unlimited`; then `shadow` in that mode.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use flint::{Algorithm, Limit, Mode};
+///
+/// let limit: Limit = "100/1m burst=200".parse()?;
+/// assert_eq!(limit, Limit::new(100, Duration::from_secs(60), Algorithm::TokenBucket, Some(200))?);
+/// // The order of windows does not matter: they are kept from the shortest period to the longest.
+/// let limit: Limit = "5000/day, 10/1s shadow".parse()?;
+/// assert_eq!((limit.to_string().as_str(), limit.mode()), ("10/1s, 5000/day shadow", Mode::Shadow));
+/// # Ok::<(), flint::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// In canonical order; empty for `unlimited`.
@@ -36,12 +90,29 @@ impl Limit {
         Limit::of(vec![Window::new(rate, per, algorithm, burst)?])
     }
 
+    /// As [`Limit::new`], with the period in milliseconds.
+    #[doc(hidden)]
+    pub fn of_millis(rate: u64, per: Millis, algorithm: Algorithm, burst: Option<u64>) -> Result<Limit> {
+        Limit::of(vec![Window::of(rate, Period::of_millis(per)?, algorithm, burst)?])
+    }
+
     /// A limit of 1 to 8 windows, in any order.
     ///
     /// # Errors
     /// `invalid_argument` for none, too many, or two with equal rate, period and algorithm.
-    pub fn of(_windows: Vec<Window>) -> Result<Limit> {
-        todo!()
+    pub fn of(mut windows: Vec<Window>) -> Result<Limit> {
+        if !(1..=MAX_WINDOWS).contains(&windows.len()) {
+            return Err(wrong_count(windows.len()));
+        }
+        windows.sort_unstable();
+        let values = |window: &Window| (window.rate(), window.period(), window.algorithm());
+        if let Some(pair) = windows.windows(2).find(|pair| values(&pair[0]) == values(&pair[1])) {
+            return Err(Error::invalid(format!(
+                "windows must differ in rate, per or algorithm, and `{}` is there twice",
+                pair[0].short()
+            )));
+        }
+        Ok(Limit { windows: windows.into_boxed_slice(), mode: Mode::Enforce })
     }
 
     /// No limit: every check is allowed and counted.
@@ -49,7 +120,7 @@ impl Limit {
         Limit { windows: Box::default(), mode: Mode::Enforce }
     }
 
-    /// The same in another mode.
+    /// The same in another mode. Nothing is ever denied under `unlimited`, whatever the mode.
     #[must_use]
     pub fn with_mode(self, mode: Mode) -> Limit {
         Limit { mode, ..self }
@@ -71,16 +142,47 @@ impl Limit {
     }
 }
 
+impl From<Window> for Limit {
+    fn from(window: Window) -> Limit {
+        Limit { windows: Box::new([window]), mode: Mode::Enforce }
+    }
+}
+
 impl fmt::Display for Limit {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_unlimited() {
+            f.write_str(UNLIMITED)?;
+        }
+        for (index, window) in self.windows.iter().enumerate() {
+            write!(f, "{}{window}", if index == 0 { "" } else { ", " })?;
+        }
+        if self.mode == Mode::default() { Ok(()) } else { write!(f, " {}", self.mode) }
     }
 }
 
 impl FromStr for Limit {
     type Err = Error;
 
-    fn from_str(_text: &str) -> Result<Limit> {
-        todo!()
+    fn from_str(text: &str) -> Result<Limit> {
+        let text = text.trim_ascii();
+        let last = text.rsplit_once(|c: char| c.is_ascii_whitespace());
+        let (values, mode) = match last.and_then(|(values, word)| Some((values.trim_ascii_end(), Mode::find(word)?))) {
+            Some((values, mode)) => (values, mode),
+            None => (text, Mode::default()),
+        };
+        if values == UNLIMITED {
+            return Ok(Limit::unlimited().with_mode(mode));
+        }
+        // Counted first: a long text of commas is told so.
+        let count = values.split(',').count();
+        if count > MAX_WINDOWS {
+            return Err(wrong_count(count));
+        }
+        let windows = values.split(',').map(str::parse).collect::<Result<Vec<Window>>>()?;
+        Ok(Limit::of(windows)?.with_mode(mode))
     }
+}
+
+fn wrong_count(count: usize) -> Error {
+    Error::invalid(format!("windows must be 1 to {MAX_WINDOWS}, not {count}"))
 }
