@@ -8,8 +8,8 @@ use super::files::names::Name;
 use super::files::random::random;
 use super::format::encode;
 use super::format::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use super::format::record::Entry;
-use crate::clock::Millis;
+use super::format::record::{Entry, Event, PatternTotals};
+use crate::clock::{Clock, Reading};
 use crate::error::{Error, Kind, Result};
 
 /// Payload at which a frame of a snapshot is closed, in bytes. A damaged place costs a repair no more than that.
@@ -56,6 +56,16 @@ impl SnapshotWriter {
         })
     }
 
+    /// Adds the totals of a pattern's keys in a shard.
+    ///
+    /// # Errors
+    /// `io`.
+    pub fn pattern_totals(&mut self, totals: &PatternTotals) -> Result<()> {
+        encode::encode_pattern_totals(&mut self.frame, totals);
+        self.records += 1;
+        if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
+    }
+
     /// Adds one limit.
     ///
     /// # Errors
@@ -67,17 +77,20 @@ impl SnapshotWriter {
         if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
     }
 
-    /// Ends the snapshot and makes it durable under its unfinished name.
+    /// Ends the snapshot with what the clocks show, which is returned, and makes it durable under its unfinished name.
     ///
     /// # Errors
     /// `io`.
-    pub fn seal(&mut self, now: Millis) -> Result<()> {
-        encode::encode_end(&mut self.frame, self.limits, now);
-        self.records += 1;
+    pub fn seal(&mut self, clock: &Clock) -> Result<Reading> {
+        let reading = clock.reading();
+        encode::encode_event(&mut self.frame, &Event::Clock(reading), 0);
+        encode::encode_end(&mut self.frame, self.limits, reading.at);
+        self.records += 2;
         self.close_frame()?;
         self.header.first = self.limits;
         self.write(&self.header.encode(), 0)?;
-        self.home.disk.sync_all(&self.file).map_err(|error| Error::io("sync", &self.path, &error))
+        self.home.disk.sync_all(&self.file).map_err(|error| Error::io("sync", &self.path, &error))?;
+        Ok(reading)
     }
 
     /// Gives the sealed snapshot its name. Returns its size in bytes.

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::record::{
-    Born, ClockRecord, Entry, Event, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW,
-    Source, Spend, UNITS, UNLIMITED, tag,
+    Born, Entry, Event, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
+    UNITS, UNLIMITED, tag,
 };
 use crate::bounds::MAX_ITEMS;
-use crate::clock::Micros;
+use crate::clock::{Micros, Reading};
 use crate::limit::{Algorithm, CalendarUnit, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
 /// Longest name of a time zone that is believed, in bytes.
@@ -92,7 +92,7 @@ impl<'a> Decoder<'a> {
             }
             tag::RESET => Event::Reset { id: self.id()?, at: self.instant()? },
             tag::MARKER => Event::Marker { snapshot: self.number()?, shard: self.byte()? },
-            tag::CLOCK => Event::Clock(ClockRecord {
+            tag::CLOCK => Event::Clock(Reading {
                 at: self.instant()?,
                 wall: self.moment()?,
                 boot: self.uuid()?,

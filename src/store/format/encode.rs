@@ -1,7 +1,7 @@
 //! Encoding of records, by the tables of `record.rs`.
 
-use super::record::{Born, ClockRecord, Entry, Event, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED, tag};
-use crate::clock::Micros;
+use super::record::{Born, Entry, Event, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED, tag};
+use crate::clock::{Micros, Reading};
 use crate::limit::{Limit, Mode, Period, StateParts, Window};
 
 /// Where encoded bytes go: a `Vec`, or a buffer of a fixed size on the stack.
@@ -76,7 +76,7 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Micros) {
             put(sink, tag::MARKER, [*snapshot]);
             sink.put(&[*shard]);
         }
-        Event::Clock(ClockRecord { at, wall, boot, boot_clock }) => {
+        Event::Clock(Reading { at, wall, boot, boot_clock }) => {
             put(sink, tag::CLOCK, [since(at), *wall]);
             sink.put(boot);
             number(sink, *boot_clock);

@@ -43,7 +43,7 @@
 
 use std::sync::Arc;
 
-use crate::clock::Micros;
+use crate::clock::{Micros, Reading};
 use crate::limit::{CalendarUnit, Limit, Parts};
 
 /// Upper bound of the encoded length of a record of fixed length, and of a spent-all without its items, in bytes. What
@@ -130,19 +130,6 @@ pub struct Spend<'a> {
     pub ends: Vec<Micros>,
 }
 
-/// What the clocks showed at one moment. See [`crate::clock::Reading`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClockRecord {
-    /// The instant by which decisions are made.
-    pub at: Micros,
-    /// The system clock.
-    pub wall: Micros,
-    /// The id of the boot; zeros where it is not known.
-    pub boot: [u8; 16],
-    /// The clock of that boot, in microseconds.
-    pub boot_clock: Micros,
-}
-
 /// Bit of a limit's flags: denials are told only.
 pub const SHADOW: u8 = 1;
 
@@ -178,8 +165,8 @@ pub enum Event<'a> {
     Reset { id: u64, at: Micros },
     /// The snapshot of this number holds the shard as it was here.
     Marker { snapshot: u64, shard: u8 },
-    /// The clocks were read.
-    Clock(ClockRecord),
+    /// What the clocks showed.
+    Clock(Reading),
 }
 
 impl Event<'_> {
@@ -195,7 +182,7 @@ impl Event<'_> {
             | Event::SpentAll { at, .. }
             | Event::SpentMore { at, .. }
             | Event::Reset { at, .. }
-            | Event::Clock(ClockRecord { at, .. }) => Some(*at),
+            | Event::Clock(Reading { at, .. }) => Some(*at),
             Event::Denied { last, .. } => *last,
             Event::Marker { .. } => None,
         }

@@ -12,7 +12,7 @@ use super::sync::{Builder, Instant, JoinHandle, RecvTimeoutError, Sender, bounde
 use super::wait::{Outcome, Pending, Stage, Waiter};
 use super::writer::{Start, Writer};
 use crate::bounds::{LOG_WAIT_MS, STACK_BYTES};
-use crate::clock::Millis;
+use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::store::format::frame::FRAME_HEADER;
 use crate::store::format::record::Event;
@@ -26,7 +26,7 @@ pub struct Log {
     shared: Arc<Shared>,
     queue: Sender<Message>,
     thread: Mutex<Option<JoinHandle<Result<()>>>>,
-    base: Millis,
+    base: Micros,
 }
 
 impl Log {
@@ -235,6 +235,7 @@ mod tests {
             home,
             next_sequence: 1,
             base: 0,
+            clocks: still(),
             policy,
             log_bytes: FILE_HEADER as u64,
             snapshot_bytes: 0,

@@ -109,6 +109,7 @@ fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
         segment,
         next_sequence: 1,
         base: 0,
+        clocks: still(),
         policy: Policy::default(),
         log_bytes: header,
         snapshot_bytes: 0,

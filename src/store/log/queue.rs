@@ -18,7 +18,7 @@ use super::growth::Growth;
 use super::health::Condition;
 use super::sync::{AtomicU64, Instant, Ordering, Receiver, RecvTimeoutError, Sender, look_for, sleep, yield_now};
 use super::wait::Pending;
-use crate::clock::Millis;
+use crate::clock::Micros;
 use crate::error::Result;
 use crate::store::format::encode::{Sink, encode_event};
 use crate::store::format::frame::FRAME_HEADER;
@@ -70,6 +70,11 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
+    /// Takes all of it, for a record of the log thread's own.
+    pub(super) fn take_all(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
     /// Takes the space of one record with the header of its frame out of the reservation.
     pub(super) fn take(&mut self, payload: &Payload) -> u64 {
         let used = (payload.bytes().len() + FRAME_HEADER) as u64;
@@ -218,7 +223,7 @@ pub enum Payload {
 }
 
 impl Payload {
-    pub fn encode(event: &Event<'_>, base: Millis) -> Payload {
+    pub fn encode(event: &Event<'_>, base: Micros) -> Payload {
         let mut payload = Payload::Short(0, [0; INLINE]);
         encode_event(&mut payload, event, base);
         payload
