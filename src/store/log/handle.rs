@@ -212,6 +212,7 @@ fn with_frames(records: usize, bytes: usize) -> u64 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::store::clocks::Clocks;
     use crate::store::files::data_dir::DataDir;
     use crate::store::files::disk::SystemDisk;
     use crate::store::format::frame::FILE_HEADER;
@@ -227,7 +228,7 @@ mod tests {
             home,
             next_sequence: 1,
             base: 0,
-            clocks: still(),
+            clocks: Clocks::still(),
             policy: Policy { compact_after: 1, ..Policy::default() },
             log_bytes: FILE_HEADER as u64,
             snapshot_bytes: 0,
