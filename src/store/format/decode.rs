@@ -7,7 +7,7 @@ use super::record::{
     Born, Entry, Event, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
     UNITS, UNLIMITED, tag,
 };
-use crate::bounds::{MAX_ITEMS, MAX_WINDOWS};
+use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
 use crate::limit::{Algorithm, CalendarUnit, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
@@ -209,7 +209,9 @@ impl<'a> Decoder<'a> {
     }
 
     fn key(&mut self) -> Read<&'a str> {
-        self.text(MAX_TEXT)
+        let text = self.text(MAX_TEXT)?;
+        let most = if text.starts_with(|first: char| first < ' ') { MAX_TEXT } else { MAX_KEY_BYTES };
+        if text.len() <= most { Ok(text) } else { Err("a key that is too long") }
     }
 
     fn maybe<T>(&mut self, mut read: impl FnMut(&mut Self) -> Read<T>) -> Read<Option<T>> {
