@@ -35,6 +35,6 @@ pub use self::policy::{Policy, validate_policy};
 pub use self::read::found::{CleanEnd, Damage, Recovered, Replay, Torn};
 pub use self::read::recovery::recover;
 pub use self::read::repair::{Lost, RepairRead, read_for_repair};
-pub use self::read::rewind::Rewind;
+pub use self::read::rewind::{Rewind, ahead_notice};
 pub use self::snapshot::SnapshotWriter;
 pub use self::timings::{TIMING_BOUNDS_US, Timings};

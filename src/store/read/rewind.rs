@@ -4,10 +4,32 @@
 //! come comes as much later as it would have. Only the calendar can't be moved: its windows keep their counts and end
 //! where today's period does.
 
+use std::time::Duration;
+
 use super::found::Recovered;
 use crate::clock::{Clock, Micros};
 use crate::limit::{Ends, Parts, Period, StateParts, Window};
 use crate::store::format::record::Entry;
+
+/// What an operator is told of a log that is so far ahead of the system clock ([`Clock::ahead`]): one sentence, without
+/// its full stop.
+pub fn ahead_notice(ahead: Duration) -> String {
+    format!(
+        "the log is ahead of the system clock by {}, since that was ahead when it was written, or was set back; limits go \
+         on from there at their pace; if the system clock is right now, `flint log repair --rewind-clock` brings the log \
+         back to it",
+        in_words(ahead)
+    )
+}
+
+/// In its largest unit and the next one, rounded down: `3650d 2h`, `59m 3s`, `7s`.
+fn in_words(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let units = [("d", seconds / 86_400), ("h", seconds / 3600 % 24), ("m", seconds / 60 % 60), ("s", seconds % 60)];
+    let first = units.iter().position(|(_, number)| *number > 0).unwrap_or(units.len() - 1);
+    let told = units[first..].iter().take(2).map(|(unit, number)| format!("{number}{unit}"));
+    told.collect::<Vec<_>>().join(" ")
+}
 
 /// One offset for every instant of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +111,6 @@ mod tests {
     use crate::limit::{Limit, Live};
     use crate::store::format::record::{Overlay, Source};
     use std::sync::Arc;
-    use std::time::Duration;
 
     const HOUR: Micros = 3_600_000_000;
     const DAY: Micros = 24 * HOUR;
@@ -120,6 +141,15 @@ mod tests {
         let found = Recovered { last_instant: TODAY + 1_000_000, ..Recovered::default() };
         assert_eq!(Rewind::of(&found, &Clock::manual(TODAY)), None);
         assert_eq!(Rewind::of(&Recovered::default(), &Clock::manual(TODAY)), None);
+    }
+
+    #[test]
+    fn an_operator_is_told_how_far() {
+        let words = |seconds: u64| in_words(Duration::from_secs(seconds));
+        assert_eq!([0, 2, 60, 3599, 3600, 3661].map(words), ["0s", "2s", "1m 0s", "59m 59s", "1h 0m", "1h 1m"]);
+        assert_eq!([86_399, 86_400, 315_367_200].map(words), ["23h 59m", "1d 0h", "3650d 2h"]);
+        let notice = ahead_notice(Duration::from_millis(3_600_999));
+        assert!(notice.starts_with("the log is ahead of the system clock by 1h 0m, since"), "{notice}");
     }
 
     #[test]
