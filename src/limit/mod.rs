@@ -7,10 +7,11 @@
 //! A check is three steps: [`State::advance`] brings the state to `now` (refills, opens the next window, forgets what
 //! has expired; nothing is spent), [`State::quote`] decides without changing anything, [`State::spend`] spends.
 //!
-//! Arrows go down this list: `counting`, `validation`, `values`, `period`, `algorithm`, `text`.
+//! Arrows go down this list: `counting`, `patterns`, `validation`, `values`, `period`, `algorithm`, `text`.
 
 mod algorithm;
 mod counting;
+mod patterns;
 mod period;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use self::algorithm::Algorithm;
 pub use self::counting::parts::StateParts;
 pub use self::counting::quote::Quote;
 pub use self::counting::state::State;
+pub use self::patterns::{PatternSet, is_pattern, matches};
 pub use self::period::{format_period, parse_period};
 pub use self::text::excerpt;
 pub use self::validation::{validate_cost, validate_key};
