@@ -14,8 +14,8 @@ pub enum SyncMode {
     /// After its record is on disk (fdatasync); concurrent requests share one. Nothing that was answered is lost.
     #[default]
     Always,
-    /// After its record is written to the log, which is synced by count and time ([`Options::with_flush_every`]). The end
-    /// of the process loses nothing that was answered, a power cut at most what came after the last sync.
+    /// After its record is written to the log, which is synced by count and time ([`Options::with_flush_every`]). The
+    /// end of the process loses nothing that was answered, a power cut at most what came after the last sync.
     Batch,
     /// As soon as its record is queued for the log, which is written at once or, where records come in numbers, within
     /// 0.2 ms, unless the disk is slow, and synced as in `Batch`. The end of the process (but for [`Limiter::close`])

@@ -56,7 +56,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/check", &["several", "wait"]),
     ("limiter/background", &["helpers", "denials", "compact"]),
     ("limiter/recovery", &["build", "replay"]),
-    ("limit", &["counting", "validation", "values", "period", "algorithm", "text"]),
+    ("limit", &["counting", "patterns", "validation", "values", "period", "algorithm", "text"]),
     (
         "limit/counting",
         &[

@@ -7,15 +7,15 @@ use super::record::{
     Born, Entry, Event, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
     UNITS, UNLIMITED, tag,
 };
-use crate::bounds::MAX_ITEMS;
+use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
 use crate::limit::{Algorithm, CalendarUnit, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
 /// Longest name of a time zone that is believed, in bytes.
 const MAX_ZONE: usize = 64;
 
-/// Most windows that a limit has, and most windows of earlier values that rest.
-const MAX_WINDOWS: u64 = 8;
+/// Most windows of earlier values that rest.
+const MAX_RESTING: u64 = 8;
 
 /// What a step of decoding gives, or what is wrong.
 type Read<T> = Result<T, &'static str>;
@@ -116,7 +116,7 @@ impl<'a> Decoder<'a> {
         let overlay = self.maybe(|from| Ok(Overlay { limit: from.limit()?, until: from.moment()? }))?;
         let windows = overlay.as_ref().map_or(&limit, |overlay| &overlay.limit).windows();
         let windows = windows.iter().map(|window| self.state(window)).collect::<Read<_>>()?;
-        let resting = self.list(MAX_WINDOWS, 7, |from| {
+        let resting = self.list(MAX_RESTING, 7, |from| {
             let window = from.window()?;
             Ok((window, from.state(&window)?))
         })?;
@@ -209,7 +209,9 @@ impl<'a> Decoder<'a> {
     }
 
     fn key(&mut self) -> Read<&'a str> {
-        self.text(MAX_TEXT)
+        let text = self.text(MAX_TEXT)?;
+        let most = if text.starts_with(|first: char| first < ' ') { MAX_TEXT } else { MAX_KEY_BYTES };
+        if text.len() <= most { Ok(text) } else { Err("a key that is too long") }
     }
 
     fn maybe<T>(&mut self, mut read: impl FnMut(&mut Self) -> Read<T>) -> Read<Option<T>> {
@@ -247,7 +249,7 @@ impl<'a> Decoder<'a> {
         }
         let whole = self.rest;
         let flags = self.byte()?;
-        let windows = self.list(MAX_WINDOWS, 4, Self::window)?;
+        let windows = self.list(MAX_WINDOWS as u64, 4, Self::window)?;
         let limit = match (flags & UNLIMITED != 0, windows.is_empty()) {
             (true, true) => Limit::unlimited(),
             (false, false) => {
