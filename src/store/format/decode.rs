@@ -1,5 +1,5 @@
-//! Decoding of records, by the tables of `record.rs`. Whatever the bytes are, nothing panics, and nothing is allocated by
-//! a length that was not checked.
+//! Decoding of records, by the tables of `record.rs`. Whatever the bytes are, nothing panics, and nothing is allocated
+//! by a length that was not checked.
 
 use std::sync::Arc;
 

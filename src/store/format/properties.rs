@@ -33,7 +33,8 @@ fn windows() -> impl Strategy<Value = Window> {
 
 fn limits() -> impl Strategy<Value = Arc<Limit>> {
     let several = prop::collection::vec(windows(), 1..9);
-    let limit = prop_oneof![1 => Just(Limit::unlimited()), 9 => several.prop_filter_map("equal", |windows| Limit::of(windows).ok())];
+    let several = several.prop_filter_map("equal", |windows| Limit::of(windows).ok());
+    let limit = prop_oneof![1 => Just(Limit::unlimited()), 9 => several];
     (limit, any::<bool>())
         .prop_map(|(limit, shadow)| Arc::new(if shadow { limit.with_mode(Mode::Shadow) } else { limit }))
 }
@@ -213,7 +214,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived(bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0..6_u8], 0..200), tag in 0_u8..17) {
+    fn any_bytes_are_survived(
+        bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0..6_u8], 0..200),
+        tag in 0_u8..17,
+    ) {
         let tagged = [&[tag], &bytes[..]].concat();
         read_all(&tagged, u64::MAX - 5);
         read_all(&tagged, 0);
