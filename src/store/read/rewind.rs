@@ -15,9 +15,9 @@ use crate::store::format::record::Entry;
 /// its full stop.
 pub fn ahead_notice(ahead: Duration) -> String {
     format!(
-        "the log is ahead of the system clock by {}, since that was ahead when it was written, or was set back; limits \
-         go on from there at their pace; if the system clock is right now, `flint log repair --rewind-clock` brings the \
-         log back to it",
+        "the log is ahead of the system clock by {}, since that was ahead when it was written, or was set back; \
+         limits go on from there at their pace; if the system clock is right now, `flint log repair --rewind-clock` \
+         brings the log back to it",
         in_words(ahead)
     )
 }
