@@ -81,6 +81,12 @@ fn spends() -> impl Strategy<Value = Spend<'static>> {
         .prop_map(|(id, cost, born, moves, ends)| Spend { id, cost, born, moves, ends })
 }
 
+fn intents() -> impl Strategy<Value = Intent<'static>> {
+    let until = prop::option::of(instants());
+    (prop::option::of(limits()), prop::option::of(any::<u64>()), until, keys())
+        .prop_map(|(limit, max_keys, until, key)| Intent { limit, max_keys, until, key })
+}
+
 /// Events whose length has no part that varies without a bound.
 fn short_events() -> impl Strategy<Value = Event<'static>> {
     prop_oneof![
@@ -115,6 +121,9 @@ fn events() -> impl Strategy<Value = Event<'static>> {
         (instants(), prop::collection::vec((0..=MAX_ID, 1..=MAX_UNITS), 0..20))
             .prop_map(|(at, items)| Event::SpentAll { at, items }),
         (instants(), prop::collection::vec(spends(), 0..5)).prop_map(|(at, items)| Event::SpentMore { at, items }),
+        (any::<u64>(), any::<bool>(), instants(), prop::collection::vec(intents(), 0..5))
+            .prop_map(|(group, last, at, items)| Event::Intended { group, last, at, items }),
+        any::<u64>().prop_map(|group| Event::Done { group }),
     ]
 }
 
