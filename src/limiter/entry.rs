@@ -25,6 +25,7 @@ const PENDING_DENIALS: u64 = 1 << 63;
 const OVERLAID: u64 = 1 << 62;
 const KIND_SHIFT: u32 = 60;
 const KIND: u64 = 3 << KIND_SHIFT;
+const NO_SLOT: u32 = u32::MAX;
 
 /// Where a key has its limit from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl Entry {
             allowed: 0,
             allowed_cost: 0,
             last_allowed: 0,
-            slot: 0,
+            slot: NO_SLOT,
             version: 0,
         };
         entry.set_source(source);
@@ -134,13 +135,29 @@ impl Entry {
     /// Notes where it has its values from. Nobody is told.
     pub fn set_source(&mut self, source: Source) {
         let (kind, slot) = match source {
-            Source::Exact => (0, 0),
-            Source::Request => (1, 0),
-            Source::Overflow => (2, 0),
+            Source::Exact => (0, NO_SLOT),
+            Source::Request => (1, NO_SLOT),
+            Source::Overflow => (2, NO_SLOT),
             Source::Pattern(slot) => (3, slot),
         };
         self.id_and_flags = (self.id_and_flags & !KIND) | kind << KIND_SHIFT;
         self.slot = slot;
+    }
+
+    /// Notes that this overflow limit is that of the pattern with this slot.
+    pub fn set_overflow_of(&mut self, slot: u32) {
+        self.slot = slot;
+    }
+
+    /// The pattern that all that happens to it counts for too.
+    pub fn share_slot(&self) -> Option<u32> {
+        Some(self.slot).filter(|slot| *slot != NO_SLOT)
+    }
+
+    /// Whether it was configured for exactly its key, and nothing lies over that.
+    #[inline]
+    pub fn is_plain_exact(&self) -> bool {
+        self.id_and_flags & (KIND | OVERLAID) == 0
     }
 
     /// Whether it stands for a pattern; the text of which follows the mark.
@@ -215,8 +232,11 @@ impl Entry {
         allowed.max(reset).unwrap_or(0)
     }
 
-    /// Counts an allowed check, and spends its cost.
+    /// Counts an allowed check, and spends its cost. A pattern's own entry only counts: checks of keys that need none.
     pub fn spend(&mut self, now: Micros, cost: u64, ends: &mut dyn Ends) {
+        if self.pattern_text().is_some() {
+            return self.count_allowed(now, cost);
+        }
         let limit = Arc::clone(self.in_force());
         self.standing.advance(&limit, now);
         self.forget_if_untouched(&limit, now);

@@ -1,10 +1,11 @@
 //! Answers as JSON: one form for the HTTP API and for `--json`.
 
 use std::cell::Cell;
+use std::time::Duration;
 
-use super::answers::{AllDecision, Compaction, Decision, Status};
-use crate::clock::{LAST_INSTANT, Millis, rfc3339};
-use crate::limit::format_period;
+use super::answers::{AllDecision, Compaction, Decision, Detail, Item, Status, window_name};
+use crate::clock::{LAST_INSTANT, Micros, rfc3339};
+use crate::limit::{Limit, Period, Quote, Window};
 
 impl Decision {
     /// Appends the decision on `key` as a JSON object.
@@ -19,42 +20,138 @@ impl Decision {
             b",\"allowed\":false,\"cost\":"
         });
         write_number(out, self.cost);
-        out.extend_from_slice(b",\"limit\":");
-        write_number(out, self.limit.capacity());
-        out.extend_from_slice(b",\"remaining\":");
-        write_number(out, self.remaining);
-        out.extend_from_slice(b",\"reset_at\":\"");
-        write_instant(out, self.reset_at);
-        out.extend_from_slice(b"\",\"retry_after_ms\":");
-        write_number(out, self.retry_after.as_millis() as u64);
-        out.extend_from_slice(b",\"algorithm\":\"");
-        out.extend_from_slice(self.limit.algorithm().name().as_bytes());
-        out.extend_from_slice(b"\"}");
-    }
-}
-
-impl AllDecision {
-    /// Appends the answer on items with these keys as a JSON object.
-    #[doc(hidden)]
-    pub fn write_json(&self, keys: &[(&str, u64)], out: &mut Vec<u8>) {
-        let begin: &[u8] = if self.allowed { b"{\"allowed\":true" } else { b"{\"allowed\":false" };
-        out.extend_from_slice(begin);
-        text(out, "denied_key", self.denied.and_then(|index| keys.get(index)).map(|(key, _)| *key));
-        name(out, "results");
-        array(out, self.results.iter().zip(keys), |(result, (key, _)), out| result.write_json(key, out));
+        let window = self.binding_window().map(|(window, _)| window);
+        number(out, "limit", window.map(Window::capacity));
+        number(out, "remaining", self.remaining);
+        number(out, "used", self.used);
+        if self.debt > 0 {
+            number(out, "debt", Some(self.debt));
+        }
+        instant(out, "reset_at", self.reset_at);
+        // Under `unlimited` every number is null; when this cost could be allowed is known there too.
+        number(out, "retry_after_ms", self.retry_after.map(ms));
+        number(out, "next_ms", self.next.map(ms).filter(|_| window.is_some()));
+        text(out, "algorithm", window.map(|window| window.algorithm().name()));
+        if self.windows.as_slice().len() > 1 {
+            text(out, "window", Some(&window_name(&self.limit, self.binding)));
+            name(out, "windows");
+            let windows = self.limit.windows().iter().zip(self.windows.as_slice()).enumerate();
+            array(out, windows, |(index, (window, quote)), out| {
+                begin_window(&self.limit, index, out);
+                number(out, "limit", Some(window.capacity()));
+                write_figures(quote, out);
+                number(out, "retry_after_ms", quote.retry.map(|retry| retry.div_ceil(1000)));
+                text(out, "algorithm", Some(window.algorithm().name()));
+                text(out, "per", Some(&window.period().to_string()));
+                out.push(b'}');
+            });
+        }
+        if let Some(pattern) = &self.pattern {
+            text(out, "pattern", Some(pattern));
+        }
+        if self.overflow {
+            flag(out, "overflow", true);
+        }
+        if let Some(would_deny) = self.would_deny {
+            flag(out, "shadow", true);
+            flag(out, "would_deny", would_deny);
+        }
         out.push(b'}');
     }
 }
 
-/// Appends the answers on items with these keys as a JSON object: in the place of an item that had an error stand its
+fn ms(time: Duration) -> u64 {
+    time.as_micros().div_ceil(1000) as u64
+}
+
+fn begin_window(limit: &Limit, index: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"name\":");
+    write_text(out, &window_name(limit, index));
+}
+
+/// What a decision and a status tell of a window alike.
+fn write_figures(quote: &Quote, out: &mut Vec<u8>) {
+    number(out, "remaining", Some(quote.remaining));
+    number(out, "used", Some(quote.used));
+    number(out, "debt", Some(quote.debt));
+    instant(out, "reset_at", Some(quote.reset_at));
+    number(out, "next_ms", quote.next.map(|next| next.div_ceil(1000)));
+}
+
+/// What only some algorithms tell.
+fn write_detail(detail: Detail, out: &mut Vec<u8>) {
+    match detail {
+        Detail::None => {}
+        Detail::Log { oldest_at } => instant(out, "oldest_at", oldest_at),
+        Detail::Pair { previous, current, started_at } => {
+            number(out, "previous", Some(previous));
+            number(out, "current", Some(current));
+            instant(out, "window_started_at", started_at);
+        }
+    }
+}
+
+/// The values of a window, as they are given to configure one; `per_millis` is told besides.
+fn write_values(window: &Window, out: &mut Vec<u8>) {
+    let fields = window.fields();
+    number(out, "rate", fields.rate);
+    text(out, "per", fields.per.as_deref());
+    let millis = match window.period() {
+        Period::Fixed(length) => Some(length / 1000),
+        Period::Calendar { .. } => None,
+    };
+    number(out, "per_millis", millis);
+    number(out, "burst", fields.burst);
+    text(out, "algorithm", fields.algorithm.as_deref());
+    if window.period().is_calendar() {
+        text(out, "tz", fields.tz.as_deref());
+    }
+    if fields.anchor.is_some() {
+        number(out, "anchor", fields.anchor);
+    }
+}
+
+/// The values of a limit: those of its one window, or all of them in `windows`, or `unlimited`; and its mode. What
+/// `window` appends is told of each of several windows besides.
+fn write_limit(limit: &Limit, out: &mut Vec<u8>, window: impl Fn(usize, &mut Vec<u8>)) {
+    match limit.windows() {
+        [] => flag(out, "unlimited", true),
+        [only] => write_values(only, out),
+        several => {
+            name(out, "windows");
+            array(out, several.iter().enumerate(), |(index, values), out| {
+                begin_window(limit, index, out);
+                write_values(values, out);
+                window(index, out);
+                out.push(b'}');
+            });
+        }
+    }
+    text(out, "mode", Some(limit.mode().name()));
+}
+
+impl AllDecision {
+    /// Appends the answer on these items as a JSON object.
+    #[doc(hidden)]
+    pub fn write_json(&self, items: &[Item<'_>], out: &mut Vec<u8>) {
+        let begin: &[u8] = if self.allowed { b"{\"allowed\":true" } else { b"{\"allowed\":false" };
+        out.extend_from_slice(begin);
+        text(out, "denied_key", self.denied.and_then(|index| items.get(index)).map(|item| item.key));
+        name(out, "results");
+        array(out, self.results.iter().zip(items), |(result, item), out| result.write_json(item.key, out));
+        out.push(b'}');
+    }
+}
+
+/// Appends the answers on these items as a JSON object: in the place of an item that had an error stand its
 /// key and the error.
-pub fn write_many(results: &[crate::Result<Decision>], keys: &[(&str, u64)], out: &mut Vec<u8>) {
+pub fn write_many(results: &[crate::Result<Decision>], items: &[Item<'_>], out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"results\":");
-    array(out, results.iter().zip(keys), |(result, (key, _)), out| match result {
-        Ok(decision) => decision.write_json(key, out),
+    array(out, results.iter().zip(items), |(result, item), out| match result {
+        Ok(decision) => decision.write_json(item.key, out),
         Err(error) => {
             out.extend_from_slice(b"{\"key\":");
-            write_text(out, key);
+            write_text(out, item.key);
             text(out, "error", Some(error.message()));
             text(out, "code", Some(error.kind().code()));
             out.push(b'}');
@@ -64,19 +161,54 @@ pub fn write_many(results: &[crate::Result<Decision>], keys: &[(&str, u64)], out
 }
 
 impl Status {
-    /// Appends the status as a JSON object.
+    /// Appends the status as a JSON object. Its value fields (`key`, `rate`, `per`, `burst`, `algorithm`, `tz`,
+    /// `anchor`, or `windows` with them, or `unlimited`; `mode`, `max_keys`) are those of a request that configures it.
+    /// While values last for a time only, `for_until` is there and `below` holds what comes back.
     #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        let (limit, totals) = (&self.limit, &self.totals);
+        let totals = &self.totals;
         out.extend_from_slice(b"{\"key\":");
         write_text(out, &self.key);
-        number(out, "rate", Some(limit.rate()));
-        text(out, "per", Some(&format_period(limit.period_ms())));
-        number(out, "per_millis", Some(limit.period_ms()));
-        number(out, "burst", limit.burst());
-        text(out, "algorithm", Some(limit.algorithm().name()));
-        number(out, "remaining", Some(self.remaining));
-        instant(out, "reset_at", Some(self.reset_at));
+        let detail = |index: usize| self.details.get(index).copied().unwrap_or(Detail::None);
+        write_limit(&self.limit, out, |index, out| {
+            if let Some(quote) = self.windows.as_slice().get(index) {
+                write_figures(quote, out);
+            }
+            write_detail(detail(index), out);
+        });
+        if let Some(lasting) = &self.lasting {
+            instant(out, "for_until", Some(lasting.until));
+            field(out, "below", lasting.below.as_deref(), |out, below| {
+                // Without the comma that stands before each field.
+                let begin = out.len();
+                write_limit(below, out, |_, _| ());
+                out[begin] = b'{';
+                out.push(b'}');
+            });
+        }
+        if self.max_keys.is_some() {
+            number(out, "max_keys", self.max_keys);
+        }
+        if self.live.is_some() {
+            number(out, "live", self.live);
+        }
+        text(out, "source", Some(self.source.name()));
+        if let Some(pattern) = &self.pattern {
+            text(out, "pattern", Some(pattern));
+        }
+        if self.overflow {
+            flag(out, "overflow", true);
+        }
+        number(out, "remaining", self.remaining);
+        number(out, "used", self.used);
+        if self.debt > 0 {
+            number(out, "debt", Some(self.debt));
+        }
+        instant(out, "reset_at", self.reset_at);
+        number(out, "next_ms", self.next.map(ms));
+        if self.limit.windows().len() == 1 {
+            write_detail(detail(0), out);
+        }
         number(out, "total_allowed", Some(totals.allowed));
         number(out, "total_denied", Some(totals.denied));
         number(out, "total_allowed_cost", Some(totals.allowed_cost));
@@ -137,7 +269,12 @@ fn number(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
     field(out, name, value, write_number);
 }
 
-fn instant(out: &mut Vec<u8>, name: &str, value: Option<Millis>) {
+fn flag(out: &mut Vec<u8>, field: &str, value: bool) {
+    name(out, field);
+    out.extend_from_slice(if value { b"true" } else { b"false" });
+}
+
+fn instant(out: &mut Vec<u8>, name: &str, value: Option<Micros>) {
     field(out, name, value, |out, at| {
         out.push(b'"');
         write_instant(out, at);
@@ -164,15 +301,16 @@ pub fn write_number(out: &mut Vec<u8>, number: u64) {
 }
 
 /// Appends an instant as RFC 3339. The text of the last second is kept: decisions made together end together.
-fn write_instant(out: &mut Vec<u8>, at: Millis) {
+fn write_instant(out: &mut Vec<u8>, at: Micros) {
     const TO_SECONDS: usize = "2026-01-31T23:59:59".len();
     thread_local! {
         static LAST: Cell<(u64, [u8; TO_SECONDS])> = const { Cell::new((u64::MAX, [0; TO_SECONDS])) };
     }
+    let at = at.min(LAST_INSTANT).div_ceil(1000);
     let (mut second, mut text) = LAST.get();
     if second != at / 1000 {
-        let whole = rfc3339(at).to_string();
-        let Some(prefix) = whole.as_bytes().first_chunk::<TO_SECONDS>().filter(|_| at <= LAST_INSTANT) else {
+        let whole = rfc3339(at * 1000).to_string();
+        let Some(prefix) = whole.as_bytes().first_chunk::<TO_SECONDS>() else {
             return out.extend_from_slice(whole.as_bytes());
         };
         (second, text) = (at / 1000, *prefix);

@@ -28,6 +28,7 @@ mod background;
 mod core;
 mod entry;
 mod json;
+mod lookup;
 mod offline;
 mod options;
 mod recovery;

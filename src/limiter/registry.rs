@@ -173,7 +173,7 @@ pub struct Registry {
     /// Keys that live by what a request brought, overflow limits apart.
     pub requested: AtomicU64,
     /// Most of these.
-    max_requested: u64,
+    pub max_requested: u64,
     /// Overflow limits for values that requests brought.
     pub overflows: AtomicU64,
 }
@@ -254,33 +254,12 @@ impl Registry {
         limit
     }
 
-    /// Takes room for one more key that lives by what a request brought, if there is some.
-    pub fn take_requested(&self) -> bool {
-        take(&self.requested, self.max_requested)
-    }
-
-    /// Whether no room is left for such a key.
-    pub fn is_full_of_requested(&self) -> bool {
-        self.requested.load(Ordering::Relaxed) >= self.max_requested
-    }
-}
-
-impl Row {
-    /// Takes room for one more live key, if there is some.
-    pub fn take(&self) -> bool {
-        take(&self.pattern.live, self.max_keys)
-    }
-
-    /// Whether no room is left for one more.
-    pub fn is_full(&self) -> bool {
-        self.pattern.live.load(Ordering::Relaxed) >= self.max_keys
+    /// Whether the values of some pattern end by themselves.
+    pub fn has_ends(&self) -> bool {
+        self.next_end.load(Ordering::Relaxed) != u64::MAX
     }
 }
 
 fn earliest(end: Option<Micros>, row: &Row) -> Option<Micros> {
     row.overlay.as_ref().map(|overlay| overlay.until.min(end.unwrap_or(u64::MAX))).or(end)
-}
-
-fn take(count: &AtomicU64, most: u64) -> bool {
-    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < most).then_some(count + 1)).is_ok()
 }

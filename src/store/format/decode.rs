@@ -1,10 +1,10 @@
-//! Decoding of records, by the tables of `record.rs`. Whatever the bytes are, nothing panics, and nothing is allocated by
-//! a length that was not checked.
+//! Decoding of records, by the tables of `record.rs`. Whatever the bytes are, nothing panics, and nothing is allocated
+//! by a length that was not checked.
 
 use std::sync::Arc;
 
 use super::record::{
-    Born, Entry, Event, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
+    Born, Entry, Event, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
     UNITS, UNLIMITED, tag,
 };
 use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_WINDOWS};
@@ -98,6 +98,13 @@ impl<'a> Decoder<'a> {
                 boot: self.uuid()?,
                 boot_clock: self.moment()?,
             }),
+            tag::INTENDED => Event::Intended {
+                group: self.number()?,
+                last: self.flag()?,
+                at: self.instant()?,
+                items: self.list(u64::MAX, 4, Self::intent)?,
+            },
+            tag::DONE => Event::Done { group: self.number()? },
             tag::ENTRY => return Ok(Record::Entry(Box::new(self.entry()?))),
             tag::PATTERN_TOTALS => {
                 let (id, shard, totals) = (self.id()?, self.byte()?, self.totals()?);
@@ -127,12 +134,29 @@ impl<'a> Decoder<'a> {
             limit,
             max_keys,
             overlay,
-            parts: Parts { windows, resting },
+            parts: Parts { windows, resting, ..Parts::default() },
             configured: self.time()?,
             totals: self.totals()?,
             times: [self.time()?, self.time()?, self.time()?],
             key: self.key()?,
         })
+    }
+
+    fn intent(&mut self) -> Read<Intent<'a>> {
+        Ok(Intent {
+            limit: self.maybe(Self::limit)?,
+            max_keys: self.maybe(Self::number)?,
+            until: self.maybe(Self::moment)?,
+            key: self.key()?,
+        })
+    }
+
+    fn flag(&mut self) -> Read<bool> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err("an unknown flag"),
+        }
     }
 
     fn byte(&mut self) -> Read<u8> {
@@ -336,12 +360,7 @@ impl<'a> Decoder<'a> {
 
     fn made(&mut self) -> Read<Move> {
         let (at, source) = (self.moment()?, self.source()?);
-        let lifts = match self.byte()? {
-            0 => false,
-            1 => true,
-            _ => return Err("an unknown flag of a move"),
-        };
-        Ok(Move { at, source, lifts, limit: self.limit()? })
+        Ok(Move { at, source, lifts: self.flag()?, limit: self.limit()? })
     }
 
     fn spend(&mut self) -> Read<Spend<'a>> {

@@ -33,7 +33,8 @@ fn windows() -> impl Strategy<Value = Window> {
 
 fn limits() -> impl Strategy<Value = Arc<Limit>> {
     let several = prop::collection::vec(windows(), 1..9);
-    let limit = prop_oneof![1 => Just(Limit::unlimited()), 9 => several.prop_filter_map("equal", |windows| Limit::of(windows).ok())];
+    let several = several.prop_filter_map("equal", |windows| Limit::of(windows).ok());
+    let limit = prop_oneof![1 => Just(Limit::unlimited()), 9 => several];
     (limit, any::<bool>())
         .prop_map(|(limit, shadow)| Arc::new(if shadow { limit.with_mode(Mode::Shadow) } else { limit }))
 }
@@ -80,6 +81,12 @@ fn spends() -> impl Strategy<Value = Spend<'static>> {
         .prop_map(|(id, cost, born, moves, ends)| Spend { id, cost, born, moves, ends })
 }
 
+fn intents() -> impl Strategy<Value = Intent<'static>> {
+    let until = prop::option::of(instants());
+    (prop::option::of(limits()), prop::option::of(any::<u64>()), until, keys())
+        .prop_map(|(limit, max_keys, until, key)| Intent { limit, max_keys, until, key })
+}
+
 /// Events whose length has no part that varies without a bound.
 fn short_events() -> impl Strategy<Value = Event<'static>> {
     prop_oneof![
@@ -114,6 +121,9 @@ fn events() -> impl Strategy<Value = Event<'static>> {
         (instants(), prop::collection::vec((0..=MAX_ID, 1..=MAX_UNITS), 0..20))
             .prop_map(|(at, items)| Event::SpentAll { at, items }),
         (instants(), prop::collection::vec(spends(), 0..5)).prop_map(|(at, items)| Event::SpentMore { at, items }),
+        (any::<u64>(), any::<bool>(), instants(), prop::collection::vec(intents(), 0..5))
+            .prop_map(|(group, last, at, items)| Event::Intended { group, last, at, items }),
+        any::<u64>().prop_map(|group| Event::Done { group }),
     ]
 }
 
@@ -213,7 +223,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived(bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0..6_u8], 0..200), tag in 0_u8..17) {
+    fn any_bytes_are_survived(
+        bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0..6_u8], 0..200),
+        tag in 0_u8..17,
+    ) {
         let tagged = [&[tag], &bytes[..]].concat();
         read_all(&tagged, u64::MAX - 5);
         read_all(&tagged, 0);

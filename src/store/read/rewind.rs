@@ -1,8 +1,8 @@
 //! Rewinding: the way out for a log that is ahead of the system clock.
 //!
-//! One offset off every instant, so that the last one is today's. What was spent stays spent, and everything that was to
-//! come comes as much later as it would have. Only the calendar can't be moved: its windows keep their counts and end
-//! where today's period does.
+//! One offset off every instant, so that the last one is today's. What was spent stays spent, and everything that was
+//! to come comes after as long as it would have. Only the calendar can't be moved: its windows keep their counts and
+//! end where today's period does.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::store::format::record::Entry;
 /// its full stop.
 pub fn ahead_notice(ahead: Duration) -> String {
     format!(
-        "the log is ahead of the system clock by {}, since that was ahead when it was written, or was set back; limits go \
-         on from there at their pace; if the system clock is right now, `flint log repair --rewind-clock` brings the log \
-         back to it",
+        "the log is ahead of the system clock by {}, since that was ahead when it was written, or was set back; \
+         limits go on from there at their pace; if the system clock is right now, `flint log repair --rewind-clock` \
+         brings the log back to it",
         in_words(ahead)
     )
 }
