@@ -328,16 +328,18 @@ impl Core {
         now: Micros,
         look: impl FnOnce(&Standing, &Arc<Limit>) -> T,
     ) -> T {
-        let at_it = |entry: &mut Entry| {
-            let limit = Arc::clone(entry.in_force());
-            entry.standing.advance(&limit, now);
-            look(&entry.standing, &limit)
+        let mut copy;
+        let entry = match entry {
+            None => return look(&Standing::new(&served.limit), &served.limit),
+            Some(entry) if served.changes.is_empty() => entry,
+            Some(entry) => {
+                copy = changed(entry, served, &mut Live::default());
+                &mut copy
+            }
         };
-        match entry {
-            None => look(&Standing::new(&served.limit), &served.limit),
-            Some(entry) if served.changes.is_empty() => at_it(entry),
-            Some(entry) => at_it(&mut changed(entry, served, &mut Live::default())),
-        }
+        let limit = Arc::clone(entry.in_force());
+        entry.standing.advance(&limit, now);
+        look(&entry.standing, &limit)
     }
 
     /// Looks at some entries of a shard, and takes out the keys by pattern or request that are untouched, and overflow
