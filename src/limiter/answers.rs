@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Micros;
-use crate::limit::{Limit, Mode, Quote, Quotes, StateParts, Verdict, Window};
+use crate::limit::{Detail, Limit, Mode, Quote, Quotes, Verdict, Window};
 
 /// What a check asks for.
 ///
@@ -216,42 +216,6 @@ impl Origin {
             Origin::Exact => "exact",
             Origin::Pattern => "pattern",
             Origin::Request => "request",
-        }
-    }
-}
-
-/// What only some algorithms tell of a window. Instants are microseconds since the epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Detail {
-    /// Nothing.
-    None,
-    /// Of a sliding log: the oldest instant that still counts.
-    Log {
-        /// `None` where none does.
-        oldest_at: Option<Micros>,
-    },
-    /// Of a sliding counter: its two counts, and when the current one began.
-    Pair {
-        /// Units of the window before.
-        previous: u64,
-        /// Units of the current window.
-        current: u64,
-        /// `None` before the first spend.
-        started_at: Option<Micros>,
-    },
-}
-
-impl Detail {
-    pub(super) fn of(parts: &StateParts) -> Detail {
-        match parts {
-            StateParts::Bucket { .. } | StateParts::Window { .. } => Detail::None,
-            StateParts::Events(events) => Detail::Log { oldest_at: events.first().map(|(at, _)| *at) },
-            StateParts::Pair { start, previous, current } => Detail::Pair {
-                previous: *previous,
-                current: *current,
-                started_at: Some(*start).filter(|start| *start > 0),
-            },
         }
     }
 }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::answers::Totals;
-use super::registry::{OVERFLOW_MARK, PATTERN_MARK, Pattern};
+use super::registry::{Known, OVERFLOW_MARK, PATTERN_MARK, Pattern, Row};
+use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
 use crate::limit::{Ends, Limit, Standing};
 use crate::store::record::{self, Overlay};
@@ -318,10 +319,13 @@ impl Entry {
     /// An operator configured other values.
     pub fn reconfigure(&mut self, limit: Arc<Limit>, max_keys: Option<u64>, at: Micros, ends: &mut dyn Ends) {
         if self.pattern_text().is_some() {
-            let covered = self.overlay().is_some_and(|overlay| overlay.until > at);
+            let overlay = self.overlay().map(|overlay| overlay.until);
+            let covered = overlay.is_some_and(|until| until > at);
             let same = self.limit == limit;
-            if !covered {
+            if let Some(until) = overlay.filter(|_| !covered) {
                 self.lift();
+                let more = self.more();
+                more.configured = more.configured.max(until + 1);
             }
             self.limit = limit;
             let more = self.more();
@@ -344,6 +348,27 @@ impl Entry {
         }
         self.id_and_flags |= OVERLAID;
         self.more().overlay = Some(Overlay { limit, until });
+    }
+
+    /// Of a pattern: since when its keys are to have the values in force at `now`.
+    fn edited_at(&self, now: Micros) -> Micros {
+        let ended = self.overlay().filter(|overlay| overlay.until <= now).map_or(0, |overlay| overlay.until);
+        self.configured().unwrap_or(0).max(ended)
+    }
+
+    /// Shows in the registry what its pattern is to be.
+    pub fn show(&self, row: &mut Row, now: Micros) {
+        row.limit = Arc::clone(&self.limit);
+        row.overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
+        row.edited_at = self.edited_at(now);
+        row.max_keys = self.max_keys().unwrap_or(MAX_KEYS);
+    }
+
+    /// Makes its pattern known to the registry, at a start. `None` where it is no pattern.
+    pub fn enroll(&self, known: &mut Known, now: Micros) -> Option<Arc<Pattern>> {
+        let text = self.pattern_text()?;
+        let overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
+        Some(known.add(text, self.id(), Arc::clone(&self.limit), overlay, self.edited_at(now), self.max_keys()))
     }
 
     /// Notes of a new pattern when it was configured, and its bound.

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::answers::{AllDecision, Compaction, Decision, Detail, Item, Status, window_name};
+use super::answers::{AllDecision, Compaction, Decision, Item, Status, window_name};
 use crate::clock::{LAST_INSTANT, Micros, rfc3339};
-use crate::limit::{Limit, Period, Quote, Window};
+use crate::limit::{Detail, Limit, Period, Quote, Window};
 
 impl Decision {
     /// Appends the decision on `key` as a JSON object.

@@ -321,23 +321,26 @@ impl Core {
         }
     }
 
-    /// How a key stands at `now`, without a spend: what it has counted under the values that serve it, and these.
-    pub fn standing(&self, entry: Option<&mut Entry>, served: &Served, now: Micros) -> (Standing, Arc<Limit>) {
-        match entry {
-            None => (Standing::new(&served.limit), Arc::clone(&served.limit)),
-            Some(entry) if served.changes.is_empty() => {
-                let limit = Arc::clone(entry.in_force());
-                entry.standing.advance(&limit, now);
-                (entry.standing.clone(), limit)
-            }
+    /// Looks at how a key stands at `now`, without a spend: at what it has counted under the values that serve it.
+    pub fn look<T>(
+        &self,
+        entry: Option<&mut Entry>,
+        served: &Served,
+        now: Micros,
+        look: impl FnOnce(&Standing, &Arc<Limit>) -> T,
+    ) -> T {
+        let mut copy;
+        let entry = match entry {
+            None => return look(&Standing::new(&served.limit), &served.limit),
+            Some(entry) if served.changes.is_empty() => entry,
             Some(entry) => {
-                let entry = changed(entry, served, &mut Live::default());
-                let limit = Arc::clone(entry.in_force());
-                let mut standing = entry.standing;
-                standing.advance(&limit, now);
-                (standing, limit)
+                copy = changed(entry, served, &mut Live::default());
+                &mut copy
             }
-        }
+        };
+        let limit = Arc::clone(entry.in_force());
+        entry.standing.advance(&limit, now);
+        look(&entry.standing, &limit)
     }
 
     /// Looks at some entries of a shard, and takes out the keys by pattern or request that are untouched, and overflow
@@ -372,8 +375,7 @@ impl Core {
                 return false;
             };
             if !served.changes.is_empty() {
-                let (standing, limit) = self.standing(Some(entry), &served, now);
-                return standing.is_untouched(&limit, now);
+                return self.look(Some(entry), &served, now, |standing, limit| standing.is_untouched(limit, now));
             }
             entry.version = version;
         }

@@ -129,6 +129,14 @@ impl Known {
         Some(Arc::clone(&row.pattern))
     }
 
+    /// Lets a pattern that was retired serve keys again.
+    pub fn reinstate(&mut self, slot: u32) {
+        if let Some(row) = self.rows.get_mut(slot as usize).and_then(Option::as_mut) {
+            row.removed_at = None;
+            self.set.insert(&row.pattern.text, slot);
+        }
+    }
+
     /// Takes out a pattern to which no entry refers any more.
     pub fn forget(&mut self, slot: u32) {
         if self.rows.get_mut(slot as usize).and_then(Option::take).is_some() {
@@ -156,6 +164,29 @@ impl Known {
     }
 }
 
+/// The lock of edits.
+pub type Edit<'a> = MutexGuard<'a, Option<Group>>;
+
+/// Changes that are made all or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its number in the log.
+    pub number: u64,
+    /// What is left to do, the next one last.
+    pub left: Vec<Intended>,
+}
+
+/// What one limit of a group is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intended {
+    pub key: Box<str>,
+    /// Its values; without them it is to be removed.
+    pub limit: Option<Arc<Limit>>,
+    pub max_keys: Option<u64>,
+    /// Until when, if the values lie over others for a time.
+    pub until: Option<Micros>,
+}
+
 /// The registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -163,8 +194,8 @@ pub struct Registry {
     version: AtomicU32,
     /// When the next overlay of a pattern ends; [`u64::MAX`] for none.
     next_end: AtomicU64,
-    /// Rank 3: held by an edit, before any shard's lock.
-    editing: Mutex<()>,
+    /// Rank 3: held by an edit, before any shard's lock. Holds what an error has left of a group of changes.
+    editing: Mutex<Option<Group>>,
     /// Rank 5: held for a look or for one step of an edit, after a shard's lock. Nothing is waited for under it.
     known: RwLock<Known>,
     /// Rank 5. One copy of equal values, and how many there may be before the unused ones are dropped.
@@ -184,7 +215,7 @@ impl Registry {
         Registry {
             version: AtomicU32::new(1),
             next_end: AtomicU64::new(u64::MAX),
-            editing: Mutex::default(),
+            editing: Mutex::new(None),
             known: RwLock::default(),
             interned: Mutex::new((HashTable::new(), MIN_PURGE)),
             hasher: RandomState::new(),
@@ -208,8 +239,8 @@ impl Registry {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held by whoever edits patterns or configures many limits, for all of it.
-    pub fn edit(&self) -> MutexGuard<'_, ()> {
+    /// Held by whoever configures or removes, until all its records are queued.
+    pub fn edit(&self) -> Edit<'_> {
         self.editing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -6,11 +6,11 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use super::decide::{Aside, Ask, MAX_ENDS, Room, asks_for_ends, born, count_allowed, fresh};
+use super::decide::{Aside, Ask, Room, asks_for_ends, born, count_allowed, fresh};
 use super::wait::{NonBlocking, Wait};
 use crate::clock::Micros;
 use crate::error::{Error, Result};
-use crate::limit::{Limit, Live, Verdict, validate_cost};
+use crate::limit::{Live, Verdict, validate_cost};
 use crate::limiter::answers::{AllDecision, Decision};
 use crate::limiter::core::{Core, shard_of};
 use crate::limiter::entry::{Entry, Table};
@@ -195,7 +195,7 @@ impl Core {
                         return self.overflow_in_all(tables, ask, now, progress);
                     }
                     let place = (ask.hash, ask.key);
-                    progress.drafts.push(self.draft(place, served, true));
+                    progress.drafts.push(self.draft_born(place, served, true));
                     self.decide_on_draft(progress, progress.drafts.len() - 1, ask, now);
                     return Ok(None);
                 }
@@ -240,7 +240,7 @@ impl Core {
                     }
                     None => {
                         self.take_room(table, &served, now)?;
-                        self.draft((*hash, key), &served, true)
+                        self.draft_born((*hash, key), &served, true)
                     }
                 };
                 progress.drafts.push(draft);
@@ -255,7 +255,7 @@ impl Core {
         Ok(None)
     }
 
-    fn draft(&self, place: (u64, &str), served: &Served, is_born: bool) -> Draft {
+    fn draft_born(&self, place: (u64, &str), served: &Served, is_born: bool) -> Draft {
         let entry = self.bear(place, served);
         Draft { hash: place.0, entry, served: served.clone(), is_born, ends: Vec::new() }
     }
@@ -325,8 +325,7 @@ impl Core {
 
     /// How a key stands that has spent nothing here.
     fn stands(&self, table: &mut Table, place: (u64, &str), served: &Served, now: Micros) -> Option<Verdict> {
-        let (standing, limit) = self.standing(table.get(place.0, place.1), served, now);
-        Some(glance(&standing, &limit, now))
+        Some(self.look(table.get(place.0, place.1), served, now, |standing, limit| glance(standing, limit, now)))
     }
 
     /// Makes what was decided: everything is spent but what a shadow denied.

@@ -11,7 +11,7 @@ use super::wait::Wait;
 use crate::bounds::MAX_WINDOWS;
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
-use crate::limit::{Limit, Live, Quotes, Standing, Verdict, validate_cost};
+use crate::limit::{Limit, Live, Standing, Verdict, validate_cost};
 use crate::limiter::answers::{Decision, Figures, Totals};
 use crate::limiter::core::{Core, shard_of};
 use crate::limiter::entry::{Counts, Entry, Source, Table};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::record::{
-    Born, Entry, Event, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
-    UNITS, UNLIMITED, tag,
+    Born, Entry, Event, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source,
+    Spend, UNITS, UNLIMITED, tag,
 };
 use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
