@@ -16,9 +16,9 @@ use crate::clock::Micros;
 use crate::limit::{Limit, Recorded};
 use crate::limiter::answers::Totals;
 use crate::limiter::entry::{Change, Entry, Held};
-use crate::limiter::registry::Registry;
+use crate::limiter::registry::{Group, Intended, Registry};
 use crate::store::Replay;
-use crate::store::record::{self, Born, Event, Move, Overlay, PatternTotals, Spend};
+use crate::store::record::{self, Born, Event, Intent, Move, Overlay, PatternTotals, Spend};
 
 /// Keys by their id in the log, and what those of each pattern have counted.
 pub struct Replayed<'r> {
@@ -31,6 +31,9 @@ pub struct Replayed<'r> {
     marked: Vec<bool>,
     unmarked: usize,
     highest_id: u64,
+    /// Changes that are made all or none, of which the log does not say yet that they are done; and whether it says
+    /// that they are to be.
+    group: Option<(Group, bool)>,
     /// Set to pass over records about keys that are not there.
     lenient: bool,
 }
@@ -42,6 +45,8 @@ pub struct Found {
     pub shares: Shares,
     /// The highest id in use.
     pub highest_id: u64,
+    /// Changes that are decided and were not all made.
+    pub left: Option<Group>,
 }
 
 impl<'r> Replayed<'r> {
@@ -55,6 +60,7 @@ impl<'r> Replayed<'r> {
             marked: vec![true; SHARDS],
             unmarked: 0,
             highest_id: 0,
+            group: None,
             lenient: false,
         }
     }
@@ -67,7 +73,12 @@ impl<'r> Replayed<'r> {
     /// What there is. Of a log that ends before its last marker, the keys of a shard without one are as the snapshot
     /// has them.
     pub fn finish(self) -> Found {
-        Found { entries: self.keys.into_entries(), shares: self.shares, highest_id: self.highest_id }
+        let left = self.group.filter(|(_, decided)| *decided).map(|(mut group, _)| {
+            // The next one is the last there.
+            group.left.reverse();
+            group
+        });
+        Found { entries: self.keys.into_entries(), shares: self.shares, highest_id: self.highest_id, left }
     }
 
     /// The entry of `id`, if an event of now is for it.
@@ -136,6 +147,18 @@ impl<'r> Replayed<'r> {
     fn change(&mut self, made: &Move) -> Change {
         let source = self.shares.source(made.source);
         Change { at: made.at, source, lifts: made.lifts, limit: self.interner.intern(&made.limit) }
+    }
+
+    fn intended(&mut self, number: u64, last: bool, items: Vec<Intent<'_>>) {
+        let (mut group, _) = self.group.take().filter(|(open, _)| open.number == number).unwrap_or_else(|| {
+            let group = Group { number, left: Vec::new() };
+            (group, false)
+        });
+        for Intent { limit, max_keys, until, key } in items {
+            let limit = limit.map(|limit| self.interner.intern(&limit));
+            group.left.push(Intended { key: key.into(), limit, max_keys, until });
+        }
+        self.group = Some((group, last));
     }
 
     fn removed(&mut self, id: u64) -> Result<(), String> {
@@ -227,6 +250,8 @@ impl Replay for Replayed<'_> {
                     self.unmarked -= 1;
                 }
             }
+            Event::Intended { group, last, items, .. } => self.intended(group, last, items),
+            Event::Done { group } => drop(self.group.take_if(|(open, _)| open.number == group)),
             Event::Clock(_) => {}
         }
         Ok(())
