@@ -6,7 +6,7 @@ use super::*;
 use crate::store::Completion;
 
 #[derive(Debug)]
-struct Nobody;
+pub struct Nobody;
 
 impl Completion for Nobody {
     fn complete(&self, _: u64, _: bool) {}
