@@ -438,6 +438,15 @@ pub struct Share {
     pub totals: Totals,
 }
 
+impl Share {
+    /// What a snapshot says of it, in this shard; nothing where nothing was counted.
+    pub fn to_record(&self, shard: u8) -> Option<record::PatternTotals> {
+        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals;
+        let totals = [allowed, denied, allowed_cost, denied_cost];
+        totals.iter().any(|total| *total > 0).then_some(record::PatternTotals { id: self.pattern.id, shard, totals })
+    }
+}
+
 /// The shares of a shard, by slot.
 #[derive(Debug, Clone, Default)]
 pub struct Shares(HashTable<Share>);
@@ -576,6 +585,11 @@ impl Table {
     /// more. Buckets stay as long as nothing is inserted; what is inserted may move all of them.
     pub fn bucket_mut(&mut self, bucket: usize) -> (Option<&mut Entry>, &mut Counts) {
         (self.entries.get_bucket_mut(bucket).map(|entry| &mut **entry), &mut self.counts)
+    }
+
+    /// Lets the next step of the sweep begin at the first bucket.
+    pub fn begin_sweep(&mut self) {
+        self.next_bucket = 0;
     }
 
     /// How many buckets there are.

@@ -333,7 +333,9 @@ impl Core {
         if let Some((pattern, _)) = &served.pattern {
             table.counts.shares.of(pattern);
         }
-        table.insert(hash, entry, |key| self.hash(key))
+        let entry = table.insert(hash, entry, |key| self.hash(key));
+        self.note_live();
+        entry
     }
 
     /// Gives back the room of a key that is not born after all.
