@@ -405,7 +405,10 @@ mod tests {
     fn what_is_not_enforced_is_told_as_allowed() {
         let shadow = decision("100/1m shadow", 5, vec![quote(false, 0, Some(700))], false, 0);
         let told = value(|out| shadow.write_json("k", out));
-        assert_eq!((&told["allowed"], &told["shadow"], &told["would_deny"]), (&json!(true), &json!(true), &json!(true)));
+        assert_eq!(
+            (&told["allowed"], &told["shadow"], &told["would_deny"]),
+            (&json!(true), &json!(true), &json!(true))
+        );
         assert_eq!((&told["retry_after_ms"], &told["remaining"]), (&json!(0), &json!(0)));
         let unlimited = decision("unlimited", 5, Vec::new(), true, 0);
         let expected = json!({"key": "k", "allowed": true, "cost": 5, "limit": null, "remaining": null, "used": null,

@@ -200,7 +200,8 @@ impl Core {
         let rows: Vec<Row> = self.registry.known().rows().cloned().collect();
         let requested = self.registry.requested.load(Ordering::Relaxed);
         let by_request = self.registry.overflows.load(Ordering::Relaxed);
-        let mut census = Census { patterns: rows.len() as u64, live: requested, shared: by_request, overflows: Vec::new() };
+        let mut census =
+            Census { patterns: rows.len() as u64, live: requested, shared: by_request, overflows: Vec::new() };
         if by_request > 0 {
             census.overflows.push(Overflowing { pattern: None, max_keys: self.registry.max_requested });
         }

@@ -79,7 +79,8 @@ impl Core {
         self.status_of(None, key, &served, now)
     }
 
-    fn status_of(&self, mut entry: Option<&mut Entry>, key: &str, served: &Served, now: Micros) -> Status {
+    /// How a key stands that is served so.
+    pub fn status_of(&self, mut entry: Option<&mut Entry>, key: &str, served: &Served, now: Micros) -> Status {
         let (verdict, details, limit) = self.look(entry.as_deref_mut(), served, now, |standing, limit| {
             (glance(standing, limit, now), standing.details(), Arc::clone(limit))
         });
@@ -125,7 +126,8 @@ impl Core {
         }
     }
 
-    fn status_of_pattern(&self, text: &str) -> Option<Status> {
+    /// How a pattern stands; `None` where there is none with this text.
+    pub fn status_of_pattern(&self, text: &str) -> Option<Status> {
         let now = self.clock.now();
         // What has ended by now is lifted by the look at the version.
         self.version(now);

@@ -232,9 +232,7 @@ impl Listing {
         match &self.pattern {
             None => self.live || is_configured(entry, now),
             Some(_) if is_configured(entry, now) => false,
-            Some(pattern) if entry.version == self.core.version(now) => {
-                entry.source() == Source::Pattern(pattern.slot)
-            }
+            Some(pattern) if entry.version == self.core.version(now) => entry.source() == Source::Pattern(pattern.slot),
             Some(pattern) => {
                 let known = self.core.registry.known();
                 known.find(&entry.key).is_some_and(|row| row.pattern.id == pattern.id)

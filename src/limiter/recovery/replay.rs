@@ -16,9 +16,9 @@ use crate::clock::Micros;
 use crate::limit::{Limit, Recorded};
 use crate::limiter::answers::Totals;
 use crate::limiter::entry::{Change, Entry, Held};
-use crate::limiter::registry::Registry;
+use crate::limiter::registry::{Group, Intended, Registry};
 use crate::store::Replay;
-use crate::store::record::{self, Born, Event, Move, Overlay, PatternTotals, Spend};
+use crate::store::record::{self, Born, Event, Intent, Move, Overlay, PatternTotals, Spend};
 
 /// Keys by their id in the log, and what those of each pattern have counted.
 pub struct Replayed<'r> {
@@ -31,6 +31,8 @@ pub struct Replayed<'r> {
     marked: Vec<bool>,
     unmarked: usize,
     highest_id: u64,
+    /// Limits that are configured together and not done yet, and whether that is decided.
+    group: Option<(Group, bool)>,
     /// Set to pass over records about keys that are not there.
     lenient: bool,
 }
@@ -42,6 +44,8 @@ pub struct Found {
     pub shares: Shares,
     /// The highest id in use.
     pub highest_id: u64,
+    /// What is left to do of limits that are configured together.
+    pub group: Option<Group>,
 }
 
 impl<'r> Replayed<'r> {
@@ -55,6 +59,7 @@ impl<'r> Replayed<'r> {
             marked: vec![true; SHARDS],
             unmarked: 0,
             highest_id: 0,
+            group: None,
             lenient: false,
         }
     }
@@ -67,7 +72,11 @@ impl<'r> Replayed<'r> {
     /// What there is. Of a log that ends before its last marker, the keys of a shard without one are as the snapshot
     /// has them.
     pub fn finish(self) -> Found {
-        Found { entries: self.keys.into_entries(), shares: self.shares, highest_id: self.highest_id }
+        let group = self.group.filter(|(_, decided)| *decided).map(|(mut group, _)| {
+            group.left.reverse();
+            group
+        });
+        Found { entries: self.keys.into_entries(), shares: self.shares, highest_id: self.highest_id, group }
     }
 
     /// The entry of `id`, if an event of now is for it.
@@ -136,6 +145,20 @@ impl<'r> Replayed<'r> {
     fn change(&mut self, made: &Move) -> Change {
         let source = self.shares.source(made.source);
         Change { at: made.at, source, lifts: made.lifts, limit: self.interner.intern(&made.limit) }
+    }
+
+    fn intended(&mut self, group: u64, last: bool, items: Vec<Intent<'_>>) {
+        self.highest_id = self.highest_id.max(group);
+        // One that was not decided before another began never will be.
+        let known = self.group.take().filter(|(known, _)| known.number == group);
+        let (mut known, _) = known.unwrap_or((Group { number: group, left: Vec::new() }, false));
+        known.left.extend(items.into_iter().map(|item| Intended {
+            key: item.key.into(),
+            limit: item.limit.map(|limit| self.interner.intern(&limit)),
+            max_keys: item.max_keys,
+            until: item.until,
+        }));
+        self.group = Some((known, last));
     }
 
     fn removed(&mut self, id: u64) -> Result<(), String> {
@@ -228,6 +251,8 @@ impl Replay for Replayed<'_> {
                 }
             }
             Event::Clock(_) => {}
+            Event::Intended { group, last, items, .. } => self.intended(group, last, items),
+            Event::Done { .. } => self.group = None,
         }
         Ok(())
     }

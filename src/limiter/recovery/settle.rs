@@ -97,10 +97,8 @@ fn stays(core: &Core, entry: &mut Entry, slots: &[Option<u32>], now: Micros, ver
         Source::Exact | Source::Request => {}
         Source::Pattern(_) => match slot {
             Some(slot) => entry.set_source(Source::Pattern(slot)),
-            // Its pattern was being removed when the log ended: the key goes to another one, or with it.
-            None if entry.overlay().is_some() || core.registry.known().find(&entry.key).is_some() => {
-                entry.set_source(Source::Request);
-            }
+            // It went with its pattern: a key that was led elsewhere has a record of that, and before the record of the
+            // removal.
             None => return false,
         },
         Source::Overflow => {

@@ -8,6 +8,7 @@ mod fault;
 mod helper;
 mod list;
 mod state;
+mod which;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
