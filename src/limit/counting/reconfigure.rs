@@ -49,9 +49,11 @@
 //! *A bucket that is changed and changed back has never more than if it had stayed.*
 //!
 //! Let `S` be the bucket that stayed, of which the same is asked that was spent meanwhile, and `R` the one that rested.
-//! Both are equal at first, and while `S` allows all of it. Where `S` denies a cost, `R` falls below zero and `S` doesn't:
-//! `R` is less. Below zero `R` may refill faster, but until it is at zero it is less than `S`, which is never below; from
-//! zero on both refill alike, and a spend takes as much from `R` as from `S` or more. So `R` is never more than `S`.
+//! Both are equal at first. A spend takes as much from `R` as from `S`, or more where `S` denies it, and at zero or more
+//! both refill alike, so `R` is never more than `S` there. Where a spend takes `R` below zero and `S` not, `R` may pay at
+//! any speed: it is less than `S` until it is at zero. Where `R` is below zero already, a spend may hasten it as far as
+//! its debt doesn't end earlier than without the spend ([`State::spend_at_rest`]): then both are on their way to zero, of
+//! which `R` is the lower and has the later end. So `R` is never more than `S`.
 //!
 //! Three things bound this promise. A key that is untouched while its bucket rests is as one never seen. Under `unlimited`
 //! nothing is counted. And at most [`MAX_RESTING`] windows rest: a change beyond them forgets the least used one, and
@@ -81,7 +83,11 @@ pub fn reconfigure(
     ends: &mut dyn Ends,
 ) -> (Vec<State>, Rest) {
     let ceiling = ceiling(&old, &rest, new, at);
-    let fastest = old.iter().map(|(window, _)| Speed::of(window)).reduce(Speed::faster);
+    let fastest = |windows: &[(Window, State)]| {
+        windows.iter().map(|(window, _)| Speed::of(window)).reduce(Speed::faster).filter(|speed| speed.units > 0)
+    };
+    // What is below zero must come back some time, also where nothing could be spent lately.
+    let fastest = fastest(&old).or_else(|| fastest(&rest.windows)).unwrap_or(Speed { units: 0, per: 1 });
     let mut sources = Sources { taken: Vec::new(), active: old.len(), all: old };
     sources.taken.extend(sources.all.iter().map(|(window, _)| new.contains(window)));
     sources.all.extend(rest.windows);
@@ -90,15 +96,11 @@ pub fn reconfigure(
         .map(|window| {
             let Some((_, same)) = sources.all.iter().find(|(other, _)| other == window) else {
                 return match sources.take(window, at) {
-                    Some((from, state)) => converted(from, state, window, at, ends),
+                    Some((from, state)) => converted(from, state, window, fastest, at, ends),
                     None => State::new(window),
                 };
             };
-            let mut state = same.clone();
-            if let Some(speed) = fastest.filter(|_| !sources.is_active(window)) {
-                state.hasten(window, speed);
-            }
-            state
+            same.clone()
         })
         .collect();
     let active = sources.active;
@@ -142,10 +144,6 @@ struct Sources {
 }
 
 impl Sources {
-    fn is_active(&self, window: &Window) -> bool {
-        self.all[..self.active].iter().any(|(other, _)| other == window)
-    }
-
     /// What `window` is converted from.
     fn take(&mut self, window: &Window, at: Micros) -> Option<(&Window, &State)> {
         let rank = |place: &usize| {
@@ -166,15 +164,15 @@ impl Sources {
     }
 }
 
-/// What a state of the window `from` is to the window `to`.
-fn converted(from: &Window, state: &State, to: &Window, at: Micros, ends: &mut dyn Ends) -> State {
+/// What a state of the window `from` is to the window `to`. Below zero a bucket refills at `fastest` where the rate of
+/// `from` is 0.
+fn converted(from: &Window, state: &State, to: &Window, fastest: Speed, at: Micros, ends: &mut dyn Ends) -> State {
     let lump = |start, used, ends| State::lump(to, start, used, ends);
+    let speed = if from.rate() > 0 { Speed::of(from) } else { fastest };
     let mut new = match (state, to.algorithm()) {
-        (State::Bucket(bucket), Algorithm::TokenBucket) => {
-            State::lacking(to, bucket.missing(from), Speed::of(from), at)
-        }
+        (State::Bucket(bucket), Algorithm::TokenBucket) => State::lacking(to, bucket.missing(from), speed, at),
         (State::Debt(debt), Algorithm::TokenBucket) => State::lacking(to, debt.missing(from), debt.speed(), at),
-        (_, Algorithm::TokenBucket) => State::lacking(to, Missing::whole(state.used(from, at)), Speed::of(from), at),
+        (_, Algorithm::TokenBucket) => State::lacking(to, Missing::whole(state.used(from, at)), speed, at),
         (State::Events(log), Algorithm::SlidingWindowLog) => {
             let count = |(when, _): &(Micros, u64)| when.saturating_add(length(to)) > at;
             State::Events(Box::new(EventLog::restore(to, log.events().filter(count))))

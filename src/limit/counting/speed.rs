@@ -24,6 +24,18 @@ impl Speed {
         product(self.units, other.per) > product(other.units, self.per)
     }
 
+    /// This speed, or as much less that what pays at it, `after` parts, takes no shorter than `before` parts at the speed
+    /// `own`, whose parts both are.
+    pub fn at_most(self, own: Speed, after: u128, before: u128) -> Speed {
+        // At most 10^12 units and as many parts as a unit has, 10^12 times: 125 bits. Where the next product has no room,
+        // the speed is beyond all others.
+        let units = (u128::from(own.units) * after / before).checked_mul(u128::from(self.per));
+        match units.map(|units| units / u128::from(own.per)) {
+            Some(units) if units < u128::from(self.units) => Speed { units: units as u64, per: self.per },
+            _ => self,
+        }
+    }
+
     /// The faster of both.
     pub fn faster(self, other: Speed) -> Speed {
         if other.is_faster_than(self) { other } else { self }

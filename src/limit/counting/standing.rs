@@ -150,6 +150,8 @@ impl Standing {
         let old = old.windows().iter().copied().zip(states).collect();
         let (states, rest) = reconfigure(old, rest, new.windows(), at, ends);
         *self = Standing::of(states, rest);
+        // As a look would find it.
+        self.advance(new, at);
     }
 
     /// Whether nothing that was spent still counts at `now`, to which it was advanced.

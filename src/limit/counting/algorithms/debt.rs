@@ -6,7 +6,7 @@
 //! level whenever that is noticed.
 
 use super::token_bucket::{Bucket, Missing, level};
-use crate::bounds::MAX_UNITS;
+use crate::bounds::{MAX_PERIOD_MS, MAX_UNITS};
 use crate::clock::Micros;
 use crate::limit::counting::parts::StateParts;
 use crate::limit::counting::quote::Quote;
@@ -30,16 +30,17 @@ impl Debt {
             return None;
         }
         let (whole, part) = level(window, missing, speed.per);
-        (whole < 0).then(|| Debt { owed: owed(whole, part, speed.per), speed, at })
+        (whole < 0).then(|| Debt { owed: below(whole, part, speed.per), speed, at })
     }
 
     /// From its parts as they stand in a snapshot; `None` for what is no debt.
     pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, speed: Speed) -> Option<Debt> {
-        if whole >= 0 || speed.per == 0 || !speed.is_faster_than(Speed::of(window)) {
+        let bounds = (1..=MAX_UNITS).contains(&speed.units) && (1..=MAX_PERIOD_MS * 1000).contains(&speed.per);
+        if whole >= 0 || !bounds || !speed.is_faster_than(Speed::of(window)) {
             return None;
         }
         let whole = whole.max(-(MAX_UNITS as i64));
-        Some(Debt { owed: owed(whole, part.min(speed.per - 1), speed.per), speed, at })
+        Some(Debt { owed: below(whole, part.min(speed.per - 1), speed.per), speed, at })
     }
 
     pub fn parts(&self) -> StateParts {
@@ -68,6 +69,11 @@ impl Debt {
 
     pub fn speed(&self) -> Speed {
         self.speed
+    }
+
+    /// Parts of a unit below zero, and the speed whose parts they are.
+    pub fn owed(&self) -> (u128, Speed) {
+        (self.owed, self.speed)
     }
 
     pub fn at(&self) -> Micros {
@@ -130,6 +136,7 @@ impl Debt {
     }
 }
 
-fn owed(whole: i64, part: u64, per: Micros) -> u128 {
+/// Parts of a unit by which a level is below zero.
+fn below(whole: i64, part: u64, per: Micros) -> u128 {
     product(whole.unsigned_abs(), per) - u128::from(part)
 }
