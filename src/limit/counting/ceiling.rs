@@ -13,6 +13,7 @@
 //! be the one that came after an edge. It is taken as one window (`edge`) when that window began, and the spends since
 //! then come on top.
 
+use super::algorithms::token_bucket::Missing;
 use super::parts::CeilingParts;
 use super::quote::Quote;
 use super::speed::{Speed, narrow, product, shortest};
@@ -72,7 +73,8 @@ impl Ceiling {
         let edge = self.units(self.edge);
         match state {
             // What is missing, and what came before the bucket was full.
-            State::Bucket(_) | State::Debt(_) => edge + self.units(state.used(window, self.at).min(self.most)),
+            State::Bucket(bucket) => edge + self.parts_of(bucket.missing(window)),
+            State::Debt(debt) => edge + self.parts_of(debt.missing(window)),
             State::Window(open) if open.used() == 0 => edge,
             State::Window(open) => {
                 let used = self.units(open.used().min(self.most));
@@ -101,6 +103,12 @@ impl Ceiling {
                 backlog.saturating_sub(since(last.unwrap_or(self.at))).min(edge + self.units(log.used()))
             }
         }
+    }
+
+    /// What a bucket lacks, up to the largest capacity, in parts of this speed.
+    fn parts_of(&self, missing: Missing) -> u128 {
+        let part = product(missing.part, self.speed.per).div_ceil(u128::from(missing.per));
+        (self.units(missing.units) + part).min(self.units(self.most))
     }
 
     /// Holds over the values of `window` too.

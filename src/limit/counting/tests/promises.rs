@@ -215,6 +215,35 @@ proptest! {
         prop_assert!(key.left() <= stayed.left() || key.is_untouched());
     }
 
+    /// Where values changed once, the windows decide as they would without a ceiling.
+    #[test]
+    fn one_change_meets_no_ceiling(
+        (old, new) in prop_oneof![
+            (small_limits(), small_limits()),
+            (chains(), chains()),
+            (unlike(), unlike()),
+        ],
+        before in steps(40),
+        after in steps(40),
+    ) {
+        let mut key = Key::of(&old, 1_000_000);
+        for step in before {
+            if !matches!(step, Step::Set(_)) {
+                key.step(step, std::slice::from_ref(&old));
+            }
+        }
+        key.take(&new);
+        for step in after {
+            if !matches!(step, Step::Set(_)) {
+                key.step(step, std::slice::from_ref(&new));
+            }
+            let windows = Parts { windows: key.standing.parts().windows, ..Parts::default() };
+            let bare = Key { standing: Standing::restore(&new, &windows), ..key.clone() };
+            prop_assert_eq!(key.glance(), bare.glance());
+            prop_assert_eq!(key.quote(3), bare.quote(3));
+        }
+    }
+
     /// What is untouched is as never seen, under any values and in all that follows.
     #[test]
     fn untouched_is_never_seen(values in values(), before in steps(60), after in steps(60)) {
