@@ -3,15 +3,15 @@
 //! A counter forgets: what a window counted is gone with its end, and a change of values can choose which window ends
 //! when. Eight windows of one rate whose periods differ by a little, each made the key's only one just before it ends,
 //! would together allow eight times the rate within a moment, though each of them counts every unit that was spent. So
-//! where values change and a counter or a log is among them, a ceiling goes with the key: a bucket as large as the largest
-//! capacity and one window more (the window at its edge), refilled at the fastest rate, from which every check must be
-//! allowed as well. It says no only where the values together would have allowed more than they promise, see
+//! where values change and a counter or a log is among them, a ceiling goes with the key: a bucket as large as the
+//! largest capacity and one window more (the window at its edge), refilled at the fastest rate, from which every check
+//! must be allowed as well. It says no only where the values together would have allowed more than they promise, see
 //! [`reconfigure`](super::reconfigure).
 //!
-//! What counts against it is never less than the backlog: the most by which what was allowed from any earlier instant on
-//! exceeds the fastest rate over that time. The backlog of a key that never changed its values isn't known: its window may
-//! be the one that came after an edge. It is taken as one window (`edge`) when that window began, and the spends since
-//! then come on top.
+//! What counts against it is never less than the backlog: the most by which what was allowed from any earlier instant
+//! on exceeds the fastest rate over that time. The backlog of a key that never changed its values isn't known: its
+//! window may be the one that came after an edge. It is taken as one window (`edge`) when that window began, and the
+//! spends since then come on top.
 
 use super::algorithms::token_bucket::Missing;
 use super::parts::CeilingParts;
@@ -87,20 +87,18 @@ impl Ceiling {
                 (edge + current).saturating_sub(since(pair.start())).max(current)
             }
             State::Events(log) => {
-                // What had expired when the oldest event came is unknown, but with it it was no more than the rate.
-                let mut backlog = edge;
-                let mut last = None;
+                // At each instant it is no more than what the log held then, and that was never more than the rate.
+                let most = edge + self.units(window.rate());
+                let (mut backlog, mut last) = (most, None);
                 for (at, units) in log.events() {
-                    backlog = match last {
-                        None => backlog + self.units(window.rate().max(units)),
-                        Some(last) => {
-                            let paid = product(at - last, self.speed.units);
-                            backlog.saturating_sub(paid) + self.units(units)
-                        }
-                    };
+                    if let Some(last) = last {
+                        let paid = product(at - last, self.speed.units);
+                        backlog = (backlog.saturating_sub(paid) + self.units(units)).min(most);
+                    }
                     last = Some(at);
                 }
-                backlog.saturating_sub(since(last.unwrap_or(self.at))).min(edge + self.units(log.used()))
+                let newest = since(last.unwrap_or(self.at));
+                backlog.min(edge + self.units(log.used())).saturating_sub(newest)
             }
         }
     }

@@ -1,9 +1,9 @@
 //! A token bucket below zero that refills faster than by its own rate.
 //!
-//! New values may have put it there: it pays at the faster of the old and the new rate, so that nobody waits longer than
-//! under the old values. What it owes is kept in parts of a unit of that faster speed, so that paying rounds nothing;
-//! where it reaches zero between two looks, the rest of the time counts at its own rate, rounded down once, to the same
-//! level whenever that is noticed.
+//! New values may have put it there: it pays at the faster of the old and the new rate, so that nobody waits longer
+//! than under the old values. What it owes is kept in parts of a unit of that faster speed, so that paying rounds
+//! nothing; where it reaches zero between two looks, the rest of the time counts at its own rate, rounded down once, to
+//! the same level whenever that is noticed.
 
 use super::token_bucket::{Bucket, Missing, level};
 use crate::bounds::{MAX_PERIOD_MS, MAX_UNITS};
@@ -35,7 +35,7 @@ impl Debt {
 
     /// From its parts as they stand in a snapshot; `None` for what is no debt.
     pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, speed: Speed) -> Option<Debt> {
-        let bounds = (1..=MAX_UNITS).contains(&speed.units) && (1..=MAX_PERIOD_MS * 1000).contains(&speed.per);
+        let bounds = (1..=2 * MAX_UNITS).contains(&speed.units) && (1..=MAX_PERIOD_MS * 1000).contains(&speed.per);
         if whole >= 0 || !bounds || !speed.is_faster_than(Speed::of(window)) {
             return None;
         }
@@ -129,7 +129,7 @@ impl Debt {
         let over = match level {
             0 => 0,
             _ if rate == 0 => return None,
-            // At most 10^12 units, 366 days and 10^12 units: 124 bits.
+            // At most 10^12 units, 366 days and 2 * 10^12 units: 126 bits.
             level => (product(level, Speed::of(window).per) * units).div_ceil(rate),
         };
         Some(narrow((self.owed + over).div_ceil(units)))
