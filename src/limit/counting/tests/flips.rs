@@ -241,6 +241,45 @@ fn a_chain_of_ending_windows_allows_no_more_than_one() {
     }
 }
 
+/// The same where a key is untouched in between, so that nothing is left of what it did.
+#[test]
+fn windows_that_end_together_allow_no_more_than_one() {
+    let mut key = Key::new("1000/1h fixed_window_counter");
+    key.check(1);
+    key.wait(HOUR - 1).check(999);
+    let begin = key.now;
+    assert!(key.wait(1).check(1000));
+    key.set("10/1s fixed_window_counter");
+    let mut allowed = 1999;
+    for _ in 0..3599 {
+        allowed += key.wait(SECOND).drain();
+    }
+    // Both windows are over, and none of the next is open.
+    allowed += key.wait(SECOND).set("1000/1h fixed_window_counter").drain();
+    let most = 1000 + 1000 + refill(10, SECOND, key.now - begin);
+    assert!(allowed > 30_000 && allowed <= most, "{allowed} of {most}");
+}
+
+#[test]
+fn a_window_before_a_key_was_untouched_counts_as_an_edge() {
+    let mut key = Key::new("1000/1h fixed_window_counter");
+    key.check(1);
+    key.wait(HOUR - 1);
+    let begin = key.now;
+    let mut allowed = key.drain();
+    assert!(key.wait(1).is_untouched());
+    // The large windows come last, when a ceiling is there for the small ones.
+    for text in ["10/1s", "9/1s", "1000/1h", "10/1s", "1000/59m", "10/1s", "1000/58m"] {
+        key.set(&format!("{text} fixed_window_counter"));
+        if text == "10/1s" {
+            key.wait(SECOND);
+        }
+        allowed += key.drain();
+    }
+    let most = 1000 + 1000 + refill(10, SECOND, key.now - begin);
+    assert!(allowed > 1900 && allowed <= most, "{allowed} of {most}");
+}
+
 #[test]
 fn a_single_change_meets_no_ceiling() {
     // All of a window at its end, and all of the next at its beginning, also where the values change in between.
