@@ -328,13 +328,15 @@ fn digit(number: u64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::{Algorithm, Limit, Quote};
+    use std::sync::Arc;
+
+    use crate::limit::{Quote, Quotes, Verdict};
     use serde_json::{Value, json};
 
     #[test]
     fn instants_are_written_as_the_clock_writes_them() {
         for at in
-            [0, 1, 999, 1000, 1001, 1_767_225_599_999, 1_767_225_599_998, LAST_INSTANT, LAST_INSTANT + 5, u64::MAX, 7]
+            [0, 1, 999, 1000, 1001, 999_001, 1_767_225_599_999_000, 1_767_225_599_998_001, LAST_INSTANT, u64::MAX, 7]
         {
             let mut out = Vec::new();
             write_instant(&mut out, at);
@@ -342,22 +344,75 @@ mod tests {
         }
     }
 
+    fn decision(limit: &str, cost: u64, windows: Vec<Quote>, allowed: bool, binding: usize) -> Decision {
+        let windows = match <[Quote; 1]>::try_from(windows) {
+            Ok(one) => Quotes::One(one),
+            Err(many) => Quotes::Many(many),
+        };
+        Decision::new(Verdict { allowed, binding, windows }, Arc::new(limit.parse().unwrap()), cost, 0)
+    }
+
+    fn quote(allowed: bool, remaining: u64, retry: Option<u64>) -> Quote {
+        let next = retry.map(|retry| retry / 2 + 1);
+        Quote { allowed, remaining, used: 100 - remaining, debt: 0, reset_at: 36_000_001, retry, next }
+    }
+
+    fn value(write: impl FnOnce(&mut Vec<u8>)) -> Value {
+        let mut out = Vec::new();
+        write(&mut out);
+        serde_json::from_slice(&out).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&out)))
+    }
+
     #[test]
     fn json_is_as_the_contract_says() {
-        let limit = Limit::of_millis(100, 60_000, Algorithm::TokenBucket, None).unwrap();
-        let quote = Quote { allowed: true, remaining: 41, reset_at: 36_000, retry_after_ms: 0 };
-        let decision = Decision::new(quote, limit, 5, 0);
+        let decision = decision("100/1m", 5, vec![quote(true, 41, Some(0))], true, 0);
         let key = "a\"b\\ключ";
-        let mut out = Vec::new();
-        decision.write_json(key, &mut out);
-        let value: Value = serde_json::from_slice(&out).unwrap();
-        let expected = json!({"key": key, "allowed": true, "cost": 5, "limit": 100, "remaining": 41,
-            "reset_at": "1970-01-01T00:00:36.000Z", "retry_after_ms": 0, "algorithm": "token_bucket"});
-        assert_eq!(value, expected);
+        // Instants and waits are rounded up.
+        let expected = json!({"key": key, "allowed": true, "cost": 5, "limit": 100, "remaining": 41, "used": 59,
+            "reset_at": "1970-01-01T00:00:36.001Z", "retry_after_ms": 0, "next_ms": 1, "algorithm": "token_bucket"});
+        assert_eq!(value(|out| decision.write_json(key, out)), expected);
         let all = AllDecision { allowed: false, denied: Some(0), results: vec![decision] };
-        out.clear();
-        all.write_json(&[(key, 5), ("other", 1)], &mut out);
-        let value: Value = serde_json::from_slice(&out).unwrap();
+        let items = [(key, 5).into(), "other".into()];
+        let value = value(|out| all.write_json(&items, out));
         assert_eq!(value, json!({"allowed": false, "denied_key": key, "results": [expected]}));
+    }
+
+    #[test]
+    fn several_windows_are_told_with_the_one_that_binds() {
+        let limit = "10/1s, 10/1s sliding_window_log, 100/1d";
+        let quotes = vec![quote(true, 9, Some(0)), quote(false, 8, Some(1_500_001)), quote(false, 0, None)];
+        let mut decision = decision(limit, 3, quotes, false, 2);
+        decision.pattern = Some("user:*".into());
+        decision.overflow = true;
+        decision.debt = 7;
+        let value = value(|out| decision.write_json("k", out));
+        let window = |name: &str, limit, remaining, retry: Value, next: Value, algorithm: &str, per: &str| {
+            json!({"name": name, "limit": limit, "remaining": remaining, "used": 100 - remaining, "debt": 0,
+                "reset_at": "1970-01-01T00:00:36.001Z", "next_ms": next, "retry_after_ms": retry,
+                "algorithm": algorithm, "per": per})
+        };
+        let expected = json!({"key": "k", "allowed": false, "cost": 3, "limit": 100, "remaining": 0, "used": 100,
+            "debt": 7, "reset_at": "1970-01-01T00:00:36.001Z", "retry_after_ms": null, "next_ms": null,
+            "algorithm": "token_bucket", "window": "100/1d", "windows": [
+                window("10/1s", 10, 9, json!(0), json!(1), "token_bucket", "1s"),
+                window("10/1s#2", 10, 8, json!(1501), json!(751), "sliding_window_log", "1s"),
+                window("100/1d", 100, 0, json!(null), json!(null), "token_bucket", "1d"),
+            ], "pattern": "user:*", "overflow": true});
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn what_is_not_enforced_is_told_as_allowed() {
+        let shadow = decision("100/1m shadow", 5, vec![quote(false, 0, Some(700))], false, 0);
+        let told = value(|out| shadow.write_json("k", out));
+        assert_eq!(
+            (&told["allowed"], &told["shadow"], &told["would_deny"]),
+            (&json!(true), &json!(true), &json!(true))
+        );
+        assert_eq!((&told["retry_after_ms"], &told["remaining"]), (&json!(0), &json!(0)));
+        let unlimited = decision("unlimited", 5, Vec::new(), true, 0);
+        let expected = json!({"key": "k", "allowed": true, "cost": 5, "limit": null, "remaining": null, "used": null,
+            "reset_at": null, "retry_after_ms": 0, "next_ms": null, "algorithm": null});
+        assert_eq!(value(|out| unlimited.write_json("k", out)), expected);
     }
 }

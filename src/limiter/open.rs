@@ -9,9 +9,11 @@ use super::background::helpers;
 use super::core::{Core, Limiter};
 use super::options::{Options, SyncMode};
 use super::recovery::build::build;
+use super::recovery::redo::redo;
 use super::recovery::replay::Replayed;
 use super::registry::Registry;
-use crate::error::Result;
+use crate::bounds::MAX_MAX_KEYS;
+use crate::error::{Error, Result};
 use crate::store::{self, Access, DirectoryLock, Policy};
 
 impl Limiter {
@@ -33,12 +35,21 @@ impl Limiter {
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Limiter> {
         let dir = dir.as_ref();
         store::validate_policy(&options.policy)?;
+        if !(1..=MAX_MAX_KEYS).contains(&options.max_keys) {
+            let message = format!("max-keys must be from 1 to {MAX_MAX_KEYS}, not {}", options.max_keys);
+            return Err(Error::invalid(message));
+        }
         let lock = DirectoryLock::acquire(dir, options.access)?;
         let registry = Registry::new(options.max_keys);
         let mut replayed = Replayed::new(&registry);
-        let found = store::recover(dir, &*options.disk, &mut replayed)?;
-        let keys = replayed.finish();
+        let mut found = store::recover(dir, &*options.disk, &mut replayed)?;
+        let mut keys = replayed.finish();
         found.resume(&options.clock);
+        if let Some(group) = keys.group.take() {
+            redo(&mut keys, group, options.clock.now());
+            // What was done here is in no record: a new snapshot has it.
+            found.clean = None;
+        }
         // A log that is continued knows the keys by their ids; a new log begins with dense ids.
         let renumber = found.clean.is_none();
         let flush_every = options.policy.flush_every;

@@ -3,16 +3,17 @@
 //! A counter forgets: what a window counted is gone with its end, and a change of values can choose which window ends
 //! when. Eight windows of one rate whose periods differ by a little, each made the key's only one just before it ends,
 //! would together allow eight times the rate within a moment, though each of them counts every unit that was spent. So
-//! where values change and a counter or a log is among them, a ceiling goes with the key: a bucket as large as the largest
-//! capacity and one window more (the window at its edge), refilled at the fastest rate, from which every check must be
-//! allowed as well. It says no only where the values together would have allowed more than they promise, see
+//! where values change and a counter or a log is among them, a ceiling goes with the key: a bucket as large as the
+//! largest capacity and one window more (the window at its edge), refilled at the fastest rate, from which every check
+//! must be allowed as well. It says no only where the values together would have allowed more than they promise, see
 //! [`reconfigure`](super::reconfigure).
 //!
-//! What counts against it is never less than the backlog: the most by which what was allowed from any earlier instant on
-//! exceeds the fastest rate over that time. The backlog of a key that never changed its values isn't known: its window may
-//! be the one that came after an edge. It is taken as one window (`edge`) when that window began, and the spends since
-//! then come on top.
+//! What counts against it is never less than the backlog: the most by which what was allowed from any earlier instant
+//! on exceeds the fastest rate over that time. The backlog of a key that never changed its values isn't known: its
+//! window may be the one that came after an edge. It is taken as one window (`edge`) when that window began, and the
+//! spends since then come on top.
 
+use super::algorithms::token_bucket::Missing;
 use super::parts::CeilingParts;
 use super::quote::Quote;
 use super::speed::{Speed, narrow, product, shortest};
@@ -72,7 +73,8 @@ impl Ceiling {
         let edge = self.units(self.edge);
         match state {
             // What is missing, and what came before the bucket was full.
-            State::Bucket(_) | State::Debt(_) => edge + self.units(state.used(window, self.at).min(self.most)),
+            State::Bucket(bucket) => edge + self.parts_of(bucket.missing(window)),
+            State::Debt(debt) => edge + self.parts_of(debt.missing(window)),
             State::Window(open) if open.used() == 0 => edge,
             State::Window(open) => {
                 let used = self.units(open.used().min(self.most));
@@ -85,22 +87,26 @@ impl Ceiling {
                 (edge + current).saturating_sub(since(pair.start())).max(current)
             }
             State::Events(log) => {
-                // What had expired when the oldest event came is unknown, but with it it was no more than the rate.
-                let mut backlog = edge;
-                let mut last = None;
+                // At each instant it is no more than what the log held then, and that was never more than the rate.
+                let most = edge + self.units(window.rate());
+                let (mut backlog, mut last) = (most, None);
                 for (at, units) in log.events() {
-                    backlog = match last {
-                        None => backlog + self.units(window.rate().max(units)),
-                        Some(last) => {
-                            let paid = product(at - last, self.speed.units);
-                            backlog.saturating_sub(paid) + self.units(units)
-                        }
-                    };
+                    if let Some(last) = last {
+                        let paid = product(at - last, self.speed.units);
+                        backlog = (backlog.saturating_sub(paid) + self.units(units)).min(most);
+                    }
                     last = Some(at);
                 }
-                backlog.saturating_sub(since(last.unwrap_or(self.at))).min(edge + self.units(log.used()))
+                let newest = since(last.unwrap_or(self.at));
+                backlog.min(edge + self.units(log.used())).saturating_sub(newest)
             }
         }
+    }
+
+    /// What a bucket lacks, up to the largest capacity, in parts of this speed.
+    fn parts_of(&self, missing: Missing) -> u128 {
+        let part = product(missing.part, self.speed.per).div_ceil(u128::from(missing.per));
+        (self.units(missing.units) + part).min(self.units(self.most))
     }
 
     /// Holds over the values of `window` too.

@@ -15,3 +15,5 @@ mod rest;
 mod speed;
 pub mod standing;
 mod state;
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,11 @@
 //! - Any other new window is **converted** from the old one with the same period (zone and anchor too) and algorithm;
 //!   from a resting one of that kind if there is none; else from the most used one from which no other window was
 //!   converted; and from resting windows where there are no old ones (`unlimited`).
-//!   - A bucket takes what is missing, whole, and below zero where its capacity is smaller. Below zero it refills at the
-//!     faster of the old and the new rate.
-//!   - A counter or log takes counts and instants from its own algorithm and judges them by its own rate and period; from
-//!     another algorithm it takes what still counts as one lump, spent when the window began (a log: its newest instant;
-//!     a bucket: now).
+//!   - A bucket takes what is missing, whole, and below zero where its capacity is smaller. Below zero it refills at
+//!     the faster of the old and the new rate.
+//!   - A counter or log takes counts and instants from its own algorithm and judges them by its own rate and period;
+//!     from another algorithm it takes what still counts as one lump, spent when the window began (a log: its newest
+//!     instant; a bucket: now).
 //! - Where a counter or a log is among old and new values, a [`Ceiling`] over all of them holds as well.
 //! - A key of which nothing counts any more is as one that was never seen, whatever it was before: the sweep, which
 //!   forgets it, changes nothing.
@@ -26,36 +26,38 @@
 //! The backlog `D` at an instant is the most by which what was allowed since any earlier instant exceeds `F` times the
 //! time since then. Promised is that `D` never exceeds `B`, or `B + E`.
 //!
-//! With buckets only, every window of the key, resting or not, lacks at least `D`: each spend is missing in all of them,
-//! none refills faster than `F` (nor does one below zero, by a rate that is among them), a new one lacks what another
-//! one lacked, and no rounding makes less of it. What a bucket allows is at most its capacity less what it lacks, so `D`
-//! stays at most its capacity. Parts of this are given up by `unlimited` only, by its meaning.
+//! With buckets only, every window of the key, resting or not, lacks at least `D`: each spend is missing in all of
+//! them, none refills faster than `F` (nor does one below zero, by a rate that is among them), a new one lacks what
+//! another one lacked, and no rounding makes less of it. What a bucket allows is at most its capacity less what it
+//! lacks, so `D` stays at most its capacity. Parts of this are given up by `unlimited` only, by its meaning.
 //!
-//! With counters the ceiling decides: it denies what would take `D` past `B + E`, as long as it counts at least `D`. Each
-//! spend counts there and it forgets at `F`; what is left is its beginning. Say that `D` is at most `E` where a key is
-//! untouched (true at first, when it is 0). Then under one window of a bucket `D` is at most `E` and what is missing;
-//! under a counter, of which no window holds more than `E`, at most `E` when a window begins, by induction: `D` grows by
-//! the window's count and falls by at least as much in its time, or what came last in the window is all of it, which is at
-//! most `E`. So it is at most `E` and what came since. Under a log, at most `E` and what it holds. That is what a ceiling
-//! begins with, the least of it for several windows, as each of them allowed all of the spends. And it ends where it
-//! counts nothing, so that `D` is 0 and all the more the above; or where the key is untouched, but not before it counts `E`
-//! at most. So `D` is at most `E` where a key is untouched.
+//! With counters the ceiling decides: it denies what would take `D` past `B + E`, as long as it counts at least `D`.
+//! Each spend counts there and it forgets at `F`; what is left is its beginning. Say that `D` is at most `E` where a
+//! key is untouched (true at first, when it is 0). Then under one window of a bucket `D` is at most `E` and what is
+//! missing; under a counter, of which no window holds more than `E`, at most `E` when a window begins, by induction:
+//! `D` grows by the window's count and falls by at least as much in its time, or what came last in the window is all of
+//! it, which is at most `E`. So it is at most `E` and what came since. Under a log, at most `E` and what it holds. That
+//! is what a ceiling begins with, the least of it for several windows, as each of them allowed all of the spends. And
+//! it ends where it counts nothing, so that `D` is 0 and all the more the above; or where the key is untouched, but not
+//! before it counts `E` at most. So `D` is at most `E` where a key is untouched.
 //!
-//! Where values change once, or several times without an end of a window between, the ceiling counts at most `E` and what
-//! is used in the window of now, so it denies nothing that this window would allow.
+//! Where values change once, or several times without an end of a window between, the ceiling counts at most `E` and
+//! what is used in the window of now, so it denies nothing that this window would allow.
 //!
 //! # The second promise
 //!
 //! *A bucket that is changed and changed back has never more than if it had stayed.*
 //!
 //! Let `S` be the bucket that stayed, of which the same is asked that was spent meanwhile, and `R` the one that rested.
-//! Both are equal at first, and while `S` allows all of it. Where `S` denies a cost, `R` falls below zero and `S` doesn't:
-//! `R` is less. Below zero `R` may refill faster, but until it is at zero it is less than `S`, which is never below; from
-//! zero on both refill alike, and a spend takes as much from `R` as from `S` or more. So `R` is never more than `S`.
+//! Both are equal at first. A spend takes as much from `R` as from `S`, or more where `S` denies it, and at zero or
+//! more both refill alike, so `R` is never more than `S` there. Where a spend takes `R` below zero and `S` not, `R` may
+//! pay at any speed: it is less than `S` until it is at zero. Where `R` is below zero already, a spend may hasten it as
+//! far as its debt doesn't end earlier than without the spend ([`State::spend_at_rest`]): then both are on their way to
+//! zero, of which `R` is the lower and has the later end. So `R` is never more than `S`.
 //!
-//! Three things bound this promise. A key that is untouched while its bucket rests is as one never seen. Under `unlimited`
-//! nothing is counted. And at most [`MAX_RESTING`] windows rest: a change beyond them forgets the least used one, and
-//! should its values come back, they are converted like new ones (the first promise doesn't need it).
+//! Three things bound this promise. A key that is untouched while its bucket rests is as one never seen. Under
+//! `unlimited` nothing is counted. And at most [`MAX_RESTING`] windows rest: a change beyond them forgets the least
+//! used one, and should its values come back, they are converted like new ones (the first promise doesn't need it).
 
 use std::cmp::Reverse;
 
@@ -71,8 +73,8 @@ use crate::limit::algorithm::Algorithm;
 use crate::limit::calendar::Ends;
 use crate::limit::window::Window;
 
-/// The states of the windows `new`, and what rests, where a key stood as `old` and `rest` say, all of it advanced to `at`,
-/// and not untouched.
+/// The states of the windows `new`, and what rests, where a key stood as `old` and `rest` say, all of it advanced to
+/// `at`, and not untouched.
 pub fn reconfigure(
     old: Vec<(Window, State)>,
     rest: Rest,
@@ -81,7 +83,6 @@ pub fn reconfigure(
     ends: &mut dyn Ends,
 ) -> (Vec<State>, Rest) {
     let ceiling = ceiling(&old, &rest, new, at);
-    let fastest = old.iter().map(|(window, _)| Speed::of(window)).reduce(Speed::faster);
     let mut sources = Sources { taken: Vec::new(), active: old.len(), all: old };
     sources.taken.extend(sources.all.iter().map(|(window, _)| new.contains(window)));
     sources.all.extend(rest.windows);
@@ -94,11 +95,7 @@ pub fn reconfigure(
                     None => State::new(window),
                 };
             };
-            let mut state = same.clone();
-            if let Some(speed) = fastest.filter(|_| !sources.is_active(window)) {
-                state.hasten(window, speed);
-            }
-            state
+            same.clone()
         })
         .collect();
     let active = sources.active;
@@ -142,10 +139,6 @@ struct Sources {
 }
 
 impl Sources {
-    fn is_active(&self, window: &Window) -> bool {
-        self.all[..self.active].iter().any(|(other, _)| other == window)
-    }
-
     /// What `window` is converted from.
     fn take(&mut self, window: &Window, at: Micros) -> Option<(&Window, &State)> {
         let rank = |place: &usize| {
@@ -174,7 +167,12 @@ fn converted(from: &Window, state: &State, to: &Window, at: Micros, ends: &mut d
             State::lacking(to, bucket.missing(from), Speed::of(from), at)
         }
         (State::Debt(debt), Algorithm::TokenBucket) => State::lacking(to, debt.missing(from), debt.speed(), at),
-        (_, Algorithm::TokenBucket) => State::lacking(to, Missing::whole(state.used(from, at)), Speed::of(from), at),
+        (_, Algorithm::TokenBucket) => {
+            // A counter or log forgets within a period, also what is beyond its rate.
+            let used = state.used(from, at);
+            let speed = Speed { units: used.max(from.rate()), per: length(from) };
+            State::lacking(to, Missing::whole(used), speed, at)
+        }
         (State::Events(log), Algorithm::SlidingWindowLog) => {
             let count = |(when, _): &(Micros, u64)| when.saturating_add(length(to)) > at;
             State::Events(Box::new(EventLog::restore(to, log.events().filter(count))))

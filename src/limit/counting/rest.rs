@@ -44,12 +44,10 @@ impl Rest {
             && self.ceiling.as_ref().is_none_or(Ceiling::is_over)
     }
 
-    /// What is spent under the values of now, of which `speed` is the fastest, is spent here as well. A bucket that falls
-    /// below zero by it pays at that speed, if it is faster: nobody pays longer than the values allowed to spend.
+    /// What is spent under the values of now, of which `speed` is the fastest, is spent here as well.
     pub fn spend(&mut self, now: Micros, cost: u64, speed: Speed, ends: &mut dyn Ends) {
         for (window, state) in &mut self.windows {
-            state.spend(window, now, cost, ends);
-            state.hasten(window, speed);
+            state.spend_at_rest(window, now, cost, speed, ends);
         }
         if let Some(ceiling) = &mut self.ceiling {
             ceiling.spend(cost);

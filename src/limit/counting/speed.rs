@@ -1,5 +1,6 @@
 //! How fast units come back, and the arithmetic of it.
 
+use crate::bounds::MAX_UNITS;
 use crate::clock::Micros;
 use crate::limit::period::{CalendarUnit, Period};
 use crate::limit::window::Window;
@@ -22,6 +23,21 @@ impl Speed {
 
     pub fn is_faster_than(self, other: Speed) -> bool {
         product(self.units, other.per) > product(other.units, self.per)
+    }
+
+    /// This speed, or as much less that what pays at it, `after` parts, takes no shorter than `before` parts at the
+    /// speed `own`, whose parts both are.
+    pub fn at_most(self, own: Speed, after: u128, before: u128) -> Speed {
+        // At most 2 * 10^12 units and as many parts as a unit has, 10^12 times: 126 bits.
+        let units = u128::from(own.units) * after / before;
+        let most = if units <= u128::from(2 * MAX_UNITS) {
+            Speed { units: units as u64, per: own.per }
+        } else {
+            // In the parts of the other speed, so that units stay few. Where there is no room, it is beyond all speeds.
+            let Some(units) = units.checked_mul(u128::from(self.per)) else { return self };
+            Speed { units: narrow(units / u128::from(own.per)), per: self.per }
+        };
+        if most.is_faster_than(self) { self } else { most }
     }
 
     /// The faster of both.

@@ -159,6 +159,8 @@ impl Standing {
         let old = old.windows().iter().copied().zip(states).collect();
         let (states, rest) = reconfigure(old, rest, new.windows(), at, ends);
         *self = Standing::of(states, rest);
+        // As a look would find it.
+        self.advance(new, at);
     }
 
     /// Whether nothing that was spent still counts at `now`, to which it was advanced.
@@ -211,8 +213,8 @@ impl More {
     }
 }
 
-/// The window that binds: on a denial the one with the longest wait, never being the longest, else the one with the least
-/// remaining; the first of several.
+/// The window that binds: on a denial the one with the longest wait, never being the longest, else the one with the
+/// least remaining; the first of several.
 fn binding(quotes: &[Quote], allowed: bool) -> usize {
     let wait = |quote: &Quote| if allowed { (false, 0) } else { (quote.retry.is_none(), quote.retry.unwrap_or(0)) };
     let places = 0..quotes.len();

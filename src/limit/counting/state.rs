@@ -146,7 +146,7 @@ impl State {
     /// Spends `cost`, also past the limit.
     pub fn spend(&mut self, window: &Window, now: Micros, cost: u64, ends: &mut dyn Ends) {
         match self {
-            State::Bucket(bucket) => bucket.spend(cost),
+            State::Bucket(bucket) => bucket.spend(now, cost),
             State::Debt(debt) => debt.spend(cost),
             State::Events(log) => log.spend(window, now, cost),
             State::Window(open) => open.spend(window, now, cost, ends),
@@ -154,14 +154,29 @@ impl State {
         }
     }
 
-    /// A bucket below zero refills at `speed` from now on, where that is faster.
-    pub fn hasten(&mut self, window: &Window, speed: Speed) {
-        let (missing, at) = match self {
-            State::Bucket(bucket) if bucket.is_below_zero() => (bucket.missing(window), bucket.at()),
-            State::Debt(debt) if speed.is_faster_than(debt.speed()) => (debt.missing(window), debt.at()),
+    /// Spends `cost` in a window that rests, while `speed` is the fastest rate of the values of now. A bucket that this
+    /// takes below zero refills at that speed, if it is faster, so that nobody pays for longer than it took to be
+    /// allowed. So does a bucket that was there before, as far as its debt doesn't end earlier than without this spend.
+    pub fn spend_at_rest(&mut self, window: &Window, now: Micros, cost: u64, speed: Speed, ends: &mut dyn Ends) {
+        let before = match self {
+            State::Bucket(bucket) => bucket.owed(window),
+            State::Debt(debt) => Some(debt.owed()),
+            _ => None,
+        };
+        self.spend(window, now, cost, ends);
+        let (after, missing, at) = match self {
+            State::Bucket(bucket) => (bucket.owed(window), bucket.missing(window), bucket.at()),
+            State::Debt(debt) => (Some(debt.owed()), debt.missing(window), debt.at()),
             _ => return,
         };
-        *self = State::lacking(window, missing, speed, at);
+        let Some((after, own)) = after else { return };
+        let speed = match before {
+            Some((before, _)) if own.units > 0 => own.faster(speed.at_most(own, after, before)),
+            _ => own.faster(speed),
+        };
+        if speed != own {
+            *self = State::lacking(window, missing, speed, at);
+        }
     }
 
     /// Units that count, rounded up.

@@ -126,7 +126,7 @@ impl Core {
         }
     }
 
-    /// How a pattern stands.
+    /// How a pattern stands; `None` where there is none with this text.
     pub fn status_of_pattern(&self, text: &str) -> Option<Status> {
         let now = self.clock.now();
         // What has ended by now is lifted by the look at the version.

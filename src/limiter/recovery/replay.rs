@@ -31,8 +31,7 @@ pub struct Replayed<'r> {
     marked: Vec<bool>,
     unmarked: usize,
     highest_id: u64,
-    /// Changes that are made all or none, of which the log does not say yet that they are done; and whether it says
-    /// that they are to be.
+    /// Limits that are configured together and not done yet, and whether that is decided.
     group: Option<(Group, bool)>,
     /// Set to pass over records about keys that are not there.
     lenient: bool,
@@ -45,8 +44,8 @@ pub struct Found {
     pub shares: Shares,
     /// The highest id in use.
     pub highest_id: u64,
-    /// Changes that are decided and were not all made.
-    pub left: Option<Group>,
+    /// What is left to do of limits that are configured together.
+    pub group: Option<Group>,
 }
 
 impl<'r> Replayed<'r> {
@@ -73,12 +72,11 @@ impl<'r> Replayed<'r> {
     /// What there is. Of a log that ends before its last marker, the keys of a shard without one are as the snapshot
     /// has them.
     pub fn finish(self) -> Found {
-        let left = self.group.filter(|(_, decided)| *decided).map(|(mut group, _)| {
-            // The next one is the last there.
+        let group = self.group.filter(|(_, decided)| *decided).map(|(mut group, _)| {
             group.left.reverse();
             group
         });
-        Found { entries: self.keys.into_entries(), shares: self.shares, highest_id: self.highest_id, left }
+        Found { entries: self.keys.into_entries(), shares: self.shares, highest_id: self.highest_id, group }
     }
 
     /// The entry of `id`, if an event of now is for it.
@@ -149,16 +147,18 @@ impl<'r> Replayed<'r> {
         Change { at: made.at, source, lifts: made.lifts, limit: self.interner.intern(&made.limit) }
     }
 
-    fn intended(&mut self, number: u64, last: bool, items: Vec<Intent<'_>>) {
-        let (mut group, _) = self.group.take().filter(|(open, _)| open.number == number).unwrap_or_else(|| {
-            let group = Group { number, left: Vec::new() };
-            (group, false)
-        });
-        for Intent { limit, max_keys, until, key } in items {
-            let limit = limit.map(|limit| self.interner.intern(&limit));
-            group.left.push(Intended { key: key.into(), limit, max_keys, until });
-        }
-        self.group = Some((group, last));
+    fn intended(&mut self, group: u64, last: bool, items: Vec<Intent<'_>>) {
+        self.highest_id = self.highest_id.max(group);
+        // One that was not decided before another began never will be.
+        let known = self.group.take().filter(|(known, _)| known.number == group);
+        let (mut known, _) = known.unwrap_or((Group { number: group, left: Vec::new() }, false));
+        known.left.extend(items.into_iter().map(|item| Intended {
+            key: item.key.into(),
+            limit: item.limit.map(|limit| self.interner.intern(&limit)),
+            max_keys: item.max_keys,
+            until: item.until,
+        }));
+        self.group = Some((known, last));
     }
 
     fn removed(&mut self, id: u64) -> Result<(), String> {
@@ -250,9 +250,9 @@ impl Replay for Replayed<'_> {
                     self.unmarked -= 1;
                 }
             }
-            Event::Intended { group, last, items, .. } => self.intended(group, last, items),
-            Event::Done { group } => drop(self.group.take_if(|(open, _)| open.number == group)),
             Event::Clock(_) => {}
+            Event::Intended { group, last, items, .. } => self.intended(group, last, items),
+            Event::Done { .. } => self.group = None,
         }
         Ok(())
     }

@@ -97,7 +97,8 @@ fn stays(core: &Core, entry: &mut Entry, slots: &[Option<u32>], now: Micros, ver
         Source::Exact | Source::Request => {}
         Source::Pattern(_) => match slot {
             Some(slot) => entry.set_source(Source::Pattern(slot)),
-            // Its pattern was removed, and it went with that: there would be a record if it had become another's.
+            // It went with its pattern: a key that was led elsewhere has a record of that, and before the record of the
+            // removal.
             None => return false,
         },
         Source::Overflow => {

@@ -9,7 +9,7 @@ use super::record::{
 };
 use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
-use crate::limit::{Algorithm, CalendarUnit, Limit, Mode, Parts, Period, StateParts, Window, Zone};
+use crate::limit::{Algorithm, CalendarUnit, CeilingParts, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
 /// Longest name of a time zone that is believed, in bytes.
 const MAX_ZONE: usize = 64;
@@ -134,11 +134,22 @@ impl<'a> Decoder<'a> {
             limit,
             max_keys,
             overlay,
-            parts: Parts { windows, resting, ..Parts::default() },
+            parts: Parts { windows, resting, ceiling: self.maybe(Self::ceiling)? },
             configured: self.time()?,
             totals: self.totals()?,
             times: [self.time()?, self.time()?, self.time()?],
             key: self.key()?,
+        })
+    }
+
+    fn ceiling(&mut self) -> Read<CeilingParts> {
+        Ok(CeilingParts {
+            most: self.number()?,
+            edge: self.number()?,
+            speed: (self.number()?, self.moment()?),
+            whole: self.number()?,
+            part: self.number()?,
+            at: self.moment()?,
         })
     }
 

@@ -1,12 +1,12 @@
 //! A token bucket below zero that refills faster than by its own rate.
 //!
-//! New values may have put it there: it pays at the faster of the old and the new rate, so that nobody waits longer than
-//! under the old values. What it owes is kept in parts of a unit of that faster speed, so that paying rounds nothing;
-//! where it reaches zero between two looks, the rest of the time counts at its own rate, rounded down once, to the same
-//! level whenever that is noticed.
+//! New values may have put it there: it pays at the faster of the old and the new rate, so that nobody waits longer
+//! than under the old values. What it owes is kept in parts of a unit of that faster speed, so that paying rounds
+//! nothing; where it reaches zero between two looks, the rest of the time counts at its own rate, rounded down once, to
+//! the same level whenever that is noticed.
 
 use super::token_bucket::{Bucket, Missing, level};
-use crate::bounds::MAX_UNITS;
+use crate::bounds::{MAX_PERIOD_MS, MAX_UNITS};
 use crate::clock::Micros;
 use crate::limit::counting::parts::StateParts;
 use crate::limit::counting::quote::Quote;
@@ -30,16 +30,17 @@ impl Debt {
             return None;
         }
         let (whole, part) = level(window, missing, speed.per);
-        (whole < 0).then(|| Debt { owed: owed(whole, part, speed.per), speed, at })
+        (whole < 0).then(|| Debt { owed: below(whole, part, speed.per), speed, at })
     }
 
     /// From its parts as they stand in a snapshot; `None` for what is no debt.
     pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, speed: Speed) -> Option<Debt> {
-        if whole >= 0 || speed.per == 0 || !speed.is_faster_than(Speed::of(window)) {
+        let bounds = (1..=2 * MAX_UNITS).contains(&speed.units) && (1..=MAX_PERIOD_MS * 1000).contains(&speed.per);
+        if whole >= 0 || !bounds || !speed.is_faster_than(Speed::of(window)) {
             return None;
         }
         let whole = whole.max(-(MAX_UNITS as i64));
-        Some(Debt { owed: owed(whole, part.min(speed.per - 1), speed.per), speed, at })
+        Some(Debt { owed: below(whole, part.min(speed.per - 1), speed.per), speed, at })
     }
 
     pub fn parts(&self) -> StateParts {
@@ -68,6 +69,11 @@ impl Debt {
 
     pub fn speed(&self) -> Speed {
         self.speed
+    }
+
+    /// Parts of a unit below zero, and the speed whose parts they are.
+    pub fn owed(&self) -> (u128, Speed) {
+        (self.owed, self.speed)
     }
 
     pub fn at(&self) -> Micros {
@@ -123,13 +129,14 @@ impl Debt {
         let over = match level {
             0 => 0,
             _ if rate == 0 => return None,
-            // At most 10^12 units, 366 days and 10^12 units: 124 bits.
+            // At most 10^12 units, 366 days and 2 * 10^12 units: 126 bits.
             level => (product(level, Speed::of(window).per) * units).div_ceil(rate),
         };
         Some(narrow((self.owed + over).div_ceil(units)))
     }
 }
 
-fn owed(whole: i64, part: u64, per: Micros) -> u128 {
+/// Parts of a unit by which a level is below zero.
+fn below(whole: i64, part: u64, per: Micros) -> u128 {
     product(whole.unsigned_abs(), per) - u128::from(part)
 }

@@ -1,7 +1,7 @@
 //! Fixed window counter: a window opens at the first check after the former one ended.
 //!
-//! A window of a fixed length ends so long after it was opened; a calendar window ends where the calendar says, which is
-//! asked when it opens and kept.
+//! A window of a fixed length ends so long after it was opened; a calendar window ends where the calendar says, which
+//! is asked when it opens and kept.
 
 use crate::bounds::MAX_UNITS;
 use crate::clock::Micros;

@@ -157,3 +157,16 @@ impl EventLog {
         self.entries.get(first).map(|entry| entry.at.saturating_add(length(window)))
     }
 }
+
+#[cfg(test)]
+impl EventLog {
+    /// A log of which so much has expired.
+    pub fn expired(expired: u64) -> EventLog {
+        EventLog { expired, entries: VecDeque::new() }
+    }
+
+    /// Entries for which there is room.
+    pub fn memory(&self) -> usize {
+        self.entries.capacity()
+    }
+}

@@ -8,7 +8,7 @@ use crate::bounds::MAX_UNITS;
 use crate::clock::Micros;
 use crate::limit::counting::parts::StateParts;
 use crate::limit::counting::quote::Quote;
-use crate::limit::counting::speed::{length, product, ratio_up};
+use crate::limit::counting::speed::{Speed, length, product, ratio_up};
 use crate::limit::window::Window;
 
 /// The lowest level, in units.
@@ -85,8 +85,10 @@ impl Bucket {
         self.at
     }
 
-    pub fn is_below_zero(&self) -> bool {
-        self.whole < 0
+    /// Parts of a unit below zero, and the speed whose parts they are.
+    pub fn owed(&self, window: &Window) -> Option<(u128, Speed)> {
+        let speed = Speed::of(window);
+        (self.whole < 0).then(|| (product(self.whole.unsigned_abs(), speed.per) - u128::from(self.part), speed))
     }
 
     pub fn is_full(&self, window: &Window) -> bool {
@@ -161,7 +163,9 @@ impl Bucket {
         }
     }
 
-    pub fn spend(&mut self, cost: u64) {
+    pub fn spend(&mut self, now: Micros, cost: u64) {
+        // A bucket that was full from its beginning on has no time yet.
+        self.at = self.at.max(now);
         self.whole = i64::try_from(cost).map_or(LOWEST, |cost| self.whole.saturating_sub(cost).max(LOWEST));
     }
 
