@@ -276,7 +276,7 @@ impl Pair {
 
     fn reopen(&mut self, back: u64) -> std::result::Result<(), TestCaseError> {
         let spent_at = self.maps[self.maps.len() - 1].0.values().filter_map(|plain| plain.times[0]).max();
-        self.clock = Clock::manual(self.clock.now() - back);
+        self.clock = self.clock.rebooted(self.clock.now() - back);
         self.join_compaction();
         // The old one holds the lock until it is dropped.
         let other = tempfile::tempdir().unwrap();
@@ -299,9 +299,9 @@ impl Pair {
         self.dir = self.parent.path().join(self.cuts.to_string());
         image.restore(&self.dir, &mut Chance(seed));
         self.disk = Arc::new(CrashDisk::new(&self.dir));
-        let was = self.clock.now();
-        self.clock = Clock::manual(was);
+        self.clock = self.clock.rebooted(self.clock.wall());
         self.limiter = open(&self.dir, self.sync, &self.clock, &self.disk);
+        let was = self.clock.now();
         let found = brief(&all(&self.limiter));
         let like = |map: &&Model| without_denials(map.statuses(was)) == without_denials(found.clone());
         let Some(map) = self.maps.iter().rev().find(like) else {

@@ -50,5 +50,5 @@ pub fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
     let parent = tempfile::tempdir().unwrap();
     let crashed = parent.path().join("copy");
     copy(dir, &crashed);
-    Limiter::open(&crashed, options(&Clock::manual(clock.now()))).map(|limiter| all(&limiter))
+    Limiter::open(&crashed, options(&clock.restarted())).map(|limiter| all(&limiter))
 }
