@@ -383,7 +383,21 @@ impl Core {
         if entry.source() == Source::Exact || entry.has_pending_denials() {
             return false;
         }
-        self.is_untouched(entry, now, version)
+        if !self.is_untouched(entry, now, version) {
+            return false;
+        }
+        // What is due may be due no more at a later look: a pattern can get its old values back. So a key whose due
+        // changes leave nothing of what it has counted is still there as long as something counts without them.
+        if is_plain(entry, version, Brought::AsItStands) {
+            return true;
+        }
+        let mut own = entry.clone();
+        if let Some(until) = own.overlay().map(|overlay| overlay.until) {
+            let (source, limit) = (own.source(), Arc::clone(&own.limit));
+            own.change(&Change { at: until, source, lifts: true, limit }, &mut Live::default());
+        }
+        own.standing.advance(&own.limit, now);
+        own.standing.is_untouched(&own.limit, now)
     }
 
     /// Whether nothing that was spent of a key still counts, and nothing lies over its values.
