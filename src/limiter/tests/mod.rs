@@ -1,5 +1,6 @@
 //! Tests of the limiter and its store together, and what they share.
 
+mod bound;
 mod check;
 mod crash;
 mod crash_disk;
@@ -7,7 +8,9 @@ mod damage;
 mod fault;
 mod helper;
 mod list;
+mod edits;
 mod state;
+mod values;
 mod which;
 
 use std::path::Path;
