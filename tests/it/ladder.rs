@@ -58,26 +58,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/limits", &["group", "configure", "remove", "reset", "change", "setting", "status"]),
     ("limiter/check", &["several", "all", "many", "decide", "wait"]),
     ("limiter/entry", &["table", "key", "shares"]),
-    ("limiter/background", &["helpers", "denials", "sweep", "compact"]),
+    ("limiter/background", &["helpers", "denials", "compact", "sweep"]),
     ("limiter/recovery", &["build", "settle", "redo", "replay", "shares", "by_id"]),
     (
         "limit",
-        &[
-            "counting",
-            "patterns",
-            "validation",
-            "values",
-            "calendar",
-            "window",
-            "period",
-            "zone",
-            "algorithm",
-            "text",
-        ],
+        &["counting", "patterns", "validation", "values", "calendar", "window", "period", "zone", "algorithm", "text"],
     ),
     (
         "limit/counting",
         &["standing", "reconfigure", "rest", "ceiling", "state", "algorithms", "speed", "quote", "parts"],
+    ),
+    (
+        "limit/counting/algorithms",
+        &["debt", "token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"],
     ),
 ];
 

@@ -1,7 +1,7 @@
 //! One key in memory.
 //!
-//! Owns: the layout (a million keys must fit in 200 MiB), what each event does to a key, live and in a replay alike, and
-//! the translation to and from what a snapshot says.
+//! Owns: the layout (a million keys must fit in 200 MiB), what each event does to a key, live and in a replay alike,
+//! and the translation to and from what a snapshot says.
 //!
 //! A key is served by the values in its entry, or by those of its overlay while it has one; [`Entry::in_force`] says
 //! which. What is due by time or by an edit of patterns is found by `lookup`, never here.
