@@ -1,18 +1,15 @@
 //! Tests of the limiter and its store together, and what they share.
 
-mod bound;
 mod check;
 mod crash;
 mod crash_disk;
 mod damage;
-mod edits;
 mod fault;
 mod helper;
 mod list;
 mod model;
+mod rules;
 mod state;
-mod values;
-mod which;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,6 +1,6 @@
 //! Tests of which limit a key has: exact, by pattern, brought, none; and of keys that come and go.
 
-use super::*;
+use crate::limiter::tests::*;
 
 /// A limiter at a clock that stands.
 fn open(dir: &Path, clock: &Clock) -> Limiter {
@@ -244,7 +244,7 @@ fn many_checks_decide_each_by_itself_whoever_may_wait() {
         let results = match waits {
             true => limiter.check_many(&items).unwrap(),
             false => {
-                let completion: Arc<dyn store::Completion> = Arc::new(super::check::Nobody);
+                let completion: Arc<dyn store::Completion> = Arc::new(crate::limiter::tests::check::Nobody);
                 limiter.check_many_for(&items, Some(&NonBlocking::new(&completion, 1))).unwrap()
             }
         };

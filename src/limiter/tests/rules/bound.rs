@@ -1,8 +1,8 @@
 //! Tests of the bound on keys that come and go, and of the limits that share what finds no room.
 
 use super::values::{lay_over, open, parse, reopened};
-use super::*;
 use crate::bounds::MAX_OVERFLOWS;
+use crate::limiter::tests::*;
 
 fn bounded(limiter: &Limiter, pattern: &str, limit: &str, most: u64) {
     limiter.configure_setting(&Setting::new(pattern, parse(limit)).with_max_keys(most)).unwrap();
@@ -146,7 +146,7 @@ fn many_checks_at_the_bound_are_decided_alike_by_whoever_may_wait() {
         let results = match waits {
             true => limiter.check_many(&items).unwrap(),
             false => {
-                let completion: Arc<dyn store::Completion> = Arc::new(super::check::Nobody);
+                let completion: Arc<dyn store::Completion> = Arc::new(crate::limiter::tests::check::Nobody);
                 limiter.check_many_for(&items, Some(&NonBlocking::new(&completion, 1))).unwrap()
             }
         };

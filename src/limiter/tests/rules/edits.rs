@@ -1,7 +1,7 @@
 //! Tests of limits that are configured together, applied from a list, removed and reset.
 
 use super::values::{lay_over, open, parse, reopened};
-use super::*;
+use crate::limiter::tests::*;
 use crate::store::record::{Event, Intent};
 
 fn keys(limiter: &Limiter) -> Vec<String> {

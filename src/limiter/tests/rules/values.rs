@@ -1,6 +1,6 @@
 //! Tests of what values can say: several windows, shadow, unlimited, rate 0, and values for a time.
 
-use super::*;
+use crate::limiter::tests::*;
 
 pub fn open(dir: &Path, clock: &Clock) -> Limiter {
     Limiter::open(dir, Options { sync: SyncMode::Relaxed, ..options(clock) }).unwrap()
