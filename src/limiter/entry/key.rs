@@ -406,7 +406,11 @@ impl Entry {
             limit: Arc::clone(&self.limit),
             max_keys: self.max_keys(),
             overlay: self.overlay().cloned(),
-            parts: self.standing.parts(),
+            parts: match self.pattern_text() {
+                // That of a pattern is never used, and is not of its values in force.
+                Some(_) => Standing::new(self.in_force()).parts(),
+                None => self.standing.parts(),
+            },
             configured: self.configured(),
             totals: [allowed, denied, allowed_cost, denied_cost],
             times: self.times(),

@@ -40,7 +40,7 @@ impl<'a> Room<'a> {
 
     /// Makes sure of room for these records, without waiting.
     pub fn fit(&mut self, core: &'a Core, events: &[Event<'_>]) -> Result<Option<Grow>> {
-        // What little is left of a reservation goes with a record: each but the last needs to leave more than that.
+        // A record takes what is left of a reservation with it, if that is less than a record of fixed length needs.
         let bytes = events.iter().map(|event| encoded_len(event).max(MAX_FIXED)).sum();
         let grow = Grow { records: events.len(), bytes };
         if self.reservation.is_some() && self.records >= grow.records && self.bytes >= grow.bytes {
