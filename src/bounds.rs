@@ -36,6 +36,12 @@ pub const MAX_ITEMS: usize = 1000;
 /// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
+/// Largest body that configures an array of limits, in bytes: some 500 000 of them.
+pub const MAX_LIMITS_BYTES: usize = 64 * 1024 * 1024;
+
+/// Bodies over [`MAX_BODY_BYTES`] that are taken at once: each is in memory as a whole, and what is read from it too.
+pub const MAX_LARGE_BODIES: usize = 1;
+
 /// Longest announced body that tiny_http may let go of, in bytes: it allocates as much (`EqualReader::drop`), and
 /// touches what has arrived. A connection with a longer body is kept until the process is replaced.
 pub const MAX_DROPPED_BODY_BYTES: usize = 64 * 1024 * 1024;

@@ -176,6 +176,11 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The error for a request's body that is longer than its bound.
+pub fn too_large(bound: usize) -> Error {
+    Error::new(Kind::BodyTooLarge, format!("the body is larger than {bound} bytes; send less at once"))
+}
+
 /// What to do about an error of the operating system, where its kind says so.
 pub fn way_out(error: &io::Error) -> &'static str {
     match error.kind() {

@@ -211,6 +211,17 @@ impl Period {
         matches!(self, Period::Calendar { .. })
     }
 
+    /// The number and the unit of its text: `1m`. The words of the calendar have no number.
+    pub(crate) fn words(&self) -> (Option<u64>, &'static str) {
+        match self {
+            Period::Fixed(micros) => {
+                let (number, unit) = in_units(micros / 1000);
+                (Some(number), unit)
+            }
+            Period::Calendar { unit, .. } => (None, unit.name()),
+        }
+    }
+
     /// A rough length in microseconds, for the canonical order and for comparing rates: a month has 30.4 days. Never 0.
     pub fn nominal(&self) -> Micros {
         // A year of the calendar has 365.2425 days on average.
@@ -288,9 +299,14 @@ pub fn parse_length(field: &str, text: &str, least: Millis, most: Millis) -> Res
 
 /// Writes milliseconds with the largest unit that divides them, up to days: 60000 ms is `1m`, 90000 ms is `90s`.
 pub fn format_length(ms: Millis) -> String {
+    let (number, unit) = in_units(ms);
+    format!("{number}{unit}")
+}
+
+fn in_units(ms: Millis) -> (u64, &'static str) {
     let fits = |(name, factor): &(&str, Millis)| *name != "w" && ms.is_multiple_of(*factor);
     let (name, factor) = UNITS.into_iter().find(fits).filter(|_| ms > 0).unwrap_or(("ms", 1));
-    format!("{}{name}", ms / factor)
+    (ms / factor, name)
 }
 
 fn length(text: &str) -> Option<Millis> {

@@ -174,17 +174,6 @@ impl Figures {
     }
 }
 
-/// The name of a window among those of its limit, as the `RateLimit` headers name it: its rate and period, and `#2` for
-/// the second of that name.
-pub fn window_name(limit: &Limit, index: usize) -> String {
-    let Some(window) = limit.windows().get(index) else { return String::new() };
-    let alike = |other: &&Window| (other.rate(), other.period()) == (window.rate(), window.period());
-    match limit.windows()[..index].iter().filter(alike).count() {
-        0 => window.short(),
-        before => format!("{}#{}", window.short(), before + 1),
-    }
-}
-
 /// The answer to a check of several keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

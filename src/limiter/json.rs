@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::answers::{AllDecision, Compaction, Decision, Item, Status, window_name};
+use super::answers::{AllDecision, Compaction, Decision, Item, Status};
 use crate::clock::{LAST_INSTANT, Micros, rfc3339};
 use crate::limit::{Detail, Limit, Period, Quote, Window};
 
@@ -29,11 +29,12 @@ impl Decision {
         }
         instant(out, "reset_at", self.reset_at);
         // Under `unlimited` every number is null; when this cost could be allowed is known there too.
-        number(out, "retry_after_ms", self.retry_after.map(ms));
-        number(out, "next_ms", self.next.map(ms).filter(|_| window.is_some()));
+        number(out, "retry_after_ms", self.retry_after.map(millis_up));
+        number(out, "next_ms", self.next.map(millis_up).filter(|_| window.is_some()));
         text(out, "algorithm", window.map(|window| window.algorithm().name()));
         if self.windows.as_slice().len() > 1 {
-            text(out, "window", Some(&window_name(&self.limit, self.binding)));
+            name(out, "window");
+            write_window_name(out, &self.limit, self.binding);
             name(out, "windows");
             let windows = self.limit.windows().iter().zip(self.windows.as_slice()).enumerate();
             array(out, windows, |(index, (window, quote)), out| {
@@ -60,13 +61,14 @@ impl Decision {
     }
 }
 
-fn ms(time: Duration) -> u64 {
+/// Milliseconds, rounded up.
+pub fn millis_up(time: Duration) -> u64 {
     time.as_micros().div_ceil(1000) as u64
 }
 
 fn begin_window(limit: &Limit, index: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"name\":");
-    write_text(out, &window_name(limit, index));
+    write_window_name(out, limit, index);
 }
 
 /// What a decision and a status tell of a window alike.
@@ -205,7 +207,7 @@ impl Status {
             number(out, "debt", Some(self.debt));
         }
         instant(out, "reset_at", self.reset_at);
-        number(out, "next_ms", self.next.map(ms));
+        number(out, "next_ms", self.next.map(millis_up));
         if self.limit.windows().len() == 1 {
             write_detail(detail(0), out);
         }
@@ -293,6 +295,26 @@ pub fn write_text(out: &mut Vec<u8>, text: &str) {
         // A Vec takes every write.
         let _ = serde_json::to_writer(out, text);
     }
+}
+
+/// Appends the name of a window in quotes: its rate and period, and `#2` for the second of that name in its limit.
+pub fn write_window_name(out: &mut Vec<u8>, limit: &Limit, index: usize) {
+    let name = |window: &Window| (window.rate(), window.period().words());
+    let Some(own) = limit.windows().get(index).map(name) else { return out.extend_from_slice(b"\"\"") };
+    let (rate, (number, unit)) = own;
+    out.push(b'"');
+    write_number(out, rate);
+    out.push(b'/');
+    if let Some(number) = number {
+        write_number(out, number);
+    }
+    out.extend_from_slice(unit.as_bytes());
+    let before = limit.windows()[..index].iter().filter(|other| name(other) == own).count();
+    if before > 0 {
+        out.push(b'#');
+        write_number(out, before as u64 + 1);
+    }
+    out.push(b'"');
 }
 
 /// Appends a number in decimal.

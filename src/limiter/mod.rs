@@ -36,11 +36,11 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
-pub use self::answers::{AllDecision, Compaction, Decision, Item, Lasting, Origin, Status, Totals, window_name};
+pub use self::answers::{AllDecision, Compaction, Decision, Item, Lasting, Origin, Status, Totals};
 pub use self::check::several::validate_items;
 pub use self::check::wait::NonBlocking;
 pub use self::core::Limiter;
-pub use self::json::{write_many, write_number, write_statuses, write_text};
+pub use self::json::{millis_up, write_many, write_number, write_statuses, write_text, write_window_name};
 pub use self::limits::{Applied, Setting};
 pub use self::list::listing::{By, Listing, Page};
 pub use self::offline::inspect::{dump, history, verify};

@@ -38,6 +38,8 @@ pub struct Context {
     pub away: Arc<AtomicUsize>,
     /// Threads that wait for one body each.
     pub bodies: AtomicUsize,
+    /// Requests with large bodies that are read or answered.
+    pub large: Arc<AtomicUsize>,
 }
 
 impl Context {

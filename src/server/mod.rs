@@ -235,6 +235,7 @@ impl Server {
             slow,
             away: Arc::new(AtomicUsize::new(0)),
             bodies: AtomicUsize::new(0),
+            large: Arc::default(),
         });
         accept::start(&instances, &context, events, on_exhausted)?;
         let pool = Pool::start(&context, &instances, (deciders, workers), &queue, slow_loop).map_err(failed)?;

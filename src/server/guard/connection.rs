@@ -173,7 +173,7 @@ impl Connection {
         let another_body = flow.body_events != self.flow.body_events;
         facts.attributed = flow.attributed;
         facts.in_progress = flow.in_progress;
-        facts.body_unread = flow.body_unread > 0;
+        (facts.body_unread, facts.body_large) = (flow.body_unread > 0, flow.body_large);
         if progress {
             self.base = sample.received;
             facts.last_progress = now;
@@ -258,9 +258,9 @@ impl Connection {
         self.cut.is_none() && streaming
     }
 
-    /// Memory that its unfinished head or body takes, at worst.
+    /// Memory that its unfinished head or body takes, at worst. Large bodies have a bound of their own.
     pub fn unfinished(&self) -> u64 {
-        if self.cut.is_some() || !self.facts.attributed {
+        if self.cut.is_some() || !self.facts.attributed || self.facts.body_large {
             return 0;
         }
         self.facts.pending_bytes.saturating_mul(if self.facts.body_unread { BODY_COST } else { HEAD_COST })

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 
-use super::table::{BODY_EVENT, BODY_UNREAD, REQUEST, Slot, Table};
+use super::table::{BODY_EVENT, BODY_UNREAD, LARGE_UNREAD, REQUEST, Slot, Table};
 use super::verdict::CutReason;
 
 /// Peers that can be noted for an immediate cut between two walks; connections of further ones keep the usual grace.
@@ -103,7 +103,7 @@ impl GuardHandle {
         if unread {
             slot.body.fetch_add(BODY_EVENT + BODY_UNREAD, SeqCst);
         }
-        RequestGuard { slot, attributed: slot.key.load(Relaxed) != 0, unread }
+        RequestGuard { slot, attributed: slot.key.load(Relaxed) != 0, unread, large: false }
     }
 
     /// The server stops or is replaced: bodies and unread replies have `DRAIN_TIMEOUT` (walker.rs) at most from now on.
@@ -178,6 +178,7 @@ pub struct RequestGuard {
     slot: &'static Slot,
     pub(super) attributed: bool,
     unread: bool,
+    large: bool,
 }
 
 impl RequestGuard {
@@ -187,13 +188,23 @@ impl RequestGuard {
         self.attributed
     }
 
+    /// The body may be larger than `GuardConfig::max_body_bytes`. Its length is known, so that no more of it is read;
+    /// and the caller sees to it that there are few at once ([`MAX_LARGE_BODIES`](crate::bounds::MAX_LARGE_BODIES)).
+    pub fn expect_large_body(&mut self) {
+        if self.unread && !self.large {
+            self.slot.body.fetch_add(LARGE_UNREAD, SeqCst);
+            self.large = true;
+        }
+    }
+
     /// The body was read to its end. Dropping the request guard implies it.
     pub fn body_done(&mut self) {
         if !self.unread {
             return;
         }
-        self.slot.body.fetch_add(BODY_EVENT - BODY_UNREAD, SeqCst);
-        self.unread = false;
+        let large = if self.large { LARGE_UNREAD } else { 0 };
+        self.slot.body.fetch_add(BODY_EVENT - BODY_UNREAD - large, SeqCst);
+        (self.unread, self.large) = (false, false);
     }
 
     /// Whether the connection was given up: this request and all after it on the connection are to be dropped without

@@ -15,7 +15,8 @@ pub struct Slot {
     pub key: AtomicU64,
     /// Requests handed over so far (upper half) and now in progress (lower half).
     pub flow: AtomicU64,
-    /// Beginnings and ends of bodies so far (upper half); bodies now unread (lower half).
+    /// Beginnings and ends of bodies so far (upper half); bodies now unread (lower half, of which the upper quarter
+    /// counts those that are large).
     pub body: AtomicU64,
     /// How often a connection was given up so far.
     pub abandoned: AtomicU16,
@@ -35,6 +36,7 @@ impl Slot {
 pub const REQUEST: u64 = (1 << 32) + 1;
 pub const BODY_EVENT: u64 = 1 << 32;
 pub const BODY_UNREAD: u64 = 1;
+pub const LARGE_UNREAD: u64 = 1 << 24;
 
 /// Slots per bucket.
 pub const WAYS: usize = 8;
@@ -71,6 +73,8 @@ pub struct Flow {
     pub in_progress: u32,
     pub body_events: u32,
     pub body_unread: u32,
+    /// One of these bodies may be larger than others.
+    pub body_large: bool,
     pub abandoned: bool,
     pub attributed: bool,
 }
@@ -82,7 +86,8 @@ impl Flow {
         self.handed = self.handed.wrapping_add((flow >> 32) as u32);
         self.in_progress = self.in_progress.wrapping_add(flow as u32);
         self.body_events = self.body_events.wrapping_add((body >> 32) as u32);
-        self.body_unread += body as u32;
+        self.body_unread += body as u32 % LARGE_UNREAD as u32;
+        self.body_large |= body as u32 >= LARGE_UNREAD as u32;
         self.abandoned |= slot.is_abandoned();
     }
 

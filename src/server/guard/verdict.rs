@@ -90,6 +90,8 @@ pub struct Facts {
     pub in_progress: u32,
     /// The body of a handed-over request is still on the socket.
     pub body_unread: bool,
+    /// That body may be larger than `max_body_bytes`.
+    pub body_large: bool,
     /// When it was first seen, or last handed over, answered, or finished a body.
     pub last_progress: Instant,
     /// Since when there are bytes of a request that was not handed over.
@@ -115,6 +117,7 @@ impl Facts {
             dead_since: None,
             in_progress: 0,
             body_unread: false,
+            body_large: false,
             last_progress: now,
             pending_since: None,
             pending_bytes: 0,
@@ -171,7 +174,7 @@ pub fn over_bound(facts: &Facts, config: &GuardConfig) -> bool {
     if facts.body_unread {
         // The bytes are the body's. The reader of the body bounds what it gets of them, but the frames of chunks never
         // get there.
-        return facts.attributed && facts.pending_bytes > config.max_body_bytes;
+        return facts.attributed && !facts.body_large && facts.pending_bytes > config.max_body_bytes;
     }
     if !facts.attributed {
         return facts.sightings >= STREAM_SIGHTINGS;

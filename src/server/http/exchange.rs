@@ -20,9 +20,9 @@ use super::super::guard::{Body, CutRequest, GuardHandle, RequestGuard};
 use super::super::waiting::turns::{Request as WaitingRequest, Turn};
 use super::head::{Class, Find, Head};
 use super::reply::Reply;
-use super::unsent::{Away, Unsent};
-use crate::bounds::{MAX_BODY_BYTES, MAX_DROPPED_BODY_BYTES};
-use crate::error::{Error, Kind};
+use super::unsent::{Counted, Unsent};
+use crate::bounds::{MAX_BODY_BYTES, MAX_DROPPED_BODY_BYTES, MAX_LARGE_BODIES};
+use crate::error::{Error, Kind, too_large};
 
 /// One request. Dropped without a reply (a handler panicked), it is answered 500.
 pub struct Exchange {
@@ -39,7 +39,9 @@ pub struct Exchange {
     body: Vec<u8>,
     guard: GuardHandle,
     /// Set while it is with a thread that may wait.
-    away: Option<Away>,
+    away: Option<Counted>,
+    /// Set while its large body counts among those that are taken at once.
+    large: Option<Counted>,
     /// When it was handed over.
     pub arrived: Instant,
 }
@@ -50,7 +52,7 @@ pub struct Parts {
     pub writer: Box<dyn Write + Send>,
     pub request_guard: Option<RequestGuard>,
     pub turn: Option<Turn<Exchange>>,
-    pub away: Option<Away>,
+    pub away: Option<Counted>,
 }
 
 /// How far a body was read.
@@ -76,6 +78,7 @@ impl Exchange {
             body: Vec::new(),
             guard,
             away: None,
+            large: None,
             arrived: Instant::now(),
         }
     }
@@ -92,7 +95,7 @@ impl Exchange {
 
     /// Counts it among the requests that are with threads that may wait, until its reply is sent.
     pub fn go_away(&mut self, away: &Arc<AtomicUsize>) {
-        self.away.get_or_insert_with(|| Away::of(away));
+        self.away.get_or_insert_with(|| Counted::of(away));
     }
 
     pub fn method(&self) -> &str {
@@ -131,8 +134,32 @@ impl Exchange {
     /// Whether the body that was announced is longer than may be read.
     pub fn is_over_bound(&self) -> bool {
         let announced = self.request.as_ref().and_then(Request::body_length);
-        announced.is_some_and(|length| length > MAX_BODY_BYTES)
-            || self.head.length.is_some_and(|length| length > MAX_BODY_BYTES as u64)
+        let most = self.head.max_body();
+        announced.is_some_and(|length| length > most) || self.head.length.is_some_and(|length| length > most as u64)
+    }
+
+    /// Takes up a place among the large bodies that may be read at once, where its body is one: until it is answered.
+    ///
+    /// # Errors
+    /// `overloaded` where none is free.
+    pub fn admit_large(&mut self, large: &Arc<AtomicUsize>) -> crate::error::Result<()> {
+        let is_large = self.head.length.is_some_and(|length| length > MAX_BODY_BYTES as u64);
+        if !is_large || self.large.is_some() {
+            return Ok(());
+        }
+        let place = Counted::of(large);
+        if large.load(Ordering::Relaxed) > MAX_LARGE_BODIES {
+            drop(place);
+            let message = format!(
+                "{MAX_LARGE_BODIES} body of more than {MAX_BODY_BYTES} bytes is taken at once; try again in a second"
+            );
+            return Err(Error::new(Kind::Overloaded, message));
+        }
+        self.large = Some(place);
+        if let Some(request_guard) = self.request_guard.as_mut() {
+            request_guard.expect_large_body();
+        }
+        Ok(())
     }
 
     /// Whether tiny_http would allocate more than there is to spare when it lets go of the body's reader.
@@ -152,11 +179,12 @@ impl Exchange {
     /// `body_too_large`; `invalid_json` when it can't be read to its end. The connection must not be used again then.
     pub fn read_body(&mut self) -> crate::error::Result<Progress> {
         if self.is_over_bound() {
-            return Err(too_large());
+            return Err(too_large(self.head.max_body()));
         }
         let Some(request) = self.request.as_mut() else { return Ok(Progress::Done) };
         // The announced length bounds what is read where tiny_http does not.
-        let most = self.head.length.unwrap_or(MAX_BODY_BYTES as u64 + 1);
+        let bound = self.head.max_body();
+        let most = self.head.length.unwrap_or(bound as u64 + 1);
         let left = most.saturating_sub(self.body.len() as u64);
         if left > 0 {
             self.body.reserve(self.head.length.map_or(0, |_| left as usize));
@@ -170,8 +198,8 @@ impl Exchange {
                 }
             }
         }
-        if self.body.len() > MAX_BODY_BYTES {
-            return Err(too_large());
+        if self.body.len() > bound {
+            return Err(too_large(bound));
         }
         if self.head.length.is_some_and(|length| (self.body.len() as u64) < length) {
             return Err(cut_short());
@@ -284,11 +312,6 @@ impl Drop for Exchange {
             log::debug!("a reply could not be sent: {error}");
         }
     }
-}
-
-/// The error for a body over its bound.
-pub fn too_large() -> Error {
-    Error::new(Kind::BodyTooLarge, format!("the body is larger than {MAX_BODY_BYTES} bytes; send less at once"))
 }
 
 fn cut_short() -> Error {

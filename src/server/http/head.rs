@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tiny_http::{HTTPVersion, Header, Request};
 
-use crate::bounds::MAX_HEADERS;
+use crate::bounds::{MAX_BODY_BYTES, MAX_HEADERS};
 
 /// Bodies up to this length are read by tiny_http's thread of the connection (`new_request` in its request.rs).
 const READ_BY_TINY_HTTP: u64 = 1024;
@@ -35,6 +35,8 @@ pub struct Found {
     pub key_at: usize,
     /// It is answered from memory, and waits for the disk at most: a check of any kind, or health.
     pub quick: bool,
+    /// Largest body that it takes, in bytes.
+    pub max_body: usize,
 }
 
 /// Finds the endpoint of a target (path and query).
@@ -161,6 +163,11 @@ impl Head {
             Some(found) if found.quick && self.weight <= LARGE_BYTES => Class::Quick,
             Some(_) => Class::Work,
         }
+    }
+
+    /// Largest body that it may have, in bytes. One in chunks does not tell its length before: it has the usual bound.
+    pub fn max_body(&self) -> usize {
+        self.found.filter(|_| self.length.is_some()).map_or(MAX_BODY_BYTES, |found| found.max_body)
     }
 
     /// The place of its endpoint in the table, if it has one.

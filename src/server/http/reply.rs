@@ -5,12 +5,18 @@ use std::io::Write;
 use serde_json::Value;
 
 use super::more::{More, begin_chunk, end_chunk};
-use crate::clock::Millis;
+use crate::clock::Micros;
 use crate::error::{Error, Kind};
-use crate::limiter::{Decision, write_number, write_text};
+use crate::limit::{Window, bounds_of};
+use crate::limiter::{Decision, write_number, write_text, write_window_name};
 
-/// Room for the headers of a decision, in bytes: four numbers of 20 digits at most, and the rest.
+/// Room for the headers of a decision on one window, in bytes: numbers of usual length, and the rest.
 const DECISION_HEADERS: usize = 192;
+
+/// Room for the items of one more window.
+const WINDOW_HEADERS: usize = 96;
+
+const SECOND: Micros = 1_000_000;
 
 /// A reply before it is written.
 pub struct Reply {
@@ -50,12 +56,6 @@ impl Reply {
         Reply::json(format!("{{\"ok\":{ok}{comma}{}", rest.trim_start_matches('{')).into_bytes())
     }
 
-    /// Tells caches to keep no copy.
-    pub fn not_to_be_stored(mut self) -> Reply {
-        self.header("Cache-Control", "no-store");
-        self
-    }
-
     /// The reply that tells of an error.
     pub fn error(error: &Error) -> Reply {
         let mut body = b"{\"error\":".to_vec();
@@ -76,27 +76,60 @@ impl Reply {
         let _ = write!(self.headers, "{name}: {value}\r\n");
     }
 
-    /// Adds the headers of a decision (draft-ietf-httpapi-ratelimit-headers-11).
+    /// Adds the headers of a decision (draft-ietf-httpapi-ratelimit-headers-11): an item for each window.
     pub fn decision(&mut self, decision: &Decision) {
-        let period = decision.limit.period_ms();
-        let until = seconds_up(decision.reset_at.saturating_sub(decision.now));
+        let limit = &*decision.limit;
+        let windows = limit.windows().iter().zip(decision.windows.as_slice()).enumerate();
+        let wait = decision.retry_after.filter(|_| !decision.allowed);
+        let wait =
+            wait.map(|wait| u64::try_from(wait.as_micros()).map_or(u64::MAX, |wait| wait.div_ceil(SECOND).max(1)));
         // One allocation, and no formatting machinery: every check has these.
-        self.headers.reserve(DECISION_HEADERS);
+        self.headers.reserve(DECISION_HEADERS + WINDOW_HEADERS * limit.windows().len().saturating_sub(1));
         let out = &mut self.headers;
-        out.extend_from_slice(b"RateLimit-Policy: \"default\";q=");
-        write_number(out, decision.limit.capacity());
-        if period >= 1000 {
-            out.extend_from_slice(b";w=");
-            write_number(out, period / 1000);
+        for (index, (window, _)) in windows.clone() {
+            out.extend_from_slice(if index == 0 { b"RateLimit-Policy: " } else { b", " });
+            write_window_name(out, limit, index);
+            out.extend_from_slice(b";q=");
+            write_number(out, window.capacity());
+            let length = length_of(window, decision.now);
+            if length >= SECOND {
+                out.extend_from_slice(b";w=");
+                write_number(out, length.div_ceil(SECOND));
+            }
         }
-        out.extend_from_slice(b"\r\nRateLimit: \"default\";r=");
-        write_number(out, decision.remaining);
-        out.extend_from_slice(b";t=");
-        write_number(out, until);
-        out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
-        if self.status == 429 {
-            self.header("Retry-After", seconds_up(decision.retry_after.as_millis() as u64).max(1));
+        for (index, (_, quote)) in windows {
+            out.extend_from_slice(if index == 0 { b"\r\nRateLimit: " } else { b", " });
+            write_window_name(out, limit, index);
+            out.extend_from_slice(b";r=");
+            write_number(out, quote.remaining);
+            let next = if decision.allowed || quote.allowed { quote.next } else { quote.retry };
+            if let Some(next) = next {
+                // Nothing may tell a client to come back later than another header does.
+                let seconds = next.div_ceil(SECOND);
+                out.extend_from_slice(b";t=");
+                write_number(out, wait.map_or(seconds, |wait| seconds.min(wait)));
+            }
         }
+        if !limit.is_unlimited() {
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"Cache-Control: no-store\r\n");
+        if self.status == 429
+            && let Some(wait) = wait
+        {
+            self.header("Retry-After", wait);
+        }
+    }
+
+    /// Adds the headers of one of several decisions: of the first that denied, else of the one with the least left.
+    pub fn with_tightest<'a>(mut self, decisions: impl Iterator<Item = &'a Decision> + Clone) -> Reply {
+        let denied = decisions.clone().find(|decision| !decision.allowed);
+        let least = || decisions.min_by_key(|decision| decision.remaining.unwrap_or(u64::MAX));
+        match denied.or_else(least) {
+            Some(decision) => self.decision(decision),
+            None => self.header("Cache-Control", "no-store"),
+        }
+        self
     }
 
     /// The bytes on the wire; of a long reply those that there are, in `chunked` form or up to the connection's end.
@@ -130,8 +163,10 @@ impl Reply {
     }
 }
 
-fn seconds_up(ms: Millis) -> u64 {
-    ms.div_ceil(1000)
+/// How long a window is; of the calendar's the one at that time.
+fn length_of(window: &Window, now: Micros) -> Micros {
+    let (begin, end) = bounds_of(window, now);
+    end - begin
 }
 
 fn reason(status: u16) -> &'static str {
@@ -146,5 +181,106 @@ fn reason(status: u16) -> &'static str {
         429 => "Too Many Requests",
         503 => "Service Unavailable",
         _ => "Internal Server Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::limiter::{Item, Limiter, Options};
+
+    /// 2026-03-29T00:30:00Z, on a day of 23 hours in Berlin.
+    const NOW: Micros = 1_774_744_200_000_000;
+
+    struct Fixture {
+        limiter: Limiter,
+        clock: Clock,
+        _dir: tempfile::TempDir,
+    }
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(NOW);
+        let limiter = Limiter::open(dir.path(), Options::default().with_clock(clock.clone())).unwrap();
+        Fixture { limiter, clock, _dir: dir }
+    }
+
+    /// The headers of a check, in their order.
+    fn headers(fixture: &Fixture, key: &str, limit: &str, cost: u64, denied: u16) -> String {
+        let limit = limit.parse().unwrap();
+        let decision = fixture.limiter.check_item(Item::new(key).with_cost(cost).with_limit(&limit)).unwrap();
+        let mut reply = Reply::json(Vec::new());
+        if !decision.allowed {
+            reply.status = denied;
+        }
+        reply.decision(&decision);
+        String::from_utf8(reply.headers).unwrap().replace("\r\n", "\n")
+    }
+
+    #[test]
+    fn each_window_has_its_item() {
+        let fixture = fixture();
+        let several = "10/1s, 10/1s sliding_window_log, 30/day tz=Europe/Berlin";
+        let expected = "RateLimit-Policy: \"10/1s\";q=10;w=1, \"10/1s#2\";q=10;w=1, \"30/day\";q=30;w=82800\n\
+            RateLimit: \"10/1s\";r=2;t=1, \"10/1s#2\";r=2;t=1, \"30/day\";r=22;t=81000\n\
+            Cache-Control: no-store\n";
+        assert_eq!(headers(&fixture, "a", several, 8, 429), expected);
+        // A denial: when this cost could be allowed; and where that is sooner than more quota in a window, no later.
+        let expected = "RateLimit-Policy: \"10/1s\";q=10;w=1, \"10/1s#2\";q=10;w=1, \"30/day\";q=30;w=82800\n\
+            RateLimit: \"10/1s\";r=2;t=1, \"10/1s#2\";r=2;t=1, \"30/day\";r=22;t=1\n\
+            Cache-Control: no-store\nRetry-After: 1\n";
+        assert_eq!(headers(&fixture, "a", several, 3, 429), expected);
+        assert!(!headers(&fixture, "a", several, 3, 200).contains("Retry-After"));
+        // Two zones: the names are told apart as well.
+        let zones = headers(&fixture, "b", "5/day, 5/day tz=Europe/Berlin", 1, 429);
+        assert!(zones.contains("\"5/day\";q=5;w=86400, \"5/day#2\";q=5;w=82800\n"), "{zones}");
+    }
+
+    #[test]
+    fn more_quota_is_told_and_not_when_all_is_back() {
+        let fixture = fixture();
+        let bucket = |cost| headers(&fixture, "a", "100/1m", cost, 429);
+        assert!(bucket(100).contains("RateLimit: \"100/1m\";r=0;t=1\n"));
+        // 50 units take 30 seconds.
+        let denied = bucket(50);
+        assert!(denied.contains("r=0;t=30\n") && denied.ends_with("Retry-After: 30\n"), "{denied}");
+        fixture.clock.advance(Duration::from_millis(29_999));
+        assert!(bucket(50).ends_with("t=1\nCache-Control: no-store\nRetry-After: 1\n"));
+        // Nothing is missing under a window that nothing was spent of; `w` is rounded up, and left out below a second.
+        fixture.clock.advance(Duration::from_secs(100));
+        let looked = headers(&fixture, "b", "1000/1500ms, 5/999ms shadow", 5, 429);
+        assert!(looked.starts_with("RateLimit-Policy: \"5/999ms\";q=5, \"1000/1500ms\";q=1000;w=2\n"), "{looked}");
+    }
+
+    #[test]
+    fn what_never_comes_has_no_time() {
+        let fixture = fixture();
+        let expected = "RateLimit-Policy: \"0/1s\";q=0;w=1, \"5/1m\";q=5;w=60\n\
+            RateLimit: \"0/1s\";r=0, \"5/1m\";r=5;t=0\nCache-Control: no-store\n";
+        assert_eq!(headers(&fixture, "a", "0/1s, 5/1m", 1, 429), expected);
+        assert_eq!(headers(&fixture, "b", "unlimited", 1, 429), "Cache-Control: no-store\n");
+    }
+
+    #[test]
+    fn one_of_several_decisions_is_told() {
+        let fixture = fixture();
+        let check = |key: &str, limit: &str, cost| {
+            let limit = limit.parse().unwrap();
+            fixture.limiter.check_item(Item::new(key).with_cost(cost).with_limit(&limit)).unwrap()
+        };
+        let policy = |decisions: &[Decision]| {
+            let reply = Reply::json(Vec::new()).with_tightest(decisions.iter());
+            String::from_utf8(reply.headers).unwrap().lines().next().unwrap_or_default().to_owned()
+        };
+        let (much, little, none) = (check("a", "9/1m", 1), check("b", "5/1m", 1), check("c", "unlimited", 1));
+        let denied = [check("d", "7/1m", 7), check("d", "7/1m", 7), check("e", "0/1s", 1)];
+        assert_eq!(policy(&[much.clone(), little.clone(), none.clone()]), "RateLimit-Policy: \"5/1m\";q=5;w=60");
+        assert_eq!(policy(&[none.clone()]), "Cache-Control: no-store");
+        assert_eq!(policy(&[]), "Cache-Control: no-store");
+        let [_, first, second] = denied;
+        assert_eq!(policy(&[little, first, second, none]), "RateLimit-Policy: \"7/1m\";q=7;w=60");
     }
 }

@@ -11,7 +11,7 @@ use super::super::guard::RequestGuard;
 use super::super::waiting::turns::Turn;
 use super::exchange::{Exchange, Parts};
 use super::more::{More, begin_chunk, end_chunk};
-use super::unsent::{Away, Unsent};
+use super::unsent::{Counted, Unsent};
 
 /// A reply of which a part may be sent. Dropped before all is sent, it ends its connection.
 pub struct Sending {
@@ -27,7 +27,7 @@ pub struct Sending {
     request_guard: Option<RequestGuard>,
     turn: Option<Turn<Exchange>>,
     /// Only held.
-    away: Option<Away>,
+    away: Option<Counted>,
 }
 
 /// How far a reply is.
@@ -50,7 +50,7 @@ impl Sending {
 
     /// Counts it among the requests that are with threads that may wait.
     pub fn go_away(&mut self, away: &Arc<AtomicUsize>) {
-        self.away.get_or_insert_with(|| Away::of(away));
+        self.away.get_or_insert_with(|| Counted::of(away));
     }
 
     /// Adds what follows the bytes that there are.

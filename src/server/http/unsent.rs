@@ -11,17 +11,18 @@ use rustix::net::SendFlags;
 
 use crate::bounds::SEND_TIMEOUT_MS;
 
-/// A request on a Unix socket that is with a thread that may wait; counted until its reply is sent.
-pub struct Away(Arc<AtomicUsize>);
+/// A request that is counted until it is dropped: one on a Unix socket while it is with a thread that may wait, or one
+/// with a large body.
+pub struct Counted(Arc<AtomicUsize>);
 
-impl Away {
-    pub fn of(count: &Arc<AtomicUsize>) -> Away {
+impl Counted {
+    pub fn of(count: &Arc<AtomicUsize>) -> Counted {
         count.fetch_add(1, Ordering::Relaxed);
-        Away(Arc::clone(count))
+        Counted(Arc::clone(count))
     }
 }
 
-impl Drop for Away {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -15,7 +15,7 @@ use super::super::routes::call::Sources;
 use super::super::routes::metrics::Measure;
 use super::super::waiting::pending::Outcome;
 use super::super::work::Waiting;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, too_large};
 use crate::limiter::{NonBlocking, SyncMode};
 use crate::store;
 
@@ -55,6 +55,9 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
         return answer_at_once(context, exchange, measure, reply, role);
     }
     if exchange.head.unread {
+        if let Err(error) = exchange.admit_large(&context.large) {
+            return answer_at_once(context, exchange, measure, Reply::error(&error), role);
+        }
         measure.suspend();
         return Handled::Body(exchange);
     }
@@ -171,7 +174,7 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
         ));
     }
     if exchange.is_over_bound() {
-        return Err(super::super::http::exchange::too_large());
+        return Err(too_large(exchange.head.max_body()));
     }
     if head.unread {
         routes::check_method(head.found, exchange.method(), exchange.target())?;

@@ -4,19 +4,19 @@ use super::super::http::reply::Reply;
 use super::body::{self, Check, Items};
 use super::call::{Answer, Call};
 use crate::error::{Error, Result};
-use crate::limit::excerpt;
-use crate::limiter::write_many;
+use crate::limit::{Limit, excerpt};
+use crate::limiter::{Item, millis_up, write_many};
 
 /// Room for a decision on a key of usual length, in bytes.
 const DECISION_BYTES: usize = 320;
 
 pub fn check(call: &Call<'_>) -> Answer {
     let check: Check<'_> = body::parse(call.body)?;
-    let (key, cost) = check.parts()?;
+    let item = check.item()?;
     let denied_status = denied_status(call)?;
-    let decision = call.sources.limiter.check_for(key, cost, call.sources.non_blocking)?;
+    let decision = call.sources.limiter.check_for(item, call.sources.non_blocking)?;
     let mut out = Vec::with_capacity(DECISION_BYTES);
-    decision.write_json(key, &mut out);
+    decision.write_json(item.key, &mut out);
     let mut reply = Reply::json(out);
     if !decision.allowed {
         reply.status = denied_status;
@@ -37,10 +37,18 @@ fn denied_status(call: &Call<'_>) -> Result<u16> {
 pub fn take(call: &Call<'_>) -> Answer {
     body::parse_empty(call.body)?;
     let cost = call.query.number("cost")?.unwrap_or(1);
-    let decision = call.sources.limiter.check_for(&call.key()?, cost, call.sources.non_blocking)?;
-    let (status, text) = match decision.allowed {
-        true => (200, format!("ok {}\n", decision.remaining)),
-        false => (429, format!("denied {}\n", decision.retry_after.as_millis())),
+    let limit = call.query.get("limit").map(str::parse::<Limit>).transpose()?;
+    let key = call.key()?;
+    let mut item = Item::new(&key).with_cost(cost);
+    item.limit = limit.as_ref();
+    let decision = call.sources.limiter.check_for(item, call.sources.non_blocking)?;
+    let (status, word, number, none) = match decision.allowed {
+        true => (200, "ok", decision.remaining, "unlimited"),
+        false => (429, "denied", decision.retry_after.map(millis_up), "never"),
+    };
+    let text = match number {
+        Some(number) => format!("{word} {number}\n"),
+        None => format!("{word} {none}\n"),
     };
     let mut reply = Reply::new(status, "text/plain; charset=utf-8", text.into_bytes());
     reply.decision(&decision);
@@ -49,16 +57,23 @@ pub fn take(call: &Call<'_>) -> Answer {
 
 pub fn check_all(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
-    let items = items.parts()?;
+    let items = items.items()?;
+    let denied_status = denied_status(call)?;
     let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
-    call.sources.limiter.check_all_for(&items, call.sources.non_blocking)?.write_json(&items, &mut out);
-    Ok(Reply::json(out).not_to_be_stored())
+    let all = call.sources.limiter.check_all_for(&items, call.sources.non_blocking)?;
+    all.write_json(&items, &mut out);
+    let mut reply = Reply::json(out);
+    if !all.allowed {
+        reply.status = denied_status;
+    }
+    Ok(reply.with_tightest(all.results.iter()))
 }
 
 pub fn check_many(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
-    let items = items.parts()?;
+    let items = items.items()?;
     let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
-    write_many(&call.sources.limiter.check_many_for(&items, call.sources.non_blocking)?, &items, &mut out);
-    Ok(Reply::json(out).not_to_be_stored())
+    let results = call.sources.limiter.check_many_for(&items, call.sources.non_blocking)?;
+    write_many(&results, &items, &mut out);
+    Ok(Reply::json(out).with_tightest(results.iter().flatten()))
 }

@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use super::super::http::reply::Reply;
-use super::body::{self, Configure, Key};
+use super::body::{self, Reset, ToReset};
 use super::call::{Answer, Call};
 use super::listing;
-use crate::error::{Error, Result};
+use crate::bounds::MAX_BODY_BYTES;
+use crate::error::{Error, Result, too_large};
 use crate::limit::excerpt;
 use crate::limiter::{By, Page, write_statuses};
 
@@ -15,14 +16,27 @@ const TOP: u64 = 10;
 
 pub fn list(call: &Call<'_>) -> Answer {
     let limit = call.query.number("limit")?.map(as_size);
-    let page = Page { prefix: call.query.get("prefix").unwrap_or(""), after: call.query.get("after"), limit };
+    let mut page =
+        Page::default().with_prefix(call.query.get("prefix").unwrap_or("")).with_live(call.query.flag("live")?);
+    (page.after, page.limit, page.pattern) = (call.query.get("after"), limit, call.query.get("pattern"));
     listing::reply(call.sources.limiter.listing(page)?)
 }
 
+/// Of one limit it tells whether it is new; of an array how many are.
 pub fn configure(call: &Call<'_>) -> Answer {
-    let configure: Configure<'_> = body::parse(call.body)?;
-    let (key, limit) = configure.parts()?;
-    let created = call.sources.limiter.configure(key, limit)?;
+    let is_array = call.body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    if !is_array && call.body.len() > MAX_BODY_BYTES {
+        return Err(too_large(MAX_BODY_BYTES));
+    }
+    let mut body = body::parse_settings(call.body)?;
+    let settings = body.take();
+    let created = match &settings[..] {
+        [setting] if !is_array => json!(call.sources.limiter.configure_setting(setting)?),
+        settings => {
+            let created = call.sources.limiter.configure_all(settings)?;
+            json!(created.into_iter().filter(|created| *created).count())
+        }
+    };
     Ok(Reply::ok(true, &json!({"created": created})))
 }
 
@@ -39,9 +53,18 @@ pub fn remove(call: &Call<'_>) -> Answer {
     done(call.sources.limiter.remove(&call.key()?))
 }
 
+pub fn remove_prefix(call: &Call<'_>) -> Answer {
+    body::parse_empty(call.body)?;
+    let removed = call.sources.limiter.remove_prefix(call.query.required("prefix")?)?;
+    Ok(Reply::ok(true, &json!({"removed": removed})))
+}
+
 pub fn reset(call: &Call<'_>) -> Answer {
-    let body: Key<'_> = body::parse(call.body)?;
-    done(call.sources.limiter.reset(body.key()?))
+    let body: Reset<'_> = body::parse(call.body)?;
+    match body.what()? {
+        ToReset::Key(key) => done(call.sources.limiter.reset(key)),
+        ToReset::Prefix(prefix) => done(call.sources.limiter.reset_prefix(prefix).map(|_| ())),
+    }
 }
 
 pub fn top(call: &Call<'_>) -> Answer {

@@ -33,6 +33,28 @@ impl<'a> Query<'a> {
         self.0.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
     }
 
+    /// The value of a parameter that must be there.
+    ///
+    /// # Errors
+    /// `invalid_argument`, naming it.
+    pub fn required(&self, name: &str) -> Result<&str> {
+        self.get(name).ok_or_else(|| Error::invalid(format!("query parameter `{name}` is missing")))
+    }
+
+    /// The value of a parameter that is `true` or `false`; `false` where it is not there.
+    ///
+    /// # Errors
+    /// `invalid_argument`, naming it.
+    pub fn flag(&self, name: &str) -> Result<bool> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => {
+                Err(Error::invalid(format!("query parameter `{name}` must be true or false, not `{}`", excerpt(other))))
+            }
+        }
+    }
+
     /// The value of a parameter that is an integer.
     ///
     /// # Errors

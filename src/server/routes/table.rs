@@ -3,6 +3,7 @@
 use super::super::http::head::Found;
 use super::call::{Answer, Call};
 use super::{checks, limits, operations};
+use crate::bounds::{MAX_BODY_BYTES, MAX_LIMITS_BYTES};
 
 /// An endpoint, as the manual page names it.
 pub struct Endpoint {
@@ -12,6 +13,8 @@ pub struct Endpoint {
     pub methods: &'static [Method],
     /// It is answered from memory, and waits for the disk at most.
     quick: bool,
+    /// Largest body, in bytes.
+    max_body: usize,
 }
 
 /// A method of an endpoint.
@@ -23,11 +26,16 @@ pub struct Method {
 }
 
 const fn endpoint(path: &'static str, methods: &'static [Method]) -> Endpoint {
-    Endpoint { path, methods, quick: false }
+    Endpoint { path, methods, quick: false, max_body: MAX_BODY_BYTES }
 }
 
 const fn quick(path: &'static str, methods: &'static [Method]) -> Endpoint {
-    Endpoint { path, methods, quick: true }
+    Endpoint { path, methods, quick: true, max_body: MAX_BODY_BYTES }
+}
+
+/// An endpoint that takes many limits at once.
+const fn bulk(path: &'static str, methods: &'static [Method]) -> Endpoint {
+    Endpoint { path, methods, quick: false, max_body: MAX_LIMITS_BYTES }
 }
 
 const fn get(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
@@ -38,19 +46,26 @@ const fn post(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answ
     Method { name: "POST", parameters, answer }
 }
 
-const fn delete(answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "DELETE", parameters: &[], answer }
+const fn delete(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
+    Method { name: "DELETE", parameters, answer }
 }
 
 /// All endpoints.
 pub const ENDPOINTS: [Endpoint; 13] = [
     quick("/v1/check", &[post(&["status"], checks::check)]),
-    quick("/v1/check-all", &[post(&[], checks::check_all)]),
+    quick("/v1/check-all", &[post(&["status"], checks::check_all)]),
     quick("/v1/check-many", &[post(&[], checks::check_many)]),
-    quick("/v1/take/{key}", &[post(&["cost"], checks::take)]),
+    quick("/v1/take/{key}", &[post(&["cost", "limit"], checks::take)]),
     quick("/v1/health", &[get(&[], operations::health)]),
-    endpoint("/v1/limits", &[get(&["prefix", "limit", "after"], limits::list), post(&[], limits::configure)]),
-    endpoint("/v1/limits/{key}", &[get(&[], limits::status), delete(limits::remove)]),
+    bulk(
+        "/v1/limits",
+        &[
+            get(&["live", "prefix", "pattern", "limit", "after"], limits::list),
+            post(&[], limits::configure),
+            delete(&["prefix"], limits::remove_prefix),
+        ],
+    ),
+    endpoint("/v1/limits/{key}", &[get(&[], limits::status), delete(&[], limits::remove)]),
     endpoint("/v1/reset", &[post(&[], limits::reset)]),
     endpoint("/v1/log/flush", &[post(&[], operations::flush)]),
     endpoint("/v1/log/compact", &[post(&[], operations::compact)]),
@@ -67,7 +82,8 @@ pub fn find(target: &str) -> Option<Found> {
             Some(before) => path.strip_prefix(before).filter(|key| !key.is_empty())?,
             None => path.strip_prefix(endpoint.path).filter(|rest| rest.is_empty())?,
         };
-        Some(Found { index, key_at: path.len() - key.len(), quick: endpoint.quick })
+        let (quick, max_body) = (endpoint.quick, endpoint.max_body);
+        Some(Found { index, key_at: path.len() - key.len(), quick, max_body })
     })
 }
 

@@ -1,0 +1,192 @@
+//! What is to be configured, and what is to be reset.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use super::object::{Body, in_place, read, read_object, take, take_any};
+use super::scalars::{Length, Number, Text};
+use super::values::{Brought, Values};
+use crate::bounds::{MAX_MAX_KEYS, MAX_PERIOD_MS};
+use crate::error::{Error, Result};
+use crate::limit::{Limit, excerpt, parse_length};
+use crate::limiter::Setting;
+
+/// `{"key"}` or `{"prefix"}`
+#[derive(Debug, Default)]
+pub struct Reset<'a> {
+    key: Option<Text<'a>>,
+    prefix: Option<Text<'a>>,
+}
+
+/// What is to be reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToReset<'a> {
+    /// This key.
+    Key(&'a str),
+    /// All keys that begin so.
+    Prefix(&'a str),
+}
+
+impl<'de> Body<'de> for Reset<'de> {
+    const FIELDS: &'static str = "`key` and `prefix`";
+
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> std::result::Result<bool, A::Error> {
+        match name {
+            "key" => take(&mut self.key, name, map),
+            "prefix" => take(&mut self.prefix, name, map),
+            _ => Ok(false),
+        }
+    }
+}
+
+impl Reset<'_> {
+    /// What it asks for.
+    ///
+    /// # Errors
+    /// `invalid_argument` for none or both of the fields.
+    pub fn what(&self) -> Result<ToReset<'_>> {
+        match (&self.key, &self.prefix) {
+            (Some(Text(key)), None) => Ok(ToReset::Key(key)),
+            (None, Some(Text(prefix))) => Ok(ToReset::Prefix(prefix)),
+            (None, None) => Err(Error::invalid("field `key`, or in its place `prefix`, is missing")),
+            (Some(_), Some(_)) => Err(Error::invalid("fields `key` and `prefix` don't go together; leave one out")),
+        }
+    }
+}
+
+/// One limit to configure, or an array of them.
+#[derive(Debug, Default)]
+pub struct Settings<'a> {
+    keys: Vec<Text<'a>>,
+    values: Vec<ForKey>,
+}
+
+/// What a key is to have.
+#[derive(Debug)]
+struct ForKey {
+    limit: Limit,
+    lasts: Option<Duration>,
+    max_keys: Option<u64>,
+}
+
+impl ForKey {
+    fn of(self, key: &str) -> Setting<'_> {
+        let mut setting = Setting::new(key, self.limit);
+        (setting.lasts, setting.max_keys) = (self.lasts, self.max_keys);
+        setting
+    }
+}
+
+impl Settings<'_> {
+    /// What it asks for, in its order. Nothing is left of it then.
+    pub fn take(&mut self) -> Vec<Setting<'_>> {
+        let both = self.keys.iter().zip(self.values.drain(..));
+        both.map(|(key, values)| values.of(&key.0)).collect()
+    }
+}
+
+/// Reads what is to be configured; an empty body is read as `{}`.
+///
+/// # Errors
+/// As [`parse`](super::object::parse).
+pub fn parse_settings(bytes: &[u8]) -> Result<Settings<'_>> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(Error::invalid("field `key` is missing"));
+    }
+    read(bytes)
+}
+
+/// The fields of one limit: `key`, values, `for`, `max_keys`; `limit` may be in the place of the values.
+#[derive(Debug, Default)]
+struct Configure<'a> {
+    key: Option<Text<'a>>,
+    values: Values<'a>,
+    limit: Option<Brought>,
+    lasts: Option<Length>,
+    max_keys: Option<Number<1, MAX_MAX_KEYS>>,
+}
+
+impl<'de> Body<'de> for Configure<'de> {
+    const FIELDS: &'static str = "`key`, `rate`, `per`, `algorithm`, `burst`, `tz`, `anchor`, `windows`, `limit`, \
+                                  `unlimited`, `mode`, `for` and `max_keys`";
+
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> std::result::Result<bool, A::Error> {
+        match name {
+            "key" => take(&mut self.key, name, map),
+            "limit" => take_any(&mut self.limit, name, map),
+            "for" => take_any(&mut self.lasts, name, map),
+            "max_keys" => take_any(&mut self.max_keys, name, map),
+            _ => self.values.field(name, map),
+        }
+    }
+}
+
+impl<'a> Configure<'a> {
+    fn parts(self) -> Result<(Text<'a>, ForKey)> {
+        let Some(key) = self.key else { return Err(Error::invalid("field `key` is missing")) };
+        let lasts = self.lasts.map(|lasts| parse_length("for", &lasts.0, 1, MAX_PERIOD_MS)).transpose()?;
+        let values = ForKey {
+            limit: self.values.limit(self.limit)?,
+            lasts: lasts.map(Duration::from_millis),
+            max_keys: self.max_keys.map(|most| most.0),
+        };
+        Ok((key, values))
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct SettingsVisitor;
+        impl<'de> Visitor<'de> for SettingsVisitor {
+            type Value = Settings<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object or an array of objects")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
+                let one: Configure<'de> = read_object(map)?;
+                let (key, values) = one.parts().map_err(A::Error::custom)?;
+                Ok(Settings { keys: vec![key], values: vec![values] })
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Self::Value, A::Error> {
+                let mut settings = Settings::default();
+                loop {
+                    let place = || format!("item {}", settings.keys.len() + 1);
+                    let next = seq.next_element::<Listed<'de>>();
+                    let next = next.map_err(|error| A::Error::custom(in_place(&place(), &error.to_string())))?;
+                    let Some(Listed(key, values)) = next else { return Ok(settings) };
+                    settings.keys.push(key);
+                    settings.values.push(values);
+                }
+            }
+        }
+        deserializer.deserialize_any(SettingsVisitor)
+    }
+}
+
+/// One limit of an array.
+struct Listed<'a>(Text<'a>, ForKey);
+
+impl<'de> Deserialize<'de> for Listed<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct ListedVisitor;
+        impl<'de> Visitor<'de> for ListedVisitor {
+            type Value = Listed<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
+                let one: Configure<'de> = read_object(map)?;
+                let named = one.key.as_ref().map(|key| excerpt(&key.0));
+                let (key, values) = one.parts().map_err(|error| match named {
+                    // An array may be long.
+                    Some(key) => A::Error::custom(format_args!("key `{key}`: {error}")),
+                    None => A::Error::custom(error),
+                })?;
+                Ok(Listed(key, values))
+            }
+        }
+        deserializer.deserialize_map(ListedVisitor)
+    }
+}

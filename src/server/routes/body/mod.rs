@@ -1,0 +1,15 @@
+//! Request bodies: from JSON to values, without copying what need not be, with errors that name the field.
+//!
+//! Arrows go down this list: `limits`, `checks`, `values`, `object`, `scalars`.
+
+mod checks;
+mod limits;
+mod object;
+mod scalars;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use self::checks::{Check, Items};
+pub use self::limits::{Reset, Settings, ToReset, parse_settings};
+pub use self::object::{parse, parse_empty};

@@ -1,0 +1,216 @@
+//! Tests of bodies.
+
+use std::time::Duration;
+
+use super::*;
+use crate::error::{Kind, Result};
+use crate::limit::Limit;
+use crate::limiter::Setting;
+
+fn limit(text: &str) -> Limit {
+    text.parse().unwrap()
+}
+
+/// The limit that a check brings.
+fn brought(json: &str) -> Result<Option<Limit>> {
+    let body = format!(r#"{{"key":"k","limit":{json}}}"#);
+    parse::<Check<'_>>(body.as_bytes())?.item().map(|item| item.limit.cloned())
+}
+
+/// The one limit, or several, that a body configures, each as key, text of its values, and the rest.
+fn settings(body: &str) -> Result<Vec<(String, Limit, Option<Duration>, Option<u64>)>> {
+    let mut body = parse_settings(body.as_bytes())?;
+    let owned = |setting: Setting<'_>| (setting.key.to_owned(), setting.limit, setting.lasts, setting.max_keys);
+    Ok(body.take().into_iter().map(owned).collect())
+}
+
+#[test]
+fn checks() {
+    let check: Check<'_> = parse(br#"{"key":"a\u0062","cost":5}"#).unwrap();
+    let item = check.item().unwrap();
+    assert_eq!((item.key, item.cost, item.limit), ("ab", 5, None));
+    let check: Check<'_> = parse(br#"{"key":"a","limit":null}"#).unwrap();
+    assert_eq!((check.item().unwrap().cost, check.item().unwrap().limit), (1, None));
+}
+
+#[test]
+fn items_in_three_forms() {
+    let body = br#"{"items":["a",{"key":"b","cost":2,"limit":"10/1s"},["c",3],{"key":"d"}]}"#;
+    let items: Items<'_> = parse(body).unwrap();
+    let items = items.items().unwrap();
+    assert_eq!(
+        items.iter().map(|item| (item.key, item.cost)).collect::<Vec<_>>(),
+        [("a", 1), ("b", 2), ("c", 3), ("d", 1)]
+    );
+    let limits: Vec<_> = items.iter().map(|item| item.limit).collect();
+    assert_eq!(limits, [None, Some(&limit("10/1s")), None, None]);
+}
+
+#[test]
+fn a_limit_in_each_of_its_forms() {
+    for (json, text) in [
+        (r#""100/1m""#, "100/1m"),
+        (r#""10/1s, 5000/day shadow""#, "10/1s, 5000/day shadow"),
+        (r#"["10/1s","5000/day"]"#, "10/1s, 5000/day"),
+        (r#"["5000/day",{"rate":10,"per":1,"algorithm":"sliding_window_log"}]"#, "10/1s sliding_window_log, 5000/day"),
+        (r#"{"rate":100,"per":"1m"}"#, "100/1m"),
+        (r#"{"rate":100,"per":60,"burst":200,"mode":"shadow"}"#, "100/1m burst=200 shadow"),
+        (r#"{"rate":9,"per":"month","tz":"UTC","anchor":31}"#, "9/month anchor=31"),
+        (r#"{"windows":["10/1s",{"rate":5000,"per":"day"}],"mode":"enforce"}"#, "10/1s, 5000/day"),
+        (r#"{"unlimited":true}"#, "unlimited"),
+        (r#"{"unlimited":false,"rate":0,"per":"1s","burst":null}"#, "0/1s"),
+    ] {
+        assert_eq!(brought(json).unwrap_or_else(|error| panic!("{json}: {error}")), Some(limit(text)), "{json}");
+        // The same values, configured.
+        let by_limit = format!(r#"{{"key":"k","limit":{json}}}"#);
+        assert_eq!(settings(&by_limit).unwrap()[0].1, limit(text), "{json}");
+        if let Some(fields) = json.strip_prefix('{') {
+            assert_eq!(settings(&format!(r#"{{"key":"k",{fields}"#)).unwrap()[0].1, limit(text), "{json}");
+        }
+    }
+}
+
+#[test]
+fn what_is_configured() {
+    let one = settings(r#"{"key":"user:*","limit":["1/1s"],"for":"1h","max_keys":5,"mode":"shadow"}"#).unwrap();
+    assert_eq!(one, [("user:*".to_owned(), limit("1/1s shadow"), Some(Duration::from_secs(3600)), Some(5))]);
+    let more = settings(r#" [{"key":"a","rate":1,"per":"1s","for":2}, {"key":"\u0062","unlimited":true}] "#).unwrap();
+    assert_eq!(more[0], ("a".to_owned(), limit("1/1s"), Some(Duration::from_secs(2)), None));
+    assert_eq!(more[1], ("b".to_owned(), limit("unlimited"), None, None));
+    assert_eq!(settings("[]").unwrap(), []);
+}
+
+#[test]
+fn what_is_to_be_reset() {
+    let what = |body: &'static str| parse::<Reset<'_>>(body.as_bytes());
+    assert_eq!(what(r#"{"key":"a"}"#).unwrap().what().unwrap(), ToReset::Key("a"));
+    assert_eq!(what(r#"{"prefix":"a:"}"#).unwrap().what().unwrap(), ToReset::Prefix("a:"));
+    for (body, words) in [("{}", ["`key`", "`prefix`"]), (r#"{"key":"a","prefix":"a"}"#, ["`key`", "`prefix`"])] {
+        let error = what(body).unwrap().what().unwrap_err();
+        assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
+    }
+}
+
+/// Whole messages: these are what people read.
+#[test]
+fn errors_are_in_the_words_of_users() {
+    let window = "a window, \"RATE/PER\" or an object of its values";
+    for (json, message) in [
+        (
+            "7",
+            "field `limit` must be \"RATE/PER\", such as \"100/1m\", an array of windows, or an object of values, not 7",
+        ),
+        (r#""fast""#, "limit must be RATE/PER, such as 100/1m or 5000/day, not `fast`"),
+        ("[]", "field `limit`: windows must be 1 to 8, not 0"),
+        ("[7]", &format!("field `limit`: item 1 must be {window}, not 7")),
+        (r#"["1/1s",["2/1s"]]"#, &format!("field `limit`: item 2 must be {window}, not an array")),
+        (
+            r#"[{"rate":"5","per":"1s"}]"#,
+            "field `limit`: item 1: field `rate` must be an integer from 0 to 1000000000000, not the string `5`",
+        ),
+        (r#"{"rate":5}"#, "field `limit`: per must be given with rate, such as 1m or day"),
+        (
+            r#"{"rate":5,"per":"1s","key":"k"}"#,
+            "field `limit`: unknown field `key`; known: `rate`, `per`, `algorithm`, `burst`, `tz`, `anchor`, `windows`, \
+             `mode` and `unlimited`",
+        ),
+    ] {
+        assert_eq!(brought(json).unwrap_err().message(), message, "{json}");
+    }
+    let twice = "fields `windows` and `rate` don't go together: each of them says what the limit is, so leave one out";
+    for (body, message) in [
+        (r#"{"key":"k","rate":5,"windows":["1/1s"]}"#, twice),
+        (r#"{"key":"k"}"#, "rate and per must be given, such as 100 and 1m"),
+        (r#"{"rate":5,"per":"1s"}"#, "field `key` is missing"),
+        ("", "field `key` is missing"),
+        ("7", "the body must be an object or an array of objects, not 7"),
+        ("[1]", "item 1 must be an object, not 1"),
+        (r#"[{"key":"k","unlimited":true},{"rate":1}]"#, "item 2: field `key` is missing"),
+        (r#"[{"key":"k","rate":1}]"#, "item 1: key `k`: per must be given with rate, such as 1m or day"),
+        (r#"{"key":"k","rate":1,"per":"1s","mode":"off"}"#, "mode must be enforce or shadow, not `off`"),
+        (
+            r#"{"key":"k","limit":"1/1s shadow","mode":"enforce"}"#,
+            "mode must not be enforce where `limit` says shadow; leave one of them out",
+        ),
+        (
+            "{\"key\":\"k\",\n\"rate\":1,\n\"per\":true}",
+            "field `per` must be a string such as \"10s\" or an integer of seconds, not true (line 3)",
+        ),
+        (
+            r#"{"key":"k","rate":1,"per":"1s","for":"0s"}"#,
+            "for must be a whole number and a unit (ms, s, m, h, d, w) from 1ms to 366d, such as 10s, not `0s`",
+        ),
+        (
+            r#"{"key":"k","rate":1,"per":"1s","max_keys":-1}"#,
+            "field `max_keys` must be an integer from 1 to 1000000000, not -1",
+        ),
+        (r#"{"key":"k","unlimited":1}"#, "field `unlimited` must be true or false, not 1"),
+    ] {
+        assert_eq!(settings(body).unwrap_err().message(), message, "{body}");
+    }
+    // No error repeats more of what was sent than a line shows.
+    let long = settings(&format!(r#"{{"key":"k","rate":"{}"}}"#, "x".repeat(5000))).unwrap_err();
+    assert!(long.message().len() < 200, "{long}");
+}
+
+#[test]
+fn what_says_twice_what_a_limit_is_names_both() {
+    let fields = [
+        ("rate", "1"),
+        ("per", "\"1s\""),
+        ("algorithm", "\"token_bucket\""),
+        ("burst", "1"),
+        ("tz", "\"UTC\""),
+        ("anchor", "1"),
+        ("windows", "[\"1/1s\"]"),
+        ("limit", "\"1/1s\""),
+        ("unlimited", "true"),
+    ];
+    for (index, (one, value)) in fields.iter().enumerate() {
+        for (other, with) in &fields[index.max(5) + 1..] {
+            let body = format!(r#"{{"key":"k","{one}":{value},"{other}":{with}}}"#);
+            let message = settings(&body).unwrap_err().to_string();
+            assert!([one, other].iter().all(|name| message.contains(&format!("`{name}`"))), "{body}: {message}");
+        }
+    }
+}
+
+#[test]
+fn too_many_windows_are_counted() {
+    let windows = |count: u32| {
+        let all: Vec<String> = (1..=count).map(|rate| format!("\"{rate}/1s\"")).collect();
+        brought(&format!("[{}]", all.join(",")))
+    };
+    assert_eq!(windows(8).unwrap().unwrap().windows().len(), 8);
+    for count in [9, 10, 1000] {
+        let message = windows(count).unwrap_err().to_string();
+        assert_eq!(message, format!("field `limit`: windows must be 1 to 8, not {count}"));
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (body, kind, word) in [
+        ("{", Kind::InvalidJson, "JSON"),
+        ("{\"key\":}", Kind::InvalidJson, "JSON"),
+        ("{\"key\":\"\\ud800\"}", Kind::InvalidArgument, "`key`"),
+        ("[1]", Kind::InvalidArgument, "the body must be an object, not an array"),
+        ("{\"key\":1}", Kind::InvalidArgument, "`key`"),
+        ("{\"key\":\"a\",\"key\":\"b\"}", Kind::InvalidArgument, "twice"),
+        ("{\"key\":\"a\",\"limit\":\"1/s\",\"limit\":\"1/s\"}", Kind::InvalidArgument, "twice"),
+        ("{\"key\":\"a\",\"cots\":1}", Kind::InvalidArgument, "`cots`"),
+        ("{\"cost\":1.5}", Kind::InvalidArgument, "`cost`"),
+        ("{\"cost\":1.5}", Kind::InvalidArgument, "an integer from 1 to 1000000000000"),
+        ("{\"cost\":\"1\"}", Kind::InvalidArgument, "`cost`"),
+        ("{\"cost\":-1}", Kind::InvalidArgument, "`cost`"),
+        ("{\"cost\":null}", Kind::InvalidArgument, "`cost`"),
+        ("{\"cost\":99999999999999999999999}", Kind::InvalidArgument, "`cost`"),
+        ("", Kind::InvalidArgument, "`key`"),
+    ] {
+        let error = parse::<Check<'_>>(body.as_bytes()).and_then(|check| check.item().map(|_| ())).unwrap_err();
+        assert_eq!(error.kind(), kind, "{body}: {error}");
+        assert!(error.message().contains(word), "{body}: {error}");
+    }
+    let deep = "[".repeat(1 << 20);
+    assert!(parse::<Items<'_>>(format!("{{\"items\":{deep}").as_bytes()).is_err());
+}
