@@ -14,6 +14,9 @@ pub const MAX_UNITS: u64 = 1_000_000_000_000;
 /// Most windows of one limit: each is decided, kept and reported for itself.
 pub const MAX_WINDOWS: usize = 8;
 
+/// Most windows of earlier values that a key keeps, see `limit::counting`: as many as a limit may have.
+pub const MAX_RESTING: usize = MAX_WINDOWS;
+
 /// Latest day of the month on which a calendar month, quarter or year may begin.
 pub const MAX_ANCHOR: u8 = 31;
 

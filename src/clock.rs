@@ -1,9 +1,9 @@
 //! Time: the only module that reads a clock.
 //!
-//! Owns: the instant at which a decision is made, in microseconds since 1970-01-01T00:00:00Z. Called by `limiter` (under
-//! a shard's lock, so that the instants of one key never decrease) and by the log thread. It never runs backwards:
-//! neither when the system clock is set back, nor over a restart. When the system clock is set back, time here goes on
-//! at the pace of the boot clock instead of standing still; when it is set forward, time here follows.
+//! Owns: the instant at which a decision is made, in microseconds since 1970-01-01T00:00:00Z. Called by `limiter`
+//! (under a shard's lock, so that the instants of one key never decrease) and by the log thread. It never runs
+//! backwards: neither when the system clock is set back, nor over a restart. When the system clock is set back, time
+//! here goes on at the pace of the boot clock instead of standing still; when it is set forward, time here follows.
 //!
 //! Over a restart time goes on too, from what the clocks showed when they were last noted ([`Clock::resume`]): by the
 //! boot clock, if the machine is still in the same boot, else by the system clock. So a log whose instants are ahead of

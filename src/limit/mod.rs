@@ -27,8 +27,8 @@ pub(crate) mod tests;
 
 pub use self::algorithm::Algorithm;
 pub use self::calendar::{Ends, Live, Recorded, bounds_of};
-pub use self::counting::parts::{Parts, StateParts};
-pub use self::counting::quote::{Quote, Quotes, Verdict};
+pub use self::counting::parts::{CeilingParts, Parts, StateParts};
+pub use self::counting::quote::{Detail, Quote, Quotes, Verdict};
 pub use self::counting::standing::Standing;
 pub use self::patterns::{PatternSet, is_pattern, matches};
 pub use self::period::{CalendarUnit, Period, format_length, parse_length};

@@ -80,6 +80,9 @@ pub struct Core {
     /// Set when denials are missing in the log, which wakes the helper that writes them.
     pub has_pending_denials: AtomicBool,
     pub denials_helper: Mutex<Option<thread::Thread>>,
+    /// Set while keys are there that may go by themselves, which wakes the helper that sweeps them.
+    pub has_live: AtomicBool,
+    pub sweep_helper: OnceLock<thread::Thread>,
     /// The helper threads that run.
     pub helpers: Mutex<Vec<thread::JoinHandle<()>>>,
     /// Set when a helper has ended that should not: what is not done any more.
@@ -129,6 +132,17 @@ impl Core {
 
     pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {
         self.log()?.reserve(records, bytes)
+    }
+
+    /// Notes that a key has come that may go by itself. To be called under the lock of its shard, once it is there.
+    #[inline]
+    pub fn note_live(&self) {
+        if !self.has_live.load(Ordering::SeqCst)
+            && !self.has_live.swap(true, Ordering::SeqCst)
+            && let Some(helper) = self.sweep_helper.get()
+        {
+            helper.unpark();
+        }
     }
 
     pub fn is_closing(&self) -> bool {

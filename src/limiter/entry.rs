@@ -14,7 +14,8 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::answers::Totals;
-use super::registry::{OVERFLOW_MARK, PATTERN_MARK, Pattern};
+use super::registry::{Known, OVERFLOW_MARK, PATTERN_MARK, Pattern, Row};
+use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
 use crate::limit::{Ends, Limit, Standing};
 use crate::store::record::{self, Overlay};
@@ -25,6 +26,7 @@ const PENDING_DENIALS: u64 = 1 << 63;
 const OVERLAID: u64 = 1 << 62;
 const KIND_SHIFT: u32 = 60;
 const KIND: u64 = 3 << KIND_SHIFT;
+const NO_SLOT: u32 = u32::MAX;
 
 /// Where a key has its limit from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +101,7 @@ impl Entry {
             allowed: 0,
             allowed_cost: 0,
             last_allowed: 0,
-            slot: 0,
+            slot: NO_SLOT,
             version: 0,
         };
         entry.set_source(source);
@@ -134,13 +136,29 @@ impl Entry {
     /// Notes where it has its values from. Nobody is told.
     pub fn set_source(&mut self, source: Source) {
         let (kind, slot) = match source {
-            Source::Exact => (0, 0),
-            Source::Request => (1, 0),
-            Source::Overflow => (2, 0),
+            Source::Exact => (0, NO_SLOT),
+            Source::Request => (1, NO_SLOT),
+            Source::Overflow => (2, NO_SLOT),
             Source::Pattern(slot) => (3, slot),
         };
         self.id_and_flags = (self.id_and_flags & !KIND) | kind << KIND_SHIFT;
         self.slot = slot;
+    }
+
+    /// Notes that this overflow limit is that of the pattern with this slot.
+    pub fn set_overflow_of(&mut self, slot: u32) {
+        self.slot = slot;
+    }
+
+    /// The pattern that all that happens to it counts for too.
+    pub fn share_slot(&self) -> Option<u32> {
+        Some(self.slot).filter(|slot| *slot != NO_SLOT)
+    }
+
+    /// Whether it was configured for exactly its key, and nothing lies over that.
+    #[inline]
+    pub fn is_plain_exact(&self) -> bool {
+        self.id_and_flags & (KIND | OVERLAID) == 0
     }
 
     /// Whether it stands for a pattern; the text of which follows the mark.
@@ -215,8 +233,11 @@ impl Entry {
         allowed.max(reset).unwrap_or(0)
     }
 
-    /// Counts an allowed check, and spends its cost.
+    /// Counts an allowed check, and spends its cost. A pattern's own entry only counts: checks of keys that need none.
     pub fn spend(&mut self, now: Micros, cost: u64, ends: &mut dyn Ends) {
+        if self.pattern_text().is_some() {
+            return self.count_allowed(now, cost);
+        }
         let limit = Arc::clone(self.in_force());
         self.standing.advance(&limit, now);
         self.forget_if_untouched(&limit, now);
@@ -298,10 +319,13 @@ impl Entry {
     /// An operator configured other values.
     pub fn reconfigure(&mut self, limit: Arc<Limit>, max_keys: Option<u64>, at: Micros, ends: &mut dyn Ends) {
         if self.pattern_text().is_some() {
-            let covered = self.overlay().is_some_and(|overlay| overlay.until > at);
+            let overlay = self.overlay().map(|overlay| overlay.until);
+            let covered = overlay.is_some_and(|until| until > at);
             let same = self.limit == limit;
-            if !covered {
+            if let Some(until) = overlay.filter(|_| !covered) {
                 self.lift();
+                let more = self.more();
+                more.configured = more.configured.max(until + 1);
             }
             self.limit = limit;
             let more = self.more();
@@ -324,6 +348,27 @@ impl Entry {
         }
         self.id_and_flags |= OVERLAID;
         self.more().overlay = Some(Overlay { limit, until });
+    }
+
+    /// Of a pattern: since when its keys are to have the values in force at `now`.
+    fn edited_at(&self, now: Micros) -> Micros {
+        let ended = self.overlay().filter(|overlay| overlay.until <= now).map_or(0, |overlay| overlay.until);
+        self.configured().unwrap_or(0).max(ended)
+    }
+
+    /// Shows in the registry what its pattern is to be.
+    pub fn show(&self, row: &mut Row, now: Micros) {
+        row.limit = Arc::clone(&self.limit);
+        row.overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
+        row.edited_at = self.edited_at(now);
+        row.max_keys = self.max_keys().unwrap_or(MAX_KEYS);
+    }
+
+    /// Makes its pattern known to the registry, at a start. `None` where it is no pattern.
+    pub fn enroll(&self, known: &mut Known, now: Micros) -> Option<Arc<Pattern>> {
+        let text = self.pattern_text()?;
+        let overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
+        Some(known.add(text, self.id(), Arc::clone(&self.limit), overlay, self.edited_at(now), self.max_keys()))
     }
 
     /// Notes of a new pattern when it was configured, and its bound.
@@ -391,6 +436,15 @@ impl Entry {
 pub struct Share {
     pub pattern: Arc<Pattern>,
     pub totals: Totals,
+}
+
+impl Share {
+    /// What a snapshot says of it, in this shard; nothing where nothing was counted.
+    pub fn to_record(&self, shard: u8) -> Option<record::PatternTotals> {
+        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals;
+        let totals = [allowed, denied, allowed_cost, denied_cost];
+        totals.iter().any(|total| *total > 0).then_some(record::PatternTotals { id: self.pattern.id, shard, totals })
+    }
 }
 
 /// The shares of a shard, by slot.
@@ -531,6 +585,11 @@ impl Table {
     /// more. Buckets stay as long as nothing is inserted; what is inserted may move all of them.
     pub fn bucket_mut(&mut self, bucket: usize) -> (Option<&mut Entry>, &mut Counts) {
         (self.entries.get_bucket_mut(bucket).map(|entry| &mut **entry), &mut self.counts)
+    }
+
+    /// Lets the next step of the sweep begin at the first bucket.
+    pub fn begin_sweep(&mut self) {
+        self.next_bucket = 0;
     }
 
     /// How many buckets there are.

@@ -28,6 +28,7 @@ mod background;
 mod core;
 mod entry;
 mod json;
+mod lookup;
 mod offline;
 mod options;
 mod recovery;
@@ -35,11 +36,12 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
-pub use self::answers::{AllDecision, Compaction, Decision, Status, Totals};
+pub use self::answers::{AllDecision, Compaction, Decision, Item, Lasting, Origin, Status, Totals, window_name};
 pub use self::check::several::validate_items;
 pub use self::check::wait::NonBlocking;
 pub use self::core::Limiter;
 pub use self::json::{write_many, write_number, write_statuses, write_text};
+pub use self::limits::{Applied, Setting};
 pub use self::list::listing::{By, Listing, Page};
 pub use self::offline::inspect::{dump, history, verify};
 pub use self::offline::repair::{Repair, repair};

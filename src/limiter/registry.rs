@@ -129,6 +129,14 @@ impl Known {
         Some(Arc::clone(&row.pattern))
     }
 
+    /// Lets a pattern that was retired serve keys again.
+    pub fn reinstate(&mut self, slot: u32) {
+        if let Some(row) = self.rows.get_mut(slot as usize).and_then(Option::as_mut) {
+            row.removed_at = None;
+            self.set.insert(&row.pattern.text, slot);
+        }
+    }
+
     /// Takes out a pattern to which no entry refers any more.
     pub fn forget(&mut self, slot: u32) {
         if self.rows.get_mut(slot as usize).and_then(Option::take).is_some() {
@@ -156,6 +164,29 @@ impl Known {
     }
 }
 
+/// The lock of edits.
+pub type Edit<'a> = MutexGuard<'a, Option<Group>>;
+
+/// Changes that are made all or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its number in the log.
+    pub number: u64,
+    /// What is left to do, the next one last.
+    pub left: Vec<Intended>,
+}
+
+/// What one limit of a group is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intended {
+    pub key: Box<str>,
+    /// Its values; without them it is to be removed.
+    pub limit: Option<Arc<Limit>>,
+    pub max_keys: Option<u64>,
+    /// Until when, if the values lie over others for a time.
+    pub until: Option<Micros>,
+}
+
 /// The registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -163,8 +194,8 @@ pub struct Registry {
     version: AtomicU32,
     /// When the next overlay of a pattern ends; [`u64::MAX`] for none.
     next_end: AtomicU64,
-    /// Rank 3: held by an edit, before any shard's lock.
-    editing: Mutex<()>,
+    /// Rank 3: held by an edit, before any shard's lock. Holds what an error has left of a group of changes.
+    editing: Mutex<Option<Group>>,
     /// Rank 5: held for a look or for one step of an edit, after a shard's lock. Nothing is waited for under it.
     known: RwLock<Known>,
     /// Rank 5. One copy of equal values, and how many there may be before the unused ones are dropped.
@@ -173,7 +204,7 @@ pub struct Registry {
     /// Keys that live by what a request brought, overflow limits apart.
     pub requested: AtomicU64,
     /// Most of these.
-    max_requested: u64,
+    pub max_requested: u64,
     /// Overflow limits for values that requests brought.
     pub overflows: AtomicU64,
 }
@@ -184,7 +215,7 @@ impl Registry {
         Registry {
             version: AtomicU32::new(1),
             next_end: AtomicU64::new(u64::MAX),
-            editing: Mutex::default(),
+            editing: Mutex::new(None),
             known: RwLock::default(),
             interned: Mutex::new((HashTable::new(), MIN_PURGE)),
             hasher: RandomState::new(),
@@ -208,8 +239,8 @@ impl Registry {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held by whoever edits patterns or configures many limits, for all of it.
-    pub fn edit(&self) -> MutexGuard<'_, ()> {
+    /// Held by whoever configures or removes, until all its records are queued.
+    pub fn edit(&self) -> Edit<'_> {
         self.editing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -254,33 +285,12 @@ impl Registry {
         limit
     }
 
-    /// Takes room for one more key that lives by what a request brought, if there is some.
-    pub fn take_requested(&self) -> bool {
-        take(&self.requested, self.max_requested)
-    }
-
-    /// Whether no room is left for such a key.
-    pub fn is_full_of_requested(&self) -> bool {
-        self.requested.load(Ordering::Relaxed) >= self.max_requested
-    }
-}
-
-impl Row {
-    /// Takes room for one more live key, if there is some.
-    pub fn take(&self) -> bool {
-        take(&self.pattern.live, self.max_keys)
-    }
-
-    /// Whether no room is left for one more.
-    pub fn is_full(&self) -> bool {
-        self.pattern.live.load(Ordering::Relaxed) >= self.max_keys
+    /// Whether the values of some pattern end by themselves.
+    pub fn has_ends(&self) -> bool {
+        self.next_end.load(Ordering::Relaxed) != u64::MAX
     }
 }
 
 fn earliest(end: Option<Micros>, row: &Row) -> Option<Micros> {
     row.overlay.as_ref().map(|overlay| overlay.until.min(end.unwrap_or(u64::MAX))).or(end)
-}
-
-fn take(count: &AtomicU64, most: u64) -> bool {
-    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < most).then_some(count + 1)).is_ok()
 }

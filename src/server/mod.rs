@@ -30,9 +30,9 @@
 //! 2. A decider takes it. If an earlier request of the connection is under way, it waits for its *turn*.
 //! 3. `handle` admits it (head, token, host), finds its endpoint's function, and asks the limiter.
 //! 4. The limiter locks the key's shard, reads the clock, decides, queues a record, and unlocks.
-//! 5. In `always` and `batch` the reply goes into a *slot* of `pending`. The log thread writes the batch, and in `always`
-//!    syncs it, *completes* the slot, and wakes a decider if all sleep. In `relaxed`, and for a denial, the reply is ready
-//!    at once.
+//! 5. In `always` and `batch` the reply goes into a *slot* of `pending`. The log thread writes the batch, in `always`
+//!    syncs it too, *completes* the slot, and wakes a decider if all sleep. In `relaxed`, and for a denial, the reply
+//!    is ready at once.
 //! 6. A decider sends the reply with one write, and the connection's next request is ready.
 //!
 //! On a full disk step 4 fails before anything is changed: 503 `log_failed`, and the log tries to make room ten times a

@@ -9,6 +9,14 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// Of which nothing is ever to be noted.
+    #[cfg(test)]
+    pub fn still() -> Clocks {
+        let clock = Clock::manual(0);
+        let noted = clock.reading();
+        Clocks::new(clock, Some(noted))
+    }
+
     /// With what snapshot and log hold already.
     pub fn new(clock: Clock, noted: Option<Reading>) -> Clocks {
         Clocks { clock, noted }

@@ -16,6 +16,8 @@ mod opening;
 mod policy;
 mod read;
 mod snapshot;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod timings;
 
 pub use self::directory::Store;
@@ -33,5 +35,6 @@ pub use self::policy::{Policy, validate_policy};
 pub use self::read::found::{CleanEnd, Damage, Recovered, Replay, Torn};
 pub use self::read::recovery::recover;
 pub use self::read::repair::{Lost, RepairRead, read_for_repair};
+pub use self::read::rewind::{Rewind, ahead_notice};
 pub use self::snapshot::SnapshotWriter;
 pub use self::timings::{TIMING_BOUNDS_US, Timings};

@@ -1,7 +1,19 @@
-//! The algorithms and their state: pure functions of (state, limit, now, cost).
+//! The algorithms and their state: pure functions of (state, window, now, cost).
 //!
-//! Arrows go down this list: `standing`, `state`, the four algorithms, `quote`, `parts`.
+//! A [`Standing`](standing::Standing) is all that a key has counted; a [`State`](state::State) is one window of it.
+//! `reconfigure` says why new values give nothing back.
+//!
+//! Arrows go down this list: `standing`, `reconfigure`, `rest`, `ceiling`, `state`, `algorithms`, `speed`, `quote`,
+//! `parts`.
 
+mod algorithms;
+mod ceiling;
 pub mod parts;
 pub mod quote;
+mod reconfigure;
+mod rest;
+mod speed;
 pub mod standing;
+mod state;
+#[cfg(test)]
+mod tests;

@@ -173,10 +173,10 @@ mod tests {
 
         // Another thread holds the shard.
         let table = limiter.core.shards[shard_of(limiter.core.hash("a"))].lock();
-        for items in [vec![("a", 1)], Vec::new()] {
+        for items in [vec![("a", 1).into()], Vec::new()] {
             let non_blocking = NonBlocking::new(&completion, 1);
             let done = match items.is_empty() {
-                true => limiter.check_for("a", 1, Some(&non_blocking)).map(|_| ()),
+                true => limiter.check_for("a".into(), Some(&non_blocking)).map(|_| ()),
                 false => limiter.check_all_for(&items, Some(&non_blocking)).map(|_| ()),
             };
             assert!(done.is_err() && non_blocking.would_block() && !non_blocking.is_pending());
@@ -186,9 +186,9 @@ mod tests {
 
         // Three ways to spend a unit: each completes its slot, once it is on disk.
         let non_blocking = [2, 3, 4].map(|slot| NonBlocking::new(&completion, slot));
-        assert!(limiter.check_for("a", 1, Some(&non_blocking[0])).unwrap().allowed);
-        assert!(limiter.check_all_for(&[("a", 1)], Some(&non_blocking[1])).unwrap().allowed);
-        assert!(limiter.check_many_for(&[("a", 1)], Some(&non_blocking[2])).unwrap()[0].as_ref().unwrap().allowed);
+        assert!(limiter.check_for("a".into(), Some(&non_blocking[0])).unwrap().allowed);
+        assert!(limiter.check_all_for(&["a".into()], Some(&non_blocking[1])).unwrap().allowed);
+        assert!(limiter.check_many_for(&["a".into()], Some(&non_blocking[2])).unwrap()[0].as_ref().unwrap().allowed);
         assert!(non_blocking.iter().all(|non_blocking| non_blocking.is_pending() && !non_blocking.would_block()));
         let mut results: Vec<_> = (0..3).map(|_| completed.recv_timeout(PATIENCE).unwrap()).collect();
         results.sort_unstable();
@@ -196,11 +196,11 @@ mod tests {
 
         // A denial and an error wait for nothing.
         let non_blocking = NonBlocking::new(&completion, 5);
-        assert!(!limiter.check_for("a", 1, Some(&non_blocking)).unwrap().allowed);
-        assert!(limiter.check_for("b", 1, Some(&non_blocking)).is_err());
+        assert!(!limiter.check_for("a".into(), Some(&non_blocking)).unwrap().allowed);
+        assert!(limiter.check_for("b".into(), Some(&non_blocking)).is_err());
         assert!(!non_blocking.is_pending() && !non_blocking.would_block());
         limiter.close().unwrap();
-        assert!(limiter.check_for("a", 1, Some(&non_blocking)).is_err() && !non_blocking.would_block());
+        assert!(limiter.check_for("a".into(), Some(&non_blocking)).is_err() && !non_blocking.would_block());
         assert!(completed.try_recv().is_err());
     }
 
@@ -225,7 +225,7 @@ mod tests {
             let limiter = Limiter::open(dir.path(), Options { sync, ..options(&Clock::manual(START)) }).unwrap();
             limiter.configure("a", limit(3, Algorithm::FixedWindowCounter)).unwrap();
             let non_blocking = NonBlocking::new(&completion, 2);
-            assert!(limiter.check_for("a", 1, Some(&non_blocking)).unwrap().allowed);
+            assert!(limiter.check_for("a".into(), Some(&non_blocking)).unwrap().allowed);
             assert_eq!(non_blocking.is_pending(), check.is_some());
             if non_blocking.is_pending() {
                 assert_eq!(completed.recv_timeout(PATIENCE), Ok((2, true)));

@@ -1,21 +1,21 @@
-//! Decoding of records, by the tables of `record.rs`. Whatever the bytes are, nothing panics, and nothing is allocated by
-//! a length that was not checked.
+//! Decoding of records, by the tables of `record.rs`. Whatever the bytes are, nothing panics, and nothing is allocated
+//! by a length that was not checked.
 
 use std::sync::Arc;
 
 use super::record::{
-    Born, Entry, Event, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
-    UNITS, UNLIMITED, tag,
+    Born, Entry, Event, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source,
+    Spend, UNITS, UNLIMITED, tag,
 };
-use crate::bounds::MAX_ITEMS;
+use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
-use crate::limit::{Algorithm, CalendarUnit, Limit, Mode, Parts, Period, StateParts, Window, Zone};
+use crate::limit::{Algorithm, CalendarUnit, CeilingParts, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
 /// Longest name of a time zone that is believed, in bytes.
 const MAX_ZONE: usize = 64;
 
-/// Most windows that a limit has, and most windows of earlier values that rest.
-const MAX_WINDOWS: u64 = 8;
+/// Most windows of earlier values that rest.
+const MAX_RESTING: u64 = 8;
 
 /// What a step of decoding gives, or what is wrong.
 type Read<T> = Result<T, &'static str>;
@@ -98,6 +98,13 @@ impl<'a> Decoder<'a> {
                 boot: self.uuid()?,
                 boot_clock: self.moment()?,
             }),
+            tag::INTENDED => Event::Intended {
+                group: self.number()?,
+                last: self.flag()?,
+                at: self.instant()?,
+                items: self.list(u64::MAX, 4, Self::intent)?,
+            },
+            tag::DONE => Event::Done { group: self.number()? },
             tag::ENTRY => return Ok(Record::Entry(Box::new(self.entry()?))),
             tag::PATTERN_TOTALS => {
                 let (id, shard, totals) = (self.id()?, self.byte()?, self.totals()?);
@@ -116,7 +123,7 @@ impl<'a> Decoder<'a> {
         let overlay = self.maybe(|from| Ok(Overlay { limit: from.limit()?, until: from.moment()? }))?;
         let windows = overlay.as_ref().map_or(&limit, |overlay| &overlay.limit).windows();
         let windows = windows.iter().map(|window| self.state(window)).collect::<Read<_>>()?;
-        let resting = self.list(MAX_WINDOWS, 7, |from| {
+        let resting = self.list(MAX_RESTING, 7, |from| {
             let window = from.window()?;
             Ok((window, from.state(&window)?))
         })?;
@@ -127,12 +134,40 @@ impl<'a> Decoder<'a> {
             limit,
             max_keys,
             overlay,
-            parts: Parts { windows, resting },
+            parts: Parts { windows, resting, ceiling: self.maybe(Self::ceiling)? },
             configured: self.time()?,
             totals: self.totals()?,
             times: [self.time()?, self.time()?, self.time()?],
             key: self.key()?,
         })
+    }
+
+    fn ceiling(&mut self) -> Read<CeilingParts> {
+        Ok(CeilingParts {
+            most: self.number()?,
+            edge: self.number()?,
+            speed: (self.number()?, self.moment()?),
+            whole: self.number()?,
+            part: self.number()?,
+            at: self.moment()?,
+        })
+    }
+
+    fn intent(&mut self) -> Read<Intent<'a>> {
+        Ok(Intent {
+            limit: self.maybe(Self::limit)?,
+            max_keys: self.maybe(Self::number)?,
+            until: self.maybe(Self::moment)?,
+            key: self.key()?,
+        })
+    }
+
+    fn flag(&mut self) -> Read<bool> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err("an unknown flag"),
+        }
     }
 
     fn byte(&mut self) -> Read<u8> {
@@ -209,7 +244,9 @@ impl<'a> Decoder<'a> {
     }
 
     fn key(&mut self) -> Read<&'a str> {
-        self.text(MAX_TEXT)
+        let text = self.text(MAX_TEXT)?;
+        let most = if text.starts_with(|first: char| first < ' ') { MAX_TEXT } else { MAX_KEY_BYTES };
+        if text.len() <= most { Ok(text) } else { Err("a key that is too long") }
     }
 
     fn maybe<T>(&mut self, mut read: impl FnMut(&mut Self) -> Read<T>) -> Read<Option<T>> {
@@ -247,7 +284,7 @@ impl<'a> Decoder<'a> {
         }
         let whole = self.rest;
         let flags = self.byte()?;
-        let windows = self.list(MAX_WINDOWS, 4, Self::window)?;
+        let windows = self.list(MAX_WINDOWS as u64, 4, Self::window)?;
         let limit = match (flags & UNLIMITED != 0, windows.is_empty()) {
             (true, true) => Limit::unlimited(),
             (false, false) => {
@@ -334,12 +371,7 @@ impl<'a> Decoder<'a> {
 
     fn made(&mut self) -> Read<Move> {
         let (at, source) = (self.moment()?, self.source()?);
-        let lifts = match self.byte()? {
-            0 => false,
-            1 => true,
-            _ => return Err("an unknown flag of a move"),
-        };
-        Ok(Move { at, source, lifts, limit: self.limit()? })
+        Ok(Move { at, source, lifts: self.flag()?, limit: self.limit()? })
     }
 
     fn spend(&mut self) -> Read<Spend<'a>> {

@@ -217,6 +217,7 @@ mod tests {
     use crossbeam_channel::Sender;
 
     use super::*;
+    use crate::store::clocks::Clocks;
     use crate::store::files::data_dir::DataDir;
     use crate::store::files::disk::{Disk, ReadDisk, SystemDisk};
     use crate::store::format::frame::FILE_HEADER;
@@ -235,7 +236,7 @@ mod tests {
             home,
             next_sequence: 1,
             base: 0,
-            clocks: still(),
+            clocks: Clocks::still(),
             policy,
             log_bytes: FILE_HEADER as u64,
             snapshot_bytes: 0,

@@ -125,6 +125,10 @@ const STAY_AWAKE: Duration = Duration::from_micros(100);
 /// How often the log thread yields before it collects a batch, where there are several waiters.
 const YIELDS: u32 = 2;
 
+/// The same at most, as long as that brings further records, where they are waited for until they are written: no sync
+/// gives others the time in which the next batch gathers.
+const MOST_YIELDS: u32 = 8;
+
 /// How the log thread takes from its queue: how long it stays awake, and what it lets gather.
 #[derive(Debug)]
 pub struct Intake {
@@ -190,10 +194,17 @@ impl Intake {
     /// Before a batch is collected, lets the threads run that have work: where each batch answers several requests,
     /// their senders are about to send the next ones, and a larger batch costs each of them less than waiting for
     /// another. Costs next to nothing where no thread has work.
-    pub fn yield_to_others(&self) {
-        if self.is_crowded {
-            for _ in 0..YIELDS {
-                yield_now();
+    pub fn yield_to_others(&self, messages: &Receiver<Message>) {
+        if !self.is_crowded {
+            return;
+        }
+        let most = if self.is_written_for { MOST_YIELDS } else { YIELDS };
+        let mut queued = messages.len();
+        for yielded in 1..=most {
+            yield_now();
+            let before = std::mem::replace(&mut queued, messages.len());
+            if yielded >= YIELDS && queued == before {
+                break;
             }
         }
     }

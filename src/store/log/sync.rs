@@ -150,6 +150,10 @@ mod modelled {
             self.recv()
         }
 
+        pub fn len(&self) -> usize {
+            self.0.state.lock().unwrap().queue.len()
+        }
+
         pub fn try_recv(&self) -> Result<T, RecvTimeoutError> {
             self.0.state.lock().unwrap().queue.pop_front().ok_or(RecvTimeoutError::Timeout)
         }

@@ -135,7 +135,7 @@ impl Writer {
             let deadline = self.deadline();
             match self.intake.receive(messages, deadline) {
                 Ok(message) => {
-                    self.intake.yield_to_others();
+                    self.intake.yield_to_others(messages);
                     let control = self.collect(message, messages);
                     self.intake.note(self.waiting.len());
                     self.write_batch();

@@ -14,7 +14,8 @@ pub trait Replay {
     fn snapshot(&mut self, number: u64, complete: bool, limits: u64);
     /// One limit of the snapshot. `Err` says why it cannot be.
     fn entry(&mut self, entry: Entry<'_>) -> std::result::Result<(), String>;
-    /// What the snapshot says of the keys of a pattern in one shard, before or after its entries. `Err` says why it cannot be.
+    /// What the snapshot says of the keys of a pattern in one shard, before or after its entries. `Err` says why it
+    /// cannot be.
     fn pattern_totals(&mut self, totals: PatternTotals) -> std::result::Result<(), String>;
     /// One event of the log, or the record of the clock in a snapshot. `Err` says why it cannot be.
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
@@ -83,8 +84,8 @@ pub struct Recovered {
 
 impl Recovered {
     /// Lets the clock go on where this ends: no instant from now on is less than the last one, and what has elapsed
-    /// since the clocks were last noted has elapsed for limits too. After that [`Clock::ahead`] tells whether the log is
-    /// ahead of the system clock.
+    /// since the clocks were last noted has elapsed for limits too. After that [`Clock::ahead`] tells whether the log
+    /// is ahead of the system clock.
     pub fn resume(&self, clock: &Clock) {
         clock.resume(self.clock.as_ref(), self.last_instant);
     }

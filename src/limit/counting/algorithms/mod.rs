@@ -1,0 +1,14 @@
+//! The four algorithms: what each has counted in one window, and what it says of a cost.
+//!
+//! All of them have the same functions; `state` calls them. Instants are microseconds. `advance` brings a state to an
+//! instant and changes no later decision; the others are given the instant to which the state was advanced. `quote`
+//! tells the figures as after the spend where it is told to (`take`), and as they stand otherwise.
+//!
+//! Arrows go down this list: `debt`, `token_bucket`, `sliding_window_log`, `fixed_window_counter`,
+//! `sliding_window_counter`.
+
+pub mod debt;
+pub mod fixed_window_counter;
+pub mod sliding_window_counter;
+pub mod sliding_window_log;
+pub mod token_bucket;
