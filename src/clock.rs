@@ -167,8 +167,9 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         if let Machine::Manual(dials) = &self.machine {
             let by = by.as_micros() as u64;
-            dials.wall.fetch_add(by, Ordering::SeqCst);
+            // Another thread that reads in between must not see a greater distance.
             dials.boot_clock.fetch_add(by, Ordering::SeqCst);
+            dials.wall.fetch_add(by, Ordering::SeqCst);
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use super::core::{Core, shard_of};
 use super::entry::{Change, Counts, Entry, Source, Swept, Table};
 use super::registry::{OVERFLOW_MARK, Pattern, Row};
-use crate::bounds::MAX_OVERFLOWS;
+use crate::bounds::{MAX_OVERFLOWS, SHARDS};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, Live, Standing, Verdict};
@@ -21,6 +21,9 @@ use crate::store::record;
 
 /// Buckets that are swept before a key is sent to an overflow limit.
 const SWEPT_AT_THE_BOUND: usize = 64;
+
+/// Shards besides its own in which that is done, at most.
+const SHARDS_SWEPT_AT_THE_BOUND: usize = 16;
 
 /// What a request says of the limit of its key.
 #[derive(Debug, Clone, Copy)]
@@ -275,8 +278,27 @@ impl Core {
                 ),
             ));
         }
-        self.sweep(table, SWEPT_AT_THE_BOUND, now);
+        self.sweep_for_room(table, now);
         Ok(take())
+    }
+
+    /// Sweeps a bounded number of buckets: of the table, whose lock is held, and where that is small of others that are
+    /// free.
+    fn sweep_for_room(&self, table: &mut Table, now: Micros) {
+        let mut left = SWEPT_AT_THE_BOUND;
+        left -= table.buckets().min(left);
+        self.sweep(table, SWEPT_AT_THE_BOUND, now);
+        for _ in 0..SHARDS_SWEPT_AT_THE_BOUND {
+            if left == 0 {
+                return;
+            }
+            let next = self.registry.next_swept.fetch_add(1, Ordering::Relaxed) as usize % SHARDS;
+            // Without waiting, as another shard's lock may be held already.
+            let Ok(mut other) = self.shards[next].0.try_lock() else { continue };
+            let buckets = left;
+            left -= other.buckets().min(left);
+            self.sweep(&mut other, buckets, now);
+        }
     }
 
     /// Whether a key that is to be born may find no room, `more` others before it.
@@ -361,7 +383,21 @@ impl Core {
         if entry.source() == Source::Exact || entry.has_pending_denials() {
             return false;
         }
-        self.is_untouched(entry, now, version)
+        if !self.is_untouched(entry, now, version) {
+            return false;
+        }
+        // What is due may be due no more at a later look: a pattern can get its old values back. So a key whose due
+        // changes leave nothing of what it has counted is still there as long as something counts without them.
+        if is_plain(entry, version, Brought::AsItStands) {
+            return true;
+        }
+        let mut own = entry.clone();
+        if let Some(until) = own.overlay().map(|overlay| overlay.until) {
+            let (source, limit) = (own.source(), Arc::clone(&own.limit));
+            own.change(&Change { at: until, source, lifts: true, limit }, &mut Live::default());
+        }
+        own.standing.advance(&own.limit, now);
+        own.standing.is_untouched(&own.limit, now)
     }
 
     /// Whether nothing that was spent of a key still counts, and nothing lies over its values.

@@ -207,6 +207,8 @@ pub struct Registry {
     pub max_requested: u64,
     /// Overflow limits for values that requests brought.
     pub overflows: AtomicU64,
+    /// Where the next key that finds no room looks for some.
+    pub next_swept: AtomicU32,
 }
 
 impl Registry {
@@ -222,6 +224,7 @@ impl Registry {
             requested: AtomicU64::new(0),
             max_requested,
             overflows: AtomicU64::new(0),
+            next_swept: AtomicU32::new(0),
         }
     }
 

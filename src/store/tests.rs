@@ -58,7 +58,11 @@ fn entry(key: &str) -> Entry<'_> {
         limit: Arc::new(limit),
         max_keys: None,
         overlay: None,
-        parts: Parts { windows: vec![StateParts::Bucket { whole: 5, part: 0, at: 1, fast: None }], resting: vec![] },
+        parts: Parts {
+            windows: vec![StateParts::Bucket { whole: 5, part: 0, at: 1, fast: None }],
+            resting: vec![],
+            ceiling: None,
+        },
         configured: None,
         totals: [0; 4],
         times: [None; 3],

@@ -76,6 +76,8 @@ impl<'a> Room<'a> {
 }
 
 /// How far a decision came.
+// Nearly all of them are made, and a box would be an allocation for each.
+#[expect(clippy::large_enum_variant)]
 pub enum Step {
     /// It is made. What is left to count is for when no lock is held.
     Done(Decision, Option<Aside>),

@@ -108,6 +108,8 @@ impl Core {
     /// The lock of edits, once what an earlier group has left is done.
     pub fn begin_edit(&self) -> Result<Edit<'_>> {
         let mut edit = self.registry.edit();
+        // A log that has failed takes no change, also of a limit that is not there.
+        self.log()?.reserve_now(0, 0)?;
         if let Some(group) = edit.take() {
             self.go_on(&mut edit, group)?;
         }

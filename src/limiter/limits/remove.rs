@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::change::{Draft, Grow, Room};
+use super::setting::validate_prefix;
 use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::limit::{Live, is_pattern, validate_key};
@@ -74,14 +75,6 @@ impl Limiter {
         }
         Ok(removed)
     }
-}
-
-/// Refuses a prefix that would mean everything.
-pub fn validate_prefix(prefix: &str) -> Result<()> {
-    if prefix.is_empty() {
-        return Err(Error::invalid("prefix must not be empty: it would stand for every key"));
-    }
-    Ok(())
 }
 
 /// How far a removal came.
@@ -172,9 +165,9 @@ impl Core {
         Ok(Attempt::Made)
     }
 
-    /// Removes a pattern. Its keys are led to the patterns that serve them then, or go with it: the record of the removal
-    /// says so for all that have no record of their own by then. It comes last, so that a crash on the way leaves the
-    /// pattern, to which its keys come back.
+    /// Removes a pattern. Its keys are led to the patterns that serve them then, or go with it: the record of the
+    /// removal says so for all that have no record of their own by then. It comes last, so that a crash on the way
+    /// leaves the pattern, to which its keys come back.
     fn remove_pattern(&self, text: &str, hash: u64, key: &str, wait: &Wait<'_>) -> Result<()> {
         if self.shard(hash).get(hash, key).is_none() {
             return Err(Error::not_configured(text));

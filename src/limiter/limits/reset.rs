@@ -1,6 +1,6 @@
 //! Quota that is given back by hand.
 
-use super::remove::validate_prefix;
+use super::setting::validate_prefix;
 use crate::error::Result;
 use crate::limit::{is_pattern, validate_key};
 use crate::limiter::check::wait::Wait;

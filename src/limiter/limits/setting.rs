@@ -71,3 +71,11 @@ impl<'a> Setting<'a> {
         Ok(Some(lasts.as_micros() as Micros))
     }
 }
+
+/// Refuses a prefix that would mean everything.
+pub fn validate_prefix(prefix: &str) -> Result<()> {
+    if prefix.is_empty() {
+        return Err(Error::invalid("prefix must not be empty: it would stand for every key"));
+    }
+    Ok(())
+}

@@ -13,8 +13,8 @@ use crate::limiter::lookup::{Brought, Served, glance};
 use crate::limiter::registry::{PATTERN_MARK, Row};
 
 impl Limiter {
-    /// How a key stands, or a pattern; `None` where no limit would serve the key. One that a pattern serves has a status
-    /// also if it was never checked.
+    /// How a key stands, or a pattern; `None` where no limit would serve the key. One that a pattern serves has a
+    /// status also if it was never checked.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -40,7 +40,13 @@ pub struct Repair {
 /// `invalid_argument` when `to` is not empty or lies within `dir`; `corrupt` when nothing can be recovered; `locked`,
 /// `unsupported`, `io`.
 pub fn repair(dir: &Path, to: &Path) -> Result<Repair> {
-    copy(dir, to, &Clock::system(), false)
+    repair_at(dir, to, &Clock::system())
+}
+
+/// As [`repair`], by this clock.
+#[doc(hidden)]
+pub fn repair_at(dir: &Path, to: &Path, clock: &Clock) -> Result<Repair> {
+    copy(dir, to, clock, false)
 }
 
 /// As [`repair`], for a log that is ahead of the system clock: takes one offset off every instant, so that the last one
@@ -49,12 +55,12 @@ pub fn repair(dir: &Path, to: &Path) -> Result<Repair> {
 /// # Errors
 /// As [`repair`]; `invalid_argument` when the log is not ahead of the system clock.
 pub fn rewind(dir: &Path, to: &Path) -> Result<Repair> {
-    rewind_to(dir, to, &Clock::system())
+    rewind_at(dir, to, &Clock::system())
 }
 
-/// As [`rewind`], to what this clock says.
+/// As [`rewind`], by this clock.
 #[doc(hidden)]
-pub fn rewind_to(dir: &Path, to: &Path, clock: &Clock) -> Result<Repair> {
+pub fn rewind_at(dir: &Path, to: &Path, clock: &Clock) -> Result<Repair> {
     copy(dir, to, clock, true)
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::limiter::registry::Registry;
 use crate::store::{ReadDisk, retry_interrupted, write_fully};
 
 /// An error by which a disk panics.
@@ -422,13 +423,13 @@ fn a_limit_that_is_there_already_is_confirmed_only_when_it_is_on_disk() {
     let disk = FaultyDisk::new(i64::MAX, 5, true);
     let limiter = Limiter::open(dir.path(), Options { disk: disk.clone(), ..options(&clock) }).unwrap();
     let (ten, twenty) = (limit(10, Algorithm::FixedWindowCounter), limit(20, Algorithm::FixedWindowCounter));
-    assert!(limiter.configure("safe", ten).unwrap());
-    assert!(!limiter.configure("safe", ten).unwrap());
+    assert!(limiter.configure("safe", ten.clone()).unwrap());
+    assert!(!limiter.configure("safe", ten.clone()).unwrap());
     assert!(limiter.core.shards.iter().all(|shard| shard.lock().unconfirmed().is_none()));
     disk.sync_fails.store(true, Ordering::SeqCst);
-    assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
-    assert_eq!(limiter.configure("lost", ten).unwrap_err().kind(), Kind::LogFailed);
-    assert_eq!(limiter.configure("lost", twenty).unwrap_err().kind(), Kind::LogFailed);
+    assert_eq!(limiter.configure("lost", ten.clone()).unwrap_err().kind(), Kind::LogFailed);
+    assert_eq!(limiter.configure("lost", ten.clone()).unwrap_err().kind(), Kind::LogFailed);
+    assert_eq!(limiter.configure("lost", twenty.clone()).unwrap_err().kind(), Kind::LogFailed);
 }
 
 /// Takes as long as a request waits for the disk.
@@ -439,12 +440,12 @@ fn a_configuration_that_was_given_up_is_waited_for_once_more_and_not_for_ever() 
     let options = Options { disk: disk.clone(), ..options(&Clock::manual(START)) };
     let limiter = Limiter::open(dir.path(), options).unwrap();
     let ten = limit(10, Algorithm::FixedWindowCounter);
-    limiter.configure("other", ten).unwrap();
+    limiter.configure("other", ten.clone()).unwrap();
     let stall = disk.stall.lock().unwrap();
-    assert_eq!(limiter.configure("k", ten).unwrap_err().kind(), Kind::Overloaded);
+    assert_eq!(limiter.configure("k", ten.clone()).unwrap_err().kind(), Kind::Overloaded);
     let shard = &limiter.core.shards[shard_of(limiter.core.hash("k"))];
     thread::scope(|scope| {
-        let again = scope.spawn(|| limiter.configure("k", ten));
+        let again = scope.spawn(|| limiter.configure("k", ten.clone()));
         // It waits for the disk too, and keeps nobody from the shard meanwhile.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(50) {
@@ -494,7 +495,7 @@ fn a_log_whose_closing_failed_does_not_look_closed() {
         let closed = limiter.close();
         assert_eq!(closed.is_err(), disk.failed.load(Ordering::SeqCst) > 0, "call {call}");
         failed += u32::from(closed.is_err());
-        let found = store::recover(&dir, &SystemDisk, &mut Replayed::new()).unwrap();
+        let found = store::recover(&dir, &SystemDisk, &mut Replayed::new(&Registry::new(0))).unwrap();
         assert_eq!(found.clean.is_some(), closed.is_ok(), "call {call}");
         assert_eq!(recovered(&dir, &clock).unwrap()[0].totals.allowed, 1);
     }

@@ -83,7 +83,7 @@ proptest! {
         }
         expected.retain(|status| status.key.starts_with(&prefix) && after.as_ref().is_none_or(|after| status.key > *after));
         expected.truncate(most.unwrap_or(usize::MAX));
-        let page = Page { prefix: &prefix, after: after.as_deref(), limit: most };
+        let page = Page { prefix: &prefix, after: after.as_deref(), limit: most, ..Page::default() };
         prop_assert_eq!(&limiter.list(page).unwrap(), &expected);
         let mut json = Vec::new();
         write_statuses(&expected, &mut json);

@@ -7,8 +7,8 @@ mod damage;
 mod fault;
 mod helper;
 mod list;
+mod rules;
 mod state;
-mod which;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,5 +50,5 @@ pub fn recovered(dir: &Path, clock: &Clock) -> Result<Vec<Status>> {
     let parent = tempfile::tempdir().unwrap();
     let crashed = parent.path().join("copy");
     copy(dir, &crashed);
-    Limiter::open(&crashed, options(&Clock::manual(clock.now()))).map(|limiter| all(&limiter))
+    Limiter::open(&crashed, options(&clock.restarted())).map(|limiter| all(&limiter))
 }

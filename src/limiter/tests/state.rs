@@ -67,11 +67,11 @@ proptest! {
                     }
                 }
                 Op::CheckAll(items) => {
-                    let items: Vec<(&str, u64)> = items.iter().map(|(key, cost)| (keys[*key], *cost)).collect();
+                    let items: Vec<Item<'_>> = items.iter().map(|(key, cost)| (keys[*key], *cost).into()).collect();
                     let before = all(&limiter);
                     match limiter.check_all(&items) {
                         Ok(answer) if answer.allowed => {
-                            for (key, cost) in items {
+                            for Item { key, cost, .. } in items {
                                 let old = before.iter().find(|status| status.key == key).unwrap();
                                 prop_assert!(old.remaining >= Some(cost));
                                 let new = limiter.status(key).unwrap().unwrap();
@@ -273,7 +273,7 @@ fn time_does_not_run_backwards_over_a_restart() {
     limiter.configure("k", limit(1, Algorithm::FixedWindowCounter)).unwrap();
     limiter.check("k", 1).unwrap();
     drop(limiter);
-    let earlier = Clock::manual(START - 3_600_000);
+    let earlier = Clock::manual(START - 3_600_000_000);
     let limiter = Limiter::open(dir.path(), options(&earlier)).unwrap();
     let decision = limiter.check("k", 1).unwrap();
     assert!(!decision.allowed);

@@ -159,7 +159,13 @@ fn entries() -> impl Strategy<Value = Entry<'static>> {
     let resting = (resting, prop::option::weighted(0.3, ceiling));
     let times = prop::array::uniform4(prop::option::of(instants()));
     (named, values, resting, any::<[u64; 4]>(), times).prop_map(
-        |((id, shard, source, max_keys, key), (limit, overlay, states), (resting, ceiling), totals, [configured, a, b, c])| {
+        |(
+            (id, shard, source, max_keys, key),
+            (limit, overlay, states),
+            (resting, ceiling),
+            totals,
+            [configured, a, b, c],
+        )| {
             let windows = overlay.as_ref().map_or(&limit, |overlay: &Overlay| &overlay.limit).windows();
             let windows = windows.iter().zip(states).map(|(window, states)| state_of(window, states)).collect();
             let resting = resting.into_iter().map(|(window, states)| (window, state_of(&window, states))).collect();

@@ -184,8 +184,8 @@ pub enum Event<'a> {
     Marker { snapshot: u64, shard: u8 },
     /// What the clocks showed.
     Clock(Reading),
-    /// Limits that are configured all or none: records that do it follow. From the `last` of the group on it is decided:
-    /// what they have not done where the log ends is done then.
+    /// Limits that are configured all or none: records that do it follow. From the `last` of the group on it is
+    /// decided: what they have not done where the log ends is done then.
     Intended { group: u64, last: bool, at: Micros, items: Vec<Intent<'a>> },
     /// All that was intended is done.
     Done { group: u64 },

@@ -1,7 +1,7 @@
-//! One key in memory, and the table that holds those of a shard.
+//! One key in memory.
 //!
-//! Owns: the layout (a million keys must fit in 200 MiB), what each event does to a key, live and in a replay alike, and
-//! the translation to and from what a snapshot says.
+//! Owns: the layout (a million keys must fit in 200 MiB), what each event does to a key, live and in a replay alike,
+//! and the translation to and from what a snapshot says.
 //!
 //! A key is served by the values in its entry, or by those of its overlay while it has one; [`Entry::in_force`] says
 //! which. What is due by time or by an edit of patterns is found by `lookup`, never here.
@@ -11,13 +11,12 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-
-use super::answers::Totals;
-use super::registry::{Known, OVERFLOW_MARK, PATTERN_MARK, Pattern, Row};
+use super::shares::Shares;
 use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
 use crate::limit::{Ends, Limit, Standing};
+use crate::limiter::answers::Totals;
+use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK, Row};
 use crate::store::record::{self, Overlay};
 
 const ID_BITS: u32 = 48;
@@ -364,13 +363,6 @@ impl Entry {
         row.max_keys = self.max_keys().unwrap_or(MAX_KEYS);
     }
 
-    /// Makes its pattern known to the registry, at a start. `None` where it is no pattern.
-    pub fn enroll(&self, known: &mut Known, now: Micros) -> Option<Arc<Pattern>> {
-        let text = self.pattern_text()?;
-        let overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
-        Some(known.add(text, self.id(), Arc::clone(&self.limit), overlay, self.edited_at(now), self.max_keys()))
-    }
-
     /// Notes of a new pattern when it was configured, and its bound.
     pub fn set_pattern(&mut self, at: Micros, max_keys: Option<u64>) {
         let more = self.more();
@@ -431,203 +423,13 @@ impl Entry {
     }
 }
 
-/// What the keys of one pattern in one shard have counted, those that vanished included.
-#[derive(Debug, Clone)]
-pub struct Share {
-    pub pattern: Arc<Pattern>,
-    pub totals: Totals,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Share {
-    /// What a snapshot says of it, in this shard; nothing where nothing was counted.
-    pub fn to_record(&self, shard: u8) -> Option<record::PatternTotals> {
-        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals;
-        let totals = [allowed, denied, allowed_cost, denied_cost];
-        totals.iter().any(|total| *total > 0).then_some(record::PatternTotals { id: self.pattern.id, shard, totals })
-    }
-}
-
-/// The shares of a shard, by slot.
-#[derive(Debug, Clone, Default)]
-pub struct Shares(HashTable<Share>);
-
-/// Slots are few and dense; the table wants bits at both ends.
-fn spread(slot: u32) -> u64 {
-    u64::from(slot).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-impl Shares {
-    /// The share of the pattern with this slot.
-    pub fn get(&self, slot: u32) -> Option<&Share> {
-        self.0.find(spread(slot), |share| share.pattern.slot == slot)
-    }
-
-    /// The same, to count.
-    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Share> {
-        self.0.find_mut(spread(slot), |share| share.pattern.slot == slot)
-    }
-
-    /// The share of a pattern, made where there is none.
-    pub fn of(&mut self, pattern: &Arc<Pattern>) -> &mut Share {
-        let slot = pattern.slot;
-        let entry = self.0.entry(spread(slot), |share| share.pattern.slot == slot, |share| spread(share.pattern.slot));
-        entry.or_insert_with(|| Share { pattern: Arc::clone(pattern), totals: Totals::default() }).into_mut()
-    }
-
-    /// Takes out the share of a pattern that was removed, of which no key is left.
-    pub fn remove(&mut self, slot: u32) {
-        if let Ok(found) = self.0.find_entry(spread(slot), |share| share.pattern.slot == slot) {
-            found.remove();
-        }
-    }
-
-    /// All of them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Share> {
-        self.0.iter()
-    }
-}
-
-/// What is counted in a shard besides the keys.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Checks allowed and denied since the start.
-    pub decisions: (u64, u64),
-    /// Hash and id of the keys with pending denials: those that are missing in the log.
-    pub pending_denials: Vec<(u64, u64)>,
-    /// What the keys of each pattern have counted.
-    pub shares: Shares,
-}
-
-/// How far a step of a sweep came.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Keys that were taken out.
-    pub removed: usize,
-    /// Whether it came to the end of the table: the next step begins again.
-    pub ended: bool,
-}
-
-/// The keys of one shard.
-#[derive(Debug, Default)]
-pub struct Table {
-    entries: HashTable<Held>,
-    pub counts: Counts,
-    /// Configurations that were queued for the log, and how many of them are known to be on disk: in this order, since
-    /// records of a shard are queued under its lock.
-    configured: (u64, u64),
-    /// Bucket at which the next step of the sweep begins.
-    next_bucket: usize,
-}
-
-impl Table {
-    /// The entry of `key`, whose hash is `hash`.
-    pub fn get(&mut self, hash: u64, key: &str) -> Option<&mut Entry> {
-        self.entries.find_mut(hash, |entry| *entry.key == *key).map(|entry| &mut **entry)
-    }
-
-    /// As [`Table::get`], with what is counted besides.
-    pub fn get_with_counts(&mut self, hash: u64, key: &str) -> (Option<&mut Entry>, &mut Counts) {
-        let entry = self.entries.find_mut(hash, |entry| *entry.key == *key).map(|entry| &mut **entry);
-        (entry, &mut self.counts)
-    }
-
-    /// The entry with `id`, whose key's hash is `hash`.
-    pub fn get_id(&mut self, hash: u64, id: u64) -> Option<&mut Entry> {
-        self.entries.find_mut(hash, |entry| entry.id() == id).map(|entry| &mut **entry)
-    }
-
-    /// Adds an entry whose key is not there yet.
-    pub fn insert(&mut self, hash: u64, entry: Held, rehash: impl Fn(&str) -> u64) -> &mut Entry {
-        self.entries.insert_unique(hash, entry, |entry| rehash(&entry.key)).into_mut()
-    }
-
-    /// Takes an entry out.
-    pub fn remove(&mut self, hash: u64, key: &str) -> Option<Held> {
-        self.entries.find_entry(hash, |entry| *entry.key == *key).ok().map(|found| found.remove().0)
-    }
-
-    /// All entries, in no order.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut().map(|entry| &mut **entry)
-    }
-
-    /// The same, to look at.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().map(|entry| &**entry)
-    }
-
-    /// Their keys, in no order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|entry| &*entry.key)
-    }
-
-    /// Looks at the entries of the next `buckets` buckets, and takes out those of which `gone` says so. `gone` must see
-    /// to all that counts on them.
-    pub fn sweep(&mut self, buckets: usize, mut gone: impl FnMut(&mut Entry, &mut Counts) -> bool) -> Swept {
-        let begin = if self.next_bucket < self.entries.num_buckets() { self.next_bucket } else { 0 };
-        let end = (begin + buckets).min(self.entries.num_buckets());
-        let mut removed = 0;
-        for bucket in begin..end {
-            let Some(entry) = self.entries.get_bucket_mut(bucket) else { continue };
-            if gone(entry, &mut self.counts)
-                && let Ok(found) = self.entries.get_bucket_entry(bucket)
-            {
-                found.remove();
-                removed += 1;
-            }
-        }
-        let ended = end == self.entries.num_buckets();
-        self.next_bucket = if ended { 0 } else { end };
-        Swept { removed, ended }
-    }
-
-    /// The entries of `buckets` buckets from bucket `begin` on, to change; the bucket at which to go on, if there are
-    /// more. Buckets stay as long as nothing is inserted; what is inserted may move all of them.
-    pub fn bucket_mut(&mut self, bucket: usize) -> (Option<&mut Entry>, &mut Counts) {
-        (self.entries.get_bucket_mut(bucket).map(|entry| &mut **entry), &mut self.counts)
-    }
-
-    /// Lets the next step of the sweep begin at the first bucket.
-    pub fn begin_sweep(&mut self) {
-        self.next_bucket = 0;
-    }
-
-    /// How many buckets there are.
-    pub fn buckets(&self) -> usize {
-        self.entries.num_buckets()
-    }
-
-    /// Gives memory back after many entries have gone.
-    pub fn shrink(&mut self, rehash: impl Fn(&str) -> u64) {
-        if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
-            self.entries.shrink_to(self.entries.len() * 2, |entry| rehash(&entry.key));
-            self.next_bucket = 0;
-        }
-    }
-
-    /// Counts a configuration that was queued for the log. Returns its number.
-    pub fn count_configured(&mut self) -> u64 {
-        self.configured.0 += 1;
-        self.configured.0
-    }
-
-    /// The number of the last configuration, if it is not known to be on disk: under way, or not waited for any more.
-    pub fn unconfirmed(&self) -> Option<u64> {
-        (self.configured.0 > self.configured.1).then_some(self.configured.0)
-    }
-
-    /// Notes that the configuration of this number is on disk, and so all before it.
-    pub fn confirm(&mut self, number: u64) {
-        self.configured.1 = self.configured.1.max(number);
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Makes room for `more`.
-    pub fn reserve(&mut self, more: usize, rehash: impl Fn(&str) -> u64) {
-        self.entries.reserve(more, |entry| rehash(&entry.key));
+    /// A million of them, each with its key and its place in a table, must fit in 200 MiB.
+    #[test]
+    fn an_entry_is_no_larger_than_it_says() {
+        assert!(size_of::<Entry>() <= 112, "{}", size_of::<Entry>());
     }
 }

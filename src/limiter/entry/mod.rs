@@ -1,0 +1,11 @@
+//! The keys of a shard, and what is counted of them.
+//!
+//! Arrows go down this list: `table`, `key`, `shares`.
+
+mod key;
+mod shares;
+mod table;
+
+pub use self::key::{Change, Entry, Held, Source};
+pub use self::shares::{Counts, Shares};
+pub use self::table::{Swept, Table};

@@ -1,0 +1,76 @@
+//! What is counted in a shard besides its keys.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use crate::limiter::answers::Totals;
+use crate::limiter::registry::Pattern;
+use crate::store::record;
+
+/// What the keys of one pattern in one shard have counted, those that vanished included.
+#[derive(Debug, Clone)]
+pub struct Share {
+    pub pattern: Arc<Pattern>,
+    pub totals: Totals,
+}
+
+impl Share {
+    /// What a snapshot says of it, in this shard; nothing where nothing was counted.
+    pub fn to_record(&self, shard: u8) -> Option<record::PatternTotals> {
+        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals;
+        let totals = [allowed, denied, allowed_cost, denied_cost];
+        totals.iter().any(|total| *total > 0).then_some(record::PatternTotals { id: self.pattern.id, shard, totals })
+    }
+}
+
+/// The shares of a shard, by slot.
+#[derive(Debug, Clone, Default)]
+pub struct Shares(HashTable<Share>);
+
+/// Slots are few and dense; the table wants bits at both ends.
+fn spread(slot: u32) -> u64 {
+    u64::from(slot).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Shares {
+    /// The share of the pattern with this slot.
+    pub fn get(&self, slot: u32) -> Option<&Share> {
+        self.0.find(spread(slot), |share| share.pattern.slot == slot)
+    }
+
+    /// The same, to count.
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Share> {
+        self.0.find_mut(spread(slot), |share| share.pattern.slot == slot)
+    }
+
+    /// The share of a pattern, made where there is none.
+    pub fn of(&mut self, pattern: &Arc<Pattern>) -> &mut Share {
+        let slot = pattern.slot;
+        let entry = self.0.entry(spread(slot), |share| share.pattern.slot == slot, |share| spread(share.pattern.slot));
+        entry.or_insert_with(|| Share { pattern: Arc::clone(pattern), totals: Totals::default() }).into_mut()
+    }
+
+    /// Takes out the share of a pattern that was removed, of which no key is left.
+    pub fn remove(&mut self, slot: u32) {
+        if let Ok(found) = self.0.find_entry(spread(slot), |share| share.pattern.slot == slot) {
+            found.remove();
+        }
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Share> {
+        self.0.iter()
+    }
+}
+
+/// What is counted in a shard besides the keys.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Checks allowed and denied since the start.
+    pub decisions: (u64, u64),
+    /// Hash and id of the keys with pending denials: those that are missing in the log.
+    pub pending_denials: Vec<(u64, u64)>,
+    /// What the keys of each pattern have counted.
+    pub shares: Shares,
+}
