@@ -15,7 +15,7 @@ use crate::error::{Kind, Result};
 use crate::limit::{excerpt, parse_length};
 use crate::limiter::{Limiter, Options, SyncMode};
 use crate::server::{self, Bind, Bound, Config, Server, Tokens, refuse_open_bind};
-use crate::store::{Policy, validate_policy};
+use crate::store::{Policy, ahead_notice, validate_policy};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
@@ -38,6 +38,9 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     }
     let sync = options.sync;
     let limiter = Arc::new(open(&global.dir, options, taken_over)?);
+    if let Some(ahead) = limiter.report().ahead {
+        log::warn!("{}", ahead_notice(ahead));
+    }
     let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
     let server = Server::start(bound, config, Arc::clone(&limiter))?;
     if !taken_over {
