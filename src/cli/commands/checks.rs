@@ -27,10 +27,13 @@ impl Decision {
     pub fn ask(global: &Global, key: &str, cost: u64, limit: Option<&Value>) -> Result<Decision> {
         validate_key(key)?;
         let mut body = json!({"key": key, "cost": cost});
+        // Without a limit of its own it can be decided only where limits are configured, so in a directory that is there.
+        let mut access = Access::Write;
         if let Some(limit) = limit {
             body["limit"] = limit.clone();
+            access = Access::Create;
         }
-        let reply = ask(global, Access::Write, &Request::post("/v1/check", &body))?;
+        let reply = ask(global, access, &Request::post("/v1/check", &body))?;
         Ok(Decision { allowed: reply.bool("allowed")?, retry_after_ms: retry_after_ms(&reply.value)?, reply })
     }
 }
