@@ -12,7 +12,7 @@ use crate::limiter::entry::Entry;
 use crate::limiter::lookup::{Brought, Served};
 use crate::store::Reservation;
 use crate::store::encode::encoded_len;
-use crate::store::record::Event;
+use crate::store::record::{Event, MAX_FIXED};
 
 /// Room for the records of one change.
 #[derive(Default)]
@@ -40,7 +40,9 @@ impl<'a> Room<'a> {
 
     /// Makes sure of room for these records, without waiting.
     pub fn fit(&mut self, core: &'a Core, events: &[Event<'_>]) -> Result<Option<Grow>> {
-        let grow = Grow { records: events.len(), bytes: events.iter().map(encoded_len).sum() };
+        // A record takes what is left of a reservation with it, if that is less than a record of fixed length needs.
+        let bytes = events.iter().map(|event| encoded_len(event).max(MAX_FIXED)).sum();
+        let grow = Grow { records: events.len(), bytes };
         if self.reservation.is_some() && self.records >= grow.records && self.bytes >= grow.bytes {
             return Ok(None);
         }

@@ -190,7 +190,7 @@ impl Core {
         if is_same(entry, want) {
             return Ok(Attempt::Made(Configured::Same));
         }
-        let created = !entry.is_configured();
+        let created = !entry.is_configured(now);
         let Draft { entry: mut to, mut events, served } = self.draft(entry, now)?;
         let mut ends = Live::default();
         let (id, limit) = (to.id(), Arc::clone(limit));
@@ -211,6 +211,7 @@ impl Core {
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Attempt::Grow(grow));
         }
+        self.settle_denials(entry, &to);
         room.append(self, &events, wait)?;
         self.replace(entry, to, &served, counts);
         Ok(Attempt::Made(Configured::Done { created, number: table.count_configured() }))

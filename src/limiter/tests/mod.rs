@@ -7,6 +7,7 @@ mod damage;
 mod fault;
 mod helper;
 mod list;
+mod model;
 mod rules;
 mod state;
 

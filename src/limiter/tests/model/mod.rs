@@ -1,0 +1,5 @@
+//! The limiter against a model that keeps every key for ever and looks everything up the slow way.
+
+mod history;
+mod overflow;
+mod plain;

@@ -1,0 +1,1 @@
+//! A small bound on live keys.
