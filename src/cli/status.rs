@@ -51,17 +51,20 @@ pub fn describe(status: &Value) -> Result<String> {
     let limits = windows.iter().map(|window| in_short(window)).collect::<Result<Vec<_>>>()?;
     let limit = if limits.is_empty() { "unlimited".to_owned() } else { limits.join(", ") };
     let mut lines = vec![("key", text(status, "key")?), ("limit", limit)];
-    match (&status["pattern"], status["source"].as_str()) {
-        (Value::String(pattern), _) => lines.push(("from", format!("the pattern {}", printable(pattern)))),
-        (_, Some("request")) => lines.push(("from", "a check that brought it".to_owned())),
-        _ => {}
-    }
+    let origin = match (&status["pattern"], status["source"].as_str()) {
+        (Value::String(pattern), _) => Some(format!("the pattern {}", printable(pattern))),
+        (_, Some("request")) => Some("a check that brought it".to_owned()),
+        _ => None,
+    };
+    // What lasts for a time only was configured for the key itself.
+    let lasts = !status["for_until"].is_null();
+    lines.extend(origin.clone().filter(|_| !lasts).map(|origin| ("from", origin)));
     if status["mode"] == "shadow" {
         lines.push(("mode", "shadow: decides and counts, and answers that it is allowed".to_owned()));
     }
-    if !status["for_until"].is_null() {
+    if lasts {
         lines.push(("for", format!("{}, until {}", time_left(status)?, text(status, "for_until")?)));
-        lines.push(("then", below(&status["below"])?));
+        lines.push(("then", below(&status["below"], origin)?));
     }
     if status["overflow"] == true {
         lines.push(("shared", "with all keys that found no room under max_keys".to_owned()));
@@ -138,10 +141,10 @@ fn time_left(status: &Value) -> Result<String> {
     status["for_ms"].as_u64().map(length).ok_or_else(not_understood)
 }
 
-/// The values that come back.
-fn below(values: &Value) -> Result<String> {
+/// The values that come back: those of the key, or what `origin` gives.
+fn below(values: &Value, origin: Option<String>) -> Result<String> {
     if values.is_null() {
-        return Ok("what a pattern or a check gives".to_owned());
+        return Ok(origin.map_or_else(|| "none".to_owned(), |origin| format!("from {origin}")));
     }
     let limits = windows(values).into_iter().map(in_short).collect::<Result<Vec<_>>>()?;
     let limit = if limits.is_empty() { "unlimited".to_owned() } else { limits.join(", ") };
@@ -228,11 +231,10 @@ mod tests {
     #[test]
     fn descriptions_of_each_kind_of_limit() {
         let lasting = json!({"for_until": "2026-01-31T23:59:59.999Z", "for_ms": 5_000, "below": month(),
-            "pattern": "k*"});
+            "source": "exact"});
         let text = describe(&status(json!({"windows": [window(10, "1s", Value::Null), month()]}), lasting)).unwrap();
         for line in [
             "limit         10/1s, 5000/month tz=Europe/Berlin anchor=15",
-            "from          the pattern k*",
             "for           5s, until 2026-01-31T23:59:59.999Z",
             "then          5000/month tz=Europe/Berlin anchor=15",
             "allowed       3 checks, 3 units",
@@ -242,6 +244,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
+        let ban = json!({"for_until": "2026-01-31T23:59:59.999Z", "for_ms": 5_000, "below": null, "pattern": "k*"});
+        let text = describe(&status(window(0, "1s", Value::Null), ban)).unwrap();
+        assert!(text.contains("then          from the pattern k*\n") && !text.contains("\nfrom"), "{text}");
         let pattern = json!({"live": 7, "max_keys": 100, "remaining": null, "reset_at": null});
         let text = describe(&status(window(10, "1s", pattern), Value::Null)).unwrap();
         assert!(text.contains("live keys     7 of at most 100\n") && !text.contains("remaining"), "{text}");

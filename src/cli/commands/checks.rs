@@ -74,7 +74,7 @@ fn describe(decision: &Decision) -> Result<String> {
     } else if reply.value["remaining"].is_null() {
         "allowed, unlimited".to_owned()
     } else {
-        let of = window.map_or_else(String::new, |window| format!(" of {window}"));
+        let of = window.map_or_else(String::new, |window| format!(" ({window})"));
         format!("allowed, {} of {} left{of}", reply.number("remaining")?, reply.number("limit")?)
     };
     if reply.value["overflow"] == true {
