@@ -5,12 +5,16 @@
 #     if flint_check login >/dev/null; then echo welcome; fi
 #
 # flint_limit KEY RATE PER [ALGORITHM] [BURST]   configure a limit
-# flint_check KEY [COST]                         spend COST units (1) if the limit allows it
+# flint_limit KEY RATE/PER...                    the same; of several, such as 10/1s 5000/day, all must allow
+# flint_check KEY [COST] [LIMIT]                 spend COST units (1) if the limit allows it
 # flint_check_all [[--cost N] KEY]...            spend of all or of none; --cost counts for the next key
-# flint_take KEY [COST]                          as flint_check; prints "ok REMAINING" or "denied RETRY_AFTER_MS"
+# flint_take KEY [COST] [LIMIT]                  as flint_check; prints "ok REMAINING" or "denied RETRY_AFTER_MS"
 # flint_status KEY, flint_list [PREFIX], flint_top [denied|allowed] [N]
 # flint_reset KEY, flint_remove KEY
 # flint_flush, flint_compact, flint_doctor, flint_health
+#
+# A configured KEY with * is a pattern: every key that matches has such a limit of its own. Quote it: 'user:*'. LIMIT is
+# the RATE/PER of a key that no limit is configured for, such as 100/1m.
 #
 # They print what the server answers: JSON, but for flint_take. Exit statuses: 0 done, allowed, healthy; 1 the answer is
 # no; 2 wrong usage; 3 it could not be done. An error is one line on stderr.
@@ -146,6 +150,19 @@ _flint_says() {
 
 flint_limit() (
     _flint_key "${1:-}"
+    case ${2:-} in
+    */*)
+        _flint_json_body=
+        _flint_name=$1
+        shift
+        for _flint_window; do
+            _flint_json_body="$_flint_json_body${_flint_json_body:+,}$(_flint_json "$_flint_window")"
+        done
+        _flint_ask POST /v1/limits "{\"key\":$(_flint_json "$_flint_name"),\"windows\":[$_flint_json_body]}"
+        _flint_done
+        exit 0
+        ;;
+    esac
     _flint_number RATE "${2:-}"
     [ -n "${3:-}" ] || _flint_fail 2 "PER is missing, such as 1m"
     _flint_json_body="{\"key\":$(_flint_json "$1"),\"rate\":$2,\"per\":$(_flint_json "$3")"
@@ -161,7 +178,9 @@ flint_limit() (
 flint_check() (
     _flint_key "${1:-}"
     _flint_number COST "${2:-1}"
-    _flint_ask POST /v1/check "{\"key\":$(_flint_json "$1"),\"cost\":${2:-1}}"
+    _flint_json_body="{\"key\":$(_flint_json "$1"),\"cost\":${2:-1}"
+    [ -z "${3:-}" ] || _flint_json_body="$_flint_json_body,\"limit\":$(_flint_json "$3")"
+    _flint_ask POST /v1/check "$_flint_json_body}"
     _flint_done
     _flint_says allowed "$_flint_body"
 )
@@ -189,7 +208,9 @@ flint_check_all() (
 flint_take() (
     _flint_key "${1:-}"
     _flint_number COST "${2:-1}"
-    _flint_ask POST "/v1/take/$(_flint_percent "$1")?cost=${2:-1}"
+    _flint_query="cost=${2:-1}"
+    [ -z "${3:-}" ] || _flint_query="$_flint_query&limit=$(_flint_percent "$3")"
+    _flint_ask POST "/v1/take/$(_flint_percent "$1")?$_flint_query"
     case $_flint_status in
     429)
         printf '%s\n' "$_flint_body"

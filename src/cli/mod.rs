@@ -4,15 +4,17 @@
 //! 3 it could not be done.
 //!
 //! Its rooms, from the top: `serve` is `flint server start`; `commands` are all others; `remote` finds what answers
-//! their requests; `options` reads arguments by one table, from which help and completions are made too; `output`
-//! prints; `answer` is what a command ends with.
+//! their requests; `options` reads arguments by one table, from which help and completions are made too; `status` is
+//! the text of a limit, `columns` that of a table; `output` prints; `answer` is what a command ends with.
 
 mod answer;
+mod columns;
 mod commands;
 mod options;
 mod output;
 mod remote;
 mod serve;
+mod status;
 
 use std::ffi::OsString;
 

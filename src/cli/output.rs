@@ -74,29 +74,6 @@ impl Output {
         })
     }
 
-    /// Everything about one limit, from its status object.
-    pub fn status(&mut self, status: &Value) -> Result<()> {
-        let or = |none: &str, name| if status[name].is_null() { Ok(none.to_owned()) } else { text(status, name) };
-        let count = |checks, units| {
-            let (checks, units) = (text(status, checks)?, text(status, units)?);
-            Ok::<_, Error>(format!("{}, {}", counted(checks, "check"), counted(units, "unit")))
-        };
-        let lines = [
-            ("key", text(status, "key")?),
-            ("limit", format!("{} per {}", text(status, "rate")?, text(status, "per")?)),
-            ("algorithm", text(status, "algorithm")?),
-            ("burst", or("-", "burst")?),
-            ("remaining", text(status, "remaining")?),
-            ("reset at", text(status, "reset_at")?),
-            ("allowed", count("total_allowed", "total_allowed_cost")?),
-            ("denied", count("total_denied", "total_denied_cost")?),
-            ("last allowed", or("never", "last_allowed_at")?),
-            ("last denied", or("never", "last_denied_at")?),
-            ("last reset", or("never", "last_reset_at")?),
-        ];
-        lines.iter().try_for_each(|(name, value)| self.line(&format!("{name:<13} {value}")))
-    }
-
     /// Everything about the storage, from the report of doctor: whether it is healthy, its problems, and its numbers by
     /// name. Numbers in inner objects are left out where they are 0.
     pub fn report(&mut self, report: &Value) -> Result<()> {
@@ -125,78 +102,31 @@ fn numbers(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     }
 }
 
-/// Limits in aligned columns, a page at a time: earlier pages are not kept and not aligned again. The key comes last:
-/// it may be long, or hold characters whose width only the terminal knows.
-#[derive(Default)]
-pub struct Table {
-    widths: [usize; KEY],
-    begun: bool,
-}
-
-impl Table {
-    /// Prints a page; the first one below the heads of the columns.
-    pub fn page(&mut self, mut rows: Vec<Row>, output: &mut Output) -> Result<()> {
-        if !std::mem::replace(&mut self.begun, true) {
-            let heads = ["LIMIT", "ALGORITHM", "REMAINING", "ALLOWED", "DENIED", "RESET AT", "KEY"];
-            rows.insert(0, heads.map(str::to_owned));
-        }
-        for row in &rows {
-            for (width, cell) in self.widths.iter_mut().zip(row) {
-                *width = cell.len().max(*width);
-            }
-        }
-        for row in &rows {
-            let mut line = String::new();
-            for (column, (cell, width)) in row.iter().zip(self.widths).enumerate() {
-                let numeric = (2..5).contains(&column);
-                line += &if numeric { format!("{cell:>width$}  ") } else { format!("{cell:<width$}  ") };
-            }
-            output.line(&format!("{line}{}", row[KEY]))?;
-        }
-        Ok(())
-    }
-}
-
-/// The column of the key.
-const KEY: usize = 6;
-
-/// A line of the table of limits.
-pub type Row = [String; KEY + 1];
-
-/// The line of a status object.
-pub fn row(status: &Value) -> Result<Row> {
-    Ok([
-        format!("{}/{}", text(status, "rate")?, text(status, "per")?),
-        text(status, "algorithm")?,
-        text(status, "remaining")?,
-        text(status, "total_allowed")?,
-        text(status, "total_denied")?,
-        whole_seconds(text(status, "reset_at")?),
-        text(status, "key")?,
-    ])
-}
-
-/// An instant without its milliseconds, for which a row has no room.
-fn whole_seconds(instant: String) -> String {
-    match instant.split_once('.') {
-        Some((seconds, rest)) if rest.ends_with('Z') => format!("{seconds}Z"),
-        _ => instant,
-    }
-}
-
-/// A field for people: a number or a text.
-fn text(object: &Value, name: &str) -> Result<String> {
-    match &object[name] {
-        Value::String(text) => Ok(printable(text)),
-        Value::Number(number) => Ok(number.to_string()),
-        _ => Err(not_understood()),
-    }
-}
-
 /// So many of something.
 pub fn counted(number: impl Display, what: &str) -> String {
     let number = number.to_string();
     format!("{number} {what}{}", if number == "1" { "" } else { "s" })
+}
+
+/// A length of time, rounded up: `350ms`, `12s`, `23h 59m`.
+pub fn length(ms: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+    if ms < 1000 {
+        return format!("{ms}ms");
+    }
+    let seconds = ms.div_ceil(1000);
+    // The largest unit and the next one are told.
+    let first = UNITS.iter().position(|(_, unit)| seconds >= *unit).unwrap_or(UNITS.len() - 1);
+    let smallest = UNITS[(first + 1).min(UNITS.len() - 1)].1;
+    let mut left = seconds.div_ceil(smallest) * smallest;
+    let mut words = Vec::new();
+    for (name, unit) in UNITS {
+        if left >= unit {
+            words.push(format!("{}{name}", left / unit));
+            left %= unit;
+        }
+    }
+    words.join(" ")
 }
 
 /// Text without characters that control a terminal.
@@ -208,4 +138,29 @@ pub fn printable(text: &str) -> String {
 pub fn print_error(error: &Error) {
     // Where standard error is closed, there is no other place for it.
     let _ = writeln!(io::stderr(), "flint: {error}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_rounded_up_to_what_is_told() {
+        for (ms, text) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1000, "1s"),
+            (1001, "2s"),
+            (59_001, "1m"),
+            (61_000, "1m 1s"),
+            (3_599_001, "1h"),
+            (3_600_001, "1h 1m"),
+            (86_340_000, "23h 59m"),
+            (86_340_001, "1d"),
+            (90_000_001, "1d 2h"),
+            (u64::MAX, "213503982334d 15h"),
+        ] {
+            assert_eq!(length(ms), text, "{ms}");
+        }
+    }
 }

@@ -215,9 +215,17 @@ impl Origin {
 pub struct Lasting {
     /// When they end, in microseconds since the epoch.
     pub until: Micros,
+    /// How long until then.
+    pub left: Duration,
     /// What was configured for the key itself and comes back; `None` where nothing was, so that a pattern or a request
     /// serves it again.
     pub below: Option<Arc<Limit>>,
+}
+
+impl Lasting {
+    pub(super) fn new(until: Micros, below: Option<&Arc<Limit>>, now: Micros) -> Lasting {
+        Lasting { until, left: Duration::from_micros(until.saturating_sub(now)), below: below.cloned() }
+    }
 }
 
 /// How a key stands, or a pattern.

@@ -165,7 +165,7 @@ pub fn write_many(results: &[crate::Result<Decision>], items: &[Item<'_>], out: 
 impl Status {
     /// Appends the status as a JSON object. Its value fields (`key`, `rate`, `per`, `burst`, `algorithm`, `tz`,
     /// `anchor`, or `windows` with them, or `unlimited`; `mode`, `max_keys`) are those of a request that configures it.
-    /// While values last for a time only, `for_until` is there and `below` holds what comes back.
+    /// While values last for a time only, `for_until` and `for_ms` tell how long, and `below` what comes back.
     #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
         let totals = &self.totals;
@@ -180,6 +180,7 @@ impl Status {
         });
         if let Some(lasting) = &self.lasting {
             instant(out, "for_until", Some(lasting.until));
+            number(out, "for_ms", Some(ms(lasting.left)));
             field(out, "below", lasting.below.as_deref(), |out, below| {
                 // Without the comma that stands before each field.
                 let begin = out.len();

@@ -525,11 +525,11 @@ fn fill(dir: &Path, count: usize) {
     let limiter = flint::Limiter::open(dir, policy).unwrap();
     let limit = flint::Limit::of_millis(1, 1000, flint::Algorithm::FixedWindowCounter, None).unwrap();
     std::thread::scope(|scope| {
-        let limiter = &limiter;
+        let (limiter, limit) = (&limiter, &limit);
         for worker in 0..16 {
             scope.spawn(move || {
                 for index in (worker..count).step_by(16) {
-                    limiter.configure(&format!("k{index:05}"), limit).unwrap();
+                    limiter.configure(&format!("k{index:05}"), limit.clone()).unwrap();
                 }
             });
         }

@@ -47,6 +47,12 @@ impl Dir {
     }
 }
 
+/// A status without what time alone changes.
+fn still(mut status: Value) -> Value {
+    assert!(status["next_ms"].take().is_number());
+    status
+}
+
 #[test]
 fn an_open_bind_needs_a_token_and_touches_no_file() {
     let dir = Dir::new();
@@ -93,8 +99,9 @@ fn limits_embedded() {
 
     assert!(dir.ok(&["limit", "check", "job"]).contains('2'));
     let decision = dir.json(&["limit", "check", "job", "--cost", "2"]);
-    let expected = json!({"key": "job", "allowed": true, "cost": 2, "limit": 3, "remaining": 0,
-        "reset_at": decision["reset_at"], "retry_after_ms": 0, "algorithm": "token_bucket"});
+    let expected = json!({"key": "job", "allowed": true, "cost": 2, "limit": 3, "remaining": 0, "used": 3,
+        "reset_at": decision["reset_at"], "retry_after_ms": 0, "next_ms": decision["next_ms"],
+        "algorithm": "token_bucket"});
     assert_eq!(decision, expected);
     let denied = dir.run(&["limit", "check", "job"]);
     assert_eq!((denied.code, denied.err.as_str()), (Some(1), ""), "{denied:?}");
@@ -109,16 +116,18 @@ fn limits_embedded() {
     let denied = dir.run(&["limit", "check-all", "win", "job"]);
     assert!(denied.code == Some(1) && denied.out.contains("job"), "{denied:?}");
 
-    let status = dir.json(&["limit", "status", "win"]);
+    let status = still(dir.json(&["limit", "status", "win"]));
     assert_eq!((&status["remaining"], &status["total_allowed_cost"]), (&json!(6), &json!(4)), "{status}");
     assert_eq!(dir.json(&["limit", "status", "job"])["total_denied"], 4);
     let text = dir.ok(&["limit", "status", "win"]);
     assert!(text.contains("fixed_window_counter") && text.contains("win"), "{text}");
     let listing = dir.json(&["limit", "list"]);
     assert_eq!(listing.as_array().unwrap().iter().map(|one| &one["key"]).collect::<Vec<_>>(), ["job", "win", "ключ/%"]);
-    assert_eq!(listing[1], status);
-    assert_eq!(dir.json(&["limit", "list", "--prefix", "w"]), json!([status]));
-    assert_eq!(dir.json(&["limit", "list", "--after", "job", "--limit", "1"]), json!([status]));
+    assert_eq!(still(listing[1].clone()), status);
+    for page in [&["--prefix", "w"][..], &["--after", "job", "--limit", "1"]] {
+        let listing = dir.json(&[&["limit", "list"], page].concat());
+        assert_eq!((listing.as_array().unwrap().len(), still(listing[0].clone())), (1, status.clone()));
+    }
     let text = dir.ok(&["limit", "list"]);
     assert_eq!(text.lines().count(), 4, "{text}");
     assert_eq!(dir.json(&["limit", "top"])[0]["key"], "job");
@@ -148,6 +157,175 @@ fn limits_embedded() {
     dir.ok(&["limit", "check", "--", "--odd"]);
 }
 
+/// Works alike on the directory and through a server.
+fn use_patterns(dir: &Dir) {
+    // A check that brings its limit needs nothing before it, not even the directory.
+    assert_eq!(dir.ok(&["limit", "check", "signup", "--limit", "2/1d"]), "allowed, 1 of 2 left\n");
+    let both = ["limit", "check", "signup", "--limit", "2/1d", "--limit", "100/month"];
+    assert_eq!(dir.ok(&both), "allowed, 0 of 2 left (2/1d)\n");
+    let denied = dir.run(&both);
+    assert_eq!((denied.code, denied.err.as_str()), (Some(1), ""), "{denied:?}");
+    let told = ["12h\n", "11h 59m\n"].map(|wait| format!("denied by 2/1d, try again in {wait}"));
+    assert!(told.contains(&denied.out), "{denied:?}");
+    assert!(dir.error(3, &["limit", "check", "signup"]).contains("`signup`"));
+    // A pattern: each key has its own, and what is configured is not changed by what a check brings.
+    assert_eq!(dir.ok(&["limit", "add", "user:*", "2/1d", "1000/month", "--max-keys", "50"]), "created\n");
+    assert_eq!(dir.ok(&["limit", "add", "user:*", "1000/month, 2/1d", "--max-keys", "50"]), "configured\n");
+    for left in ["1", "0"] {
+        let decision = dir.json(&["limit", "check", "user:1", "--limit", "1000/1s"]);
+        assert_eq!((decision["remaining"].to_string().as_str(), &decision["window"]), (left, &json!("2/1d")));
+        assert_eq!((&decision["pattern"], decision["windows"].as_array().unwrap().len()), (&json!("user:*"), 2));
+    }
+    assert_eq!(dir.run(&["limit", "check", "user:1", "--limit", "1000/1s"]).code, Some(1));
+    dir.ok(&["limit", "check", "user:2"]);
+    let pattern = dir.json(&["limit", "status", "user:*"]);
+    assert_eq!((&pattern["live"], &pattern["max_keys"], &pattern["total_allowed"]), (&json!(2), &json!(50), &json!(3)));
+    assert!(dir.ok(&["limit", "status", "user:*"]).contains("\nlive keys     2 of at most 50\n"));
+    let text = dir.ok(&["limit", "status", "user:1"]);
+    assert!(text.contains("\nlimit         2/1d, 1000/month\nfrom          the pattern user:*\n"), "{text}");
+    // Windows stand as rows below each other, and live keys are listed where that is asked for.
+    let keys = |args: &[&str]| {
+        let list = dir.json(&[&["limit", "list"], args].concat());
+        list.as_array().unwrap().iter().map(|one| one["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&[]), ["user:*"]);
+    assert_eq!(keys(&["--live"]), ["signup", "user:*", "user:1", "user:2"]);
+    assert_eq!(keys(&["--live", "--prefix", "user:1"]), ["user:1"]);
+    assert_eq!(keys(&["--pattern", "user:*"]), ["user:1", "user:2"]);
+    assert_eq!(keys(&["--pattern", "user:*", "--after", "user:1", "--limit", "1"]), ["user:2"]);
+    let table = dir.ok(&["limit", "list", "--live", "--prefix", "user:"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 7, "{table}");
+    assert!(
+        lines[1].starts_with("2/1d ") && lines[1].contains(" 2 live ") && lines[1].ends_with("  user:*"),
+        "{table}"
+    );
+    assert!(lines[2].starts_with("1000/month ") && lines[2].ends_with('-'), "{table}");
+    assert!(
+        lines[3].ends_with("  user:1") && lines[4].starts_with("1000/month ") && lines[4].ends_with('Z'),
+        "{table}"
+    );
+    // Many at once.
+    dir.ok(&["limit", "reset", "--prefix", "user:1"]);
+    assert_eq!(dir.json(&["limit", "check", "user:1"])["remaining"], 1);
+    dir.ok(&["limit", "add", "user:9", "5/1d"]);
+    assert_eq!(dir.ok(&["limit", "remove", "--prefix", "user:"]), "2 limits removed\n");
+    assert_eq!(dir.json(&["limit", "remove", "--prefix", "user:"]), json!({"ok": true, "removed": 0}));
+    assert_eq!(keys(&["--live"]), ["signup"]);
+    dir.error(3, &["limit", "check", "user:1"]);
+}
+
+fn use_modes(dir: &Dir) {
+    dir.ok(&["limit", "add", "trial", "1/1d", "--mode", "shadow"]);
+    assert_eq!(dir.ok(&["limit", "check", "trial"]), "allowed, 0 of 1 left\n");
+    assert_eq!(dir.ok(&["limit", "check", "trial"]), "allowed in shadow mode, which would have been denied\n");
+    assert!(dir.ok(&["limit", "status", "trial"]).contains("\nmode          shadow"));
+    dir.ok(&["limit", "add", "free", "--unlimited"]);
+    assert_eq!(dir.ok(&["limit", "check", "free", "--cost", "1000000"]), "allowed, unlimited\n");
+    assert!(dir.ok(&["limit", "list"]).lines().any(|line| line.starts_with("unlimited ") && line.ends_with("  free")));
+    dir.ok(&["limit", "add", "closed", "0/1s"]);
+    let closed = dir.run(&["limit", "check", "closed"]);
+    assert_eq!((closed.code, closed.out.as_str()), (Some(1), "denied, and waiting does not help\n"));
+    let vain = dir.run(&["run", "closed", "--wait", "1h", "--", "true"]);
+    assert_eq!((vain.code, vain.err.as_str()), (Some(124), "flint: denied by `closed`, and waiting does not help\n"));
+    // A raise for a time lies over what is there.
+    dir.ok(&["limit", "add", "raised", "1/1d"]);
+    assert_eq!(dir.ok(&["limit", "add", "raised", "5/1d", "--for", "2h"]), "configured\n");
+    assert_eq!(dir.ok(&["limit", "check", "raised", "--cost", "5"]), "allowed, 0 of 5 left\n");
+    let status = dir.json(&["limit", "status", "raised"]);
+    assert_eq!((&status["rate"], &status["below"]["rate"]), (&json!(5), &json!(1)));
+    let text = dir.ok(&["limit", "status", "raised"]);
+    let left =
+        |line: &str| ["for           2h, until ", "for           1h 59m, until "].iter().any(|at| line.starts_with(at));
+    assert!(text.lines().any(left) && text.contains("\nthen          1/1d\n"), "{text}");
+    assert!(dir.ok(&["limit", "list"]).contains("5/1d for "));
+    // A month of its own.
+    let month = ["limit", "add", "plan", "1000/month", "10/1s", "--tz", "Europe/Berlin", "--anchor", "15"];
+    assert_eq!(dir.json(&month)["created"], true);
+    let plan = &dir.json(&["limit", "status", "plan"])["windows"][1];
+    assert_eq!((&plan["per"], &plan["tz"], &plan["anchor"]), (&json!("month"), &json!("Europe/Berlin"), &json!(15)));
+    assert_eq!(dir.run(&["run", "nightly", "--limit", "1/day", "--", "true"]).code, Some(0));
+    let again = dir.run(&["run", "nightly", "--limit", "1/day", "--", "true"]);
+    assert_eq!(again.code, Some(75), "{again:?}");
+}
+
+#[test]
+fn patterns_windows_and_limits_that_checks_bring() {
+    let dir = Dir::new();
+    use_patterns(&dir);
+    use_modes(&dir);
+    let served = Dir::new();
+    let server = Server::start(&served.path, &[]);
+    use_patterns(&served);
+    use_modes(&served);
+    server.terminate();
+    // A stop and a start change nothing.
+    assert_eq!(served.run(&["limit", "check", "signup", "--limit", "2/1d"]).code, Some(1));
+}
+
+#[test]
+fn keys_that_checks_bring_are_bounded() {
+    let dir = Dir::new();
+    let mut server = Server::start(&dir.path, &["--max-keys", "2"]);
+    for key in ["a", "b"] {
+        assert!(dir.json(&["limit", "check", key, "--limit", "2/1d"])["overflow"].is_null());
+    }
+    let told = dir.ok(&["limit", "check", "c", "--limit", "2/1d"]);
+    assert_eq!(told, "allowed, 1 of 2 left; this key shares its limit with others, since max_keys is reached\n");
+    assert_eq!(dir.json(&["limit", "check", "d", "--limit", "2/1d"])["remaining"], 0);
+    assert_eq!(dir.run(&["limit", "check", "e", "--limit", "2/1d"]).code, Some(1));
+    let doctor = dir.run(&["doctor"]);
+    assert!(doctor.code == Some(1) && doctor.out.contains("problem: "), "{doctor:?}");
+    assert!(!server.stderr().contains("panicked"));
+}
+
+/// A directory whose last record is ahead of the system clock.
+fn write_ahead(path: &std::path::Path, ahead: std::time::Duration) {
+    let now = flint::Clock::system().now() + ahead.as_micros() as u64;
+    let options = flint::Options::default().with_clock(flint::Clock::manual(now));
+    let limiter = flint::Limiter::open(path, options).unwrap();
+    limiter.configure("slow", "1/2s".parse().unwrap()).unwrap();
+    limiter.configure("day", "5/1d".parse().unwrap()).unwrap();
+    assert!(limiter.check("slow", 1).unwrap().allowed && limiter.check("day", 3).unwrap().allowed);
+    limiter.close().unwrap();
+}
+
+#[test]
+fn a_log_that_is_ahead_of_the_system_clock_is_told_and_mended() {
+    for (hours, word) in [(1, "59m"), (10 * 365 * 24, "3649d")] {
+        let dir = Dir::new();
+        write_ahead(&dir.path, std::time::Duration::from_secs(hours * 3600));
+        let notice = "the log is ahead of the system clock by ";
+        let verify = dir.ok(&["log", "verify"]);
+        assert!(verify.starts_with("ok, ") && verify.contains(notice) && verify.contains(word), "{verify}");
+        let ahead = dir.json(&["log", "verify"])["ahead_ms"].as_u64().unwrap();
+        assert!((1..60_000).contains(&(hours * 3_600_000 - ahead)), "{ahead}");
+        let doctor = dir.run(&["doctor"]);
+        assert!(doctor.code == Some(1) && doctor.out.contains(notice), "{doctor:?}");
+        let server = Server::start(&dir.path, &[]);
+        assert_eq!(dir.run(&["doctor", "--json"]).code, Some(1));
+        let log = server.terminate();
+        assert!(log.contains(&format!("WARN  {notice}")), "{log}");
+        // Limits go on at their pace, by every command anew: 2 s are 2 s.
+        let begun = std::time::Instant::now();
+        assert_eq!(dir.run(&["run", "slow", "--wait", "60s", "--", "true"]).code, Some(0));
+        assert_eq!(dir.run(&["run", "slow", "--wait", "60s", "--", "true"]).code, Some(0));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(40));
+
+        let to = dir.parent.path().join("mended");
+        let repair = dir.ok(&["log", "repair", "--rewind-clock", "--to", to.to_str().unwrap()]);
+        assert!(repair.contains("kept: 2 limits"), "{repair}");
+        let mended = Dir { parent: tempfile::tempdir().unwrap(), path: to.clone() };
+        mended.ok(&["doctor"]);
+        assert_eq!(mended.json(&["log", "verify"])["ahead_ms"], Value::Null);
+        assert_eq!(mended.json(&["limit", "status", "day"])["remaining"], 2, "what was spent stays spent");
+        let more = dir.parent.path().join("more");
+        let message = mended.error(2, &["log", "repair", "--rewind-clock", "--to", more.to_str().unwrap()]);
+        assert!(message.starts_with("flint: --rewind-clock is for a log that is ahead"), "{message}");
+        assert!(!more.exists());
+    }
+}
+
 #[test]
 fn storage_embedded() {
     let dir = Dir::new();
@@ -160,11 +338,11 @@ fn storage_embedded() {
     assert!(lines.iter().any(|line| line["event"] == "spent" && line["key"] == "job"), "{dump}");
     assert_eq!(dir.json(&["log", "verify"])["ok"], true);
     dir.ok(&["log", "verify"]);
-    let status = dir.json(&["limit", "status", "job"]);
+    let status = still(dir.json(&["limit", "status", "job"]));
     let compaction = dir.json(&["log", "compact"]);
     assert!(compaction["ok"] == true && compaction["snapshot_bytes"].as_u64().unwrap() > 0, "{compaction}");
     dir.ok(&["log", "compact"]);
-    assert_eq!(dir.json(&["limit", "status", "job"]), status);
+    assert_eq!(still(dir.json(&["limit", "status", "job"])), status);
     let doctor = dir.json(&["doctor"]);
     assert_eq!((&doctor["ok"], &doctor["problems"], &doctor["limits"]), (&json!(true), &json!([]), &json!(1)));
     assert!(dir.run(&["doctor", "--json"]).out.starts_with("{\"ok\":true"));
@@ -238,9 +416,27 @@ fn wrong_usage_names_what_is_wrong() {
         (&["limit", "add", "job", "--per", "1s"], "--rate"),
         (&["limit", "add", "job", "--rate", "1"], "--per"),
         (&["limit", "add", "--rate", "1", "--per", "1s"], "KEY"),
-        (&["limit", "add", "job", "--rate", "0", "--per", "1s"], "--rate"),
+        (&["limit", "add", "job"], "RATE/PER"),
+        (&["limit", "add", "job", "5"], "RATE/PER"),
+        (&["limit", "add", "job", "5/1x"], "`5/1x`"),
+        (&["limit", "add", "job", "1/1s", "1/1s"], "windows"),
+        (&["limit", "add", "job", "1/1s", "--rate", "1"], "--rate"),
+        (&["limit", "add", "job", "1/1s", "--unlimited"], "--unlimited"),
+        (&["limit", "add", "job", "1/1s", "2/1s", "--burst", "5"], "--burst"),
+        (&["limit", "add", "job", "1/1s", "--tz", "Europe/Berlin"], "--tz"),
+        (&["limit", "add", "job", "1/day", "--tz", "Mars/Olympus"], "Mars/Olympus"),
+        (&["limit", "add", "job", "1/day", "--anchor", "5"], "--anchor"),
+        (&["limit", "add", "job", "1/month", "--anchor", "32"], "--anchor"),
+        (&["limit", "add", "job", "1/1s", "--mode", "loud"], "--mode"),
+        (&["limit", "add", "job", "1/1s", "--for", "0s"], "--for"),
+        (&["limit", "add", "job", "1/1s", "--for", "367d"], "--for"),
+        (&["limit", "add", "job", "1/1s", "--max-keys", "5"], "--max-keys"),
+        (&["limit", "add", "job*", "1/1s", "--max-keys", "0"], "--max-keys"),
+        (&["limit", "check", "job", "--limit", "5"], "--limit"),
+        (&["limit", "check", "job", "--limit", "5/1x"], "--limit"),
+        (&["run", "job", "--limit", "5", "--", "true"], "--limit"),
         (&["limit", "add", "job", "--rate", "--per", "1s"], "--rate"),
-        (&["limit", "add", "job", "--rate", "1", "--per", "1w"], "--per"),
+        (&["limit", "add", "job", "--rate", "1", "--per", "1x"], "--per"),
         (&["limit", "add", "job", "--rate", "1", "--per", "367d"], "--per"),
         (&[&add[..], &["--algorithm", "leaky"]].concat(), "--algorithm"),
         (&[&add[..], &["--burst", "0"]].concat(), "--burst"),
@@ -254,7 +450,10 @@ fn wrong_usage_names_what_is_wrong() {
         (&["limit", "status"], "KEY"),
         (&["limit", "history"], "KEY"),
         (&["limit", "reset"], "KEY"),
+        (&["limit", "reset", "a", "--prefix", "a"], "--prefix"),
         (&["limit", "remove"], "KEY"),
+        (&["limit", "remove", "--prefix="], "--prefix"),
+        (&["limit", "remove", "a", "b"], "`b`"),
         (&["log", "flush", "now"], "now"),
         (&["log", "verify", "--deep"], "--deep"),
         (&["server", "start", "--port=80"], "--port"),
@@ -271,6 +470,7 @@ fn wrong_usage_names_what_is_wrong() {
         (&["server", "start", "--max-blocking", "0"], "--max-blocking"),
         (&["server", "start", "--max-blocking", "4097"], "--max-blocking"),
         (&["server", "start", "--compact-after", "many"], "--compact-after"),
+        (&["server", "start", "--max-keys", "0"], "--max-keys"),
         (&["server", "start", "--socket-mode", "9"], "--socket-mode"),
         (&["server", "start", "--token-file", "/nonexistent/file"], "--token-file"),
         (&["server", "start", "--token", "a", "--token", "b"], "--token"),
@@ -305,19 +505,19 @@ fn help_for_every_command() {
     let commands = [
         (&["server", "start"][..], "--bind"),
         (&["limit", "add"], "--rate"),
-        (&["limit", "check"], "--cost"),
+        (&["limit", "check"], "--limit"),
         (&["limit", "check-all"], "--cost"),
         (&["limit", "status"], "KEY"),
-        (&["limit", "list"], "--prefix"),
-        (&["limit", "reset"], "KEY"),
-        (&["limit", "remove"], "KEY"),
+        (&["limit", "list"], "--live"),
+        (&["limit", "reset"], "--prefix"),
+        (&["limit", "remove"], "--prefix"),
         (&["limit", "top"], "--by"),
         (&["limit", "history"], "KEY"),
         (&["log", "flush"], "--json"),
         (&["log", "compact"], "--json"),
         (&["log", "dump"], "--json"),
         (&["log", "verify"], "--json"),
-        (&["log", "repair"], "--to"),
+        (&["log", "repair"], "--rewind-clock"),
         (&["doctor"], "--json"),
         (&["run"], "--wait"),
         (&["completions"], "bash, zsh or fish"),

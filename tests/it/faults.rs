@@ -443,7 +443,7 @@ fn a_million_denials_are_a_few_records() {
     let limiter = Limiter::open(dir.path(), options).unwrap();
     let limit = Limit::of_millis(1, flint::bounds::MAX_PERIOD_MS, Algorithm::FixedWindowCounter, None).unwrap();
     for key in KEYS {
-        limiter.configure(key, limit).unwrap();
+        limiter.configure(key, limit.clone()).unwrap();
         assert!(limiter.check(key, 1).unwrap().allowed);
     }
     let (before, begun) = (limiter.report().log_bytes, Instant::now());

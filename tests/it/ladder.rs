@@ -13,9 +13,9 @@ use crate::modules::{Module, Modules, Names, lines_without_tests};
 /// `mod.rs` declares, but for those of tests; and take the room off [`UNLISTED`].
 const ROOMS: &[(&str, &[&str])] = &[
     ("", &["cli", "server", "limiter", "store", "limit", "clock", "error", "bounds"]),
-    ("cli", &["serve", "commands", "remote", "options", "output", "answer"]),
+    ("cli", &["serve", "commands", "remote", "options", "status", "columns", "output", "answer"]),
     ("cli/serve", &["start", "control", "signals", "notify"]),
-    ("cli/commands", &["run", "program", "checks", "limits", "listing", "storage"]),
+    ("cli/commands", &["run", "program", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
     ("server", &["fuzz", "accept", "pool", "context", "work", "routes", "http", "waiting", "guard", "vitals", "net"]),

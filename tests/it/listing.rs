@@ -32,7 +32,7 @@ fn many() -> (tempfile::TempDir, Server, Vec<String>) {
     let limit = Limit::new(5, Duration::from_secs(366 * 24 * 3600), Algorithm::FixedWindowCounter, None).unwrap();
     let keys = keys();
     for key in &keys {
-        limiter.configure(key, limit).unwrap();
+        limiter.configure(key, limit.clone()).unwrap();
         assert!(limiter.check(key, 1).unwrap().allowed);
     }
     limiter.close().unwrap();

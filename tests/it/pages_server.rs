@@ -68,6 +68,7 @@ fn bounds_of_options() {
         ("--flush-every-events", 1, MAX_FLUSH_EVERY_EVENTS),
         ("--max-blocking", 1, MAX_MAX_BLOCKING as u64),
         ("--max-connections", 1, MAX_MAX_CONNECTIONS as u64),
+        ("--max-keys", 1, MAX_MAX_KEYS),
         ("--compact-after", MIN_COMPACT_AFTER_BYTES, MAX_COMPACT_AFTER_BYTES),
     ] {
         assert!(options[name].contains(&format!("{low} to {high},")), "{name}: {}", options[name]);
@@ -87,6 +88,7 @@ fn bounds_of_options() {
         let done = run(start.args(["--idle-timeout", value]));
         assert_eq!((done.code, done.err.contains("--idle-timeout")), (Some(2), refused), "{value}: {done:?}");
     }
+    assert!(options["--max-keys"].contains(&format!("{MAX_OVERFLOWS} of them at most")), "{}", options["--max-keys"]);
     assert_eq!((MIN_IDLE_TIMEOUT_MS, MAX_IDLE_TIMEOUT_MS), (100, 86_400_000));
     assert!(!dir.path().join("data").exists());
 }

@@ -46,6 +46,22 @@ fn check_run(dir: &Path) {
 }
 
 #[test]
+fn a_limit_that_is_brought_needs_no_configuration() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let backup = ["run", "backup", "--limit", "1/day", "--limit", "100/1h", "--", "echo", "ran"];
+    let first = flint(&dir, &backup);
+    assert_eq!((first.code, first.out.as_str()), (Some(0), "ran\n"), "{first:?}");
+    said(&flint(&dir, &backup), 75, "denied by `backup`");
+    // What an operator configures counts before it.
+    add(&dir, "backup", "3", "366d");
+    assert_eq!(flint(&dir, &backup).code, Some(0));
+    assert_eq!(remaining(&dir, "backup"), 1);
+    said(&flint(&dir, &["run", "other", "--limit", "1/day", "--cost", "2", "--", "true"]), 3, "cost");
+    said(&flint(&dir, &["run", "other", "--limit", "1", "--", "true"]), 2, "--limit");
+}
+
+#[test]
 fn the_command_takes_the_place() {
     let parent = tempfile::tempdir().unwrap();
     check_run(&parent.path().join("alone"));

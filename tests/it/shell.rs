@@ -56,7 +56,7 @@ expect 2 'COST' flint_check job 1.5
 expect 2 'COST' flint_check job '1}'
 expect 2 'RATE' flint_limit job x 1m
 expect 2 'PER' flint_limit job 1
-expect 2 'per' flint_limit job 1 1w
+expect 2 'per' flint_limit job 1 1x
 expect 2 'algorithm' flint_limit job 1 1s leaky
 expect 2 'BURST' flint_limit job 1 1s token_bucket x
 expect 2 'KEY' flint_check
@@ -72,7 +72,26 @@ expect 0 '"remaining":6' flint_status win
 expect 2 'KEY' flint_check_all
 expect 2 'twice' flint_check_all win win
 expect 3 'nobody' flint_check_all win nobody
-for odd in 'route:/v1/chat' 'a "b" \c\\ '"'q'" 'ключ 語' '%41?&#+' '"allowed":true,' '-n' '@file' '$HOME `x`' '*' '\n' '{"error":"x"}'; do
+# A limit that a request brings, a pattern, and several windows.
+expect 0 'ok 0' flint_take backup 1 1/1d
+expect 1 'denied ' flint_take backup 1 1/1d
+expect 0 '"remaining":3' flint_check visitor 2 5/1h
+expect 0 'ok 2' flint_take visitor 1 5/1h
+expect 2 'limit' flint_check visitor 1 5
+expect 2 'limit' flint_take visitor 1 5
+expect 2 'per' flint_take visitor 1 '5/1x&cost=1'
+expect 0 '"created":true' flint_limit 'user:*' 2/1d 1000/month
+expect 0 '"created":false' flint_limit 'user:*' 1000/month 2/1d
+expect 2 'per' flint_limit 'user:*' 2/
+expect 0 '"remaining":1' flint_check user:7 1 1000/1s
+expect 0 'ok 0' flint_take user:7
+expect 1 'denied ' flint_take user:7 1 1000/1s
+expect 0 'ok 1' flint_take user:8
+expect 0 '"live":2' flint_status 'user:*'
+expect 0 '"ok":true' flint_remove 'user:*'
+expect 3 'no limit is configured' flint_take user:7
+expect 3 'no limit is configured' flint_remove visitor
+for odd in 'route:/v1/chat' 'a "b" \c\\ '"'q'" 'ключ 語' '%41?&#+' '"allowed":true,' '-n' '@file' '$HOME `x`' '\n' '{"error":"x"}'; do
     expect 0 created flint_limit "$odd" 1 366d
     expect 0 '"total_allowed":0' flint_status "$odd"
     expect 0 '"allowed":true' flint_check "$odd"
@@ -87,7 +106,7 @@ for odd in 'route:/v1/chat' 'a "b" \c\\ '"'q'" 'ключ 語' '%41?&#+' '"allowe
 done
 expect 0 '[]' flint_list nothing
 expect 0 '"key":"job"' flint_top
-expect 0 '"key":"win"' flint_top allowed 2
+expect 0 '"key":"win"' flint_top allowed 9
 expect 2 'by' flint_top size
 expect 0 '"ok":true' flint_flush
 expect 0 '"snapshot_bytes"' flint_compact

@@ -5,6 +5,7 @@
     limiter.limit("api:user-42", rate=100, per="1m")
     if limiter.allow("api:user-42"):
         ...
+    limiter.check("visitor:7", limit="5/1m")    # no configuration needed
 
 See ``man flint-python``.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from ._client import SharedLimiter
 from ._errors import FlintConnectionError, FlintError, FlintServerError
 from ._results import CheckAllResult, CheckResult, Decision, LimitStatus, RateLimitExceeded
+from ._values import Limit, LimitValues, Window
 from .middleware import ASGIMiddleware, WSGIMiddleware, client_address
 
 __version__ = "0.1.0"
@@ -26,9 +28,12 @@ __all__ = [
     "FlintConnectionError",
     "FlintError",
     "FlintServerError",
+    "Limit",
     "LimitStatus",
+    "LimitValues",
     "RateLimitExceeded",
     "SharedLimiter",
     "WSGIMiddleware",
+    "Window",
     "client_address",
 ]

@@ -38,10 +38,6 @@ MAX_TOKEN_CHARS = 4096
 #: Limits asked for with one request by ``list()``.
 LIST_PAGE = 1000
 
-#: Keys that one decorator remembers as configured; past it, it forgets them all and configures anew, which changes
-#: nothing on the server.
-MAX_REMEMBERED_KEYS = 10_000
-
 #: Milliseconds a degraded denial asks its caller to wait when the server named no time.
 DEGRADED_RETRY_MS = 1000
 

@@ -9,6 +9,7 @@ import json
 from typing import Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 from urllib.parse import quote
 
+from . import _values
 from ._bounds import LIST_PAGE
 from ._errors import FlintServerError
 from ._reply import Reply, retry_after
@@ -16,7 +17,7 @@ from ._results import CheckAllResult, CheckResult, LimitStatus
 
 T = TypeVar("T")
 
-#: An item of ``check_all``: a key, ``{"key": ..., "cost": ...}`` or ``(key, cost)``.
+#: An item of ``check_all``: a key, ``{"key": ..., "cost": ..., "limit": ...}`` or ``(key, cost)``.
 Item = Union[str, Mapping[str, Any], Tuple[str, int], Sequence[Any]]
 
 
@@ -92,15 +93,25 @@ def _result(decision: Dict[str, Any], headers: Mapping[str, str]) -> CheckResult
         cost=decision["cost"],
         limit=decision["limit"],
         remaining=decision["remaining"],
-        reset_at=decision["reset_at"],
+        # Without a limit there is neither.
+        reset_at=decision["reset_at"] or "",
         retry_after_ms=decision["retry_after_ms"],
-        algorithm=decision["algorithm"],
+        algorithm=decision["algorithm"] or "",
+        used=decision.get("used"),
+        debt=decision.get("debt", 0),
+        next_ms=decision.get("next_ms"),
+        window=decision.get("window"),
+        windows=decision.get("windows", ()),
+        pattern=decision.get("pattern"),
+        overflow=decision.get("overflow", False),
+        shadow=decision.get("shadow", False),
+        would_deny=decision.get("would_deny", False),
         rate_limit_policy=headers.get("ratelimit-policy", ""),
         rate_limit=headers.get("ratelimit", ""),
     )
 
 
-def _path(key: str) -> str:
+def _path(key: Optional[str]) -> str:
     if not isinstance(key, str):
         raise TypeError("key must be a str, not %s" % type(key).__name__)
     return "/v1/limits/" + quote(key, safe="", errors="surrogatepass")
@@ -118,35 +129,61 @@ def health() -> Call[Dict[str, Any]]:
     return Call("GET", "/v1/health", None, decode)
 
 
-def limit(key: str, rate: int, per: Union[str, int], algorithm: Optional[str], burst: Optional[int]) -> Call[bool]:
-    body: Dict[str, Any] = {"key": key, "rate": rate, "per": per}
-    if algorithm is not None:
-        body["algorithm"] = algorithm
-    if burst is not None:
-        body["burst"] = burst
+def limit(key: str, windows: Any, lasts: Optional[_values.Duration], fields: Dict[str, Any]) -> Call[bool]:
+    body: Dict[str, Any] = {"key": key}
+    if windows is not None:
+        body["windows"] = _values.windows(windows)
+    body.update((name, value) for name, value in fields.items() if value is not None)
+    if "per" in body:
+        body["per"] = _values.duration(body["per"])
+    if lasts is not None:
+        found = _values.duration(lasts)
+        body["for"] = found if isinstance(found, str) else "%ds" % found
     return Call("POST", "/v1/limits", body, lambda reply: bool(_checked(reply)["created"]))
 
 
-def check(key: str, cost: int) -> Call[CheckResult]:
-    body = {"key": key, "cost": cost}
+def check(key: str, cost: int, limit: Optional[_values.Limit]) -> Call[CheckResult]:
+    body: Dict[str, Any] = {"key": key, "cost": cost}
+    if limit is not None:
+        body["limit"] = _values.limit(limit)
     return Call("POST", "/v1/check", body, lambda reply: _result(_checked(reply), reply.headers), repeatable=False)
 
 
-def _items(items: Iterable[Item]) -> List[Any]:
+def _item(item: Item, limit: Any) -> Any:
+    """An item as the server takes it; ``limit`` is what it brings where it names none itself."""
+    if isinstance(item, Mapping):
+        found = dict(item)
+        if found.get("limit") is not None:
+            found["limit"] = _values.limit(found["limit"])
+        elif limit is not None:
+            found["limit"] = limit
+        return found
+    if limit is None:
+        return item
+    if isinstance(item, str):
+        return {"key": item, "limit": limit}
+    # What is wrong with an item is the server's to say.
+    return {"key": item[0], "cost": item[1], "limit": limit} if len(item) == 2 else item
+
+
+def _items(items: Iterable[Item], limit: Optional[_values.Limit]) -> List[Any]:
     if isinstance(items, (str, bytes, Mapping)):
-        raise TypeError("items must be a list of keys, {'key', 'cost'} or (key, cost), not one of them")
-    return [dict(item) if isinstance(item, Mapping) else item for item in items]
+        raise TypeError("items must be a list of keys, {'key', 'cost', 'limit'} or (key, cost), not one of them")
+    brought = _values.limit(limit)
+    return [_item(item, brought) for item in items]
 
 
-def check_all(items: Iterable[Item]) -> Call[CheckAllResult]:
+def check_all(items: Iterable[Item], limit: Optional[_values.Limit]) -> Call[CheckAllResult]:
     def decode(reply: Reply) -> CheckAllResult:
         found: CheckAllResult = _checked(reply)
         return {"allowed": found["allowed"], "denied_key": found["denied_key"], "results": found["results"]}
 
-    return Call("POST", "/v1/check-all", {"items": _items(items)}, decode, repeatable=False)
+    return Call("POST", "/v1/check-all", {"items": _items(items, limit)}, decode, repeatable=False)
 
 
-def check_many(items: Iterable[Item]) -> Call[List[Union[CheckResult, FlintServerError]]]:
+def check_many(
+    items: Iterable[Item], limit: Optional[_values.Limit]
+) -> Call[List[Union[CheckResult, FlintServerError]]]:
     def one(result: Dict[str, Any]) -> Union[CheckResult, FlintServerError]:
         if "error" in result:
             # An item has no status of its own; these codes are those of 400 and 404.
@@ -160,7 +197,7 @@ def check_many(items: Iterable[Item]) -> Call[List[Union[CheckResult, FlintServe
             raise ValueError("not as many results as items")
         return results
 
-    asked = _items(items)
+    asked = _items(items, limit)
     return Call("POST", "/v1/check-many", {"items": asked}, decode, repeatable=False)
 
 
@@ -196,13 +233,13 @@ def status(key: str) -> Call[Optional[LimitStatus]]:
     return Call("GET", _path(key), None, decode)
 
 
-def page(prefix: str, after: Optional[str]) -> Call[List[LimitStatus]]:
+def page(prefix: str, live: bool, pattern: Optional[str], after: Optional[str]) -> Call[List[LimitStatus]]:
     query = "/v1/limits?limit=%d" % LIST_PAGE
-    if prefix:
-        query += "&prefix=" + quote(prefix, safe="")
-    if after is not None:
-        query += "&after=" + quote(after, safe="")
-
+    if live:
+        query += "&live=true"
+    for name, text in (("prefix", prefix or None), ("pattern", pattern), ("after", after)):
+        if text is not None:
+            query += "&%s=%s" % (name, quote(text, safe="", errors="surrogatepass"))
     return Call("GET", query, None, _statuses)
 
 
@@ -210,13 +247,28 @@ def top(by: str, limit: int) -> Call[List[LimitStatus]]:
     return Call("GET", "/v1/top?by=%s&limit=%d" % (quote(by, safe=""), limit), None, _statuses)
 
 
-def reset(key: str) -> Call[None]:
-    return Call("POST", "/v1/reset", {"key": key}, _ignore)
+def _key_or_prefix(key: Optional[str], prefix: Optional[str]) -> None:
+    if (key is None) == (prefix is None):
+        raise TypeError("either a key or a prefix must be given")
 
 
-def remove(key: str) -> Call[None]:
+def reset(key: Optional[str], prefix: Optional[str]) -> Call[None]:
+    _key_or_prefix(key, prefix)
+    return Call("POST", "/v1/reset", {"key": key} if prefix is None else {"prefix": prefix}, _ignore)
+
+
+def remove(key: Optional[str], prefix: Optional[str]) -> Call[int]:
+    _key_or_prefix(key, prefix)
+    if prefix is not None:
+        path = "/v1/limits?prefix=" + quote(prefix, safe="", errors="surrogatepass")
+        return Call("DELETE", path, None, lambda reply: int(_checked(reply)["removed"]))
+
+    def one(reply: Reply) -> int:
+        _checked(reply)
+        return 1
+
     # Twice, it would answer that there is no such limit.
-    return Call("DELETE", _path(key), None, _ignore, repeatable=False)
+    return Call("DELETE", _path(key), None, one, repeatable=False)
 
 
 def flush() -> Call[None]:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 from . import _calls
 from ._address import parse_url, resolve_token
@@ -17,6 +17,7 @@ from ._guard import Cost, Guard, Key, Quota
 from ._results import CheckAllResult, CheckResult, LimitStatus, degraded_result
 from ._tasks import AsyncPool
 from ._threads import Pool
+from ._values import Algorithm, Duration, Limit, Mode, Window
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -108,101 +109,139 @@ class SharedLimiter:
     def limit(
         self,
         key: str,
+        windows: Union[str, Window, Sequence[Union[str, Window]], None] = None,
         *,
-        rate: int,
-        per: Union[str, int],
-        algorithm: Optional[str] = None,
+        rate: Optional[int] = None,
+        per: Optional[Duration] = None,
+        algorithm: Optional[Algorithm] = None,
         burst: Optional[int] = None,
+        tz: Optional[str] = None,
+        anchor: Optional[int] = None,
+        mode: Optional[Mode] = None,
+        unlimited: Optional[bool] = None,
+        lasts: Optional[Duration] = None,
+        max_keys: Optional[int] = None,
     ) -> bool:
-        """Configures a limit: ``rate`` units per ``per`` (``"10s"``, ``"1m"``; an int is seconds). True if it is new.
+        """Configures a limit: ``rate`` units per ``per`` (``"10s"``, ``"1m"``, a timedelta; an int is seconds; of the
+        calendar ``"day"``, ``"week"``, ``"month"``, ``"quarter"``, ``"year"``), or ``windows``: ``"100/1m"`` or several
+        such, all of which must allow. True if it is new. A key with ``*`` is a pattern: every key that matches has such
+        a limit of its own.
 
         The same values again change nothing, so every worker may say it at its start.
+
+        Args:
+            burst: of a token bucket, its capacity; else the rate.
+            tz, anchor: of the calendar, the time zone and the day on which a month, quarter or year begins.
+            mode: ``"shadow"`` decides and counts, but answers that all is allowed.
+            unlimited: True allows every check and counts it, in place of the others.
+            lasts: these values end by themselves after it, and the key's own come back.
+            max_keys: of a pattern, how many keys may live by it.
         """
-        return self._pool.call(_calls.limit(key, rate, per, algorithm, burst))
+        fields = _fields(rate, per, algorithm, burst, tz, anchor, mode, unlimited, max_keys)
+        return self._pool.call(_calls.limit(key, windows, lasts, fields))
 
     async def alimit(
         self,
         key: str,
+        windows: Union[str, Window, Sequence[Union[str, Window]], None] = None,
         *,
-        rate: int,
-        per: Union[str, int],
-        algorithm: Optional[str] = None,
+        rate: Optional[int] = None,
+        per: Optional[Duration] = None,
+        algorithm: Optional[Algorithm] = None,
         burst: Optional[int] = None,
+        tz: Optional[str] = None,
+        anchor: Optional[int] = None,
+        mode: Optional[Mode] = None,
+        unlimited: Optional[bool] = None,
+        lasts: Optional[Duration] = None,
+        max_keys: Optional[int] = None,
     ) -> bool:
         """:meth:`limit` for asyncio."""
-        return await self._tasks.call(_calls.limit(key, rate, per, algorithm, burst))
+        fields = _fields(rate, per, algorithm, burst, tz, anchor, mode, unlimited, max_keys)
+        return await self._tasks.call(_calls.limit(key, windows, lasts, fields))
 
-    def reset(self, key: str) -> None:
-        """Gives back all that was spent of a limit."""
-        self._pool.call(_calls.reset(key))
+    def reset(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> None:
+        """Gives back all that was spent of a limit, or of all whose keys begin with ``prefix``."""
+        self._pool.call(_calls.reset(key, prefix))
 
-    async def areset(self, key: str) -> None:
+    async def areset(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> None:
         """:meth:`reset` for asyncio."""
-        await self._tasks.call(_calls.reset(key))
+        await self._tasks.call(_calls.reset(key, prefix))
 
-    def remove(self, key: str) -> None:
-        """Removes a limit with all it has counted."""
-        self._pool.call(_calls.remove(key))
+    def remove(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> int:
+        """Removes a limit with all it has counted, or all whose keys begin with ``prefix``; returns how many."""
+        return self._pool.call(_calls.remove(key, prefix))
 
-    async def aremove(self, key: str) -> None:
+    async def aremove(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> int:
         """:meth:`remove` for asyncio."""
-        await self._tasks.call(_calls.remove(key))
+        return await self._tasks.call(_calls.remove(key, prefix))
 
     # ---- deciding
 
-    def check(self, key: str, cost: int = 1) -> CheckResult:
-        """Spends ``cost`` units if the limit allows it. The result is true in a condition if it did."""
+    def check(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
+        """Spends ``cost`` units if the limit allows it. The result is true in a condition if it did.
+
+        ``limit`` is what counts where none is configured for the key, neither exactly nor by a pattern: ``"100/1m"``,
+        ``["10/1s", "5000/day"]`` or a dict of values.
+        """
         try:
-            return self._pool.call(_calls.check(key, cost))
+            return self._pool.call(_calls.check(key, cost, limit))
         except FlintError as error:
             return degraded_result(key, cost, self._instead(error), error)
 
-    async def acheck(self, key: str, cost: int = 1) -> CheckResult:
+    async def acheck(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
         """:meth:`check` for asyncio."""
         try:
-            return await self._tasks.call(_calls.check(key, cost))
+            return await self._tasks.call(_calls.check(key, cost, limit))
         except FlintError as error:
             return degraded_result(key, cost, self._instead(error), error)
 
-    def allow(self, key: str, cost: int = 1) -> bool:
+    def allow(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> bool:
         """Whether ``cost`` units could be spent, and were."""
-        return self.check(key, cost).allowed
+        return self.check(key, cost, limit=limit).allowed
 
-    async def aallow(self, key: str, cost: int = 1) -> bool:
+    async def aallow(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> bool:
         """:meth:`allow` for asyncio."""
-        return (await self.acheck(key, cost)).allowed
+        return (await self.acheck(key, cost, limit=limit)).allowed
 
-    def check_all(self, items: Iterable[Item]) -> CheckAllResult:
-        """Spends of all limits or of none. An item is a key, ``{"key": ..., "cost": ...}`` or ``(key, cost)``."""
-        call = _calls.check_all(items)
+    def check_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> CheckAllResult:
+        """Spends of all limits or of none. An item is a key, ``(key, cost)`` or ``{"key": ..., "cost": ..., "limit": ...}``.
+
+        ``limit`` is what items bring that name none, as in :meth:`check`.
+        """
+        call = _calls.check_all(items, limit)
         try:
             return self._pool.call(call)
         except FlintError as error:
             return {"allowed": self._instead(error), "denied_key": None, "results": [], "degraded": True}
 
-    async def acheck_all(self, items: Iterable[Item]) -> CheckAllResult:
+    async def acheck_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> CheckAllResult:
         """:meth:`check_all` for asyncio."""
-        call = _calls.check_all(items)
+        call = _calls.check_all(items, limit)
         try:
             return await self._tasks.call(call)
         except FlintError as error:
             return {"allowed": self._instead(error), "denied_key": None, "results": [], "degraded": True}
 
-    def allow_all(self, items: Iterable[Item]) -> bool:
+    def allow_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> bool:
         """Whether all could be spent, and were."""
-        return self.check_all(items)["allowed"]
+        return self.check_all(items, limit=limit)["allowed"]
 
-    async def aallow_all(self, items: Iterable[Item]) -> bool:
+    async def aallow_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> bool:
         """:meth:`allow_all` for asyncio."""
-        return (await self.acheck_all(items))["allowed"]
+        return (await self.acheck_all(items, limit=limit))["allowed"]
 
-    def check_many(self, items: Iterable[Item]) -> List[Union[CheckResult, FlintServerError]]:
+    def check_many(
+        self, items: Iterable[Item], *, limit: Optional[Limit] = None
+    ) -> List[Union[CheckResult, FlintServerError]]:
         """Decides many checks in one request, each by itself: a result for each item, or its error in its place."""
-        return self._pool.call(_calls.check_many(items))
+        return self._pool.call(_calls.check_many(items, limit))
 
-    async def acheck_many(self, items: Iterable[Item]) -> List[Union[CheckResult, FlintServerError]]:
+    async def acheck_many(
+        self, items: Iterable[Item], *, limit: Optional[Limit] = None
+    ) -> List[Union[CheckResult, FlintServerError]]:
         """:meth:`check_many` for asyncio."""
-        return await self._tasks.call(_calls.check_many(items))
+        return await self._tasks.call(_calls.check_many(items, limit))
 
     def _instead(self, error: FlintError) -> bool:
         """What to decide in the server's place; raises the error where that is not to be done."""
@@ -229,20 +268,23 @@ class SharedLimiter:
         """:meth:`status` for asyncio."""
         return await self._tasks.call(_calls.status(key))
 
-    def list(self, prefix: str = "") -> "List[LimitStatus]":
-        """All limits whose keys begin with ``prefix``, sorted by key."""
+    def list(self, prefix: str = "", *, live: bool = False, pattern: Optional[str] = None) -> "List[LimitStatus]":
+        """All limits and patterns whose keys begin with ``prefix``, sorted by key; with ``live`` also the keys that
+        live by a pattern or by a limit that a check brought. With ``pattern`` only the keys that live by it."""
         found: List[LimitStatus] = []
         while True:
-            page = self._pool.call(_calls.page(prefix, found[-1]["key"] if found else None))
+            page = self._pool.call(_calls.page(prefix, live, pattern, found[-1]["key"] if found else None))
             found += page
             if not page:
                 return found
 
-    async def alist(self, prefix: str = "") -> "List[LimitStatus]":
+    async def alist(
+        self, prefix: str = "", *, live: bool = False, pattern: Optional[str] = None
+    ) -> "List[LimitStatus]":
         """:meth:`list` for asyncio."""
         found: List[LimitStatus] = []
         while True:
-            page = await self._tasks.call(_calls.page(prefix, found[-1]["key"] if found else None))
+            page = await self._tasks.call(_calls.page(prefix, live, pattern, found[-1]["key"] if found else None))
             found += page
             if not page:
                 return found
@@ -295,18 +337,44 @@ class SharedLimiter:
         self,
         key: Key,
         *,
+        limit: Optional[Limit] = None,
         rate: Optional[int] = None,
-        per: Union[str, int, None] = None,
+        per: Optional[Duration] = None,
         cost: Cost = 1,
-        algorithm: Optional[str] = None,
+        algorithm: Optional[Algorithm] = None,
         burst: Optional[int] = None,
     ) -> Callable[[F], F]:
         """A decorator: the function is called only if ``key`` allows it, else :class:`flint.RateLimitExceeded` is
-        raised. ``key`` and ``cost`` may be functions of the call's arguments. With ``rate`` and ``per`` the limit is
-        configured at its first use, and again where it was removed since. Works on plain functions and on coroutine
-        functions.
+        raised. ``key`` and ``cost`` may be functions of the call's arguments. ``limit``, or ``rate`` and ``per``, is
+        what counts for a key that no limit is configured for, as in :meth:`check`. Works on plain functions and on
+        coroutine functions.
         """
-        return Guard(Quota(self, rate, per, algorithm, burst), key, cost).decorate
+        return Guard(Quota(self, limit, rate, per, algorithm, burst), key, cost).decorate
+
+
+def _fields(
+    rate: Optional[int],
+    per: Optional[Duration],
+    algorithm: Optional[Algorithm],
+    burst: Optional[int],
+    tz: Optional[str],
+    anchor: Optional[int],
+    mode: Optional[Mode],
+    unlimited: Optional[bool],
+    max_keys: Optional[int],
+) -> Dict[str, Any]:
+    """The values that :meth:`SharedLimiter.limit` and its twin are given, by the server's names for them."""
+    return {
+        "rate": rate,
+        "per": per,
+        "algorithm": algorithm,
+        "burst": burst,
+        "tz": tz,
+        "anchor": anchor,
+        "mode": mode,
+        "unlimited": unlimited,
+        "max_keys": max_keys,
+    }
 
 
 def _again(

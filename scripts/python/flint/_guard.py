@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Callable, Dict, Optional, Protocol, Set, TypeVar, Union, cast
+from typing import Any, Callable, Optional, Protocol, TypeVar, Union, cast
 
-from ._bounds import MAX_REMEMBERED_KEYS
-from ._errors import FlintError, FlintServerError
-from ._results import CheckResult, RateLimitExceeded, degraded_result
+from ._results import CheckResult, RateLimitExceeded
+from ._values import Algorithm, Duration, Limit, values
 
 F = TypeVar("F", bound=Callable[..., Any])
 Key = Union[str, Callable[..., str]]
@@ -18,99 +17,34 @@ Cost = Union[int, Callable[..., int]]
 class Limiter(Protocol):
     """What quota is taken from: as much of :class:`flint.SharedLimiter` as is used here."""
 
-    def check(self, key: str, cost: int = 1) -> CheckResult: ...
+    def check(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult: ...
 
-    async def acheck(self, key: str, cost: int = 1) -> CheckResult: ...
-
-    def limit(
-        self,
-        key: str,
-        *,
-        rate: int,
-        per: Union[str, int],
-        algorithm: Optional[str] = None,
-        burst: Optional[int] = None,
-    ) -> bool: ...
-
-    async def alimit(
-        self,
-        key: str,
-        *,
-        rate: int,
-        per: Union[str, int],
-        algorithm: Optional[str] = None,
-        burst: Optional[int] = None,
-    ) -> bool: ...
-
-    def _instead(self, error: FlintError) -> bool: ...
+    async def acheck(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult: ...
 
 
 class Quota:
-    """Checks limits that it configures itself where it was given their values: at the first use of each key, and again
-    when a key is gone from the server. Used from any number of threads and tasks: that two of them configure a limit at
-    the same time changes nothing."""
+    """Checks that bring a limit, for keys that none is configured for. Nothing is configured here, so that what an
+    operator configures stays as it is, and a key that is used no more leaves nothing on the server."""
 
     def __init__(
         self,
         limiter: Limiter,
+        limit: Optional[Limit],
         rate: Optional[int],
-        per: Union[str, int, None],
-        algorithm: Optional[str],
+        per: Optional[Duration],
+        algorithm: Optional[Algorithm],
         burst: Optional[int],
     ) -> None:
-        if (rate is None) != (per is None):
-            raise ValueError("rate and per must be given together, or neither")
-        if rate is None and (algorithm is not None or burst is not None):
-            raise ValueError("algorithm and burst need rate and per")
         self._limiter = limiter
-        self._values: Optional[Dict[str, Any]] = None
-        if rate is not None:
-            self._values = {"rate": rate, "per": per, "algorithm": algorithm, "burst": burst}
-        self._configured: Set[str] = set()
+        self._limit: Optional[Limit] = values(limit, rate, per, algorithm, burst)
 
     def take(self, key: str, cost: int) -> CheckResult:
         """Spends ``cost`` units of ``key`` if its limit allows it."""
-        if self._values is None:
-            return self._limiter.check(key, cost)
-        if key in self._configured:
-            try:
-                return self._limiter.check(key, cost)
-            except FlintServerError as error:
-                self._forget(key, error)
-        try:
-            self._limiter.limit(key, **self._values)
-        except FlintError as error:
-            return degraded_result(key, cost, self._limiter._instead(error), error)
-        self._remember(key)
-        return self._limiter.check(key, cost)
+        return self._limiter.check(key, cost, limit=self._limit)
 
     async def atake(self, key: str, cost: int) -> CheckResult:
         """:meth:`take` for asyncio."""
-        if self._values is None:
-            return await self._limiter.acheck(key, cost)
-        if key in self._configured:
-            try:
-                return await self._limiter.acheck(key, cost)
-            except FlintServerError as error:
-                self._forget(key, error)
-        try:
-            await self._limiter.alimit(key, **self._values)
-        except FlintError as error:
-            return degraded_result(key, cost, self._limiter._instead(error), error)
-        self._remember(key)
-        return await self._limiter.acheck(key, cost)
-
-    def _remember(self, key: str) -> None:
-        if len(self._configured) >= MAX_REMEMBERED_KEYS:
-            self._configured.clear()
-        self._configured.add(key)
-
-    def _forget(self, key: str, error: FlintServerError) -> None:
-        """Forgets a key that was removed, or that a server with an empty directory never knew; nothing was spent then.
-        Any other error is raised."""
-        if error.code != "limit_not_configured":
-            raise error
-        self._configured.discard(key)
+        return await self._limiter.acheck(key, cost, limit=self._limit)
 
 
 class Guard:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, List, Optional, Tuple, TypedDict
+from typing import Any, Dict, List, Optional, Sequence, Tuple, TypedDict
 
 from ._bounds import DEGRADED_RETRY_MS
 from ._errors import FlintError, FlintServerError
@@ -18,11 +19,24 @@ class CheckResult:
         key: the limit's key.
         allowed: whether the cost was spent. A denied check spends nothing.
         cost: units asked for.
-        limit: the limit's capacity in units (``burst`` of a token bucket, else ``rate``).
+        limit: the limit's capacity in units (``burst`` of a token bucket, else ``rate``); None without a limit
+            (``unlimited``), as the next two. Of several windows these are the figures of the one that binds.
         remaining: whole units left after this decision.
-        reset_at: when the limit is untouched again if nothing more is spent; RFC 3339, UTC, with milliseconds.
-        retry_after_ms: 0 when allowed, else milliseconds until this same cost could be allowed, rounded up.
-        algorithm: ``token_bucket``, ``sliding_window_log``, ``fixed_window_counter`` or ``sliding_window_counter``.
+        used: units that count, rounded up.
+        debt: units used beyond the capacity.
+        reset_at: when the limit is untouched again if nothing more is spent; RFC 3339, UTC, with milliseconds; empty
+            without a limit.
+        retry_after_ms: 0 when allowed, else milliseconds until this same cost could be allowed, rounded up; None for
+            never.
+        next_ms: milliseconds until one more unit is there; None for never.
+        algorithm: ``token_bucket``, ``sliding_window_log``, ``fixed_window_counter`` or ``sliding_window_counter``;
+            empty without a limit.
+        window: of several windows the one that binds, such as ``"10/1s"``; else None.
+        windows: of several windows each one's own figures; else empty.
+        pattern: the pattern that the limit comes from, if it does.
+        overflow: whether the key found no room under ``max_keys`` and shares a limit with others.
+        shadow: whether the limit is in shadow mode: all is allowed, and ``would_deny`` tells the decision.
+        would_deny: whether a limit in shadow mode would have denied this; nothing was spent then.
         degraded: True when no server decided this, but the limiter's ``on_error``. ``limit`` and ``remaining`` are
             then 0 and ``reset_at`` and ``algorithm`` are empty.
         error: why a degraded result is degraded; else None.
@@ -33,27 +47,36 @@ class CheckResult:
     key: str
     allowed: bool
     cost: int
-    limit: int
-    remaining: int
+    limit: Optional[int]
+    remaining: Optional[int]
     reset_at: str
-    retry_after_ms: int
+    retry_after_ms: Optional[int]
     algorithm: str
     degraded: bool = False
     error: Optional[FlintError] = field(default=None, compare=False)
     rate_limit_policy: str = field(default="", compare=False, repr=False)
     rate_limit: str = field(default="", compare=False, repr=False)
+    used: Optional[int] = None
+    debt: int = 0
+    next_ms: Optional[int] = None
+    window: Optional[str] = None
+    windows: Sequence[DecisionWindow] = ()
+    pattern: Optional[str] = None
+    overflow: bool = False
+    shadow: bool = False
+    would_deny: bool = False
 
     def __bool__(self) -> bool:
         return self.allowed
 
     @property
     def retry_after(self) -> float:
-        """Seconds until this same cost could be allowed; 0.0 when it was."""
-        return self.retry_after_ms / 1000
+        """Seconds until this same cost could be allowed; 0.0 when it was, ``math.inf`` for never."""
+        return math.inf if self.retry_after_ms is None else self.retry_after_ms / 1000
 
     @property
     def reset_time(self) -> Optional[datetime]:
-        """``reset_at`` as an aware :class:`datetime.datetime` in UTC; None for a degraded result."""
+        """``reset_at`` as an aware :class:`datetime.datetime` in UTC; None where there is none."""
         if not self.reset_at:
             return None
         return datetime.strptime(self.reset_at, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
@@ -68,7 +91,8 @@ class RateLimitExceeded(Exception):
     """
 
     def __init__(self, result: CheckResult) -> None:
-        super().__init__("rate limit exceeded for %r: retry in %.3f s" % (result.key, result.retry_after))
+        when = "never" if result.retry_after_ms is None else "in %.3f s" % result.retry_after
+        super().__init__("rate limit exceeded for %r: retry %s" % (result.key, when))
         self.result = result
 
     def __reduce__(self) -> Tuple[Any, ...]:
@@ -76,7 +100,7 @@ class RateLimitExceeded(Exception):
 
     @property
     def retry_after(self) -> float:
-        """Seconds until the same call could be allowed."""
+        """Seconds until the same call could be allowed; ``math.inf`` for never."""
         return self.result.retry_after
 
     @property
@@ -90,7 +114,7 @@ class RateLimitExceeded(Exception):
         return self.result.cost
 
     @property
-    def remaining(self) -> int:
+    def remaining(self) -> Optional[int]:
         """Whole units left."""
         return self.result.remaining
 
@@ -105,17 +129,44 @@ class RateLimitExceeded(Exception):
         return self.result.algorithm
 
 
-class Decision(TypedDict):
+class DecisionWindow(TypedDict):
+    """One window of a decision on a limit that has several."""
+
+    name: str
+    limit: int
+    remaining: int
+    used: int
+    debt: int
+    reset_at: str
+    retry_after_ms: Optional[int]
+    next_ms: Optional[int]
+    algorithm: str
+    per: str
+
+
+class _DecisionBesides(TypedDict, total=False):
+    debt: int
+    window: str
+    windows: List[DecisionWindow]
+    pattern: str
+    overflow: bool
+    shadow: bool
+    would_deny: bool
+
+
+class Decision(_DecisionBesides):
     """One decision as the server writes it, an element of ``check_all()["results"]``."""
 
     key: str
     allowed: bool
     cost: int
-    limit: int
-    remaining: int
-    reset_at: str
-    retry_after_ms: int
-    algorithm: str
+    limit: Optional[int]
+    remaining: Optional[int]
+    used: Optional[int]
+    reset_at: Optional[str]
+    retry_after_ms: Optional[int]
+    next_ms: Optional[int]
+    algorithm: Optional[str]
 
 
 class _CheckAllDegraded(TypedDict, total=False):
@@ -135,17 +186,40 @@ class CheckAllResult(_CheckAllDegraded):
     results: List[Decision]
 
 
-class LimitStatus(TypedDict):
-    """A limit and its counters. Times are RFC 3339 in UTC, or None where the thing never happened."""
-
-    key: str
+class _LimitStatusBesides(TypedDict, total=False):
+    # Of a limit with one window; of several, each element of `windows` has them.
     rate: int
     per: str
-    per_millis: int
+    per_millis: Optional[int]
     burst: Optional[int]
     algorithm: str
-    remaining: int
-    reset_at: str
+    tz: str
+    anchor: int
+    windows: List[Dict[str, Any]]
+    unlimited: bool
+    # While values last for a time only.
+    for_until: str
+    below: Optional[Dict[str, Any]]
+    # Of a pattern.
+    max_keys: int
+    live: int
+    # Of a key that lives by a pattern.
+    pattern: str
+    overflow: bool
+    debt: int
+
+
+class LimitStatus(_LimitStatusBesides):
+    """A limit, its values and its counters, as ``GET /v1/limits/{key}`` has them. Times are RFC 3339 in UTC, or None
+    where the thing never happened."""
+
+    key: str
+    mode: str
+    source: str
+    remaining: Optional[int]
+    used: Optional[int]
+    reset_at: Optional[str]
+    next_ms: Optional[int]
     total_allowed: int
     total_denied: int
     total_allowed_cost: int

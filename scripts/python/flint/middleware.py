@@ -1,8 +1,8 @@
 """Rate limits in front of web applications: WSGI (Flask, Django) and ASGI (FastAPI, Starlette).
 
 A denied request is answered 429 with ``Retry-After``; every answer bears the server's ``RateLimit`` and
-``RateLimit-Policy`` fields. The limit itself is configured by the application, with ``limiter.limit``, or by ``rate`` and
-``per`` here, at the first request of each key.
+``RateLimit-Policy`` fields. Each check brings the limit that is given here. What is configured for the key, exactly or by
+a pattern, counts before it and is never changed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Awaitable, Callable, Dict, Iterable, List, MutableMappin
 from ._client import SharedLimiter
 from ._guard import Quota
 from ._results import CheckResult
+from ._values import Algorithm, Duration, Limit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -71,15 +72,16 @@ class _Limits:
     @staticmethod
     def denial(result: CheckResult) -> Tuple[List[Tuple[str, str]], bytes]:
         """Header fields and body of a 429."""
-        wait = max(1, math.ceil(result.retry_after_ms / 1000))
-        message = "too many requests; try again in %d s" % wait
+        wait = None if result.retry_after_ms is None else max(1, math.ceil(result.retry_after_ms / 1000))
+        message = "too many requests" + ("" if wait is None else "; try again in %d s" % wait)
         body = json.dumps({"error": message, "code": "rate_limited"}).encode() + b"\n"
         own = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
             ("Cache-Control", "no-store"),
-            ("Retry-After", str(wait)),
         ]
+        if wait is not None:
+            own.append(("Retry-After", str(wait)))
         return own + _Limits.fields(result), body
 
 
@@ -92,7 +94,8 @@ class WSGIMiddleware:
         key: the limit's key of an environ; None lets the request pass.
         cost: units of a request, or a function of its environ.
         exempt: paths that are free.
-        rate, per, algorithm, burst: configure each key's limit at its first request, as in ``SharedLimiter.limit``.
+        limit: what counts for a key that no limit is configured for: ``"100/1m"``, ``["10/1s", "5000/day"]`` or a dict.
+        rate, per, algorithm, burst: the same as a limit of one window.
     """
 
     def __init__(
@@ -103,13 +106,14 @@ class WSGIMiddleware:
         key: Callable[[Environ], Optional[str]] = client_address,
         cost: Union[int, Callable[[Environ], int]] = 1,
         exempt: Iterable[str] = (),
+        limit: Optional[Limit] = None,
         rate: Optional[int] = None,
-        per: Union[str, int, None] = None,
-        algorithm: Optional[str] = None,
+        per: Optional[Duration] = None,
+        algorithm: Optional[Algorithm] = None,
         burst: Optional[int] = None,
     ) -> None:
         self._app = app
-        self._limits = _Limits(Quota(limiter, rate, per, algorithm, burst), key, cost, exempt)
+        self._limits = _Limits(Quota(limiter, limit, rate, per, algorithm, burst), key, cost, exempt)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         asked = self._limits.of(environ, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
@@ -139,13 +143,14 @@ class ASGIMiddleware:
         key: Callable[[Scope], Optional[str]] = client_address,
         cost: Union[int, Callable[[Scope], int]] = 1,
         exempt: Iterable[str] = (),
+        limit: Optional[Limit] = None,
         rate: Optional[int] = None,
-        per: Union[str, int, None] = None,
-        algorithm: Optional[str] = None,
+        per: Optional[Duration] = None,
+        algorithm: Optional[Algorithm] = None,
         burst: Optional[int] = None,
     ) -> None:
         self._app = app
-        self._limits = _Limits(Quota(limiter, rate, per, algorithm, burst), key, cost, exempt)
+        self._limits = _Limits(Quota(limiter, limit, rate, per, algorithm, burst), key, cost, exempt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = self._limits.of(scope, scope.get("path", "")) if scope["type"] == "http" else None

@@ -134,7 +134,7 @@ class Stub:
 
 DECISION = (
     b'{"key":"k","allowed":true,"cost":1,"limit":5,"remaining":4,"reset_at":"2026-01-31T23:59:59.999Z",'
-    b'"retry_after_ms":0,"algorithm":"token_bucket"}'
+    b'"used":1,"retry_after_ms":0,"next_ms":12000,"algorithm":"token_bucket"}'
 )
 
 

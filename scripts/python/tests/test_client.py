@@ -71,6 +71,66 @@ class Calls(WithServer):
         limiter.flush()
         self.assertTrue(limiter.compact()["ok"] and limiter.doctor()["ok"] and limiter.health()["ok"])
 
+    def test_limits_that_checks_bring(self):
+        limiter = self.limiter()
+        day = datetime.timedelta(days=1)
+        for key, limit in [
+            ("brought:text", "2/1d"),
+            ("brought:list", ["2/1d", "1000/1h"]),
+            ("brought:dict", {"rate": 2, "per": day}),
+            ("brought:windows", {"windows": [{"rate": 2, "per": day, "burst": None}, "9/month"]}),
+        ]:
+            self.assertEqual([limiter.allow(key, limit=limit) for _ in range(3)], [True, True, False], key)
+            status = limiter.status(key)
+            self.assertEqual((status["source"], status["remaining"]), ("request", 0))
+        self.assertEqual(limiter.list("brought:"), [])
+        self.assertEqual(len(limiter.list("brought:", live=True)), 4)
+        # Items that name a limit keep their own.
+        items = ["brought:a", ("brought:b", 2), {"key": "brought:c", "limit": "5/1h"}]
+        self.assertEqual(
+            [result["limit"] for result in limiter.check_all(items, limit=["2/1d"])["results"]], [2, 2, 5]
+        )
+        self.assertFalse(limiter.allow_all(["brought:b"], limit="2/1d"))
+        many = limiter.check_many(["brought:b", "brought:d"], limit="2/1d")
+        self.assertEqual([result.allowed for result in many], [False, True])
+        with self.assertRaises(flint.FlintServerError):
+            limiter.check("brought:text")
+
+    def test_patterns_and_windows(self):
+        limiter = self.limiter()
+        self.assertTrue(limiter.limit("user:*", ["2/1d", {"rate": 9, "per": "month", "tz": "UTC", "anchor": 15}]))
+        self.assertFalse(limiter.limit("user:*", windows=[{"rate": 9, "per": "month", "anchor": 15}, "2/1d"]))
+        result = limiter.check("user:1", limit="1000/1s")
+        self.assertEqual((result.pattern, result.window, result.limit, result.remaining), ("user:*", "2/1d", 2, 1))
+        self.assertEqual([(window["name"], window["remaining"]) for window in result.windows], [("2/1d", 1), ("9/month", 8)])
+        self.assertEqual((result.used, result.debt, result.next_ms > 3600_000), (1, 0, True))
+        self.assertEqual([status["key"] for status in limiter.list(pattern="user:*")], ["user:1"])
+        self.assertEqual(limiter.status("user:*")["live"], 1)
+        limiter.reset(prefix="user:1")
+        self.assertEqual(limiter.check("user:1").remaining, 1)
+        limiter.limit("user:2", "1/1d")
+        self.assertEqual((limiter.remove(prefix="user:"), limiter.list("user:")), (2, []))
+
+    def test_modes_and_values_for_a_time(self):
+        limiter = self.limiter()
+        limiter.limit("shadow", "1/1d", mode="shadow")
+        results = [limiter.check("shadow") for _ in range(2)]
+        self.assertEqual([(r.allowed, r.shadow, r.would_deny) for r in results], [(True, True, False), (True, True, True)])
+        limiter.limit("free", unlimited=True)
+        result = limiter.check("free", 10**9)
+        self.assertEqual((result.allowed, result.limit, result.remaining, result.used), (True, None, None, None))
+        self.assertEqual((result.reset_at, result.reset_time, result.algorithm, result.retry_after), ("", None, "", 0.0))
+        limiter.limit("banned", rate=0, per="1s")
+        result = limiter.check("banned")
+        self.assertEqual((result.allowed, result.retry_after_ms, result.retry_after), (False, None, float("inf")))
+        limiter.limit("raised", "1/1d")
+        limiter.limit("raised", "5/1d", lasts=datetime.timedelta(hours=2))
+        status = limiter.status("raised")
+        self.assertEqual((status["rate"], status["below"]["rate"]), (5, 1))
+        self.assertTrue(status["for_until"])
+        limiter.limit("raised", "6/1d", lasts=7200)
+        self.assertEqual(limiter.status("raised")["rate"], 6)
+
     def test_many(self):
         limiter = self.limiter()
         limiter.limit("many", rate=2, per="1d")
@@ -103,7 +163,16 @@ class Calls(WithServer):
             (lambda: limiter.check("small", 6), 400, "cost_exceeds_capacity"),
             (lambda: limiter.check("small", 0), 400, "invalid_argument"),
             (lambda: limiter.check(5), 400, "invalid_argument"),
-            (lambda: limiter.limit("x", rate=0, per="1s"), 400, "invalid_argument"),
+            (lambda: limiter.limit("x", rate=-1, per="1s"), 400, "invalid_argument"),
+            (lambda: limiter.limit("x", ["1/1s"] * 9), 400, "invalid_argument"),
+            (lambda: limiter.limit("x", "1/1s", lasts="soon"), 400, "invalid_argument"),
+            (lambda: limiter.limit("x", "1/month", tz="Mars/Olympus"), 400, "invalid_argument"),
+            (lambda: limiter.limit("x", "1/1s", max_keys=5), 400, "invalid_argument"),
+            (lambda: limiter.limit("x"), 400, "invalid_argument"),
+            (lambda: limiter.check("x", limit="5"), 400, "invalid_argument"),
+            (lambda: limiter.check("x", 6, limit="5/1s"), 400, "cost_exceeds_capacity"),
+            (lambda: limiter.check_all([("x", 1, 2)], limit="5/1s"), 400, "invalid_argument"),
+            (lambda: limiter.remove(prefix=""), 400, "invalid_argument"),
             (lambda: self.limiter(token="wrong").check("small"), 401, "unauthorized"),
             (lambda: self.limiter(token="wrong", on_error="allow").check("small"), 401, "unauthorized"),
         ]:
@@ -111,8 +180,18 @@ class Calls(WithServer):
                 call()
             self.assertEqual((caught.exception.status, caught.exception.code), (status, code))
             self.assertTrue(caught.exception.message)
-        with self.assertRaises(TypeError):
-            limiter.check_all("small")
+        for wrong in [
+            lambda: limiter.check_all("small"),
+            lambda: limiter.check("x", limit=5),
+            lambda: limiter.check("x", limit=b"5/1s"),
+            lambda: limiter.check("x", limit=[5]),
+            lambda: limiter.remove(),
+            lambda: limiter.reset("x", prefix="x"),
+        ]:
+            with self.assertRaises(TypeError):
+                wrong()
+        with self.assertRaises(ValueError):
+            limiter.limit("x", rate=1, per=datetime.timedelta(microseconds=1500))
         with self.assertRaises(TypeError):
             flint.SharedLimiter(self.server.url, timeout=None)
         for wrong in [dict(url="ftp://x"), dict(timeout=0), dict(on_error="maybe"), dict(token="a\nb")]:

@@ -76,32 +76,54 @@ class Decorator(WithServer):
 
         asyncio.run(work())
 
-    def test_limits_that_were_removed_come_back(self):
+    def test_nothing_is_configured(self):
         limiter = self.limiter()
 
-        @limiter.rate_limit("again", rate=2, per="1d")
+        @limiter.rate_limit(lambda user: "again:" + user, limit=["2/1d", "1000/1h"])
+        def work(user):
+            return True
+
+        @limiter.rate_limit(lambda user: "again:" + user, rate=2, per="1d")
+        async def job(user):
+            return True
+
+        self.assertTrue(work("ann") and work("ann") and work("bob"))
+        self.assertTrue(asyncio.run(job("bob")))
+        with self.assertRaises(flint.RateLimitExceeded):
+            asyncio.run(job("bob"))
+        self.assertEqual(limiter.list("again:"), [])
+        self.assertEqual([status["source"] for status in limiter.list("again:", live=True)], ["request"] * 2)
+        # What an operator configures counts at once, and stays.
+        limiter.limit("again:ann", "1/1d")
+        limiter.limit("again:*", "1/1d", mode="shadow")
+        with self.assertRaises(flint.RateLimitExceeded):
+            work("ann")
+        self.assertTrue(work("bob"))
+        self.assertEqual([status["rate"] for status in limiter.list("again:")], [1, 1])
+        # Without values nobody knows what counts.
+        with self.assertRaises(flint.FlintServerError):
+            limiter.rate_limit("unknown")(work)("ann")
+
+    def test_a_denial_for_ever(self):
+        limiter = self.limiter()
+
+        @limiter.rate_limit("never", limit="0/1s")
         def work():
             return True
 
-        @limiter.rate_limit("again", rate=2, per="1d")
-        async def job():
-            return True
-
-        self.assertTrue(work() and work())
-        limiter.remove("again")
-        self.assertTrue(work())
-        self.assertTrue(asyncio.run(job()))
-        limiter.remove("again")
-        self.assertTrue(asyncio.run(job()))
-        self.assertEqual(limiter.status("again")["total_allowed"], 1)
-        # Without values nobody knows how to configure it.
-        with self.assertRaises(flint.FlintServerError):
-            limiter.rate_limit("unknown")(work)()
+        with self.assertRaises(flint.RateLimitExceeded) as caught:
+            work()
+        self.assertEqual(str(caught.exception), "rate limit exceeded for 'never': retry never")
+        self.assertEqual(caught.exception.retry_after, float("inf"))
 
     def test_wrong_use_and_no_server(self):
         limiter = self.limiter()
         with self.assertRaises(ValueError):
             limiter.rate_limit("x", rate=5)
+        with self.assertRaises(ValueError):
+            limiter.rate_limit("x", burst=5)
+        with self.assertRaises(ValueError):
+            limiter.rate_limit("x", limit="5/1s", rate=5, per="1s")
         degraded = flint.SharedLimiter("http://127.0.0.1:9", on_error="allow")
         self.assertEqual(degraded.rate_limit("x", rate=5, per="1s")(lambda: 5)(), 5)
         refusing = flint.SharedLimiter("http://127.0.0.1:9", on_error="deny")
@@ -128,13 +150,36 @@ class Middleware(WithServer):
             status, headers, body = self.wsgi(app)
             self.assertEqual((status, body), ("200 OK", b"hello"))
             self.assertIn('r=%d;' % left, headers["RateLimit"])
-            self.assertEqual(headers["RateLimit-Policy"], '"default";q=2;w=86400')
+            self.assertEqual(headers["RateLimit-Policy"], '"2/1d";q=2;w=86400')
         status, headers, body = self.wsgi(app)
         self.assertEqual(status, "429 Too Many Requests")
         self.assertTrue(int(headers["Retry-After"]) > 3600 and b'"code"' in body, headers)
         self.assertEqual(self.wsgi(app, method="HEAD")[2], b"")
         self.assertEqual(self.wsgi(app, "/health")[0], "200 OK")
         self.assertEqual(self.wsgi(app, address="10.0.0.2")[0], "200 OK")
+        # What waiting does not end has no Retry-After.
+        app = flint.WSGIMiddleware(hello, self.limiter(), limit={"windows": ["0/1s"]})
+        status, headers, body = self.wsgi(app, address="10.0.0.3")
+        self.assertEqual((status[:3], "Retry-After" in headers), ("429", False))
+        self.assertEqual(body, b'{"error": "too many requests", "code": "rate_limited"}\n')
+
+    def test_an_operator_s_limit_stands(self):
+        def hello(environ, start_response):
+            start_response("200 OK", [])
+            return [b"hello"]
+
+        limiter = self.limiter()
+        limiter.limit("client:10.9.0.1", "1/1d")
+        app = flint.WSGIMiddleware(hello, limiter, rate=100, per="1m")
+        for address in ("10.9.0.1", "10.9.0.1", "10.9.0.2"):
+            status, headers, _ = self.wsgi(app, address=address)
+        self.assertEqual((status, headers["RateLimit-Policy"]), ("200 OK", '"100/1m";q=100;w=60'))
+        self.assertEqual(self.wsgi(app, address="10.9.0.1")[0], "429 Too Many Requests")
+        self.assertEqual([status["key"] for status in limiter.list("client:10.9.")], ["client:10.9.0.1"])
+        self.assertEqual(limiter.status("client:10.9.0.1")["rate"], 1)
+        # A pattern that is configured later counts at once for clients that are known already.
+        limiter.limit("client:10.9.*", "1/1d")
+        self.assertEqual(self.wsgi(app, address="10.9.0.2")[0], "429 Too Many Requests")
 
     def test_wsgi_errors_and_no_server(self):
         def failing(environ, start_response):

@@ -37,9 +37,10 @@ class Page(WithServer):
         environment["PYTHONPATH"] = PACKAGE
         printed = [self.output(plain(example), environment) for example in examples]
         self.assertEqual(
-            printed, ["go\nTrue 94\n", "True None\n", "sent to ann\n" * printed[2].count("\n"), "10 of 10\n", ""]
+            printed,
+            ["go\nTrue 94\n", "True None\n", "99 99\n4\n", "sent to ann\n" * printed[3].count("\n"), "10 of 10\n", ""],
         )
-        self.assertGreaterEqual(printed[2].count("\n"), 5)
+        self.assertGreaterEqual(printed[3].count("\n"), 5)
 
     def output(self, program, environment):
         done = subprocess.run(
@@ -53,7 +54,7 @@ class Page(WithServer):
             (readme,) = re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
         (docstring,) = re.findall(r"\n\n((?:    .*\n)+)", flint.__doc__)
         environment = {**os.environ, "PYTHONPATH": PACKAGE}
-        for example, printed in [(readme, "go\nTrue 94 0.0\nsent to ann\n"), (textwrap.dedent(docstring), "")]:
+        for example, printed in [(readme, "go\nTrue 94 0.0\n4\nsent to ann\n"), (textwrap.dedent(docstring), "")]:
             self.assertIn("http://127.0.0.1:7878", example)
             self.assertIn('token="%s"' % TOKEN, example)
             program = example.replace("http://127.0.0.1:7878", self.server.url)

@@ -22,7 +22,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 with open(os.path.join(PACKAGE, "..", "..", "README.md"), encoding="utf-8") as readme:
     # The application that README shows, of which only the quota's period is another: nothing comes back meanwhile.
     (README_APP,) = re.findall(r"^```python\n(import fastapi\n.*?)^```", readme.read(), re.M | re.S)
-APP = README_APP.replace('per="1m"', 'per="365d"') + '''
+APP = README_APP.replace('limit="100/1m"', 'limit="100/365d"') + '''
 import os
 
 @app.get("/health")
@@ -48,6 +48,7 @@ app = flint.WSGIMiddleware(application, limiter, key=lambda environ: "tenant:acm
 
 TYPED = '''
 import asyncio
+from datetime import timedelta
 from typing import Callable, Dict, List
 import flint
 
@@ -65,12 +66,19 @@ def app(environ: Dict[str, object], start_response: Callable[..., object]) -> Li
     return []
 
 guarded = flint.WSGIMiddleware(app, limiter, rate=5, per="1s", key=lambda environ: str(environ.get("HTTP_X_USER")))
+tiers: flint.Limit = {"windows": ["10/1s", {"rate": 5000, "per": timedelta(days=1)}], "mode": "shadow"}
+twice = flint.WSGIMiddleware(app, limiter, limit=tiers)
 
 async def main() -> str:
     allowed: bool = await limiter.aallow("k")
     return await job("ann") if allowed else "no"
 
-remaining: int = limiter.check("k", cost=5).remaining
+limiter.limit("user:*", ["10/1s", {"rate": 5, "per": "day", "tz": "UTC"}], lasts=timedelta(hours=1), max_keys=1000)
+limiter.limit("k", rate=5, per="1s", algorithm="sliding_window_log", mode="enforce")
+result = limiter.check("k", cost=5, limit="100/1m")
+remaining: int = result.remaining or 0
+least: "list[int]" = [window["remaining"] for window in result.windows]
+removed: int = limiter.remove(prefix="user:")
 found = limiter.check_all(["user:42", {"key": "org:acme", "cost": 10}, ("route:/v1/chat", 1)])
 denied: "str | None" = found["denied_key"] if not found["allowed"] else None
 for one in limiter.check_many([("a", 1), ("b", 2)]):

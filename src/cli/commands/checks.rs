@@ -2,41 +2,85 @@
 
 use serde_json::{Value, json};
 
+use super::values;
 use crate::cli::answer::{Answer, Document, not_understood, usage};
 use crate::cli::options::{Args, Global, text};
-use crate::cli::output::Output;
+use crate::cli::output::{Output, length, printable};
 use crate::cli::remote::{Request, ask};
 use crate::error::Result;
 use crate::limit::{excerpt, validate_key};
-use crate::limiter::Access;
+use crate::limiter::{Access, Item};
 
 /// The answer to one check.
 pub struct Decision {
     pub allowed: bool,
-    pub retry_after_ms: u64,
+    /// `None` for never.
+    pub retry_after_ms: Option<u64>,
     pub reply: Document,
 }
 
 impl Decision {
-    /// Makes a check.
+    /// Makes a check. `limit` is what it brings for a key that no limit is configured for.
     ///
     /// # Errors
     /// As [`ask`]; `invalid_argument` for a bad key.
-    pub fn ask(global: &Global, key: &str, cost: u64) -> Result<Decision> {
+    pub fn ask(global: &Global, key: &str, cost: u64, limit: Option<&Value>) -> Result<Decision> {
         validate_key(key)?;
-        let reply = ask(global, Access::Write, &Request::post("/v1/check", &json!({"key": key, "cost": cost})))?;
-        Ok(Decision { allowed: reply.bool("allowed")?, retry_after_ms: reply.number("retry_after_ms")?, reply })
+        let mut body = json!({"key": key, "cost": cost});
+        // Without a limit of its own it can be decided only where limits are configured, so in a directory that is there.
+        let mut access = Access::Write;
+        if let Some(limit) = limit {
+            body["limit"] = limit.clone();
+            access = Access::Create;
+        }
+        let reply = ask(global, access, &Request::post("/v1/check", &body))?;
+        Ok(Decision { allowed: reply.bool("allowed")?, retry_after_ms: retry_after_ms(&reply.value)?, reply })
+    }
+}
+
+/// When a denied check could be allowed; `None` for never.
+fn retry_after_ms(decision: &Value) -> Result<Option<u64>> {
+    match &decision["retry_after_ms"] {
+        Value::Null if decision["key"].is_string() => Ok(None),
+        wait => wait.as_u64().map(Some).ok_or_else(not_understood),
+    }
+}
+
+/// What is to be done about a denial.
+pub fn advice(retry_after_ms: Option<u64>) -> String {
+    match retry_after_ms {
+        Some(wait) => format!("try again in {}", length(wait)),
+        None => "and waiting does not help".to_owned(),
     }
 }
 
 /// `limit check`
 pub fn check(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let Decision { allowed, retry_after_ms, reply } = Decision::ask(global, args.key()?, args.number("--cost")?)?;
-    output.reply(&reply, |output| match allowed {
-        true => output.line(&format!("allowed, {} of {} left", reply.number("remaining")?, reply.number("limit")?)),
-        false => output.line(&format!("denied, try again in {retry_after_ms} ms")),
-    })?;
-    Ok(allowed.into())
+    let limit = values::brought(args)?;
+    let decision = Decision::ask(global, args.key()?, args.number("--cost")?, limit.as_ref())?;
+    output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
+    Ok(decision.allowed.into())
+}
+
+fn describe(decision: &Decision) -> Result<String> {
+    let Decision { allowed, retry_after_ms, reply } = decision;
+    // Of several windows the one that binds is named.
+    let window = reply.value["window"].as_str().map(printable);
+    let mut line = if !allowed {
+        let by = window.map_or_else(String::new, |window| format!(" by {window}"));
+        format!("denied{by}, {}", advice(*retry_after_ms))
+    } else if reply.value["would_deny"] == true {
+        "allowed in shadow mode, which would have been denied".to_owned()
+    } else if reply.value["remaining"].is_null() {
+        "allowed, unlimited".to_owned()
+    } else {
+        let of = window.map_or_else(String::new, |window| format!(" ({window})"));
+        format!("allowed, {} of {} left{of}", reply.number("remaining")?, reply.number("limit")?)
+    };
+    if reply.value["overflow"] == true {
+        line += "; this key shares its limit with others, since max_keys is reached";
+    }
+    Ok(line)
 }
 
 /// `limit check-all`
@@ -61,7 +105,7 @@ pub fn check_all(args: &Args, global: &Global, output: &mut Output) -> Result<An
         item.1 = cost;
         named.push(key);
     }
-    crate::limiter::validate_items(&items)?;
+    crate::limiter::validate_items(&items.iter().map(|item| Item::from(*item)).collect::<Vec<_>>())?;
     let items: Vec<Value> = items.iter().map(|(key, cost)| json!([key, cost])).collect();
     let reply = ask(global, Access::Write, &Request::post("/v1/check-all", &json!({"items": items})))?;
     let allowed = reply.bool("allowed")?;
@@ -71,9 +115,9 @@ pub fn check_all(args: &Args, global: &Global, output: &mut Output) -> Result<An
         }
         // The results run up to the first that was denied.
         let denied = reply.value["results"].as_array().and_then(|results| results.last());
-        let wait = denied.and_then(|denied| denied["retry_after_ms"].as_u64()).ok_or_else(not_understood)?;
+        let wait = retry_after_ms(denied.ok_or_else(not_understood)?)?;
         let key = reply.value["denied_key"].as_str().ok_or_else(not_understood)?;
-        output.line(&format!("denied by {key}, try again in {wait} ms; nothing was spent"))
+        output.line(&format!("denied by {}, {}; nothing was spent", printable(key), advice(wait)))
     })?;
     Ok(allowed.into())
 }

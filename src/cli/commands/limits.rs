@@ -1,46 +1,52 @@
-//! `flint limit add`, `status`, `reset` and `remove`: one limit by its key.
+//! `flint limit add`, `status`, `reset` and `remove`: one limit by its key, or all below a prefix.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::values;
 use crate::cli::answer::Answer;
-use crate::cli::options::{Args, Global, as_option};
-use crate::cli::output::Output;
+use crate::cli::options::{Args, Global, Target};
+use crate::cli::output::{Output, counted};
 use crate::cli::remote::{Request, ask, encode};
+use crate::cli::status::describe;
 use crate::error::Result;
-use crate::limit::{Algorithm, Limit, parse_period};
 use crate::limiter::Access;
 
 /// `limit add`
 pub fn add(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let (rate, per) = (args.number("--rate")?, args.text("--per")?);
-    let (algorithm, burst) = (args.text("--algorithm")?, args.given_number("--burst")?);
-    let period = as_option(parse_period(per))?;
-    as_option(algorithm.parse::<Algorithm>().and_then(|known| Limit::of_millis(rate, period, known, burst)))?;
-    let mut body = json!({"key": args.key()?, "rate": rate, "per": per, "algorithm": algorithm});
-    if let Some(burst) = burst {
-        body["burst"] = burst.into();
-    }
-    let reply = ask(global, Access::Create, &Request::post("/v1/limits", &body))?;
+    let mut fields = values::configured(args, global)?;
+    fields.insert("key".to_owned(), args.key()?.into());
+    let reply = ask(global, Access::Create, &Request::post("/v1/limits", &Value::from(fields)))?;
     let created = reply.bool("created")?;
     output.reply(&reply, |output| output.line(if created { "created" } else { "configured" }))
 }
 
 /// `limit status`
 pub fn status(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let reply = ask(global, Access::Read, &by_key("GET", args)?)?;
-    output.reply(&reply, |output| output.status(&reply.value))
+    let reply = ask(global, Access::Read, &by_key("GET", args.key()?))?;
+    output.reply(&reply, |output| output.text(&describe(&reply.value)?))
 }
 
 /// `limit reset`
 pub fn reset(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    output.done(&ask(global, Access::Write, &Request::post("/v1/reset", &json!({"key": args.key()?})))?)
+    let body = match args.target()? {
+        Target::Key(key) => json!({"key": key}),
+        Target::Prefix(prefix) => json!({"prefix": prefix}),
+    };
+    output.done(&ask(global, Access::Write, &Request::post("/v1/reset", &body))?)
 }
 
 /// `limit remove`
 pub fn remove(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    output.done(&ask(global, Access::Write, &by_key("DELETE", args)?)?)
+    let prefix = match args.target()? {
+        Target::Key(key) => return output.done(&ask(global, Access::Write, &by_key("DELETE", key))?),
+        Target::Prefix(prefix) => prefix,
+    };
+    let request = Request::new("DELETE", format!("/v1/limits?prefix={}", encode(prefix)));
+    let reply = ask(global, Access::Write, &request)?;
+    let removed = reply.number("removed")?;
+    output.reply(&reply, |output| output.line(&format!("{} removed", counted(removed, "limit"))))
 }
 
-fn by_key(method: &'static str, args: &Args) -> Result<Request> {
-    Ok(Request::new(method, format!("/v1/limits/{}", encode(args.key()?))))
+fn by_key(method: &'static str, key: &str) -> Request {
+    Request::new(method, format!("/v1/limits/{}", encode(key)))
 }

@@ -4,22 +4,32 @@ use serde_json::Value;
 
 use crate::bounds::{LIST_PAGE, MAX_STATUS_BYTES};
 use crate::cli::answer::{Answer, Document, not_understood};
+use crate::cli::columns::Table;
 use crate::cli::options::{Args, Global};
-use crate::cli::output::{Output, Table, row};
+use crate::cli::output::Output;
 use crate::cli::remote::{Request, Session, ask, encode};
+use crate::cli::status::{LIST, rows};
 use crate::error::Result;
 use crate::limiter::Access;
 
 /// `limit list`, a page at a time, so that no single reply grows with the number of limits.
 pub fn list(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let prefix = encode(args.given_text("--prefix")?.unwrap_or_default()).to_string();
+    let mut filter = String::new();
+    if args.os_text("--live").is_some() {
+        filter += "&live=true";
+    }
+    for (option, name) in [("--prefix", "prefix"), ("--pattern", "pattern")] {
+        if let Some(text) = args.given_text(option)? {
+            filter += &format!("&{name}={}", encode(text));
+        }
+    }
     let mut after = args.given_text("--after")?.map(str::to_owned);
     let mut left = args.given_number("--limit")?.map_or(usize::MAX, |limit| limit as usize);
     let mut session = Session::open(global, Access::Read)?;
-    let mut listing = Listing::default();
+    let mut listing = Listing { table: Table::new(LIST), any: false };
     while left > 0 {
         let size = left.min(LIST_PAGE);
-        let mut url = format!("/v1/limits?limit={size}&prefix={prefix}");
+        let mut url = format!("/v1/limits?limit={size}{filter}");
         if let Some(after) = &after {
             url += &format!("&after={}", encode(after));
         }
@@ -41,7 +51,7 @@ pub fn top(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
     let size = args.number("--limit")? as usize;
     let url = format!("/v1/top?by={}&limit={size}", args.text("--by")?);
     let reply = ask(global, Access::Read, &statuses(url, size))?;
-    let mut listing = Listing::default();
+    let mut listing = Listing { table: Table::new(LIST), any: false };
     listing.add(&reply, output)?;
     listing.end(output)
 }
@@ -52,7 +62,6 @@ fn statuses(url: String, size: usize) -> Request {
 }
 
 /// What was printed of a listing so far.
-#[derive(Default)]
 struct Listing {
     table: Table,
     any: bool,
@@ -62,7 +71,8 @@ impl Listing {
     fn add<'d>(&mut self, reply: &'d Document, output: &mut Output) -> Result<&'d [Value]> {
         let page = reply.value.as_array().ok_or_else(not_understood)?;
         if !output.json {
-            self.table.page(page.iter().map(row).collect::<Result<_>>()?, output)?;
+            let page = page.iter().map(rows).collect::<Result<Vec<_>>>()?;
+            output.text(&self.table.page(page.concat()))?;
         } else if !page.is_empty() {
             let inner = reply.bytes.trim_ascii();
             let inner = inner.strip_prefix(b"[").and_then(|inner| inner.strip_suffix(b"]")).unwrap_or_default();

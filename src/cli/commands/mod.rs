@@ -6,3 +6,4 @@ pub mod listing;
 pub mod program;
 pub mod run;
 pub mod storage;
+mod values;

@@ -9,13 +9,15 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::checks::Decision;
+use super::checks::{Decision, advice};
 use super::program::{NOT_EXECUTABLE, NOT_FOUND, find};
+use super::values;
+use crate::bounds::MAX_PERIOD_MS;
 use crate::cli::answer::{Answer, usage};
 use crate::cli::options::{Args, Global, text};
 use crate::cli::output::{Output, print_error};
 use crate::error::{Error, Kind, Result};
-use crate::limit::parse_period;
+use crate::limit::parse_length;
 
 /// Exit status when the limit says no: EX_TEMPFAIL of sysexits.h. Many commands end with 1.
 const DENIED: u8 = 75;
@@ -26,6 +28,7 @@ const TIMED_OUT: u8 = 124;
 pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let cost = args.number("--cost")?;
     let wait = args.given_text("--wait")?.map(duration).transpose()?;
+    let limit = values::brought(args)?;
     let (key, words) = operands(args)?;
     let Some((name, arguments)) = words.split_first() else {
         return Err(usage("COMMAND is missing; it comes after --, as in `flint run KEY -- make`"));
@@ -36,7 +39,7 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
     };
     let started = Instant::now();
     loop {
-        let decision = match Decision::ask(global, key, cost) {
+        let decision = match Decision::ask(global, key, cost, limit.as_ref()) {
             // It can never start, whatever the reason; 2 is kept for the command line.
             Err(error) if error.kind() == Kind::CostExceedsCapacity => return fail(3, error.message()),
             decision => decision?,
@@ -44,11 +47,11 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
         if decision.allowed {
             break;
         }
-        let pause = Duration::from_millis(decision.retry_after_ms.max(1));
+        let pause = decision.retry_after_ms.map(|ms| Duration::from_millis(ms.max(1)));
         let left = wait.map(|wait| wait.saturating_sub(started.elapsed()));
-        match left {
-            Some(left) if pause <= left => std::thread::sleep(pause),
-            left => return denied(key, &decision, left.is_some(), output),
+        match (pause, left) {
+            (Some(pause), Some(left)) if pause <= left => std::thread::sleep(pause),
+            _ => return denied(key, &decision, left.is_some(), output),
         }
     }
     output.flush()?;
@@ -59,8 +62,8 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
 
 fn denied(key: &str, decision: &Decision, waited: bool, output: &mut Output) -> Result<Answer> {
     output.reply(&decision.reply, |_| Ok(()))?;
-    let late = if waited { ", which is later than --wait allows" } else { "" };
-    let message = format!("denied by `{key}`, try again in {} ms{late}", decision.retry_after_ms);
+    let late = if waited && decision.retry_after_ms.is_some() { ", which is later than --wait allows" } else { "" };
+    let message = format!("denied by `{key}`, {}{late}", advice(decision.retry_after_ms));
     fail(if waited { TIMED_OUT } else { DENIED }, &message)
 }
 
@@ -85,8 +88,8 @@ fn operands(args: &Args) -> Result<(&str, &[OsString])> {
     }
 }
 
-/// The value of `--wait`, in the form of a period.
+/// The value of `--wait`.
 fn duration(text: &str) -> Result<Duration> {
-    let wrong = |error: Error| usage(format!("--wait {}", error.message().trim_start_matches("per ")));
-    parse_period(text).map(Duration::from_millis).map_err(wrong)
+    let length = parse_length("--wait", text, 1, MAX_PERIOD_MS);
+    length.map(Duration::from_millis).map_err(|error| usage(error.message()))
 }

@@ -1,14 +1,18 @@
 //! `flint limit history`, `flint log …` and `flint doctor`: the storage.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::bounds::COMPACT_REPLY_MS;
-use crate::cli::answer::Answer;
-use crate::cli::options::{Args, Global, as_option};
+use crate::cli::answer::{Answer, usage};
+use crate::cli::options::{Args, Global};
 use crate::cli::output::{Output, counted};
 use crate::cli::remote::{Request, ask};
+use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::{Access, dump, history, repair, verify};
+use crate::limiter::{Access, dump, history, repair, rewind, verify};
+use crate::store::{Recovered, ahead_notice};
 
 /// `limit history`
 pub fn show_history(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
@@ -54,7 +58,7 @@ pub fn flush(_: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
 
 /// `log compact`
 pub fn compact(_: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
-    let patience = std::time::Duration::from_millis(COMPACT_REPLY_MS);
+    let patience = Duration::from_millis(COMPACT_REPLY_MS);
     let request = Request { patience, ..Request::new("POST", "/v1/log/compact") };
     let reply = ask(global, Access::Write, &request)?;
     output.reply(&reply, |output| {
@@ -78,37 +82,49 @@ pub fn print_log(args: &Args, global: &Global, output: &mut Output) -> Result<An
 /// `log verify`
 pub fn check_log(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     global.need_directory(args)?;
-    match verify(&global.dir) {
-        Ok(found) => {
-            let torn = found.torn.map(|torn| (torn.file.display().to_string(), torn.bytes, torn.offset));
-            if output.json {
-                let torn = torn.map(|(file, bytes, offset)| json!({"file": file, "offset": offset, "bytes": bytes}));
-                output.json(&json!({"ok": true, "events": found.events, "segments": found.segments.len(),
-                    "log_bytes": found.log_bytes, "snapshot_bytes": found.snapshot_bytes, "torn": torn}))?;
-                return Ok(Answer::Yes);
-            }
-            let events = counted(found.events, "event");
-            output.line(&format!("ok, {events} in {}", counted(found.segments.len() as u64, "segment")))?;
-            if let Some((file, bytes, offset)) = torn {
-                let what = "were never confirmed; the next start cuts them off";
-                output.line(&format!("{file}: {bytes} bytes from offset {offset} {what}"))?;
-            }
-            Ok(Answer::Yes)
-        }
-        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => problem(&error, output),
-        Err(error) => Err(error),
+    let found = match verify(&global.dir) {
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => return problem(&error, output),
+        found => found?,
+    };
+    let torn = found.torn.as_ref().map(|torn| (torn.file.display().to_string(), torn.bytes, torn.offset));
+    let ahead = ahead(&found);
+    if output.json {
+        let torn = torn.map(|(file, bytes, offset)| json!({"file": file, "offset": offset, "bytes": bytes}));
+        let ahead_ms = ahead.map(|ahead| ahead.as_micros().div_ceil(1000) as u64);
+        output.json(&json!({"ok": true, "events": found.events, "segments": found.segments.len(),
+            "log_bytes": found.log_bytes, "snapshot_bytes": found.snapshot_bytes, "torn": torn, "ahead_ms": ahead_ms}))?;
+        return Ok(Answer::Yes);
     }
+    let events = counted(found.events, "event");
+    output.line(&format!("ok, {events} in {}", counted(found.segments.len() as u64, "segment")))?;
+    if let Some((file, bytes, offset)) = torn {
+        let what = "were never confirmed; the next start cuts them off";
+        output.line(&format!("{file}: {bytes} bytes from offset {offset} {what}"))?;
+    }
+    if let Some(ahead) = ahead {
+        output.line(&ahead_notice(ahead))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// How far a log that was read is ahead of the system clock, where that is more than a moment.
+fn ahead(found: &Recovered) -> Option<Duration> {
+    let clock = Clock::system();
+    found.resume(&clock);
+    clock.ahead()
 }
 
 /// `log repair`
 pub fn repair_log(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let to = args.path("--to")?;
     global.need_directory(args)?;
-    let done = match repair(&global.dir, to) {
-        // What is wrong is the option, not a value in a file.
-        Err(error) if error.kind() == Kind::InvalidArgument => as_option(Err(error)),
-        done => done,
-    }?;
+    let act = if args.os_text("--rewind-clock").is_some() { rewind } else { repair };
+    let done = act(&global.dir, to).map_err(|error| match error.kind() {
+        // What is wrong is an option, not a value in a file; one of them is named with its dashes.
+        Kind::InvalidArgument if !error.message().starts_with("--") => usage(format!("--{error}")),
+        Kind::InvalidArgument => usage(error.message()),
+        _ => error,
+    })?;
     if output.json {
         output.json(&done.to_json())?;
     } else {

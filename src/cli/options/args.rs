@@ -122,7 +122,7 @@ impl Args {
         let names: Vec<&str> = self.command.operands.split_whitespace().collect();
         match (names.get(self.operands.len()), self.operands.get(names.len())) {
             _ if self.command.operands.contains(" -- ") => Ok(()),
-            (Some(name), _) => Err(missing(name.trim_end_matches('.'))),
+            (Some(name), _) if !name.starts_with('[') => Err(missing(name.trim_end_matches('.'))),
             (_, Some(more)) if !self.command.operands.ends_with("...") => {
                 Err(usage(format!("`{}` is one argument too many", shown(more))))
             }
@@ -185,7 +185,7 @@ impl Args {
         }
     }
 
-    /// The operand of a command that has one.
+    /// The first operand of a command that must have one.
     ///
     /// # Errors
     /// `usage`, when it is not UTF-8.
@@ -193,7 +193,7 @@ impl Args {
         text(&self.operands[0])
     }
 
-    /// The operand of a command that has one, which is a key.
+    /// The first operand of a command that must have one, which is a key.
     ///
     /// # Errors
     /// `usage`; `invalid_argument` for a bad key.
@@ -201,6 +201,27 @@ impl Args {
         let key = self.operand()?;
         validate_key(key).map(|()| key)
     }
+
+    /// What a command works on that takes a prefix in place of its key.
+    ///
+    /// # Errors
+    /// `usage` for neither, both, and an empty prefix, which an unset variable of a shell gives; `invalid_argument` for
+    /// a bad key.
+    pub fn target(&self) -> Result<Target<'_>> {
+        match (self.operands.first(), self.given_text("--prefix")?) {
+            (Some(_), None) => self.key().map(Target::Key),
+            (None, Some("")) => Err(usage("--prefix must not be empty: every key begins with nothing")),
+            (None, Some(prefix)) => Ok(Target::Prefix(prefix)),
+            (None, None) => Err(missing("KEY or --prefix TEXT")),
+            (Some(_), Some(_)) => Err(usage("KEY and --prefix exclude each other")),
+        }
+    }
+}
+
+/// One limit, or all whose keys begin with a text.
+pub enum Target<'a> {
+    Key(&'a str),
+    Prefix(&'a str),
 }
 
 fn value_of<'a>(option: &CommandOption, value: &'a OsStr) -> Result<&'a str> {
@@ -320,7 +341,7 @@ mod tests {
             let args = read(&line.split(' ').collect::<Vec<_>>()).unwrap();
             assert_eq!((args.number("--rate").unwrap(), args.text("--per").unwrap()), (5, "10s"), "{line}");
             assert_eq!((args.key().unwrap(), args.given_number("--burst").unwrap()), ("key", None), "{line}");
-            assert_eq!(args.text("--algorithm").unwrap(), "token_bucket", "{line}");
+            assert_eq!(args.text("--mode").unwrap(), "enforce", "{line}");
         }
         let dashes = read(&["limit", "check", "--", "--odd"]).unwrap();
         assert_eq!((dashes.key().unwrap(), dashes.number("--cost").unwrap()), ("--odd", 1));
@@ -329,6 +350,18 @@ mod tests {
         let mut costs = several.texts("--cost").unwrap();
         costs.sort_unstable();
         assert_eq!(costs, ["a=1", "b=2"]);
+        let limits = read(&["limit", "check", "key", "--limit", "10/1s", "--limit=5000/day"]).unwrap();
+        assert_eq!(limits.texts("--limit").unwrap().len(), 2);
+        assert_eq!(read(&["limit", "add", "user:*", "10/1s", "5000/day"]).unwrap().operands.len(), 3);
+        for (words, key, prefix) in [
+            (&["limit", "reset", "k"][..], Some("k"), None),
+            (&["limit", "remove", "--prefix", "u:"], None, Some("u:")),
+        ] {
+            match read(words).unwrap().target().unwrap() {
+                Target::Key(found) => assert_eq!((Some(found), None), (key, prefix)),
+                Target::Prefix(found) => assert_eq!((None, Some(found)), (key, prefix)),
+            }
+        }
         let run = read(&["run", "key", "--wait", "1s", "--", "make", "--", "--cost"]).unwrap();
         assert_eq!((run.operands[0].to_str(), run.program.len()), (Some("key"), 3));
     }
@@ -377,6 +410,14 @@ mod tests {
         ] {
             let args = read(&line.split(' ').collect::<Vec<_>>()).unwrap();
             assert_eq!(args.number(name).unwrap_err().message(), message, "{line}");
+        }
+        for (words, message) in [
+            (&["limit", "reset"][..], "KEY or --prefix TEXT is missing"),
+            (&["limit", "remove", "--prefix="], "--prefix must not be empty: every key begins with nothing"),
+            (&["limit", "remove", "k", "--prefix=u"], "KEY and --prefix exclude each other"),
+        ] {
+            let target = read(words).unwrap();
+            assert_eq!(target.target().err().map(|error| error.message().to_owned()), Some(message.to_owned()));
         }
         let by = read(&["limit", "top", "--by", "size"]).unwrap();
         assert_eq!(by.text("--by").unwrap_err().message(), "--by must be allowed or denied, not `size`");

@@ -10,7 +10,7 @@ mod help;
 mod table;
 
 pub use address::Address;
-pub use args::{Args, Line, as_option, text};
+pub use args::{Args, Line, Target, as_option, text};
 pub use completions::script;
 pub use global::Global;
 pub use help::help;

@@ -2,22 +2,29 @@
 //! here and its use in the command.
 
 use crate::bounds::{
-    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_BLOCKING, MAX_CONNECTIONS, MAX_MAX_BLOCKING,
-    MAX_MAX_CONNECTIONS, MAX_PAGE,
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS, MAX_KEYS,
+    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_KEYS, MAX_PAGE,
 };
 use crate::limit::Algorithm;
 
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
 /// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
+/// `limit::Limit` reads `RATE/PER`.
 pub static COMMANDS: [Command; 19] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
-    command("limit add", "KEY", "Configure a limit of N units per DURATION (250ms, 10s, 1m, 24h, 7d)."),
+    command(
+        "limit add",
+        "KEY [RATE/PER]...",
+        "Configure a limit of RATE units per PER: 100/1m, 5000/day. Of several, all must allow. A KEY with * is a \
+         pattern, each * standing for one or more characters: every key that matches has such a limit of its own. \
+         Quote it in the shell: 'user:*'.",
+    ),
     command("limit check", "KEY", "Spend N units if the limit allows it. Exit status 0 allowed, 1 denied."),
     command("limit check-all", "KEY...", "Spend of all limits or of none. Exit status 0 allowed, 1 denied."),
-    command("limit status", "KEY", "Show how a limit stands."),
-    command("limit list", "", "List limits, sorted by key."),
-    command("limit reset", "KEY", "Give back all that was spent of a limit."),
-    command("limit remove", "KEY", "Remove a limit."),
+    command("limit status", "KEY", "Show how a limit stands, or a pattern."),
+    command("limit list", "", "List limits and patterns, sorted by key."),
+    command("limit reset", "[KEY]", "Give back all that was spent of a limit, or of all below a prefix."),
+    command("limit remove", "[KEY]", "Remove a limit, or all below a prefix."),
     command("limit top", "", "List the limits with the most denied or allowed checks."),
     command("limit history", "KEY", "Show the events of a limit that the log still has."),
     command(
@@ -40,7 +47,7 @@ pub static COMMANDS: [Command; 19] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 30] = [
+pub static OPTIONS: [CommandOption; 43] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -67,19 +74,42 @@ pub static OPTIONS: [CommandOption; 30] = [
         .count(MAX_CONNECTIONS as u64),
     option(START, "--allow-host", Text("NAME"), "accept this name in a Host header").repeatable(),
     option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
-    option(ADD, "--rate", ANY, "units per period, 1 to 10^12").required(),
-    option(ADD, "--per", Text("DURATION"), "the period, 1ms to 366d; a bare integer is seconds").required(),
-    option(ADD, "--algorithm", Value::Algorithm, "how it counts").default("token_bucket"),
+    option(START, "--max-keys", KEYS, "keys that live by limits in requests; at more, new ones share one limit")
+        .count(MAX_KEYS),
+    option(ADD, "--rate", ANY, "in place of RATE/PER: units per period, 0 to 10^12; at 0 every check is denied"),
+    option(ADD, "--per", Text("PER"), "1ms to 366d (250ms, 10s, 1m, 24h, 7d), or day, week, month, quarter, year"),
+    option(ADD, "--algorithm", Value::Algorithm, "how it counts; fixed_window_counter for the calendar's periods")
+        .default("token_bucket"),
     option(ADD, "--burst", ANY, "token_bucket only: the bucket's capacity; without it, the rate"),
+    option(ADD, "--tz", Text("ZONE"), "calendar only: the time zone, such as Europe/Berlin").default("UTC"),
+    option(ADD, "--anchor", Number("DAY", 1, MAX_ANCHOR as u64), "day on which a month, quarter or year begins")
+        .count(1),
+    option(ADD, "--unlimited", Flag, "in place of RATE/PER: allow and count every check"),
+    option(ADD, "--mode", Word(&["enforce", "shadow"]), "shadow: decide and count, but answer that it is allowed")
+        .default("enforce"),
+    option(ADD, "--for", Text("DURATION"), "these values end after it, 1ms to 366d, and the key's own come back"),
+    option(ADD, "--max-keys", KEYS, "patterns only: live keys; at more, new ones share one limit").count(MAX_KEYS),
     option(&["limit check", "run"], "--cost", Number("N", 1, u64::MAX), "units to spend").count(1),
+    option(
+        &["limit check", "run"],
+        "--limit",
+        Text("RATE/PER"),
+        "the limit where none is configured for KEY; all must allow",
+    )
+    .repeatable(),
     option(&["limit check-all"], "--cost", Text("KEY=N"), "units to spend of KEY").default("1").repeatable(),
+    option(&["limit list"], "--live", Flag, "also the keys that live by a pattern or by a limit in a request"),
+    option(&["limit list"], "--pattern", Text("PATTERN"), "only the keys that live by this pattern"),
     option(&["limit list"], "--prefix", Text("TEXT"), "only keys that begin with TEXT"),
     option(&["limit list"], "--after", Text("KEY"), "only keys that are sorted after KEY"),
     option(&["limit list"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them"),
+    option(&["limit reset"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
+    option(&["limit remove"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
     option(&["run"], "--wait", Text("DURATION"), "when denied, wait for units for so long (30s, 5m)"),
     option(&["log repair"], "--to", Directory("NEWDIR"), "where to; must be empty or not exist").required(),
+    option(&["log repair"], "--rewind-clock", Flag, "set a log that is ahead of the system clock back to it"),
     option(EVERY, "--data-dir", Directory("DIR"), "the data directory; while a server owns it, the server is asked")
         .default(".flint"),
     option(EVERY, "--server", Text("URL"), "ask this server: http://HOST:PORT or unix:PATH; without it, FLINT_SERVER"),
@@ -94,6 +124,7 @@ const START: &[&str] = &["server start"];
 const ADD: &[&str] = &["limit add"];
 const EVERY: &[&str] = &[];
 const ANY: Value = Number("N", 0, u64::MAX);
+const KEYS: Value = Number("N", 1, MAX_MAX_KEYS);
 const CONNECTIONS: Value = Number("N", 1, MAX_MAX_CONNECTIONS as u64);
 
 /// A command.
@@ -296,6 +327,9 @@ mod tests {
         }
         let start = Command::find("server start").unwrap();
         let DefaultValue::Text(idle) = start.option("--idle-timeout").unwrap().default else { panic!("no text") };
-        assert_eq!(crate::limit::parse_period(idle).unwrap(), crate::bounds::IDLE_TIMEOUT_MS);
+        let mode = Command::find("limit add").unwrap().option("--mode").unwrap();
+        assert_eq!(mode.words(), crate::limit::Mode::ALL.iter().map(|mode| mode.name()).collect::<Vec<_>>());
+        let idle = crate::limit::parse_length("idle", idle, 1, u64::MAX).unwrap();
+        assert_eq!(idle, crate::bounds::IDLE_TIMEOUT_MS);
     }
 }

@@ -12,10 +12,10 @@ use crate::cli::answer::{Answer, usage};
 use crate::cli::options::{Args, Global, as_option};
 use crate::cli::output::{Output, counted};
 use crate::error::{Kind, Result};
-use crate::limit::{excerpt, parse_period};
+use crate::limit::{excerpt, parse_length};
 use crate::limiter::{Limiter, Options, SyncMode};
 use crate::server::{self, Bind, Bound, Config, Server, Tokens, refuse_open_bind};
-use crate::store::{Policy, validate_policy};
+use crate::store::{Policy, ahead_notice, validate_policy};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
@@ -38,6 +38,9 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     }
     let sync = options.sync;
     let limiter = Arc::new(open(&global.dir, options, taken_over)?);
+    if let Some(ahead) = limiter.report().ahead {
+        log::warn!("{}", ahead_notice(ahead));
+    }
     let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
     let server = Server::start(bound, config, Arc::clone(&limiter))?;
     if !taken_over {
@@ -85,7 +88,7 @@ fn options(args: &Args) -> Result<Options> {
     as_option(validate_policy(&policy))?;
     let named = args.text("--sync")?;
     let sync = SyncMode::ALL.into_iter().find(|mode| mode.name() == named).unwrap_or_default();
-    Ok(Options { sync, policy, ..Options::default() })
+    Ok(Options { sync, policy, max_keys: args.number("--max-keys")?, ..Options::default() })
 }
 
 fn socket_mode(args: &Args) -> Result<u32> {
@@ -96,9 +99,8 @@ fn socket_mode(args: &Args) -> Result<u32> {
 
 fn idle_timeout(args: &Args) -> Result<Duration> {
     let text = args.text("--idle-timeout")?;
-    let within = parse_period(text).ok().filter(|ms| (MIN_IDLE_TIMEOUT_MS..=MAX_IDLE_TIMEOUT_MS).contains(ms));
-    let wrong = || usage(format!("--idle-timeout must be from 100ms to 1d, not `{}`", excerpt(text)));
-    within.map(Duration::from_millis).ok_or_else(wrong)
+    let length = parse_length("--idle-timeout", text, MIN_IDLE_TIMEOUT_MS, MAX_IDLE_TIMEOUT_MS);
+    length.map(Duration::from_millis).map_err(|error| usage(error.message()))
 }
 
 /// Sends panics to the log. tiny_http's `ClientConnection::read` panics for a connection that was reset before its

@@ -89,11 +89,11 @@ impl Core {
         let entry = entry.map(|entry| &*entry);
         let overlay = entry.and_then(Entry::overlay).filter(|overlay| overlay.until > now);
         let lasting = match (overlay, &served.ends) {
-            (Some(overlay), _) => Some(Lasting {
-                until: overlay.until,
-                below: (served.source == Source::Exact).then(|| Arc::clone(&served.limit)),
-            }),
-            (None, Some((until, below))) => Some(Lasting { until: *until, below: Some(Arc::clone(below)) }),
+            (Some(overlay), _) => {
+                let below = Some(&served.limit).filter(|_| served.source == Source::Exact);
+                Some(Lasting::new(overlay.until, below, now))
+            }
+            (None, Some((until, below))) => Some(Lasting::new(*until, Some(below), now)),
             (None, None) => None,
         };
         let [last_allowed_at, last_denied_at, last_reset_at] = entry.map_or([None; 3], Entry::times);
@@ -152,7 +152,7 @@ impl Core {
             debt: 0,
             reset_at: None,
             next: None,
-            lasting: lasting.map(|overlay| Lasting { until: overlay.until, below: Some(Arc::clone(&row.limit)) }),
+            lasting: lasting.map(|overlay| Lasting::new(overlay.until, Some(&row.limit), now)),
             overflow: false,
             max_keys: Some(row.max_keys),
             live: Some(row.pattern.live.load(Ordering::Relaxed)),
