@@ -170,9 +170,9 @@ impl Entry {
         self.key.strip_prefix(OVERFLOW_MARK)
     }
 
-    /// Whether an operator configured it: for the key, as a pattern, or for a time.
-    pub fn is_configured(&self) -> bool {
-        self.source() == Source::Exact || self.id_and_flags & OVERLAID != 0
+    /// Whether a limit of an operator's holds at `now`: for the key, as a pattern, or for a time.
+    pub fn is_configured(&self, now: Micros) -> bool {
+        self.source() == Source::Exact || self.overlay().is_some_and(|overlay| overlay.until > now)
     }
 
     /// What lies over its values.

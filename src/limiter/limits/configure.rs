@@ -185,12 +185,13 @@ impl Core {
         wait: &Wait<'_>,
     ) -> Result<Attempt> {
         let now = self.clock.now();
+        self.forget_gone(table, (hash, key), now);
         let (entry, counts) = table.get_with_counts(hash, key);
         let Some(entry) = entry else { return self.create_exact(table, hash, key, limit, want, room, wait) };
         if is_same(entry, want) {
             return Ok(Attempt::Made(Configured::Same));
         }
-        let created = !entry.is_configured();
+        let created = !entry.is_configured(now);
         let Draft { entry: mut to, mut events, served } = self.draft(entry, now)?;
         let mut ends = Live::default();
         let (id, limit) = (to.id(), Arc::clone(limit));

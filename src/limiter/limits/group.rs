@@ -119,7 +119,9 @@ impl Core {
     /// Whether an operator has configured this key or pattern.
     fn is_configured(&self, key: &str) -> bool {
         let (hash, key) = self.place(key);
-        self.shard(hash).get(hash, &key).is_some_and(|entry| entry.is_configured())
+        let mut table = self.shard(hash);
+        let now = self.clock.now();
+        table.get(hash, &key).is_some_and(|entry| entry.is_configured(now))
     }
 
     /// Configures and removes as one group, and queues its records.

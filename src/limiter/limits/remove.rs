@@ -89,7 +89,8 @@ impl Core {
         let mut keys = Vec::new();
         for shard in &self.shards {
             let table = shard.lock();
-            let configured = table.iter().filter(|entry| entry.is_configured());
+            let now = self.clock.now();
+            let configured = table.iter().filter(|entry| entry.is_configured(now));
             let shown = configured.map(|entry| entry.pattern_text().unwrap_or(&entry.key));
             keys.extend(shown.filter(|key| key.starts_with(prefix)).map(Box::from));
         }
@@ -120,7 +121,7 @@ impl Core {
         wait: &Wait<'_>,
     ) -> Result<Attempt> {
         let now = self.clock.now();
-        let entry = table.get(hash, key).filter(|entry| entry.is_configured());
+        let entry = table.get(hash, key).filter(|entry| entry.is_configured(now));
         let entry = entry.ok_or_else(|| Error::not_configured(key))?;
         let Draft { entry: mut to, mut events, mut served } = self.draft(entry, now)?;
         let id = to.id();

@@ -35,7 +35,7 @@ impl Limiter {
         let core = &*self.core;
         if let Some(slot) = core.pattern_slot(key) {
             let overflow = format!("{OVERFLOW_MARK}{key}");
-            core.reset_all(|entry| entry.source() == Source::Pattern(slot) || *entry.key == *overflow)?;
+            core.reset_all(|entry| *entry.key == *overflow || core.is_served_by(entry, slot))?;
             return core.finish_all(&Wait::of_change(core.sync));
         }
         let hash = core.hash(key);
@@ -43,6 +43,7 @@ impl Limiter {
         let mut reservation = core.reserve(1, MAX_FIXED)?;
         let mut table = core.shard(hash);
         let now = core.clock.now();
+        core.forget_gone(&mut table, (hash, key), now);
         let Some(entry) = table.get(hash, key) else {
             // Where it would be served there is nothing to give back.
             return core.served(None, key, Brought::AsItStands, now, core.version(now)).map(|_| ());
@@ -90,6 +91,12 @@ impl Core {
     /// The slot of the pattern with this text.
     pub fn pattern_slot(&self, text: &str) -> Option<u32> {
         is_pattern(text).then(|| self.registry.known().get(text).map(|row| row.pattern.slot)).flatten()
+    }
+
+    /// Whether the pattern with this slot serves a key, also one that has not moved to it yet.
+    fn is_served_by(&self, entry: &Entry, slot: u32) -> bool {
+        let is_key = entry.source() != Source::Exact && entry.overflow_text().is_none();
+        is_key && self.registry.known().find(&entry.key).is_some_and(|row| row.pattern.slot == slot)
     }
 
     /// Resets the keys that are wanted, in bounded steps. Returns how many there were; an overflow limit is no key.

@@ -230,8 +230,8 @@ impl Listing {
             return false;
         }
         match &self.pattern {
-            None => self.live || is_configured(entry, now),
-            Some(_) if is_configured(entry, now) => false,
+            None => self.live || entry.is_configured(now),
+            Some(_) if entry.is_configured(now) => false,
             Some(pattern) if entry.version == self.core.version(now) => entry.source() == Source::Pattern(pattern.slot),
             Some(pattern) => {
                 let known = self.core.registry.known();
@@ -308,11 +308,6 @@ impl PartialOrd for Name {
 /// What users see of a key in the map, and whether it is no pattern.
 fn place(key: &str) -> (&str, bool) {
     key.strip_prefix(PATTERN_MARK).map_or((key, true), |text| (text, false))
-}
-
-/// Whether an operator's limit holds for a key now, or it is a pattern.
-fn is_configured(entry: &Entry, now: Micros) -> bool {
-    entry.source() == Source::Exact || entry.overlay().is_some_and(|overlay| overlay.until > now)
 }
 
 impl Limiter {
@@ -412,7 +407,7 @@ impl Core {
         let now = self.clock.now();
         let version = self.version(now);
         let entry = table.get(hash, &name.0)?;
-        if !is_configured(entry, now) && self.is_untouched(entry, now, version) {
+        if !entry.is_configured(now) && self.is_untouched(entry, now, version) {
             return None;
         }
         let served = self.served(Some(entry), &name.0, Brought::AsItStands, now, version).ok()?;
