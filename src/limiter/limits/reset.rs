@@ -117,12 +117,14 @@ impl Core {
             let version = self.version(now);
             for (hash, id) in left.drain(left.len().saturating_sub(STEP)..) {
                 let Some(entry) = table.get_id(hash, id) else { continue };
-                if entry.source() != Source::Exact && self.is_untouched(entry, now, version) {
+                if self.is_gone(entry, now, version) {
                     continue;
                 }
+                // What counts no more by what is due may count again if that is not made after all.
+                let counts = entry.source() == Source::Exact || !self.is_untouched(entry, now, version);
                 entry.reset(now);
                 self.log()?.append(&mut reservation, &Event::Reset { id, at: now }, None);
-                reset += u64::from(entry.overflow_text().is_none());
+                reset += u64::from(counts && entry.overflow_text().is_none());
             }
         }
         Ok(reset)
