@@ -378,16 +378,6 @@ impl Core {
         })
     }
 
-    /// Takes a key out of which nothing counts any more, so that it makes no difference whether it was swept before.
-    pub fn forget_gone(&self, table: &mut Table, (hash, key): (u64, &str), now: Micros) {
-        let version = self.version(now);
-        let (Some(entry), counts) = table.get_with_counts(hash, key) else { return };
-        if self.is_gone(entry, now, version) {
-            self.leave(entry, counts);
-            table.remove(hash, key);
-        }
-    }
-
     /// Whether an entry is the same as none: not configured, and nothing that was spent still counts.
     pub fn is_gone(&self, entry: &mut Entry, now: Micros, version: u32) -> bool {
         if entry.source() == Source::Exact || entry.has_pending_denials() {

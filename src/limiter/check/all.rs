@@ -132,6 +132,11 @@ impl Core {
                 return Ok(Attempt::Grow(bytes));
             }
             let forgettable = progress.results.iter().any(Decision::must_be_waited_for);
+            for draft in progress.drafts.iter().filter(|draft| !draft.is_born) {
+                if let Some(entry) = table(tables, draft.hash)?.get(draft.hash, &draft.entry.key) {
+                    self.settle_denials(entry, &draft.entry);
+                }
+            }
             room.append(self, event, bytes, if forgettable { wait } else { &Wait::Not })?;
         }
         drop(event);

@@ -201,11 +201,30 @@ impl Core {
             return Ok(Step::Grow(bytes));
         }
         let wait = if to.in_force().is_unlimited() { &Wait::Not } else { wait };
+        self.settle_denials(entry, &to);
         room.append(self, &event, bytes, wait)?;
         self.replace(entry, to, served, counts);
         count_allowed(entry, counts, ask.cost);
         counts.decisions.0 += 1;
         Ok(Step::Done(decision, None))
+    }
+
+    /// Before an entry gets its values from elsewhere: queues its denials that are missing in the log, so that a replay
+    /// counts them for the pattern that they belong to. Where there is no room at once it counts them for the next.
+    pub fn settle_denials(&self, entry: &mut Entry, to: &Entry) {
+        if entry.source() != to.source() && entry.has_pending_denials() {
+            self.queue_denials(entry);
+        }
+    }
+
+    /// Queues the denials of an entry, if there is room at once.
+    pub fn queue_denials(&self, entry: &Entry) {
+        let Ok(log) = self.log() else { return };
+        if let Ok(Some(mut reservation)) = log.reserve_now(1, MAX_FIXED) {
+            let Totals { denied: total, denied_cost: cost, .. } = entry.totals();
+            let [_, last, _] = entry.times();
+            log.append(&mut reservation, &Event::Denied { id: entry.id(), total, cost, last }, None);
+        }
     }
 
     /// Puts what became of an entry in its place.

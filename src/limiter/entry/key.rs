@@ -170,7 +170,7 @@ impl Entry {
         self.key.strip_prefix(OVERFLOW_MARK)
     }
 
-    /// Whether a limit of an operator's holds at `now`: for the key, as a pattern, or for a time.
+    /// Whether it is an operator's: configured for the key, as a pattern, or for a time that lasts.
     pub fn is_configured(&self, now: Micros) -> bool {
         self.source() == Source::Exact || self.overlay().is_some_and(|overlay| overlay.until > now)
     }
@@ -247,7 +247,10 @@ impl Entry {
     /// Keys that come and go have the totals of a new key when nothing that was spent counts any more: whether they
     /// were swept meanwhile makes no difference. To be called before a spend, with the standing advanced to `now`.
     pub fn forget_if_untouched(&mut self, limit: &Limit, now: Micros) {
-        if self.source() == Source::Exact || self.allowed == 0 || !self.standing.is_untouched(limit, now) {
+        if self.source() == Source::Exact || (self.allowed == 0 && self.more.is_none()) {
+            return;
+        }
+        if !self.standing.is_untouched(limit, now) {
             return;
         }
         (self.allowed, self.allowed_cost, self.last_allowed) = (0, 0, 0);
@@ -296,10 +299,20 @@ impl Entry {
         }
     }
 
+    /// The values until now, after a key that could have been swept by then has got the totals of a new one.
+    fn begin_change(&mut self, at: Micros) -> Arc<Limit> {
+        let old = Arc::clone(self.in_force());
+        if self.source() != Source::Exact {
+            self.standing.advance(&old, at);
+            self.forget_if_untouched(&old, at);
+        }
+        old
+    }
+
     /// Changes its values; what was spent stays spent.
     pub fn change(&mut self, change: &Change, ends: &mut dyn Ends) {
         if change.lifts || self.overlay().is_none() {
-            let old = Arc::clone(self.in_force());
+            let old = self.begin_change(change.at);
             self.standing.reconfigure(&old, &change.limit, change.at, ends);
             self.lift();
         }
@@ -332,6 +345,8 @@ impl Entry {
             if !covered && !same {
                 more.configured = at + 1;
             }
+            // Its form follows the values in force, though it counts nothing.
+            self.standing = Standing::new(self.in_force());
             return;
         }
         self.become_of(Source::Exact, limit, at, ends);
@@ -342,11 +357,14 @@ impl Entry {
         if self.pattern_text().is_some() {
             self.more().configured = at + 1;
         } else {
-            let old = Arc::clone(self.in_force());
+            let old = self.begin_change(at);
             self.standing.reconfigure(&old, &limit, at, ends);
         }
         self.id_and_flags |= OVERLAID;
         self.more().overlay = Some(Overlay { limit, until });
+        if self.pattern_text().is_some() {
+            self.standing = Standing::new(self.in_force());
+        }
     }
 
     /// Of a pattern: since when its keys are to have the values in force at `now`.

@@ -212,6 +212,7 @@ impl Core {
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Attempt::Grow(grow));
         }
+        self.settle_denials(entry, &to);
         room.append(self, &events, wait)?;
         self.replace(entry, to, &served, counts);
         Ok(Attempt::Made(Configured::Done { created, number: table.count_configured() }))

@@ -153,6 +153,9 @@ impl Core {
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Attempt::Grow(grow));
         }
+        if let Some(entry) = table.get(hash, key).filter(|_| stays) {
+            self.settle_denials(entry, &to);
+        }
         room.append(self, &events, wait)?;
         match table.get_with_counts(hash, key) {
             (Some(entry), counts) if stays => self.replace(entry, to, &served, counts),
@@ -280,6 +283,7 @@ impl Core {
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Some(grow));
         }
+        self.settle_denials(entry, &to);
         room.append(self, &events, &Wait::Not)?;
         self.leave(entry, counts);
         self.join(source, row.as_ref().map(|row| &row.pattern), counts);

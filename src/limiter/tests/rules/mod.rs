@@ -2,5 +2,6 @@
 
 mod bound;
 mod edits;
+mod twins;
 mod values;
 mod which;
