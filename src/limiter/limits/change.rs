@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::limit::Live;
 use crate::limiter::check::wait::Wait;
 use crate::limiter::core::Core;
-use crate::limiter::entry::{Entry, Table};
+use crate::limiter::entry::Entry;
 use crate::limiter::lookup::{Brought, Served};
 use crate::store::Reservation;
 use crate::store::encode::encoded_len;
@@ -72,23 +72,6 @@ pub struct Draft {
 }
 
 impl Core {
-    /// Takes a key out of which nothing counts any more, so that it makes no difference whether it was swept before.
-    pub fn forget_gone(&self, table: &mut Table, (hash, key): (u64, &str), now: Micros) {
-        let version = self.version(now);
-        let (Some(entry), counts) = table.get_with_counts(hash, key) else { return };
-        // The sweep waits until these are in the log.
-        let pending = entry.set_pending_denials(false);
-        if !self.is_gone(entry, now, version) {
-            entry.set_pending_denials(pending);
-            return;
-        }
-        if pending {
-            self.queue_denials(entry);
-        }
-        self.leave(entry, counts);
-        table.remove(hash, key);
-    }
-
     /// A copy of an entry after the changes that are due, and their records.
     ///
     /// # Errors

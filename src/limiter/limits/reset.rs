@@ -43,7 +43,7 @@ impl Limiter {
         let mut reservation = core.reserve(1, MAX_FIXED)?;
         let mut table = core.shard(hash);
         let now = core.clock.now();
-        core.forget_gone(&mut table, (hash, key), now);
+        core.forget_if_none(&mut table, hash, key, now, core.version(now));
         let Some(entry) = table.get(hash, key) else {
             // Where it would be served there is nothing to give back.
             return core.served(None, key, Brought::AsItStands, now, core.version(now)).map(|_| ());
