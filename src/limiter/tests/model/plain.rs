@@ -382,7 +382,7 @@ impl Model {
     /// Resets one key that is there.
     pub fn reset_key(&mut self, key: &str, now: Micros) {
         // One that could have vanished meanwhile has nothing to reset, nor an instant at which it was.
-        if self.keys.get(key).is_some_and(|kept| kept.home == Home::Exact || !kept.untouched(now)) {
+        if self.keys.get(key).is_some_and(|kept| !kept.untouched(now)) || self.is_listed(key, now) {
             self.keys.get_mut(key).into_iter().for_each(|kept| kept.reset(now));
         }
     }
