@@ -180,7 +180,7 @@ impl Status {
         });
         if let Some(lasting) = &self.lasting {
             instant(out, "for_until", Some(lasting.until));
-            number(out, "for_ms", Some(ms(lasting.left)));
+            number(out, "for_ms", Some(millis_up(lasting.left)));
             field(out, "below", lasting.below.as_deref(), |out, below| {
                 // Without the comma that stands before each field.
                 let begin = out.len();
