@@ -60,7 +60,7 @@ class Decorator(WithServer):
                 with self.assertRaises(flint.RateLimitExceeded):
                     await costly(2)
 
-                @limiter.rate_limit("job")
+                @limiter.rate_limit("job", limit="1/1d")
                 class Plain:
                     async def __call__(self):
                         pass
