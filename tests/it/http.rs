@@ -57,8 +57,8 @@ fn the_main_job() {
 
     let decision = client.post("/v1/check", r#"{"key":"api:user-42","cost":5}"#).ok();
     assert_instant(&decision["reset_at"]);
-    let expected = json!({"key": "api:user-42", "allowed": true, "cost": 5, "limit": 100, "remaining": 95,
-        "reset_at": decision["reset_at"], "retry_after_ms": 0, "algorithm": "token_bucket"});
+    let expected = json!({"key": "api:user-42", "allowed": true, "cost": 5, "limit": 100, "remaining": 95, "used": 5,
+        "reset_at": decision["reset_at"], "retry_after_ms": 0, "next_ms": 600, "algorithm": "token_bucket"});
     assert_eq!(decision, expected);
     assert_eq!(client.post("/v1/check", r#"{"key":"api:user-42"}"#).ok()["cost"], 1);
 
@@ -90,7 +90,8 @@ fn the_main_job() {
 
     let status = client.get("/v1/limits/route%3A%2Fv1%2Fchat").ok();
     let expected = json!({"key": "route:/v1/chat", "rate": 1000, "per": status["per"], "per_millis": 86_400_000,
-        "burst": 1000, "algorithm": "token_bucket", "remaining": 998, "reset_at": status["reset_at"],
+        "burst": 1000, "algorithm": "token_bucket", "mode": "enforce", "source": "exact", "remaining": 998, "used": 2,
+        "reset_at": status["reset_at"], "next_ms": status["next_ms"],
         "total_allowed": 2, "total_denied": 0, "total_allowed_cost": 2, "total_denied_cost": 0,
         "last_allowed_at": status["last_allowed_at"], "last_denied_at": null, "last_reset_at": null});
     assert_eq!(status, expected);
@@ -144,7 +145,9 @@ fn listing_by_prefix_and_pages() {
     assert_eq!(list("?prefix=%D0%BA"), ["ключ"]);
     assert_eq!(list("?after=%D0%BA%D0%BB%D1%8E%D1%87"), [""; 0]);
     assert_eq!(list("?prefix=c%20d%26e%3Df%2Bg"), ["c d&e=f+g"]);
-    for query in ["limit=0", "limit=x", "limit=-1", "limit=1&limit=2", "prefixx=a", "prefix=%zz", "prefix=%ff"] {
+    for query in
+        ["limit=0", "limit=x", "limit=-1", "limit=1&limit=2", "prefixx=a", "prefix=%zz", "prefix=%ff", "live=yes"]
+    {
         let message = client.get(&format!("/v1/limits?{query}")).error(400, "invalid_argument");
         let name = query.split('=').next().unwrap();
         assert!(message.contains(name), "{query}: {message}");
@@ -158,8 +161,8 @@ fn decisions_as_text_and_as_headers() {
     client.post("/v1/limits", body).ok();
     let reply = client.post("/v1/check?status=429", r#"{"key":"job","cost":59}"#);
     assert_eq!(reply.ok()["remaining"], 41);
-    assert_eq!(reply.header("RateLimit-Policy"), Some("\"default\";q=100;w=60"));
-    assert_eq!(reply.header("RateLimit"), Some("\"default\";r=41;t=60"));
+    assert_eq!(reply.header("RateLimit-Policy"), Some("\"100/1m\";q=100;w=60"));
+    assert_eq!(reply.header("RateLimit"), Some("\"100/1m\";r=41;t=60"));
     assert_eq!((reply.header("Cache-Control"), reply.header("Retry-After")), (Some("no-store"), None));
 
     let body = r#"{"key":"job","cost":42}"#;
@@ -173,8 +176,8 @@ fn decisions_as_text_and_as_headers() {
     let seconds = decision["retry_after_ms"].as_u64().unwrap().div_ceil(1000);
     assert!((1..=60).contains(&seconds), "{decision}");
     assert_eq!(reply.header("Retry-After"), Some(seconds.to_string().as_str()));
-    assert_eq!(reply.header("RateLimit-Policy"), Some("\"default\";q=100;w=60"));
-    assert!(reply.header("RateLimit").unwrap().starts_with("\"default\";r=41;t="), "{reply:?}");
+    assert_eq!(reply.header("RateLimit-Policy"), Some("\"100/1m\";q=100;w=60"));
+    assert!(reply.header("RateLimit").unwrap().starts_with("\"100/1m\";r=41;t="), "{reply:?}");
     assert_eq!(reply.header("Cache-Control"), Some("no-store"));
     client.post("/v1/check?status=500", body).error(400, "invalid_argument");
     client.post("/v1/check?stat=429", body).error(400, "invalid_argument");
@@ -198,7 +201,7 @@ fn decisions_as_text_and_as_headers() {
     // Below a second there is no w.
     client.post("/v1/limits", r#"{"key":"short","rate":5,"per":"999ms"}"#).ok();
     let reply = client.post("/v1/check", r#"{"key":"short"}"#);
-    assert_eq!(reply.header("RateLimit-Policy"), Some("\"default\";q=5"));
+    assert_eq!(reply.header("RateLimit-Policy"), Some("\"5/999ms\";q=5"));
 }
 
 const ENDPOINTS: [(&str, &str); 14] = [
@@ -276,14 +279,14 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
         ("/v1/limits", r#"{"key":"x","per":"1s"}"#, "rate"),
         ("/v1/limits", r#"{"key":"x","rate":1}"#, "per"),
         ("/v1/limits", r#"{"rate":1,"per":"1s"}"#, "key"),
-        ("/v1/limits", r#"{"key":"x","rate":0,"per":"1s"}"#, "rate"),
+        ("/v1/limits", r#"{"key":"x","rate":0,"per":"1s","burst":1}"#, "burst"),
         ("/v1/limits", r#"{"key":"x","rate":1000000000001,"per":"1s"}"#, "rate"),
         ("/v1/limits", r#"{"key":"x","rate":-1,"per":"1s"}"#, "rate"),
         ("/v1/limits", r#"{"key":"x","rate":1.5,"per":"1s"}"#, "rate"),
         ("/v1/limits", r#"{"key":"x","rate":"1","per":"1s"}"#, "rate"),
         ("/v1/limits", r#"{"key":"x","rate":1,"per":"0s"}"#, "per"),
         ("/v1/limits", r#"{"key":"x","rate":1,"per":"367d"}"#, "per"),
-        ("/v1/limits", r#"{"key":"x","rate":1,"per":"1w"}"#, "per"),
+        ("/v1/limits", r#"{"key":"x","rate":1,"per":"1day"}"#, "`1d`"),
         ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","algorithm":"leaky"}"#, "algorithm"),
         ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","burst":0}"#, "burst"),
         ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","burst":2,"algorithm":"fixed_window_counter"}"#, "burst"),
@@ -291,7 +294,27 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
         ("/v1/limits", r#"{"key":"  ","rate":1,"per":"1s"}"#, "key"),
         ("/v1/limits", r#"{"key":"a\nb","rate":1,"per":"1s"}"#, "key"),
         ("/v1/limits", r#"{"key":7,"rate":1,"per":"1s"}"#, "key"),
-        ("/v1/limits", "[1]", ""),
+        ("/v1/limits", "[1]", "item 1"),
+        ("/v1/limits", r#"[{"key":"x","rate":1,"per":"1s"},{"key":"x","rate":2,"per":"1s"}]"#, "`x` is there twice"),
+        ("/v1/limits", r#"[{"key":"x","rate":1,"per":"1s"},{"key":"y","rate":-1,"per":"1s"}]"#, "item 2"),
+        ("/v1/limits", r#"{"key":"x","windows":["1/1s"],"rate":1}"#, "`windows` and `rate`"),
+        ("/v1/limits", r#"{"key":"x","unlimited":true,"per":"1s"}"#, "`unlimited` and `per`"),
+        ("/v1/limits", r#"{"key":"x","windows":["1/1s","1/1s"]}"#, "`1/1s` is there twice"),
+        ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","max_keys":5}"#, "max_keys"),
+        ("/v1/limits", r#"{"key":"x*","rate":1,"per":"1s","max_keys":0}"#, "max_keys"),
+        ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","for":"367d"}"#, "for"),
+        ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","tz":"UTC"}"#, "tz"),
+        ("/v1/limits", r#"{"key":"x","rate":1,"per":"day","tz":"Mars/Olympus"}"#, "`Mars/Olympus`"),
+        ("/v1/limits", r#"{"key":"x","rate":1,"per":"day","anchor":3}"#, "anchor"),
+        ("/v1/limits", r#"{"key":"x","rate":1,"per":"month","anchor":32}"#, "anchor"),
+        ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","mode":"dry"}"#, "shadow"),
+        ("/v1/check", r#"{"key":"x","limit":"100"}"#, "RATE/PER"),
+        ("/v1/check", r#"{"key":"x","limit":{"rate":1,"per":"1s","max_keys":1}}"#, "`max_keys`"),
+        ("/v1/check-all", r#"{"items":["k",{"key":"x","limit":["1/1y"]}]}"#, "item 2"),
+        ("/v1/take/x?limit=1", "", "RATE/PER"),
+        ("/v1/reset", "{}", "`prefix`"),
+        ("/v1/reset", r#"{"prefix":""}"#, "prefix"),
+        ("/v1/reset", r#"{"key":"k","prefix":"k"}"#, "`prefix`"),
         ("/v1/check", r#"{"key":"k","coast":1}"#, "coast"),
         ("/v1/check", r#"{"key":"k","cost":0}"#, "cost"),
         ("/v1/check", r#"{"key":"k","cost":-1}"#, "cost"),
@@ -314,7 +337,15 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
     ] {
         let reply = client.post(path, body);
         assert_eq!(reply.status, 400, "{path} {body}: {reply:?}");
-        assert!(reply.error(400, "invalid_argument").contains(name), "{path} {body}: {reply:?}");
+        let message = reply.error(400, "invalid_argument");
+        assert!(message.contains(name), "{path} {body}: {reply:?}");
+        // No message is the JSON library's own.
+        let foreign = ["invalid type", "expected", "column", "sequence", "map,"];
+        assert!(!foreign.iter().any(|word| message.contains(word)), "{path} {body}: {message}");
+    }
+    for (query, word) in [("", "`prefix`"), ("?prefix=", "prefix"), ("?prefix=a&live=true", "`live`")] {
+        let message = client.ask("DELETE", &format!("/v1/limits{query}"), "").error(400, "invalid_argument");
+        assert!(message.contains(word), "{query}: {message}");
     }
     for (path, body) in [
         ("/v1/check", "{"),
@@ -350,7 +381,7 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
         ("POST", "/v1/health", "GET"),
         ("GET", "/v1/check", "POST"),
         ("DELETE", "/v1/check", "POST"),
-        ("DELETE", "/v1/limits", "GET, POST"),
+        ("PUT", "/v1/limits", "GET, POST, DELETE"),
         ("POST", "/v1/limits/k", "GET, DELETE"),
         ("PUT", "/v1/limits/k", "GET, DELETE"),
         ("GET", "/v1/log/compact", "POST"),

@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("server/http", &["auth", "sending", "exchange", "head", "unsent", "reply", "more", "instances"]),
     ("server/waiting", &["turns", "pending", "wake", "sync"]),
     ("server/routes", &["table", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
+    ("server/routes/body", &["limits", "checks", "values", "object", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (
         "server/net",

@@ -71,12 +71,18 @@ fn long_lists_are_whole_and_take_little_memory() {
 
     // Without chunks, for those who do not know them: up to the connection's end. A client that keeps its connection is
     // told so.
-    let whole = client.get("/v1/limits").body;
+    // Time goes on, and so does what depends on it.
+    let still = |text: &str| -> String {
+        let mut parts = text.split("\"next_ms\":");
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |whole, part| whole + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+    };
+    let whole = still(&client.get("/v1/limits").body);
     for more in ["", "Connection: keep-alive\r\n"] {
         let request = format!("GET /v1/limits HTTP/1.0\r\nHost: 127.0.0.1\r\n{more}\r\n");
         let reply = client.raw(&request, false).unwrap();
         assert_eq!((reply.header("Transfer-Encoding"), reply.header("Content-Length")), (None, None));
-        assert!(reply.closes() && reply.body == whole, "other bytes");
+        assert!(reply.closes() && still(&reply.body) == whole, "other bytes");
     }
 
     // A part of the list is what it was.

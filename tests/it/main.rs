@@ -9,6 +9,7 @@ mod faults;
 mod format;
 mod http;
 mod install;
+mod keys;
 mod ladder;
 mod listing;
 mod mdoc;
