@@ -19,7 +19,7 @@ use flint::store::decode::Decoder;
 use flint::store::encode;
 use flint::store::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
 use flint::store::record::{self, Born, Entry, Event, Intent, Move, Overlay, PatternTotals, Record, Source, Spend};
-use flint::{Algorithm, Kind, Limit};
+use flint::{Algorithm, Item, Kind, Limit, Setting, Window};
 use serde_json::Value;
 use tiny_http::{HTTPVersion, Header};
 
@@ -210,32 +210,37 @@ fn fuzz_body(data: &[u8]) {
     let empty = bytes.iter().all(u8::is_ascii_whitespace);
     let done = match which % 5 {
         0 => fuzz::parse::<fuzz::Check<'_>>(bytes).and_then(|check| {
-            check.parts().map(|(key, cost)| {
-                assert_eq!((field("key"), field("cost").as_u64().unwrap_or(1)), (&key.into(), cost));
-                &["key", "cost"][..]
+            check.item().map(|found| {
+                let value = value.as_ref().unwrap_or(&Value::Null);
+                assert_item(&found, value);
+                &["key", "cost", "limit"][..]
             })
         }),
-        1 => fuzz::parse::<fuzz::Key<'_>>(bytes).and_then(|body| {
-            body.key().map(|key| {
-                assert_eq!(*field("key"), key);
-                &["key"][..]
+        1 => fuzz::parse::<fuzz::Reset<'_>>(bytes).and_then(|body| {
+            body.what().map(|what| {
+                let (name, text) = match what {
+                    fuzz::ToReset::Key(key) => ("key", key),
+                    fuzz::ToReset::Prefix(prefix) => ("prefix", prefix),
+                };
+                assert_eq!(*field(name), text);
+                match name {
+                    "key" => &["key"][..],
+                    _ => &["prefix"][..],
+                }
             })
         }),
         2 => fuzz::parse::<fuzz::Items<'_>>(bytes).and_then(|items| {
-            items.parts().map(|items| {
-                let expected: Vec<_> = field("items").as_array().unwrap().iter().map(item).collect();
-                assert_eq!(items, expected);
+            items.items().map(|items| {
+                let expected = field("items").as_array().unwrap();
+                assert_eq!(items.len(), expected.len());
+                items.iter().zip(expected).for_each(|(item, value)| assert_item(item, value));
                 &["items"][..]
             })
         }),
-        3 => fuzz::parse::<fuzz::Configure<'_>>(bytes).and_then(|body| {
-            body.parts().map(|(key, limit)| {
-                let algorithm = field("algorithm").as_str().unwrap_or("token_bucket");
-                assert_eq!((field("key"), algorithm), (&key.into(), limit.algorithm().name()));
-                assert_eq!(field("rate").as_u64(), Some(limit.rate()));
-                &["key", "rate", "per", "algorithm", "burst"][..]
-            })
-        }),
+        3 => match fuzz::parse_settings(bytes).map(|mut settings| assert_settings(&settings.take(), &value)) {
+            Ok(()) => return,
+            Err(error) => Err(error),
+        },
         _ => fuzz::parse_empty(bytes).map(|()| &[][..]),
     };
     match done {
@@ -247,18 +252,85 @@ fn fuzz_body(data: &[u8]) {
         Err(error) if error.kind() == Kind::InvalidJson => assert!(value.is_err() && !empty, "{error}"),
         Err(error) => {
             assert_eq!(error.kind(), Kind::InvalidArgument);
-            assert!(!error.message().is_empty());
+            let message = error.message();
+            assert!(!message.is_empty() && message.len() < 600 && !message.contains(char::is_control), "{message:?}");
         }
     }
 }
 
-/// An item of `items`, in one of its three forms.
-fn item(item: &Value) -> (&str, u64) {
-    match item {
-        Value::String(key) => (key, 1),
-        Value::Array(both) => (both[0].as_str().unwrap(), both[1].as_u64().unwrap()),
-        item => (item["key"].as_str().unwrap(), item["cost"].as_u64().unwrap_or(1)),
+/// What is asked for is what stands in the item, in one of its three forms.
+fn assert_item(item: &Item<'_>, value: &Value) {
+    let cost = |value: &Value| if value.is_null() { 1 } else { value.as_u64().unwrap() };
+    let (key, cost, limit) = match value {
+        Value::String(key) => (key.as_str(), 1, &Value::Null),
+        Value::Array(both) => (both[0].as_str().unwrap(), cost(&both[1]), &Value::Null),
+        item => (item["key"].as_str().unwrap(), cost(&item["cost"]), &item["limit"]),
+    };
+    assert_eq!((item.key, item.cost, item.limit.is_none()), (key, cost, limit.is_null()));
+    if let Some(found) = item.limit {
+        assert_limit(found, limit);
     }
+}
+
+/// What is configured is what stands there: one limit or an array of them.
+fn assert_settings(settings: &[Setting<'_>], value: &Result<Value, serde_json::Error>) {
+    let value = value.as_ref().unwrap();
+    let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    assert_eq!(settings.len(), values.len());
+    const KNOWN: [&str; 13] = [
+        "key",
+        "rate",
+        "per",
+        "algorithm",
+        "burst",
+        "tz",
+        "anchor",
+        "windows",
+        "limit",
+        "unlimited",
+        "mode",
+        "for",
+        "max_keys",
+    ];
+    for (setting, value) in settings.iter().zip(values) {
+        let object = value.as_object().unwrap();
+        assert!(object.keys().all(|name| KNOWN.contains(&name.as_str())), "{object:?}");
+        assert_eq!((&Value::from(setting.key), setting.max_keys), (&value["key"], value["max_keys"].as_u64()));
+        assert_eq!(setting.lasts.is_some(), !value["for"].is_null());
+        match &value["limit"] {
+            Value::Null => assert_limit(&setting.limit, value),
+            limit => assert_windows(&setting.limit, limit),
+        }
+    }
+}
+
+/// The windows of a limit and its mode are those of the value.
+fn assert_limit(limit: &Limit, value: &Value) {
+    assert_windows(limit, value);
+    if let Some(mode) = value["mode"].as_str() {
+        assert_eq!(limit.mode().name(), mode);
+    }
+}
+
+fn assert_windows(limit: &Limit, value: &Value) {
+    let windows = match value {
+        Value::String(text) => return assert_eq!(text.parse::<Limit>().unwrap().windows(), limit.windows()),
+        Value::Array(windows) => windows,
+        object if object["unlimited"] == true => return assert!(limit.is_unlimited()),
+        object => match &object["windows"] {
+            Value::Array(windows) => windows,
+            _ => return assert_eq!(object["rate"].as_u64(), limit.windows().first().map(Window::rate)),
+        },
+    };
+    let rate = |window: &Value| match window {
+        Value::String(text) => text.parse::<Window>().unwrap().rate(),
+        object => object["rate"].as_u64().unwrap(),
+    };
+    let (mut expected, mut found): (Vec<u64>, Vec<u64>) =
+        (windows.iter().map(rate).collect(), limit.windows().iter().map(Window::rate).collect());
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, expected);
 }
 
 fn head_inputs() -> Vec<Vec<u8>> {
@@ -277,10 +349,16 @@ fn head_inputs() -> Vec<Vec<u8>> {
 fn body_inputs() -> Vec<Vec<u8>> {
     let bodies = [
         (0, r#"{"key":"route:/v1/\u043a\"\\","cost":1000000000000}"#),
+        (0, r#"{"key":"k","limit":"10/1s, 5000/day tz=Europe/Berlin"}"#),
+        (0, r#"{"key":"k","limit":["1/1s",{"rate":5,"per":"month","anchor":31}],"cost":2}"#),
+        (0, r#"{"key":"k","limit":{"rate":9,"per":"1m","algorithm":"sliding_window_counter","mode":"shadow"}}"#),
         (1, r#"{"key":"k"}"#),
-        (2, r#"{"items":["a",["b",2],{"key":"c","cost":3},{"key":"d"}]}"#),
+        (1, r#"{"prefix":"user:"}"#),
+        (2, r#"{"items":["a",["b",2],{"key":"c","cost":3},{"key":"d","limit":"3/1h"}]}"#),
         (3, r#"{"key":"k","rate":100,"per":"10s","algorithm":"sliding_window_log"}"#),
         (3, r#"{"key":"k","rate":1,"per":3600,"burst":7}"#),
+        (3, r#"{"key":"u:*","windows":["9/1s",{"rate":9,"per":"1s","algorithm":"sliding_window_log"}],"max_keys":5}"#),
+        (3, r#"[{"key":"a","unlimited":true,"for":"1h"},{"key":"b","limit":"1/day shadow"}]"#),
         (4, " {} "),
     ];
     bodies.into_iter().map(|(which, body)| [&[which], body.as_bytes()].concat()).collect()

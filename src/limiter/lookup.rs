@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::answers::Totals;
 use super::core::{Core, shard_of};
 use super::entry::{Change, Counts, Entry, Source, Swept, Table};
 use super::registry::{OVERFLOW_MARK, Pattern, Row};
@@ -17,7 +18,7 @@ use crate::bounds::{MAX_OVERFLOWS, SHARDS};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, Live, Standing, Verdict};
-use crate::store::record;
+use crate::store::record::{self, Event, MAX_FIXED};
 
 /// Buckets that are swept before a key is sent to an overflow limit.
 const SWEPT_AT_THE_BOUND: usize = 64;
@@ -378,9 +379,39 @@ impl Core {
         })
     }
 
+    /// Takes an entry out of which something is due, if it is the same as none: what is to happen to the key then happens
+    /// to a new one, as it would after a sweep.
+    pub fn forget_if_none(&self, table: &mut Table, hash: u64, key: &str, now: Micros, version: u32) {
+        let (Some(entry), counts) = table.get_with_counts(hash, key) else { return };
+        if self.is_as_none(entry, now, version) {
+            self.settle_denials(entry);
+            self.leave(entry, counts);
+            table.remove(hash, key);
+        }
+    }
+
+    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives by until
+    /// then. Where there is no room at once, they count for nothing or for what it lives by next.
+    pub fn settle_denials(&self, entry: &Entry) {
+        if !entry.has_pending_denials() {
+            return;
+        }
+        let Ok(log) = self.log() else { return };
+        if let Ok(Some(mut reservation)) = log.reserve_now(1, MAX_FIXED) {
+            let Totals { denied: total, denied_cost: cost, .. } = entry.totals();
+            let [_, last, _] = entry.times();
+            log.append(&mut reservation, &Event::Denied { id: entry.id(), total, cost, last }, None);
+        }
+    }
+
     /// Whether an entry is the same as none: not configured, and nothing that was spent still counts.
     pub fn is_gone(&self, entry: &mut Entry, now: Micros, version: u32) -> bool {
-        if entry.source() == Source::Exact || entry.has_pending_denials() {
+        !entry.has_pending_denials() && self.is_as_none(entry, now, version)
+    }
+
+    /// The same, also while denials are missing in the log.
+    fn is_as_none(&self, entry: &mut Entry, now: Micros, version: u32) -> bool {
+        if entry.source() == Source::Exact {
             return false;
         }
         if !self.is_untouched(entry, now, version) {

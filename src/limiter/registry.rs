@@ -209,6 +209,8 @@ pub struct Registry {
     pub overflows: AtomicU64,
     /// Where the next key that finds no room looks for some.
     pub next_swept: AtomicU32,
+    /// Decisions by overflow limits since the start.
+    pub overflowed: AtomicU64,
 }
 
 impl Registry {
@@ -225,6 +227,7 @@ impl Registry {
             max_requested,
             overflows: AtomicU64::new(0),
             next_swept: AtomicU32::new(0),
+            overflowed: AtomicU64::new(0),
         }
     }
 

@@ -30,6 +30,10 @@ pub struct Report {
     pub live: u64,
     /// Limits that are shared, since `max_keys` keys live by their pattern, or by requests.
     pub overflows: Vec<Overflowing>,
+    /// Decisions by these since the start.
+    pub overflowed: u64,
+    /// Keys of which nothing counted any more that were taken out of memory since the start.
+    pub swept: u64,
     /// How far the log is ahead of the system clock, where that is more than a second.
     pub ahead: Option<Duration>,
     /// Size of the log, in bytes.
@@ -131,12 +135,13 @@ impl Limiter {
     pub fn report(&self) -> Report {
         let core = &*self.core;
         let log = core.store.as_ref().map(Store::log);
-        let (mut entries, mut allowed, mut denied) = (0, 0, 0);
+        let (mut entries, mut allowed, mut denied, mut swept) = (0, 0, 0, 0);
         for shard in &core.shards {
             let table = shard.lock();
             entries += table.len() as u64;
             allowed += table.counts.decisions.0;
             denied += table.counts.decisions.1;
+            swept += table.counts.swept;
         }
         let census = core.census();
         Report {
@@ -147,6 +152,8 @@ impl Limiter {
             patterns: census.patterns,
             live: census.live,
             overflows: census.overflows,
+            overflowed: core.registry.overflowed.load(Ordering::Relaxed),
+            swept,
             ahead: core.clock.ahead(),
             log_bytes: log.map_or(core.found_bytes, |log| log.bytes()),
             events: log.map_or(0, |log| log.events()),

@@ -39,6 +39,24 @@ fn keys() -> impl Strategy<Value = String> {
     prop_oneof![9 => prop::sample::select(&KEYS[..]).prop_map(str::to_owned), 1 => Just("unknown".to_owned())]
 }
 
+/// A limit in one of its forms, as a request brings it.
+fn limits() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!("5/1m"),
+        json!("unlimited"),
+        json!("9/1s, 50/day"),
+        json!(["3/1h", {"rate": 7, "per": "month", "anchor": 31}]),
+        json!({"rate": 4, "per": 60, "algorithm": "sliding_window_log"}),
+        json!({"rate": 0, "per": "1s"}),
+        json!({"windows": ["8/1s", "9/1s"], "mode": "shadow"}),
+    ])
+}
+
+/// A key that nothing is configured for, or that a pattern may serve.
+fn brought_keys() -> impl Strategy<Value = String> {
+    (0..4u8).prop_map(|number| format!("new:{number}"))
+}
+
 /// What a user would send.
 fn sound() -> impl Strategy<Value = Ask> {
     let ask = |method: &str, target: String, body: String| Ask {
@@ -66,6 +84,24 @@ fn sound() -> impl Strategy<Value = Ask> {
             let body = json!({"key": key, "rate": rate, "per": format!("{per}s"), "algorithm": algorithm.name()});
             ask("POST", "/v1/limits".to_owned(), body.to_string())
         }),
+        2 => (brought_keys(), 1..4u64, limits(), 0..3usize).prop_map(move |(key, cost, limit, form)| match form {
+            0 => ask("POST", "/v1/check".to_owned(), json!({"key": key, "cost": cost, "limit": limit}).to_string()),
+            1 => {
+                let items = json!({"items": [key, {"key": "a", "limit": limit}, {"key": "new:9", "limit": limit}]});
+                ask("POST", "/v1/check-all?status=429".to_owned(), items.to_string())
+            }
+            _ => ask("POST", format!("/v1/take/{key}?limit=3/1m,9/day"), String::new()),
+        }),
+        2 => (limits(), prop::option::of(1..9u64), any::<bool>()).prop_map(move |(limit, seconds, pattern)| {
+            let first = json!({"key": if pattern { "new:*" } else { "new:0" }, "limit": limit});
+            let second = json!({"key": "a", "rate": 50, "per": "1m", "for": seconds.map(|s| format!("{s}s"))});
+            ask("POST", "/v1/limits".to_owned(), json!([first, second]).to_string())
+        }),
+        1 => prop::sample::select(&["/v1/limits?prefix=new", "/v1/limits?prefix=new:0"][..])
+            .prop_map(move |target| ask("DELETE", target.to_owned(), String::new())),
+        1 => Just(ask("POST", "/v1/reset".to_owned(), json!({"prefix": "new:"}).to_string())),
+        1 => prop::sample::select(&["?live=true", "?live=false&prefix=new", "?live=true&pattern=new:*&limit=2"][..])
+            .prop_map(move |query| ask("GET", format!("/v1/limits{query}"), String::new())),
         2 => (keys(), 1..4u64).prop_map(move |(key, cost)| {
             ask("POST", format!("/v1/take/{}?cost={cost}", encoded(&key)), String::new())
         }),
@@ -128,7 +164,9 @@ fn mistaken() -> impl Strategy<Value = Ask> {
         Just(json!([[], {}])),
         Just(json!({"key": "a"})),
     ];
-    let name = prop::sample::select(&["key", "cost", "rate", "per", "algorithm", "burst", "items", "other"][..]);
+    let name = prop::sample::select(
+        &["key", "cost", "limit", "rate", "per", "algorithm", "burst", "windows", "mode", "for", "items", "other"][..],
+    );
     let target = prop::sample::select(&["/v1/check", "/v1/check-all", "/v1/limits", "/v1/reset", "/v1/take/a"][..]);
     (target, prop::collection::btree_map(name, value, 0..5)).prop_map(|(target, fields)| Ask {
         method: "POST".to_owned(),
@@ -159,7 +197,7 @@ fn random() -> impl Strategy<Value = Ask> {
 /// The limits as they stand, at one instant.
 fn state(limiter: &Limiter) -> String {
     let mut out = Vec::new();
-    write_statuses(&limiter.list(Page::default()).unwrap(), &mut out);
+    write_statuses(&limiter.list(Page::default().with_live(true)).unwrap(), &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -194,7 +232,9 @@ fn well_formed(ask: &Ask, reply: &Reply) -> Result<(), TestCaseError> {
     prop_assert!([200, 400, 404, 405, 429].contains(&status), "{} {}", status, body);
     if header("Content-Type") != Some("application/json") {
         let taken = body.strip_prefix(if status == 200 { "ok " } else { "denied " });
-        let whole = taken.is_some_and(|number| number.trim_end().parse::<u64>().is_ok());
+        let known = if status == 200 { "unlimited" } else { "never" };
+        let told = |number: &str| number == known || number.parse::<u64>().is_ok();
+        let whole = taken.is_some_and(|number| told(number.trim_end()));
         prop_assert!(whole || (status == 200 && body.starts_with("# HELP ")), "{}", body);
         return Ok(());
     }
@@ -219,7 +259,8 @@ fn well_formed(ask: &Ask, reply: &Reply) -> Result<(), TestCaseError> {
 fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     // Time stands still: what differs between two looks was changed by the request between them.
-    let options = Options { clock: Clock::manual(1_800_000_000_000), sync: SyncMode::Relaxed, ..Options::default() };
+    let options =
+        Options { clock: Clock::manual(1_800_000_000_000_000), sync: SyncMode::Relaxed, ..Options::default() };
     let limiter = Limiter::open(dir.path().join("data"), options).unwrap();
     for key in KEYS {
         limiter

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::limit::{Live, Verdict, validate_cost};
 use crate::limiter::answers::{AllDecision, Decision};
 use crate::limiter::core::{Core, shard_of};
-use crate::limiter::entry::{Entry, Table};
+use crate::limiter::entry::{Entry, Source, Table};
 use crate::limiter::lookup::{Overflow, Served, changed, glance, is_plain};
 use crate::store::encode::encoded_len;
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM, Spend};
@@ -132,9 +132,15 @@ impl Core {
                 return Ok(Attempt::Grow(bytes));
             }
             let forgettable = progress.results.iter().any(Decision::must_be_waited_for);
-            for draft in progress.drafts.iter().filter(|draft| !draft.is_born) {
-                if let Some(entry) = table(tables, draft.hash)?.get(draft.hash, &draft.entry.key) {
-                    self.settle_denials(entry, &draft.entry);
+            // What a spend may forget, or count for another pattern, must be in the log before it.
+            for index in 0..progress.grounds.len() {
+                let (hash, key) = place(asks, &progress.grounds, &progress.drafts, index);
+                let forgets = |entry: &&mut Entry| match &progress.grounds[index] {
+                    Ground::Draft(..) => entry.source() != Source::Exact,
+                    Ground::Entry | Ground::Nothing => entry.would_forget(entry.in_force()),
+                };
+                if let Some(entry) = table(tables, hash)?.get(hash, key).filter(forgets) {
+                    self.settle_denials(entry);
                 }
             }
             room.append(self, event, bytes, if forgettable { wait } else { &Wait::Not })?;
@@ -146,14 +152,16 @@ impl Core {
     /// How an item is served; `None` where the entry is as it is to be. Refuses what can't be.
     fn served_in_all(&self, tables: &mut Tables<'_>, ask: &Ask<'_>, now: Micros) -> Result<Option<Served>> {
         let version = self.version(now);
-        let entry = table(tables, ask.hash)?.get(ask.hash, ask.key);
-        if let Some(entry) = &entry
+        let table = table(tables, ask.hash)?;
+        if let Some(entry) = table.get(ask.hash, ask.key)
             && is_plain(entry, version, ask.brought)
             && !asks_for_ends(&entry.limit)
         {
             validate_cost(ask.key, &entry.limit, ask.cost)?;
             return Ok(None);
         }
+        self.forget_if_none(table, ask.hash, ask.key, now, version);
+        let entry = table.get(ask.hash, ask.key);
         let served = self.served(entry.as_deref(), ask.key, ask.brought, now, version)?;
         validate_cost(ask.key, served.in_force(entry.as_deref()), ask.cost)?;
         Ok(Some(served))

@@ -135,7 +135,9 @@ impl Core {
             Some(entry) if is_plain(entry, version, ask.brought) => {
                 self.decide_in_place(entry, counts, ask, ask.hash, None, now, room, wait)
             }
-            entry => {
+            _ => {
+                self.forget_if_none(table, ask.hash, ask.key, now, version);
+                let entry = table.get(ask.hash, ask.key);
                 let served = self.served(entry.as_deref(), ask.key, ask.brought, now, version)?;
                 self.decide_served(table, ask, (ask.hash, ask.key), &served, now, room, wait)
             }
@@ -201,26 +203,12 @@ impl Core {
             return Ok(Step::Grow(bytes));
         }
         let wait = if to.in_force().is_unlimited() { &Wait::Not } else { wait };
-        self.settle_denials(entry, &to);
+        self.settle_denials(entry);
         room.append(self, &event, bytes, wait)?;
         self.replace(entry, to, served, counts);
         count_allowed(entry, counts, ask.cost);
         counts.decisions.0 += 1;
         Ok(Step::Done(decision, None))
-    }
-
-    /// Before an entry gets its values from elsewhere: queues its denials that are missing in the log, so that a replay
-    /// counts them for the pattern that they belong to. Where there is no room at once it counts them for the next.
-    pub fn settle_denials(&self, entry: &mut Entry, to: &Entry) {
-        if entry.source() == to.source() || !entry.has_pending_denials() {
-            return;
-        }
-        let Ok(log) = self.log() else { return };
-        if let Ok(Some(mut reservation)) = log.reserve_now(1, MAX_FIXED) {
-            let Totals { denied: total, denied_cost: cost, .. } = entry.totals();
-            let [_, last, _] = entry.times();
-            log.append(&mut reservation, &Event::Denied { id: entry.id(), total, cost, last }, None);
-        }
     }
 
     /// Puts what became of an entry in its place.
@@ -262,7 +250,11 @@ impl Core {
             return Ok(Step::Grow(MAX_FIXED + MAX_ENDS));
         }
         let mut ends = Live::default();
-        entry.forget_if_untouched(&limit, now);
+        // What a spend may forget must be in the log before it.
+        if entry.has_pending_denials() && entry.would_forget(&limit) {
+            self.settle_denials(entry);
+        }
+        entry.forget_if_untouched(&limit);
         entry.standing.spend(&limit, now, ask.cost, &mut ends);
         entry.count_allowed(now, ask.cost);
         let (id, cost) = (entry.id(), ask.cost);

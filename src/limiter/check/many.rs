@@ -131,14 +131,15 @@ impl Core {
         let fixed = Needs { bytes: MAX_FIXED, overflow: None };
         let Some(table) = &mut tables[shard_of(ask.hash)] else { return fixed };
         let version = self.version(now);
-        let entry = table.get(ask.hash, ask.key);
-        if let Some(entry) = &entry
+        if let Some(entry) = table.get(ask.hash, ask.key)
             && is_plain(entry, version, ask.brought)
             && !matches!((entry.source(), ask.brought), (Source::Request, Brought::Values(_)))
         {
             let ends = if asks_for_ends(&entry.limit) { MAX_ENDS } else { 0 };
             return Needs { bytes: MAX_FIXED + ends, overflow: None };
         }
+        self.forget_if_none(table, ask.hash, ask.key, now, version);
+        let entry = table.get(ask.hash, ask.key);
         // An error is nothing that is written.
         let Ok(served) = self.served(entry.as_deref(), ask.key, ask.brought, now, version) else { return fixed };
         let size = |limit: &Limit| MAX_FIXED + limit.windows().len() * MAX_WINDOW;

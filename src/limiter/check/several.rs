@@ -5,6 +5,8 @@
 //! finds that it needs more room or another shard, nothing was changed; the locks are dropped, that is had too, and it
 //! begins again.
 
+use std::sync::atomic::Ordering;
+
 use super::decide::{Ask, Room, Step};
 use super::wait::{NonBlocking, Wait};
 use crate::bounds::MAX_ITEMS;
@@ -73,6 +75,7 @@ impl Limiter {
         let mut room = Room::new(core.reserve_for(non_blocking, 1, MAX_FIXED)?, MAX_FIXED);
         let decision = core.check(&core.ask(&item), &mut room, &wait, non_blocking)?;
         drop(room);
+        core.count_overflows(std::iter::once(&decision));
         if decision.must_be_waited_for() {
             core.finish(&wait)?;
         }
@@ -110,6 +113,7 @@ impl Limiter {
         let asks: Vec<Ask<'_>> = items.iter().map(|item| core.ask(item)).collect();
         let wait = Wait::by(core.sync, non_blocking);
         let answer = core.check_all(&asks, &wait, non_blocking)?;
+        core.count_overflows(&answer.results);
         if answer.allowed && answer.results.iter().any(Decision::must_be_waited_for) {
             core.finish(&wait)?;
         }
@@ -151,6 +155,7 @@ impl Limiter {
             Some(non_blocking) => core.decide_many_now(items, non_blocking)?,
             None => core.decide_many(items)?,
         };
+        core.count_overflows(results.iter().flatten());
         if results.iter().flatten().any(Decision::must_be_waited_for) {
             core.finish_all(&Wait::by(core.sync, non_blocking))?;
         }
@@ -166,6 +171,14 @@ impl Decision {
 }
 
 impl Core {
+    /// Counts the decisions that overflow limits made: few, so that one count for all threads costs nothing.
+    fn count_overflows<'a>(&self, decisions: impl IntoIterator<Item = &'a Decision>) {
+        let overflowed = decisions.into_iter().filter(|decision| decision.overflow).count() as u64;
+        if overflowed > 0 {
+            self.registry.overflowed.fetch_add(overflowed, Ordering::Relaxed);
+        }
+    }
+
     /// What a decision needs of an item whose key is valid.
     pub fn ask<'a>(&self, item: &Item<'a>) -> Ask<'a> {
         Ask { hash: self.hash(item.key), key: item.key, cost: item.cost, brought: item.limit.into() }

@@ -239,24 +239,28 @@ impl Entry {
         }
         let limit = Arc::clone(self.in_force());
         self.standing.advance(&limit, now);
-        self.forget_if_untouched(&limit, now);
+        self.forget_if_untouched(&limit);
         self.standing.spend(&limit, now, cost, ends);
         self.count_allowed(now, cost);
     }
 
     /// Keys that come and go have the totals of a new key when nothing that was spent counts any more: whether they
     /// were swept meanwhile makes no difference. To be called before a spend, with the standing advanced to `now`.
-    pub fn forget_if_untouched(&mut self, limit: &Limit, now: Micros) {
-        if self.source() == Source::Exact || (self.allowed == 0 && self.more.is_none()) {
-            return;
-        }
-        if !self.standing.is_untouched(limit, now) {
+    pub fn forget_if_untouched(&mut self, limit: &Limit) {
+        if !self.would_forget(limit) {
             return;
         }
         (self.allowed, self.allowed_cost, self.last_allowed) = (0, 0, 0);
         if let Some(more) = &mut self.more {
             (more.denied, more.denied_cost, more.last_denied, more.last_reset) = (0, 0, 0, 0);
         }
+    }
+
+    /// Whether [`Entry::forget_if_untouched`] would forget something.
+    pub fn would_forget(&self, limit: &Limit) -> bool {
+        let has_any = self.allowed > 0 || self.more.is_some();
+        // The instant is that to which it was advanced.
+        self.source() != Source::Exact && has_any && self.standing.is_untouched(limit, 0)
     }
 
     /// Counts an allowed check whose cost was spent.
@@ -304,7 +308,7 @@ impl Entry {
         let old = Arc::clone(self.in_force());
         if self.source() != Source::Exact {
             self.standing.advance(&old, at);
-            self.forget_if_untouched(&old, at);
+            self.forget_if_untouched(&old);
         }
         old
     }

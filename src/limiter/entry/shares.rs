@@ -69,6 +69,8 @@ impl Shares {
 pub struct Counts {
     /// Checks allowed and denied since the start.
     pub decisions: (u64, u64),
+    /// Keys that a sweep has taken out since the start.
+    pub swept: u64,
     /// Hash and id of the keys with pending denials: those that are missing in the log.
     pub pending_denials: Vec<(u64, u64)>,
     /// What the keys of each pattern have counted.

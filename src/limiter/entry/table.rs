@@ -85,6 +85,7 @@ impl Table {
         }
         let ended = end == self.entries.num_buckets();
         self.next_bucket = if ended { 0 } else { end };
+        self.counts.swept += removed as u64;
         Swept { removed, ended }
     }
 

@@ -185,6 +185,7 @@ impl Core {
         wait: &Wait<'_>,
     ) -> Result<Attempt> {
         let now = self.clock.now();
+        self.forget_if_none(table, hash, key, now, self.version(now));
         let (entry, counts) = table.get_with_counts(hash, key);
         let Some(entry) = entry else { return self.create_exact(table, hash, key, limit, want, room, wait) };
         if is_same(entry, want) {
@@ -211,7 +212,7 @@ impl Core {
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Attempt::Grow(grow));
         }
-        self.settle_denials(entry, &to);
+        self.settle_denials(entry);
         room.append(self, &events, wait)?;
         self.replace(entry, to, &served, counts);
         Ok(Attempt::Made(Configured::Done { created, number: table.count_configured() }))

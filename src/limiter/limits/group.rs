@@ -142,7 +142,8 @@ impl Core {
             until: want.until(now),
         });
         let removed = removed.iter().map(|key| Intended { key: key.clone(), limit: None, max_keys: None, until: None });
-        let mut left: Vec<Intended> = removed.chain(wanted).collect();
+        // New patterns are there before keys are led away from old ones.
+        let mut left: Vec<Intended> = wanted.chain(removed).collect();
         // What may fail before anything is changed comes first; the rest must not.
         for want in left.iter().filter(|want| want.until.is_some()) {
             self.refuse_rootless(want)?;

@@ -1,5 +1,6 @@
 //! Limits that go, and what becomes of their keys.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::change::{Draft, Grow, Room};
@@ -61,9 +62,7 @@ impl Limiter {
         let core = &*self.core;
         validate_prefix(prefix)?;
         let edit = core.begin_edit()?;
-        let mut keys = core.configured(prefix);
-        // Patterns first: then no key is led to one that is about to go.
-        keys.sort_unstable_by_key(|key| !is_pattern(key));
+        let keys = core.configured(prefix);
         let mut removed = 0;
         for key in &keys {
             core.remove(key, &Wait::Not)?;
@@ -77,6 +76,14 @@ impl Limiter {
     }
 }
 
+/// Patterns come before exact limits, which may be led to them, and the less preferred before those whose keys may be
+/// led to them.
+fn place_in_removal(key: &str) -> (bool, usize, usize, Reverse<&str>) {
+    let begin = key.split('*').next().map_or(0, str::len);
+    let literals = key.chars().filter(|c| *c != '*').count();
+    (!is_pattern(key), begin, literals, Reverse(key))
+}
+
 /// How far a removal came.
 enum Attempt {
     Made,
@@ -84,7 +91,8 @@ enum Attempt {
 }
 
 impl Core {
-    /// The keys of all configured limits that begin with `prefix`, in no order; patterns by their text.
+    /// The keys of all configured limits that begin with `prefix`, patterns by their text, in the order in which they are
+    /// to be removed: no key is led to a pattern that is about to go.
     pub fn configured(&self, prefix: &str) -> Vec<Box<str>> {
         let mut keys = Vec::new();
         for shard in &self.shards {
@@ -94,6 +102,7 @@ impl Core {
             let shown = configured.map(|entry| entry.pattern_text().unwrap_or(&entry.key));
             keys.extend(shown.filter(|key| key.starts_with(prefix)).map(Box::from));
         }
+        keys.sort_unstable_by(|one, other| place_in_removal(one).cmp(&place_in_removal(other)));
         keys
     }
 
@@ -153,8 +162,8 @@ impl Core {
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Attempt::Grow(grow));
         }
-        if let Some(entry) = table.get(hash, key).filter(|_| stays) {
-            self.settle_denials(entry, &to);
+        if let Some(entry) = table.get(hash, key) {
+            self.settle_denials(entry);
         }
         room.append(self, &events, wait)?;
         match table.get_with_counts(hash, key) {
@@ -283,7 +292,7 @@ impl Core {
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Some(grow));
         }
-        self.settle_denials(entry, &to);
+        self.settle_denials(entry);
         room.append(self, &events, &Wait::Not)?;
         self.leave(entry, counts);
         self.join(source, row.as_ref().map(|row| &row.pattern), counts);

@@ -35,7 +35,7 @@ impl Limiter {
         let core = &*self.core;
         if let Some(slot) = core.pattern_slot(key) {
             let overflow = format!("{OVERFLOW_MARK}{key}");
-            core.reset_all(|entry| entry.source() == Source::Pattern(slot) || *entry.key == *overflow)?;
+            core.reset_all(|entry| *entry.key == *overflow || core.is_served_by(entry, slot))?;
             return core.finish_all(&Wait::of_change(core.sync));
         }
         let hash = core.hash(key);
@@ -43,6 +43,7 @@ impl Limiter {
         let mut reservation = core.reserve(1, MAX_FIXED)?;
         let mut table = core.shard(hash);
         let now = core.clock.now();
+        core.forget_if_none(&mut table, hash, key, now, core.version(now));
         let Some(entry) = table.get(hash, key) else {
             // Where it would be served there is nothing to give back.
             return core.served(None, key, Brought::AsItStands, now, core.version(now)).map(|_| ());
@@ -92,6 +93,12 @@ impl Core {
         is_pattern(text).then(|| self.registry.known().get(text).map(|row| row.pattern.slot)).flatten()
     }
 
+    /// Whether the pattern with this slot serves a key, also one that has not moved to it yet.
+    fn is_served_by(&self, entry: &Entry, slot: u32) -> bool {
+        let is_key = entry.source() != Source::Exact && entry.overflow_text().is_none();
+        is_key && self.registry.known().find(&entry.key).is_some_and(|row| row.pattern.slot == slot)
+    }
+
     /// Resets the keys that are wanted, in bounded steps. Returns how many there were; an overflow limit is no key.
     fn reset_all(&self, wanted: impl Fn(&Entry) -> bool) -> Result<u64> {
         self.shards.iter().try_fold(0, |reset, shard| Ok(reset + self.reset_shard(shard, &wanted)?))
@@ -110,12 +117,14 @@ impl Core {
             let version = self.version(now);
             for (hash, id) in left.drain(left.len().saturating_sub(STEP)..) {
                 let Some(entry) = table.get_id(hash, id) else { continue };
-                if entry.source() != Source::Exact && self.is_untouched(entry, now, version) {
+                if self.is_gone(entry, now, version) {
                     continue;
                 }
+                // What counts no more by what is due may count again if that is not made after all.
+                let counts = entry.source() == Source::Exact || !self.is_untouched(entry, now, version);
                 entry.reset(now);
                 self.log()?.append(&mut reservation, &Event::Reset { id, at: now }, None);
-                reset += u64::from(entry.overflow_text().is_none());
+                reset += u64::from(counts && entry.overflow_text().is_none());
             }
         }
         Ok(reset)

@@ -225,7 +225,7 @@ mod tests {
         let fixture = fixture();
         let several = "10/1s, 10/1s sliding_window_log, 30/day tz=Europe/Berlin";
         let expected = "RateLimit-Policy: \"10/1s\";q=10;w=1, \"10/1s#2\";q=10;w=1, \"30/day\";q=30;w=82800\n\
-            RateLimit: \"10/1s\";r=2;t=1, \"10/1s#2\";r=2;t=1, \"30/day\";r=22;t=81000\n\
+            RateLimit: \"10/1s\";r=2;t=1, \"10/1s#2\";r=2;t=1, \"30/day\";r=22;t=77400\n\
             Cache-Control: no-store\n";
         assert_eq!(headers(&fixture, "a", several, 8, 429), expected);
         // A denial: when this cost could be allowed; and where that is sooner than more quota in a window, no later.
@@ -236,7 +236,7 @@ mod tests {
         assert!(!headers(&fixture, "a", several, 3, 200).contains("Retry-After"));
         // Two zones: the names are told apart as well.
         let zones = headers(&fixture, "b", "5/day, 5/day tz=Europe/Berlin", 1, 429);
-        assert!(zones.contains("\"5/day\";q=5;w=86400, \"5/day#2\";q=5;w=82800\n"), "{zones}");
+        assert!(zones.contains("\"5/day\";q=5;w=82800, \"5/day#2\";q=5;w=86400\n"), "{zones}");
     }
 
     #[test]

@@ -78,7 +78,14 @@ fn version() -> String {
 }
 
 fn limits(page: &mut Page, report: &Report) {
-    page.one("flint_limits", "gauge", "Configured limits.", "", report.limits);
+    page.one("flint_limits", "gauge", "Limits that are configured for one key.", "", report.limits);
+    page.one("flint_patterns", "gauge", "Patterns that are configured.", "", report.patterns);
+    page.one("flint_live_keys", "gauge", "Keys that live by a pattern or request.", "", report.live);
+    let what = "Limits that further keys share, since no more may live by their pattern or by requests.";
+    page.one("flint_overflows", "gauge", what, "", report.overflows.len());
+    page.one("flint_overflow_decisions_total", "counter", "Decisions by these.", "", report.overflowed);
+    let what = "Keys that have left memory since nothing counted for them any more.";
+    page.one("flint_swept_keys_total", "counter", what, "", report.swept);
     let name = "flint_checks_total";
     page.family(name, "counter", "Checks since the start, by what was decided.");
     page.sample(name, "result=\"allowed\"", report.allowed);

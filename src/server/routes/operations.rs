@@ -10,6 +10,7 @@ use super::call::{Answer, Call};
 use super::limits::done;
 use super::metrics::CONTENT_TYPE;
 use crate::error::{Error, Kind};
+use crate::limiter::millis_up;
 use crate::store::Health;
 
 /// Needs neither a worker nor the disk.
@@ -54,6 +55,10 @@ pub fn doctor(call: &Call<'_>) -> Answer {
         "data_dir": report.dir.display().to_string(),
         "sync": report.sync.name(),
         "limits": report.limits,
+        "patterns": report.patterns,
+        "live": report.live,
+        "overflows": report.overflows.len(),
+        "clock_ahead_ms": report.ahead.map(millis_up),
         "log_bytes": report.log_bytes,
         "events_written": report.events,
         "queued_bytes": report.queued_bytes,

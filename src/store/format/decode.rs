@@ -74,7 +74,7 @@ impl<'a> Decoder<'a> {
             tag::REMOVED => Event::Removed { id: self.id()?, at: self.instant()? },
             tag::BECAME => Event::Became {
                 id: self.id()?,
-                at: self.instant()?,
+                at: self.moment()?,
                 source: self.source()?,
                 limit: self.limit()?,
                 ends: self.ends()?,

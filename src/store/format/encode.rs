@@ -57,7 +57,8 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Micros) {
         }
         Event::Removed { id, at } => put(sink, tag::REMOVED, [*id, since(at)]),
         Event::Became { id, at, source, limit, ends } => {
-            put(sink, tag::BECAME, [*id, since(at), source_number(*source)]);
+            // It may be as of an instant before the base.
+            put(sink, tag::BECAME, [*id, *at, source_number(*source)]);
             put_limit(sink, limit);
             put_ends(sink, ends);
         }

@@ -16,7 +16,7 @@
 //! | 2 | reconfigured | id n, at instant, limit limit, max-keys maybe(n), ends list(n) |
 //! | 3 | overlaid | id n, at instant, limit limit, until n, born maybe(born), ends list(n) |
 //! | 4 | removed | id n, at instant |
-//! | 5 | became | id n, at instant, source source, limit limit, ends list(n) |
+//! | 5 | became | id n, at n, source source, limit limit, ends list(n) |
 //! | 6 | spent | id n, cost n, at instant |
 //! | 7 | spent-all | at instant, items list(id n, cost n) |
 //! | 8 | spent-more | at instant, items list(id n, cost n, born maybe(born), moves list(move), ends list(n)) |

@@ -204,6 +204,8 @@ struct Pair {
     /// Set while the power is about to be cut: the seed for what is lost then.
     cut: Option<u64>,
     deaths: u32,
+    /// Several limits that were configured together, and not known to be on disk since: the model before, and when.
+    group: Option<(Model, Vec<(usize, Limit, Option<Micros>)>, Micros)>,
     /// A compaction in another thread, which may fail when its limiter is closed.
     beside: Option<thread::JoinHandle<Result<Compaction>>>,
 }
@@ -216,7 +218,7 @@ impl Pair {
         let disk = Arc::new(CrashDisk::new(&dir));
         let limiter = open(&dir, sync, &clock, &disk);
         let models = vec![Model::default()];
-        Pair { parent, dir, sync, clock, disk, limiter, models, cut: None, deaths: 0, beside: None }
+        Pair { parent, dir, sync, clock, disk, limiter, models, cut: None, deaths: 0, group: None, beside: None }
     }
 
     fn model(&mut self) -> &mut Model {
@@ -259,7 +261,8 @@ impl Pair {
             }
             Op::Sweep => drop(self.limiter.core.sweep_round()),
             Op::Advance(by) => self.clock.advance(Duration::from_micros(by)),
-            Op::Check(_) | Op::CheckAll(_) | Op::CheckMany(_) => self.ask(op, now)?,
+            // Under `unlimited` nothing is waited for.
+            Op::Check(_) | Op::CheckAll(_) | Op::CheckMany(_) => durable &= self.ask(op, now)?,
             _ => self.edit(op, now)?,
         }
         if let Some(seed) = self.cut
@@ -269,18 +272,22 @@ impl Pair {
             return self.power_is_back(&image, seed);
         }
         if durable {
+            self.group = None;
             self.models.drain(..self.models.len() - 1);
         }
         prop_assert_eq!(seen(&self.limiter), self.models[self.models.len() - 1].seen(self.clock.now()));
         Ok(())
     }
 
-    fn ask(&mut self, op: Op, now: Micros) -> Tested {
+    /// Whether all that is allowed is under a limit.
+    fn ask(&mut self, op: Op, now: Micros) -> std::result::Result<bool, TestCaseError> {
+        let mut limited = true;
         let item = |asked: &Asked| (KEYS[asked.key], asked.cost, asked.brought.clone());
         match op {
             Op::Check(asked) => {
                 let (key, cost, brought) = item(&asked);
                 let expected = self.model().check(key, cost, brought.as_ref(), now);
+                limited &= expected.as_ref().is_ok_and(|decided| !decided.limit.is_unlimited());
                 let item = Item { limit: brought.as_ref(), ..Item::new(key).with_cost(cost) };
                 let decision = self.limiter.check_item(item).map(|decision| decided(&decision));
                 prop_assert_eq!(answered(decision), expected);
@@ -289,6 +296,7 @@ impl Pair {
                 let items: Vec<_> =
                     asked.iter().map(|asked| (KEYS[asked.key], asked.cost, asked.brought.as_ref())).collect();
                 let expected = self.model().check_all(&items, now);
+                limited &= expected.as_ref().is_ok_and(|(_, all)| all.iter().all(|one| !one.limit.is_unlimited()));
                 let items: Vec<Item<'_>> = items
                     .iter()
                     .map(|(key, cost, limit)| Item { limit: *limit, ..Item::new(key).with_cost(*cost) })
@@ -309,7 +317,9 @@ impl Pair {
                 let items: Vec<_> = asked.iter().map(item).collect();
                 let mut expected = Vec::new();
                 for (key, cost, brought) in &items {
-                    expected.push(self.model().check(key, *cost, brought.as_ref(), now));
+                    let decided = self.model().check(key, *cost, brought.as_ref(), now);
+                    limited &= decided.as_ref().is_ok_and(|decided| !decided.limit.is_unlimited());
+                    expected.push(decided);
                     self.step();
                 }
                 let items: Vec<Item<'_>> = items
@@ -322,14 +332,14 @@ impl Pair {
             }
             _ => unreachable!("it asks for nothing"),
         }
-        Ok(())
+        Ok(limited)
     }
 
     fn edit(&mut self, op: Op, now: Micros) -> Tested {
-        let micros = |lasts: Option<u64>| lasts.map(|millis| millis * 1000);
+        let until = |lasts: Option<u64>| lasts.map(|millis| now + millis * 1000);
         match op {
             Op::Configure(index, limit, lasts) => {
-                let expected = self.model().configure(name(index), &limit, micros(lasts), now);
+                let expected = self.model().configure(name(index), &limit, until(lasts), now);
                 let setting = Setting { lasts: lasts.map(Duration::from_millis), ..Setting::new(name(index), limit) };
                 let created = self.limiter.configure_setting(&setting);
                 prop_assert_eq!(created.map_err(|error| assert_eq!(error.kind(), Kind::InvalidArgument)), expected);
@@ -338,10 +348,14 @@ impl Pair {
                 let before = self.model().clone();
                 let expected: std::result::Result<Vec<bool>, ()> = settings
                     .iter()
-                    .map(|(index, limit, lasts)| self.model().configure(name(*index), limit, micros(*lasts), now))
+                    .map(|(index, limit, lasts)| self.model().configure(name(*index), limit, until(*lasts), now))
                     .collect();
                 if expected.is_err() {
-                    *self.model() = before;
+                    *self.model() = before.clone();
+                }
+                if expected.is_ok() && settings.len() > 1 {
+                    let wants = settings.iter().map(|(index, limit, lasts)| (*index, limit.clone(), until(*lasts)));
+                    self.group = Some((before, wants.collect(), now));
                 }
                 let settings: Vec<Setting<'_>> = settings
                     .into_iter()
@@ -430,8 +444,22 @@ impl Pair {
         self.clock = self.clock.restarted();
         self.limiter = open(&self.dir, self.sync, &self.clock, &self.disk);
         self.models.drain(..self.models.len() - 1);
+        self.group = None;
         prop_assert_eq!(seen(&self.limiter), self.models[0].seen(self.clock.now()));
         Ok(())
+    }
+
+    /// What a start makes at `now` of limits that were configured together: what the log does not have yet is done then.
+    fn group_cut_short(&self, now: Micros) -> Vec<Model> {
+        let Some((before, wants, at)) = &self.group else { return Vec::new() };
+        let cut_at = |done: usize| {
+            let mut model = before.clone();
+            for (place, (index, limit, until)) in wants.iter().enumerate() {
+                let _ = model.configure(name(*index), limit, *until, if place < done { *at } else { now });
+            }
+            model
+        };
+        (0..wants.len()).map(cut_at).collect()
     }
 
     /// Opens what is left after the power cut. It must be one of the models since all was known to be on disk; from
@@ -446,6 +474,7 @@ impl Pair {
         self.limiter = open(&self.dir, self.sync, &self.clock, &self.disk);
         let now = self.clock.now();
         let found = seen(&self.limiter);
+        self.models.extend(self.group_cut_short(now));
         let Some(model) = self.models.iter().rev().find(|model| model.seen(now) == found) else {
             return Err(TestCaseError::fail(format!(
                 "found {found:#?}, which is none of the {} states there were; the last: {:#?}",
@@ -454,6 +483,7 @@ impl Pair {
             )));
         };
         self.models = vec![model.clone()];
+        self.group = None;
         Ok(())
     }
 }
@@ -466,7 +496,7 @@ fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Lim
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
     fn nothing_is_decided_otherwise_than_if_every_key_were_kept(

@@ -229,7 +229,9 @@ impl Model {
             limit: limit.clone(),
             pattern,
         };
-        if !verdict.allowed {
+        // Under `unlimited` nothing is stored of a key of which nothing counts.
+        let unseen = || self.keys.get(key).is_none_or(|kept| kept.home != Home::Exact && kept.untouched(now));
+        if !verdict.allowed || (limit.is_unlimited() && unseen()) {
             return Ok((decided, None));
         }
         kept.standing.spend(&limit, now, cost, &mut Live::default());
@@ -273,20 +275,20 @@ impl Model {
     }
 
     /// Whether it would be new; `Err` for values of a pattern that end, where none would come back.
-    pub fn configure(&mut self, key: &str, limit: &Limit, lasts: Option<Micros>, now: Micros) -> Result<bool, ()> {
+    pub fn configure(&mut self, key: &str, limit: &Limit, until: Option<Micros>, now: Micros) -> Result<bool, ()> {
         let created = !self.is_configured(key, now);
         if key.contains('*') {
-            return self.configure_pattern(key, limit, lasts, now).map(|()| created);
+            return self.configure_pattern(key, limit, until, now).map(|()| created);
         }
         let seen = self.keys.get(key).is_some_and(|kept| kept.home == Home::Exact);
-        if lasts.is_none() && seen && self.keys[key].limit == *limit {
+        if until.is_none() && seen && self.keys[key].limit == *limit {
             return Ok(false);
         }
         // One of which nothing counts any more is as one that was never seen.
         let due = self.after_due(key, None, now).filter(|kept| kept.home == Home::Exact || !kept.untouched(now));
         let mut kept = match due {
             Some(kept) => kept,
-            None => match (lasts, self.pattern_of(key)) {
+            None => match (until, self.pattern_of(key)) {
                 (None, _) => Kept::new(Home::Exact, limit.clone()),
                 (Some(_), Some((text, pattern))) => {
                     Kept::new(Home::Pattern(text.clone()), pattern.in_force(now).0.clone())
@@ -294,10 +296,10 @@ impl Model {
                 (Some(_), None) => Kept::new(Home::Request, limit.clone()),
             },
         };
-        match lasts {
-            Some(lasts) => {
+        match until {
+            Some(until) => {
                 kept.reconfigure(limit, now);
-                kept.over = Some((limit.clone(), now + lasts));
+                kept.over = Some((limit.clone(), until));
             }
             None => kept.become_of(Home::Exact, limit, now),
         }
@@ -305,15 +307,15 @@ impl Model {
         Ok(created)
     }
 
-    fn configure_pattern(&mut self, text: &str, limit: &Limit, lasts: Option<Micros>, now: Micros) -> Result<(), ()> {
-        match (self.patterns.get_mut(text), lasts) {
+    fn configure_pattern(&mut self, text: &str, limit: &Limit, until: Option<Micros>, now: Micros) -> Result<(), ()> {
+        match (self.patterns.get_mut(text), until) {
             (None, Some(_)) => return Err(()),
             (None, None) => {
                 let pattern = Pattern { limit: limit.clone(), over: None, since: now };
                 self.patterns.insert(text.to_owned(), pattern);
             }
-            (Some(pattern), Some(lasts)) => {
-                pattern.over = Some((limit.clone(), now + lasts));
+            (Some(pattern), Some(until)) => {
+                pattern.over = Some((limit.clone(), until));
                 pattern.since = now;
             }
             (Some(pattern), None) if pattern.limit == *limit => {}
@@ -379,25 +381,26 @@ impl Model {
 
     /// Resets one key that is there.
     pub fn reset_key(&mut self, key: &str, now: Micros) {
-        self.keys.get_mut(key).into_iter().for_each(|kept| kept.reset(now));
+        // One that could have vanished meanwhile has nothing to reset, nor an instant at which it was.
+        if self.keys.get(key).is_some_and(|kept| !kept.untouched(now)) || self.is_listed(key, now) {
+            self.keys.get_mut(key).into_iter().for_each(|kept| kept.reset(now));
+        }
     }
 
     /// Whether there was a limit.
     pub fn reset(&mut self, key: &str, now: Micros) -> bool {
         if key.contains('*') && self.patterns.contains_key(key) {
-            let others = self.clone();
-            let served = |name: &str| others.pattern_of(name).is_some_and(|(text, _)| text == key);
-            for (name, kept) in &mut self.keys {
-                if kept.home != Home::Exact && served(name) {
-                    kept.reset(now);
+            let keys: Vec<String> = self.keys.keys().cloned().collect();
+            for name in keys {
+                let served = self.pattern_of(&name).is_some_and(|(text, _)| text == key);
+                if served && self.keys[&name].home != Home::Exact {
+                    self.reset_key(&name, now);
                 }
             }
             return true;
         }
         let served = self.look(key, now).is_some();
-        if let Some(kept) = self.keys.get_mut(key) {
-            kept.reset(now);
-        }
+        self.reset_key(key, now);
         served
     }
 

@@ -138,7 +138,7 @@ fn open(dir: &Path, clock: &Clock) -> Limiter {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn sweeps_compactions_restarts_and_crashes_are_not_seen(ops in ops()) {
