@@ -236,8 +236,8 @@ pub const MAX_REPLY_HEAD_BYTES: usize = 16 * 1024;
 /// with a key and a pattern of the greatest length and as many windows as there may be.
 pub const MAX_REPLY_BYTES: usize = 8 * 1024 * 1024;
 
-/// Room for one status object in a reply, in bytes: a key and a pattern of the greatest length, all of it escaped, as many
-/// windows as there may be, as many again below values for a time, and the rest.
+/// Room for one status object in a reply, in bytes: a key and a pattern of the greatest length, all of it escaped, as
+/// many windows as there may be, as many again below values for a time, and the rest.
 pub const MAX_STATUS_BYTES: usize = 8 * 1024;
 
 /// Status objects that a command asks for at once.
