@@ -121,8 +121,17 @@ fn fields_of_replies() {
     let page = page();
     let listed = |title: &str| items(page.section(title), "Va").into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
     let decision = client.post("/v1/check", r#"{"key":"k"}"#);
-    assert_eq!(names(&decision.ok()), listed("Decision"));
-    assert_eq!(names(&client.get("/v1/limits/k").ok()), listed("Status object"));
+    let (decisions, statuses) = of_all_kinds(&mut client);
+    let all = |objects: &[Value]| objects.iter().flat_map(names).collect::<BTreeSet<_>>();
+    let windows = |objects: &[Value]| -> Vec<Value> {
+        objects.iter().filter_map(|object| object["windows"].as_array()).flatten().cloned().collect()
+    };
+    assert_eq!(all(&decisions), listed("Decision"));
+    assert_eq!(all(&statuses), listed("Status object"));
+    assert_eq!(all(&[windows(&decisions), windows(&statuses)].concat()), listed("Window"));
+    // What stands in every one of them.
+    let plain = names(&client.post("/v1/check", r#"{"key":"other"}"#).ok());
+    assert!(decisions.iter().all(|decision| plain.is_subset(&names(decision))), "{plain:?}");
     assert_eq!(names(&client.get("/v1/doctor").ok()), listed("Report of doctor"));
     let headers: Vec<&str> = items(page.section("Headers of a decision"), "Li");
     assert_eq!(headers, ["RateLimit-Policy", "RateLimit", "Cache-Control", "Retry-After"]);
@@ -145,6 +154,33 @@ fn fields_of_replies() {
         assert_eq!(unnamed.join(" "), missing);
     }
     server.terminate();
+}
+
+/// Decisions and statuses in which every field stands at least once.
+fn of_all_kinds(client: &mut Client) -> (Vec<Value>, Vec<Value>) {
+    let algorithms = r#"["9/1h sliding_window_log","9/2h sliding_window_counter","9/month tz=Europe/Berlin anchor=5"]"#;
+    for body in [
+        r#"{"key":"p:*","rate":9,"per":"1h","mode":"shadow","max_keys":1}"#.to_owned(),
+        format!(r#"{{"key":"all","windows":{algorithms}}}"#),
+        r#"{"key":"all","rate":9,"per":"month","for":"1h"}"#.to_owned(),
+        format!(r#"{{"key":"several","windows":{algorithms}}}"#),
+        r#"{"key":"log","rate":9,"per":"1h","algorithm":"sliding_window_log"}"#.to_owned(),
+        r#"{"key":"pair","rate":9,"per":"1h","algorithm":"sliding_window_counter"}"#.to_owned(),
+        r#"{"key":"free","unlimited":true}"#.to_owned(),
+        r#"{"key":"debt","rate":9,"per":"1h"}"#.to_owned(),
+    ] {
+        client.post("/v1/limits", &body).ok();
+    }
+    let mut check = |key: &str| client.post("/v1/check", &format!(r#"{{"key":"{key}","cost":2}}"#)).ok();
+    let mut decisions: Vec<Value> = ["p:1", "p:2", "several", "all", "log", "pair", "free"].map(&mut check).to_vec();
+    for _ in 0..3 {
+        check("debt");
+    }
+    client.post("/v1/limits", r#"{"key":"debt","rate":9,"per":"1h","burst":1}"#).ok();
+    decisions.push(client.post("/v1/check", r#"{"key":"debt"}"#).ok());
+    let mut status = |key: &str| client.get(&format!("/v1/limits/{key}")).ok();
+    let keys = ["p:*", "p:1", "p:2", "all", "several", "log", "pair", "free", "debt"];
+    (decisions, keys.map(&mut status).to_vec())
 }
 
 #[test]
@@ -178,12 +214,23 @@ fn bounds() {
     let lines = page.section("BOUNDS");
     let of_code = [
         ("Key", format!("1 to {MAX_KEY_BYTES} bytes of UTF-8")),
-        ("Rate, burst and cost", format!("1 to {MAX_UNITS} units")),
+        ("Rate", format!("0 to {MAX_UNITS} units")),
+        ("Burst and cost", format!("1 to {MAX_UNITS} units")),
+        ("Windows of one limit", format!("1 to {MAX_WINDOWS}")),
         ("Period", format!("{MIN_PERIOD_MS} ms to {MAX_PERIOD_MS} ms, which is {} d", MAX_PERIOD_MS / 86_400_000)),
         ("Time to fill an empty token bucket", format!("at most {MAX_REFILL_MS} ms")),
+        ("Live keys of a pattern", format!("1 to {MAX_MAX_KEYS}, by default {MAX_KEYS}")),
+        ("Values of limits from requests whose keys overflow", MAX_OVERFLOWS.to_string()),
         ("Items of check-all and check-many", format!("1 to {MAX_ITEMS}")),
         ("Page of a listing, and top", format!("1 to {MAX_PAGE} status objects")),
         ("Body", format!("{MAX_BODY_BYTES} bytes")),
+        (
+            "Body with an array of limits",
+            format!(
+                "{MAX_LIMITS_BYTES} bytes with a Content-Length, {MAX_LARGE_BODIES} such body at once beyond \
+                 {MAX_BODY_BYTES} bytes"
+            ),
+        ),
         ("Head", format!("{MAX_HEAD_BYTES} bytes; beyond it the connection is ended")),
         ("Time for a head", format!("{HEAD_TIMEOUT_MS} ms")),
         ("Time for a body", format!("{BODY_TIMEOUT_MS} ms")),
@@ -226,7 +273,7 @@ fn examples_run_as_they_stand() {
     }
     assert!(!done.out.contains("\"error\""), "{done:?}");
     let doctor = Client::new(&server.url, Some(TOKEN)).get("/v1/doctor").ok();
-    assert_eq!((&doctor["allowed"], &doctor["denied"]), (&Value::from(6), &Value::from(3)));
+    assert_eq!((&doctor["allowed"], &doctor["denied"]), (&Value::from(7), &Value::from(4)));
     server.terminate();
 }
 
