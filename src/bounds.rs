@@ -211,8 +211,8 @@ pub const DRAIN_MS: u64 = 500;
 /// How long a server that has replaced itself waits for the data directory, in milliseconds.
 pub const TAKEOVER_WAIT_MS: u64 = 10_000;
 
-/// Stack of a worker or connection thread, in bytes. The deepest frames are those of the time-zone library, which reads a
-/// file of zone data: over 256 KiB where they are not optimised, under 64 KiB where they are.
+/// Stack of a worker or connection thread, in bytes. The deepest frames are those of the time-zone library while it
+/// reads a file of zone data: over 256 KiB where they are not optimised, under 64 KiB where they are.
 pub const STACK_BYTES: usize = 512 * 1024;
 
 /// How long a one-shot command waits for another command that holds the data directory, and a server at its start for
@@ -232,11 +232,13 @@ pub const COMPACT_REPLY_MS: u64 = 600_000;
 /// Largest head of a reply that a command reads, in bytes.
 pub const MAX_REPLY_HEAD_BYTES: usize = 16 * 1024;
 
-/// Largest body of a reply that a command reads where it asked for no list, in bytes: a check of a thousand items.
-pub const MAX_REPLY_BYTES: usize = 4 * 1024 * 1024;
+/// Largest body of a reply that a command reads where it asked for no list, in bytes: a check of a thousand items, each
+/// with a key and a pattern of the greatest length and as many windows as there may be.
+pub const MAX_REPLY_BYTES: usize = 8 * 1024 * 1024;
 
-/// Room for one status object in a reply, in bytes: a key of the greatest length, all of it escaped, and the rest.
-pub const MAX_STATUS_BYTES: usize = 4 * 1024;
+/// Room for one status object in a reply, in bytes: a key and a pattern of the greatest length, all of it escaped, as
+/// many windows as there may be, as many again below values for a time, and the rest.
+pub const MAX_STATUS_BYTES: usize = 8 * 1024;
 
 /// Status objects that a command asks for at once.
 pub const LIST_PAGE: usize = 20_000;

@@ -43,7 +43,7 @@ fn checks(threads: usize) -> f64 {
         Limit::new(1_000_000_000_000, Duration::from_secs(86_400), Algorithm::TokenBucket, None).expect("a limit");
     let keys: Vec<String> = (0..1000).map(|index| format!("user:{index}")).collect();
     for key in &keys {
-        limiter.configure(key, limit).expect("configured");
+        limiter.configure(key, limit.clone()).expect("configured");
     }
     let begun = Instant::now();
     thread::scope(|scope| {
@@ -68,10 +68,10 @@ fn scale() {
     // Configuring waits for the write, so many threads share each.
     thread::scope(|scope| {
         for worker in 0..64 {
-            let limiter = &limiter;
+            let (limiter, limit) = (&limiter, &limit);
             scope.spawn(move || {
                 for index in (worker..LIMITS).step_by(64) {
-                    limiter.configure(&format!("user:{index:011}"), limit).expect("configured");
+                    limiter.configure(&format!("user:{index:011}"), limit.clone()).expect("configured");
                 }
             });
         }
@@ -106,10 +106,10 @@ fn events() {
     let keys: Vec<String> = (0..KEYS).map(|index| format!("user:{index:011}")).collect();
     thread::scope(|scope| {
         for part in keys.chunks(KEYS / 50) {
-            let limiter = &limiter;
+            let (limiter, limit) = (&limiter, &limit);
             scope.spawn(move || {
                 for key in part {
-                    limiter.configure(key, limit).expect("configured");
+                    limiter.configure(key, limit.clone()).expect("configured");
                 }
             });
         }

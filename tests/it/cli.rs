@@ -596,6 +596,34 @@ fn columns_stand_below_each_other_whatever_the_keys() {
 }
 
 #[test]
+fn the_longest_status_is_read_from_a_server() {
+    let dir = Dir::new();
+    let server = Server::start(&dir.path, &[]);
+    let key = "\"".repeat(511);
+    let zone = "tz=America/Argentina/ComodRivadavia";
+    let windows = |rate: u64| {
+        let calendar = ["day", "week", "month", "quarter", "year"];
+        let calendar = calendar.map(|unit| match unit {
+            "day" | "week" => format!("{rate}/{unit} {zone}"),
+            _ => format!("{rate}/{unit} {zone} anchor=31"),
+        });
+        let others = [31_622_399_999_u64, 31_622_399_998, 31_622_399_997];
+        let others = others.map(|ms| format!("{rate}/{ms}ms sliding_window_counter"));
+        calendar.into_iter().chain(others).collect::<Vec<_>>().join(", ")
+    };
+    dir.ok(&["limit", "add", &format!("{key}*"), &windows(999_999_999_999)]);
+    let key = format!("{key}x");
+    dir.ok(&["limit", "check", &key, "--cost", "999999999"]);
+    dir.ok(&["limit", "add", &key, &windows(899_999_999_999), "--for", "366d"]);
+    let longest = dir.ok(&["limit", "list", "--live", "--prefix", &key, "--limit", "1", "--json"]);
+    assert!((4500..flint::bounds::MAX_STATUS_BYTES).contains(&longest.len()), "{}", longest.len());
+    assert_eq!(dir.json(&["limit", "top", "--by", "allowed", "--limit", "1"]).as_array().unwrap().len(), 1);
+    let decision = dir.ok(&["limit", "check", &key, "--json"]);
+    assert!(decision.len() * flint::bounds::MAX_ITEMS < flint::bounds::MAX_REPLY_BYTES, "{}", decision.len());
+    server.terminate();
+}
+
+#[test]
 fn a_reader_that_goes_is_no_news_and_a_full_disk_is() {
     let dir = Dir::new();
     dir.ok(&["limit", "add", "job", "--rate", "3", "--per", "366d"]);

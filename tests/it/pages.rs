@@ -11,68 +11,184 @@ use serde_json::{Value, json};
 use crate::format::{File, Page, Table, read, write};
 use crate::util::{flint, log_files, segments};
 
-/// What `flint log dump` says of a record.
-fn dumped(page: &Page, keys: &mut BTreeMap<u64, String>, name: &str, record: &Value) -> Vec<Value> {
-    let id = record["id"].as_u64();
-    if let (Some(id), Some(key)) = (id, record["key"].as_str()) {
-        keys.insert(id, key.to_owned());
+/// What `flint log dump` says of a record, by the page.
+struct Dumper<'a> {
+    page: &'a Page,
+    /// Keys by their ids, as the records have them.
+    keys: BTreeMap<u64, String>,
+}
+
+fn instant(at: &Value) -> Value {
+    at.as_u64().map(|at| rfc3339(at).to_string()).into()
+}
+
+/// Adds fields to a line.
+fn with(mut line: Value, more: Value) -> Value {
+    for (name, value) in more.as_object().unwrap() {
+        line[name] = value.clone();
     }
-    let instant = |field: &str| record[field].as_u64().map(|at| rfc3339(at).to_string());
-    let mut line = json!({"event": name});
-    if let Some(id) = id {
-        (line["id"], line["key"]) = (id.into(), keys[&id].clone().into());
-    }
-    if let Some(at) = instant("at") {
-        line["at"] = at.into();
-    }
-    // Of a limit of one window.
-    let window = &record["limit"]["windows"][0];
-    if let Some(algorithm) = window["algorithm"].as_u64() {
-        line["algorithm"] = page.state(algorithm).0.into();
-        line["rate"] = window["rate"].clone();
-        line["capacity"] = window["capacity"].clone();
-        line["per"] = Period::of_millis(window["period"].as_u64().unwrap()).unwrap().to_string().into();
-    }
-    match name {
-        "spent" => line["cost"] = record["cost"].clone(),
-        "spent-all" => {
-            let items = record["items"].as_array().unwrap().iter();
-            return items
-                .map(|item| {
-                    json!({"event": "spent", "at": instant("at"), "id": item["id"], "cost": item["cost"],
-                        "key": keys[&item["id"].as_u64().unwrap()], "check_all": true})
-                })
-                .collect();
+    line
+}
+
+impl Dumper<'_> {
+    fn key(&self, id: &Value) -> Value {
+        // Within a snapshot, keys and totals may come before the pattern that they are of.
+        let Some(key) = self.keys.get(&id.as_u64().unwrap()) else { return json!({"key": null}) };
+        match (key.strip_prefix('\u{1}'), key.strip_prefix('\u{2}')) {
+            (Some(text), _) => json!({"key": text, "kind": "pattern"}),
+            (_, Some(text)) => json!({"key": text, "kind": "overflow"}),
+            _ => json!({"key": key}),
         }
-        "denied" => {
-            line["at"] = instant("last").into();
-            (line["total_denied"], line["total_denied_cost"]) = (record["total"].clone(), record["cost"].clone());
+    }
+
+    /// What all events of a key have, and what many have.
+    fn line(&self, event: &str, at: &Value, record: &Value) -> Value {
+        let line = with(json!({"event": event, "at": instant(at), "id": record["id"]}), self.key(&record["id"]));
+        self.values(line, record)
+    }
+
+    /// The values of a record, as far as it has any.
+    fn values(&self, mut line: Value, record: &Value) -> Value {
+        if record["limit"].is_object() {
+            line = with(line, self.limit(&record["limit"]));
         }
-        "clock" => {
-            let boot = record["boot"].as_array().unwrap().iter();
-            let boot: Vec<u8> = boot.map(|byte| byte.as_u64().unwrap() as u8).collect();
-            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            let parts = [&boot[..4], &boot[4..6], &boot[6..8], &boot[8..10], &boot[10..]].map(hex);
-            line["boot"] = parts.join("-").into();
-            line["boot_clock_us"] = record["boot-clock"].clone();
-            line["wall"] = instant("wall").into();
+        if record["max-keys"].is_u64() {
+            line["max_keys"] = record["max-keys"].clone();
         }
-        "marker" => (line["snapshot"], line["shard"]) = (record["snapshot"].clone(), record["shard"].clone()),
-        "entry" => {
-            for field in ["allowed", "denied", "allowed-cost", "denied-cost"] {
-                line[format!("total_{}", field.replace('-', "_"))] = record[field].clone();
+        if record["until"].is_u64() {
+            line["until"] = instant(&record["until"]);
+        }
+        if record["ends"].as_array().is_some_and(|ends| !ends.is_empty()) {
+            line["ends"] = record["ends"].as_array().unwrap().iter().map(instant).collect();
+        }
+        line
+    }
+
+    fn limit(&self, limit: &Value) -> Value {
+        let flags = limit["flags"].as_u64().unwrap();
+        let windows: Vec<Value> = limit["windows"].as_array().unwrap().iter().map(|one| self.window(one)).collect();
+        let line = match windows.as_slice() {
+            [] => json!({"unlimited": true}),
+            [only] => only.clone(),
+            several => json!({"windows": several}),
+        };
+        assert_eq!(flags & 2 != 0, windows.is_empty());
+        if flags & 1 != 0 { with(line, json!({"mode": "shadow"})) } else { line }
+    }
+
+    fn window(&self, window: &Value) -> Value {
+        let algorithm = self.page.state(window["algorithm"].as_u64().unwrap()).0;
+        let line = json!({"rate": window["rate"], "capacity": window["capacity"], "algorithm": algorithm});
+        let period = &window["period"];
+        if let Some(ms) = period.as_u64() {
+            return with(line, json!({"per": Period::of_millis(ms).unwrap().to_string()}));
+        }
+        let unit = flint::CalendarUnit::ALL[period["unit"].as_u64().unwrap() as usize].name();
+        let line = with(line, json!({"per": unit, "tz": period["zone"]}));
+        if ["day", "week"].contains(&unit) { line } else { with(line, json!({"anchor": period["anchor"]})) }
+    }
+
+    /// Where the values of a key are from; of a configured one that is told only where it could be otherwise.
+    fn source(&self, source: &Value, tells_exact: bool) -> Value {
+        match source.as_u64().unwrap() {
+            0 if tells_exact => json!({"source": "exact"}),
+            0 => json!({}),
+            1 => json!({"source": "request"}),
+            2 => json!({"source": "overflow"}),
+            id => json!({"source": "pattern", "pattern": self.key(&(id - 3).into())["key"]}),
+        }
+    }
+
+    fn born(&mut self, id: &Value, at: &Value, born: &Value) -> Option<Value> {
+        let key = born["key"].as_str()?.to_owned();
+        self.keys.insert(id.as_u64().unwrap(), key);
+        let line = self.line("born", at, &json!({"id": id, "limit": born["limit"]}));
+        Some(with(line, self.source(&born["source"], false)))
+    }
+
+    fn spent(&mut self, at: &Value, item: &Value, several: bool) -> Vec<Value> {
+        let mut lines: Vec<Value> = self.born(&item["id"], at, &item["born"]).into_iter().collect();
+        for made in item["moves"].as_array().into_iter().flatten() {
+            let line = self.line("moved", &made["at"], &json!({"id": item["id"], "limit": made["limit"]}));
+            let line = with(line, self.source(&made["source"], true));
+            lines.push(if made["lifts"] == 1 { with(line, json!({"lifts": true})) } else { line });
+        }
+        let line = with(self.line("spent", at, item), json!({"cost": item["cost"]}));
+        lines.push(if several { with(line, json!({"check_all": true})) } else { line });
+        lines
+    }
+
+    fn record(&mut self, name: &str, record: &Value) -> Vec<Value> {
+        if let (Some(id), Some(key)) = (record["id"].as_u64(), record["key"].as_str()) {
+            self.keys.insert(id, key.to_owned());
+        }
+        let totals = || {
+            let field = |name: &str| record[name].clone();
+            json!({"total_allowed": field("allowed"), "total_denied": field("denied"),
+                "total_allowed_cost": field("allowed-cost"), "total_denied_cost": field("denied-cost")})
+        };
+        let items = || record["items"].as_array().unwrap();
+        let line = match name {
+            "spent" => return self.spent(&record["at"], record, false),
+            "spent-all" => return items().iter().flat_map(|item| self.spent(&record["at"], item, true)).collect(),
+            "spent-more" => {
+                let several = items().len() > 1;
+                return items().iter().flat_map(|item| self.spent(&record["at"], item, several)).collect();
             }
-        }
-        "end" => return Vec::new(),
-        _ => {}
+            "overlaid" => {
+                let born = self.born(&record["id"], &record["at"], &record["born"]);
+                return born.into_iter().chain([self.line(name, &record["at"], record)]).collect();
+            }
+            "became" => with(self.line(name, &record["at"], record), self.source(&record["source"], true)),
+            "denied" => {
+                let line = self.line(name, &record["last"], &json!({"id": record["id"]}));
+                with(line, json!({"total_denied": record["total"], "total_denied_cost": record["cost"]}))
+            }
+            "clock" => {
+                let boot = record["boot"].as_array().unwrap().iter();
+                let boot: Vec<u8> = boot.map(|byte| byte.as_u64().unwrap() as u8).collect();
+                let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                let parts = [&boot[..4], &boot[4..6], &boot[6..8], &boot[8..10], &boot[10..]].map(hex);
+                json!({"event": name, "at": instant(&record["at"]), "wall": instant(&record["wall"]),
+                    "boot": parts.join("-"), "boot_clock_us": record["boot-clock"]})
+            }
+            "marker" => json!({"event": name, "snapshot": record["snapshot"], "shard": record["shard"]}),
+            "entry" => {
+                let line = with(json!({"event": name, "id": record["id"]}), self.key(&record["id"]));
+                let line = with(with(line, totals()), self.source(&record["source"], false));
+                let line = self.values(line, &json!({"limit": record["limit"], "max-keys": record["max-keys"]}));
+                match record["overlay"].is_object() {
+                    true => with(line, json!({"overlay": self.values(json!({}), &record["overlay"])})),
+                    false => line,
+                }
+            }
+            "pattern-totals" => {
+                let line = json!({"event": "pattern_totals", "id": record["id"], "shard": record["shard"]});
+                with(with(line, self.key(&record["id"])), totals())
+            }
+            "intended" => {
+                let of_item = |item: &Value| {
+                    let line = json!({"event": name, "at": instant(&record["at"]), "group": record["group"],
+                        "last": record["last"] == 1});
+                    let id = u64::MAX;
+                    let named = Dumper { page: self.page, keys: [(id, item["key"].as_str().unwrap().into())].into() };
+                    let line = self.values(with(line, named.key(&id.into())), item);
+                    if item["limit"].is_null() { with(line, json!({"removes": true})) } else { line }
+                };
+                return items().iter().map(of_item).collect();
+            }
+            "done" => json!({"event": name, "group": record["group"]}),
+            "end" => return Vec::new(),
+            _ => self.line(name, &record["at"], record),
+        };
+        vec![line]
     }
-    vec![line]
 }
 
 fn dump_by_the_page(page: &Page, files: &[&File]) -> Vec<Value> {
-    let mut keys = BTreeMap::new();
+    let mut dumper = Dumper { page, keys: BTreeMap::new() };
     let records = files.iter().flat_map(|file| file.frames.iter().flat_map(|(_, records)| records));
-    records.flat_map(|(name, record)| dumped(page, &mut keys, name, record)).collect()
+    records.flat_map(|(name, record)| dumper.record(name, record)).collect()
 }
 
 fn dump(dir: &Path) -> Vec<Value> {
@@ -99,6 +215,24 @@ fn make_history(dir: &Path) {
     ok(&["limit", "reset", "sliding_window_counter"]);
     ok(&["limit", "add", "ключ", "--rate", "1000000000000", "--per", "366d"]);
     ok(&["limit", "remove", "ключ"]);
+    // Keys by a pattern and by request, values for a time and without a limit, and a limit that falls to its pattern.
+    ok(&["limit", "add", "user:*", "10/1d", "100/month", "--tz", "Europe/Berlin", "--max-keys", "1"]);
+    ok(&["limit", "check", "user:1"]);
+    ok(&["limit", "check", "user:2"]);
+    ok(&["limit", "add", "user:*", "20/1d", "50/week shadow", "--max-keys", "5"]);
+    ok(&["limit", "check", "user:1", "--cost", "2"]);
+    ok(&["limit", "add", "user:1", "5/1h", "--for", "1h"]);
+    ok(&["limit", "check", "user:1"]);
+    ok(&["limit", "remove", "user:1"]);
+    ok(&["limit", "add", "user:3", "--unlimited"]);
+    ok(&["limit", "check-all", "user:3", "user:1"]);
+    ok(&["limit", "check", "visitor", "--limit", "3/quarter"]);
+    ok(&["limit", "add", "token_bucket", "0/1s", "--for", "366d"]);
+    // The command line configures one limit at a time.
+    let limiter = flint::Limiter::open(dir, flint::Options::default()).unwrap();
+    let group = ["a", "b*"].map(|key| flint::Setting::new(key, "1/1h".parse().unwrap()));
+    assert_eq!(limiter.configure_all(&group).unwrap(), [true, true]);
+    limiter.close().unwrap();
 }
 
 #[test]
@@ -135,18 +269,21 @@ fn what_the_program_writes_is_what_the_page_says() {
     assert!(segment[file.end..segment.len() - mark.len()].iter().all(|byte| *byte == 0));
 
     assert_eq!(flint(&dir, &["log", "compact"]).code, Some(0));
-    assert_eq!(flint(&dir, &["limit", "check", "token_bucket"]).code, Some(0));
+    assert_eq!(flint(&dir, &["limit", "check", "sliding_window_log"]).code, Some(0));
     let snapshot = std::fs::read(dir.join("0000000002.snapshot")).unwrap();
     let snapshot = read(&page, &snapshot, b"FLINTSNP");
     assert_eq!(layout.get(&snapshot.header, "flags"), 0, "markers follow");
-    assert_eq!(layout.get(&snapshot.header, "first"), 4);
+    let is_entry = |record: &&(String, Value)| record.0 == "entry";
+    let limits = snapshot.frames.iter().flat_map(|(_, records)| records).filter(is_entry).count() as u64;
+    assert_eq!(layout.get(&snapshot.header, "first"), limits);
+    assert!(limits > 8, "{limits}");
     assert_eq!(layout.bytes(&snapshot.header, "directory"), layout.bytes(&file.header, "directory"));
     assert_ne!(layout.bytes(&snapshot.header, "salt"), layout.bytes(&file.header, "salt"));
     let segment = std::fs::read(dir.join("0000000002.aof")).unwrap();
     let segment = read(&page, &segment, b"FLINTAOF");
     assert_eq!(layout.get(&segment.header, "first"), next);
     let said = dump(&dir);
-    assert_eq!(said[0], json!({"event": "snapshot", "number": 2, "complete": false, "limits": 4}));
+    assert_eq!(said[0], json!({"event": "snapshot", "number": 2, "complete": false, "limits": limits}));
     assert_eq!(dump_by_the_page(&page, &[&snapshot, &segment]), said[1..]);
     let names: Vec<&str> = [&file, &snapshot, &segment]
         .iter()

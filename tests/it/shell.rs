@@ -200,3 +200,34 @@ fn tokens_stay_off_the_command_line_and_errors_are_told() {
     assert!(calls.contains("-K") && !calls.contains("very-secret"), "{calls}");
     server.terminate();
 }
+
+/// The first thing that somebody tries: one line of curl, and nothing to configure.
+#[test]
+fn a_limit_in_the_url_outlives_the_server() {
+    if !installed("curl") {
+        return;
+    }
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let mut server = Server::start(&dir, &[]);
+    let take = |server: &Server| {
+        let url = format!("{}/v1/take/backup?limit=1/1d", server.url);
+        run(Command::new("curl").args(["-fsS", "-XPOST", &url]))
+    };
+    let first = take(&server);
+    assert_eq!((first.code, first.out.as_str()), (Some(0), "ok 0\n"), "{first:?}");
+    let denied = |run: &Run| run.code == Some(22) && run.err.contains("429");
+    let second = take(&server);
+    assert!(denied(&second), "{second:?}");
+    for killed in [false, true] {
+        if killed {
+            server.kill();
+        } else {
+            server.terminate();
+        }
+        server = Server::start(&dir, &[]);
+        let again = take(&server);
+        assert!(denied(&again), "killed {killed}: {again:?}");
+    }
+    server.terminate();
+}

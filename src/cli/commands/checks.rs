@@ -27,7 +27,7 @@ impl Decision {
     pub fn ask(global: &Global, key: &str, cost: u64, limit: Option<&Value>) -> Result<Decision> {
         validate_key(key)?;
         let mut body = json!({"key": key, "cost": cost});
-        // Without a limit of its own it can be decided only where limits are configured, so in a directory that is there.
+        // Without a limit of its own it can be decided only by what is configured, in a directory that is there.
         let mut access = Access::Write;
         if let Some(limit) = limit {
             body["limit"] = limit.clone();

@@ -15,13 +15,11 @@ pub static COMMANDS: [Command; 19] = [
     command(
         "limit add",
         "KEY [RATE/PER]...",
-        "Configure a limit of RATE units per PER: 100/1m, 5000/day. Of several, all must allow. A KEY with * is a \
-         pattern, each * standing for one or more characters: every key that matches has such a limit of its own. \
-         Quote it in the shell: 'user:*'.",
+        "Configure a limit of RATE units per PER (100/1m, 5000/day), or a pattern, quoted: 'user:*'.",
     ),
     command("limit check", "KEY", "Spend N units if the limit allows it. Exit status 0 allowed, 1 denied."),
     command("limit check-all", "KEY...", "Spend of all limits or of none. Exit status 0 allowed, 1 denied."),
-    command("limit status", "KEY", "Show how a limit stands, or a pattern."),
+    command("limit status", "KEY", "Show how a limit stands."),
     command("limit list", "", "List limits and patterns, sorted by key."),
     command("limit reset", "[KEY]", "Give back all that was spent of a limit, or of all below a prefix."),
     command("limit remove", "[KEY]", "Remove a limit, or all below a prefix."),
@@ -78,8 +76,7 @@ pub static OPTIONS: [CommandOption; 43] = [
         .count(MAX_KEYS),
     option(ADD, "--rate", ANY, "in place of RATE/PER: units per period, 0 to 10^12; at 0 every check is denied"),
     option(ADD, "--per", Text("PER"), "1ms to 366d (250ms, 10s, 1m, 24h, 7d), or day, week, month, quarter, year"),
-    option(ADD, "--algorithm", Value::Algorithm, "how it counts; fixed_window_counter for the calendar's periods")
-        .default("token_bucket"),
+    option(ADD, "--algorithm", Value::Algorithm, "how it counts").default("token_bucket"),
     option(ADD, "--burst", ANY, "token_bucket only: the bucket's capacity; without it, the rate"),
     option(ADD, "--tz", Text("ZONE"), "calendar only: the time zone, such as Europe/Berlin").default("UTC"),
     option(ADD, "--anchor", Number("DAY", 1, MAX_ANCHOR as u64), "day on which a month, quarter or year begins")

@@ -16,8 +16,8 @@ use crate::store::format::record::Entry;
 pub fn ahead_notice(ahead: Duration) -> String {
     format!(
         "the log is ahead of the system clock by {}, since that was ahead when it was written, or was set back; \
-         limits go on from there at their pace; if the system clock is right now, `flint log repair --rewind-clock` \
-         brings the log back to it",
+         limits go on from there at their pace; if the system clock is right now, `flint log repair --rewind-clock --to \
+         NEWDIR` copies the directory with its clock set back",
         in_words(ahead)
     )
 }
