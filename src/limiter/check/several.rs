@@ -76,7 +76,7 @@ impl Limiter {
         let mut decision = None;
         core.check(&core.ask(&item), &mut room, &wait, non_blocking, &mut decision)?;
         drop(room);
-core.count_overflows(decision.as_ref());
+        core.count_overflows(decision.as_ref());
         if decision.as_ref().is_some_and(Decision::must_be_waited_for) {
             core.finish(&wait)?;
         }

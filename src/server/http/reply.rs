@@ -278,7 +278,7 @@ mod tests {
         let (much, little, none) = (check("a", "9/1m", 1), check("b", "5/1m", 1), check("c", "unlimited", 1));
         let denied = [check("d", "7/1m", 7), check("d", "7/1m", 7), check("e", "0/1s", 1)];
         assert_eq!(policy(&[much.clone(), little.clone(), none.clone()]), "RateLimit-Policy: \"5/1m\";q=5;w=60");
-        assert_eq!(policy(&[none.clone()]), "Cache-Control: no-store");
+        assert_eq!(policy(std::slice::from_ref(&none)), "Cache-Control: no-store");
         assert_eq!(policy(&[]), "Cache-Control: no-store");
         let [_, first, second] = denied;
         assert_eq!(policy(&[little, first, second, none]), "RateLimit-Policy: \"7/1m\";q=7;w=60");

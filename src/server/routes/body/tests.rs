@@ -17,8 +17,11 @@ fn brought(json: &str) -> Result<Option<Limit>> {
     parse::<Check<'_>>(body.as_bytes())?.item().map(|item| item.limit.cloned())
 }
 
-/// The one limit, or several, that a body configures, each as key, text of its values, and the rest.
-fn settings(body: &str) -> Result<Vec<(String, Limit, Option<Duration>, Option<u64>)>> {
+/// A key and what it is to have: its values, for how long, and of a pattern how many keys may live.
+type Set = (String, Limit, Option<Duration>, Option<u64>);
+
+/// The one limit, or several, that a body configures.
+fn settings(body: &str) -> Result<Vec<Set>> {
     let mut body = parse_settings(body.as_bytes())?;
     let owned = |setting: Setting<'_>| (setting.key.to_owned(), setting.limit, setting.lasts, setting.max_keys);
     Ok(body.take().into_iter().map(owned).collect())
