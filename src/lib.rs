@@ -4,4 +4,5 @@ pub mod bounds;
 pub mod clock;
 pub mod error;
 pub mod limit;
+pub mod store;
 pub use error::{Error, Kind, Result};

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
                 return writeln!(out, "<{}>{}", priority(record.level()), record.args());
             }
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            let now = flint::clock::rfc3339(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+            let now = flint::clock::rfc3339(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
             writeln!(out, "{now} {:<5} {}", record.level(), record.args())
         })
         .init();

@@ -6,8 +6,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
 
+use flint::store::decode::Decoder;
 use flint::store::frame::{self, FileHeader, FileKind};
-use flint::store::record::Decoder;
 use flint::{Access, Algorithm, Kind, Limit, Limiter, Options, Page, SyncMode};
 use proptest::prelude::*;
 
@@ -86,7 +86,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_survived(
-        bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0..12u8, Just(0xff)], 0..600),
+        bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0..17u8, Just(0xff)], 0..600),
         base in any::<u64>(),
     ) {
         let ((), largest) = counted(|| {
@@ -156,7 +156,7 @@ enum Change {
 }
 
 fn changes() -> impl Strategy<Value = Vec<(bool, Change)>> {
-    let byte = prop_oneof![any::<u8>(), Just(0xff), Just(0x80), 0..12u8];
+    let byte = prop_oneof![any::<u8>(), Just(0xff), Just(0x80), 0..17u8];
     // The edges of what is believed, and of what fits.
     let edge = prop_oneof![Just(16), Just(25), Just(32), Just(47), Just(48), Just(62), Just(63), 0..64u32];
     let number = (edge, 0..4u64).prop_map(|(bits, below)| (1_u64 << bits).wrapping_sub(below));

@@ -9,12 +9,16 @@
 //! `FLINT_FUZZ_INPUT` gives such digits to the target again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use flint::limit::StateParts;
+use flint::clock::Reading;
+use flint::limit::{Parts, StateParts};
 use flint::server::fuzz::{self, Class, Head};
+use flint::store::decode::Decoder;
+use flint::store::encode;
 use flint::store::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use flint::store::record::{self, Decoder, Entry, Event, Record};
+use flint::store::record::{self, Born, Entry, Event, Move, Overlay, PatternTotals, Record, Source, Spend};
 use flint::{Algorithm, Kind, Limit};
 use serde_json::Value;
 use tiny_http::{HTTPVersion, Header};
@@ -105,9 +109,10 @@ fn fuzz_record(data: &[u8]) {
 fn encoded(record: &Record<'_>, base: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     match record {
-        Record::Event(event) => record::encode_event(&mut bytes, event, base),
-        Record::Entry(entry) => record::encode_entry(&mut bytes, entry),
-        Record::End { limits, now } => record::encode_end(&mut bytes, *limits, *now),
+        Record::Event(event) => encode::encode_event(&mut bytes, event, base),
+        Record::Entry(entry) => encode::encode_entry(&mut bytes, entry),
+        Record::PatternTotals(totals) => encode::encode_pattern_totals(&mut bytes, totals),
+        Record::End { limits, now } => encode::encode_end(&mut bytes, *limits, *now),
     }
     bytes
 }
@@ -281,40 +286,73 @@ fn body_inputs() -> Vec<Vec<u8>> {
     bodies.into_iter().map(|(which, body)| [&[which], body.as_bytes()].concat()).collect()
 }
 
-const BASE: u64 = 1_800_000_000_000;
+const BASE: u64 = 1_800_000_000_000_000;
 
 /// Records of each kind and algorithm.
 fn records() -> Vec<Record<'static>> {
-    let limit = |algorithm: &Algorithm| Limit::of_millis(100, 60_000, *algorithm, None).unwrap();
+    let values = |text: &str| -> Arc<Limit> { Arc::new(text.parse().unwrap()) };
     let (id, at, key) = (300, BASE + 200, "route:/v1/ключ");
-    let mut records: Vec<_> = Algorithm::ALL
-        .iter()
-        .flat_map(|algorithm| {
-            let limit = limit(algorithm);
-            let state = match algorithm {
-                Algorithm::TokenBucket => StateParts::Bucket { whole: 7, part: 59_999, at },
+    let (several, unlimited) =
+        (values("10/1s burst=20, 5000/month tz=Europe/Berlin anchor=31 shadow"), values("unlimited"));
+    let limits = Algorithm::ALL.iter().map(|algorithm| Limit::of_millis(100, 60_000, *algorithm, None).unwrap());
+    let mut records: Vec<_> = limits
+        .flat_map(|limit| {
+            let state = match limit.windows()[0].algorithm() {
+                Algorithm::TokenBucket => StateParts::Bucket { whole: -7, part: 59_999, at, fast: Some((9, 1000)) },
                 Algorithm::SlidingWindowLog => StateParts::Events(vec![(at - 1, 3), (at, 200)]),
-                Algorithm::FixedWindowCounter => StateParts::Window { start: at, used: 100 },
+                Algorithm::FixedWindowCounter => StateParts::Window { start: at, end: at + 5, used: 100 },
                 Algorithm::SlidingWindowCounter => StateParts::Pair { start: at, previous: 1, current: 2 },
                 other => panic!("{other} has no records here"),
             };
-            let (totals, times) = ([1, 200, 30_000, u64::MAX], [Some(at), None, Some(0)]);
+            let resting = vec![(limit.windows()[0], state.clone())];
+            let entry = Entry {
+                id,
+                shard: 0,
+                source: Source::Pattern(7),
+                limit: Arc::new(limit.clone()),
+                max_keys: None,
+                overlay: None,
+                parts: Parts { windows: vec![state], resting: Vec::new() },
+                configured: Some(at),
+                totals: [1, 200, 30_000, u64::MAX],
+                times: [Some(at), None, Some(0)],
+                key,
+            };
+            let overlay = Some(Overlay { limit: values("unlimited"), until: at + 9 });
+            let under = Entry { overlay, parts: Parts { windows: Vec::new(), resting }, ..entry.clone() };
+            let max_keys = Some(1_000_000);
             [
-                Record::Event(Event::Created { id, shard: 255, at, limit, key }),
-                Record::Event(Event::Reconfigured { id, at, limit }),
-                Record::Entry(Entry { id, shard: 0, limit, state, totals, times, key }),
+                Record::Event(Event::Created { id, shard: 255, at, limit: Arc::new(limit), max_keys, key }),
+                Record::Entry(Box::new(entry)),
+                Record::Entry(Box::new(under)),
             ]
         })
         .collect();
+    let limit = || Arc::clone(&several);
+    let born = || Some(Born { shard: 3, source: Source::Request, limit: limit(), key });
+    let moves = vec![Move { at, source: Source::Pattern(1), lifts: true, limit: Arc::clone(&unlimited) }];
+    let ends = || vec![at + 1, at + 1_000_000_000];
     let events = [
+        Event::Reconfigured { id, at, limit: limit(), max_keys: None, ends: ends() },
+        Event::Overlaid { id, at, limit: Arc::clone(&unlimited), until: at + 1, born: born(), ends: Vec::new() },
         Event::Removed { id, at },
+        Event::Became { id, at, source: Source::Exact, limit: limit(), ends: ends() },
         Event::Spent { id: record::MAX_ID, cost: 1, at },
         Event::SpentAll { at, items: vec![(1, 1), (id, 1_000_000)] },
+        Event::SpentMore {
+            at,
+            items: vec![
+                Spend { id, cost: 1, born: born(), moves: Vec::new(), ends: ends() },
+                Spend { id, cost: 2, born: None, moves, ends: Vec::new() },
+            ],
+        },
         Event::Denied { id, total: 5, cost: 500, last: Some(at) },
         Event::Reset { id, at },
         Event::Marker { snapshot: 2, shard: 17 },
+        Event::Clock(Reading { at, wall: at - 7, boot: [9; 16], boot_clock: 1_000_000 }),
     ];
     records.extend(events.map(Record::Event));
+    records.push(Record::PatternTotals(PatternTotals { id, shard: 4, totals: [1, 2, 3, 4] }));
     records.push(Record::End { limits: 12, now: at });
     records
 }

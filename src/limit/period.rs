@@ -8,8 +8,11 @@ use std::time::Duration;
 use super::text::excerpt;
 use super::zone::Zone;
 use crate::bounds::{MAX_ANCHOR, MAX_PERIOD_MS, MIN_PERIOD_MS};
-use crate::clock::{Micros, Millis};
+use crate::clock::Micros;
 use crate::error::{Error, Result};
+
+/// A length in milliseconds.
+type Millis = u64;
 
 /// Units of a length, with their milliseconds. Written with the largest that divides it; a week is written in days.
 const UNITS: [(&str, Millis); 6] =

@@ -9,7 +9,6 @@ use super::period::Period;
 use super::text::excerpt;
 use super::window::Window;
 use crate::bounds::MAX_WINDOWS;
-use crate::clock::Millis;
 use crate::error::{Error, Result};
 
 /// The text of a limit that allows every check.
@@ -92,7 +91,7 @@ impl Limit {
 
     /// As [`Limit::new`], with the period in milliseconds.
     #[doc(hidden)]
-    pub fn of_millis(rate: u64, per: Millis, algorithm: Algorithm, burst: Option<u64>) -> Result<Limit> {
+    pub fn of_millis(rate: u64, per: u64, algorithm: Algorithm, burst: Option<u64>) -> Result<Limit> {
         Limit::of(vec![Window::of(rate, Period::of_millis(per)?, algorithm, burst)?])
     }
 

@@ -3,9 +3,11 @@
 //! Owns: every file of the data directory. Called by `limiter`. It knows records, not what they mean: what is read
 //! goes to a [`Replay`], and what a snapshot holds comes from its caller.
 //!
-//! Arrows go down this list: `opening`, `directory`, `snapshot`, `log`, `read`, `files`, `format`, `policy`, `timings`.
+//! Arrows go down this list: `opening`, `directory`, `snapshot`, `log`, `read`, `files`, `format`, `policy`, `timings`,
+//! `clocks`.
 //! Each room below has a list of its own.
 
+mod clocks;
 mod directory;
 mod files;
 mod format;
@@ -14,6 +16,8 @@ mod opening;
 mod policy;
 mod read;
 mod snapshot;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod timings;
 
 pub use self::directory::Store;
@@ -21,7 +25,7 @@ pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write
 pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
 pub use self::files::names::LOCK;
 pub use self::files::view::ReadOnlyView;
-pub use self::format::{frame, record};
+pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;
 pub use self::log::health::{Health, overloaded};
 pub use self::log::queue::Reservation;
@@ -31,5 +35,6 @@ pub use self::policy::{Policy, validate_policy};
 pub use self::read::found::{CleanEnd, Damage, Recovered, Replay, Torn};
 pub use self::read::recovery::recover;
 pub use self::read::repair::{Lost, RepairRead, read_for_repair};
+pub use self::read::rewind::{Rewind, ahead_notice};
 pub use self::snapshot::SnapshotWriter;
 pub use self::timings::{TIMING_BOUNDS_US, Timings};

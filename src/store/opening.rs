@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::clocks::Clocks;
 use super::directory::{Store, remove_leftover};
 use super::files::data_dir::DataDir;
 use super::files::disk::Disk;
@@ -10,14 +11,14 @@ use super::files::lock::DirectoryLock;
 use super::files::names::Name;
 use super::files::random::random;
 use super::format::frame::FILE_HEADER;
-use super::format::record::Entry;
+use super::format::record::{Entry, PatternTotals};
 use super::log::handle::Log;
 use super::log::segment::Segment;
 use super::log::writer::Start;
 use super::policy::Policy;
 use super::read::found::{CleanEnd, Recovered};
 use super::snapshot::SnapshotWriter;
-use crate::clock::Millis;
+use crate::clock::{Clock, Reading};
 use crate::error::{Error, Result};
 
 /// A store that is being opened. A log that was closed in good order is appended to. Otherwise the state is first made
@@ -29,14 +30,15 @@ pub struct Opening {
     home: DataDir,
     lock: DirectoryLock,
     found: Recovered,
-    now: Millis,
+    clock: Clock,
     policy: Policy,
     snapshot: Option<SnapshotWriter>,
-    sealed: bool,
+    /// What the clocks showed when the new snapshot was sealed.
+    sealed: Option<Reading>,
 }
 
 impl Opening {
-    /// Begins to go on where `found` ends.
+    /// Begins to go on where `found` ends, with a clock that was made to go on there too ([`Recovered::resume`]).
     ///
     /// # Errors
     /// `io`.
@@ -45,7 +47,7 @@ impl Opening {
         disk: &Arc<dyn Disk>,
         lock: DirectoryLock,
         found: Recovered,
-        now: Millis,
+        clock: &Clock,
         policy: Policy,
     ) -> Result<Opening> {
         if let Some(torn) = &found.torn {
@@ -61,12 +63,20 @@ impl Opening {
         let home = DataDir { disk: Arc::clone(disk), path: dir.to_owned(), id };
         let needs_snapshot = found.clean.is_none() && found.highest_number > 0;
         let snapshot = needs_snapshot.then(|| SnapshotWriter::begin(&home, found.highest_number + 1, true));
-        Ok(Opening { lock, now, policy, snapshot: snapshot.transpose()?, home, found, sealed: false })
+        Ok(Opening { lock, clock: clock.clone(), policy, snapshot: snapshot.transpose()?, home, found, sealed: None })
     }
 
     /// Whether all limits are to be handed to [`Opening::entry`].
     pub fn wants_snapshot(&self) -> bool {
         self.snapshot.is_some()
+    }
+
+    /// Adds the totals of a pattern's keys in a shard to the new snapshot.
+    ///
+    /// # Errors
+    /// `io`.
+    pub fn pattern_totals(&mut self, totals: &PatternTotals) -> Result<()> {
+        self.snapshot.as_mut().map_or(Ok(()), |snapshot| snapshot.pattern_totals(totals))
     }
 
     /// Adds one limit to the new snapshot.
@@ -82,9 +92,8 @@ impl Opening {
     /// # Errors
     /// `io`.
     pub fn seal(&mut self) -> Result<()> {
-        if let Some(snapshot) = self.snapshot.as_mut().filter(|_| !self.sealed) {
-            snapshot.seal(self.now)?;
-            self.sealed = true;
+        if let Some(snapshot) = self.snapshot.as_mut().filter(|_| self.sealed.is_none()) {
+            self.sealed = Some(snapshot.seal(&self.clock)?);
         }
         Ok(())
     }
@@ -95,7 +104,7 @@ impl Opening {
     /// `io` and `log_failed`; the directory is then as it was, or as the new snapshot says.
     pub fn finish(mut self) -> Result<Store> {
         self.seal()?;
-        let Opening { home, lock, found, now, policy, snapshot, .. } = self;
+        let Opening { home, lock, found, clock, policy, snapshot, sealed } = self;
         let (mut log_bytes, mut snapshot_bytes) = (FILE_HEADER as u64, found.snapshot_bytes);
         let next_sequence = found.next_sequence.max(1);
         let segment = match &found.clean {
@@ -111,7 +120,16 @@ impl Opening {
             }
         };
         remove_superseded(&home, &found);
-        let start = Start { home: home.clone(), segment, next_sequence, base: now, policy, log_bytes, snapshot_bytes };
+        let start = Start {
+            home: home.clone(),
+            segment,
+            next_sequence,
+            base: clock.now(),
+            clocks: Clocks::new(clock, sealed.or(found.clock)),
+            policy,
+            log_bytes,
+            snapshot_bytes,
+        };
         Ok(Store { log: Log::start(start)?, home, lock })
     }
 }

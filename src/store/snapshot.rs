@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use super::files::data_dir::DataDir;
 use super::files::names::Name;
 use super::files::random::random;
+use super::format::encode;
 use super::format::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use super::format::record::{self, Entry};
-use crate::clock::Millis;
+use super::format::record::{Entry, Event, PatternTotals};
+use crate::clock::{Clock, Reading};
 use crate::error::{Error, Kind, Result};
 
 /// Payload at which a frame of a snapshot is closed, in bytes. A damaged place costs a repair no more than that.
@@ -55,28 +56,41 @@ impl SnapshotWriter {
         })
     }
 
+    /// Adds the totals of a pattern's keys in a shard.
+    ///
+    /// # Errors
+    /// `io`.
+    pub fn pattern_totals(&mut self, totals: &PatternTotals) -> Result<()> {
+        encode::encode_pattern_totals(&mut self.frame, totals);
+        self.records += 1;
+        if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
+    }
+
     /// Adds one limit.
     ///
     /// # Errors
     /// `io`.
     pub fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
-        record::encode_entry(&mut self.frame, entry);
+        encode::encode_entry(&mut self.frame, entry);
         self.records += 1;
         self.limits += 1;
         if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
     }
 
-    /// Ends the snapshot and makes it durable under its unfinished name.
+    /// Ends the snapshot with what the clocks show, which is returned, and makes it durable under its unfinished name.
     ///
     /// # Errors
     /// `io`.
-    pub fn seal(&mut self, now: Millis) -> Result<()> {
-        record::encode_end(&mut self.frame, self.limits, now);
-        self.records += 1;
+    pub fn seal(&mut self, clock: &Clock) -> Result<Reading> {
+        let reading = clock.reading();
+        encode::encode_event(&mut self.frame, &Event::Clock(reading), 0);
+        encode::encode_end(&mut self.frame, self.limits, reading.at);
+        self.records += 2;
         self.close_frame()?;
         self.header.first = self.limits;
         self.write(&self.header.encode(), 0)?;
-        self.home.disk.sync_all(&self.file).map_err(|error| Error::io("sync", &self.path, &error))
+        self.home.disk.sync_all(&self.file).map_err(|error| Error::io("sync", &self.path, &error))?;
+        Ok(reading)
     }
 
     /// Gives the sealed snapshot its name. Returns its size in bytes.

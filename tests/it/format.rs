@@ -51,9 +51,15 @@ impl Page {
         self.tables[2].iter().find(|row| row[1] == name).unwrap()[0].parse().unwrap()
     }
 
-    /// Fields of a type that is made of others.
-    fn limit(&self) -> &str {
-        &self.tables[3].iter().find(|row| row[0] == "limit").unwrap()[1]
+    /// How a type is encoded.
+    fn kind(&self, name: &str) -> &str {
+        let row = self.tables[3].iter().find(|row| row[0] == name);
+        &row.unwrap_or_else(|| panic!("the page knows no type {name}"))[1]
+    }
+
+    /// The fields of a period of the calendar, which follow a length of 0.
+    fn calendar(&self) -> &str {
+        self.kind("period").split_once("if it is 0: ").unwrap().1
     }
 
     /// Name of an algorithm and the fields of its state.
@@ -152,10 +158,37 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// An element of a list: of one type, or of several fields.
+    fn element(&mut self, of: &str) -> Value {
+        if of.contains(' ') { self.object(of) } else { self.value(of, &Map::new()) }
+    }
+
     fn value(&mut self, kind: &str, before: &Map<String, Value>) -> Value {
+        if let Some(of) = within(kind, "list(") {
+            return (0..self.n()).map(|_| self.element(of)).collect();
+        }
+        if let Some(of) = within(kind, "maybe(") {
+            return match self.byte() {
+                0 => Value::Null,
+                one => {
+                    assert_eq!(one, 1);
+                    self.element(of)
+                }
+            };
+        }
         match kind {
             "byte" => self.byte().into(),
-            "n" => self.n().into(),
+            "n" | "source" => self.n().into(),
+            "z" => {
+                let number = self.n();
+                let half = (number / 2) as i64;
+                if number % 2 == 0 { half.into() } else { (-1 - half).into() }
+            }
+            "uuid" => (0..16).map(|_| self.byte()).collect(),
+            "period" => match self.n() {
+                0 => self.object(self.page.calendar()),
+                millis => millis.into(),
+            },
             "instant" => (self.base + self.n()).into(),
             "time" => self.n().checked_sub(1).into(),
             "text" => {
@@ -164,18 +197,12 @@ impl<'a> Decoder<'a> {
                 self.rest = rest;
                 std::str::from_utf8(text).unwrap().into()
             }
-            "limit" => {
-                let limit = self.page.limit();
-                self.object(limit)
+            "states" => {
+                let windows = windows(before);
+                windows.iter().map(|window| self.object(self.page.state(algorithm(window)).1)).collect()
             }
-            "state" => {
-                let (_, state) = self.page.state(before["limit"]["algorithm"].as_u64().unwrap());
-                self.object(state)
-            }
-            list => {
-                let of = list.strip_prefix("list(").and_then(|list| list.strip_suffix(')')).unwrap();
-                (0..self.n()).map(|_| self.object(of)).collect()
-            }
+            "state" => self.object(self.page.state(algorithm(&before["window"])).1),
+            made => self.object(self.page.kind(made)),
         }
     }
 
@@ -195,33 +222,76 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Encodes the fields of `value` by the text of a table.
-fn encode(page: &Page, out: &mut Vec<u8>, text: &str, value: &Value, base: u64) {
+/// What a type of this prefix is of.
+fn within<'t>(kind: &'t str, prefix: &str) -> Option<&'t str> {
+    kind.strip_prefix(prefix)?.strip_suffix(')')
+}
+
+fn algorithm(window: &Value) -> u64 {
+    window["algorithm"].as_u64().unwrap()
+}
+
+/// The windows by which the states of an entry were counted.
+fn windows(entry: &Map<String, Value>) -> &[Value] {
+    let limit = if entry["overlay"].is_null() { &entry["limit"] } else { &entry["overlay"]["limit"] };
+    limit["windows"].as_array().unwrap()
+}
+
+/// Encodes the fields of `values` by the text of a table.
+fn encode(page: &Page, out: &mut Vec<u8>, text: &str, values: &Value, base: u64) {
     for (name, kind) in fields(text) {
-        let value = &value[name];
-        let number = || value.as_u64().unwrap_or_else(|| panic!("{name} of {text}"));
         match kind {
-            "byte" => out.push(u8::try_from(number()).unwrap()),
-            "n" => n(out, number()),
-            "instant" => n(out, number() - base),
-            "time" => n(out, value.as_u64().map_or(0, |time| time + 1)),
-            "text" => {
-                let text = value.as_str().unwrap();
-                n(out, text.len() as u64);
-                out.extend_from_slice(text.as_bytes());
+            "states" => {
+                let states = values[name].as_array().unwrap();
+                for (window, state) in windows(values.as_object().unwrap()).iter().zip(states) {
+                    encode(page, out, page.state(algorithm(window)).1, state, base);
+                }
             }
-            "limit" => encode(page, out, page.limit(), value, base),
-            "state" => {
-                let (_, text) = page.state(value["algorithm"].as_u64().unwrap());
-                encode(page, out, text, value, base);
-            }
-            list => {
-                let of = list.strip_prefix("list(").and_then(|list| list.strip_suffix(')')).unwrap();
-                let elements = value.as_array().unwrap();
-                n(out, elements.len() as u64);
-                elements.iter().for_each(|element| encode(page, out, of, element, base));
-            }
+            "state" => encode(page, out, page.state(algorithm(&values["window"])).1, &values[name], base),
+            _ => encode_value(page, out, kind, &values[name], base),
         }
+    }
+}
+
+fn encode_value(page: &Page, out: &mut Vec<u8>, kind: &str, value: &Value, base: u64) {
+    let element = |out: &mut Vec<u8>, of: &str, value: &Value| match of.contains(' ') {
+        true => encode(page, out, of, value, base),
+        false => encode_value(page, out, of, value, base),
+    };
+    if let Some(of) = within(kind, "list(") {
+        let elements = value.as_array().unwrap_or_else(|| panic!("{kind}: {value}"));
+        n(out, elements.len() as u64);
+        return elements.iter().for_each(|value| element(out, of, value));
+    }
+    if let Some(of) = within(kind, "maybe(") {
+        out.push(u8::from(!value.is_null()));
+        if !value.is_null() {
+            element(out, of, value);
+        }
+        return;
+    }
+    let number = || value.as_u64().unwrap_or_else(|| panic!("{kind}: {value}"));
+    match kind {
+        "byte" => out.push(u8::try_from(number()).unwrap()),
+        "n" | "source" => n(out, number()),
+        "z" => {
+            let number = value.as_i64().unwrap();
+            n(out, if number < 0 { (-1 - number) as u64 * 2 + 1 } else { number as u64 * 2 });
+        }
+        "instant" => n(out, number() - base),
+        "time" => n(out, value.as_u64().map_or(0, |time| time + 1)),
+        "text" => {
+            let text = value.as_str().unwrap();
+            n(out, text.len() as u64);
+            out.extend_from_slice(text.as_bytes());
+        }
+        "uuid" => out.extend(value.as_array().unwrap().iter().map(|byte| byte.as_u64().unwrap() as u8)),
+        "period" if value.is_object() => {
+            n(out, 0);
+            encode(page, out, page.calendar(), value, base);
+        }
+        "period" => n(out, number()),
+        made => encode(page, out, page.kind(made), value, base),
     }
 }
 
@@ -249,7 +319,7 @@ pub fn read(page: &Page, bytes: &[u8], magic: &[u8]) -> File {
     let (layout, frame) = (page.header(), page.frame());
     let header = bytes[..layout.size()].to_vec();
     assert_eq!(layout.bytes(&header, "magic"), magic);
-    assert_eq!((layout.get(&header, "version"), layout.get(&header, "reserved")), (1, 0));
+    assert_eq!((layout.get(&header, "version"), layout.get(&header, "reserved")), (2, 0));
     assert_eq!(layout.get(&header, "crc"), crc32(&[&header[..60]]));
     let (mut at, mut frames) = (layout.size(), Vec::new());
     while bytes.get(at..at + frame.size()).is_some_and(|head| frame.bytes(head, "magic") == b"FLfr") {
@@ -267,11 +337,11 @@ pub fn read(page: &Page, bytes: &[u8], magic: &[u8]) -> File {
 
 pub fn write(page: &Page, magic: &[u8], number: u64, flags: u64, first: u64, frames: &[Vec<(&str, Value)>]) -> Vec<u8> {
     const SALT: u64 = 0x0123_4567_89ab_cdef;
-    let base = 1_700_000_000_000;
+    let base = if magic == b"FLINTAOF" { 1_700_000_000_000_000 } else { 0 };
     let (layout, frame) = (page.header(), page.frame());
     let mut bytes = vec![0; layout.size()];
     bytes[..8].copy_from_slice(magic);
-    for (name, value) in [("version", 1), ("flags", flags), ("number", number), ("salt", SALT), ("first", first)] {
+    for (name, value) in [("version", 2), ("flags", flags), ("number", number), ("salt", SALT), ("first", first)] {
         layout.put(&mut bytes, name, value);
     }
     let crc = crc32(&[&bytes[..60]]);

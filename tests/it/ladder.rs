@@ -28,11 +28,11 @@ const ROOMS: &[(&str, &[&str])] = &[
         "server/net",
         &["listener", "activation", "bind", "options", "descriptors", "facts", "names", "process", "pressure"],
     ),
-    ("store", &["opening", "directory", "snapshot", "log", "read", "files", "format", "policy", "timings"]),
+    ("store", &["opening", "directory", "snapshot", "log", "read", "files", "format", "policy", "timings", "clocks"]),
     ("store/log", &["handle", "writer", "queue", "growth", "health", "segment", "wait", "sync"]),
-    ("store/read", &["repair", "recovery", "found"]),
+    ("store/read", &["rewind", "repair", "recovery", "found"]),
     ("store/files", &["lock", "view", "data_dir", "disk", "names", "random"]),
-    ("store/format", &["frame", "record"]),
+    ("store/format", &["frame", "encode", "decode", "record"]),
     (
         "limiter",
         &[

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use flint::clock::rfc3339;
 use flint::store::{frame, record};
-use flint::{Algorithm, bounds};
+use flint::{Algorithm, Period, bounds};
 use serde_json::{Value, json};
 
 use crate::format::{File, Page, Table, read, write};
@@ -25,12 +25,13 @@ fn dumped(page: &Page, keys: &mut BTreeMap<u64, String>, name: &str, record: &Va
     if let Some(at) = instant("at") {
         line["at"] = at.into();
     }
-    let limit = &record["limit"];
-    if let Some(algorithm) = limit["algorithm"].as_u64() {
+    // Of a limit of one window.
+    let window = &record["limit"]["windows"][0];
+    if let Some(algorithm) = window["algorithm"].as_u64() {
         line["algorithm"] = page.state(algorithm).0.into();
-        line["rate"] = limit["rate"].clone();
-        line["capacity"] = limit["capacity"].clone();
-        line["per"] = flint::limit::format_period(limit["period"].as_u64().unwrap()).to_string().into();
+        line["rate"] = window["rate"].clone();
+        line["capacity"] = window["capacity"].clone();
+        line["per"] = Period::of_millis(window["period"].as_u64().unwrap()).unwrap().to_string().into();
     }
     match name {
         "spent" => line["cost"] = record["cost"].clone(),
@@ -46,6 +47,15 @@ fn dumped(page: &Page, keys: &mut BTreeMap<u64, String>, name: &str, record: &Va
         "denied" => {
             line["at"] = instant("last").into();
             (line["total_denied"], line["total_denied_cost"]) = (record["total"].clone(), record["cost"].clone());
+        }
+        "clock" => {
+            let boot = record["boot"].as_array().unwrap().iter();
+            let boot: Vec<u8> = boot.map(|byte| byte.as_u64().unwrap() as u8).collect();
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let parts = [&boot[..4], &boot[4..6], &boot[6..8], &boot[8..10], &boot[10..]].map(hex);
+            line["boot"] = parts.join("-").into();
+            line["boot_clock_us"] = record["boot-clock"].clone();
+            line["wall"] = instant("wall").into();
         }
         "marker" => (line["snapshot"], line["shard"]) = (record["snapshot"].clone(), record["shard"].clone()),
         "entry" => {
@@ -103,15 +113,21 @@ fn what_the_program_writes_is_what_the_page_says() {
     assert_eq!((layout.get(&file.header, "number"), layout.get(&file.header, "first")), (1, 1));
     assert_eq!(dump_by_the_page(&page, &[&file]), dump(&dir));
     // Sequence numbers, durable marks, and the mark with its copy.
-    let mut next = 1;
+    let (mut next, mut durable) = (1, 0);
     for (index, (head, records)) in file.frames.iter().enumerate() {
-        assert_eq!(frame.get(head, "first"), next);
-        assert_eq!(frame.get(head, "durable"), next - 1, "each command has synced");
+        assert_eq!((frame.get(head, "first"), frame.get(head, "durable")), (next, durable));
+        if records.iter().any(|(name, _)| name == "clock") {
+            // Written when the directory is opened, and not synced for itself.
+            next += records.len() as u64;
+            continue;
+        }
         let clean = frame.get(head, "records") >> 31 == 1;
         // A command that is slow to end leaves a mark of an idle log before that of the closed one.
         let ends = file.frames.get(index + 1).is_none_or(|(_, records)| !records.is_empty());
         assert_eq!(clean, ends, "what each command ends with is the mark of a log that was closed");
+        // Each command has synced.
         next += records.len() as u64;
+        durable = next - 1;
     }
     let mark = &file.frames.last().unwrap().0;
     assert_eq!(segment.len(), file.end.next_multiple_of(4096) + mark.len());
@@ -147,20 +163,19 @@ fn the_program_reads_what_the_page_says() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path();
     // In the future, so that the clock, which never runs backwards, stands at these instants.
-    let now = 4_000_000_000_000_u64;
+    let now = 4_000_000_000_000_000_u64;
+    let year = 31_622_400_000_u64;
     let states = [
-        json!({"whole": 3, "part": 5, "at": now}),
-        json!({"events": [{"at": now - 9, "units": 2}, {"at": now, "units": 1}]}),
-        json!({"start": now - 10, "used": 8}),
+        json!({"whole": 3, "part": 5, "at": now, "fast": null}),
+        json!({"events": [{"after": now - 9000, "units": 2}, {"after": 9000, "units": 1}]}),
+        json!({"start": now - 10, "end": now - 10 + year * 1000, "used": 8}),
         json!({"start": now, "previous": 0, "current": 6}),
     ];
     let entries: Vec<(&str, Value)> = (0..4)
         .map(|code| {
-            let mut state = states[code].clone();
-            state["algorithm"] = code.into();
-            let entry = json!({"id": code + 1, "shard": 255 - code, "state": state, "key": ALGORITHMS[code],
-                "limit": {"algorithm": code, "rate": 20, "period": 31_622_400_000_u64, "capacity": 20},
-                "allowed": 11, "denied": 12, "allowed-cost": 13, "denied-cost": 300,
+            let entry = json!({"id": code + 1, "shard": 255 - code, "source": 0, "states": [states[code]],
+                "limit": limit(code as u64, 20, year, 20), "max-keys": null, "overlay": null, "resting": [],
+                "configured": now, "key": ALGORITHMS[code], "allowed": 11, "denied": 12, "allowed-cost": 13, "denied-cost": 300,
                 "last-allowed": now, "last-denied": null, "last-reset": 0});
             ("entry", entry)
         })
@@ -178,13 +193,12 @@ fn the_program_reads_what_the_page_says() {
         vec![
             (
                 "created",
-                json!({"id": 300, "shard": 3, "at": now, "key": "ключ",
-                "limit": {"algorithm": 0, "rate": 1, "period": 60_000, "capacity": 70}}),
+                json!({"id": 300, "shard": 3, "at": now, "key": "ключ", "max-keys": null,
+                "limit": limit(0, 1, 60_000, 70)}),
             ),
             (
                 "reconfigured",
-                json!({"id": 2, "at": now,
-                "limit": {"algorithm": 1, "rate": 30, "period": 31_622_400_000_u64, "capacity": 30}}),
+                json!({"id": 2, "at": now, "limit": limit(1, 30, year, 30), "max-keys": null, "ends": []}),
             ),
             ("reset", json!({"id": 4, "at": now})),
             ("marker", json!({"snapshot": 8, "shard": 9})),
@@ -226,7 +240,12 @@ fn the_program_reads_what_the_page_says() {
     assert_eq!((&verify["events"], &verify["torn"]), (&8.into(), &Value::Null), "{verify}");
     // The events come back as they were sent, and the windows as the snapshot has them.
     let status = flint(dir, &["limit", "status", "sliding_window_log", "--json"]).json();
-    assert_eq!(status["reset_at"], rfc3339(now + 31_622_400_000).to_string());
+    assert_eq!(status["reset_at"], rfc3339(now + year * 1000).to_string());
+}
+
+/// A limit of one window.
+fn limit(algorithm: u64, rate: u64, period: u64, capacity: u64) -> Value {
+    json!({"flags": 0, "windows": [{"algorithm": algorithm, "rate": rate, "capacity": capacity, "period": period}]})
 }
 
 /// The bytes of the hexdump in the page.
@@ -251,7 +270,7 @@ fn the_example_is_real() {
     let file = read(&page, &bytes, b"FLINTAOF");
     let names: Vec<Vec<&str>> =
         file.frames.iter().map(|(_, records)| records.iter().map(|(name, _)| name.as_str()).collect()).collect();
-    assert_eq!(names, [vec!["created"], vec![], vec!["spent"], vec![]]);
+    assert_eq!(names, [vec!["clock"], vec!["created"], vec![], vec!["spent"], vec![]]);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("0000000001.aof"), bytes).unwrap();
     let run = flint(dir.path(), &["log", "dump"]);
@@ -259,7 +278,7 @@ fn the_example_is_real() {
     for line in run.out.lines() {
         assert!(page.text.lines().any(|other| other == line), "the page lacks {line}");
     }
-    assert_eq!(run.out.lines().count(), 2);
+    assert_eq!(run.out.lines().count(), 3);
     let status = flint(dir.path(), &["limit", "status", "login", "--json"]).json();
     assert_eq!((&status["rate"], &status["total_allowed"]), (&5.into(), &1.into()));
 }
@@ -300,8 +319,11 @@ fn the_page_has_the_codes_tables_numbers_and_bounds() {
         ("for {} milliseconds after a sync", bounds::IDLE_MARK_MS),
         ("idle for {} milliseconds", bounds::IDLE_MARK_MS),
         ("begun at {} bytes", bounds::SEGMENT_BYTES),
-        ("(at most {})", bounds::MAX_KEY_BYTES as u64),
-        ("from 1 to {} units", bounds::MAX_UNITS),
+        ("A key is at most {} bytes long", bounds::MAX_KEY_BYTES as u64),
+        ("or the values) is at most {}.", record::MAX_TEXT as u64),
+        ("any other has 1 to {},", bounds::MAX_WINDOWS as u64),
+        ("a day of the month from 1 to {},", bounds::MAX_ANCHOR.into()),
+        ("from 0 to {} units", bounds::MAX_UNITS),
         ("from 1 to {} milliseconds", bounds::MAX_PERIOD_MS),
         ("at most {} items", bounds::MAX_ITEMS as u64),
         ("An id is at most {};", record::MAX_ID),
@@ -321,20 +343,19 @@ fn the_page_has_the_codes_tables_numbers_and_bounds() {
 fn the_first_byte_past_a_bound_of_the_page_is_refused() {
     let page = Page::read();
     let created = |id: u64, at: u64, key: &str, rate: u64, period: u64| {
-        let limit = json!({"algorithm": 0, "rate": rate, "period": period, "capacity": rate});
-        vec![("created", json!({"id": id, "shard": 0, "at": at, "limit": limit, "key": key}))]
+        let limit = limit(0, rate, period, rate);
+        vec![("created", json!({"id": id, "shard": 0, "at": at, "limit": limit, "max-keys": null, "key": key}))]
     };
-    let record = |key: &str, rate: u64, period: u64| created(1, 1_700_000_000_000, key, rate, period);
+    let record = |key: &str, rate: u64, period: u64| created(1, 1_700_000_000_000_000, key, rate, period);
     let (longest, longer) = ("x".repeat(512), "x".repeat(513));
     for (good, records) in [
         (true, record(&longest, 1_000_000_000_000, 31_622_400_000)),
         (false, record(&longer, 1, 1)),
         (false, record("k", 1_000_000_000_001, 1)),
         (false, record("k", 1, 31_622_400_001)),
-        (false, record("k", 0, 1)),
-        (false, record("k", 1, 0)),
+        (true, record("k", 0, 1)),
         (true, created(281_474_976_710_655, 4_611_686_018_427_387_904, "k", 1, 1)),
-        (false, created(281_474_976_710_656, 1_700_000_000_000, "k", 1, 1)),
+        (false, created(281_474_976_710_656, 1_700_000_000_000_000, "k", 1, 1)),
         (false, created(1, 4_611_686_018_427_387_905, "k", 1, 1)),
     ] {
         let dir = tempfile::tempdir().unwrap();
@@ -350,9 +371,10 @@ fn the_first_byte_past_a_bound_of_the_page_is_refused() {
 fn a_key_that_stands_there_twice_is_refused_and_nothing_is_changed() {
     let page = Page::read();
     let dir = tempfile::tempdir().unwrap();
-    let limit = json!({"algorithm": 0, "rate": 1, "period": 1, "capacity": 1});
     let created = |id: u64| {
-        ("created", json!({"id": id, "shard": 0, "at": 1_700_000_000_000_u64, "limit": limit, "key": "same"}))
+        let limit = limit(0, 1, 1, 1);
+        let at = 1_700_000_000_000_000_u64;
+        ("created", json!({"id": id, "shard": 0, "at": at, "limit": limit, "max-keys": null, "key": "same"}))
     };
     let bytes = write(&page, b"FLINTAOF", 1, 0, 1, &[vec![created(1), created(2)]]);
     std::fs::write(dir.path().join("0000000001.aof"), bytes).unwrap();

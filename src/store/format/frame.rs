@@ -1,11 +1,11 @@
-//! Files and frames: the outer layer of the on-disk format, version 1. All integers are little-endian.
+//! Files and frames: the outer layer of the on-disk format, version 2. All integers are little-endian.
 //!
 //! A segment (`NNNNNNNNNN.aof`) and a snapshot (`NNNNNNNNNN.snapshot`) begin with a file header:
 //!
 //! | offset | bytes | what |
 //! |-------:|------:|------|
 //! | 0 | 8 | magic: `FLINTAOF` in a segment, `FLINTSNP` in a snapshot |
-//! | 8 | 4 | format version: 1 |
+//! | 8 | 4 | format version: 2 |
 //! | 12 | 4 | flags: bit 0, in a snapshot: no marker follows, it stands for everything before its segment |
 //! | 16 | 8 | number, the same as in the file's name |
 //! | 24 | 16 | id of the data directory, random |
@@ -24,7 +24,7 @@
 //! | 12 | 4 | number of records; bit 31: the writer stopped in good order after this frame |
 //! | 16 | 8 | sequence number of the first record |
 //! | 24 | 8 | highest sequence number known to be on disk when the frame was built |
-//! | 32 | 8 | base of the instants in the payload, in milliseconds since the epoch |
+//! | 32 | 8 | base of the instants in the payload, in microseconds since the epoch |
 //! | 40 | length | the records, see `record.rs` |
 //!
 //! A frame without records is a *mark*: it says up to where the log is on disk. The log writes one after the last frame
@@ -35,10 +35,10 @@
 //! A frame is valid if and only if its magic is there, its length is in bounds and within the file, and its CRC fits.
 //! It belongs there if and only if it is valid and its sequence number continues that of the frame before.
 
-use crate::clock::Millis;
+use crate::clock::Micros;
 
-/// Version of the format that is written; a higher one is refused.
-pub const VERSION: u32 = 1;
+/// Version of the format that is written; any other one is refused.
+pub const VERSION: u32 = 2;
 /// Bytes of a file header.
 pub const FILE_HEADER: usize = 64;
 /// Bytes of a frame header.
@@ -46,7 +46,7 @@ pub const FRAME_HEADER: usize = 40;
 /// The copy of a mark begins at the next multiple of this, in bytes: what a disk loses at once is a page or a sector.
 pub const MARK_PAGE: u64 = 4096;
 /// Largest payload that is believed in a segment. Larger than what is written, so that bounds.rs may grow within
-/// version 1.
+/// version 2.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
 /// Largest payload of a frame in a snapshot: what its length can say. A limit takes one record, and a sliding window
 /// holds as many instants as there were.
@@ -97,8 +97,8 @@ pub struct FileHeader {
 /// Why a header was not accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BadHeader {
-    /// It was written by a newer Flint, in this version of the format.
-    Newer(u32),
+    /// It was written by another Flint, in this version of the format.
+    Version(u32),
     /// It is damaged; what is wrong with it.
     Damaged(&'static str),
 }
@@ -131,11 +131,10 @@ impl FileHeader {
             return Err(BadHeader::Damaged("the checksum of the header is wrong"));
         }
         let version = u32_at(bytes, 8);
-        if version > VERSION {
-            return Err(BadHeader::Newer(version));
-        }
-        if version != VERSION {
-            return Err(BadHeader::Damaged("the format version is unknown"));
+        match version {
+            VERSION => {}
+            0 => return Err(BadHeader::Damaged("the format version is 0")),
+            other => return Err(BadHeader::Version(other)),
         }
         let mut directory = [0; 16];
         directory.copy_from_slice(&bytes[24..40]);
@@ -158,7 +157,7 @@ pub struct FrameHeader {
     pub clean: bool,
     pub first: u64,
     pub durable: u64,
-    pub base: Millis,
+    pub base: Micros,
 }
 
 /// Writes the header into the first [`FRAME_HEADER`] bytes of `frame`, whose payload is already after them and within
@@ -305,14 +304,18 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_told_from_damage() {
+    fn another_version_is_told_from_damage() {
         let header =
             FileHeader { kind: FileKind::Segment, complete: false, number: 1, directory: [0; 16], salt: 1, first: 1 };
         let mut bytes = header.encode();
-        bytes[8] = 2;
-        let crc = crc32fast::hash(&bytes[..60]);
-        bytes[60..64].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(FileHeader::decode(&bytes, FileKind::Segment), Err(BadHeader::Newer(2)));
+        for (version, expected) in
+            [(0, BadHeader::Damaged("the format version is 0")), (1, BadHeader::Version(1)), (3, BadHeader::Version(3))]
+        {
+            bytes[8] = version;
+            let crc = crc32fast::hash(&bytes[..60]);
+            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(FileHeader::decode(&bytes, FileKind::Segment), Err(expected));
+        }
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! The bytes of the files: what is encoded and decoded, without a file.
 //!
-//! Arrows go down this list: `frame`, `record`. Neither names the other.
+//! Arrows go down this list: `frame`, `encode`, `decode`, `record`. The first three do not name each other.
+//! `properties` tests them.
 
+pub mod decode;
+pub mod encode;
 pub mod frame;
+#[cfg(test)]
+mod properties;
 pub mod record;

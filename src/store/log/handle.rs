@@ -12,7 +12,7 @@ use super::sync::{Builder, Instant, JoinHandle, RecvTimeoutError, Sender, bounde
 use super::wait::{Outcome, Pending, Waiter};
 use super::writer::{Start, Writer};
 use crate::bounds::{LOG_WAIT_MS, STACK_BYTES};
-use crate::clock::Millis;
+use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::store::format::frame::FRAME_HEADER;
 use crate::store::format::record::Event;
@@ -26,7 +26,7 @@ pub struct Log {
     shared: Arc<Shared>,
     queue: Sender<Message>,
     thread: Mutex<Option<JoinHandle<Result<()>>>>,
-    base: Millis,
+    base: Micros,
 }
 
 impl Log {
@@ -212,6 +212,7 @@ fn with_frames(records: usize, bytes: usize) -> u64 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::store::clocks::Clocks;
     use crate::store::files::data_dir::DataDir;
     use crate::store::files::disk::SystemDisk;
     use crate::store::format::frame::FILE_HEADER;
@@ -227,6 +228,7 @@ mod tests {
             home,
             next_sequence: 1,
             base: 0,
+            clocks: Clocks::still(),
             policy: Policy { compact_after: 1, ..Policy::default() },
             log_bytes: FILE_HEADER as u64,
             snapshot_bytes: 0,

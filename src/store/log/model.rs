@@ -15,8 +15,10 @@ use super::wait::{Outcome, Pending, Waiter};
 use super::writer::Start;
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
+use crate::store::clocks::Clocks;
 use crate::store::files::data_dir::DataDir;
 use crate::store::files::disk::{Disk, ReadDisk};
+use crate::store::format::encode::encoded_len;
 use crate::store::format::frame;
 use crate::store::format::record::{Event, MAX_FIXED, MAX_ITEM};
 use crate::store::policy::Policy;
@@ -99,6 +101,7 @@ fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
         segment,
         next_sequence: 1,
         base: 0,
+        clocks: Clocks::still(),
         policy: Policy::default(),
         log_bytes: header,
         snapshot_bytes: 0,
@@ -106,10 +109,15 @@ fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
     Arc::new(log.unwrap())
 }
 
+fn created(key: &str) -> Event<'_> {
+    let limit = Arc::new(Limit::of_millis(1, 1, Algorithm::TokenBucket, None).unwrap());
+    Event::Created { id: 1, shard: 0, at: 0, limit, max_keys: None, key }
+}
+
 /// What a worker does for one request: the record of this key.
 fn spend(log: &Log, key: &str) -> Result<()> {
-    let limit = Limit::of_millis(1, 1, Algorithm::TokenBucket, None)?;
-    request(log, MAX_FIXED + key.len(), &Event::Created { id: 1, shard: 0, at: 0, limit, key })
+    let event = created(key);
+    request(log, encoded_len(&event), &event)
 }
 
 /// The same with a record of about 40 000 bytes.
@@ -232,9 +240,8 @@ fn a_record_that_meets_the_stop_is_on_disk() {
         let other = Arc::clone(&log);
         // As in `batch`: it is answered when its record is queued.
         let other = loom::thread::spawn(move || {
-            let limit = Limit::of_millis(1, 1, Algorithm::TokenBucket, None).unwrap();
-            let event = Event::Created { id: 1, shard: 0, at: 0, limit, key: "other" };
-            other.reserve(1, MAX_FIXED + 5).map(|mut room| other.append(&mut room, &event, None)).is_ok()
+            let event = created("other");
+            other.reserve(1, encoded_len(&event)).map(|mut room| other.append(&mut room, &event, None)).is_ok()
         });
         log.stop().unwrap();
         let answered = other.join().unwrap();

@@ -16,10 +16,11 @@ use super::growth::Growth;
 use super::health::Condition;
 use super::sync::{AtomicU64, Ordering, Sender};
 use super::wait::Pending;
-use crate::clock::Millis;
+use crate::clock::Micros;
 use crate::error::Result;
+use crate::store::format::encode::{Sink, encode_event};
 use crate::store::format::frame::FRAME_HEADER;
-use crate::store::format::record::{Event, Sink, encode_event};
+use crate::store::format::record::Event;
 use crate::store::timings::Timings;
 
 /// What the log thread and its callers share.
@@ -67,6 +68,11 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
+    /// Takes all of it, for a record of the log thread's own.
+    pub(super) fn take_all(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
     /// Takes the space of one record with the header of its frame out of the reservation.
     pub(super) fn take(&mut self, payload: &Payload) -> u64 {
         let used = (payload.bytes().len() + FRAME_HEADER) as u64;
@@ -104,7 +110,7 @@ pub enum Payload {
 }
 
 impl Payload {
-    pub fn encode(event: &Event<'_>, base: Millis) -> Payload {
+    pub fn encode(event: &Event<'_>, base: Micros) -> Payload {
         let mut payload = Payload::Short(0, [0; INLINE]);
         encode_event(&mut payload, event, base);
         payload

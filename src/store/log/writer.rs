@@ -17,11 +17,14 @@ use super::segment::{NotCreated, Segment};
 use super::sync::{Instant, Ordering, Receiver, RecvTimeoutError, sleep, yield_now};
 use super::wait::Pending;
 use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
-use crate::clock::Millis;
+use crate::clock::Micros;
 use crate::error::Result;
+use crate::store::clocks::Clocks;
 use crate::store::files::data_dir::DataDir;
 use crate::store::files::disk::is_no_space;
+use crate::store::format::encode::encode_event;
 use crate::store::format::frame::{self, FILE_HEADER, FRAME_HEADER, FrameHeader};
+use crate::store::format::record::{Event, MAX_FIXED};
 use crate::store::policy::Policy;
 
 /// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the
@@ -59,7 +62,8 @@ pub struct Start {
     pub home: DataDir,
     pub segment: Segment,
     pub next_sequence: u64,
-    pub base: Millis,
+    pub base: Micros,
+    pub clocks: Clocks,
     pub policy: Policy,
     pub log_bytes: u64,
     pub snapshot_bytes: u64,
@@ -74,6 +78,8 @@ pub struct Writer {
     /// The frame being built, with room for its header first.
     frame: Vec<u8>,
     records: u32,
+    /// How many of them are readings of the clocks, which are no events.
+    readings: u32,
     /// Promised to the records of the frame.
     promised: u64,
     next_sequence: u64,
@@ -92,7 +98,8 @@ pub struct Writer {
     /// Where the copy of the last mark is, until the next frame is written.
     mark_copy: Option<u64>,
     retry_fill_at: Option<Instant>,
-    base: Millis,
+    base: Micros,
+    clocks: Clocks,
     policy: Policy,
     rotate_at: u64,
     /// Set when nothing more may be reserved.
@@ -101,7 +108,7 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(start: Start, shared: Arc<Shared>) -> Writer {
-        let Start { home, segment, next_sequence, base, policy, .. } = start;
+        let Start { home, segment, next_sequence, base, clocks, policy, .. } = start;
         // A closed segment ends with the copy of its last mark, which says what it confirms until more follows.
         let mark_copy = (segment.filled > segment.position).then(|| segment.filled - FRAME_HEADER as u64);
         Writer {
@@ -111,6 +118,7 @@ impl Writer {
             fill_step: FIRST_FILL_BYTES,
             frame: vec![0; FRAME_HEADER],
             records: 0,
+            readings: 0,
             promised: 0,
             next_sequence,
             durable: next_sequence - 1,
@@ -123,6 +131,7 @@ impl Writer {
             mark_copy,
             retry_fill_at: None,
             base,
+            clocks,
             rotate_at: policy.segment_bytes,
             policy,
             closing: false,
@@ -131,6 +140,8 @@ impl Writer {
 
     pub fn run(mut self, messages: &Receiver<Message>) -> Result<()> {
         let _guard = FailOnExit(Arc::clone(&self.shared));
+        self.note_clocks();
+        self.write_batch();
         loop {
             match self.receive(messages) {
                 Ok(message) => {
@@ -218,13 +229,27 @@ impl Writer {
         self.unwaited_batches = if self.waiters.is_empty() { self.unwaited_batches.saturating_add(1) } else { 0 };
     }
 
+    /// Adds what the clocks show to the frame, if it does not follow from what was noted last and there is room.
+    fn note_clocks(&mut self) {
+        let Some(reading) = self.clocks.to_note() else { return };
+        let Some(room) = self.shared.account.try_reserve((FRAME_HEADER + MAX_FIXED) as u64) else { return };
+        self.promised += room.take_all();
+        encode_event(&mut self.frame, &Event::Clock(reading), self.base);
+        self.records += 1;
+        self.readings += 1;
+        self.clocks.set_noted(reading);
+    }
+
     fn write_batch(&mut self) {
-        let records = u64::from(self.records);
+        if self.records > self.readings {
+            self.note_clocks();
+        }
+        let (records, readings) = (u64::from(self.records), u64::from(std::mem::take(&mut self.readings)));
         if records > 0 && self.healthy() {
             if let Err(error) = self.write_frame(false) {
                 self.fail("write", &error);
             } else {
-                self.shared.growth.events.fetch_add(records, Ordering::Relaxed);
+                self.shared.growth.events.fetch_add(records - readings, Ordering::Relaxed);
                 self.unsynced += records;
                 self.unsynced_since.get_or_insert_with(Instant::now);
                 self.mark_at = None;

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::clock::Millis;
+use crate::clock::{Clock, Micros, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
-use crate::store::format::record::{Entry, Event};
+use crate::store::format::record::{Entry, Event, PatternTotals};
 
 /// Takes what is read, in the order of the log.
 pub trait Replay {
@@ -14,7 +14,10 @@ pub trait Replay {
     fn snapshot(&mut self, number: u64, complete: bool, limits: u64);
     /// One limit of the snapshot. `Err` says why it cannot be.
     fn entry(&mut self, entry: Entry<'_>) -> std::result::Result<(), String>;
-    /// One event of the log. `Err` says why it cannot be.
+    /// What the snapshot says of the keys of a pattern in one shard, before or after its entries. `Err` says why it
+    /// cannot be.
+    fn pattern_totals(&mut self, totals: PatternTotals) -> std::result::Result<(), String>;
+    /// One event of the log, or the record of the clock in a snapshot. `Err` says why it cannot be.
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
     /// The log ends here. `Err` says why it must not end yet.
     fn end(&mut self) -> std::result::Result<(), String> {
@@ -66,7 +69,9 @@ pub struct Recovered {
     /// Sequence number of the next event.
     pub next_sequence: u64,
     /// The latest instant in snapshot and log.
-    pub last_instant: Millis,
+    pub last_instant: Micros,
+    /// The last reading of the clocks in them.
+    pub clock: Option<Reading>,
     /// A torn end, if there is one.
     pub torn: Option<Torn>,
     /// Set when the log was closed in good order.
@@ -75,6 +80,23 @@ pub struct Recovered {
     pub leftovers: Vec<PathBuf>,
     /// The highest number in use, of a segment or snapshot.
     pub highest_number: u64,
+}
+
+impl Recovered {
+    /// Lets the clock go on where this ends: no instant from now on is less than the last one, and what has elapsed
+    /// since the clocks were last noted has elapsed for limits too. After that [`Clock::ahead`] tells whether the log
+    /// is ahead of the system clock.
+    pub fn resume(&self, clock: &Clock) {
+        clock.resume(self.clock.as_ref(), self.last_instant);
+    }
+
+    /// Notes a reading of the clocks. What a snapshot ends with may be later than what follows it in the log.
+    pub(super) fn note(&mut self, reading: Reading) {
+        self.last_instant = self.last_instant.max(reading.at);
+        if self.clock.is_none_or(|before| before.at <= reading.at) {
+            self.clock = Some(reading);
+        }
+    }
 }
 
 /// A damaged place.

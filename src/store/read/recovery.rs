@@ -17,13 +17,14 @@ use super::found::{CleanEnd, Damage, Files, Recovered, Replay, Step, Stop, Torn}
 use crate::error::{Error, Kind};
 use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
+use crate::store::format::decode::Decoder;
 use crate::store::format::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, FrameHeader, VERSION};
-use crate::store::format::record::{Decoder, MAX_COUNTER, MIN_ENTRY, Record};
+use crate::store::format::record::{Event, MAX_COUNTER, MIN_ENTRY, Record};
 
 /// Reads the directory into `replay`.
 ///
 /// # Errors
-/// `corrupt`, naming file and offset; `unsupported` for a newer format; `io`.
+/// `corrupt`, naming file and offset; `unsupported` for another version of the format; `io`.
 pub fn recover(dir: &Path, disk: &dyn ReadDisk, replay: &mut dyn Replay) -> Result<Recovered, Error> {
     let files = Files::list(dir, disk)?;
     let snapshot = files.snapshots.last().copied();
@@ -90,13 +91,18 @@ impl<'a> Reader<'a> {
         let file = self.disk.read(path).map_err(|error| Error::io("read", path, &error))?;
         let header = FileHeader::decode(&file, kind).map_err(|bad| match bad {
             BadHeader::Damaged(what) => Stop::from(Damage::at(path, 0, what)),
-            BadHeader::Newer(version) => Stop::from(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "{} has format version {version}, and this flint reads up to version {VERSION}; use a newer flint",
-                    path.display()
-                ),
-            )),
+            BadHeader::Version(version) => {
+                let what = match version > VERSION {
+                    true => format!("this flint reads version {VERSION}; use a newer flint"),
+                    false => {
+                        "written by an older, unreleased Flint; nothing was changed; name another data directory, \
+                              or look at this one with the flint that wrote it"
+                            .to_owned()
+                    }
+                };
+                let what = format!("{} has format version {version}: {what}", path.display());
+                Stop::from(Error::new(Kind::Unsupported, what))
+            }
         })?;
         if header.number != number {
             let what = format!("its header says that it is file number {}", header.number);
@@ -170,7 +176,12 @@ impl<'a> Reader<'a> {
             match record {
                 Record::Entry(entry) if !place.ended => {
                     place.limits += 1;
-                    self.replay.entry(entry)?;
+                    self.replay.entry(*entry)?;
+                }
+                Record::PatternTotals(totals) if !place.ended => self.replay.pattern_totals(totals)?,
+                Record::Event(Event::Clock(reading)) if !place.ended => {
+                    self.found.note(reading);
+                    self.replay.event(Event::Clock(reading))?;
                 }
                 Record::End { limits: expected, now } if !place.ended => {
                     place.ended = true;
@@ -261,6 +272,9 @@ impl<'a> Reader<'a> {
         each_record(path, offset, head, payload, |record| {
             let Record::Event(event) = record else { return Err("a record that has no place in the log".to_owned()) };
             found.last_instant = found.last_instant.max(event.at().unwrap_or(0));
+            if let Event::Clock(reading) = event {
+                found.note(reading);
+            }
             replay.event(event)?;
             found.next_sequence += 1;
             found.events += 1;

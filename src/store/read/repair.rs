@@ -44,7 +44,7 @@ pub struct Lost {
 /// there), and returns it. `None` where nothing can be read at all.
 ///
 /// # Errors
-/// `unsupported` for a newer format; `io`.
+/// `unsupported` for another version of the format; `io`.
 pub fn read_for_repair<R: Replay>(
     dir: &Path,
     disk: &dyn ReadDisk,

@@ -1,0 +1,231 @@
+//! Encoding of records, by the tables of `record.rs`.
+
+use super::record::{Born, Entry, Event, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED, tag};
+use crate::clock::{Micros, Reading};
+use crate::limit::{Limit, Mode, Period, StateParts, Window};
+
+/// Where encoded bytes go: a `Vec`, or a buffer of a fixed size on the stack.
+pub trait Sink {
+    /// Appends bytes.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Counts what would be written.
+impl Sink for usize {
+    fn put(&mut self, bytes: &[u8]) {
+        *self += bytes.len();
+    }
+}
+
+/// Upper bound of the encoded length of an event, in bytes: what to reserve for it, whatever the base.
+pub fn encoded_len(event: &Event<'_>) -> usize {
+    let mut length = 0;
+    encode_event(&mut length, event, 0);
+    length
+}
+
+/// Encodes an event whose instants are given relative to `base`.
+pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Micros) {
+    let since = |at: &Micros| at.saturating_sub(base);
+    match event {
+        Event::Created { id, shard, at, limit, max_keys, key } => {
+            put(sink, tag::CREATED, [*id]);
+            sink.put(&[*shard]);
+            number(sink, since(at));
+            put_limit(sink, limit);
+            put_maybe(sink, max_keys.as_ref(), |sink, most| number(sink, *most));
+            put_text(sink, key);
+        }
+        Event::Reconfigured { id, at, limit, max_keys, ends } => {
+            put(sink, tag::RECONFIGURED, [*id, since(at)]);
+            put_limit(sink, limit);
+            put_maybe(sink, max_keys.as_ref(), |sink, most| number(sink, *most));
+            put_ends(sink, ends);
+        }
+        Event::Overlaid { id, at, limit, until, born, ends } => {
+            put(sink, tag::OVERLAID, [*id, since(at)]);
+            put_limit(sink, limit);
+            number(sink, *until);
+            put_maybe(sink, born.as_ref(), put_born);
+            put_ends(sink, ends);
+        }
+        Event::Removed { id, at } => put(sink, tag::REMOVED, [*id, since(at)]),
+        Event::Became { id, at, source, limit, ends } => {
+            put(sink, tag::BECAME, [*id, since(at), source_number(*source)]);
+            put_limit(sink, limit);
+            put_ends(sink, ends);
+        }
+        Event::Spent { id, cost, at } => put(sink, tag::SPENT, [*id, *cost, since(at)]),
+        Event::SpentAll { at, items } => {
+            put(sink, tag::SPENT_ALL, [since(at), items.len() as u64]);
+            items.iter().for_each(|(id, cost)| numbers(sink, [*id, *cost]));
+        }
+        Event::SpentMore { at, items } => {
+            put(sink, tag::SPENT_MORE, [since(at), items.len() as u64]);
+            items.iter().for_each(|spend| put_spend(sink, spend));
+        }
+        Event::Denied { id, total, cost, last } => put(sink, tag::DENIED, [*id, *total, *cost, time(*last)]),
+        Event::Reset { id, at } => put(sink, tag::RESET, [*id, since(at)]),
+        Event::Marker { snapshot, shard } => {
+            put(sink, tag::MARKER, [*snapshot]);
+            sink.put(&[*shard]);
+        }
+        Event::Clock(Reading { at, wall, boot, boot_clock }) => {
+            put(sink, tag::CLOCK, [since(at), *wall]);
+            sink.put(boot);
+            number(sink, *boot_clock);
+        }
+    }
+}
+
+/// Encodes a limit of a snapshot.
+pub fn encode_entry(sink: &mut impl Sink, entry: &Entry<'_>) {
+    put(sink, tag::ENTRY, [entry.id]);
+    sink.put(&[entry.shard]);
+    number(sink, source_number(entry.source));
+    put_limit(sink, &entry.limit);
+    put_maybe(sink, entry.max_keys.as_ref(), |sink, most| number(sink, *most));
+    put_maybe(sink, entry.overlay.as_ref(), |sink, overlay| {
+        put_limit(sink, &overlay.limit);
+        number(sink, overlay.until);
+    });
+    entry.parts.windows.iter().for_each(|state| put_state(sink, state));
+    number(sink, entry.parts.resting.len() as u64);
+    for (window, state) in &entry.parts.resting {
+        put_window(sink, window);
+        put_state(sink, state);
+    }
+    number(sink, time(entry.configured));
+    numbers(sink, entry.totals);
+    numbers(sink, entry.times.map(time));
+    put_text(sink, entry.key);
+}
+
+/// Encodes the totals of a pattern's keys in a shard.
+pub fn encode_pattern_totals(sink: &mut impl Sink, totals: &PatternTotals) {
+    put(sink, tag::PATTERN_TOTALS, [totals.id]);
+    sink.put(&[totals.shard]);
+    numbers(sink, totals.totals);
+}
+
+/// Encodes the end of a snapshot.
+pub fn encode_end(sink: &mut impl Sink, limits: u64, now: Micros) {
+    put(sink, tag::END, [limits, now]);
+}
+
+fn number(sink: &mut impl Sink, mut value: u64) {
+    let mut bytes = [0; 10];
+    let mut length = 0;
+    while value >= 0x80 {
+        bytes[length] = value as u8 | 0x80;
+        value >>= 7;
+        length += 1;
+    }
+    bytes[length] = value as u8;
+    sink.put(&bytes[..=length]);
+}
+
+fn numbers<const N: usize>(sink: &mut impl Sink, values: [u64; N]) {
+    for value in values {
+        number(sink, value);
+    }
+}
+
+fn put<const N: usize>(sink: &mut impl Sink, tag: u8, values: [u64; N]) {
+    sink.put(&[tag]);
+    numbers(sink, values);
+}
+
+fn put_maybe<S: Sink, T>(sink: &mut S, value: Option<&T>, put: impl FnOnce(&mut S, &T)) {
+    sink.put(&[u8::from(value.is_some())]);
+    if let Some(value) = value {
+        put(sink, value);
+    }
+}
+
+fn put_ends(sink: &mut impl Sink, ends: &[Micros]) {
+    number(sink, ends.len() as u64);
+    ends.iter().for_each(|end| number(sink, *end));
+}
+
+fn time(time: Option<Micros>) -> u64 {
+    time.map_or(0, |time| time.saturating_add(1))
+}
+
+fn source_number(source: Source) -> u64 {
+    match source {
+        Source::Exact => 0,
+        Source::Request => 1,
+        Source::Overflow => 2,
+        Source::Pattern(id) => id.saturating_add(3),
+    }
+}
+
+fn put_text(sink: &mut impl Sink, text: &str) {
+    number(sink, text.len() as u64);
+    sink.put(text.as_bytes());
+}
+
+fn put_limit(sink: &mut impl Sink, limit: &Limit) {
+    let shadow = if limit.mode() == Mode::Shadow { SHADOW } else { 0 };
+    sink.put(&[shadow | if limit.is_unlimited() { UNLIMITED } else { 0 }]);
+    number(sink, limit.windows().len() as u64);
+    limit.windows().iter().for_each(|window| put_window(sink, window));
+}
+
+fn put_window(sink: &mut impl Sink, window: &Window) {
+    put(sink, window.algorithm().code(), [window.rate(), window.capacity()]);
+    match window.period() {
+        Period::Fixed(length) => number(sink, length / 1000),
+        Period::Calendar { unit, zone, anchor } => {
+            let code = UNITS.iter().position(|other| *other == unit).unwrap_or_default();
+            sink.put(&[0, code as u8]);
+            put_text(sink, zone.name());
+            sink.put(&[anchor]);
+        }
+    }
+}
+
+fn put_state(sink: &mut impl Sink, state: &StateParts) {
+    match state {
+        StateParts::Bucket { whole, part, at, fast } => {
+            numbers(sink, [(*whole << 1 ^ *whole >> 63) as u64, *part, *at]);
+            put_maybe(sink, fast.as_ref(), |sink, (rate, period)| numbers(sink, [*rate, *period]));
+        }
+        StateParts::Events(events) => {
+            number(sink, events.len() as u64);
+            let mut before = 0;
+            for (at, units) in events {
+                numbers(sink, [at.saturating_sub(before), *units]);
+                before = *at;
+            }
+        }
+        StateParts::Window { start, end, used } => numbers(sink, [*start, *end, *used]),
+        StateParts::Pair { start, previous, current } => numbers(sink, [*start, *previous, *current]),
+    }
+}
+
+fn put_born(sink: &mut impl Sink, born: &Born<'_>) {
+    sink.put(&[born.shard]);
+    number(sink, source_number(born.source));
+    put_limit(sink, &born.limit);
+    put_text(sink, born.key);
+}
+
+fn put_spend(sink: &mut impl Sink, spend: &Spend<'_>) {
+    numbers(sink, [spend.id, spend.cost]);
+    put_maybe(sink, spend.born.as_ref(), put_born);
+    number(sink, spend.moves.len() as u64);
+    for made in &spend.moves {
+        numbers(sink, [made.at, source_number(made.source)]);
+        sink.put(&[u8::from(made.lifts)]);
+        put_limit(sink, &made.limit);
+    }
+    put_ends(sink, &spend.ends);
+}
