@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flint::clock::Reading;
-use flint::limit::{Parts, StateParts};
+use flint::limit::{CeilingParts, Parts, StateParts};
 use flint::server::fuzz::{self, Class, Head};
 use flint::store::decode::Decoder;
 use flint::store::encode;
@@ -312,14 +312,16 @@ fn records() -> Vec<Record<'static>> {
                 limit: Arc::new(limit.clone()),
                 max_keys: None,
                 overlay: None,
-                parts: Parts { windows: vec![state], resting: Vec::new() },
+                parts: Parts { windows: vec![state], ..Parts::default() },
                 configured: Some(at),
                 totals: [1, 200, 30_000, u64::MAX],
                 times: [Some(at), None, Some(0)],
                 key,
             };
             let overlay = Some(Overlay { limit: values("unlimited"), until: at + 9 });
-            let under = Entry { overlay, parts: Parts { windows: Vec::new(), resting }, ..entry.clone() };
+            let ceiling = Some(CeilingParts { most: 9, edge: 8, speed: (7, 1000), whole: 6, part: 5, at });
+            let parts = Parts { windows: Vec::new(), resting, ceiling };
+            let under = Entry { overlay, parts, ..entry.clone() };
             let max_keys = Some(1_000_000);
             [
                 Record::Event(Event::Created { id, shard: 255, at, limit: Arc::new(limit), max_keys, key }),

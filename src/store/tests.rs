@@ -58,7 +58,7 @@ fn entry(key: &str) -> Entry<'_> {
         limit: Arc::new(limit),
         max_keys: None,
         overlay: None,
-        parts: Parts { windows: vec![StateParts::Bucket { whole: 5, part: 0, at: 1, fast: None }], resting: vec![] },
+        parts: Parts { windows: vec![StateParts::Bucket { whole: 5, part: 0, at: 1, fast: None }], ..Parts::default() },
         configured: None,
         totals: [0; 4],
         times: [None; 3],

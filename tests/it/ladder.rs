@@ -56,18 +56,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/check", &["several", "wait"]),
     ("limiter/background", &["helpers", "denials", "compact"]),
     ("limiter/recovery", &["build", "replay"]),
-    ("limit", &["counting", "validation", "values", "period", "algorithm", "text"]),
+    ("limit", &["counting", "validation", "values", "calendar", "window", "period", "zone", "algorithm", "text"]),
     (
         "limit/counting",
-        &[
-            "state",
-            "token_bucket",
-            "sliding_window_log",
-            "fixed_window_counter",
-            "sliding_window_counter",
-            "quote",
-            "parts",
-        ],
+        &["standing", "reconfigure", "rest", "ceiling", "state", "algorithms", "speed", "quote", "parts"],
+    ),
+    (
+        "limit/counting/algorithms",
+        &["debt", "token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"],
     ),
 ];
 

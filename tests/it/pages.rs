@@ -174,7 +174,7 @@ fn the_program_reads_what_the_page_says() {
     let entries: Vec<(&str, Value)> = (0..4)
         .map(|code| {
             let entry = json!({"id": code + 1, "shard": 255 - code, "source": 0, "states": [states[code]],
-                "limit": limit(code as u64, 20, year, 20), "max-keys": null, "overlay": null, "resting": [],
+                "limit": limit(code as u64, 20, year, 20), "max-keys": null, "overlay": null, "resting": [], "ceiling": null,
                 "configured": now, "key": ALGORITHMS[code], "allowed": 11, "denied": 12, "allowed-cost": 13, "denied-cost": 300,
                 "last-allowed": now, "last-denied": null, "last-reset": 0});
             ("entry", entry)

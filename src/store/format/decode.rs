@@ -7,15 +7,12 @@ use super::record::{
     Born, Entry, Event, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
     UNITS, UNLIMITED, tag,
 };
-use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_WINDOWS};
+use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_RESTING, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
-use crate::limit::{Algorithm, CalendarUnit, Limit, Mode, Parts, Period, StateParts, Window, Zone};
+use crate::limit::{Algorithm, CalendarUnit, CeilingParts, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
 /// Longest name of a time zone that is believed, in bytes.
 const MAX_ZONE: usize = 64;
-
-/// Most windows of earlier values that rest.
-const MAX_RESTING: u64 = 8;
 
 /// What a step of decoding gives, or what is wrong.
 type Read<T> = Result<T, &'static str>;
@@ -116,7 +113,7 @@ impl<'a> Decoder<'a> {
         let overlay = self.maybe(|from| Ok(Overlay { limit: from.limit()?, until: from.moment()? }))?;
         let windows = overlay.as_ref().map_or(&limit, |overlay| &overlay.limit).windows();
         let windows = windows.iter().map(|window| self.state(window)).collect::<Read<_>>()?;
-        let resting = self.list(MAX_RESTING, 7, |from| {
+        let resting = self.list(MAX_RESTING as u64, 7, |from| {
             let window = from.window()?;
             Ok((window, from.state(&window)?))
         })?;
@@ -127,7 +124,7 @@ impl<'a> Decoder<'a> {
             limit,
             max_keys,
             overlay,
-            parts: Parts { windows, resting },
+            parts: Parts { windows, resting, ceiling: self.maybe(Self::ceiling)? },
             configured: self.time()?,
             totals: self.totals()?,
             times: [self.time()?, self.time()?, self.time()?],
@@ -327,6 +324,17 @@ impl<'a> Decoder<'a> {
             Algorithm::SlidingWindowCounter => {
                 StateParts::Pair { start: self.moment()?, previous: self.number()?, current: self.number()? }
             }
+        })
+    }
+
+    fn ceiling(&mut self) -> Read<CeilingParts> {
+        Ok(CeilingParts {
+            most: self.number()?,
+            edge: self.number()?,
+            speed: (self.number()?, self.moment()?),
+            whole: self.number()?,
+            part: self.number()?,
+            at: self.moment()?,
         })
     }
 

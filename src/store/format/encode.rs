@@ -2,7 +2,7 @@
 
 use super::record::{Born, Entry, Event, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED, tag};
 use crate::clock::{Micros, Reading};
-use crate::limit::{Limit, Mode, Period, StateParts, Window};
+use crate::limit::{CeilingParts, Limit, Mode, Period, StateParts, Window};
 
 /// Where encoded bytes go: a `Vec`, or a buffer of a fixed size on the stack.
 pub trait Sink {
@@ -101,6 +101,10 @@ pub fn encode_entry(sink: &mut impl Sink, entry: &Entry<'_>) {
         put_window(sink, window);
         put_state(sink, state);
     }
+    put_maybe(sink, entry.parts.ceiling.as_ref(), |sink, ceiling| {
+        let CeilingParts { most, edge, speed: (rate, period), whole, part, at } = *ceiling;
+        numbers(sink, [most, edge, rate, period, whole, part, at]);
+    });
     number(sink, time(entry.configured));
     numbers(sink, entry.totals);
     numbers(sink, entry.times.map(time));

@@ -9,7 +9,7 @@ use super::encode::{encode_end, encode_entry, encode_event, encode_pattern_total
 use super::record::*;
 use crate::bounds::{MAX_ITEMS, MAX_UNITS};
 use crate::clock::{Micros, Reading};
-use crate::limit::{Algorithm, CalendarUnit, Limit, Mode, Parts, Period, StateParts, Window, Zone};
+use crate::limit::{Algorithm, CalendarUnit, CeilingParts, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
 fn windows() -> impl Strategy<Value = Window> {
     let fixed = (1..=MAX_UNITS, 1..=31_622_400_000_u64, 0..4_usize, prop::option::of(1..=1000_u64)).prop_map(
@@ -144,13 +144,24 @@ fn entries() -> impl Strategy<Value = Entry<'static>> {
     let overlay = (limits(), instants()).prop_map(|(limit, until)| Overlay { limit, until });
     let values = (limits(), prop::option::weighted(0.3, overlay), prop::collection::vec(states(), 8));
     let resting = prop::collection::vec((windows(), states()), 0..8);
+    let numbers = prop::array::uniform5(any::<u64>());
+    let ceiling = (numbers, instants(), instants()).prop_map(|([most, edge, rate, whole, part], period, at)| {
+        CeilingParts { most, edge, speed: (rate, period), whole, part, at }
+    });
+    let kept = (resting, prop::option::weighted(0.3, ceiling));
     let times = prop::array::uniform4(prop::option::of(instants()));
-    (named, values, resting, any::<[u64; 4]>(), times).prop_map(
-        |((id, shard, source, max_keys, key), (limit, overlay, states), resting, totals, [configured, a, b, c])| {
+    (named, values, kept, any::<[u64; 4]>(), times).prop_map(
+        |(
+            (id, shard, source, max_keys, key),
+            (limit, overlay, states),
+            (resting, ceiling),
+            totals,
+            [configured, a, b, c],
+        )| {
             let windows = overlay.as_ref().map_or(&limit, |overlay: &Overlay| &overlay.limit).windows();
             let windows = windows.iter().zip(states).map(|(window, states)| state_of(window, states)).collect();
             let resting = resting.into_iter().map(|(window, states)| (window, state_of(&window, states))).collect();
-            let parts = Parts { windows, resting };
+            let parts = Parts { windows, resting, ceiling };
             Entry { id, shard, source, limit, max_keys, overlay, parts, configured, totals, times: [a, b, c], key }
         },
     )

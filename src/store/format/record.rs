@@ -24,7 +24,7 @@
 //! | 10 | reset | id n, at instant |
 //! | 11 | marker | snapshot n, shard byte |
 //! | 12 | clock | at instant, wall n, boot uuid, boot-clock n |
-//! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
+//! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), ceiling maybe(most n, edge n, rate n, period n, whole n, part n, at n), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
 //! | 14 | pattern-totals | id n, shard byte, allowed n, denied n, allowed-cost n, denied-cost n |
 //! | 15 | end | limits n, now n |
 //!

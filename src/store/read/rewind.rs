@@ -85,6 +85,9 @@ impl Rewind {
         let current = windows.iter().zip(&mut parts.windows);
         let resting = parts.resting.iter_mut().map(|(window, state)| (&*window, state));
         current.chain(resting).for_each(|(window, state)| self.state(window, state, ends));
+        if let Some(ceiling) = &mut parts.ceiling {
+            ceiling.at = self.instant(ceiling.at);
+        }
     }
 
     fn state(&self, window: &Window, state: &mut StateParts, ends: &mut dyn Ends) {
@@ -108,7 +111,7 @@ impl Rewind {
 mod tests {
     use super::*;
     use crate::clock::Reading;
-    use crate::limit::{Limit, Live};
+    use crate::limit::{CeilingParts, Limit, Live};
     use crate::store::format::record::{Overlay, Source};
     use std::sync::Arc;
 
@@ -174,6 +177,7 @@ mod tests {
                 window(ends[2]),
             ]
         };
+        let ceiling = |at| CeilingParts { most: 1, edge: 2, speed: (3, 4), whole: 5, part: 6, at };
         let resting: crate::limit::Window = "4/year".parse().unwrap();
         let mut entry = Entry {
             id: 1,
@@ -186,6 +190,7 @@ mod tests {
             parts: Parts {
                 windows: states(now, [now + HOUR, now, now + 20 * DAY]),
                 resting: vec![(resting, StateParts::Window { start: now, end: now + 1, used: 0 })],
+                ceiling: Some(ceiling(now)),
             },
             configured: Some(now - 4),
             totals: [1, 2, 3, 4],
@@ -197,6 +202,7 @@ mod tests {
         let midnight = TODAY + 12 * HOUR;
         assert_eq!(entry.parts.windows, states(TODAY, [midnight, TODAY, midnight + 14 * DAY]));
         assert_eq!(entry.parts.resting, [(resting, StateParts::Window { start: TODAY, end: TODAY + 1, used: 0 })]);
+        assert_eq!(entry.parts.ceiling, Some(ceiling(TODAY)));
         assert_eq!(entry.overlay.as_ref().map(|overlay| overlay.until), Some(TODAY + DAY));
         assert_eq!((entry.configured, entry.times), (Some(TODAY - 4), [Some(TODAY), None, Some(0)]));
         let same = Entry {
