@@ -96,7 +96,7 @@ impl Standing {
     }
 
     /// Decides whether `cost` may be spent at `now`, to which it was advanced. Opens nothing, changes nothing; `ends`
-    /// may be asked for the end of a calendar window that this check would open.
+    /// may be asked for the end of a calendar window that this check would open; what it notes is not for the record.
     pub fn quote(&self, limit: &Limit, now: Micros, cost: u64, ends: &mut dyn Ends) -> Verdict {
         match (&self.0, limit.windows()) {
             (Kind::One(state), [window]) => {
