@@ -233,3 +233,13 @@ pub const MAX_STATUS_BYTES: usize = 4 * 1024;
 
 /// Status objects that a command asks for at once.
 pub const LIST_PAGE: usize = 20_000;
+
+/// Default of `max_keys` of a pattern and of `--max-keys`: keys that live by a pattern, or by limits that requests
+/// bring. A million of them take some 200 MiB.
+pub const MAX_KEYS: u64 = 1_000_000;
+
+/// Largest `max_keys`.
+pub const MAX_MAX_KEYS: u64 = 1_000_000_000;
+
+/// Most overflow limits for values that requests bring: each set of values has one, and a client may choose the values.
+pub const MAX_OVERFLOWS: u64 = 64;

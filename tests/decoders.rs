@@ -119,7 +119,7 @@ proptest! {
 /// The files of a directory with records of every kind, and of every algorithm.
 fn files() -> Vec<(String, Vec<u8>)> {
     let dir = tempfile::tempdir().unwrap();
-    let limiter = Limiter::open(dir.path(), Options::default().with_sync(SyncMode::Batch)).unwrap();
+    let limiter = Limiter::open(dir.path(), Options::default().with_sync(SyncMode::Relaxed)).unwrap();
     let keys = ["token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"];
     let history = |rate: u64| {
         for (key, algorithm) in keys.iter().zip(Algorithm::ALL.iter().copied()) {

@@ -18,7 +18,7 @@ use flint::server::fuzz::{self, Class, Head};
 use flint::store::decode::Decoder;
 use flint::store::encode;
 use flint::store::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use flint::store::record::{self, Born, Entry, Event, Move, Overlay, PatternTotals, Record, Source, Spend};
+use flint::store::record::{self, Born, Entry, Event, Intent, Move, Overlay, PatternTotals, Record, Source, Spend};
 use flint::{Algorithm, Kind, Limit};
 use serde_json::Value;
 use tiny_http::{HTTPVersion, Header};
@@ -318,10 +318,9 @@ fn records() -> Vec<Record<'static>> {
                 times: [Some(at), None, Some(0)],
                 key,
             };
+            let ceiling = Some(CeilingParts { most: 20, edge: 9, speed: (20, 1000), whole: 3, part: 999, at });
             let overlay = Some(Overlay { limit: values("unlimited"), until: at + 9 });
-            let ceiling = Some(CeilingParts { most: 9, edge: 8, speed: (7, 1000), whole: 6, part: 5, at });
-            let parts = Parts { windows: Vec::new(), resting, ceiling };
-            let under = Entry { overlay, parts, ..entry.clone() };
+            let under = Entry { overlay, parts: Parts { resting, ceiling, ..Parts::default() }, ..entry.clone() };
             let max_keys = Some(1_000_000);
             [
                 Record::Event(Event::Created { id, shard: 255, at, limit: Arc::new(limit), max_keys, key }),
@@ -351,6 +350,16 @@ fn records() -> Vec<Record<'static>> {
         Event::Denied { id, total: 5, cost: 500, last: Some(at) },
         Event::Reset { id, at },
         Event::Marker { snapshot: 2, shard: 17 },
+        Event::Intended {
+            group: id,
+            last: true,
+            at,
+            items: vec![
+                Intent { limit: Some(limit()), max_keys: Some(7), until: None, key },
+                Intent { limit: None, max_keys: None, until: Some(at + 1), key },
+            ],
+        },
+        Event::Done { group: id },
         Event::Clock(Reading { at, wall: at - 7, boot: [9; 16], boot_clock: 1_000_000 }),
     ];
     records.extend(events.map(Record::Event));

@@ -8,12 +8,13 @@
 //! A check is three steps: [`Standing::advance`] brings the state to `now` (refills, forgets what has expired; nothing
 //! is spent), [`Standing::quote`] decides without changing anything, [`Standing::spend`] spends.
 //!
-//! Arrows go down this list: `counting`, `validation`, `values`, `calendar`, `window`, `period`, `zone`,
+//! Arrows go down this list: `counting`, `patterns`, `validation`, `values`, `calendar`, `window`, `period`, `zone`,
 //! `algorithm`, `text`.
 
 mod algorithm;
 mod calendar;
 mod counting;
+mod patterns;
 mod period;
 mod text;
 mod validation;
@@ -27,8 +28,9 @@ pub(crate) mod tests;
 pub use self::algorithm::Algorithm;
 pub use self::calendar::{Ends, Live, Recorded, bounds_of};
 pub use self::counting::parts::{CeilingParts, Parts, StateParts};
-pub use self::counting::quote::{Quote, Quotes, Verdict};
+pub use self::counting::quote::{Detail, Quote, Quotes, Verdict};
 pub use self::counting::standing::Standing;
+pub use self::patterns::{PatternSet, is_pattern, matches};
 pub use self::period::{CalendarUnit, Period, format_length, parse_length};
 pub use self::text::excerpt;
 pub use self::validation::{validate_cost, validate_key};

@@ -1,41 +1,187 @@
-//! What the limiter answers with.
+//! What the limiter is asked, and what it answers with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Millis;
-use crate::limit::{Limit, Quote};
+use crate::clock::Micros;
+use crate::limit::{Detail, Limit, Mode, Quote, Quotes, Verdict, Window};
 
-/// The answer to one check.
+/// What a check asks for.
+///
+/// ```
+/// use flint::{Item, Limit};
+///
+/// let limit: Limit = "100/1m".parse()?;
+/// let items = [Item::new("user:42").with_cost(5).with_limit(&limit), ("org:acme", 1).into(), "route:/v1/chat".into()];
+/// assert_eq!((items[0].cost, items[2].cost), (5, 1));
+/// # Ok::<(), flint::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use]
+pub struct Item<'a> {
+    /// The key; always literal, also with a `*`.
+    pub key: &'a str,
+    /// Units to spend, 1 to 10^12.
+    pub cost: u64,
+    /// What the key's limit is where none is configured for it: neither exactly nor by a pattern.
+    pub limit: Option<&'a Limit>,
+}
+
+impl<'a> Item<'a> {
+    /// One unit of the limit that is configured for `key`.
+    pub fn new(key: &'a str) -> Item<'a> {
+        Item { key, cost: 1, limit: None }
+    }
+
+    /// So many units.
+    pub fn with_cost(self, cost: u64) -> Item<'a> {
+        Item { cost, ..self }
+    }
+
+    /// Brings a limit, for a key that none is configured for.
+    pub fn with_limit(self, limit: &'a Limit) -> Item<'a> {
+        Item { limit: Some(limit), ..self }
+    }
+}
+
+impl<'a> From<&'a str> for Item<'a> {
+    fn from(key: &'a str) -> Item<'a> {
+        Item::new(key)
+    }
+}
+
+impl<'a> From<(&'a str, u64)> for Item<'a> {
+    fn from((key, cost): (&'a str, u64)) -> Item<'a> {
+        Item::new(key).with_cost(cost)
+    }
+}
+
+/// The answer to one check.
+///
+/// A limit of several windows allows only what all of them allow. The window that binds is on a denial the one with the
+/// longest wait, else the one with the least left; `remaining`, `used` and `debt` are its own, while the times are the
+/// largest of all windows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Decision {
-    /// Whether the cost was spent.
+    /// Whether it is allowed; the cost was spent then, unless a limit in shadow mode would have denied it.
     pub allowed: bool,
     /// What was asked for, in units.
     pub cost: u64,
     /// The limit's values.
-    pub limit: Limit,
-    /// Whole units left after the decision.
-    pub remaining: u64,
-    /// When the limit is untouched again if nothing more is spent, in milliseconds since the epoch.
-    pub reset_at: Millis,
-    /// How long until this same cost could be allowed, if nothing else is spent; zero when it was.
-    pub retry_after: Duration,
-    /// When the decision was made, in milliseconds since the epoch.
-    pub now: Millis,
+    pub limit: Arc<Limit>,
+    /// How each of its windows stands after the decision, in the order of the limit; none under `unlimited`.
+    pub windows: Quotes,
+    /// Index of the window that binds.
+    pub binding: usize,
+    /// Whole units left after the decision; `None` under `unlimited`.
+    pub remaining: Option<u64>,
+    /// Units that count, rounded up; `None` under `unlimited`.
+    pub used: Option<u64>,
+    /// Units used beyond the capacity.
+    pub debt: u64,
+    /// When the limit is untouched again if nothing more is spent, in microseconds since the epoch; `None` under
+    /// `unlimited`.
+    pub reset_at: Option<Micros>,
+    /// How long until this same cost could be allowed, if nothing else is spent; zero when it was. `None` for never.
+    pub retry_after: Option<Duration>,
+    /// How long until one more unit is there; zero if nothing is missing. `None` for never.
+    pub next: Option<Duration>,
+    /// When the decision was made, in microseconds since the epoch.
+    pub now: Micros,
+    /// The pattern that the limit comes from, if it does.
+    pub pattern: Option<Arc<str>>,
+    /// Whether a limit decided that is shared by all keys that found no room under `max_keys`.
+    pub overflow: bool,
+    /// Under a limit in shadow mode, whether it would have denied: then nothing was spent.
+    pub would_deny: Option<bool>,
 }
 
 impl Decision {
-    pub(super) fn new(quote: Quote, limit: Limit, cost: u64, now: Millis) -> Decision {
-        Decision {
-            allowed: quote.allowed,
+    pub(super) fn new(verdict: Verdict, limit: Arc<Limit>, cost: u64, now: Micros) -> Decision {
+        let shadow = limit.mode() == Mode::Shadow;
+        let mut decision = Decision {
+            allowed: verdict.allowed || shadow,
             cost,
+            would_deny: shadow.then_some(!verdict.allowed),
             limit,
-            remaining: quote.remaining,
-            reset_at: quote.reset_at,
-            retry_after: Duration::from_millis(quote.retry_after_ms),
+            windows: Quotes::Many(Vec::new()),
+            binding: 0,
+            remaining: None,
+            used: None,
+            debt: 0,
+            reset_at: None,
+            retry_after: Some(Duration::ZERO),
+            next: Some(Duration::ZERO),
             now,
+            pattern: None,
+            overflow: false,
+        };
+        decision.stand(verdict);
+        if shadow {
+            decision.retry_after = Some(Duration::ZERO);
         }
+        decision
+    }
+
+    /// Takes over how the limit stands; whether it is allowed stays.
+    pub(super) fn stand(&mut self, verdict: Verdict) {
+        let figures = Figures::of(&verdict);
+        self.binding = verdict.binding;
+        (self.remaining, self.used, self.debt) = (figures.remaining, figures.used, figures.debt);
+        (self.reset_at, self.retry_after, self.next) = (figures.reset_at, figures.retry, figures.next);
+        self.windows = verdict.windows;
+    }
+
+    /// Whether the cost was spent.
+    pub fn is_spent(&self) -> bool {
+        self.allowed && self.would_deny != Some(true)
+    }
+
+    /// The window that binds and how it stands; `None` under `unlimited`.
+    pub fn binding_window(&self) -> Option<(&Window, &Quote)> {
+        self.limit.windows().get(self.binding).zip(self.windows.as_slice().get(self.binding))
+    }
+}
+
+/// What is told of all windows together.
+pub(super) struct Figures {
+    pub remaining: Option<u64>,
+    pub used: Option<u64>,
+    pub debt: u64,
+    pub reset_at: Option<Micros>,
+    pub retry: Option<Duration>,
+    pub next: Option<Duration>,
+}
+
+impl Figures {
+    pub fn of(verdict: &Verdict) -> Figures {
+        let quotes = verdict.windows.as_slice();
+        let binding = quotes.get(verdict.binding);
+        // `None` is never: longer than all others.
+        let longest = |time: fn(&Quote) -> Option<Micros>| {
+            quotes.iter().try_fold(0, |longest, quote| Some(longest.max(time(quote)?))).map(Duration::from_micros)
+        };
+        Figures {
+            remaining: binding.map(|quote| quote.remaining),
+            used: binding.map(|quote| quote.used),
+            debt: binding.map_or(0, |quote| quote.debt),
+            reset_at: quotes.iter().map(|quote| quote.reset_at).max(),
+            retry: longest(|quote| quote.retry),
+            next: longest(|quote| quote.next),
+        }
+    }
+}
+
+/// The name of a window among those of its limit, as the `RateLimit` headers name it: its rate and period, and `#2` for
+/// the second of that name.
+pub fn window_name(limit: &Limit, index: usize) -> String {
+    let Some(window) = limit.windows().get(index) else { return String::new() };
+    let alike = |other: &&Window| (other.rate(), other.period()) == (window.rate(), window.period());
+    match limit.windows()[..index].iter().filter(alike).count() {
+        0 => window.short(),
+        before => format!("{}#{}", window.short(), before + 1),
     }
 }
 
@@ -51,26 +197,85 @@ pub struct AllDecision {
     pub results: Vec<Decision>,
 }
 
-/// How a limit stands.
+/// Where a key has its limit from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// It was configured for this key, or is a pattern.
+    Exact,
+    /// From a pattern.
+    Pattern,
+    /// From a check that brought it.
+    Request,
+}
+
+impl Origin {
+    /// `exact`, `pattern` or `request`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Origin::Exact => "exact",
+            Origin::Pattern => "pattern",
+            Origin::Request => "request",
+        }
+    }
+}
+
+/// Values that lie over those of a key for a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lasting {
+    /// When they end, in microseconds since the epoch.
+    pub until: Micros,
+    /// What was configured for the key itself and comes back; `None` where nothing was, so that a pattern or a request
+    /// serves it again.
+    pub below: Option<Arc<Limit>>,
+}
+
+/// How a key stands, or a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
     /// Its key.
     pub key: String,
-    /// Its values.
-    pub limit: Limit,
-    /// Whole units left.
-    pub remaining: u64,
-    /// When it is untouched again if nothing more is spent, in milliseconds since the epoch.
-    pub reset_at: Millis,
-    /// What has happened since it was configured.
+    /// Its values, those that last for a time included.
+    pub limit: Arc<Limit>,
+    /// Where they come from; where they last for a time, where those below come from.
+    pub source: Origin,
+    /// The pattern that serves it, if one does.
+    pub pattern: Option<Arc<str>>,
+    /// How each window stands, in the order of the limit; none under `unlimited`, and none of a pattern, which counts
+    /// nothing itself.
+    pub windows: Quotes,
+    /// What is told of each window besides, in the same order.
+    pub details: Vec<Detail>,
+    /// Index of the window with the least left.
+    pub binding: usize,
+    /// Whole units left in that window; `None` under `unlimited` and of a pattern.
+    pub remaining: Option<u64>,
+    /// Units that count there, rounded up.
+    pub used: Option<u64>,
+    /// Units used beyond the capacity there.
+    pub debt: u64,
+    /// When it is untouched again if nothing more is spent, in microseconds since the epoch.
+    pub reset_at: Option<Micros>,
+    /// How long until one more unit is there; `None` for never, under `unlimited` and of a pattern.
+    pub next: Option<Duration>,
+    /// Until when its values last, if they end by themselves.
+    pub lasting: Option<Lasting>,
+    /// Whether it found no room under `max_keys`, so that what is told here is of the limit that all such keys share.
+    pub overflow: bool,
+    /// Of a pattern: live keys at most.
+    pub max_keys: Option<u64>,
+    /// Of a pattern: keys that live by it now.
+    pub live: Option<u64>,
+    /// What has happened since it was configured; to a key that lives by a pattern or request, since it lives.
     pub totals: Totals,
-    /// When a check was last allowed.
-    pub last_allowed_at: Option<Millis>,
+    /// When a check was last allowed, in microseconds since the epoch. Not told of patterns.
+    pub last_allowed_at: Option<Micros>,
     /// When a check was last denied.
-    pub last_denied_at: Option<Millis>,
+    pub last_denied_at: Option<Micros>,
     /// When it was last reset by hand.
-    pub last_reset_at: Option<Millis>,
+    pub last_reset_at: Option<Micros>,
 }
 
 /// What has happened to a limit since it was configured.
@@ -85,6 +290,26 @@ pub struct Totals {
     pub allowed_cost: u64,
     /// Units refused.
     pub denied_cost: u64,
+}
+
+impl Totals {
+    /// Adds what has happened elsewhere.
+    pub(super) fn add(&mut self, other: Totals) {
+        self.allowed = self.allowed.saturating_add(other.allowed);
+        self.denied = self.denied.saturating_add(other.denied);
+        self.allowed_cost = self.allowed_cost.saturating_add(other.allowed_cost);
+        self.denied_cost = self.denied_cost.saturating_add(other.denied_cost);
+    }
+
+    /// One allowed check of this cost.
+    pub(super) fn of_allowed(cost: u64) -> Totals {
+        Totals { allowed: 1, allowed_cost: cost, ..Totals::default() }
+    }
+
+    /// One denied check of this cost.
+    pub(super) fn of_denied(cost: u64) -> Totals {
+        Totals { denied: 1, denied_cost: cost, ..Totals::default() }
+    }
 }
 
 /// What a compaction did, in bytes.

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use super::answers::Compaction;
 use super::entry::Table;
 use super::options::SyncMode;
+use super::registry::Registry;
 use crate::bounds::SHARDS;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
-use crate::store::{self, Reservation, Store, Waiter};
+use crate::store::{self, Reservation, Store};
 
 /// How often a thread that must not wait tries to lock a shard: for about as long as a decision takes.
 const LOCK_TRIES: u32 = 64;
@@ -62,6 +63,7 @@ impl fmt::Debug for Limiter {
 pub struct Core {
     pub shards: Box<[Shard]>,
     pub hasher: RandomState,
+    pub registry: Registry,
     pub clock: Clock,
     pub sync: SyncMode,
     pub store: Option<Store>,
@@ -78,6 +80,9 @@ pub struct Core {
     /// Set when denials are missing in the log, which wakes the helper that writes them.
     pub has_pending_denials: AtomicBool,
     pub denials_helper: Mutex<Option<thread::Thread>>,
+    /// Set while keys are there that may go by themselves, which wakes the helper that sweeps them.
+    pub has_live: AtomicBool,
+    pub sweep_helper: OnceLock<thread::Thread>,
     /// The helper threads that run.
     pub helpers: Mutex<Vec<thread::JoinHandle<()>>>,
     /// Set when a helper has ended that should not: what is not done any more.
@@ -89,7 +94,7 @@ pub struct Core {
     pub compactions: AtomicU64,
 }
 
-/// Rank 3, in the order of the index. Aligned so that two shards share no cache line.
+/// Rank 4, in the order of the index. Aligned so that two shards share no cache line.
 #[repr(align(64))]
 #[derive(Default)]
 pub struct Shard(pub Mutex<Table>);
@@ -129,8 +134,15 @@ impl Core {
         self.log()?.reserve(records, bytes)
     }
 
-    pub fn wait(&self, waiter: &Waiter) -> Result<()> {
-        self.log()?.wait(waiter)
+    /// Notes that a key has come that may go by itself. To be called under the lock of its shard, once it is there.
+    #[inline]
+    pub fn note_live(&self) {
+        if !self.has_live.load(Ordering::SeqCst)
+            && !self.has_live.swap(true, Ordering::SeqCst)
+            && let Some(helper) = self.sweep_helper.get()
+        {
+            helper.unpark();
+        }
     }
 
     pub fn is_closing(&self) -> bool {

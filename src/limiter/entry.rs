@@ -1,198 +1,608 @@
-//! One limit in memory, and the table that holds those of a shard.
+//! One key in memory, and the table that holds those of a shard.
 //!
-//! Owns: the layout (a million entries must fit in 200 MiB) and the translation to and from what a snapshot says.
+//! Owns: the layout (a million keys must fit in 200 MiB), what each event does to a key, live and in a replay alike, and
+//! the translation to and from what a snapshot says.
+//!
+//! A key is served by the values in its entry, or by those of its overlay while it has one; [`Entry::in_force`] says
+//! which. What is due by time or by an edit of patterns is found by `lookup`, never here.
+//!
+//! Patterns and overflow limits have entries too, under keys that no request can have; a pattern's own `standing` is
+//! never used.
+
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::answers::{Status, Totals};
-use crate::clock::Millis;
-use crate::limit::{Limit, State};
-use crate::store::record;
+use super::answers::Totals;
+use super::registry::{Known, OVERFLOW_MARK, PATTERN_MARK, Pattern, Row};
+use crate::bounds::MAX_KEYS;
+use crate::clock::Micros;
+use crate::limit::{Ends, Limit, Standing};
+use crate::store::record::{self, Overlay};
 
 const ID_BITS: u32 = 48;
+const ID: u64 = (1 << ID_BITS) - 1;
 const PENDING_DENIALS: u64 = 1 << 63;
+const OVERLAID: u64 = 1 << 62;
+const KIND_SHIFT: u32 = 60;
+const KIND: u64 = 3 << KIND_SHIFT;
+const NO_SLOT: u32 = u32::MAX;
 
-/// A limit with its state and counters. 136 bytes, with 8 of malloc's a multiple of 16.
+/// Where a key has its limit from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It was configured for exactly this key. Patterns themselves have this source too.
+    Exact,
+    /// A check brought it, or nothing is left of it but an overlay.
+    Request,
+    /// It is shared by the keys that found no room under `max_keys`.
+    Overflow,
+    /// From the pattern with this slot in the registry.
+    Pattern(u32),
+}
+
+/// New values of a key.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// As of when.
+    pub at: Micros,
+    pub source: Source,
+    /// Whether the overlay is lifted. Without that the values of a key with an overlay change below it.
+    pub lifts: bool,
+    pub limit: Arc<Limit>,
+}
+
+/// A key with its limit, what it has counted, and its counters.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub key: Box<str>,
-    /// Id in the log (48 bits), the shard that the log knows it by (8 bits), and a flag.
+    /// Id in the log (48 bits), the shard that the log knows it by (8 bits), what kind of source it has, and flags.
     id_and_flags: u64,
-    pub limit: Limit,
-    pub state: State,
-    pub totals: Totals,
-    /// Last allowed, last denied, last reset: 0 for never, else the instant plus 1.
-    times: [u64; 3],
+    /// Its values. While there is an overlay, those that come back.
+    pub limit: Arc<Limit>,
+    /// What was counted under the values in force.
+    pub standing: Standing,
+    more: Option<Box<More>>,
+    allowed: u64,
+    allowed_cost: u64,
+    /// 0 for never, else the instant plus 1.
+    last_allowed: u64,
+    slot: u32,
+    /// The registry's version at which it was looked up which pattern serves the key; 0 for never.
+    pub version: u32,
+}
+
+/// What most keys do not have. Instants are 0 for never, else the instant plus 1.
+#[derive(Debug, Clone, Default)]
+struct More {
+    denied: u64,
+    denied_cost: u64,
+    last_denied: u64,
+    last_reset: u64,
+    overlay: Option<Overlay>,
+    /// Of a pattern: since when its keys are to have the values in force.
+    configured: u64,
+    /// Of a pattern, where it was said.
+    max_keys: Option<u64>,
 }
 
 /// An entry with a fixed place in memory: the tables move only its address.
 pub type Held = Box<Entry>;
 
 impl Entry {
-    /// A limit that nothing was spent of.
-    pub fn new(key: &str, id: u64, shard: u8, limit: Limit, now: Millis) -> Entry {
-        Entry {
+    /// A key of which nothing was spent.
+    pub fn new(key: &str, id: u64, shard: u8, source: Source, limit: Arc<Limit>) -> Entry {
+        let mut entry = Entry {
             key: key.into(),
             id_and_flags: id | u64::from(shard) << ID_BITS,
+            standing: Standing::new(&limit),
             limit,
-            state: State::new(&limit, now),
-            totals: Totals::default(),
-            times: [0; 3],
-        }
+            more: None,
+            allowed: 0,
+            allowed_cost: 0,
+            last_allowed: 0,
+            slot: NO_SLOT,
+            version: 0,
+        };
+        entry.set_source(source);
+        entry
     }
 
     /// Id in the log.
     pub fn id(&self) -> u64 {
-        self.id_and_flags & ((1 << ID_BITS) - 1)
+        self.id_and_flags & ID
     }
 
-    /// The shard that the log knows the limit by.
+    /// The shard that the log knows the key by.
     pub fn shard(&self) -> u8 {
         (self.id_and_flags >> ID_BITS) as u8
     }
 
-    /// Gives it a new id and shard. Pending denials stay pending.
+    /// Gives it a new id and shard. The rest stays.
     pub fn renumber(&mut self, id: u64, shard: u8) {
-        self.id_and_flags = (self.id_and_flags & PENDING_DENIALS) | id | u64::from(shard) << ID_BITS;
+        self.id_and_flags = (self.id_and_flags & !(ID | 0xff << ID_BITS)) | id | u64::from(shard) << ID_BITS;
+    }
+
+    /// Where it has its values from.
+    pub fn source(&self) -> Source {
+        match (self.id_and_flags & KIND) >> KIND_SHIFT {
+            0 => Source::Exact,
+            1 => Source::Request,
+            2 => Source::Overflow,
+            _ => Source::Pattern(self.slot),
+        }
+    }
+
+    /// Notes where it has its values from. Nobody is told.
+    pub fn set_source(&mut self, source: Source) {
+        let (kind, slot) = match source {
+            Source::Exact => (0, NO_SLOT),
+            Source::Request => (1, NO_SLOT),
+            Source::Overflow => (2, NO_SLOT),
+            Source::Pattern(slot) => (3, slot),
+        };
+        self.id_and_flags = (self.id_and_flags & !KIND) | kind << KIND_SHIFT;
+        self.slot = slot;
+    }
+
+    /// Notes that this overflow limit is that of the pattern with this slot.
+    pub fn set_overflow_of(&mut self, slot: u32) {
+        self.slot = slot;
+    }
+
+    /// The pattern that all that happens to it counts for too.
+    pub fn share_slot(&self) -> Option<u32> {
+        Some(self.slot).filter(|slot| *slot != NO_SLOT)
+    }
+
+    /// Whether it was configured for exactly its key, and nothing lies over that.
+    #[inline]
+    pub fn is_plain_exact(&self) -> bool {
+        self.id_and_flags & (KIND | OVERLAID) == 0
+    }
+
+    /// Whether it stands for a pattern; the text of which follows the mark.
+    pub fn pattern_text(&self) -> Option<&str> {
+        self.key.strip_prefix(PATTERN_MARK)
+    }
+
+    /// Whether it is an overflow limit; the pattern's text or the values follow the mark.
+    pub fn overflow_text(&self) -> Option<&str> {
+        self.key.strip_prefix(OVERFLOW_MARK)
+    }
+
+    /// Whether an operator configured it: for the key, as a pattern, or for a time.
+    pub fn is_configured(&self) -> bool {
+        self.source() == Source::Exact || self.id_and_flags & OVERLAID != 0
+    }
+
+    /// What lies over its values.
+    pub fn overlay(&self) -> Option<&Overlay> {
+        if self.id_and_flags & OVERLAID == 0 {
+            return None;
+        }
+        self.more.as_ref()?.overlay.as_ref()
+    }
+
+    /// The values under which it counts.
+    pub fn in_force(&self) -> &Arc<Limit> {
+        self.overlay().map_or(&self.limit, |overlay| &overlay.limit)
+    }
+
+    /// Of a pattern: since when its keys are to have the values in force, as far as they were configured.
+    pub fn configured(&self) -> Option<Micros> {
+        self.more.as_ref()?.configured.checked_sub(1)
+    }
+
+    /// Of a pattern: live keys at most, where it was said.
+    pub fn max_keys(&self) -> Option<u64> {
+        self.more.as_ref()?.max_keys
     }
 
     /// Sets whether denials are missing in the log. Returns what it was before.
     pub fn set_pending_denials(&mut self, pending: bool) -> bool {
-        let before = self.id_and_flags & PENDING_DENIALS != 0;
+        let before = self.has_pending_denials();
         self.id_and_flags = (self.id_and_flags & !PENDING_DENIALS) | if pending { PENDING_DENIALS } else { 0 };
         before
     }
 
-    /// Counts an allowed check, whose cost is spent.
-    pub fn allow(&mut self, now: Millis, cost: u64) {
-        self.state.advance(&self.limit, now);
-        self.state.spend(&self.limit, now, cost);
-        self.totals.allowed = self.totals.allowed.saturating_add(1);
-        self.totals.allowed_cost = self.totals.allowed_cost.saturating_add(cost);
-        self.times[0] = now + 1;
+    /// Whether denials are missing in the log.
+    pub fn has_pending_denials(&self) -> bool {
+        self.id_and_flags & PENDING_DENIALS != 0
     }
 
-    /// Counts a denied check.
-    pub fn deny(&mut self, now: Millis, cost: u64) {
-        self.totals.denied = self.totals.denied.saturating_add(1);
-        self.totals.denied_cost = self.totals.denied_cost.saturating_add(cost);
-        self.times[1] = now + 1;
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
     }
 
-    /// Takes over denials as the log has them.
-    pub fn set_denied(&mut self, total: u64, cost: u64, last: Option<Millis>) {
-        self.totals.denied = total;
-        self.totals.denied_cost = cost;
-        self.times[1] = last.map_or(0, |last| last + 1);
+    /// What has happened to it.
+    pub fn totals(&self) -> Totals {
+        let (denied, denied_cost) = self.more.as_ref().map_or((0, 0), |more| (more.denied, more.denied_cost));
+        Totals { allowed: self.allowed, denied, allowed_cost: self.allowed_cost, denied_cost }
     }
 
-    /// When a check was last denied.
-    pub fn last_denied(&self) -> Option<Millis> {
-        self.times[1].checked_sub(1)
+    /// When it was last allowed, denied and reset.
+    pub fn times(&self) -> [Option<Micros>; 3] {
+        let (denied, reset) = self.more.as_ref().map_or((0, 0), |more| (more.last_denied, more.last_reset));
+        [self.last_allowed, denied, reset].map(|time| time.checked_sub(1))
     }
 
-    /// Gives back all that was spent; the totals stay.
-    pub fn reset(&mut self, now: Millis) {
-        self.state = State::new(&self.limit, now);
-        self.times[2] = now + 1;
+    /// The last instant at which something happened to it that a replay would find in its own record.
+    pub fn last_change(&self) -> Micros {
+        let [allowed, _, reset] = self.times();
+        allowed.max(reset).unwrap_or(0)
     }
 
-    /// Takes new values; what was spent stays spent.
-    pub fn reconfigure(&mut self, limit: Limit, now: Millis) {
-        let state = std::mem::replace(&mut self.state, State::new(&limit, now));
-        self.state = state.reconfigured(&self.limit, &limit, now);
-        self.limit = limit;
+    /// Counts an allowed check, and spends its cost. A pattern's own entry only counts: checks of keys that need none.
+    pub fn spend(&mut self, now: Micros, cost: u64, ends: &mut dyn Ends) {
+        if self.pattern_text().is_some() {
+            return self.count_allowed(now, cost);
+        }
+        let limit = Arc::clone(self.in_force());
+        self.standing.advance(&limit, now);
+        self.forget_if_untouched(&limit, now);
+        self.standing.spend(&limit, now, cost, ends);
+        self.count_allowed(now, cost);
     }
 
-    /// The status of the limit at `now`.
-    pub fn status(&mut self, now: Millis) -> Status {
-        self.status_of(self.key.to_string(), now)
-    }
-
-    /// As [`Entry::status`], with the caller's copy of the key.
-    pub fn status_of(&mut self, key: String, now: Millis) -> Status {
-        self.state.advance(&self.limit, now);
-        let (remaining, reset_at) = self.state.glance(&self.limit, now);
-        let [last_allowed_at, last_denied_at, last_reset_at] = self.times.map(|time| time.checked_sub(1));
-        Status {
-            key,
-            limit: self.limit,
-            remaining,
-            reset_at,
-            totals: self.totals,
-            last_allowed_at,
-            last_denied_at,
-            last_reset_at,
+    /// Keys that come and go have the totals of a new key when nothing that was spent counts any more: whether they
+    /// were swept meanwhile makes no difference. To be called before a spend, with the standing advanced to `now`.
+    pub fn forget_if_untouched(&mut self, limit: &Limit, now: Micros) {
+        if self.source() == Source::Exact || self.allowed == 0 || !self.standing.is_untouched(limit, now) {
+            return;
+        }
+        (self.allowed, self.allowed_cost, self.last_allowed) = (0, 0, 0);
+        if let Some(more) = &mut self.more {
+            (more.denied, more.denied_cost, more.last_denied, more.last_reset) = (0, 0, 0, 0);
         }
     }
 
-    /// What a snapshot says of it.
-    pub fn to_record(&self) -> record::Entry<'_> {
-        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals;
+    /// Counts an allowed check whose cost was spent.
+    pub fn count_allowed(&mut self, now: Micros, cost: u64) {
+        self.allowed = self.allowed.saturating_add(1);
+        self.allowed_cost = self.allowed_cost.saturating_add(cost);
+        self.last_allowed = now + 1;
+    }
+
+    /// Counts a denied check.
+    pub fn count_denied(&mut self, now: Micros, cost: u64) {
+        let more = self.more();
+        more.denied = more.denied.saturating_add(1);
+        more.denied_cost = more.denied_cost.saturating_add(cost);
+        more.last_denied = now + 1;
+    }
+
+    /// Takes over denials as the log has them. Returns how many checks and units are new.
+    pub fn set_denied(&mut self, total: u64, cost: u64, last: Option<Micros>) -> (u64, u64) {
+        let more = self.more();
+        let new = (total.saturating_sub(more.denied), cost.saturating_sub(more.denied_cost));
+        (more.denied, more.denied_cost) = (total, cost);
+        more.last_denied = last.map_or(0, |last| last + 1);
+        new
+    }
+
+    /// Gives back all that was spent; the totals stay. An overlay that has ended is lifted.
+    pub fn reset(&mut self, now: Micros) {
+        if self.overlay().is_some_and(|overlay| overlay.until <= now) {
+            self.lift();
+        }
+        self.standing = Standing::new(self.in_force());
+        self.more().last_reset = now + 1;
+    }
+
+    fn lift(&mut self) {
+        self.id_and_flags &= !OVERLAID;
+        if let Some(more) = &mut self.more {
+            more.overlay = None;
+        }
+    }
+
+    /// Changes its values; what was spent stays spent.
+    pub fn change(&mut self, change: &Change, ends: &mut dyn Ends) {
+        if change.lifts || self.overlay().is_none() {
+            let old = Arc::clone(self.in_force());
+            self.standing.reconfigure(&old, &change.limit, change.at, ends);
+            self.lift();
+        }
+        self.limit = Arc::clone(&change.limit);
+        if self.source() != change.source {
+            self.set_source(change.source);
+        }
+    }
+
+    /// It has its values from elsewhere. An overlay that has ended is lifted by that, another one stays.
+    pub fn become_of(&mut self, source: Source, limit: Arc<Limit>, at: Micros, ends: &mut dyn Ends) {
+        let lifts = self.overlay().is_some_and(|overlay| overlay.until <= at);
+        self.change(&Change { at, source, lifts, limit }, ends);
+    }
+
+    /// An operator configured other values.
+    pub fn reconfigure(&mut self, limit: Arc<Limit>, max_keys: Option<u64>, at: Micros, ends: &mut dyn Ends) {
+        if self.pattern_text().is_some() {
+            let overlay = self.overlay().map(|overlay| overlay.until);
+            let covered = overlay.is_some_and(|until| until > at);
+            let same = self.limit == limit;
+            if let Some(until) = overlay.filter(|_| !covered) {
+                self.lift();
+                let more = self.more();
+                more.configured = more.configured.max(until + 1);
+            }
+            self.limit = limit;
+            let more = self.more();
+            more.max_keys = max_keys;
+            if !covered && !same {
+                more.configured = at + 1;
+            }
+            return;
+        }
+        self.become_of(Source::Exact, limit, at, ends);
+    }
+
+    /// An operator laid other values over its own, until an instant.
+    pub fn lay_over(&mut self, limit: Arc<Limit>, until: Micros, at: Micros, ends: &mut dyn Ends) {
+        if self.pattern_text().is_some() {
+            self.more().configured = at + 1;
+        } else {
+            let old = Arc::clone(self.in_force());
+            self.standing.reconfigure(&old, &limit, at, ends);
+        }
+        self.id_and_flags |= OVERLAID;
+        self.more().overlay = Some(Overlay { limit, until });
+    }
+
+    /// Of a pattern: since when its keys are to have the values in force at `now`.
+    fn edited_at(&self, now: Micros) -> Micros {
+        let ended = self.overlay().filter(|overlay| overlay.until <= now).map_or(0, |overlay| overlay.until);
+        self.configured().unwrap_or(0).max(ended)
+    }
+
+    /// Shows in the registry what its pattern is to be.
+    pub fn show(&self, row: &mut Row, now: Micros) {
+        row.limit = Arc::clone(&self.limit);
+        row.overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
+        row.edited_at = self.edited_at(now);
+        row.max_keys = self.max_keys().unwrap_or(MAX_KEYS);
+    }
+
+    /// Makes its pattern known to the registry, at a start. `None` where it is no pattern.
+    pub fn enroll(&self, known: &mut Known, now: Micros) -> Option<Arc<Pattern>> {
+        let text = self.pattern_text()?;
+        let overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
+        Some(known.add(text, self.id(), Arc::clone(&self.limit), overlay, self.edited_at(now), self.max_keys()))
+    }
+
+    /// Notes of a new pattern when it was configured, and its bound.
+    pub fn set_pattern(&mut self, at: Micros, max_keys: Option<u64>) {
+        let more = self.more();
+        (more.configured, more.max_keys) = (at + 1, max_keys);
+    }
+
+    /// What a snapshot says of it. `shares` are those of its shard.
+    pub fn to_record(&self, shares: &Shares) -> record::Entry<'_> {
+        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals();
+        let source = match self.source() {
+            Source::Exact => record::Source::Exact,
+            Source::Request => record::Source::Request,
+            Source::Overflow => record::Source::Overflow,
+            // A share is made before the first key joins, and stays as long as the pattern.
+            Source::Pattern(slot) => {
+                shares.get(slot).map_or(record::Source::Request, |share| record::Source::Pattern(share.pattern.id))
+            }
+        };
         record::Entry {
             id: self.id(),
             shard: self.shard(),
-            limit: self.limit,
-            state: self.state.parts(),
+            source,
+            limit: Arc::clone(&self.limit),
+            max_keys: self.max_keys(),
+            overlay: self.overlay().cloned(),
+            parts: self.standing.parts(),
+            configured: self.configured(),
             totals: [allowed, denied, allowed_cost, denied_cost],
-            times: self.times.map(|time| time.checked_sub(1)),
+            times: self.times(),
             key: &self.key,
         }
     }
 
-    /// The limit from its record in a snapshot.
-    pub fn from_record(record: &record::Entry<'_>) -> Entry {
+    /// The key from its record in a snapshot. `source` is that of the record, by slot; `limit` and `overlay` are those
+    /// of the record, as the one copy that is kept of equal values.
+    pub fn from_record(
+        record: &record::Entry<'_>,
+        source: Source,
+        limit: Arc<Limit>,
+        overlay: Option<Overlay>,
+    ) -> Entry {
         let [allowed, denied, allowed_cost, denied_cost] = record.totals;
-        let mut entry = Entry::new(record.key, record.id & ((1 << ID_BITS) - 1), record.shard, record.limit, 0);
-        entry.state = State::restore(&record.limit, &record.state);
-        entry.totals = Totals { allowed, denied, allowed_cost, denied_cost };
-        entry.times = record.times.map(|time| time.map_or(0, |time| time.saturating_add(1)));
+        let [last_allowed, last_denied, last_reset] =
+            record.times.map(|time| time.map_or(0, |time| time.saturating_add(1)));
+        let mut entry = Entry::new(record.key, record.id & ID, record.shard, source, limit);
+        (entry.allowed, entry.allowed_cost, entry.last_allowed) = (allowed, allowed_cost, last_allowed);
+        let configured = record.configured.map_or(0, |at| at.saturating_add(1));
+        let any = denied | denied_cost | last_denied | last_reset | configured != 0;
+        if any || overlay.is_some() || record.max_keys.is_some() {
+            let flag = if overlay.is_some() { OVERLAID } else { 0 };
+            let max_keys = record.max_keys;
+            let more = More { denied, denied_cost, last_denied, last_reset, overlay, configured, max_keys };
+            entry.id_and_flags |= flag;
+            entry.more = Some(Box::new(more));
+        }
+        entry.standing = Standing::restore(entry.in_force(), &record.parts);
         entry
     }
 }
 
-/// The limits of one shard.
+/// What the keys of one pattern in one shard have counted, those that vanished included.
+#[derive(Debug, Clone)]
+pub struct Share {
+    pub pattern: Arc<Pattern>,
+    pub totals: Totals,
+}
+
+impl Share {
+    /// What a snapshot says of it, in this shard; nothing where nothing was counted.
+    pub fn to_record(&self, shard: u8) -> Option<record::PatternTotals> {
+        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals;
+        let totals = [allowed, denied, allowed_cost, denied_cost];
+        totals.iter().any(|total| *total > 0).then_some(record::PatternTotals { id: self.pattern.id, shard, totals })
+    }
+}
+
+/// The shares of a shard, by slot.
+#[derive(Debug, Clone, Default)]
+pub struct Shares(HashTable<Share>);
+
+/// Slots are few and dense; the table wants bits at both ends.
+fn spread(slot: u32) -> u64 {
+    u64::from(slot).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Shares {
+    /// The share of the pattern with this slot.
+    pub fn get(&self, slot: u32) -> Option<&Share> {
+        self.0.find(spread(slot), |share| share.pattern.slot == slot)
+    }
+
+    /// The same, to count.
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Share> {
+        self.0.find_mut(spread(slot), |share| share.pattern.slot == slot)
+    }
+
+    /// The share of a pattern, made where there is none.
+    pub fn of(&mut self, pattern: &Arc<Pattern>) -> &mut Share {
+        let slot = pattern.slot;
+        let entry = self.0.entry(spread(slot), |share| share.pattern.slot == slot, |share| spread(share.pattern.slot));
+        entry.or_insert_with(|| Share { pattern: Arc::clone(pattern), totals: Totals::default() }).into_mut()
+    }
+
+    /// Takes out the share of a pattern that was removed, of which no key is left.
+    pub fn remove(&mut self, slot: u32) {
+        if let Ok(found) = self.0.find_entry(spread(slot), |share| share.pattern.slot == slot) {
+            found.remove();
+        }
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Share> {
+        self.0.iter()
+    }
+}
+
+/// What is counted in a shard besides the keys.
 #[derive(Debug, Default)]
-pub struct Table {
-    entries: HashTable<Box<Entry>>,
+pub struct Counts {
     /// Checks allowed and denied since the start.
     pub decisions: (u64, u64),
-    /// Hash and id of the limits with pending denials: those that are missing in the log.
+    /// Hash and id of the keys with pending denials: those that are missing in the log.
     pub pending_denials: Vec<(u64, u64)>,
+    /// What the keys of each pattern have counted.
+    pub shares: Shares,
+}
+
+/// How far a step of a sweep came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Keys that were taken out.
+    pub removed: usize,
+    /// Whether it came to the end of the table: the next step begins again.
+    pub ended: bool,
+}
+
+/// The keys of one shard.
+#[derive(Debug, Default)]
+pub struct Table {
+    entries: HashTable<Held>,
+    pub counts: Counts,
     /// Configurations that were queued for the log, and how many of them are known to be on disk: in this order, since
     /// records of a shard are queued under its lock.
     configured: (u64, u64),
+    /// Bucket at which the next step of the sweep begins.
+    next_bucket: usize,
 }
 
 impl Table {
-    /// The limit of `key`, whose hash is `hash`.
+    /// The entry of `key`, whose hash is `hash`.
     pub fn get(&mut self, hash: u64, key: &str) -> Option<&mut Entry> {
         self.entries.find_mut(hash, |entry| *entry.key == *key).map(|entry| &mut **entry)
     }
 
-    /// The limit with `id`, whose key's hash is `hash`.
+    /// As [`Table::get`], with what is counted besides.
+    pub fn get_with_counts(&mut self, hash: u64, key: &str) -> (Option<&mut Entry>, &mut Counts) {
+        let entry = self.entries.find_mut(hash, |entry| *entry.key == *key).map(|entry| &mut **entry);
+        (entry, &mut self.counts)
+    }
+
+    /// The entry with `id`, whose key's hash is `hash`.
     pub fn get_id(&mut self, hash: u64, id: u64) -> Option<&mut Entry> {
         self.entries.find_mut(hash, |entry| entry.id() == id).map(|entry| &mut **entry)
     }
 
-    /// Adds a limit whose key is not there yet.
-    pub fn insert(&mut self, hash: u64, entry: Box<Entry>, rehash: impl Fn(&str) -> u64) {
-        self.entries.insert_unique(hash, entry, |entry| rehash(&entry.key));
+    /// Adds an entry whose key is not there yet.
+    pub fn insert(&mut self, hash: u64, entry: Held, rehash: impl Fn(&str) -> u64) -> &mut Entry {
+        self.entries.insert_unique(hash, entry, |entry| rehash(&entry.key)).into_mut()
     }
 
-    /// Takes a limit out.
-    pub fn remove(&mut self, hash: u64, key: &str) -> bool {
-        self.entries.find_entry(hash, |entry| *entry.key == *key).map(|found| found.remove()).is_ok()
+    /// Takes an entry out.
+    pub fn remove(&mut self, hash: u64, key: &str) -> Option<Held> {
+        self.entries.find_entry(hash, |entry| *entry.key == *key).ok().map(|found| found.remove().0)
     }
 
-    /// All limits, in no order.
+    /// All entries, in no order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.entries.iter_mut().map(|entry| &mut **entry)
+    }
+
+    /// The same, to look at.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map(|entry| &**entry)
     }
 
     /// Their keys, in no order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| &*entry.key)
+    }
+
+    /// Looks at the entries of the next `buckets` buckets, and takes out those of which `gone` says so. `gone` must see
+    /// to all that counts on them.
+    pub fn sweep(&mut self, buckets: usize, mut gone: impl FnMut(&mut Entry, &mut Counts) -> bool) -> Swept {
+        let begin = if self.next_bucket < self.entries.num_buckets() { self.next_bucket } else { 0 };
+        let end = (begin + buckets).min(self.entries.num_buckets());
+        let mut removed = 0;
+        for bucket in begin..end {
+            let Some(entry) = self.entries.get_bucket_mut(bucket) else { continue };
+            if gone(entry, &mut self.counts)
+                && let Ok(found) = self.entries.get_bucket_entry(bucket)
+            {
+                found.remove();
+                removed += 1;
+            }
+        }
+        let ended = end == self.entries.num_buckets();
+        self.next_bucket = if ended { 0 } else { end };
+        Swept { removed, ended }
+    }
+
+    /// The entries of `buckets` buckets from bucket `begin` on, to change; the bucket at which to go on, if there are
+    /// more. Buckets stay as long as nothing is inserted; what is inserted may move all of them.
+    pub fn bucket_mut(&mut self, bucket: usize) -> (Option<&mut Entry>, &mut Counts) {
+        (self.entries.get_bucket_mut(bucket).map(|entry| &mut **entry), &mut self.counts)
+    }
+
+    /// Lets the next step of the sweep begin at the first bucket.
+    pub fn begin_sweep(&mut self) {
+        self.next_bucket = 0;
+    }
+
+    /// How many buckets there are.
+    pub fn buckets(&self) -> usize {
+        self.entries.num_buckets()
+    }
+
+    /// Gives memory back after many entries have gone.
+    pub fn shrink(&mut self, rehash: impl Fn(&str) -> u64) {
+        if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
+            self.entries.shrink_to(self.entries.len() * 2, |entry| rehash(&entry.key));
+            self.next_bucket = 0;
+        }
     }
 
     /// Counts a configuration that was queued for the log. Returns its number.
@@ -219,15 +629,5 @@ impl Table {
     /// Makes room for `more`.
     pub fn reserve(&mut self, more: usize, rehash: impl Fn(&str) -> u64) {
         self.entries.reserve(more, |entry| rehash(&entry.key));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_is_no_larger_than_it_says() {
-        assert_eq!(size_of::<Entry>(), 136);
     }
 }

@@ -1,10 +1,11 @@
 //! Answers as JSON: one form for the HTTP API and for `--json`.
 
 use std::cell::Cell;
+use std::time::Duration;
 
-use super::answers::{AllDecision, Compaction, Decision, Status};
-use crate::clock::{LAST_INSTANT, Millis, rfc3339};
-use crate::limit::format_period;
+use super::answers::{AllDecision, Compaction, Decision, Item, Status, window_name};
+use crate::clock::{LAST_INSTANT, Micros, rfc3339};
+use crate::limit::{Detail, Limit, Period, Quote, Window};
 
 impl Decision {
     /// Appends the decision on `key` as a JSON object.
@@ -19,42 +20,138 @@ impl Decision {
             b",\"allowed\":false,\"cost\":"
         });
         write_number(out, self.cost);
-        out.extend_from_slice(b",\"limit\":");
-        write_number(out, self.limit.capacity());
-        out.extend_from_slice(b",\"remaining\":");
-        write_number(out, self.remaining);
-        out.extend_from_slice(b",\"reset_at\":\"");
-        write_instant(out, self.reset_at);
-        out.extend_from_slice(b"\",\"retry_after_ms\":");
-        write_number(out, self.retry_after.as_millis() as u64);
-        out.extend_from_slice(b",\"algorithm\":\"");
-        out.extend_from_slice(self.limit.algorithm().name().as_bytes());
-        out.extend_from_slice(b"\"}");
-    }
-}
-
-impl AllDecision {
-    /// Appends the answer on items with these keys as a JSON object.
-    #[doc(hidden)]
-    pub fn write_json(&self, keys: &[(&str, u64)], out: &mut Vec<u8>) {
-        let begin: &[u8] = if self.allowed { b"{\"allowed\":true" } else { b"{\"allowed\":false" };
-        out.extend_from_slice(begin);
-        text(out, "denied_key", self.denied.and_then(|index| keys.get(index)).map(|(key, _)| *key));
-        name(out, "results");
-        array(out, self.results.iter().zip(keys), |(result, (key, _)), out| result.write_json(key, out));
+        let window = self.binding_window().map(|(window, _)| window);
+        number(out, "limit", window.map(Window::capacity));
+        number(out, "remaining", self.remaining);
+        number(out, "used", self.used);
+        if self.debt > 0 {
+            number(out, "debt", Some(self.debt));
+        }
+        instant(out, "reset_at", self.reset_at);
+        // Under `unlimited` every number is null; when this cost could be allowed is known there too.
+        number(out, "retry_after_ms", self.retry_after.map(ms));
+        number(out, "next_ms", self.next.map(ms).filter(|_| window.is_some()));
+        text(out, "algorithm", window.map(|window| window.algorithm().name()));
+        if self.windows.as_slice().len() > 1 {
+            text(out, "window", Some(&window_name(&self.limit, self.binding)));
+            name(out, "windows");
+            let windows = self.limit.windows().iter().zip(self.windows.as_slice()).enumerate();
+            array(out, windows, |(index, (window, quote)), out| {
+                begin_window(&self.limit, index, out);
+                number(out, "limit", Some(window.capacity()));
+                write_figures(quote, out);
+                number(out, "retry_after_ms", quote.retry.map(|retry| retry.div_ceil(1000)));
+                text(out, "algorithm", Some(window.algorithm().name()));
+                text(out, "per", Some(&window.period().to_string()));
+                out.push(b'}');
+            });
+        }
+        if let Some(pattern) = &self.pattern {
+            text(out, "pattern", Some(pattern));
+        }
+        if self.overflow {
+            flag(out, "overflow", true);
+        }
+        if let Some(would_deny) = self.would_deny {
+            flag(out, "shadow", true);
+            flag(out, "would_deny", would_deny);
+        }
         out.push(b'}');
     }
 }
 
-/// Appends the answers on items with these keys as a JSON object: in the place of an item that had an error stand its
+fn ms(time: Duration) -> u64 {
+    time.as_micros().div_ceil(1000) as u64
+}
+
+fn begin_window(limit: &Limit, index: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"name\":");
+    write_text(out, &window_name(limit, index));
+}
+
+/// What a decision and a status tell of a window alike.
+fn write_figures(quote: &Quote, out: &mut Vec<u8>) {
+    number(out, "remaining", Some(quote.remaining));
+    number(out, "used", Some(quote.used));
+    number(out, "debt", Some(quote.debt));
+    instant(out, "reset_at", Some(quote.reset_at));
+    number(out, "next_ms", quote.next.map(|next| next.div_ceil(1000)));
+}
+
+/// What only some algorithms tell.
+fn write_detail(detail: Detail, out: &mut Vec<u8>) {
+    match detail {
+        Detail::None => {}
+        Detail::Log { oldest_at } => instant(out, "oldest_at", oldest_at),
+        Detail::Pair { previous, current, started_at } => {
+            number(out, "previous", Some(previous));
+            number(out, "current", Some(current));
+            instant(out, "window_started_at", started_at);
+        }
+    }
+}
+
+/// The values of a window, as they are given to configure one; `per_millis` is told besides.
+fn write_values(window: &Window, out: &mut Vec<u8>) {
+    let fields = window.fields();
+    number(out, "rate", fields.rate);
+    text(out, "per", fields.per.as_deref());
+    let millis = match window.period() {
+        Period::Fixed(length) => Some(length / 1000),
+        Period::Calendar { .. } => None,
+    };
+    number(out, "per_millis", millis);
+    number(out, "burst", fields.burst);
+    text(out, "algorithm", fields.algorithm.as_deref());
+    if window.period().is_calendar() {
+        text(out, "tz", fields.tz.as_deref());
+    }
+    if fields.anchor.is_some() {
+        number(out, "anchor", fields.anchor);
+    }
+}
+
+/// The values of a limit: those of its one window, or all of them in `windows`, or `unlimited`; and its mode. What
+/// `window` appends is told of each of several windows besides.
+fn write_limit(limit: &Limit, out: &mut Vec<u8>, window: impl Fn(usize, &mut Vec<u8>)) {
+    match limit.windows() {
+        [] => flag(out, "unlimited", true),
+        [only] => write_values(only, out),
+        several => {
+            name(out, "windows");
+            array(out, several.iter().enumerate(), |(index, values), out| {
+                begin_window(limit, index, out);
+                write_values(values, out);
+                window(index, out);
+                out.push(b'}');
+            });
+        }
+    }
+    text(out, "mode", Some(limit.mode().name()));
+}
+
+impl AllDecision {
+    /// Appends the answer on these items as a JSON object.
+    #[doc(hidden)]
+    pub fn write_json(&self, items: &[Item<'_>], out: &mut Vec<u8>) {
+        let begin: &[u8] = if self.allowed { b"{\"allowed\":true" } else { b"{\"allowed\":false" };
+        out.extend_from_slice(begin);
+        text(out, "denied_key", self.denied.and_then(|index| items.get(index)).map(|item| item.key));
+        name(out, "results");
+        array(out, self.results.iter().zip(items), |(result, item), out| result.write_json(item.key, out));
+        out.push(b'}');
+    }
+}
+
+/// Appends the answers on these items as a JSON object: in the place of an item that had an error stand its
 /// key and the error.
-pub fn write_many(results: &[crate::Result<Decision>], keys: &[(&str, u64)], out: &mut Vec<u8>) {
+pub fn write_many(results: &[crate::Result<Decision>], items: &[Item<'_>], out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"results\":");
-    array(out, results.iter().zip(keys), |(result, (key, _)), out| match result {
-        Ok(decision) => decision.write_json(key, out),
+    array(out, results.iter().zip(items), |(result, item), out| match result {
+        Ok(decision) => decision.write_json(item.key, out),
         Err(error) => {
             out.extend_from_slice(b"{\"key\":");
-            write_text(out, key);
+            write_text(out, item.key);
             text(out, "error", Some(error.message()));
             text(out, "code", Some(error.kind().code()));
             out.push(b'}');
@@ -64,19 +161,54 @@ pub fn write_many(results: &[crate::Result<Decision>], keys: &[(&str, u64)], out
 }
 
 impl Status {
-    /// Appends the status as a JSON object.
+    /// Appends the status as a JSON object. Its value fields (`key`, `rate`, `per`, `burst`, `algorithm`, `tz`,
+    /// `anchor`, or `windows` with them, or `unlimited`; `mode`, `max_keys`) are those of a request that configures it.
+    /// While values last for a time only, `for_until` is there and `below` holds what comes back.
     #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        let (limit, totals) = (&self.limit, &self.totals);
+        let totals = &self.totals;
         out.extend_from_slice(b"{\"key\":");
         write_text(out, &self.key);
-        number(out, "rate", Some(limit.rate()));
-        text(out, "per", Some(&format_period(limit.period_ms())));
-        number(out, "per_millis", Some(limit.period_ms()));
-        number(out, "burst", limit.burst());
-        text(out, "algorithm", Some(limit.algorithm().name()));
-        number(out, "remaining", Some(self.remaining));
-        instant(out, "reset_at", Some(self.reset_at));
+        let detail = |index: usize| self.details.get(index).copied().unwrap_or(Detail::None);
+        write_limit(&self.limit, out, |index, out| {
+            if let Some(quote) = self.windows.as_slice().get(index) {
+                write_figures(quote, out);
+            }
+            write_detail(detail(index), out);
+        });
+        if let Some(lasting) = &self.lasting {
+            instant(out, "for_until", Some(lasting.until));
+            field(out, "below", lasting.below.as_deref(), |out, below| {
+                // Without the comma that stands before each field.
+                let begin = out.len();
+                write_limit(below, out, |_, _| ());
+                out[begin] = b'{';
+                out.push(b'}');
+            });
+        }
+        if self.max_keys.is_some() {
+            number(out, "max_keys", self.max_keys);
+        }
+        if self.live.is_some() {
+            number(out, "live", self.live);
+        }
+        text(out, "source", Some(self.source.name()));
+        if let Some(pattern) = &self.pattern {
+            text(out, "pattern", Some(pattern));
+        }
+        if self.overflow {
+            flag(out, "overflow", true);
+        }
+        number(out, "remaining", self.remaining);
+        number(out, "used", self.used);
+        if self.debt > 0 {
+            number(out, "debt", Some(self.debt));
+        }
+        instant(out, "reset_at", self.reset_at);
+        number(out, "next_ms", self.next.map(ms));
+        if self.limit.windows().len() == 1 {
+            write_detail(detail(0), out);
+        }
         number(out, "total_allowed", Some(totals.allowed));
         number(out, "total_denied", Some(totals.denied));
         number(out, "total_allowed_cost", Some(totals.allowed_cost));
@@ -137,7 +269,12 @@ fn number(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
     field(out, name, value, write_number);
 }
 
-fn instant(out: &mut Vec<u8>, name: &str, value: Option<Millis>) {
+fn flag(out: &mut Vec<u8>, field: &str, value: bool) {
+    name(out, field);
+    out.extend_from_slice(if value { b"true" } else { b"false" });
+}
+
+fn instant(out: &mut Vec<u8>, name: &str, value: Option<Micros>) {
     field(out, name, value, |out, at| {
         out.push(b'"');
         write_instant(out, at);
@@ -164,15 +301,16 @@ pub fn write_number(out: &mut Vec<u8>, number: u64) {
 }
 
 /// Appends an instant as RFC 3339. The text of the last second is kept: decisions made together end together.
-fn write_instant(out: &mut Vec<u8>, at: Millis) {
+fn write_instant(out: &mut Vec<u8>, at: Micros) {
     const TO_SECONDS: usize = "2026-01-31T23:59:59".len();
     thread_local! {
         static LAST: Cell<(u64, [u8; TO_SECONDS])> = const { Cell::new((u64::MAX, [0; TO_SECONDS])) };
     }
+    let at = at.min(LAST_INSTANT).div_ceil(1000);
     let (mut second, mut text) = LAST.get();
     if second != at / 1000 {
-        let whole = rfc3339(at).to_string();
-        let Some(prefix) = whole.as_bytes().first_chunk::<TO_SECONDS>().filter(|_| at <= LAST_INSTANT) else {
+        let whole = rfc3339(at * 1000).to_string();
+        let Some(prefix) = whole.as_bytes().first_chunk::<TO_SECONDS>() else {
             return out.extend_from_slice(whole.as_bytes());
         };
         (second, text) = (at / 1000, *prefix);
@@ -190,13 +328,15 @@ fn digit(number: u64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::{Algorithm, Limit, Quote};
+    use std::sync::Arc;
+
+    use crate::limit::{Quote, Quotes, Verdict};
     use serde_json::{Value, json};
 
     #[test]
     fn instants_are_written_as_the_clock_writes_them() {
         for at in
-            [0, 1, 999, 1000, 1001, 1_767_225_599_999, 1_767_225_599_998, LAST_INSTANT, LAST_INSTANT + 5, u64::MAX, 7]
+            [0, 1, 999, 1000, 1001, 999_001, 1_767_225_599_999_000, 1_767_225_599_998_001, LAST_INSTANT, u64::MAX, 7]
         {
             let mut out = Vec::new();
             write_instant(&mut out, at);
@@ -204,22 +344,75 @@ mod tests {
         }
     }
 
+    fn decision(limit: &str, cost: u64, windows: Vec<Quote>, allowed: bool, binding: usize) -> Decision {
+        let windows = match <[Quote; 1]>::try_from(windows) {
+            Ok(one) => Quotes::One(one),
+            Err(many) => Quotes::Many(many),
+        };
+        Decision::new(Verdict { allowed, binding, windows }, Arc::new(limit.parse().unwrap()), cost, 0)
+    }
+
+    fn quote(allowed: bool, remaining: u64, retry: Option<u64>) -> Quote {
+        let next = retry.map(|retry| retry / 2 + 1);
+        Quote { allowed, remaining, used: 100 - remaining, debt: 0, reset_at: 36_000_001, retry, next }
+    }
+
+    fn value(write: impl FnOnce(&mut Vec<u8>)) -> Value {
+        let mut out = Vec::new();
+        write(&mut out);
+        serde_json::from_slice(&out).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&out)))
+    }
+
     #[test]
     fn json_is_as_the_contract_says() {
-        let limit = Limit::of_millis(100, 60_000, Algorithm::TokenBucket, None).unwrap();
-        let quote = Quote { allowed: true, remaining: 41, reset_at: 36_000, retry_after_ms: 0 };
-        let decision = Decision::new(quote, limit, 5, 0);
+        let decision = decision("100/1m", 5, vec![quote(true, 41, Some(0))], true, 0);
         let key = "a\"b\\ключ";
-        let mut out = Vec::new();
-        decision.write_json(key, &mut out);
-        let value: Value = serde_json::from_slice(&out).unwrap();
-        let expected = json!({"key": key, "allowed": true, "cost": 5, "limit": 100, "remaining": 41,
-            "reset_at": "1970-01-01T00:00:36.000Z", "retry_after_ms": 0, "algorithm": "token_bucket"});
-        assert_eq!(value, expected);
+        // Instants and waits are rounded up.
+        let expected = json!({"key": key, "allowed": true, "cost": 5, "limit": 100, "remaining": 41, "used": 59,
+            "reset_at": "1970-01-01T00:00:36.001Z", "retry_after_ms": 0, "next_ms": 1, "algorithm": "token_bucket"});
+        assert_eq!(value(|out| decision.write_json(key, out)), expected);
         let all = AllDecision { allowed: false, denied: Some(0), results: vec![decision] };
-        out.clear();
-        all.write_json(&[(key, 5), ("other", 1)], &mut out);
-        let value: Value = serde_json::from_slice(&out).unwrap();
+        let items = [(key, 5).into(), "other".into()];
+        let value = value(|out| all.write_json(&items, out));
         assert_eq!(value, json!({"allowed": false, "denied_key": key, "results": [expected]}));
+    }
+
+    #[test]
+    fn several_windows_are_told_with_the_one_that_binds() {
+        let limit = "10/1s, 10/1s sliding_window_log, 100/1d";
+        let quotes = vec![quote(true, 9, Some(0)), quote(false, 8, Some(1_500_001)), quote(false, 0, None)];
+        let mut decision = decision(limit, 3, quotes, false, 2);
+        decision.pattern = Some("user:*".into());
+        decision.overflow = true;
+        decision.debt = 7;
+        let value = value(|out| decision.write_json("k", out));
+        let window = |name: &str, limit, remaining, retry: Value, next: Value, algorithm: &str, per: &str| {
+            json!({"name": name, "limit": limit, "remaining": remaining, "used": 100 - remaining, "debt": 0,
+                "reset_at": "1970-01-01T00:00:36.001Z", "next_ms": next, "retry_after_ms": retry,
+                "algorithm": algorithm, "per": per})
+        };
+        let expected = json!({"key": "k", "allowed": false, "cost": 3, "limit": 100, "remaining": 0, "used": 100,
+            "debt": 7, "reset_at": "1970-01-01T00:00:36.001Z", "retry_after_ms": null, "next_ms": null,
+            "algorithm": "token_bucket", "window": "100/1d", "windows": [
+                window("10/1s", 10, 9, json!(0), json!(1), "token_bucket", "1s"),
+                window("10/1s#2", 10, 8, json!(1501), json!(751), "sliding_window_log", "1s"),
+                window("100/1d", 100, 0, json!(null), json!(null), "token_bucket", "1d"),
+            ], "pattern": "user:*", "overflow": true});
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn what_is_not_enforced_is_told_as_allowed() {
+        let shadow = decision("100/1m shadow", 5, vec![quote(false, 0, Some(700))], false, 0);
+        let told = value(|out| shadow.write_json("k", out));
+        assert_eq!(
+            (&told["allowed"], &told["shadow"], &told["would_deny"]),
+            (&json!(true), &json!(true), &json!(true))
+        );
+        assert_eq!((&told["retry_after_ms"], &told["remaining"]), (&json!(0), &json!(0)));
+        let unlimited = decision("unlimited", 5, Vec::new(), true, 0);
+        let expected = json!({"key": "k", "allowed": true, "cost": 5, "limit": null, "remaining": null, "used": null,
+            "reset_at": null, "retry_after_ms": 0, "next_ms": null, "algorithm": null});
+        assert_eq!(value(|out| unlimited.write_json("k", out)), expected);
     }
 }

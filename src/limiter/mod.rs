@@ -4,13 +4,13 @@
 //! decision is returned. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
 //! and no command line here.
 //!
-//! Locks, by rank: the compaction lock, the lock for writing denials, then shards in the order of their index. Under
-//! a shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk, for
-//! another thread or for memory of unbounded size. Records of one limit are therefore in the log in the order of
-//! their decisions.
+//! Locks, by rank: 1 the compaction lock, 2 the lock for writing denials, 3 the lock of edits ([`registry`]), 4 shards
+//! in the order of their index, 5 what patterns there are, and the copies of values. Under a shard's lock time is read,
+//! a decision is made and a record is queued; nothing there waits for the disk, for another thread that does, or for
+//! memory of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
 //!
-//! Arrows go down this list: `open`, `offline`, `list`, `check`, `limits`, `report`, `background`, `recovery`, `core`,
-//! `options`, `entry`, `json`, `answers`. Each room below has a list of its own.
+//! Arrows go down this list: `open`, `offline`, `list`, `limits`, `check`, `report`, `background`, `recovery`,
+//! `lookup`, `core`, `options`, `entry`, `registry`, `json`, `answers`. Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;
@@ -28,17 +28,20 @@ mod background;
 mod core;
 mod entry;
 mod json;
+mod lookup;
 mod offline;
 mod options;
 mod recovery;
+mod registry;
 #[cfg(test)]
 mod tests;
 
-pub use self::answers::{AllDecision, Compaction, Decision, Status, Totals};
+pub use self::answers::{AllDecision, Compaction, Decision, Item, Lasting, Origin, Status, Totals, window_name};
 pub use self::check::several::validate_items;
 pub use self::check::wait::NonBlocking;
 pub use self::core::Limiter;
 pub use self::json::{write_many, write_number, write_statuses, write_text};
+pub use self::limits::{Applied, Setting};
 pub use self::list::listing::{By, Listing, Page};
 pub use self::offline::inspect::{dump, history, verify};
 pub use self::offline::repair::{Repair, repair};

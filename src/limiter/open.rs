@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::background::helpers;
-use super::core::{Core, Limiter, Shard};
-use super::options::Options;
+use super::core::{Core, Limiter};
+use super::options::{Options, SyncMode};
 use super::recovery::build::build;
+use super::recovery::redo::redo;
 use super::recovery::replay::Replayed;
-use crate::error::Result;
-use crate::store::{self, Access, DirectoryLock};
+use super::registry::Registry;
+use crate::bounds::MAX_MAX_KEYS;
+use crate::error::{Error, Result};
+use crate::store::{self, Access, DirectoryLock, Policy};
 
 impl Limiter {
     /// Opens the data directory and recovers what is in it.
@@ -32,46 +35,58 @@ impl Limiter {
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Limiter> {
         let dir = dir.as_ref();
         store::validate_policy(&options.policy)?;
+        if !(1..=MAX_MAX_KEYS).contains(&options.max_keys) {
+            let message = format!("max-keys must be from 1 to {MAX_MAX_KEYS}, not {}", options.max_keys);
+            return Err(Error::invalid(message));
+        }
         let lock = DirectoryLock::acquire(dir, options.access)?;
-        let mut replayed = Replayed::new();
-        let found = store::recover(dir, &*options.disk, &mut replayed)?;
-        let (entries, highest_id) = replayed.finish();
-        options.clock.raise(found.last_instant);
-        let now = options.clock.now();
-        // A log that is continued knows the limits by their ids; a new log begins with dense ids.
+        let registry = Registry::new(options.max_keys);
+        let mut replayed = Replayed::new(&registry);
+        let mut found = store::recover(dir, &*options.disk, &mut replayed)?;
+        let mut keys = replayed.finish();
+        found.resume(&options.clock);
+        if let Some(group) = keys.group.take() {
+            redo(&mut keys, group, options.clock.now());
+            // What was done here is in no record: a new snapshot has it.
+            found.clean = None;
+        }
+        // A log that is continued knows the keys by their ids; a new log begins with dense ids.
         let renumber = found.clean.is_none();
-        let next_id = if renumber { entries.len() as u64 + 1 } else { highest_id + 1 };
         let flush_every = options.policy.flush_every;
+        let policy = Policy { gathers: options.sync == SyncMode::Relaxed, ..options.policy };
         let found_bytes = found.log_bytes;
-        let hasher = RandomState::new();
-        let disk = Arc::clone(&options.disk);
+        let clock = &options.clock;
         let opening = match options.access {
             Access::Read => None,
             Access::Create | Access::Write => {
-                Some(store::Opening::begin(dir, &disk, lock, found, now, options.policy)?)
+                Some(store::Opening::begin(dir, &options.disk, lock, found, clock, policy)?)
             }
         };
-        let (store, tables) = build(dir, &hasher, entries, renumber, opening)?;
-        let core = Arc::new(Core {
-            shards: tables.into_iter().map(|table| Shard(Mutex::new(table))).collect(),
-            hasher,
+        let mut core = Core {
+            shards: Box::default(),
+            hasher: RandomState::new(),
+            registry,
             clock: options.clock,
             sync: options.sync,
-            store,
+            store: None,
             dir: dir.to_owned(),
-            next_id: AtomicU64::new(next_id),
+            next_id: AtomicU64::new(1),
             compaction: Mutex::new(None),
             compactions_begun: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             writing_denials: Mutex::new(()),
             has_pending_denials: AtomicBool::new(false),
             denials_helper: Mutex::new(None),
+            has_live: AtomicBool::new(true),
+            sweep_helper: OnceLock::new(),
             helper_ended: OnceLock::new(),
             flush_every,
             found_bytes,
             compactions: AtomicU64::new(0),
             helpers: Mutex::default(),
-        });
+        };
+        build(&mut core, keys, renumber, opening)?;
+        let core = Arc::new(core);
         // Dropped, it ends those of its threads that run, also when another could not be started.
         let limiter = Limiter { core };
         if limiter.core.store.is_some() {

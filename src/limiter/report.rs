@@ -1,11 +1,14 @@
 //! How storage and limiter stand.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::core::Limiter;
+use super::core::{Core, Limiter};
 use super::options::SyncMode;
+use super::registry::{OVERFLOW_MARK, Row};
 use crate::error::Result;
 use crate::store::{self, Health, Store};
 
@@ -19,8 +22,16 @@ pub struct Report {
     pub sync: SyncMode,
     /// How the log stands, and why, if not well.
     pub health: (Health, Option<String>),
-    /// Configured limits.
+    /// Limits that are configured for one key.
     pub limits: u64,
+    /// Patterns.
+    pub patterns: u64,
+    /// Keys that live by a pattern or request.
+    pub live: u64,
+    /// Limits that are shared, since `max_keys` keys live by their pattern, or by requests.
+    pub overflows: Vec<Overflowing>,
+    /// How far the log is ahead of the system clock, where that is more than a second.
+    pub ahead: Option<Duration>,
     /// Size of the log, in bytes.
     pub log_bytes: u64,
     /// Events written since the start.
@@ -42,6 +53,34 @@ pub struct Report {
     pub allowed: u64,
     /// Checks denied since the start.
     pub denied: u64,
+}
+
+/// Keys that find no room share one limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Overflowing {
+    /// The pattern that serves them; `None` where requests bring their limits.
+    pub pattern: Option<Arc<str>>,
+    /// Keys that may live by it at most.
+    pub max_keys: u64,
+}
+
+impl fmt::Display for Overflowing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = self.max_keys;
+        match &self.pattern {
+            Some(pattern) => write!(
+                f,
+                "the pattern `{pattern}` has no room for more than {most} live keys, so that further keys share one \
+                 limit; raise its max_keys, or shorten its periods"
+            ),
+            None => write!(
+                f,
+                "there is no room for more than {most} live keys with limits that requests bring, so that further keys \
+                 share one limit for all with the same values; raise --max-keys, or configure patterns"
+            ),
+        }
+    }
 }
 
 impl Report {
@@ -69,6 +108,8 @@ impl Report {
             problems.push(format!("the last compaction failed: {error}"));
         }
         problems.extend(self.helper_ended.map(str::to_owned));
+        problems.extend(self.overflows.iter().map(Overflowing::to_string));
+        problems.extend(self.ahead.map(store::ahead_notice));
         problems
     }
 }
@@ -90,18 +131,23 @@ impl Limiter {
     pub fn report(&self) -> Report {
         let core = &*self.core;
         let log = core.store.as_ref().map(Store::log);
-        let (mut limits, mut allowed, mut denied) = (0, 0, 0);
+        let (mut entries, mut allowed, mut denied) = (0, 0, 0);
         for shard in &core.shards {
             let table = shard.lock();
-            limits += table.len() as u64;
-            allowed += table.decisions.0;
-            denied += table.decisions.1;
+            entries += table.len() as u64;
+            allowed += table.counts.decisions.0;
+            denied += table.counts.decisions.1;
         }
+        let census = core.census();
         Report {
             dir: core.dir.clone(),
             sync: core.sync,
             health: log.map_or((Health::Healthy, None), |log| log.health()),
-            limits,
+            limits: entries.saturating_sub(census.patterns + census.live + census.shared),
+            patterns: census.patterns,
+            live: census.live,
+            overflows: census.overflows,
+            ahead: core.clock.ahead(),
             log_bytes: log.map_or(core.found_bytes, |log| log.bytes()),
             events: log.map_or(0, |log| log.events()),
             queued_bytes: log.map_or(0, |log| log.queued_bytes()),
@@ -137,5 +183,41 @@ impl Limiter {
     #[doc(hidden)]
     pub fn announce(&self, url: &str) -> Result<()> {
         self.core.store.as_ref().map_or(Ok(()), |store| store.lock().announce(Some(url)))
+    }
+}
+
+/// What is in the map besides the limits of single keys.
+struct Census {
+    patterns: u64,
+    live: u64,
+    /// Overflow limits.
+    shared: u64,
+    overflows: Vec<Overflowing>,
+}
+
+impl Core {
+    fn census(&self) -> Census {
+        let rows: Vec<Row> = self.registry.known().rows().cloned().collect();
+        let requested = self.registry.requested.load(Ordering::Relaxed);
+        let by_request = self.registry.overflows.load(Ordering::Relaxed);
+        let mut census =
+            Census { patterns: rows.len() as u64, live: requested, shared: by_request, overflows: Vec::new() };
+        if by_request > 0 {
+            census.overflows.push(Overflowing { pattern: None, max_keys: self.registry.max_requested });
+        }
+        for row in rows {
+            census.live += row.pattern.live.load(Ordering::Relaxed);
+            let key = format!("{OVERFLOW_MARK}{}", row.pattern.text);
+            let hash = self.hash(&key);
+            let mut table = self.shard(hash);
+            let Some(entry) = table.get(hash, &key) else { continue };
+            census.shared += 1;
+            let now = self.clock.now();
+            if !self.is_untouched(entry, now, self.version(now)) {
+                let (pattern, max_keys) = (Some(Arc::clone(&row.pattern.text)), row.max_keys);
+                census.overflows.push(Overflowing { pattern, max_keys });
+            }
+        }
+        census
     }
 }

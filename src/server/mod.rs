@@ -30,8 +30,9 @@
 //! 2. A decider takes it. If an earlier request of the connection is under way, it waits for its *turn*.
 //! 3. `handle` admits it (head, token, host), finds its endpoint's function, and asks the limiter.
 //! 4. The limiter locks the key's shard, reads the clock, decides, queues a record, and unlocks.
-//! 5. In `always` the reply goes into a *slot* of `pending`. The log thread writes and syncs the batch, *completes* the
-//!    slot, and wakes a decider if all sleep. In `batch`, and for a denial, the reply is ready at once.
+//! 5. In `always` and `batch` the reply goes into a *slot* of `pending`. The log thread writes the batch, in `always`
+//!    syncs it too, *completes* the slot, and wakes a decider if all sleep. In `relaxed`, and for a denial, the reply
+//!    is ready at once.
 //! 6. A decider sends the reply with one write, and the connection's next request is ready.
 //!
 //! On a full disk step 4 fails before anything is changed: 503 `log_failed`, and the log tries to make room ten times a
@@ -50,8 +51,9 @@
 //! | exchange | one request on its way to its reply |
 //! | turn | the right of one request of a connection to be under way |
 //! | ready | it is a request's turn, and a decider may handle it |
-//! | pending, slot | a reply that waits for the disk, and its place |
-//! | completion | the word of the log thread that a record is on disk, or never will be |
+//! | pending, slot | a reply that waits for the log, and its place |
+//! | stage | how far a record has come: written, or durable |
+//! | completion | the word of the log thread that a record has come to its stage, or never will |
 //! | would block | a decider met something that it must not wait for; a worker does it |
 //! | given up | nothing more of this connection is taken for a request |
 //! | cut | the guard has shut the connection down |

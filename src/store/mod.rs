@@ -29,7 +29,7 @@ pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;
 pub use self::log::health::{Health, overloaded};
 pub use self::log::queue::Reservation;
-pub use self::log::wait::{Completion, Pending, Waiter};
+pub use self::log::wait::{Completion, Pending, Stage, Waiter};
 pub use self::opening::Opening;
 pub use self::policy::{Policy, validate_policy};
 pub use self::read::found::{CleanEnd, Damage, Recovered, Replay, Torn};

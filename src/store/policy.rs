@@ -8,7 +8,7 @@ use crate::bounds::{
 };
 use crate::error::{Error, Result};
 
-/// When records without a waiter are synced, and when the log is compacted.
+/// When records are synced whose sync nobody waits for, and when the log is compacted.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// After this many records …
@@ -22,6 +22,8 @@ pub struct Policy {
     /// Size at which a segment is closed, in bytes, from [`MIN_SEGMENT_BYTES`](crate::bounds::MIN_SEGMENT_BYTES) to
     /// [`MAX_SEGMENT_BYTES`](crate::bounds::MAX_SEGMENT_BYTES).
     pub segment_bytes: u64,
+    /// Whether records that nobody waits for may be left in the queue for a moment, so that many are written at once.
+    pub gathers: bool,
 }
 
 /// A policy with the defaults of bounds.rs.
@@ -32,6 +34,7 @@ impl Default for Policy {
             flush_every: Duration::from_millis(crate::bounds::FLUSH_EVERY_MS),
             compact_after: crate::bounds::COMPACT_AFTER_BYTES,
             segment_bytes: crate::bounds::SEGMENT_BYTES,
+            gathers: false,
         }
     }
 }

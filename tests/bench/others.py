@@ -142,7 +142,7 @@ class Flint(Server):
         super().__init__()
         self.sync = sync
         self.what = "Flint, HTTP, --sync %s" % sync
-        self.durability = {"always": "nothing", "batch": "0.1 s or 100 checks"}[sync]
+        self.durability = {"always": "nothing"}.get(sync, "0.1 s or 100 checks")
 
     def command(self):
         data = os.path.join(self.directory, "data")
@@ -247,7 +247,8 @@ def contenders():
         redis = []
     else:
         redis = [lambda fsync=fsync: Redis(fsync) for fsync in ("always", "everysec", None)]
-    flint = [lambda sync=sync: Flint(sync) for sync in ("always", "batch")]
+    syncs = ("always", "batch", "relaxed")
+    flint = [lambda sync=sync: Flint(sync) for sync in syncs]
     crab = []
     if THROTTLECRAB is None:
         missing("throttlecrab-server", "cargo install throttlecrab-server, with protoc")
@@ -255,7 +256,7 @@ def contenders():
         protocols = ("http", "redis") if redis else ("http",)
         crab = [lambda protocol=protocol: Throttlecrab(protocol) for protocol in protocols]
     served = [*flint, *redis, *crab]
-    python = [("Flint's client, --sync %s" % sync, "flint", make) for sync, make in zip(("always", "batch"), flint)]
+    python = [("Flint's client, --sync %s" % sync, "flint", make) for sync, make in zip(syncs, flint)]
     if subprocess.run([PYTHON, "-c", "import limits"], capture_output=True).returncode != 0:
         missing("the Python package limits in %s" % PYTHON, "pip install 'limits[redis]', and OTHERS_PYTHON")
     else:

@@ -521,7 +521,7 @@ fn a_long_list_comes_in_pages() {
 
 /// Untouched limits k00000, k00001 and so on.
 fn fill(dir: &Path, count: usize) {
-    let policy = flint::Options::default().with_sync(flint::SyncMode::Batch);
+    let policy = flint::Options::default().with_sync(flint::SyncMode::Relaxed);
     let limiter = flint::Limiter::open(dir, policy).unwrap();
     let limit = flint::Limit::of_millis(1, 1000, flint::Algorithm::FixedWindowCounter, None).unwrap();
     std::thread::scope(|scope| {

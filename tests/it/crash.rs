@@ -94,15 +94,16 @@ fn every_algorithm_is_the_same_after_term_and_after_kill() {
     assert_eq!(flint(&dir, &["limit", "list", "--json"]).json(), before);
 }
 
-/// Checks per key: sent, and answered as allowed.
+/// Checks per key: sent, answered as allowed, and answered before a flush was asked for that was answered.
 #[derive(Default)]
 struct Counts {
     sent: [AtomicU64; KEYS.len()],
     answered: [AtomicU64; KEYS.len()],
+    flushed: [AtomicU64; KEYS.len()],
 }
 
 /// Puts load on a server from several connections until `end`, given the server, has ended it.
-fn under_load(server: Server, compact: bool, enough: u64, end: impl FnOnce(Server)) -> Counts {
+fn under_load(server: Server, compact: bool, flush: bool, enough: u64, end: impl FnOnce(Server)) -> Counts {
     let counts = Counts::default();
     let done = AtomicBool::new(false);
     let url = server.url.clone();
@@ -133,6 +134,19 @@ fn under_load(server: Server, compact: bool, enough: u64, end: impl FnOnce(Serve
                 while client.try_ask("POST", "/v1/log/compact", "").is_ok_and(|reply| reply.status == 200) {}
             });
         }
+        if flush {
+            let (counts, url) = (&counts, &url);
+            scope.spawn(move || {
+                let mut client = Client::new(url, None);
+                loop {
+                    let answered = counts.answered.each_ref().map(|count| count.load(Ordering::SeqCst));
+                    if !client.try_ask("POST", "/v1/log/flush", "").is_ok_and(|reply| reply.status == 200) {
+                        break;
+                    }
+                    answered.iter().zip(&counts.flushed).for_each(|(now, count)| count.store(*now, Ordering::SeqCst));
+                }
+            });
+        }
         let deadline = Instant::now() + PATIENCE;
         let answered = || counts.answered.iter().map(|count| count.load(Ordering::SeqCst)).sum::<u64>();
         while answered() < enough && Instant::now() < deadline {
@@ -145,14 +159,20 @@ fn under_load(server: Server, compact: bool, enough: u64, end: impl FnOnce(Serve
     counts
 }
 
-/// What is there must be no less than what was answered, and no more than what was sent.
-fn compare(before: &BTreeMap<String, u64>, counts: &Counts, after: &BTreeMap<String, u64>, what: &str) {
+/// What is there must be no less than what was answered (`keeps_all`) or flushed, and no more than what was sent.
+fn compare(
+    before: &BTreeMap<String, u64>,
+    counts: &Counts,
+    after: &BTreeMap<String, u64>,
+    keeps_all: bool,
+    what: &str,
+) {
     assert_eq!(after.len(), KEYS.len(), "{what}");
+    let promised = if keeps_all { &counts.answered } else { &counts.flushed };
     for (index, key) in KEYS.iter().enumerate() {
-        let (sent, answered) =
-            (counts.sent[index].load(Ordering::SeqCst), counts.answered[index].load(Ordering::SeqCst));
+        let (sent, promised) = (counts.sent[index].load(Ordering::SeqCst), promised[index].load(Ordering::SeqCst));
         let recovered = after[*key] - before[*key];
-        assert!(recovered >= answered, "{what}: {key}: {answered} were answered and {recovered} are left");
+        assert!(recovered >= promised, "{what}: {key}: {promised} were promised and {recovered} are left");
         assert!(recovered <= sent, "{what}: {key}: {sent} were sent and {recovered} are counted");
     }
 }
@@ -166,21 +186,23 @@ fn loaded(dir: &Path, args: &[&str]) -> Server {
     server
 }
 
+/// In `relaxed` what was flushed is left.
 #[test]
-fn nothing_answered_is_lost_in_twenty_kills() {
+fn nothing_answered_is_lost_in_thirty_kills() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
-    let args = ["--sync", "always"];
-    let mut server = loaded(&dir, &args);
+    let mut server = loaded(&dir, &["--sync", "always"]);
     let mut before = total_allowed(&statuses(&server));
-    for round in 0..20 {
+    let modes = ["always", "batch", "relaxed"];
+    for (round, (sync, next)) in (0..30).zip(modes.iter().cycle().zip(modes.iter().cycle().skip(1))) {
+        let (compact, flush) = (round % 2 == 1, *sync == "relaxed");
         let enough = 20 + round * 37 % 200;
-        let counts = under_load(server, round % 2 == 1, enough, |server| {
+        let counts = under_load(server, compact, flush, enough, |server| {
             server.kill();
         });
-        server = Server::start(&dir, &args);
+        server = Server::start(&dir, &["--sync", next]);
         let after = total_allowed(&statuses(&server));
-        compare(&before, &counts, &after, &format!("round {round}"));
+        compare(&before, &counts, &after, !flush, &format!("round {round}, {sync}"));
         before = after;
     }
     server.terminate();
@@ -190,18 +212,18 @@ fn nothing_answered_is_lost_in_twenty_kills() {
 
 #[test]
 fn nothing_answered_is_lost_by_sigterm() {
-    for args in [["--sync", "always"], ["--sync", "batch"]] {
+    for args in [["--sync", "always"], ["--sync", "batch"], ["--sync", "relaxed"]] {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("data");
         let mut server = loaded(&dir, &args);
         let mut before = total_allowed(&statuses(&server));
         for round in 0..3 {
-            let counts = under_load(server, round == 1, 150, |server| {
+            let counts = under_load(server, round == 1, false, 150, |server| {
                 server.terminate();
             });
             server = Server::start(&dir, &args);
             let after = total_allowed(&statuses(&server));
-            compare(&before, &counts, &after, &format!("{args:?} round {round}"));
+            compare(&before, &counts, &after, true, &format!("{args:?} round {round}"));
             before = after;
         }
     }

@@ -39,8 +39,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "open",
             "offline",
             "list",
-            "check",
             "limits",
+            "check",
             "report",
             "background",
             "recovery",
@@ -56,7 +56,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/check", &["several", "wait"]),
     ("limiter/background", &["helpers", "denials", "compact"]),
     ("limiter/recovery", &["build", "replay"]),
-    ("limit", &["counting", "validation", "values", "calendar", "window", "period", "zone", "algorithm", "text"]),
+    (
+        "limit",
+        &["counting", "patterns", "validation", "values", "calendar", "window", "period", "zone", "algorithm", "text"],
+    ),
     (
         "limit/counting",
         &["standing", "reconfigure", "rest", "ceiling", "state", "algorithms", "speed", "quote", "parts"],

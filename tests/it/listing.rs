@@ -28,7 +28,7 @@ fn keys() -> Vec<String> {
 fn many() -> (tempfile::TempDir, Server, Vec<String>) {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
-    let limiter = Limiter::open(&dir, Options::default().with_sync(SyncMode::Batch)).unwrap();
+    let limiter = Limiter::open(&dir, Options::default().with_sync(SyncMode::Relaxed)).unwrap();
     let limit = Limit::new(5, Duration::from_secs(366 * 24 * 3600), Algorithm::FixedWindowCounter, None).unwrap();
     let keys = keys();
     for key in &keys {

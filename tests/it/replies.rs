@@ -53,8 +53,8 @@ fn pipelined_checks_are_answered_in_order(server: &Server) {
 }
 
 #[test]
-fn pipelined_checks_are_answered_in_order_in_either_mode() {
-    for sync in ["always", "batch"] {
+fn pipelined_checks_are_answered_in_order_in_each_mode() {
+    for sync in ["always", "batch", "relaxed"] {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(&dir.path().join("data"), &["--sync", sync]);
         pipelined_checks_are_answered_in_order(&server);

@@ -51,6 +51,15 @@ def run():
     expect(True, found([3, 2]), "batch", 3.2, 0.1)
     # The second connection's last answer came 0.05 s before, its first 2.05 s before.
     expect(False, found([3, 0]), "batch", 3.2, 0.1)
+    # Where the process alone has ended, what was written is left.
+    expect(False, found([3, 2]), "batch", 3.2, 0.1, True)
+    expect(True, found([3, 3]), "batch", 3.2, 0.1, True)
+    expect(True, found([3, 2]), "relaxed", 3.2, 0.1, True)
+    expect(False, found([3, 0]), "relaxed", 3.2, 0.1, True)
+    ledger = history().ledgers[0]
+    assert ledger.changed() == 0
+    ledger.ops[1] = ("reset", ledger.keys()[0])
+    assert ledger.changed() == 2
     # The first connection's third operation was sent long after the second's first was answered.
     expect(False, found([3, 0]), "batch")
     expect(False, found([4, 3]), "always")

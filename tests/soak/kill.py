@@ -1,4 +1,5 @@
-"""`kill -9` at random moments under load, in both durability modes, on one directory that lives through all rounds."""
+"""`kill -9` at random moments under load, in each durability mode, on one directory that lives through all rounds.
+Nothing that was answered may be lost in `always` and `batch`, and in `relaxed` at most what was not written yet."""
 
 import os
 import random
@@ -7,10 +8,15 @@ import time
 import checks_itself
 import harness
 
+WINDOW = 1.0
+"""Seconds before the kill beyond which nothing may be lost in `relaxed`: records are written within a millisecond, but
+not while the disk syncs (0.7 s were seen)."""
+
+
 def one_round(number, directory, book):
-    sync = ("always", "batch")[number % 2]
-    # Every other pair of rounds is left alone by what makes batches durable early: compactions, flushes, new limits.
-    busy = number % 4 < 2
+    sync = ("always", "batch", "relaxed")[number % 3]
+    # Every other three rounds are left alone by what writes records early: compactions, flushes, new limits.
+    busy = number % 6 < 3
     options = ["--sync", sync, "--compact-after", random.choice(["65536", "67108864"]) if busy else "67108864"]
     with harness.serving(directory, *options) as server:
         if number == 0:
@@ -22,7 +28,7 @@ def one_round(number, directory, book):
             server, book, churn=busy, compact_every=busy and 0.04, flush_every=busy and 0.03, pause=pause)
         time.sleep(seconds)
         load.expect_end()
-        book.crash = (sync, time.monotonic(), harness.WINDOW)
+        book.crash = (sync, time.monotonic(), WINDOW, True)
         server.kill()
         load.stop()
     if load.refusals:
@@ -44,7 +50,7 @@ def run(options, parent):
     harness.verify(directory)
     return (
         f"{options.rounds} kills, {answered} answers, {compactions} compactions asked for; "
-        f"always lost none, batch lost {book.lost}, the oldest {book.oldest * 1000:.0f} ms before its kill")
+        f"always and batch lost none, relaxed lost {book.lost}, the oldest {book.oldest * 1000:.0f} ms before its kill")
 
 
 if __name__ == "__main__":

@@ -42,9 +42,17 @@ pub static COMMANDS: [Command; 19] = [
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
 pub static OPTIONS: [CommandOption; 30] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
-    option(START, "--sync", Word(&["always", "batch"]), "answer after fsync, or fsync in batches").default("always"),
-    option(START, "--flush-every-ms", ANY, "batch: fsync after N milliseconds at the latest").count(FLUSH_EVERY_MS),
-    option(START, "--flush-every-events", ANY, "batch: fsync after N records at the latest").count(FLUSH_EVERY_EVENTS),
+    option(
+        START,
+        "--sync",
+        Word(&["always", "batch", "relaxed"]),
+        "answer when a record is on disk, written to the log, or queued for it",
+    )
+    .default("always"),
+    option(START, "--flush-every-ms", ANY, "batch, relaxed: fsync after N milliseconds at the latest")
+        .count(FLUSH_EVERY_MS),
+    option(START, "--flush-every-events", ANY, "batch, relaxed: fsync after N records at the latest")
+        .count(FLUSH_EVERY_EVENTS),
     option(
         START,
         "--max-blocking",

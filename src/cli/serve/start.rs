@@ -83,7 +83,8 @@ fn options(args: &Args) -> Result<Options> {
         ..Policy::default()
     };
     as_option(validate_policy(&policy))?;
-    let sync = if args.text("--sync")? == "batch" { SyncMode::Batch } else { SyncMode::Always };
+    let named = args.text("--sync")?;
+    let sync = SyncMode::ALL.into_iter().find(|mode| mode.name() == named).unwrap_or_default();
     Ok(Options { sync, policy, ..Options::default() })
 }
 

@@ -52,3 +52,25 @@ impl Quotes {
         }
     }
 }
+
+/// What only some algorithms tell of a window. Instants are microseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Detail {
+    /// Nothing.
+    None,
+    /// Of a sliding log: the oldest instant that still counts.
+    Log {
+        /// `None` where none does.
+        oldest_at: Option<Micros>,
+    },
+    /// Of a sliding counter: its two counts, and when the current one began.
+    Pair {
+        /// Units of the window before.
+        previous: u64,
+        /// Units of the current window.
+        current: u64,
+        /// `None` before the first spend.
+        started_at: Option<Micros>,
+    },
+}

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::ceiling::Ceiling;
 use super::parts::Parts;
-use super::quote::{Quote, Quotes, Verdict};
+use super::quote::{Detail, Quote, Quotes, Verdict};
 use super::reconfigure::reconfigure;
 use super::rest::Rest;
 use super::speed::Speed;
@@ -62,6 +62,15 @@ impl Standing {
                 resting: more.rest.windows.iter().map(|(window, state)| (*window, state.parts())).collect(),
                 ceiling: more.rest.ceiling.as_ref().map(Ceiling::parts),
             },
+        }
+    }
+
+    /// What is told of each window of its limit besides, in their order.
+    pub fn details(&self) -> Vec<Detail> {
+        match &self.0 {
+            Kind::Nothing => Vec::new(),
+            Kind::One(state) => vec![state.detail()],
+            Kind::More(more) => more.states.iter().map(State::detail).collect(),
         }
     }
 

@@ -6,7 +6,7 @@ use super::algorithms::sliding_window_counter::WindowPair;
 use super::algorithms::sliding_window_log::EventLog;
 use super::algorithms::token_bucket::{Bucket, Missing};
 use super::parts::StateParts;
-use super::quote::Quote;
+use super::quote::{Detail, Quote};
 use super::speed::Speed;
 use crate::clock::Micros;
 use crate::limit::algorithm::Algorithm;
@@ -69,6 +69,15 @@ impl State {
             State::Events(log) => log.parts(),
             State::Window(open) => open.parts(),
             State::Pair(pair) => pair.parts(),
+        }
+    }
+
+    /// What is told of it besides.
+    pub fn detail(&self) -> Detail {
+        match self {
+            State::Bucket(_) | State::Debt(_) | State::Window(_) => Detail::None,
+            State::Events(log) => Detail::Log { oldest_at: log.events().next().map(|(at, _)| at) },
+            State::Pair(pair) => pair.detail(),
         }
     }
 

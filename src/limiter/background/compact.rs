@@ -1,8 +1,9 @@
 //! Online compaction: a new snapshot while checks go on.
 //!
-//! The log is rotated first: segment N begins. Then, shard by shard and under the lock of that shard only, the entries
-//! are copied and a marker record is queued; its place in the log is exactly where the copy was made. Encoding and
-//! writing happen outside every lock. When all is durable, the markers included, the snapshot gets its name N, and what
+//! The log is rotated first: segment N begins. Then, shard by shard and under the lock of that shard only, keys of which
+//! nothing counts any more are taken out, the other entries are copied and a marker record is queued; its place in the
+//! log is exactly where the copy was made. What is not in the copy is not in the map either: the next spend of such a
+//! key says in its record all that a replay needs. Encoding and writing happen outside every lock. When all is durable, the markers included, the snapshot gets its name N, and what
 //! is older than N is removed. Any failure before leaves the old files in force.
 
 use std::sync::atomic::Ordering;
@@ -79,34 +80,41 @@ impl Core {
         let log = self.log()?;
         let Some(store) = &self.store else { return Err(Error::new(Kind::Internal, "a log without a store")) };
         let log_bytes_before = log.bytes();
+        // Several limits that are configured together begin and end in segments that are kept, or in ones that are not.
+        let edit = self.registry.edit();
         let number = log.rotate()?;
+        drop(edit);
         let mut writer = store.begin_snapshot(number)?;
         let mut copies: Vec<Entry> = Vec::new();
         let mut events = log.events();
         for (index, shard) in self.shards.iter().enumerate() {
             let begun = Instant::now();
             let mut reservation = self.reserve(1, MAX_FIXED)?;
+            let index = index as u8;
             let mut table = shard.lock();
-            // The log may know an entry by its shard of an earlier start; from here on it is this shard.
-            copies.extend(table.iter_mut().map(|entry| {
-                entry.renumber(entry.id(), index as u8);
-                entry.clone()
-            }));
-            let marker = Event::Marker { snapshot: number, shard: index as u8 };
+            self.sweep_all(&mut table, |entry| {
+                // The log may know an entry by its shard of an earlier start; from here on it is this shard.
+                entry.renumber(entry.id(), index);
+                copies.push(entry.clone());
+            });
+            let shares = table.counts.shares.clone();
+            let marker = Event::Marker { snapshot: number, shard: index };
             log.append(&mut reservation, &marker, None);
             drop(table);
             drop(reservation);
+            let totals = shares.iter().filter_map(|share| share.to_record(index));
+            totals.into_iter().try_for_each(|totals| writer.pattern_totals(&totals))?;
             let seen = std::mem::replace(&mut events, log.events());
             let busy = events > seen + QUIET_EVENTS;
             rest(busy, begun);
             while !copies.is_empty() {
                 let begun = Instant::now();
                 let some = copies.drain(copies.len().saturating_sub(STRETCH)..);
-                some.into_iter().try_for_each(|entry| writer.entry(&entry.to_record()))?;
+                some.into_iter().try_for_each(|entry| writer.entry(&entry.to_record(&shares)))?;
                 rest(busy, begun);
             }
         }
-        writer.seal(self.clock.now())?;
+        writer.seal(&self.clock)?;
         log.sync()?;
         let snapshot_bytes = writer.finish()?;
         store.remove_before(number, snapshot_bytes);

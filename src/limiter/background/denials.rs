@@ -1,15 +1,13 @@
-//! Denials on their way to the log: as totals, at most one record per limit and flush interval, so that a flood of
+//! Denials on their way to the log: as totals, at most one record per key and flush interval, so that a flood of
 //! denied checks can't fill the disk.
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::clock::Millis;
 use crate::error::Result;
 use crate::limiter::answers::Totals;
 use crate::limiter::core::{Core, Limiter, Shard};
-use crate::limiter::entry::Table;
 use crate::store::record::{Event, MAX_FIXED};
 
 /// Records written under one hold of a shard's lock.
@@ -38,24 +36,7 @@ impl Limiter {
 }
 
 impl Core {
-    /// Counts a denial, and has it written to the log soon.
-    pub fn count_denial(&self, table: &mut Table, hash: u64, key: &str, now: Millis, cost: u64) {
-        debug_assert!(!key.is_empty());
-        table.decisions.1 += 1;
-        let Some(entry) = table.get(hash, key) else { return };
-        entry.deny(now, cost);
-        let id = entry.id();
-        if !entry.set_pending_denials(true) {
-            table.pending_denials.push((hash, id));
-            if !self.has_pending_denials.swap(true, Ordering::AcqRel)
-                && let Some(helper) = &*self.denials_helper.lock().unwrap_or_else(PoisonError::into_inner)
-            {
-                helper.unpark();
-            }
-        }
-    }
-
-    /// Writes the totals of all limits with denials that are missing in the log, and returns when all that were
+    /// Writes the totals of all keys with denials that are missing in the log, and returns when all that were
     /// counted before are queued, by this call or another. Does not wait for the disk.
     pub fn write_denials(&self) -> Result<()> {
         let _writing = self.writing_denials.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,17 +50,18 @@ impl Core {
     }
 
     fn write_denials_of(&self, shard: &Shard) -> Result<()> {
-        // Limits that are denied again after this are for the next interval.
-        let mut taken = Taken { found: std::mem::take(&mut shard.lock().pending_denials), shard };
+        // Keys that are denied again after this are for the next interval.
+        let mut taken = Taken { found: std::mem::take(&mut shard.lock().counts.pending_denials), shard };
         while !taken.found.is_empty() {
             let mut reservation = self.reserve(STEP, STEP * MAX_FIXED)?;
             let mut table = shard.lock();
             for _ in 0..STEP {
                 let Some((hash, id)) = taken.found.last().copied() else { break };
-                // The limit may have been removed meanwhile.
+                // The key may have been removed meanwhile.
                 if let Some(entry) = table.get_id(hash, id) {
-                    let Totals { denied: total, denied_cost: cost, .. } = entry.totals;
-                    let event = Event::Denied { id, total, cost, last: entry.last_denied() };
+                    let Totals { denied: total, denied_cost: cost, .. } = entry.totals();
+                    let [_, last, _] = entry.times();
+                    let event = Event::Denied { id, total, cost, last };
                     self.log()?.append(&mut reservation, &event, None);
                     entry.set_pending_denials(false);
                 }
@@ -111,7 +93,7 @@ impl Drop for Unwritten<'_> {
     }
 }
 
-/// Hash and id of limits whose denials are being written. What is left goes back to the shard, or it would never be
+/// Hash and id of keys whose denials are being written. What is left goes back to the shard, or it would never be
 /// written.
 struct Taken<'a> {
     found: Vec<(u64, u64)>,
@@ -121,7 +103,7 @@ struct Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if !self.found.is_empty() {
-            self.shard.lock().pending_denials.append(&mut self.found);
+            self.shard.lock().counts.pending_denials.append(&mut self.found);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The helper threads: one writes denials, one compacts the log when it has grown.
+//! The helper threads: one writes denials, one compacts the log when it has grown, one sweeps keys that come and go.
 //!
 //! Owns: how they start and end. Each does its work in rounds. A panic costs a round: it is logged, and after a pause
 //! the next round comes. A thread that ends although the limiter is not closing is noted for the health check:
@@ -37,6 +37,12 @@ static COMPACTOR: Helper = Helper {
     ended: "the thread flint-compact has ended, so the log is not compacted any more; restart flint",
 };
 
+static SWEEPER: Helper = Helper {
+    name: "flint-sweep",
+    round: Core::sweep_when_due,
+    ended: "the thread flint-sweep has ended, so keys that are not used any more stay in memory; restart flint",
+};
+
 /// Starts the threads.
 pub fn start_all(core: &Arc<Core>) -> Result<()> {
     let denials = start(core, &DENIALS)?;
@@ -45,6 +51,10 @@ pub fn start_all(core: &Arc<Core>) -> Result<()> {
     core.log()?.set_compactor(compactor.clone());
     // The log may have asked for a compaction before it had this thread to wake.
     compactor.unpark();
+    let sweeper = start(core, &SWEEPER)?;
+    let _ = core.sweep_helper.set(sweeper.clone());
+    // A key may have come before.
+    sweeper.unpark();
     Ok(())
 }
 

@@ -1,7 +1,8 @@
-//! What goes on beside the requests: denials are written, the log is compacted.
+//! What goes on beside the requests: denials are written, the log is compacted, keys that nothing counts for are swept.
 //!
-//! Arrows go down this list: `helpers`, `denials`, `compact`.
+//! Arrows go down this list: `helpers`, `denials`, `compact`, `sweep`.
 
 pub mod compact;
 pub mod denials;
 pub mod helpers;
+pub mod sweep;

@@ -1,30 +1,18 @@
 //! Checks: of one key, of several at once, and of several each by itself.
 //!
 //! Owns: the order of what a check does. Room in the log is reserved, the shards are locked, the pure functions of
-//! `limit` decide, the record is queued under the locks, and the answer waits for the disk under none.
+//! `limit` decide, the record is queued under the locks, and the answer waits for the log under none. Where a decision
+//! finds that it needs more room or another shard, nothing was changed; the locks are dropped, that is had too, and it
+//! begins again.
 
-use std::sync::MutexGuard;
-
+use super::decide::{Ask, Room, Step};
 use super::wait::{NonBlocking, Wait};
-use crate::bounds::{MAX_ITEMS, SHARDS};
-use crate::clock::Millis;
-use crate::error::{Error, Kind, Result};
-use crate::limit::{validate_cost, validate_key};
-use crate::limiter::answers::{AllDecision, Decision};
+use crate::bounds::MAX_ITEMS;
+use crate::error::{Error, Result};
+use crate::limit::validate_key;
+use crate::limiter::answers::{AllDecision, Decision, Item};
 use crate::limiter::core::{Core, Limiter, shard_of};
-use crate::limiter::entry::{Entry, Table};
-use crate::store::Reservation;
-use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
-
-/// Items of a `check_many` that are decided under one reservation.
-const MANY_STEP: usize = 64;
-
-/// What one decision is about.
-struct Item<'a> {
-    hash: u64,
-    key: &'a str,
-    cost: u64,
-}
+use crate::store::record::MAX_FIXED;
 
 impl Limiter {
     /// Asks whether `cost` units may be spent now, and spends them if so.
@@ -35,12 +23,12 @@ impl Limiter {
     /// limiter.configure("api:user-42", "100/1m".parse()?)?;
     /// let decision = limiter.check("api:user-42", 60)?;
     /// assert!(decision.allowed);
-    /// assert_eq!(decision.remaining, 40);
+    /// assert_eq!(decision.remaining, Some(40));
     ///
     /// let decision = limiter.check("api:user-42", 60)?;
     /// assert!(!decision.allowed);
     /// // 20 units are missing, of which 100 come in a minute.
-    /// assert!(decision.retry_after.as_secs() <= 12);
+    /// assert!(decision.retry_after.unwrap().as_secs() <= 12);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -48,24 +36,44 @@ impl Limiter {
     /// `limit_not_configured`, `invalid_argument`, `cost_exceeds_capacity`; `log_failed` and `overloaded`, after
     /// which the units may have been spent.
     pub fn check(&self, key: &str, cost: u64) -> Result<Decision> {
-        self.check_for(key, cost, None)
+        self.check_for(Item::new(key).with_cost(cost), None)
     }
 
-    /// [`Limiter::check`], without waiting if there is a `non_blocking`.
+    /// As [`Limiter::check`], of an item that may bring a limit. That decides where none is configured for the key,
+    /// neither exactly nor by a pattern; if the check spends, it is what the key has from then on, until nothing that
+    /// was spent counts any more.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// use flint::{Item, Limit};
+    ///
+    /// let limit: Limit = "1/1d".parse()?;
+    /// let backup = Item::new("backup").with_limit(&limit);
+    /// assert!(limiter.check_item(backup)?.allowed);
+    /// assert!(!limiter.check_item(backup)?.allowed);
+    /// // What an operator configures always wins.
+    /// limiter.configure("back*", "10/1d".parse()?)?;
+    /// assert!(limiter.check_item(backup)?.allowed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Limiter::check`].
+    pub fn check_item(&self, item: Item<'_>) -> Result<Decision> {
+        self.check_for(item, None)
+    }
+
+    /// [`Limiter::check_item`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
-    pub fn check_for(&self, key: &str, cost: u64, non_blocking: Option<&NonBlocking<'_>>) -> Result<Decision> {
-        validate_key(key)?;
+    pub fn check_for(&self, item: Item<'_>, non_blocking: Option<&NonBlocking<'_>>) -> Result<Decision> {
+        validate_key(item.key)?;
         let core = &*self.core;
-        let hash = core.hash(key);
         let wait = Wait::by(core.sync, non_blocking);
-        let mut reservation = core.reserve_for(non_blocking, 1, MAX_FIXED)?;
-        let mut table = core.lock_for(non_blocking, shard_of(hash))?;
-        let now = core.clock.now();
-        let decision = core.decide(&mut table, Item { hash, key, cost }, now, &mut reservation, &wait);
-        drop(table);
-        drop(reservation);
-        let decision = decision?;
-        if decision.allowed {
+        let mut room = Room::new(core.reserve_for(non_blocking, 1, MAX_FIXED)?, MAX_FIXED);
+        let decision = core.check(&core.ask(&item), &mut room, &wait, non_blocking)?;
+        drop(room);
+        if decision.must_be_waited_for() {
             core.finish(&wait)?;
         }
         Ok(decision)
@@ -89,77 +97,27 @@ impl Limiter {
     ///
     /// # Errors
     /// As [`Limiter::check`], for the first key that has one; nothing is spent then.
-    pub fn check_all(&self, items: &[(&str, u64)]) -> Result<AllDecision> {
-        self.check_all_for(items, None)
+    pub fn check_all<'a>(&self, items: &[impl Into<Item<'a>> + Copy]) -> Result<AllDecision> {
+        let items: Vec<Item<'a>> = items.iter().map(|item| (*item).into()).collect();
+        self.check_all_for(&items, None)
     }
 
     /// [`Limiter::check_all`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
-    pub fn check_all_for(&self, items: &[(&str, u64)], non_blocking: Option<&NonBlocking<'_>>) -> Result<AllDecision> {
+    pub fn check_all_for(&self, items: &[Item<'_>], non_blocking: Option<&NonBlocking<'_>>) -> Result<AllDecision> {
         let core = &*self.core;
         validate_items(items)?;
-        let hashes: Vec<u64> = items.iter().map(|(key, _)| core.hash(key)).collect();
-        let mut shards: Vec<usize> = hashes.iter().map(|hash| shard_of(*hash)).collect();
-        shards.sort_unstable();
-        shards.dedup();
+        let asks: Vec<Ask<'_>> = items.iter().map(|item| core.ask(item)).collect();
         let wait = Wait::by(core.sync, non_blocking);
-        let mut reservation = core.reserve_for(non_blocking, 1, MAX_FIXED + items.len() * MAX_ITEM)?;
-
-        let mut tables: Vec<(usize, MutexGuard<'_, Table>)> =
-            shards.into_iter().map(|shard| Ok((shard, core.lock_for(non_blocking, shard)?))).collect::<Result<_>>()?;
-        let now = core.clock.now();
-        let mut answer = AllDecision { allowed: true, denied: None, results: Vec::with_capacity(items.len()) };
-        let mut spent = Vec::with_capacity(items.len());
-        // An unknown key or an impossible cost anywhere in the list comes before any denial.
-        for (hash, (key, cost)) in hashes.iter().zip(items) {
-            let entry = find(&mut tables, *hash, key)?;
-            validate_cost(key, &entry.limit, *cost)?;
-        }
-        for (index, (hash, (key, cost))) in hashes.iter().zip(items).enumerate() {
-            let entry = find(&mut tables, *hash, key)?;
-            entry.state.advance(&entry.limit, now);
-            let quote = entry.state.quote(&entry.limit, now, *cost);
-            answer.results.push(Decision::new(quote, entry.limit, *cost, now));
-            spent.push((entry.id(), *cost));
-            if !quote.allowed {
-                answer.allowed = false;
-                answer.denied = Some(index);
-                break;
-            }
-        }
-        match answer.denied {
-            None => {
-                let event = Event::SpentAll { at: now, items: spent };
-                core.log()?.append(&mut reservation, &event, wait.pending());
-                for (hash, (key, cost)) in hashes.iter().zip(items) {
-                    find(&mut tables, *hash, key)?.allow(now, *cost);
-                }
-                if let Some((_, first)) = tables.first_mut() {
-                    first.decisions.0 += 1;
-                }
-            }
-            Some(denied) => {
-                // What would have been allowed was not spent: it is reported as it stands.
-                for (result, (hash, (key, _))) in answer.results.iter_mut().zip(hashes.iter().zip(items)).take(denied) {
-                    let entry = find(&mut tables, *hash, key)?;
-                    (result.remaining, result.reset_at) = entry.state.glance(&entry.limit, now);
-                }
-                let (hash, (key, cost)) = (hashes[denied], items[denied]);
-                let shard = shard_of(hash);
-                let at = tables.partition_point(|(other, _)| *other < shard);
-                core.count_denial(&mut tables[at].1, hash, key, now, cost);
-            }
-        }
-        drop(tables);
-        drop(reservation);
-        if answer.allowed {
+        let answer = core.check_all(&asks, &wait, non_blocking)?;
+        if answer.allowed && answer.results.iter().any(Decision::must_be_waited_for) {
             core.finish(&wait)?;
         }
         Ok(answer)
     }
 
     /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait
-    /// for the disk serves all. An item that has an error has it in its place, and does not affect the others.
+    /// for the log serves all. An item that has an error has it in its place, and does not affect the others.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -175,15 +133,16 @@ impl Limiter {
     /// # Errors
     /// `invalid_argument` for too many items or none; `log_failed` and `overloaded`, after which the units of any item
     /// may have been spent.
-    pub fn check_many(&self, items: &[(&str, u64)]) -> Result<Vec<Result<Decision>>> {
-        self.check_many_for(items, None)
+    pub fn check_many<'a>(&self, items: &[impl Into<Item<'a>> + Copy]) -> Result<Vec<Result<Decision>>> {
+        let items: Vec<Item<'a>> = items.iter().map(|item| (*item).into()).collect();
+        self.check_many_for(&items, None)
     }
 
     /// [`Limiter::check_many`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
     pub fn check_many_for(
         &self,
-        items: &[(&str, u64)],
+        items: &[Item<'_>],
         non_blocking: Option<&NonBlocking<'_>>,
     ) -> Result<Vec<Result<Decision>>> {
         let core = &*self.core;
@@ -192,106 +151,88 @@ impl Limiter {
             Some(non_blocking) => core.decide_many_now(items, non_blocking)?,
             None => core.decide_many(items)?,
         };
-        let wait = Wait::by(core.sync, non_blocking);
-        let spent = results.iter().flatten().any(|decision| decision.allowed);
-        if spent && let Some(pending) = wait.pending() {
-            core.log()?.sync_later(pending);
-            core.finish(&wait)?;
+        if results.iter().flatten().any(Decision::must_be_waited_for) {
+            core.finish_all(&Wait::by(core.sync, non_blocking))?;
         }
         Ok(results)
+    }
+}
+
+impl Decision {
+    /// Whether something was spent that a restart must not forget. Under `unlimited` there is nothing to forget.
+    pub(super) fn must_be_waited_for(&self) -> bool {
+        self.is_spent() && !self.limit.is_unlimited()
     }
 }
 
 impl Core {
-    /// Decides each item by itself. Room in the log is reserved in steps, so that many such requests at once find
-    /// some, also in the little that a new log has.
-    fn decide_many(&self, items: &[(&str, u64)]) -> Result<Vec<Result<Decision>>> {
-        let mut results = Vec::with_capacity(items.len());
-        for step in items.chunks(MANY_STEP) {
-            let mut reservation = self.reserve(step.len(), step.len() * MAX_FIXED)?;
-            for (key, cost) in step {
-                results.push(validate_key(key).and_then(|()| {
-                    let hash = self.hash(key);
-                    let mut table = self.shards[shard_of(hash)].lock();
-                    let now = self.clock.now();
-                    self.decide(&mut table, Item { hash, key, cost: *cost }, now, &mut reservation, &Wait::Not)
-                }));
-            }
-        }
-        Ok(results)
+    /// What a decision needs of an item whose key is valid.
+    pub fn ask<'a>(&self, item: &Item<'a>) -> Ask<'a> {
+        Ask { hash: self.hash(item.key), key: item.key, cost: item.cost, brought: item.limit.into() }
     }
 
-    /// As [`Core::decide_many`], without waiting. What was decided can't be taken back, so all that could have to be
-    /// waited for is had before the first decision.
-    fn decide_many_now(&self, items: &[(&str, u64)], non_blocking: &NonBlocking<'_>) -> Result<Vec<Result<Decision>>> {
-        let hash = |key: &str| validate_key(key).map(|()| self.hash(key));
-        let hashes: Vec<Result<u64>> = items.iter().map(|(key, _)| hash(key)).collect();
-        // Items of each shard that are still to be decided.
-        let mut left = [0u16; SHARDS];
-        for hash in hashes.iter().flatten() {
-            left[shard_of(*hash)] += 1;
-        }
-        let mut reservation = self.reserve_for(Some(non_blocking), items.len(), items.len() * MAX_FIXED)?;
-        let mut tables = [const { None }; SHARDS];
-        for shard in (0..SHARDS).filter(|shard| left[*shard] > 0) {
-            tables[shard] = Some(self.lock_for(Some(non_blocking), shard)?);
-        }
-        let now = self.clock.now();
-        let decide = |(hash, (key, cost)): (Result<u64>, &(&str, u64))| {
-            let hash = hash?;
-            let shard = shard_of(hash);
-            let Some(table) = &mut tables[shard] else {
-                return Err(Error::new(Kind::Internal, "a check without its shard"));
-            };
-            let decision = self.decide(table, Item { hash, key, cost: *cost }, now, &mut reservation, &Wait::Not);
-            left[shard] -= 1;
-            if left[shard] == 0 {
-                // Another thread that waits for the shard need not wait for the other items.
-                tables[shard] = None;
-            }
-            decision
-        };
-        Ok(hashes.into_iter().zip(items).map(decide).collect())
-    }
-
-    fn decide(
-        &self,
-        table: &mut Table,
-        Item { hash, key, cost }: Item<'_>,
-        now: Millis,
-        reservation: &mut Reservation<'_>,
+    /// Decides on one key; waits for the log only where it has no room.
+    pub fn check<'a>(
+        &'a self,
+        ask: &Ask<'_>,
+        room: &mut Room<'a>,
         wait: &Wait<'_>,
+        non_blocking: Option<&NonBlocking<'_>>,
     ) -> Result<Decision> {
-        let entry = table.get(hash, key).ok_or_else(|| Error::not_configured(key))?;
-        validate_cost(key, &entry.limit, cost)?;
-        entry.state.advance(&entry.limit, now);
-        let quote = entry.state.quote(&entry.limit, now, cost);
-        let decision = Decision::new(quote, entry.limit, cost, now);
-        if quote.allowed {
-            self.log()?.append(reservation, &Event::Spent { id: entry.id(), cost, at: now }, wait.pending());
-            entry.allow(now, cost);
-            table.decisions.0 += 1;
-        } else {
-            self.count_denial(table, hash, key, now, cost);
+        let mut overflows = false;
+        loop {
+            let step = match overflows {
+                false => {
+                    let mut table = self.lock_for(non_blocking, shard_of(ask.hash))?;
+                    let now = self.clock.now();
+                    self.decide(&mut table, ask, now, room, wait)?
+                }
+                true => self.check_overflow(ask, room, wait, non_blocking)?,
+            };
+            match step {
+                Step::Done(decision, aside) => {
+                    if let Some(aside) = aside {
+                        self.count_aside(&aside);
+                    }
+                    return Ok(decision);
+                }
+                Step::Grow(bytes) => room.set_longer(self.reserve_for(non_blocking, 1, bytes)?, bytes),
+                Step::Overflow => overflows = true,
+            }
         }
-        Ok(decision)
     }
-}
 
-fn find<'t>(tables: &'t mut [(usize, MutexGuard<'_, Table>)], hash: u64, key: &str) -> Result<&'t mut Entry> {
-    let shard = shard_of(hash);
-    let at = tables.partition_point(|(other, _)| *other < shard);
-    tables.get_mut(at).and_then(|(_, table)| table.get(hash, key)).ok_or_else(|| Error::not_configured(key))
+    /// Decides by the overflow limit that stands for the key. Patterns may be edited until its shard is locked.
+    fn check_overflow<'a>(
+        &'a self,
+        ask: &Ask<'_>,
+        room: &mut Room<'a>,
+        wait: &Wait<'_>,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<Step> {
+        let find =
+            |now| self.overflow(ask.key, ask.brought, self.version(now)).ok_or_else(|| Error::not_configured(ask.key));
+        let mut shard = shard_of(find(self.clock.now())?.hash);
+        loop {
+            let mut table = self.lock_for(non_blocking, shard)?;
+            let now = self.clock.now();
+            let overflow = find(now)?;
+            if shard_of(overflow.hash) == shard {
+                return self.decide_overflow(&mut table, ask, &overflow, now, room, wait);
+            }
+            shard = shard_of(overflow.hash);
+        }
+    }
 }
 
 /// Refuses items that are too few or too many, or that hold a bad key or one key twice.
 ///
 /// # Errors
 /// `invalid_argument`, naming the key.
-pub fn validate_items(items: &[(&str, u64)]) -> Result<()> {
+pub fn validate_items(items: &[Item<'_>]) -> Result<()> {
     validate_count(items)?;
-    items.iter().try_for_each(|(key, _)| validate_key(key))?;
-    let mut keys: Vec<&str> = items.iter().map(|(key, _)| *key).collect();
+    items.iter().try_for_each(|item| validate_key(item.key))?;
+    let mut keys: Vec<&str> = items.iter().map(|item| item.key).collect();
     keys.sort_unstable();
     match keys.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(Error::invalid(format!("items must not hold the key `{}` twice; add up its costs", pair[0]))),
@@ -299,7 +240,7 @@ pub fn validate_items(items: &[(&str, u64)]) -> Result<()> {
     }
 }
 
-fn validate_count(items: &[(&str, u64)]) -> Result<()> {
+pub(super) fn validate_count(items: &[Item<'_>]) -> Result<()> {
     if (1..=MAX_ITEMS).contains(&items.len()) {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! How a check waits for the disk: in its thread, or without one.
+//! How an operation waits for the log: until its record is written or on disk, in its thread or without one.
 //!
 //! Owns: non-blocking operations. A thread that must not wait passes a [`NonBlocking`]. After the operation it says
 //! whether the answer can be given now, or has to wait until its slot is completed, or whether nothing was done because
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::entry::Table;
 use crate::limiter::options::SyncMode;
-use crate::store::{Completion, Pending, Reservation, Waiter, overloaded};
+use crate::store::{Completion, Pending, Reservation, Stage, Waiter, overloaded};
 
 /// One operation that must not block.
 pub struct NonBlocking<'a> {
@@ -22,7 +22,8 @@ pub struct NonBlocking<'a> {
 }
 
 impl<'a> NonBlocking<'a> {
-    /// For one operation: `slot` of `completion` is completed when its records are durable, or never will be.
+    /// For one operation: `slot` of `completion` is completed when its records are written or durable, as the mode has
+    /// it, or never will be.
     pub fn new(completion: &'a Arc<dyn Completion>, slot: u64) -> NonBlocking<'a> {
         NonBlocking { completion, slot, pending: Cell::new(false), would_block: Cell::new(false) }
     }
@@ -38,9 +39,9 @@ impl<'a> NonBlocking<'a> {
         self.would_block.get()
     }
 
-    fn pending(&self) -> Pending {
+    fn pending(&self, stage: Stage) -> Pending {
         self.pending.set(true);
-        Pending::slot(self.completion, self.slot)
+        Pending::slot(self.completion, self.slot, stage)
     }
 
     fn give_up(&self) -> Error {
@@ -49,23 +50,35 @@ impl<'a> NonBlocking<'a> {
     }
 }
 
-/// How one operation waits for the disk.
+/// How one operation waits for its record.
 pub enum Wait<'a> {
-    /// Not at all: a batch is synced when it is due.
+    /// Not at all: the record is written and synced when it is due.
     Not,
     /// In this thread.
-    Blocking(Waiter),
+    Blocking(Waiter, Stage),
     /// By a completion.
-    NonBlocking(&'a NonBlocking<'a>),
+    NonBlocking(&'a NonBlocking<'a>, Stage),
 }
 
 impl<'a> Wait<'a> {
-    /// As the mode has it.
+    /// As the mode has it for checks.
     pub fn by(sync: SyncMode, non_blocking: Option<&'a NonBlocking<'a>>) -> Wait<'a> {
-        match (sync, non_blocking) {
-            (SyncMode::Batch, _) => Wait::Not,
-            (SyncMode::Always, None) => Wait::Blocking(Waiter::take()),
-            (SyncMode::Always, Some(non_blocking)) => Wait::NonBlocking(non_blocking),
+        let stage = match sync {
+            SyncMode::Always => Stage::Durable,
+            SyncMode::Batch => Stage::Written,
+            SyncMode::Relaxed => return Wait::Not,
+        };
+        match non_blocking {
+            None => Wait::Blocking(Waiter::take(), stage),
+            Some(non_blocking) => Wait::NonBlocking(non_blocking, stage),
+        }
+    }
+
+    /// As the mode has it for changes of a limit, which are rare and wait for the write at least.
+    pub fn of_change(sync: SyncMode) -> Wait<'static> {
+        match sync {
+            SyncMode::Always | SyncMode::Batch => Wait::by(sync, None),
+            SyncMode::Relaxed => Wait::Blocking(Waiter::take(), Stage::Written),
         }
     }
 
@@ -73,8 +86,8 @@ impl<'a> Wait<'a> {
     pub fn pending(&self) -> Option<Pending> {
         match self {
             Wait::Not => None,
-            Wait::Blocking(waiter) => Some(Pending::new(waiter)),
-            Wait::NonBlocking(non_blocking) => Some(non_blocking.pending()),
+            Wait::Blocking(waiter, stage) => Some(Pending::new(waiter, *stage)),
+            Wait::NonBlocking(non_blocking, stage) => Some(non_blocking.pending(*stage)),
         }
     }
 }
@@ -100,14 +113,21 @@ impl Core {
     /// Waits in this thread, if blocking.
     pub fn finish(&self, wait: &Wait<'_>) -> Result<()> {
         match wait {
-            Wait::Blocking(waiter) => self.wait(waiter),
-            Wait::Not | Wait::NonBlocking(_) => Ok(()),
+            Wait::Blocking(waiter, _) => self.log()?.wait(waiter),
+            Wait::Not | Wait::NonBlocking(..) => Ok(()),
         }
+    }
+
+    /// As [`Core::finish`], for all records that were queued before.
+    pub fn finish_all(&self, wait: &Wait<'_>) -> Result<()> {
+        let Some(pending) = wait.pending() else { return Ok(()) };
+        self.log()?.notify(pending);
+        self.finish(wait)
     }
 }
 
 impl Limiter {
-    /// The error of an operation whose slot was completed as not durable.
+    /// The error of an operation whose slot was completed as failed.
     #[doc(hidden)]
     pub fn failure(&self) -> Error {
         self.core.log().map_or_else(|error| error, crate::store::Log::failure)
@@ -124,14 +144,15 @@ mod tests {
     use crate::clock::Clock;
     use crate::limit::Algorithm;
     use crate::limiter::core::shard_of;
+    use crate::limiter::options::Options;
     use crate::limiter::tests::{START, limit, options};
 
     #[derive(Debug)]
     struct Completed(Sender<(u64, bool)>);
 
     impl Completion for Completed {
-        fn complete(&self, number: u64, durable: bool) {
-            let _ = self.0.send((number, durable));
+        fn complete(&self, number: u64, done: bool) {
+            let _ = self.0.send((number, done));
         }
     }
 
@@ -152,10 +173,10 @@ mod tests {
 
         // Another thread holds the shard.
         let table = limiter.core.shards[shard_of(limiter.core.hash("a"))].lock();
-        for items in [vec![("a", 1)], Vec::new()] {
+        for items in [vec![("a", 1).into()], Vec::new()] {
             let non_blocking = NonBlocking::new(&completion, 1);
             let done = match items.is_empty() {
-                true => limiter.check_for("a", 1, Some(&non_blocking)).map(|_| ()),
+                true => limiter.check_for("a".into(), Some(&non_blocking)).map(|_| ()),
                 false => limiter.check_all_for(&items, Some(&non_blocking)).map(|_| ()),
             };
             assert!(done.is_err() && non_blocking.would_block() && !non_blocking.is_pending());
@@ -165,9 +186,9 @@ mod tests {
 
         // Three ways to spend a unit: each completes its slot, once it is on disk.
         let non_blocking = [2, 3, 4].map(|slot| NonBlocking::new(&completion, slot));
-        assert!(limiter.check_for("a", 1, Some(&non_blocking[0])).unwrap().allowed);
-        assert!(limiter.check_all_for(&[("a", 1)], Some(&non_blocking[1])).unwrap().allowed);
-        assert!(limiter.check_many_for(&[("a", 1)], Some(&non_blocking[2])).unwrap()[0].as_ref().unwrap().allowed);
+        assert!(limiter.check_for("a".into(), Some(&non_blocking[0])).unwrap().allowed);
+        assert!(limiter.check_all_for(&["a".into()], Some(&non_blocking[1])).unwrap().allowed);
+        assert!(limiter.check_many_for(&["a".into()], Some(&non_blocking[2])).unwrap()[0].as_ref().unwrap().allowed);
         assert!(non_blocking.iter().all(|non_blocking| non_blocking.is_pending() && !non_blocking.would_block()));
         let mut results: Vec<_> = (0..3).map(|_| completed.recv_timeout(PATIENCE).unwrap()).collect();
         results.sort_unstable();
@@ -175,11 +196,41 @@ mod tests {
 
         // A denial and an error wait for nothing.
         let non_blocking = NonBlocking::new(&completion, 5);
-        assert!(!limiter.check_for("a", 1, Some(&non_blocking)).unwrap().allowed);
-        assert!(limiter.check_for("b", 1, Some(&non_blocking)).is_err());
+        assert!(!limiter.check_for("a".into(), Some(&non_blocking)).unwrap().allowed);
+        assert!(limiter.check_for("b".into(), Some(&non_blocking)).is_err());
         assert!(!non_blocking.is_pending() && !non_blocking.would_block());
         limiter.close().unwrap();
-        assert!(limiter.check_for("a", 1, Some(&non_blocking)).is_err() && !non_blocking.would_block());
+        assert!(limiter.check_for("a".into(), Some(&non_blocking)).is_err() && !non_blocking.would_block());
+        assert!(completed.try_recv().is_err());
+    }
+
+    #[test]
+    fn each_mode_waits_for_its_stage() {
+        let (completion, completed) = completion();
+        let non_blocking = NonBlocking::new(&completion, 1);
+        for (sync, check, change) in [
+            (SyncMode::Always, Some(Stage::Durable), Stage::Durable),
+            (SyncMode::Batch, Some(Stage::Written), Stage::Written),
+            (SyncMode::Relaxed, None, Stage::Written),
+        ] {
+            let stage = |wait: &Wait<'_>| match wait {
+                Wait::Not => None,
+                Wait::Blocking(_, stage) | Wait::NonBlocking(_, stage) => Some(*stage),
+            };
+            assert_eq!(stage(&Wait::by(sync, None)), check);
+            assert_eq!(stage(&Wait::by(sync, Some(&non_blocking))), check);
+            assert_eq!(stage(&Wait::of_change(sync)), Some(change));
+
+            let dir = tempfile::tempdir().unwrap();
+            let limiter = Limiter::open(dir.path(), Options { sync, ..options(&Clock::manual(START)) }).unwrap();
+            limiter.configure("a", limit(3, Algorithm::FixedWindowCounter)).unwrap();
+            let non_blocking = NonBlocking::new(&completion, 2);
+            assert!(limiter.check_for("a".into(), Some(&non_blocking)).unwrap().allowed);
+            assert_eq!(non_blocking.is_pending(), check.is_some());
+            if non_blocking.is_pending() {
+                assert_eq!(completed.recv_timeout(PATIENCE), Ok((2, true)));
+            }
+        }
         assert!(completed.try_recv().is_err());
     }
 }

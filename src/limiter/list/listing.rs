@@ -1,17 +1,21 @@
 //! Many limits at once, in the order of their keys or of what happened to them.
 //!
-//! Owns: how a listing of any length is made in bounded memory. The map has no order, so the keys are gathered in
-//! batches: one pass over the shards finds the next ones in order, and each is then looked up again for its status. A
-//! shard is locked for its part of a pass, and for one status.
+//! Owns: how a listing of any length is made in bounded memory, and what is in it. The map has no order, so the keys are
+//! gathered in batches: one pass over the shards finds the next ones in order, and each is then looked up again for its
+//! status. A shard is locked for its part of a pass, and for one status.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
 use super::least::Least;
 use crate::bounds::{MAX_PAGE, SHARDS};
+use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::limiter::answers::{Status, Totals};
-use crate::limiter::core::{Core, Limiter, shard_of};
+use crate::limiter::core::{Core, Limiter};
+use crate::limiter::entry::{Entry, Source};
+use crate::limiter::lookup::Brought;
+use crate::limiter::registry::{PATTERN_MARK, Pattern};
 
 /// Most keys of a batch, of which half are sure to be in it. More keys take more memory (some 50 bytes each), fewer
 /// keys take more passes.
@@ -38,8 +42,13 @@ pub struct Page<'a> {
     pub prefix: &'a str,
     /// Only keys after this one.
     pub after: Option<&'a str>,
-    /// At most so many (1 to [`MAX_PAGE`]); all, without it.
+    /// At most so many (1 to [`MAX_PAGE`]); all, without it. One more where the last two are a pattern and the key that
+    /// is spelled like it: what is [`after`](Page::after) a key is after both.
     pub limit: Option<usize>,
+    /// Whether keys that live by a pattern or request are listed too, besides limits that are configured.
+    pub live: bool,
+    /// Only the live keys of this pattern.
+    pub pattern: Option<&'a str>,
 }
 
 impl<'a> Page<'a> {
@@ -56,6 +65,16 @@ impl<'a> Page<'a> {
     /// At most so many limits.
     pub fn with_limit(self, limit: usize) -> Page<'a> {
         Page { limit: Some(limit), ..self }
+    }
+
+    /// Also the keys that live by a pattern or request, or not.
+    pub fn with_live(self, live: bool) -> Page<'a> {
+        Page { live, ..self }
+    }
+
+    /// Only the live keys of the pattern with this text.
+    pub fn with_pattern(self, pattern: &'a str) -> Page<'a> {
+        Page { pattern: Some(pattern), ..self }
     }
 }
 
@@ -91,19 +110,24 @@ impl By {
 /// # let limiter = Limiter::open(dir.path(), Options::default())?;
 /// limiter.configure("api:user-42", "100/1m".parse()?)?;
 /// for status in limiter.listing(Page::default().with_prefix("api:"))? {
-///     assert_eq!((status.key.as_str(), status.remaining), ("api:user-42", 100));
+///     assert_eq!((status.key.as_str(), status.remaining), ("api:user-42", Some(100)));
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Listing {
     core: Arc<Core>,
     prefix: String,
+    live: bool,
+    /// The pattern of which only the live keys are wanted.
+    pattern: Option<Arc<Pattern>>,
     /// What all keys that were gathered so far are not greater than.
-    after: Option<Box<str>>,
+    after: Option<Name>,
     /// Statuses that are still wanted.
     left: usize,
+    /// The last one that was told, if it was a pattern.
+    last_pattern: Option<Name>,
     /// Keys that were gathered, in order.
-    keys: std::vec::IntoIter<Box<str>>,
+    names: std::iter::Peekable<std::vec::IntoIter<Name>>,
     /// Whether no keys follow those.
     gathered_all: bool,
     batch: (usize, usize),
@@ -113,12 +137,20 @@ pub struct Listing {
 
 impl Listing {
     fn new(core: &Arc<Core>, page: Page<'_>, batch: (usize, usize)) -> Result<Listing> {
+        let left = page.limit.map_or(Ok(usize::MAX), validate_page)?;
+        let pattern = page.pattern.map(|text| {
+            let known = core.registry.known();
+            known.get(text).map(|row| Arc::clone(&row.pattern)).ok_or_else(|| Error::not_configured(text))
+        });
         Ok(Listing {
             core: Arc::clone(core),
             prefix: page.prefix.to_owned(),
-            after: page.after.map(Box::from),
-            left: page.limit.map_or(Ok(usize::MAX), validate_page)?,
-            keys: Vec::new().into_iter(),
+            live: page.live,
+            pattern: pattern.transpose()?,
+            after: page.after.map(Name::of_key),
+            left,
+            last_pattern: None,
+            names: Vec::new().into_iter().peekable(),
             gathered_all: false,
             batch,
             before_next: Some(b'['),
@@ -148,6 +180,7 @@ impl Listing {
         false
     }
 
+    /// A listing with other bounds on the keys of a batch.
     #[cfg(test)]
     pub fn with_batch(limiter: &Limiter, page: Page<'_>, batch: (usize, usize)) -> Result<Listing> {
         Listing::new(&limiter.core, page, batch)
@@ -156,33 +189,67 @@ impl Listing {
     /// Keys in memory.
     #[cfg(test)]
     pub fn held(&self) -> usize {
-        self.keys.len()
+        self.names.len()
     }
 
-    /// Gathers the next keys: one pass over all limits.
+    /// Gathers the next keys: one pass over all entries.
     fn gather(&mut self) {
         let (most, most_bytes) = self.batch;
-        let mut least: Least<Box<str>> = Least::new(most.min(self.left.saturating_mul(2)), most_bytes, |key| key.len());
+        // One more than is wanted, for a pattern and the key that is spelled like it.
+        let most = most.min(self.left.saturating_mul(2).saturating_add(2));
+        let mut least: Least<Name> = Least::new(most, most_bytes, |name| name.0.len());
         for (index, shard) in self.core.shards.iter().enumerate() {
             if index == SAMPLED {
                 least.foresee(SHARDS / SAMPLED);
             }
             least.make_room();
             let table = shard.lock();
-            for key in table.keys() {
+            let now = self.core.clock.now();
+            for entry in table.iter() {
+                let place = place(&entry.key);
                 // Most keys are settled by one of the first two.
-                let wanted = self.after.as_deref().is_none_or(|after| key > after)
-                    && least.bound().is_none_or(|bound| key < bound)
-                    && key.starts_with(&self.prefix);
+                let wanted = self.after.as_ref().is_none_or(|after| place > after.place())
+                    && least.bound().is_none_or(|bound| place < bound.place())
+                    && place.0.starts_with(&self.prefix)
+                    && self.shows(entry, now);
                 if wanted {
-                    least.push(key.into());
+                    least.push(Name(entry.key.clone()));
                 }
             }
         }
-        let (keys, all) = least.finish();
-        self.after = keys.last().cloned().or(self.after.take());
+        let (names, all) = least.finish();
+        self.after = names.last().cloned().or(self.after.take());
         self.gathered_all = all;
-        self.keys = keys.into_iter();
+        self.names = names.into_iter().peekable();
+    }
+
+    /// Whether an entry is of those that are wanted. Of keys that come and go this is no word on whether anything still
+    /// counts.
+    fn shows(&self, entry: &Entry, now: Micros) -> bool {
+        if entry.overflow_text().is_some() {
+            return false;
+        }
+        match &self.pattern {
+            None => self.live || is_configured(entry, now),
+            Some(_) if is_configured(entry, now) => false,
+            Some(pattern) if entry.version == self.core.version(now) => entry.source() == Source::Pattern(pattern.slot),
+            Some(pattern) => {
+                let known = self.core.registry.known();
+                known.find(&entry.key).is_some_and(|row| row.pattern.id == pattern.id)
+            }
+        }
+    }
+
+    /// Whether one more is wanted: so many, and the key that is spelled like the pattern before it.
+    fn wants_more(&mut self) -> bool {
+        if self.left > 0 {
+            return true;
+        }
+        let Some(pattern) = self.last_pattern.take() else { return false };
+        if self.names.peek().is_none() && !self.gathered_all {
+            self.gather();
+        }
+        self.names.peek().is_some_and(|name| name.place().0 == pattern.place().0)
     }
 }
 
@@ -190,11 +257,12 @@ impl Iterator for Listing {
     type Item = Status;
 
     fn next(&mut self) -> Option<Status> {
-        while self.left > 0 {
-            match self.keys.next() {
-                Some(key) => {
-                    if let Some(status) = self.core.status(key) {
-                        self.left -= 1;
+        while self.wants_more() {
+            match self.names.next() {
+                Some(name) => {
+                    if let Some(status) = self.core.listed(&name) {
+                        self.left = self.left.saturating_sub(1);
+                        self.last_pattern = Some(name).filter(Name::is_pattern);
                         return Some(status);
                     }
                 }
@@ -206,8 +274,50 @@ impl Iterator for Listing {
     }
 }
 
+/// A key in the map, in the order in which users see keys: a pattern by its text, before the key that is spelled so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Name(Box<str>);
+
+impl Name {
+    /// Of a key that is no pattern.
+    fn of_key(key: &str) -> Name {
+        Name(key.into())
+    }
+
+    fn is_pattern(&self) -> bool {
+        self.0.starts_with(PATTERN_MARK)
+    }
+
+    fn place(&self) -> (&str, bool) {
+        place(&self.0)
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Name) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Name) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What users see of a key in the map, and whether it is no pattern.
+fn place(key: &str) -> (&str, bool) {
+    key.strip_prefix(PATTERN_MARK).map_or((key, true), |text| (text, false))
+}
+
+/// Whether an operator's limit holds for a key now, or it is a pattern.
+fn is_configured(entry: &Entry, now: Micros) -> bool {
+    entry.source() == Source::Exact || entry.overlay().is_some_and(|overlay| overlay.until > now)
+}
+
 impl Limiter {
-    /// The limits of a page, sorted by key. Each one is as it stood at one instant; a page is not one instant.
+    /// The limits of a page, sorted by key: those that are configured, patterns among them, and if the page says so the
+    /// keys that live by a pattern or request. Each one is as it stood at one instant; a page is not one instant.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -221,7 +331,7 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// `invalid_argument` for a `limit` of 0 or over [`MAX_PAGE`].
+    /// `invalid_argument` for a `limit` of 0 or over [`MAX_PAGE`]; `limit_not_configured` for a pattern that is not.
     pub fn list(&self, page: Page<'_>) -> Result<Vec<Status>> {
         // All are to be in memory anyway: their keys may be there at once.
         Ok(Listing::new(&self.core, page, (usize::MAX, usize::MAX))?.collect())
@@ -244,7 +354,8 @@ impl Limiter {
         Listing::new(&self.core, page, (BATCH, BATCH_BYTES))
     }
 
-    /// The `limit` (1 to [`MAX_PAGE`]) limits with the most allowed or denied checks, the greatest first.
+    /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: those with a limit
+    /// of their own and those that live by a pattern or request.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -262,19 +373,21 @@ impl Limiter {
     /// `invalid_argument` for a `limit` out of range.
     pub fn top(&self, by: By, limit: usize) -> Result<Vec<Status>> {
         validate_page(limit)?;
-        let mut least: Least<(Reverse<u64>, Box<str>)> = Least::new(2 * limit, usize::MAX, |(_, key)| key.len());
+        let mut least: Least<(Reverse<u64>, Name)> = Least::new(2 * limit, usize::MAX, |(_, name)| name.0.len());
         for shard in &self.core.shards {
             least.make_room();
-            let mut table = shard.lock();
-            for entry in table.iter_mut() {
-                let count = Reverse(by.count(&entry.totals));
-                if least.bound().is_none_or(|(bound, key)| (count, &*entry.key) < (*bound, key)) {
-                    least.push((count, entry.key.clone()));
+            let table = shard.lock();
+            let keys = table.iter().filter(|entry| entry.pattern_text().is_none() && entry.overflow_text().is_none());
+            for entry in keys {
+                let count = Reverse(by.count(&entry.totals()));
+                if least.bound().is_none_or(|(bound, name)| (count, &*entry.key) < (*bound, &*name.0)) {
+                    least.push((count, Name(entry.key.clone())));
                 }
             }
         }
-        let (keys, _) = least.finish();
-        let mut top: Vec<Status> = keys.into_iter().take(limit).filter_map(|(_, key)| self.core.status(key)).collect();
+        let (names, _) = least.finish();
+        // Some of these may be keys of which nothing counts any more.
+        let mut top: Vec<Status> = names.iter().filter_map(|(_, name)| self.core.listed(name)).take(limit).collect();
         // What was counted meanwhile is in the answer, so it counts for the order too.
         top.sort_by_key(|status| Reverse(by.count(&status.totals)));
         Ok(top)
@@ -289,11 +402,20 @@ fn validate_page(limit: usize) -> Result<usize> {
 }
 
 impl Core {
-    /// How a limit stands now.
-    fn status(&self, key: Box<str>) -> Option<Status> {
-        let hash = self.hash(&key);
-        let mut table = self.shards[shard_of(hash)].lock();
+    /// How a key or pattern in the map stands now. `None` for what is not there any more, or the same as if it were not.
+    fn listed(&self, name: &Name) -> Option<Status> {
+        if let Some(text) = name.0.strip_prefix(PATTERN_MARK) {
+            return self.status_of_pattern(text);
+        }
+        let hash = self.hash(&name.0);
+        let mut table = self.shard(hash);
         let now = self.clock.now();
-        table.get(hash, &key).map(|entry| entry.status_of(key.into(), now))
+        let version = self.version(now);
+        let entry = table.get(hash, &name.0)?;
+        if !is_configured(entry, now) && self.is_untouched(entry, now, version) {
+            return None;
+        }
+        let served = self.served(Some(entry), &name.0, Brought::AsItStands, now, version).ok()?;
+        Some(self.status_of(Some(entry), &name.0, &served, now))
     }
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::clock::{Millis, rfc3339};
+use crate::clock::{Micros, Reading, rfc3339};
 use crate::error::{Error, Kind, Result};
-use crate::limit::{Limit, format_period};
-use crate::store::record::{self, Event};
-use crate::store::{Access, DirectoryLock, ReadOnlyView, Recovered, Replay, recover};
-
+use crate::limit::{Limit, Mode, Window};
 use crate::limiter::recovery::replay::Replayed;
+use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK, Registry};
+use crate::store::record::{self, Born, Event, Intent, PatternTotals, Source, Spend};
+use crate::store::{Access, DirectoryLock, ReadOnlyView, Recovered, Replay, recover};
 
 /// Hands each record of snapshot and log to `each`, as a JSON object, in the order of the log.
 ///
@@ -37,8 +37,8 @@ fn look(dir: &Path, replay: &mut dyn Replay) -> Result<Recovered> {
     Ok(Recovered { torn, ..found })
 }
 
-/// Hands the events of one limit to `each`, as JSON objects. Events before the last compaction are not known any more:
-/// the snapshot has their sum.
+/// Hands the events of one key to `each`, as JSON objects; also of a key that lives by a pattern or request, and of a
+/// pattern by its text. Events before the last compaction are not known any more: the snapshot has their sum.
 ///
 /// # Errors
 /// As for opening the directory to look at it.
@@ -55,18 +55,74 @@ pub fn history(dir: &Path, key: &str, each: &mut dyn FnMut(&Value)) -> Result<()
 /// # Errors
 /// `corrupt` and `unsupported`, naming file and offset.
 pub fn verify(dir: &Path) -> Result<Recovered> {
-    look(dir, &mut Replayed::new())
+    look(dir, &mut Replayed::new(&Registry::new(0)))
 }
 
 struct Dumper<'a> {
+    /// Keys as the map has them.
     keys: HashMap<u64, String>,
     each: &'a mut dyn FnMut(&Value),
 }
 
+type Read = std::result::Result<(), String>;
+
 impl Dumper<'_> {
-    /// What all events of a limit have.
-    fn line(&self, event: &str, at: Option<Millis>, id: u64) -> Value {
-        json!({"event": event, "at": at.map(|at| rfc3339(at).to_string()), "id": id, "key": self.keys.get(&id)})
+    fn tell(&mut self, line: &Value) -> Read {
+        (self.each)(line);
+        Ok(())
+    }
+
+    /// What all events of a key have.
+    fn line(&self, event: &str, at: Option<Micros>, id: u64) -> Value {
+        let key = self.keys.get(&id).map(String::as_str);
+        with_key(json!({"event": event, "at": at.map(instant), "id": id}), key)
+    }
+
+    fn with_source(&self, line: Value, source: Source) -> Value {
+        match source {
+            // Of most limits.
+            Source::Exact => line,
+            Source::Request => with(line, "source", "request"),
+            Source::Overflow => with(line, "source", "overflow"),
+            Source::Pattern(id) => {
+                let pattern = self.keys.get(&id).map(|key| shown(key).0);
+                with(with(line, "source", "pattern"), "pattern", pattern)
+            }
+        }
+    }
+
+    fn born(&mut self, id: u64, at: Micros, born: &Born<'_>) -> Read {
+        self.keys.insert(id, born.key.to_owned());
+        let line = self.with_source(self.line("born", Some(at), id), born.source);
+        self.tell(&with_limit(line, &born.limit))
+    }
+
+    /// A spend, with the birth of its key and the changes of its values before it.
+    fn spent(&mut self, at: Micros, spend: &Spend<'_>, several: bool) -> Read {
+        if let Some(born) = &spend.born {
+            self.born(spend.id, at, born)?;
+        }
+        for made in &spend.moves {
+            let line = match made.source {
+                Source::Exact => with(self.line("moved", Some(made.at), spend.id), "source", "exact"),
+                other => self.with_source(self.line("moved", Some(made.at), spend.id), other),
+            };
+            let line = if made.lifts { with(line, "lifts", true) } else { line };
+            self.tell(&with_limit(line, &made.limit))?;
+        }
+        let line = with(self.line("spent", Some(at), spend.id), "cost", spend.cost);
+        let line = with_ends(if several { with(line, "check_all", true) } else { line }, &spend.ends);
+        self.tell(&line)
+    }
+
+    fn intended(&mut self, at: Micros, (group, last): (u64, bool), item: &Intent<'_>) -> Read {
+        let line = json!({"event": "intended", "at": instant(at), "group": group, "last": last});
+        let line = with_until(with_max_keys(with_key(line, Some(item.key)), item.max_keys), item.until);
+        let line = match &item.limit {
+            Some(limit) => with_limit(line, limit),
+            None => with(line, "removes", true),
+        };
+        self.tell(&line)
     }
 }
 
@@ -75,40 +131,94 @@ impl Replay for Dumper<'_> {
         (self.each)(&json!({"event": "snapshot", "number": number, "complete": complete, "limits": limits}));
     }
 
-    fn entry(&mut self, entry: record::Entry<'_>) -> std::result::Result<(), String> {
+    fn entry(&mut self, entry: record::Entry<'_>) -> Read {
         self.keys.insert(entry.id, entry.key.to_owned());
-        let [allowed, denied, allowed_cost, denied_cost] = entry.totals;
-        let line = json!({"event": "entry", "id": entry.id, "key": entry.key, "total_allowed": allowed,
-            "total_denied": denied, "total_allowed_cost": allowed_cost, "total_denied_cost": denied_cost});
-        let line = with_limit(line, &entry.limit);
-        (self.each)(&line);
-        Ok(())
+        let line = with_totals(with_key(json!({"event": "entry", "id": entry.id}), Some(entry.key)), &entry.totals);
+        let line = with_max_keys(self.with_source(line, entry.source), entry.max_keys);
+        let line = match &entry.overlay {
+            Some(overlay) => {
+                let over = with_until(with_limit(json!({}), &overlay.limit), Some(overlay.until));
+                with(line, "overlay", over)
+            }
+            None => line,
+        };
+        self.tell(&with_limit(line, &entry.limit))
     }
 
-    fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String> {
+    fn pattern_totals(&mut self, totals: PatternTotals) -> Read {
+        let key = self.keys.get(&totals.id).map(String::as_str);
+        let line = with_key(json!({"event": "pattern_totals", "id": totals.id, "shard": totals.shard}), key);
+        self.tell(&with_totals(line, &totals.totals))
+    }
+
+    fn event(&mut self, event: Event<'_>) -> Read {
         let line = match event {
-            Event::Created { id, at, limit, key, .. } => {
+            Event::Created { id, at, limit, max_keys, key, .. } => {
                 self.keys.insert(id, key.to_owned());
-                with_limit(self.line("created", Some(at), id), &limit)
+                with_max_keys(with_limit(self.line("created", Some(at), id), &limit), max_keys)
             }
-            Event::Reconfigured { id, at, limit } => with_limit(self.line("reconfigured", Some(at), id), &limit),
+            Event::Reconfigured { id, at, limit, max_keys, ends } => {
+                let line = with_limit(self.line("reconfigured", Some(at), id), &limit);
+                with_ends(with_max_keys(line, max_keys), &ends)
+            }
+            Event::Overlaid { id, at, limit, until, born, ends } => {
+                if let Some(born) = &born {
+                    self.born(id, at, born)?;
+                }
+                let line = with_until(with_limit(self.line("overlaid", Some(at), id), &limit), Some(until));
+                with_ends(line, &ends)
+            }
             Event::Removed { id, at } => self.line("removed", Some(at), id),
+            Event::Became { id, at, source, limit, ends } => {
+                let line = self.line("became", Some(at), id);
+                let line = match source {
+                    Source::Exact => with(line, "source", "exact"),
+                    other => self.with_source(line, other),
+                };
+                with_ends(with_limit(line, &limit), &ends)
+            }
             Event::Spent { id, cost, at } => with(self.line("spent", Some(at), id), "cost", cost),
             Event::SpentAll { at, items } => {
-                for (id, cost) in items {
+                return items.into_iter().try_for_each(|(id, cost)| {
                     let line = with(self.line("spent", Some(at), id), "cost", cost);
-                    (self.each)(&with(line, "check_all", true));
-                }
-                return Ok(());
+                    self.tell(&with(line, "check_all", true))
+                });
+            }
+            Event::SpentMore { at, items } => {
+                return items.iter().try_for_each(|spend| self.spent(at, spend, items.len() > 1));
             }
             Event::Denied { id, total, cost, last } => {
                 with(with(self.line("denied", last, id), "total_denied", total), "total_denied_cost", cost)
             }
             Event::Reset { id, at } => self.line("reset", Some(at), id),
             Event::Marker { snapshot, shard } => json!({"event": "marker", "snapshot": snapshot, "shard": shard}),
+            Event::Clock(Reading { at, wall, boot, boot_clock }) => json!({"event": "clock", "at": instant(at),
+                "wall": instant(wall), "boot": uuid(&boot), "boot_clock_us": boot_clock}),
+            Event::Intended { group, last, at, items } => {
+                return items.iter().try_for_each(|item| self.intended(at, (group, last), item));
+            }
+            Event::Done { group } => json!({"event": "done", "group": group}),
         };
-        (self.each)(&line);
-        Ok(())
+        self.tell(&line)
+    }
+}
+
+fn instant(at: Micros) -> String {
+    rfc3339(at).to_string()
+}
+
+/// `f81d4fae-7dec-11d0-a765-00a0c91e6bf6`
+fn uuid(bytes: &[u8; 16]) -> String {
+    let digits = format!("{:032x}", u128::from_be_bytes(*bytes));
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+}
+
+/// What users see of a key in the map, and what it is if it is none.
+fn shown(key: &str) -> (&str, Option<&'static str>) {
+    match (key.strip_prefix(PATTERN_MARK), key.strip_prefix(OVERFLOW_MARK)) {
+        (Some(text), _) => (text, Some("pattern")),
+        (None, Some(text)) => (text, Some("overflow")),
+        (None, None) => (key, None),
     }
 }
 
@@ -117,7 +227,58 @@ fn with(mut line: Value, name: &str, value: impl Into<Value>) -> Value {
     line
 }
 
+fn with_key(line: Value, key: Option<&str>) -> Value {
+    match key.map(shown) {
+        Some((text, Some(kind))) => with(with(line, "key", text), "kind", kind),
+        other => with(line, "key", other.map(|(text, _)| text)),
+    }
+}
+
+fn with_max_keys(line: Value, max_keys: Option<u64>) -> Value {
+    if max_keys.is_some() { with(line, "max_keys", max_keys) } else { line }
+}
+
+fn with_until(line: Value, until: Option<Micros>) -> Value {
+    if until.is_some() { with(line, "until", until.map(instant)) } else { line }
+}
+
+/// The ends of the calendar windows that open, in their order.
+fn with_ends(line: Value, ends: &[Micros]) -> Value {
+    match ends.is_empty() {
+        true => line,
+        false => with(line, "ends", ends.iter().map(|end| instant(*end)).collect::<Vec<_>>()),
+    }
+}
+
+fn with_totals(line: Value, [allowed, denied, allowed_cost, denied_cost]: &[u64; 4]) -> Value {
+    let line = with(with(line, "total_allowed", *allowed), "total_denied", *denied);
+    with(with(line, "total_allowed_cost", *allowed_cost), "total_denied_cost", *denied_cost)
+}
+
+fn with_window(line: Value, window: &Window) -> Value {
+    let line = with(with(line, "rate", window.rate()), "per", window.period().to_string());
+    let line = with(with(line, "algorithm", window.algorithm().name()), "capacity", window.capacity());
+    let line = match window.period().zone() {
+        Some(zone) => with(line, "tz", zone.name()),
+        None => line,
+    };
+    match window.period().anchor() {
+        Some(anchor) => with(line, "anchor", anchor),
+        None => line,
+    }
+}
+
 fn with_limit(line: Value, limit: &Limit) -> Value {
-    let line = with(with(line, "rate", limit.rate()), "per", format_period(limit.period_ms()));
-    with(with(line, "algorithm", limit.algorithm().name()), "capacity", limit.capacity())
+    let line = match limit.windows() {
+        [] => with(line, "unlimited", true),
+        [only] => with_window(line, only),
+        several => {
+            let windows = several.iter().map(|window| with_window(json!({}), window));
+            with(line, "windows", windows.collect::<Vec<_>>())
+        }
+    };
+    match limit.mode() {
+        Mode::Shadow => with(line, "mode", Mode::Shadow.name()),
+        Mode::Enforce => line,
+    }
 }

@@ -9,14 +9,17 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::inspect::verify;
-use crate::clock::Clock;
+use crate::clock::{Clock, rfc3339};
 use crate::error::{Error, Kind, Result};
+use crate::limit::Live;
+use crate::limiter::answers::Totals;
 use crate::limiter::core::shard_of;
-use crate::limiter::entry::Entry;
-use crate::limiter::recovery::replay::Replayed;
+use crate::limiter::entry::{Held, Shares, Source};
+use crate::limiter::recovery::replay::{Found, Replayed};
+use crate::limiter::registry::Registry;
 use crate::store::{
-    Access, Damage, DirectoryLock, Disk, Lost, Opening, Policy, Recovered, RepairRead, SystemDisk, read_for_repair,
-    record,
+    Access, Damage, DirectoryLock, Disk, Lost, Opening, Policy, Recovered, RepairRead, Rewind, SystemDisk,
+    read_for_repair, record,
 };
 
 /// What a repair has taken over, and what it could not.
@@ -28,6 +31,7 @@ pub struct Repair {
     damages: Vec<Damage>,
     lost: Lost,
     lost_limits: u64,
+    rewound: Option<Rewind>,
 }
 
 /// Writes what can be recovered of the data directory `dir` into `to`, which must be empty or not exist.
@@ -36,20 +40,49 @@ pub struct Repair {
 /// `invalid_argument` when `to` is not empty or lies within `dir`; `corrupt` when nothing can be recovered; `locked`,
 /// `unsupported`, `io`.
 pub fn repair(dir: &Path, to: &Path) -> Result<Repair> {
+    copy(dir, to, &Clock::system(), false)
+}
+
+/// As [`repair`], for a log that is ahead of the system clock: takes one offset off every instant, so that the last one
+/// is the system clock's. Calendar windows keep their counts and end where today's period does.
+///
+/// # Errors
+/// As [`repair`]; `invalid_argument` when the log is not ahead of the system clock.
+pub fn rewind(dir: &Path, to: &Path) -> Result<Repair> {
+    rewind_to(dir, to, &Clock::system())
+}
+
+/// As [`rewind`], to what this clock says.
+#[doc(hidden)]
+pub fn rewind_to(dir: &Path, to: &Path, clock: &Clock) -> Result<Repair> {
+    copy(dir, to, clock, true)
+}
+
+fn copy(dir: &Path, to: &Path, clock: &Clock, rewinds: bool) -> Result<Repair> {
     let _lock = DirectoryLock::acquire(dir, Access::Read)?;
     validate_destination(dir, to)?;
-    let fresh = |lenient| if lenient { Replayed::lenient() } else { Replayed::new() };
+    let registry = Registry::new(0);
+    let fresh = |lenient| if lenient { Replayed::lenient(&registry) } else { Replayed::new(&registry) };
     let (replayed, read) = read_for_repair(dir, &SystemDisk, fresh)?;
-    let entries = replayed.map(latest_of_each_key).unwrap_or_default();
-    if entries.is_empty() {
+    let Some(keys) = replayed.map(Replayed::finish).filter(|keys| !keys.entries.is_empty()) else {
         return Err(nothing(dir, &read));
-    }
-    write(to, &entries, &read.found)?;
+    };
+    let rewound = match rewinds {
+        true => Some(Rewind::of(&read.found, clock).ok_or_else(|| not_ahead(dir))?),
+        false => None,
+    };
+    let limits = write(to, keys, &read.found, clock, rewound)?;
     // What was written must be a whole data directory, or this was no repair.
     verify(to)?;
-    let limits = entries.len() as u64;
     let RepairRead { found, damages, lost, lost_limits } = read;
-    Ok(Repair { to: to.to_owned(), limits, found, damages, lost, lost_limits })
+    Ok(Repair { to: to.to_owned(), limits, found, damages, lost, lost_limits, rewound })
+}
+
+fn not_ahead(dir: &Path) -> Error {
+    Error::invalid(format!(
+        "--rewind-clock is for a log that is ahead of the system clock, and that in {} is not",
+        dir.display()
+    ))
 }
 
 fn validate_destination(dir: &Path, to: &Path) -> Result<()> {
@@ -74,17 +107,20 @@ fn validate_destination(dir: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// The limits. Where records are missing a key may stand there twice: the later limit counts.
-fn latest_of_each_key(replayed: Replayed) -> Vec<Entry> {
-    let mut latest: HashMap<Box<str>, Box<Entry>> = HashMap::new();
-    for entry in replayed.remains() {
+/// Patterns first, then keys. A key may have several entries: it came, went and came again, or records are missing. The
+/// latest one counts.
+fn latest_of_each_key(entries: Vec<Held>) -> Vec<Held> {
+    let mut latest: HashMap<Box<str>, Held> = HashMap::new();
+    for entry in entries {
         match latest.get_mut(&entry.key) {
             Some(other) if other.id() > entry.id() => {}
             Some(other) => *other = entry,
             None => drop(latest.insert(entry.key.clone(), entry)),
         }
     }
-    latest.into_values().map(|entry| *entry).collect()
+    let mut entries: Vec<Held> = latest.into_values().collect();
+    entries.sort_unstable_by_key(|entry| (entry.pattern_text().is_none(), entry.id()));
+    entries
 }
 
 fn nothing(dir: &Path, read: &RepairRead) -> Error {
@@ -101,26 +137,51 @@ fn nothing(dir: &Path, read: &RepairRead) -> Error {
     }
 }
 
-/// Writes a new data directory: a snapshot of these limits and an empty segment.
-fn write(to: &Path, entries: &[Entry], found: &Recovered) -> Result<()> {
+/// Writes a new data directory: a snapshot of these keys and an empty segment. Returns how many there are.
+fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Option<Rewind>) -> Result<u64> {
     let lock = DirectoryLock::acquire(to, Access::Create)?;
-    let clock = Clock::system();
-    clock.raise(found.last_instant);
-    let begin = Recovered {
-        highest_number: found.highest_number,
-        next_sequence: found.next_sequence,
-        last_instant: found.last_instant,
-        ..Recovered::default()
+    let clock = clock.restarted();
+    let begin = match &rewound {
+        Some(rewind) => rewind.found(found),
+        None => Recovered {
+            highest_number: found.highest_number,
+            next_sequence: found.next_sequence,
+            last_instant: found.last_instant,
+            clock: found.clock,
+            ..Recovered::default()
+        },
     };
+    begin.resume(&clock);
     let hasher = std::hash::RandomState::new();
     let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
-    let mut opening = Opening::begin(to, &disk, lock, begin, clock.now(), Policy::default())?;
+    let mut opening = Opening::begin(to, &disk, lock, begin, &clock, Policy::default())?;
+    let entries = latest_of_each_key(keys.entries);
+    let mut slots = vec![None; keys.shares.slots()];
+    for (entry, id) in entries.iter().zip(1..) {
+        let Some(text) = entry.pattern_text() else { break };
+        for (slot, totals) in keys.shares.of(entry.id(), text) {
+            slots[slot as usize] = Some(id);
+            let Totals { allowed, denied, allowed_cost, denied_cost } = totals;
+            let totals = [allowed, denied, allowed_cost, denied_cost];
+            opening.pattern_totals(&record::PatternTotals { id, shard: 0, totals })?;
+        }
+    }
+    let mut ends = Live::default();
     for (entry, id) in entries.iter().zip(1..) {
         let shard = shard_of(hasher.hash_one(&entry.key));
-        opening.entry(&record::Entry { id, shard: shard as u8, ..entry.to_record() })?;
+        let mut record = record::Entry { id, shard: shard as u8, ..entry.to_record(&Shares::default()) };
+        if let Source::Pattern(slot) = entry.source() {
+            // Of a pattern that is lost its keys are kept as if requests had brought their values.
+            record.source = slots[slot as usize].map_or(record::Source::Request, record::Source::Pattern);
+        }
+        if let Some(rewind) = &rewound {
+            rewind.entry(&mut record, &mut ends);
+        }
+        opening.entry(&record)?;
     }
     let store = opening.finish()?;
-    store.log().stop()
+    store.log().stop()?;
+    Ok(entries.len() as u64)
 }
 
 impl Repair {
@@ -128,7 +189,7 @@ impl Repair {
     pub fn to_json(&self) -> Value {
         let damage = |damage: &Damage| json!({"file": damage.file.display().to_string(), "offset": damage.offset, "what": damage.what});
         let found = &self.found;
-        json!({
+        let mut told = json!({
             "ok": true,
             "to": self.to.display().to_string(),
             "kept": {"limits": self.limits, "snapshot": found.snapshot, "frames": found.frames,
@@ -136,7 +197,11 @@ impl Repair {
             "damaged": self.damages.iter().map(damage).collect::<Vec<_>>(),
             "lost": {"limits": self.lost_limits, "bytes": self.lost.bytes, "frames": self.lost.frames,
                 "events": self.lost.events, "last_sequence": self.lost.last_sequence},
-        })
+        });
+        if let Some(rewind) = &self.rewound {
+            told["rewound"] = json!({"from": rfc3339(rewind.from).to_string(), "to": rfc3339(rewind.to).to_string()});
+        }
+        told
     }
 
     /// In words, line by line.
@@ -162,6 +227,9 @@ impl Repair {
                 count(lost.frames, "frame"),
                 count(lost.events, "event")
             ));
+        }
+        if let Some(Rewind { from, to }) = self.rewound {
+            lines.push(format!("rewound: from {} to {}", rfc3339(from), rfc3339(to)));
         }
         if self.damages.is_empty() {
             lines.push("lost: nothing".to_owned());

@@ -1,36 +1,41 @@
-//! The end of recovery: from limits in the order of their records to the sharded map, while the new snapshot, where one
+//! The end of recovery: from keys in the order of their records to the sharded map, while the new snapshot, where one
 //! is needed, goes to the disk.
 //!
-//! Two steps, each with a thread of its own for the snapshot: the limits are encoded while their keys are hashed, and
-//! then the disk syncs what was written while the tables are filled.
+//! Two steps, each with a thread of its own for the snapshot: the keys are encoded while they are hashed, and then the
+//! disk syncs what was written while the tables are filled.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::thread;
 
+use super::replay::Found;
+use super::settle::{Settled, settle};
 use crate::bounds::SHARDS;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::core::shard_of;
-use crate::limiter::entry::{Held, Table};
-use crate::store::{Opening, Store};
+use crate::limiter::core::{Core, Shard, shard_of};
+use crate::limiter::entry::{Shares, Table};
+use crate::store::Opening;
 
-/// Builds the tables, and ends the opening of the store if there is one. With `renumber` the limits get the ids 1, 2, 3
-/// … in their order, in the snapshot as in memory.
-pub fn build(
-    dir: &Path,
-    hasher: &RandomState,
-    entries: Vec<Held>,
-    renumber: bool,
-    mut opening: Option<Opening>,
-) -> Result<(Option<Store>, Vec<Table>)> {
+/// Builds the map, and ends the opening of the store if there is one. With `renumber` keys get the ids 1, 2, 3 … in
+/// their order, in the snapshot as in memory. `core` has an empty map, no patterns and no store before.
+pub fn build(core: &mut Core, found: Found, renumber: bool, mut opening: Option<Opening>) -> Result<()> {
+    let highest_id = found.highest_id;
+    let settled = settle(core, found, renumber);
+    let next_id = if renumber { settled.entries.len() as u64 } else { highest_id } + 1;
     let snapshot = opening.as_ref().is_some_and(Opening::wants_snapshot);
-    let hash = || entries.iter().map(|entry| hasher.hash_one(&entry.key)).collect();
-    let hashes: Vec<u64> = beside(opening.as_mut().filter(|_| snapshot), |opening| write(opening, &entries), hash)?;
-    let fill = || fill(dir, hasher, entries, &hashes, renumber);
+    let hasher = &core.hasher;
+    let hash = || settled.entries.iter().map(|entry| hasher.hash_one(&entry.key)).collect();
+    let hashes: Vec<u64> = beside(opening.as_mut().filter(|_| snapshot), |opening| write(opening, &settled), hash)?;
+    let fill = || fill(&core.dir, hasher, settled, &hashes, renumber);
     let tables = beside(opening.as_mut().filter(|_| snapshot), |opening| opening.seal(), fill)??;
     // Nothing of the old files was touched until here: had the tables found fault with them, they would be as they
     // were.
-    Ok((opening.map(Opening::finish).transpose()?, tables))
+    core.store = opening.map(Opening::finish).transpose()?;
+    core.shards = tables.into_iter().map(|table| Shard(Mutex::new(table))).collect();
+    core.next_id = AtomicU64::new(next_id);
+    Ok(())
 }
 
 /// Does `own`, and meanwhile `other` in a thread if there is something for it.
@@ -47,15 +52,20 @@ fn beside<I: Send, T>(
     })
 }
 
-fn write(opening: &mut Opening, entries: &[Held]) -> Result<()> {
-    entries.iter().zip(1..).try_for_each(|(entry, id)| {
-        let mut record = entry.to_record();
-        record.id = id;
-        opening.entry(&record)
-    })
+fn write(opening: &mut Opening, Settled { entries, patterns }: &Settled) -> Result<()> {
+    // Entries name their pattern by its slot.
+    let mut shares = Shares::default();
+    for (pattern, totals) in patterns {
+        let share = shares.of(pattern);
+        share.totals = *totals;
+        // Which shard has what was counted in all of them makes no difference.
+        share.to_record(0).map_or(Ok(()), |totals| opening.pattern_totals(&totals))?;
+    }
+    entries.iter().try_for_each(|entry| opening.entry(&entry.to_record(&shares)))
 }
 
-fn fill(dir: &Path, hasher: &RandomState, entries: Vec<Held>, hashes: &[u64], renumber: bool) -> Result<Vec<Table>> {
+fn fill(dir: &Path, hasher: &RandomState, settled: Settled, hashes: &[u64], renumber: bool) -> Result<Vec<Table>> {
+    let Settled { entries, patterns } = settled;
     let rehash = |key: &str| hasher.hash_one(key);
     let mut counts = [0; SHARDS];
     hashes.iter().for_each(|hash| counts[shard_of(*hash)] += 1);
@@ -63,18 +73,25 @@ fn fill(dir: &Path, hasher: &RandomState, entries: Vec<Held>, hashes: &[u64], re
     for (table, count) in tables.iter_mut().zip(counts) {
         table.reserve(count, rehash);
     }
-    for ((mut entry, hash), id) in entries.into_iter().zip(hashes).zip(1..) {
+    for ((pattern, totals), hash) in patterns.iter().zip(hashes) {
+        tables[shard_of(*hash)].counts.shares.of(pattern).totals = *totals;
+    }
+    for (mut entry, hash) in entries.into_iter().zip(hashes) {
         let shard = shard_of(*hash);
-        if tables[shard].get(*hash, &entry.key).is_some() {
+        let table = &mut tables[shard];
+        if table.get(*hash, &entry.key).is_some() {
             return Err(Error::new(
                 Kind::Corrupt,
                 format!("{} holds the key `{}` twice; nothing was changed", dir.display(), entry.key),
             ));
         }
         if renumber {
-            entry.renumber(id, shard as u8);
+            entry.renumber(entry.id(), shard as u8);
         }
-        tables[shard].insert(*hash, entry, rehash);
+        if let Some(slot) = entry.share_slot() {
+            table.counts.shares.of(&patterns[slot as usize].0);
+        }
+        table.insert(*hash, entry, rehash);
     }
     Ok(tables)
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::store::Completion;
 
 #[derive(Debug)]
-struct Nobody;
+pub struct Nobody;
 
 impl Completion for Nobody {
     fn complete(&self, _: u64, _: bool) {}
@@ -17,7 +17,7 @@ fn no_completion() -> Arc<dyn Completion> {
 }
 
 fn open(dir: &Path, keys: &[String]) -> Limiter {
-    let limiter = Limiter::open(dir, Options { sync: SyncMode::Batch, ..options(&Clock::manual(START)) }).unwrap();
+    let limiter = Limiter::open(dir, Options { sync: SyncMode::Relaxed, ..options(&Clock::manual(START)) }).unwrap();
     for key in keys {
         limiter.configure(key, limit(5, Algorithm::FixedWindowCounter)).unwrap();
     }
@@ -38,8 +38,8 @@ fn many_checks_are_refused_with_nothing_spent_whichever_shard_is_held() {
     let limiter = open(dir.path(), &keys);
     let completion = no_completion();
     // One key stands twice, one is unknown, and one is no key at all.
-    let mut items: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 2)).collect();
-    items.extend([("key-3", 1), ("unknown", 1), ("", 1)]);
+    let mut items: Vec<Item<'_>> = keys.iter().map(|key| Item::new(key).with_cost(2)).collect();
+    items.extend(["key-3", "unknown", ""].map(Item::from));
     let before = all(&limiter);
     for key in &keys {
         let held = limiter.core.shards[shard_of(limiter.core.hash(key))].lock();
@@ -55,7 +55,7 @@ fn many_checks_are_refused_with_nothing_spent_whichever_shard_is_held() {
     let results = limiter.check_many_for(&items, Some(&non_blocking)).unwrap();
     assert!(!non_blocking.would_block());
     let left: Vec<_> = results.iter().flatten().map(|decision| decision.remaining).collect();
-    assert_eq!(left, [vec![3; 20], vec![2]].concat());
+    assert_eq!(left, [vec![Some(3); 20], vec![Some(2)]].concat());
     let errors: Vec<_> = results[21..].iter().map(|result| result.as_ref().unwrap_err().kind()).collect();
     assert_eq!(errors, [Kind::LimitNotConfigured, Kind::InvalidArgument]);
     limiter.flush().unwrap();
@@ -72,7 +72,7 @@ proptest! {
     ) {
         let keys: Vec<String> = (0..7).map(|key| format!("key-{key}")).collect();
         let named = |key: usize| ["", "unknown"].get(key).copied().unwrap_or_else(|| &keys[key - 2]);
-        let items: Vec<(&str, u64)> = items.into_iter().map(|(key, cost)| (named(key), cost)).collect();
+        let items: Vec<Item<'_>> = items.into_iter().map(|(key, cost)| Item::new(named(key)).with_cost(cost)).collect();
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [waits, does_not] = dirs.each_ref().map(|dir| open(dir.path(), &keys));
         let completion = no_completion();

@@ -197,7 +197,7 @@ proptest! {
         // Nothing is synced by itself, so that what comes behind the flush is confirmed to nobody.
         let never = Duration::from_secs(3600);
         let policy = Policy { flush_every_events: 1_000_000, flush_every: never, ..Policy::default() };
-        let limiter = Limiter::open(&dir, Options { sync: SyncMode::Batch, policy, ..options(&clock) }).unwrap();
+        let limiter = Limiter::open(&dir, Options { sync: SyncMode::Relaxed, policy, ..options(&clock) }).unwrap();
         limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
         for _ in 0..confirmed {
             limiter.check("k", 1).unwrap();
@@ -309,7 +309,7 @@ fn a_repair_saves_everything_before_the_damage() {
 /// A directory with a snapshot of many limits in several frames, and a log behind it.
 fn with_snapshot(dir: &Path, clock: &Clock) -> Vec<Status> {
     const LIMITS: u64 = 6000;
-    let limiter = Limiter::open(dir, Options { sync: SyncMode::Batch, ..options(clock) }).unwrap();
+    let limiter = Limiter::open(dir, Options { sync: SyncMode::Relaxed, ..options(clock) }).unwrap();
     thread::scope(|scope| {
         for worker in 0..32 {
             let limiter = &limiter;
@@ -404,7 +404,7 @@ fn a_repair_prefers_what_is_left_of_a_snapshot_to_an_older_state_with_a_gap() {
     let (dir, old) = (parent.path().join("data"), parent.path().join("old"));
     let clock = Clock::manual(START);
     let policy = Policy { segment_bytes: 4096, ..Policy::default() };
-    let limiter = Limiter::open(&dir, Options { policy, sync: SyncMode::Batch, ..options(&clock) }).unwrap();
+    let limiter = Limiter::open(&dir, Options { policy, sync: SyncMode::Relaxed, ..options(&clock) }).unwrap();
     let keys: Vec<String> = (0..3000).map(|index| format!("key-{index:04}")).collect();
     thread::scope(|scope| {
         for keys in keys.chunks(100) {

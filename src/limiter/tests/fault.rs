@@ -295,6 +295,79 @@ fn a_failed_fsync_is_final() {
     assert_eq!(limiter.close().unwrap_err().kind(), Kind::LogFailed);
 }
 
+/// What was not written is answered with an error in every mode that waits, and so are changes of limits in all.
+#[test]
+fn a_failed_write_refuses_those_that_wait_for_it() {
+    type Act = fn(&Limiter) -> Result<()>;
+    let changes: [Act; 4] = [
+        |limiter| limiter.configure("other", limit(1, Algorithm::FixedWindowCounter)).map(drop),
+        |limiter| limiter.configure("k", limit(2, Algorithm::FixedWindowCounter)).map(drop),
+        |limiter| limiter.reset("k"),
+        |limiter| limiter.remove("k"),
+    ];
+    let checks: [Act; 3] = [
+        |limiter| limiter.check("k", 1).map(drop),
+        |limiter| limiter.check_all(&[("k", 1)]).map(drop),
+        |limiter| limiter.check_many(&[("k", 1)]).map(drop),
+    ];
+    for sync in SyncMode::ALL {
+        let checks = if sync == SyncMode::Relaxed { &[][..] } else { &checks };
+        for act in changes.iter().chain(checks) {
+            let dir = tempfile::tempdir().unwrap();
+            let clock = Clock::manual(START);
+            let disk = FaultyDisk::new(i64::MAX, EIO, true);
+            let limiter = Limiter::open(dir.path(), Options { sync, disk: disk.clone(), ..options(&clock) }).unwrap();
+            limiter.configure("k", limit(10, Algorithm::FixedWindowCounter)).unwrap();
+            limiter.flush().unwrap();
+            disk.left.store(0, Ordering::SeqCst);
+            assert_eq!(act(&limiter).unwrap_err().kind(), Kind::LogFailed, "{}", sync.name());
+            let (health, reason) = limiter.health();
+            assert_eq!(health, Health::Failed);
+            assert!(reason.unwrap().contains("cannot write the log"));
+            // The next write would succeed; nothing is tried again.
+            assert_eq!(act(&limiter).unwrap_err().kind(), Kind::LogFailed, "{}", sync.name());
+            assert_eq!(limiter.close().unwrap_err().kind(), Kind::LogFailed);
+            assert_eq!(recovered(dir.path(), &clock).unwrap()[0].totals.allowed, 0);
+        }
+    }
+}
+
+/// While the disk does not sync, batch and relaxed answer; a flush does not.
+#[test]
+fn only_a_flush_waits_for_the_sync_in_batch() {
+    let never = Duration::from_secs(3600);
+    let policy = Policy { flush_every_events: 1_000_000, flush_every: never, ..Policy::default() };
+    for sync in [SyncMode::Batch, SyncMode::Relaxed] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultyDisk::new(i64::MAX, EIO, true);
+        let options = Options { sync, policy: policy.clone(), disk: disk.clone(), ..options(&Clock::manual(START)) };
+        let limiter = Limiter::open(dir.path(), options).unwrap();
+        let stall = disk.stall.lock().unwrap();
+        assert!(limiter.configure("k", limit(1000, Algorithm::FixedWindowCounter)).unwrap());
+        assert!(!limiter.configure("k", limit(1000, Algorithm::FixedWindowCounter)).unwrap());
+        for _ in 0..200 {
+            assert!(limiter.check("k", 1).unwrap().allowed);
+            assert!(limiter.check_all(&[("k", 1)]).unwrap().allowed);
+            assert!(limiter.check_many(&[("k", 1)]).unwrap()[0].as_ref().unwrap().allowed);
+        }
+        limiter.reset("k").unwrap();
+        let flushed = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                limiter.flush().unwrap();
+                flushed.store(true, Ordering::SeqCst);
+            });
+            // The log thread is at the stalled sync by then, or about to be.
+            while limiter.core.log().unwrap().queued_bytes() > 0 {
+                thread::yield_now();
+            }
+            assert!(!flushed.load(Ordering::SeqCst) && limiter.report().syncs() == 0);
+            drop(stall);
+        });
+        assert!(flushed.load(Ordering::SeqCst) && limiter.report().syncs() == 1);
+    }
+}
+
 #[test]
 fn a_full_disk_is_refused_before_anything_changes_and_service_resumes() {
     let dir = tempfile::tempdir().unwrap();
@@ -389,11 +462,11 @@ fn a_configuration_that_was_given_up_is_waited_for_once_more_and_not_for_ever() 
 fn a_panic_of_the_log_thread_is_as_final_as_a_failed_write() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::new(i64::MAX, PANICS, true);
-    let options = Options { disk: disk.clone(), sync: SyncMode::Batch, ..options(&Clock::manual(START)) };
+    let options = Options { disk: disk.clone(), sync: SyncMode::Relaxed, ..options(&Clock::manual(START)) };
     let limiter = Limiter::open(dir.path(), options).unwrap();
     limiter.configure("k", limit(1_000_000_000, Algorithm::FixedWindowCounter)).unwrap();
     disk.left.store(0, Ordering::SeqCst);
-    // In batch nobody waits for the log: it must be told of otherwise.
+    // In relaxed no check waits for the log: it must be told of otherwise.
     let deadline = Instant::now() + Duration::from_secs(60);
     let error = loop {
         match limiter.check("k", 1) {

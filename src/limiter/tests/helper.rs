@@ -12,7 +12,7 @@ fn open(dir: &Path, clock: &Clock, panic: Box<dyn Any + Send>) -> Limiter {
     let disk = FaultyDisk::new(i64::MAX, 5, true);
     disk.compaction_panics.lock().unwrap().push(panic);
     let policy = Policy { compact_after: MIN_COMPACT_AFTER_BYTES, segment_bytes: 10_000, ..Policy::default() };
-    let limiter = Limiter::open(dir, Options { sync: SyncMode::Batch, policy, disk, ..options(clock) }).unwrap();
+    let limiter = Limiter::open(dir, Options { sync: SyncMode::Relaxed, policy, disk, ..options(clock) }).unwrap();
     limiter.configure("k", limit(1_000_000_000, Algorithm::FixedWindowCounter)).unwrap();
     limiter
 }

@@ -8,10 +8,12 @@ mod fault;
 mod helper;
 mod list;
 mod state;
+mod which;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::core::shard_of;
 use super::recovery::replay::Replayed;
@@ -21,7 +23,7 @@ use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
 use crate::store::{self, Disk, Health, Policy, SystemDisk};
 
-pub const START: u64 = 1_800_000_000_000;
+pub const START: u64 = 1_800_000_000_000_000;
 
 pub fn options(clock: &Clock) -> Options {
     Options { clock: clock.clone(), ..Options::default() }

@@ -72,8 +72,8 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
         let reply = routes::answer(context.sources(), &ask(&exchange));
         return answer(context, exchange, measure, reply);
     }
-    // In batch mode no reply waits for the disk.
-    let slot = (context.limiter.sync() == SyncMode::Always).then(|| context.pending.reserve());
+    // In relaxed mode no reply waits for the log.
+    let slot = (context.limiter.sync() != SyncMode::Relaxed).then(|| context.pending.reserve());
     let non_blocking = NonBlocking::new(&context.completion, slot.as_ref().map_or(0, |slot| slot.number()));
     let reply = routes::answer(Sources { non_blocking: Some(&non_blocking), ..context.sources() }, &ask(&exchange));
     if non_blocking.would_block() {
@@ -100,7 +100,7 @@ fn answer_at_once(context: &Context, exchange: Exchange, measure: Measure<'_>, r
     }
     let waiting = Waiting { exchange, reply, measure: measure.suspend() };
     let ready = context.pending.follow(waiting);
-    ready.map_or(Handled::Done, |waiting| complete(context, waiting, Outcome::Durable))
+    ready.map_or(Handled::Done, |waiting| complete(context, waiting, Outcome::Done))
 }
 
 /// Sends what there is of a reply.
@@ -112,11 +112,11 @@ pub fn send(sending: Sending) -> Handled {
     }
 }
 
-/// Sends a reply that waited for the disk.
+/// Sends a reply that waited for the log.
 pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handled {
     let Waiting { exchange, reply, measure } = waiting;
     let reply = match outcome {
-        Outcome::Durable => reply,
+        Outcome::Done => reply,
         Outcome::Failed => Reply::error(&context.limiter.failure()),
         Outcome::Late => Reply::error(&store::overloaded()),
     };

@@ -1,4 +1,4 @@
-//! Replies that wait for the disk, with no thread that waits along.
+//! Replies that wait for the log, with no thread that waits along.
 //!
 //! Owns: what is answered when the log thread says so. A slot is reserved before a check is made
 //! ([`Pending::reserve`]), its number is given to the log with the check's record, and then the slot is filled with
@@ -27,7 +27,8 @@ use crate::store::Completion;
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    Durable,
+    /// The record is written or durable, as the mode has it.
+    Done,
     /// The log says why.
     Failed,
     /// The disk did not answer in time; the record may still come to be on it.
@@ -204,7 +205,7 @@ impl<W> Pending<W> {
         if slots.slots.is_empty() {
             return Some(waiting);
         }
-        slots.push(Slot::Ready(Outcome::Durable, Box::new(waiting)));
+        slots.push(Slot::Ready(Outcome::Done, Box::new(waiting)));
         None
     }
 
@@ -259,8 +260,8 @@ impl<W> Pending<W> {
 }
 
 impl<W: Send> Completion for Pending<W> {
-    fn complete(&self, number: u64, durable: bool) {
-        let outcome = if durable { Outcome::Durable } else { Outcome::Failed };
+    fn complete(&self, number: u64, done: bool) {
+        let outcome = if done { Outcome::Done } else { Outcome::Failed };
         let _ = self.completions.send((number, outcome));
         (self.on_completed)();
     }
@@ -286,7 +287,7 @@ mod tests {
         pending.complete(0, true);
         pending.complete(0, false);
         assert!(pending.has_completions() && pending.next().is_none());
-        assert_eq!(zero.fill(10), Some((10, Outcome::Durable)));
+        assert_eq!(zero.fill(10), Some((10, Outcome::Done)));
         assert_eq!(pending.lock().first, 2, "slots that are free at the front are gone");
         assert!(two.fill(12).is_none());
         pending.complete(9, true);
@@ -352,7 +353,7 @@ mod tests {
                 }
                 Step::Deny => {
                     drop(pending.reserve());
-                    sent.extend(pending.follow(made).map(|reply| (reply, Outcome::Durable)));
+                    sent.extend(pending.follow(made).map(|reply| (reply, Outcome::Done)));
                     made += 1;
                 }
                 Step::Complete(nth, durable) if nth < waiting.len() => pending.complete(waiting.remove(nth), durable),

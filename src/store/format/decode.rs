@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::record::{
-    Born, Entry, Event, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source, Spend,
-    UNITS, UNLIMITED, tag,
+    Born, Entry, Event, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source,
+    Spend, UNITS, UNLIMITED, tag,
 };
 use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_RESTING, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
@@ -95,6 +95,13 @@ impl<'a> Decoder<'a> {
                 boot: self.uuid()?,
                 boot_clock: self.moment()?,
             }),
+            tag::INTENDED => Event::Intended {
+                group: self.number()?,
+                last: self.flag()?,
+                at: self.instant()?,
+                items: self.list(u64::MAX, 4, Self::intent)?,
+            },
+            tag::DONE => Event::Done { group: self.number()? },
             tag::ENTRY => return Ok(Record::Entry(Box::new(self.entry()?))),
             tag::PATTERN_TOTALS => {
                 let (id, shard, totals) = (self.id()?, self.byte()?, self.totals()?);
@@ -130,6 +137,34 @@ impl<'a> Decoder<'a> {
             times: [self.time()?, self.time()?, self.time()?],
             key: self.key()?,
         })
+    }
+
+    fn ceiling(&mut self) -> Read<CeilingParts> {
+        Ok(CeilingParts {
+            most: self.number()?,
+            edge: self.number()?,
+            speed: (self.number()?, self.moment()?),
+            whole: self.number()?,
+            part: self.number()?,
+            at: self.moment()?,
+        })
+    }
+
+    fn intent(&mut self) -> Read<Intent<'a>> {
+        Ok(Intent {
+            limit: self.maybe(Self::limit)?,
+            max_keys: self.maybe(Self::number)?,
+            until: self.maybe(Self::moment)?,
+            key: self.key()?,
+        })
+    }
+
+    fn flag(&mut self) -> Read<bool> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err("an unknown flag"),
+        }
     }
 
     fn byte(&mut self) -> Read<u8> {
@@ -327,29 +362,13 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    fn ceiling(&mut self) -> Read<CeilingParts> {
-        Ok(CeilingParts {
-            most: self.number()?,
-            edge: self.number()?,
-            speed: (self.number()?, self.moment()?),
-            whole: self.number()?,
-            part: self.number()?,
-            at: self.moment()?,
-        })
-    }
-
     fn born(&mut self) -> Read<Born<'a>> {
         Ok(Born { shard: self.byte()?, source: self.source()?, limit: self.limit()?, key: self.key()? })
     }
 
     fn made(&mut self) -> Read<Move> {
         let (at, source) = (self.moment()?, self.source()?);
-        let lifts = match self.byte()? {
-            0 => false,
-            1 => true,
-            _ => return Err("an unknown flag of a move"),
-        };
-        Ok(Move { at, source, lifts, limit: self.limit()? })
+        Ok(Move { at, source, lifts: self.flag()?, limit: self.limit()? })
     }
 
     fn spend(&mut self) -> Read<Spend<'a>> {

@@ -1,6 +1,6 @@
 //! Encoding of records, by the tables of `record.rs`.
 
-use super::record::{Born, Entry, Event, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED, tag};
+use super::record::{Born, Entry, Event, Intent, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED, tag};
 use crate::clock::{Micros, Reading};
 use crate::limit::{CeilingParts, Limit, Mode, Period, StateParts, Window};
 
@@ -81,6 +81,13 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Micros) {
             sink.put(boot);
             number(sink, *boot_clock);
         }
+        Event::Intended { group, last, at, items } => {
+            put(sink, tag::INTENDED, [*group]);
+            sink.put(&[u8::from(*last)]);
+            numbers(sink, [since(at), items.len() as u64]);
+            items.iter().for_each(|intent| put_intent(sink, intent));
+        }
+        Event::Done { group } => put(sink, tag::DONE, [*group]),
     }
 }
 
@@ -102,8 +109,8 @@ pub fn encode_entry(sink: &mut impl Sink, entry: &Entry<'_>) {
         put_state(sink, state);
     }
     put_maybe(sink, entry.parts.ceiling.as_ref(), |sink, ceiling| {
-        let CeilingParts { most, edge, speed: (rate, period), whole, part, at } = *ceiling;
-        numbers(sink, [most, edge, rate, period, whole, part, at]);
+        let CeilingParts { most, edge, speed: (units, per), whole, part, at } = *ceiling;
+        numbers(sink, [most, edge, units, per, whole, part, at]);
     });
     number(sink, time(entry.configured));
     numbers(sink, entry.totals);
@@ -220,6 +227,13 @@ fn put_born(sink: &mut impl Sink, born: &Born<'_>) {
     number(sink, source_number(born.source));
     put_limit(sink, &born.limit);
     put_text(sink, born.key);
+}
+
+fn put_intent(sink: &mut impl Sink, intent: &Intent<'_>) {
+    put_maybe(sink, intent.limit.as_ref(), |sink, limit| put_limit(sink, limit));
+    put_maybe(sink, intent.max_keys.as_ref(), |sink, most| number(sink, *most));
+    put_maybe(sink, intent.until.as_ref(), |sink, until| number(sink, *until));
+    put_text(sink, intent.key);
 }
 
 fn put_spend(sink: &mut impl Sink, spend: &Spend<'_>) {

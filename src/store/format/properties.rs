@@ -81,6 +81,12 @@ fn spends() -> impl Strategy<Value = Spend<'static>> {
         .prop_map(|(id, cost, born, moves, ends)| Spend { id, cost, born, moves, ends })
 }
 
+fn intents() -> impl Strategy<Value = Intent<'static>> {
+    let until = prop::option::of(instants());
+    (prop::option::of(limits()), prop::option::of(any::<u64>()), until, keys())
+        .prop_map(|(limit, max_keys, until, key)| Intent { limit, max_keys, until, key })
+}
+
 /// Events whose length has no part that varies without a bound.
 fn short_events() -> impl Strategy<Value = Event<'static>> {
     prop_oneof![
@@ -115,6 +121,9 @@ fn events() -> impl Strategy<Value = Event<'static>> {
         (instants(), prop::collection::vec((0..=MAX_ID, 1..=MAX_UNITS), 0..20))
             .prop_map(|(at, items)| Event::SpentAll { at, items }),
         (instants(), prop::collection::vec(spends(), 0..5)).prop_map(|(at, items)| Event::SpentMore { at, items }),
+        (any::<u64>(), any::<bool>(), instants(), prop::collection::vec(intents(), 0..5))
+            .prop_map(|(group, last, at, items)| Event::Intended { group, last, at, items }),
+        any::<u64>().prop_map(|group| Event::Done { group }),
     ]
 }
 
@@ -144,13 +153,12 @@ fn entries() -> impl Strategy<Value = Entry<'static>> {
     let overlay = (limits(), instants()).prop_map(|(limit, until)| Overlay { limit, until });
     let values = (limits(), prop::option::weighted(0.3, overlay), prop::collection::vec(states(), 8));
     let resting = prop::collection::vec((windows(), states()), 0..8);
-    let numbers = prop::array::uniform5(any::<u64>());
-    let ceiling = (numbers, instants(), instants()).prop_map(|([most, edge, rate, whole, part], period, at)| {
-        CeilingParts { most, edge, speed: (rate, period), whole, part, at }
-    });
-    let kept = (resting, prop::option::weighted(0.3, ceiling));
+    let ceiling = (any::<[u64; 4]>(), any::<u64>(), 0..=MAX_COUNTER, instants()).prop_map(
+        |([most, edge, whole, part], units, per, at)| CeilingParts { most, edge, speed: (units, per), whole, part, at },
+    );
+    let resting = (resting, prop::option::weighted(0.3, ceiling));
     let times = prop::array::uniform4(prop::option::of(instants()));
-    (named, values, kept, any::<[u64; 4]>(), times).prop_map(
+    (named, values, resting, any::<[u64; 4]>(), times).prop_map(
         |(
             (id, shard, source, max_keys, key),
             (limit, overlay, states),

@@ -24,9 +24,11 @@
 //! | 10 | reset | id n, at instant |
 //! | 11 | marker | snapshot n, shard byte |
 //! | 12 | clock | at instant, wall n, boot uuid, boot-clock n |
-//! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), ceiling maybe(most n, edge n, rate n, period n, whole n, part n, at n), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
+//! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), ceiling maybe(most n, edge n, units n, per n, whole n, part n, at n), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
 //! | 14 | pattern-totals | id n, shard byte, allowed n, denied n, allowed-cost n, denied-cost n |
 //! | 15 | end | limits n, now n |
+//! | 16 | intended | group n, last byte, at instant, items list(limit maybe(limit), max-keys maybe(n), until maybe(n), key text) |
+//! | 17 | done | group n |
 //!
 //! 13 to 15 are only in snapshots. The *states* of an entry are one state for each window of its limit, or of its
 //! overlay's while it has one. The *state* of a window depends on its algorithm; instants in it are microseconds since
@@ -84,6 +86,8 @@ pub mod tag {
     pub const ENTRY: u8 = 13;
     pub const PATTERN_TOTALS: u8 = 14;
     pub const END: u8 = 15;
+    pub const INTENDED: u8 = 16;
+    pub const DONE: u8 = 17;
 }
 
 /// Where a key has its limit from.
@@ -132,6 +136,17 @@ pub struct Spend<'a> {
     pub ends: Vec<Micros>,
 }
 
+/// What one of several limits that are configured together is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent<'a> {
+    /// Its values; without them it is to be removed.
+    pub limit: Option<Arc<Limit>>,
+    pub max_keys: Option<u64>,
+    /// Until when, if the values lie over others for a time.
+    pub until: Option<Micros>,
+    pub key: &'a str,
+}
+
 /// Bit of a limit's flags: denials are told only.
 pub const SHADOW: u8 = 1;
 
@@ -169,6 +184,11 @@ pub enum Event<'a> {
     Marker { snapshot: u64, shard: u8 },
     /// What the clocks showed.
     Clock(Reading),
+    /// Limits that are configured all or none: records that do it follow. From the `last` of the group on it is decided:
+    /// what they have not done where the log ends is done then.
+    Intended { group: u64, last: bool, at: Micros, items: Vec<Intent<'a>> },
+    /// All that was intended is done.
+    Done { group: u64 },
 }
 
 impl Event<'_> {
@@ -184,9 +204,10 @@ impl Event<'_> {
             | Event::SpentAll { at, .. }
             | Event::SpentMore { at, .. }
             | Event::Reset { at, .. }
+            | Event::Intended { at, .. }
             | Event::Clock(Reading { at, .. }) => Some(*at),
             Event::Denied { last, .. } => *last,
-            Event::Marker { .. } => None,
+            Event::Marker { .. } | Event::Done { .. } => None,
         }
     }
 }

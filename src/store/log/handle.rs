@@ -9,7 +9,7 @@ use super::growth::Growth;
 use super::health::{Health, overloaded, stalled};
 use super::queue::{Message, Payload, Reservation, Shared};
 use super::sync::{Builder, Instant, JoinHandle, RecvTimeoutError, Sender, bounded, sleep, unbounded};
-use super::wait::{Outcome, Pending, Waiter};
+use super::wait::{Outcome, Pending, Stage, Waiter};
 use super::writer::{Start, Writer};
 use crate::bounds::{LOG_WAIT_MS, STACK_BYTES};
 use crate::clock::Micros;
@@ -87,8 +87,8 @@ impl Log {
         Ok(account.try_reserve(with_frames(records, bytes)))
     }
 
-    /// Queues one record, which takes its space out of the reservation. Never waits. With a waiter the log is synced as
-    /// soon as possible, otherwise when its policy says.
+    /// Queues one record, which takes its space out of the reservation. Never waits. With a waiter for the sync the log
+    /// is synced as soon as possible, otherwise when its policy says.
     pub fn append(&self, reservation: &mut Reservation<'_>, event: &Event<'_>, waiter: Option<Pending>) {
         let payload = Payload::encode(event, self.base);
         let reserved = reservation.take(&payload);
@@ -99,14 +99,14 @@ impl Log {
         }
     }
 
-    /// Waits until the ticket's record is durable. To be called holding no lock.
+    /// Waits until the ticket's record has come to its stage. To be called holding no lock.
     ///
     /// # Errors
-    /// `log_failed` when it never will be; `overloaded` when the disk does not answer in time (the record may still
-    /// reach the disk).
+    /// `log_failed` when it never will; `overloaded` when the disk does not answer in time (the record may still reach
+    /// the disk).
     pub fn wait(&self, waiter: &Waiter) -> Result<()> {
         match waiter.wait(Instant::now() + Duration::from_millis(LOG_WAIT_MS)) {
-            Outcome::Durable => Ok(()),
+            Outcome::Done => Ok(()),
             Outcome::Failed => Err(self.failure()),
             Outcome::TimedOut => Err(overloaded()),
         }
@@ -118,15 +118,15 @@ impl Log {
     /// As [`Log::wait`].
     pub fn sync(&self) -> Result<()> {
         let waiter = Waiter::take();
-        self.sync_later(Pending::new(&waiter));
+        self.notify(Pending::new(&waiter, Stage::Durable));
         self.wait(&waiter)
     }
 
-    /// Completes the waiter when all that was queued before is durable.
-    pub fn sync_later(&self, waiter: Pending) {
+    /// Completes the waiter when all that was queued before has come to the stage that it waits for.
+    pub fn notify(&self, waiter: Pending) {
         // A thread that has ended gives the message back, and the waiter in it is dropped, which completes it as
         // failed.
-        let _ = self.queue.send(Message::Sync { waiter });
+        let _ = self.queue.send(Message::Notify { waiter });
     }
 
     /// Closes the segment and begins the next one, whose number is returned: all records queued before are in older
@@ -211,29 +211,136 @@ fn with_frames(records: usize, bytes: usize) -> u64 {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::fs::File;
+    use std::io;
+
+    use crossbeam_channel::Sender;
+
     use super::*;
     use crate::store::clocks::Clocks;
     use crate::store::files::data_dir::DataDir;
-    use crate::store::files::disk::SystemDisk;
+    use crate::store::files::disk::{Disk, ReadDisk, SystemDisk};
     use crate::store::format::frame::FILE_HEADER;
     use crate::store::format::record::MAX_FIXED;
     use crate::store::log::segment::Segment;
+    use crate::store::log::wait::Completion;
     use crate::store::policy::Policy;
 
-    /// The log of a new directory that asks to be compacted from its first byte on.
-    fn log(dir: &std::path::Path) -> Log {
-        let home = DataDir { disk: Arc::new(SystemDisk), path: dir.to_owned(), id: [0; 16] };
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// The log of a new directory.
+    fn log_on(disk: Arc<dyn Disk>, dir: &std::path::Path, policy: Policy) -> Log {
+        let home = DataDir { disk, path: dir.to_owned(), id: [0; 16] };
         Log::start(Start {
             segment: Segment::create(&home, 1, 1, 0).unwrap(),
             home,
             next_sequence: 1,
             base: 0,
             clocks: Clocks::still(),
-            policy: Policy { compact_after: 1, ..Policy::default() },
+            policy,
             log_bytes: FILE_HEADER as u64,
             snapshot_bytes: 0,
         })
         .unwrap()
+    }
+
+    /// One that asks to be compacted from its first byte on.
+    fn log(dir: &std::path::Path) -> Log {
+        log_on(Arc::new(SystemDisk), dir, Policy { compact_after: 1, ..Policy::default() })
+    }
+
+    /// A disk whose fdatasync waits for its gate, and which can be told to fail.
+    #[derive(Default)]
+    struct GatedDisk {
+        gate: Mutex<()>,
+        write_fails: std::sync::atomic::AtomicBool,
+    }
+
+    impl ReadDisk for GatedDisk {}
+
+    impl Disk for GatedDisk {
+        fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+            if self.write_fails.load(Ordering::SeqCst) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            SystemDisk.write_at(file, bytes, offset)
+        }
+        fn sync_data(&self, file: &File) -> io::Result<()> {
+            drop(self.gate.lock().unwrap());
+            SystemDisk.sync_data(file)
+        }
+    }
+
+    #[derive(Debug)]
+    struct Completed(Sender<(u64, bool)>);
+
+    impl Completion for Completed {
+        fn complete(&self, slot: u64, done: bool) {
+            let _ = self.0.send((slot, done));
+        }
+    }
+
+    /// Never syncs by itself.
+    fn never() -> Policy {
+        Policy { flush_every: Duration::from_secs(3600), flush_every_events: 1_000_000, ..Policy::default() }
+    }
+
+    /// Queues a record for each waiter, all under one reservation.
+    fn append_for(log: &Log, completion: &Arc<dyn Completion>, waiters: &[(u64, Stage)]) {
+        let mut reservation = log.reserve(waiters.len(), waiters.len() * MAX_FIXED).unwrap();
+        for (slot, stage) in waiters {
+            let waiter = Pending::slot(completion, *slot, *stage);
+            log.append(&mut reservation, &Event::Removed { id: *slot, at: 1 }, Some(waiter));
+        }
+    }
+
+    #[test]
+    fn who_waits_for_the_write_is_notified_before_the_sync_and_others_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(GatedDisk::default());
+        let log = log_on(disk.clone(), dir.path(), never());
+        let (sender, completed) = crossbeam_channel::unbounded();
+        let completion: Arc<dyn Completion> = Arc::new(Completed(sender));
+        let next = || completed.recv_timeout(PATIENCE).unwrap();
+
+        // Records that are waited for until they are written are no reason to sync, however many come.
+        for slot in 1..=300 {
+            append_for(&log, &completion, &[(slot, Stage::Written)]);
+            assert_eq!(next(), (slot, true));
+        }
+        log.notify(Pending::slot(&completion, 301, Stage::Written));
+        assert_eq!(next(), (301, true));
+        assert_eq!(log.syncs().read().0.iter().sum::<u64>(), 0);
+
+        // In one batch or in two: what waits for the sync waits for the gate.
+        let gate = disk.gate.lock().unwrap();
+        append_for(&log, &completion, &[(401, Stage::Written), (402, Stage::Durable)]);
+        assert_eq!(next(), (401, true));
+        assert!(completed.is_empty());
+        drop(gate);
+        assert_eq!(next(), (402, true));
+        log.stop().unwrap();
+        log.notify(Pending::slot(&completion, 501, Stage::Written));
+        assert_eq!(next(), (501, false));
+    }
+
+    #[test]
+    fn a_failed_write_fails_all_that_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(GatedDisk::default());
+        let log = log_on(disk.clone(), dir.path(), never());
+        let (sender, completed) = crossbeam_channel::unbounded();
+        let completion: Arc<dyn Completion> = Arc::new(Completed(sender));
+        disk.write_fails.store(true, Ordering::SeqCst);
+        append_for(&log, &completion, &[(1, Stage::Durable), (2, Stage::Written)]);
+        let mut results = [(); 2].map(|()| completed.recv_timeout(PATIENCE).unwrap());
+        results.sort_unstable();
+        assert_eq!((results, log.health().0), ([(1, false), (2, false)], Health::Failed));
+        // Nothing is tried again, also when it would succeed.
+        disk.write_fails.store(false, Ordering::SeqCst);
+        log.notify(Pending::slot(&completion, 3, Stage::Written));
+        assert_eq!(completed.recv_timeout(PATIENCE), Ok((3, false)));
+        assert_eq!(log.stop().unwrap_err().kind(), Kind::LogFailed);
     }
 
     fn append(log: &Log, event: &Event<'_>) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::handle::Log;
 use super::segment::Segment;
 use super::sync::Instant;
-use super::wait::{Outcome, Pending, Waiter};
+use super::wait::{Outcome, Pending, Stage, Waiter};
 use super::writer::Start;
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
@@ -44,14 +44,21 @@ struct ModelDisk {
     noted: Mutex<Noted>,
     /// Whether an fsync fails.
     fails: bool,
+    /// Whether the write of a frame fails.
+    refuses: bool,
     /// Whether there is room only for the first filled space.
     full: bool,
 }
 
 impl ModelDisk {
-    fn is_durable(&self, key: &str) -> bool {
+    /// Whether the record of this key has come so far.
+    fn has(&self, key: &str, stage: Stage) -> bool {
         let noted = self.noted.lock().unwrap();
-        noted.synced.iter().any(|frame| frame.windows(key.len()).any(|part| part == key.as_bytes()))
+        let frames = match stage {
+            Stage::Written => &noted.written,
+            Stage::Durable => &noted.synced,
+        };
+        frames.iter().any(|frame| frame.windows(key.len()).any(|part| part == key.as_bytes()))
     }
 }
 
@@ -62,6 +69,9 @@ impl Disk for ModelDisk {
         let mut noted = self.noted.lock().unwrap();
         let end = offset + bytes.len() as u64;
         if bytes.starts_with(b"FLfr") {
+            if self.refuses {
+                return Err(io::Error::from_raw_os_error(5));
+            }
             assert!(end <= noted.filled, "a frame past the space that was filled for it");
             noted.written.push(bytes.to_vec());
         } else if self.full && noted.filled > 0 {
@@ -115,31 +125,31 @@ fn created(key: &str) -> Event<'_> {
 }
 
 /// What a worker does for one request: the record of this key.
-fn spend(log: &Log, key: &str) -> Result<()> {
+fn spend(log: &Log, key: &str, stage: Stage) -> Result<()> {
     let event = created(key);
-    request(log, encoded_len(&event), &event)
+    request(log, encoded_len(&event), &event, stage)
 }
 
 /// The same with a record of about 40 000 bytes.
 fn spend_much(log: &Log) -> Result<()> {
     let items = vec![(1 << 60, 1 << 40); 2700];
-    request(log, MAX_FIXED + items.len() * MAX_ITEM, &Event::SpentAll { at: 0, items })
+    request(log, MAX_FIXED + items.len() * MAX_ITEM, &Event::SpentAll { at: 0, items }, Stage::Durable)
 }
 
-fn request(log: &Log, bytes: usize, event: &Event<'_>) -> Result<()> {
+fn request(log: &Log, bytes: usize, event: &Event<'_>, stage: Stage) -> Result<()> {
     let waiter = Waiter::take();
     let mut reservation = log.reserve(1, bytes)?;
-    log.append(&mut reservation, event, Some(Pending::new(&waiter)));
+    log.append(&mut reservation, event, Some(Pending::new(&waiter, stage)));
     drop(reservation);
     log.wait(&waiter)
 }
 
-/// A worker that must get an answer, and not before its record is on the disk.
-fn worker(log: &Arc<Log>, disk: &Arc<ModelDisk>, key: &'static str) -> loom::thread::JoinHandle<bool> {
+/// A worker that must get an answer, and not before its record has come so far.
+fn worker(log: &Arc<Log>, disk: &Arc<ModelDisk>, key: &'static str, stage: Stage) -> loom::thread::JoinHandle<bool> {
     let (log, disk) = (Arc::clone(log), Arc::clone(disk));
-    loom::thread::spawn(move || match spend(&log, key) {
+    loom::thread::spawn(move || match spend(&log, key, stage) {
         Ok(()) => {
-            assert!(disk.is_durable(key), "{key} was answered before it was on disk");
+            assert!(disk.has(key, stage), "{key} was answered before it was {stage:?}");
             true
         }
         Err(error) => {
@@ -154,7 +164,7 @@ fn a_wake_up_is_never_lost() {
     explore(4, || {
         let far = Instant::now() + Duration::from_secs(3600);
         let (first, second) = (Waiter::take(), Waiter::take());
-        let others = (Pending::new(&first), Pending::new(&second));
+        let others = (Pending::new(&first, Stage::Written), Pending::new(&second, Stage::Durable));
         let other = loom::thread::spawn(move || {
             others.0.complete(true);
             others.1.complete(false);
@@ -167,13 +177,32 @@ fn a_wake_up_is_never_lost() {
 }
 
 #[test]
-fn two_workers_are_answered_after_their_sync() {
+fn two_workers_are_answered_after_their_write_or_sync() {
+    for (own, others) in
+        [(Stage::Durable, Stage::Durable), (Stage::Written, Stage::Written), (Stage::Written, Stage::Durable)]
+    {
+        explore(2, move || {
+            let disk = Arc::new(ModelDisk::default());
+            let log = log_on(&disk);
+            let other = worker(&log, &disk, "other", others);
+            spend(&log, "own", own).unwrap();
+            assert!(disk.has("own", own));
+            assert!(other.join().unwrap());
+            log.stop().unwrap();
+        });
+    }
+}
+
+/// As a thread in `batch` does that checks, and flushes.
+#[test]
+fn a_sync_after_a_write_covers_it() {
     explore(2, || {
         let disk = Arc::new(ModelDisk::default());
         let log = log_on(&disk);
-        let other = worker(&log, &disk, "other");
-        spend(&log, "own").unwrap();
-        assert!(disk.is_durable("own"));
+        let other = worker(&log, &disk, "other", Stage::Written);
+        spend(&log, "own", Stage::Written).unwrap();
+        log.sync().unwrap();
+        assert!(disk.has("own", Stage::Durable));
         assert!(other.join().unwrap());
         log.stop().unwrap();
     });
@@ -184,8 +213,20 @@ fn a_failed_sync_wakes_all() {
     explore(2, || {
         let disk = Arc::new(ModelDisk { fails: true, ..ModelDisk::default() });
         let log = log_on(&disk);
-        let other = worker(&log, &disk, "other");
-        assert_eq!(spend(&log, "own").unwrap_err().kind(), Kind::LogFailed);
+        let other = worker(&log, &disk, "other", Stage::Durable);
+        assert_eq!(spend(&log, "own", Stage::Durable).unwrap_err().kind(), Kind::LogFailed);
+        assert!(!other.join().unwrap());
+        assert_eq!(log.stop().unwrap_err().kind(), Kind::LogFailed);
+    });
+}
+
+#[test]
+fn a_failed_write_wakes_all() {
+    explore(2, || {
+        let disk = Arc::new(ModelDisk { refuses: true, ..ModelDisk::default() });
+        let log = log_on(&disk);
+        let other = worker(&log, &disk, "other", Stage::Durable);
+        assert_eq!(spend(&log, "own", Stage::Written).unwrap_err().kind(), Kind::LogFailed);
         assert!(!other.join().unwrap());
         assert_eq!(log.stop().unwrap_err().kind(), Kind::LogFailed);
     });
@@ -221,15 +262,17 @@ fn the_last_room_is_promised_once() {
 
 #[test]
 fn a_worker_that_meets_the_stop_is_answered() {
-    explore(3, || {
-        let disk = Arc::new(ModelDisk::default());
-        let log = log_on(&disk);
-        let other = worker(&log, &disk, "other");
-        log.stop().unwrap();
-        // On disk, or refused; but not left waiting.
-        let answered = other.join().unwrap();
-        assert!(!answered || disk.is_durable("other"));
-    });
+    for stage in [Stage::Durable, Stage::Written] {
+        explore(3, move || {
+            let disk = Arc::new(ModelDisk::default());
+            let log = log_on(&disk);
+            let other = worker(&log, &disk, "other", stage);
+            log.stop().unwrap();
+            // On disk, or refused; but not left waiting.
+            let answered = other.join().unwrap();
+            assert!(!answered || disk.has("other", Stage::Durable));
+        });
+    }
 }
 
 #[test]
@@ -238,13 +281,13 @@ fn a_record_that_meets_the_stop_is_on_disk() {
         let disk = Arc::new(ModelDisk::default());
         let log = log_on(&disk);
         let other = Arc::clone(&log);
-        // As in `batch`: it is answered when its record is queued.
+        // As in `relaxed`: it is answered when its record is queued.
         let other = loom::thread::spawn(move || {
             let event = created("other");
             other.reserve(1, encoded_len(&event)).map(|mut room| other.append(&mut room, &event, None)).is_ok()
         });
         log.stop().unwrap();
         let answered = other.join().unwrap();
-        assert!(!answered || disk.is_durable("other"));
+        assert!(!answered || disk.has("other", Stage::Durable));
     });
 }

@@ -1,4 +1,4 @@
-//! The queue of the log thread, and the account of the space that is promised to it.
+//! The queue of the log thread, how the thread takes from it, and the account of the space that is promised to it.
 //!
 //! Records are queued under a shard's lock, so queueing must neither wait nor fail: space is reserved before the lock
 //! is taken, in bytes of zero-filled space that is already on disk. That one account bounds the memory of the queue,
@@ -12,9 +12,11 @@
 //! succeeds. It reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after it,
 //! by a thread that sees the new `available`.
 
+use std::time::Duration;
+
 use super::growth::Growth;
 use super::health::Condition;
-use super::sync::{AtomicU64, Ordering, Sender};
+use super::sync::{AtomicU64, Instant, Ordering, Receiver, RecvTimeoutError, Sender, look_for, sleep, yield_now};
 use super::wait::Pending;
 use crate::clock::Micros;
 use crate::error::Result;
@@ -94,14 +96,136 @@ impl Drop for Reservation<'_> {
 
 /// What the log thread is asked for.
 pub enum Message {
-    Append { payload: Payload, reserved: u32, waiter: Option<Pending> },
-    Sync { waiter: Pending },
-    Rotate { reply: Sender<Result<u64>> },
+    Append {
+        payload: Payload,
+        reserved: u32,
+        waiter: Option<Pending>,
+    },
+    /// Notify the waiter when all that was queued before has come to its stage.
+    Notify {
+        waiter: Pending,
+    },
+    Rotate {
+        reply: Sender<Result<u64>>,
+    },
     Stop,
 }
 
+/// How long the log thread lets records gather that nobody waits for, while they come in numbers: to wake it for each
+/// would cost the sender more than its check.
+const GATHER: Duration = Duration::from_micros(200);
+
+/// Batches in a row without a waiter after which records gather.
+const GATHER_AFTER: u32 = 2;
+
+/// How long the log thread stays awake for the next record, where the last ones came as soon as that and are waited for
+/// until they are written. To be woken takes longer than to write; others that have work get the processor at once.
+const STAY_AWAKE: Duration = Duration::from_micros(100);
+
+/// How often the log thread yields before it collects a batch, where there are several waiters.
+const YIELDS: u32 = 2;
+
+/// The same at most, as long as that brings further records, where they are waited for until they are written: no sync
+/// gives others the time in which the next batch gathers.
+const MOST_YIELDS: u32 = 8;
+
+/// How the log thread takes from its queue: how long it stays awake, and what it lets gather.
+#[derive(Debug)]
+pub struct Intake {
+    /// Whether records may gather that nobody waits for.
+    gathers: bool,
+    /// Whether it is of use to stay awake: there is another processor for those that have work.
+    stays_awake: bool,
+    /// Batches in a row without a waiter.
+    unwaited_batches: u32,
+    /// Whether the last batch was waited for until it was written.
+    is_written_for: bool,
+    /// Whether records come so soon after each other that it pays to stay awake for the next.
+    is_brisk: bool,
+    /// Whether several requests wait at the same time.
+    is_crowded: bool,
+}
+
+impl Intake {
+    pub fn new(gathers: bool) -> Intake {
+        let stays_awake = std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
+        Intake { gathers, stays_awake, unwaited_batches: 0, is_written_for: false, is_brisk: false, is_crowded: false }
+    }
+
+    /// Notes how many of the collected batch wait for the write, and how many for the sync.
+    pub fn note(&mut self, (written, durable): (usize, usize)) {
+        self.is_written_for = written > 0;
+        self.is_crowded = written + durable > 1;
+        self.unwaited_batches = if written + durable == 0 { self.unwaited_batches.saturating_add(1) } else { 0 };
+    }
+
+    /// The next message, unless the deadline comes first.
+    pub fn receive(
+        &mut self,
+        messages: &Receiver<Message>,
+        deadline: Option<Instant>,
+    ) -> std::result::Result<Message, RecvTimeoutError> {
+        if self.gathers && self.unwaited_batches >= GATHER_AFTER {
+            sleep(GATHER);
+            if let Ok(message) = messages.try_recv() {
+                return Ok(message);
+            }
+            self.unwaited_batches = 0;
+        }
+        if !self.is_written_for {
+            return receive_until(messages, deadline);
+        }
+        if let Ok(message) = messages.try_recv() {
+            // It was queued while the last batch was written, so its sender is another.
+            self.is_crowded = true;
+            return Ok(message);
+        }
+        let begun = Instant::now();
+        if self.is_brisk
+            && let Some(message) = look_for(|| messages.try_recv().ok(), STAY_AWAKE)
+        {
+            return Ok(message);
+        }
+        let received = receive_until(messages, deadline);
+        self.is_brisk = self.stays_awake && begun.elapsed() < STAY_AWAKE;
+        received
+    }
+
+    /// Before a batch is collected, lets the threads run that have work: where each batch answers several requests,
+    /// their senders are about to send the next ones, and a larger batch costs each of them less than waiting for
+    /// another. Costs next to nothing where no thread has work.
+    pub fn yield_to_others(&self, messages: &Receiver<Message>) {
+        if !self.is_crowded {
+            return;
+        }
+        let most = if self.is_written_for { MOST_YIELDS } else { YIELDS };
+        let mut queued = messages.len();
+        for yielded in 1..=most {
+            yield_now();
+            let before = std::mem::replace(&mut queued, messages.len());
+            if yielded >= YIELDS && queued == before {
+                break;
+            }
+        }
+    }
+}
+
+fn receive_until(
+    messages: &Receiver<Message>,
+    deadline: Option<Instant>,
+) -> std::result::Result<Message, RecvTimeoutError> {
+    match deadline {
+        None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        Some(deadline) => messages.recv_deadline(deadline),
+    }
+}
+
 /// Bytes of a record that are kept within the queue's message.
-const INLINE: usize = 46;
+const INLINE: usize = 38;
+
+/// Each check moves a message in and out of memory that two processors share.
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Message>() <= 80);
 
 /// Encoded bytes of one record on their way to the log thread.
 pub enum Payload {

@@ -14,6 +14,20 @@ mod real {
     pub use std::thread::{Builder, JoinHandle, Thread, current, park_timeout, sleep, yield_now};
     pub use std::thread_local;
     pub use std::time::Instant;
+
+    use std::time::Duration;
+
+    /// Looks until there is something or the time is over, and lets others run in between.
+    pub fn look_for<T>(mut look: impl FnMut() -> Option<T>, at_most: Duration) -> Option<T> {
+        let begun = Instant::now();
+        while begun.elapsed() < at_most {
+            yield_now();
+            if let Some(found) = look() {
+                return Some(found);
+            }
+        }
+        None
+    }
 }
 
 /// Time does not pass here: a wait with a deadline never ends by itself, so that a lost wake-up is a deadlock, which
@@ -62,6 +76,12 @@ mod modelled {
 
     pub fn sleep(_: Duration) {
         loom::thread::yield_now();
+    }
+
+    /// Looks once: time that does not pass would never be over.
+    pub fn look_for<T>(mut look: impl FnMut() -> Option<T>, _: Duration) -> Option<T> {
+        loom::thread::yield_now();
+        look()
     }
 
     struct Channel<T> {
@@ -128,6 +148,10 @@ mod modelled {
 
         pub fn recv_timeout(&self, _: Duration) -> Result<T, RecvTimeoutError> {
             self.recv()
+        }
+
+        pub fn len(&self) -> usize {
+            self.0.state.lock().unwrap().queue.len()
         }
 
         pub fn try_recv(&self) -> Result<T, RecvTimeoutError> {

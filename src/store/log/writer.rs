@@ -6,16 +6,19 @@
 //! A failed write into filled space and a failed fsync are final: whether the kernel kept the data is unknown, and a
 //! later fsync that succeeds would prove nothing (<https://lwn.net/Articles/752063/>). From then on every waiter is
 //! completed as failed, and nothing is written.
+//!
+//! A batch is written, then those are notified that wait for the write; it is synced, at once if somebody waits for
+//! that and else by the policy, then the others are.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::Health;
-use super::queue::{Message, Shared};
+use super::queue::{Intake, Message, Shared};
 use super::segment::{NotCreated, Segment};
-use super::sync::{Instant, Ordering, Receiver, RecvTimeoutError, sleep, yield_now};
-use super::wait::Pending;
+use super::sync::{Instant, Ordering, Receiver, RecvTimeoutError, sleep};
+use super::wait::Waiting;
 use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
 use crate::clock::Micros;
 use crate::error::Result;
@@ -30,16 +33,6 @@ use crate::store::policy::Policy;
 /// Filled space that is never promised to records, in bytes: for the marks of idle and stop, and their copies in the
 /// next page.
 const SLACK: u64 = 8192;
-
-/// How long the log thread lets records gather that have no waiter, while they come in numbers: to wake it for each
-/// would cost the sender more than its check.
-const GATHER: Duration = Duration::from_micros(200);
-
-/// Batches in a row without a waiter after which records gather.
-const GATHER_AFTER: u32 = 2;
-
-/// How often the log thread yields before it collects a batch, where each batch has several waiters.
-const YIELDS: u32 = 2;
 
 /// How often a log thread that stops looks for the records of reservations that are still held.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
@@ -85,14 +78,11 @@ pub struct Writer {
     next_sequence: u64,
     /// Highest sequence number known to be on disk.
     durable: u64,
-    waiters: Vec<Pending>,
+    waiting: Waiting,
     /// Records written but not synced, and since when.
     unsynced: u64,
     unsynced_since: Option<Instant>,
-    /// Batches in a row without a waiter.
-    unwaited_batches: u32,
-    /// Waiters of the batch, or of the last one.
-    waited_by: usize,
+    intake: Intake,
     /// When to write a mark, if nothing happens until then.
     mark_at: Option<Instant>,
     /// Where the copy of the last mark is, until the next frame is written.
@@ -122,11 +112,10 @@ impl Writer {
             promised: 0,
             next_sequence,
             durable: next_sequence - 1,
-            waiters: Vec::new(),
+            waiting: Waiting::default(),
             unsynced: 0,
             unsynced_since: None,
-            unwaited_batches: 0,
-            waited_by: 0,
+            intake: Intake::new(policy.gathers),
             mark_at: None,
             mark_copy,
             retry_fill_at: None,
@@ -143,11 +132,12 @@ impl Writer {
         self.note_clocks();
         self.write_batch();
         loop {
-            match self.receive(messages) {
+            let deadline = self.deadline();
+            match self.intake.receive(messages, deadline) {
                 Ok(message) => {
-                    self.yield_to_others();
+                    self.intake.yield_to_others(messages);
                     let control = self.collect(message, messages);
-                    self.note_waiters();
+                    self.intake.note(self.waiting.len());
                     self.write_batch();
                     self.sync_if_due();
                     match control {
@@ -168,21 +158,6 @@ impl Writer {
         }
     }
 
-    /// The next message, or the time at which something is to be done.
-    fn receive(&mut self, messages: &Receiver<Message>) -> std::result::Result<Message, RecvTimeoutError> {
-        if self.unwaited_batches >= GATHER_AFTER {
-            sleep(GATHER);
-            if let Ok(message) = messages.try_recv() {
-                return Ok(message);
-            }
-            self.unwaited_batches = 0;
-        }
-        match self.deadline() {
-            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(deadline) => messages.recv_deadline(deadline),
-        }
-    }
-
     /// When something is to be done though no message comes. An idle log has no deadline.
     fn deadline(&self) -> Option<Instant> {
         let flush = self.unsynced_since.map(|since| since + self.policy.flush_every);
@@ -199,9 +174,11 @@ impl Writer {
                     self.frame.extend_from_slice(payload.bytes());
                     self.records += 1;
                     self.promised += u64::from(reserved);
-                    self.waiters.extend(waiter);
+                    if let Some(waiter) = waiter {
+                        self.waiting.add(waiter);
+                    }
                 }
-                Message::Sync { waiter } => self.waiters.push(waiter),
+                Message::Notify { waiter } => self.waiting.add(waiter),
                 control => return Some(control),
             }
             if self.frame.len() >= MAX_FRAME_BYTES {
@@ -210,23 +187,6 @@ impl Writer {
             next = messages.try_recv().ok();
         }
         None
-    }
-
-    /// Before a batch is collected, lets the threads run that have work: where each sync answers several requests,
-    /// their senders are about to send the next ones, and a larger batch costs each of them less than waiting for
-    /// another sync. Costs next to nothing where no thread has work.
-    fn yield_to_others(&self) {
-        if self.waited_by > 1 {
-            for _ in 0..YIELDS {
-                yield_now();
-            }
-        }
-    }
-
-    /// Notes how many waiters the collected batch has.
-    fn note_waiters(&mut self) {
-        self.waited_by = self.waiters.len();
-        self.unwaited_batches = if self.waiters.is_empty() { self.unwaited_batches.saturating_add(1) } else { 0 };
     }
 
     /// Adds what the clocks show to the frame, if it does not follow from what was noted last and there is room.
@@ -240,6 +200,7 @@ impl Writer {
         self.clocks.set_noted(reading);
     }
 
+    /// Writes the frame, and notifies those that wait for that.
     fn write_batch(&mut self) {
         if self.records > self.readings {
             self.note_clocks();
@@ -258,8 +219,10 @@ impl Writer {
         self.frame.truncate(FRAME_HEADER);
         self.records = 0;
         self.shared.account.release(std::mem::take(&mut self.promised));
-        if !self.healthy() {
-            self.complete(false);
+        if self.healthy() {
+            self.waiting.complete_written();
+        } else {
+            self.waiting.complete(false);
         }
     }
 
@@ -295,21 +258,21 @@ impl Writer {
     }
 
     fn sync_if_due(&mut self) {
-        let due = !self.waiters.is_empty()
+        let due = self.waiting.len().1 > 0
             || self.unsynced >= self.policy.flush_every_events
             || self.unsynced_since.is_some_and(|since| since.elapsed() >= self.policy.flush_every);
         if due && self.healthy() {
             self.sync();
         }
         if due && !self.healthy() {
-            self.complete(false);
+            self.waiting.complete(false);
         }
     }
 
     /// Makes all records that are written durable, and completes their waiters.
     fn sync(&mut self) {
         if self.unsynced == 0 || self.sync_segment() {
-            self.complete(true);
+            self.waiting.complete(true);
         }
     }
 
@@ -326,12 +289,6 @@ impl Writer {
         self.unsynced_since = None;
         self.mark_at = Some(Instant::now() + Duration::from_millis(IDLE_MARK_MS));
         true
-    }
-
-    fn complete(&mut self, durable: bool) {
-        for waiter in self.waiters.drain(..) {
-            waiter.complete(durable);
-        }
     }
 
     /// What is done between two batches, when its time has come.
@@ -421,7 +378,7 @@ impl Writer {
         if !self.healthy() || !self.sync_segment() {
             return Err(self.shared.condition.error());
         }
-        self.complete(true);
+        self.waiting.complete(true);
         let number = self.segment.number + 1;
         // Room for all that may have been promised in the old segment. Not for more each time, or a log that is
         // compacted often would take ever more of the disk.
@@ -461,7 +418,7 @@ impl Writer {
         {
             self.fail("sync", &error);
         }
-        self.complete(false);
+        self.waiting.complete(false);
         self.shared.account.available.store(0, Ordering::Release);
         if !self.healthy() {
             return Err(self.shared.condition.error());
@@ -494,6 +451,6 @@ impl Writer {
         self.mark_at = None;
         self.retry_fill_at = None;
         self.unsynced_since = None;
-        self.complete(false);
+        self.waiting.complete(false);
     }
 }

@@ -177,7 +177,7 @@ mod tests {
                 window(ends[2]),
             ]
         };
-        let ceiling = |at| CeilingParts { most: 1, edge: 2, speed: (3, 4), whole: 5, part: 6, at };
+        let ceiling = |at| CeilingParts { most: 1, edge: 2, speed: (3, 4), whole: 5, part: 2, at };
         let resting: crate::limit::Window = "4/year".parse().unwrap();
         let mut entry = Entry {
             id: 1,
@@ -190,7 +190,7 @@ mod tests {
             parts: Parts {
                 windows: states(now, [now + HOUR, now, now + 20 * DAY]),
                 resting: vec![(resting, StateParts::Window { start: now, end: now + 1, used: 0 })],
-                ceiling: Some(ceiling(now)),
+                ceiling: Some(ceiling(now - 8)),
             },
             configured: Some(now - 4),
             totals: [1, 2, 3, 4],
@@ -202,7 +202,7 @@ mod tests {
         let midnight = TODAY + 12 * HOUR;
         assert_eq!(entry.parts.windows, states(TODAY, [midnight, TODAY, midnight + 14 * DAY]));
         assert_eq!(entry.parts.resting, [(resting, StateParts::Window { start: TODAY, end: TODAY + 1, used: 0 })]);
-        assert_eq!(entry.parts.ceiling, Some(ceiling(TODAY)));
+        assert_eq!(entry.parts.ceiling, Some(ceiling(TODAY - 8)));
         assert_eq!(entry.overlay.as_ref().map(|overlay| overlay.until), Some(TODAY + DAY));
         assert_eq!((entry.configured, entry.times), (Some(TODAY - 4), [Some(TODAY), None, Some(0)]));
         let same = Entry {

@@ -7,7 +7,7 @@
 use crate::bounds::MAX_UNITS;
 use crate::clock::Micros;
 use crate::limit::counting::parts::StateParts;
-use crate::limit::counting::quote::Quote;
+use crate::limit::counting::quote::{Detail, Quote};
 use crate::limit::counting::speed::{length, product, ratio_up};
 use crate::limit::window::Window;
 
@@ -37,6 +37,11 @@ impl WindowPair {
 
     pub fn parts(&self) -> StateParts {
         StateParts::Pair { start: self.start, previous: self.previous, current: self.current }
+    }
+
+    pub fn detail(&self) -> Detail {
+        let WindowPair { start, previous, current } = *self;
+        Detail::Pair { previous, current, started_at: Some(start).filter(|start| *start > 0) }
     }
 
     pub fn start(&self) -> Micros {

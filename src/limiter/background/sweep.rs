@@ -1,0 +1,101 @@
+//! The sweep: keys by pattern or request of which nothing counts any more leave memory by themselves.
+//!
+//! A few buckets are looked at under each hold of a shard's lock, so that a check waits no longer for the sweep than for
+//! another check. No record tells of it: such a key is the same as one that was never seen, and the record of its next
+//! spend says all that a replay needs.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::limiter::core::{Core, Shard};
+use crate::limiter::entry::{Entry, Source, Table};
+
+/// Buckets that are looked at under one hold of a shard's lock: some microseconds.
+const BUCKETS: usize = 64;
+
+/// Least time from one round to the next.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Times as long as the work of a round that it then rests at least, so that a million keys cost the processor 2 % of
+/// its time.
+const SHARE: u32 = 50;
+
+/// Work after which the processor is left to checks, for as long.
+const STRETCH: Duration = Duration::from_micros(500);
+
+impl Core {
+    /// One look at all keys. Returns how long that was work.
+    pub fn sweep_round(&self) -> Duration {
+        // Keys that come from here on are seen by this round, or wake the next one.
+        self.has_live.store(false, Ordering::SeqCst);
+        let (mut work, mut stretch, mut remain) = (Duration::ZERO, Duration::ZERO, false);
+        for shard in &self.shards {
+            let begun = Instant::now();
+            remain |= self.sweep_shard(shard);
+            stretch += begun.elapsed();
+            if stretch > STRETCH {
+                self.rest(stretch);
+                work += std::mem::take(&mut stretch);
+            }
+            if self.is_closing() {
+                break;
+            }
+        }
+        if remain {
+            self.has_live.store(true, Ordering::SeqCst);
+        }
+        work + stretch
+    }
+
+    /// Returns whether keys remain that may go later.
+    fn sweep_shard(&self, shard: &Shard) -> bool {
+        let mut remain = false;
+        shard.lock().begin_sweep();
+        loop {
+            let mut table = shard.lock();
+            let now = self.clock.now();
+            let version = self.version(now);
+            // It comes to an end also while checks grow the table, as that is at most doubled.
+            let swept = table.sweep(BUCKETS, |entry, counts| {
+                let gone = self.is_gone(entry, now, version);
+                if gone {
+                    self.leave(entry, counts);
+                } else {
+                    remain |= entry.source() != Source::Exact;
+                }
+                gone
+            });
+            if swept.ended {
+                table.shrink(|key| self.hash(key));
+                return remain;
+            }
+        }
+    }
+
+    /// Takes all keys that are the same as none out of a shard at once, and hands the others to `stays`.
+    pub fn sweep_all(&self, table: &mut Table, mut stays: impl FnMut(&mut Entry)) {
+        let now = self.clock.now();
+        let version = self.version(now);
+        table.begin_sweep();
+        table.sweep(table.buckets(), |entry, counts| {
+            let gone = self.is_gone(entry, now, version);
+            if gone {
+                self.leave(entry, counts);
+            } else {
+                stays(entry);
+            }
+            gone
+        });
+        table.shrink(|key| self.hash(key));
+    }
+
+    /// A round of the thread `flint-sweep`: sleeps while no key is there that may go.
+    pub fn sweep_when_due(&self) {
+        if !self.has_live.load(Ordering::SeqCst) {
+            return thread::park();
+        }
+        let work = self.sweep_round();
+        self.rest(EVERY.max(work * SHARE));
+    }
+}

@@ -1,0 +1,455 @@
+//! The check of several keys at once: everything is spent, or nothing.
+//!
+//! Items are decided in their order on what is in the map, or on drafts where something is due, born or shared: two
+//! items that an overflow limit serves add up on its one draft. Only when all are allowed the drafts go into the map,
+//! and one record says it all.
+
+use std::sync::{Arc, MutexGuard};
+
+use super::decide::{Aside, Ask, Room, asks_for_ends, born, count_allowed, fresh};
+use super::wait::{NonBlocking, Wait};
+use crate::clock::Micros;
+use crate::error::{Error, Result};
+use crate::limit::{Live, Verdict, validate_cost};
+use crate::limiter::answers::{AllDecision, Decision};
+use crate::limiter::core::{Core, shard_of};
+use crate::limiter::entry::{Entry, Table};
+use crate::limiter::lookup::{Overflow, Served, changed, glance, is_plain};
+use crate::store::encode::encoded_len;
+use crate::store::record::{Event, MAX_FIXED, MAX_ITEM, Spend};
+
+/// The locked shards, in their order.
+type Tables<'a> = Vec<(usize, MutexGuard<'a, Table>)>;
+
+/// How far a decision came.
+enum Attempt {
+    /// It is made.
+    Done(AllDecision, Vec<Aside>),
+    /// Nothing was changed: there is no room for a record of so many bytes.
+    Grow(usize),
+    /// Nothing was changed: this shard has to be locked too.
+    Lock(usize),
+}
+
+/// What one item is decided on.
+enum Ground {
+    /// The entry in the map, of which nothing is due.
+    Entry,
+    /// A draft, and the ends that its spend asked for.
+    Draft(usize, Vec<Micros>),
+    /// Nothing that is kept: a denial, or `unlimited`, of a key that has no entry.
+    Nothing,
+}
+
+/// What is to go into the map.
+struct Draft {
+    hash: u64,
+    entry: Box<Entry>,
+    served: Served,
+    /// Whether room was taken for it, and it is in the map only when it was put there.
+    is_born: bool,
+    /// Of a change: the ends that it asked for.
+    ends: Vec<Micros>,
+}
+
+/// Items that have been decided so far.
+#[derive(Default)]
+struct Progress {
+    results: Vec<Decision>,
+    grounds: Vec<Ground>,
+    drafts: Vec<Draft>,
+    asides: Vec<Aside>,
+    denied: Option<usize>,
+}
+
+impl Core {
+    /// Decides on all items; waits for the log only where it has no room.
+    pub fn check_all(
+        &self,
+        asks: &[Ask<'_>],
+        wait: &Wait<'_>,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<AllDecision> {
+        let most = MAX_FIXED + asks.len() * MAX_ITEM;
+        let mut room = Room::new(self.reserve_for(non_blocking, 1, most)?, most);
+        let mut shards: Vec<usize> = asks.iter().map(|ask| shard_of(ask.hash)).collect();
+        loop {
+            shards.sort_unstable();
+            shards.dedup();
+            let lock = |shard: &usize| Ok((*shard, self.lock_for(non_blocking, *shard)?));
+            let mut tables: Tables<'_> = shards.iter().map(lock).collect::<Result<_>>()?;
+            match self.try_all(&mut tables, asks, self.clock.now(), &mut room, wait)? {
+                Attempt::Done(answer, asides) => {
+                    drop(tables);
+                    asides.iter().for_each(|aside| self.count_aside(aside));
+                    return Ok(answer);
+                }
+                Attempt::Lock(shard) => shards.push(shard),
+                Attempt::Grow(bytes) => {
+                    drop(tables);
+                    room.set_longer(self.reserve_for(non_blocking, 1, bytes)?, bytes);
+                }
+            }
+        }
+    }
+
+    fn try_all<'a>(
+        &'a self,
+        tables: &mut Tables<'_>,
+        asks: &[Ask<'_>],
+        now: Micros,
+        room: &mut Room<'a>,
+        wait: &Wait<'_>,
+    ) -> Result<Attempt> {
+        // An unknown key or an impossible cost anywhere in the list comes before any denial.
+        let served: Vec<Option<Served>> =
+            asks.iter().map(|ask| self.served_in_all(tables, ask, now)).collect::<Result<_>>()?;
+        let mut progress = Progress::default();
+        for (ask, served) in asks.iter().zip(&served) {
+            match self.decide_in_all(tables, ask, served.as_ref(), now, &mut progress) {
+                Ok(None) => {}
+                Ok(Some(shard)) => {
+                    self.give_up(&progress);
+                    return Ok(Attempt::Lock(shard));
+                }
+                Err(error) => {
+                    self.give_up(&progress);
+                    return Err(error);
+                }
+            }
+            if progress.denied.is_some() {
+                break;
+            }
+        }
+        if progress.denied.is_some() {
+            self.give_up(&progress);
+            return Ok(self.deny_all(tables, asks, &served, now, progress));
+        }
+        let (event, bytes) = record(tables, asks, &progress, now)?;
+        if let Some(event) = &event {
+            if !room.grow(self, bytes)? {
+                self.give_up(&progress);
+                return Ok(Attempt::Grow(bytes));
+            }
+            let forgettable = progress.results.iter().any(Decision::must_be_waited_for);
+            room.append(self, event, bytes, if forgettable { wait } else { &Wait::Not })?;
+        }
+        drop(event);
+        Ok(self.commit(tables, asks, now, progress))
+    }
+
+    /// How an item is served; `None` where the entry is as it is to be. Refuses what can't be.
+    fn served_in_all(&self, tables: &mut Tables<'_>, ask: &Ask<'_>, now: Micros) -> Result<Option<Served>> {
+        let version = self.version(now);
+        let entry = table(tables, ask.hash)?.get(ask.hash, ask.key);
+        if let Some(entry) = &entry
+            && is_plain(entry, version, ask.brought)
+            && !asks_for_ends(&entry.limit)
+        {
+            validate_cost(ask.key, &entry.limit, ask.cost)?;
+            return Ok(None);
+        }
+        let served = self.served(entry.as_deref(), ask.key, ask.brought, now, version)?;
+        validate_cost(ask.key, served.in_force(entry.as_deref()), ask.cost)?;
+        Ok(Some(served))
+    }
+
+    /// Decides on one item, after those before it. Returns a shard that has to be locked for that.
+    fn decide_in_all(
+        &self,
+        tables: &mut Tables<'_>,
+        ask: &Ask<'_>,
+        served: Option<&Served>,
+        now: Micros,
+        progress: &mut Progress,
+    ) -> Result<Option<usize>> {
+        let table = table(tables, ask.hash)?;
+        let entry = table.get(ask.hash, ask.key);
+        match (entry, served) {
+            (Some(entry), None) => {
+                let limit = Arc::clone(entry.in_force());
+                entry.standing.advance(&limit, now);
+                let verdict = entry.standing.quote(&limit, now, ask.cost, &mut Live::default());
+                let mut decision = Decision::new(verdict, limit, ask.cost, now);
+                if !decision.is_spent() {
+                    self.look_past_ends(&mut decision, entry, None);
+                }
+                let slot = entry.share_slot();
+                let share = slot.and_then(|slot| table.counts.shares.get(slot));
+                decision.pattern = share.map(|share| Arc::clone(&share.pattern.text));
+                progress.note(decision, Ground::Entry);
+            }
+            (Some(entry), Some(served)) => {
+                let mut ends = Live::default();
+                let entry = Box::new(changed(entry, served, &mut ends));
+                let (served, ends) = (served.clone(), ends.0);
+                progress.drafts.push(Draft { hash: ask.hash, entry, served, is_born: false, ends });
+                self.decide_on_draft(progress, progress.drafts.len() - 1, ask, now);
+            }
+            (None, None) => return Err(Error::not_configured(ask.key)),
+            (None, Some(served)) => {
+                let limit = &served.limit;
+                let verdict = fresh(limit, now).quote(limit, now, ask.cost, &mut Live::default());
+                if verdict.allowed && !limit.is_unlimited() {
+                    if !self.take_room(table, served, now)? {
+                        return self.overflow_in_all(tables, ask, now, progress);
+                    }
+                    let place = (ask.hash, ask.key);
+                    progress.drafts.push(self.draft_born(place, served, true));
+                    self.decide_on_draft(progress, progress.drafts.len() - 1, ask, now);
+                    return Ok(None);
+                }
+                let mut decision = Decision::new(verdict, Arc::clone(limit), ask.cost, now);
+                decision.pattern = served.told(None);
+                if !decision.is_spent() {
+                    self.look_past_ends_of(&mut decision, &fresh(limit, now), limit, served.ends.clone());
+                }
+                progress.asides.extend(Aside::of(served, &decision));
+                progress.note(decision, Ground::Nothing);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Decides on an item that found no room.
+    fn overflow_in_all(
+        &self,
+        tables: &mut Tables<'_>,
+        ask: &Ask<'_>,
+        now: Micros,
+        progress: &mut Progress,
+    ) -> Result<Option<usize>> {
+        let overflow = self.overflow(ask.key, ask.brought, self.version(now));
+        let Overflow { key, hash, .. } = overflow.as_ref().ok_or_else(|| Error::not_configured(ask.key))?;
+        let shard = shard_of(*hash);
+        if tables.iter().all(|(locked, _)| *locked != shard) {
+            return Ok(Some(shard));
+        }
+        let known = progress.drafts.iter().position(|draft| *draft.entry.key == **key);
+        let draft = match (known, &overflow) {
+            (Some(draft), _) => draft,
+            (None, Some(overflow)) => {
+                let table = table(tables, *hash)?;
+                let entry = table.get(*hash, key);
+                let served = self.served_overflow(entry.as_deref(), overflow);
+                let draft = match entry {
+                    Some(entry) => {
+                        let mut ends = Live::default();
+                        let entry = Box::new(changed(entry, &served, &mut ends));
+                        Draft { hash: *hash, entry, served, is_born: false, ends: ends.0 }
+                    }
+                    None => {
+                        self.take_room(table, &served, now)?;
+                        self.draft_born((*hash, key), &served, true)
+                    }
+                };
+                progress.drafts.push(draft);
+                progress.drafts.len() - 1
+            }
+            (None, None) => return Err(Error::not_configured(ask.key)),
+        };
+        self.decide_on_draft(progress, draft, ask, now);
+        if let Some(decision) = progress.results.last_mut() {
+            decision.overflow = true;
+        }
+        Ok(None)
+    }
+
+    fn draft_born(&self, place: (u64, &str), served: &Served, is_born: bool) -> Draft {
+        let entry = self.bear(place, served);
+        Draft { hash: place.0, entry, served: served.clone(), is_born, ends: Vec::new() }
+    }
+
+    fn decide_on_draft(&self, progress: &mut Progress, index: usize, ask: &Ask<'_>, now: Micros) {
+        let Draft { entry, served, .. } = &mut progress.drafts[index];
+        let limit = Arc::clone(entry.in_force());
+        entry.standing.advance(&limit, now);
+        let verdict = entry.standing.quote(&limit, now, ask.cost, &mut Live::default());
+        let mut decision = Decision::new(verdict, limit, ask.cost, now);
+        decision.pattern = served.told(Some(entry));
+        let mut ends = Live::default();
+        if decision.is_spent() {
+            entry.spend(now, ask.cost, &mut ends);
+        } else {
+            self.look_past_ends(&mut decision, entry, Some(served));
+        }
+        progress.note(decision, Ground::Draft(index, ends.0));
+    }
+
+    /// Gives back the room that was taken for keys that are not born after all.
+    fn give_up(&self, progress: &Progress) {
+        for draft in progress.drafts.iter().filter(|draft| draft.is_born) {
+            self.give_room_of(&draft.served);
+        }
+    }
+
+    /// The answer where an item was denied: what would have been allowed was not spent, and is told as it stands.
+    fn deny_all(
+        &self,
+        tables: &mut Tables<'_>,
+        asks: &[Ask<'_>],
+        served: &[Option<Served>],
+        now: Micros,
+        progress: Progress,
+    ) -> Attempt {
+        let Progress { mut results, grounds, drafts, mut asides, denied } = progress;
+        let last = results.len() - 1;
+        for (index, result) in results.iter_mut().enumerate() {
+            let (hash, key) = place(asks, &grounds, &drafts, index);
+            let Ok(table) = table(tables, hash) else { continue };
+            let retry = result.retry_after;
+            if result.is_spent() {
+                let verdict = match &grounds[index] {
+                    Ground::Draft(draft, _) => self.stands(table, (hash, key), &drafts[*draft].served, now),
+                    Ground::Entry | Ground::Nothing => match &served[index] {
+                        Some(served) => self.stands(table, (hash, key), served, now),
+                        None => table.get(hash, key).map(|entry| glance(&entry.standing, entry.in_force(), now)),
+                    },
+                };
+                if let Some(verdict) = verdict {
+                    result.stand(verdict);
+                    result.retry_after = retry;
+                }
+            } else if let (Some(entry), counts) = table.get_with_counts(hash, key) {
+                self.deny(entry, counts, hash, now, asks[index].cost);
+            }
+        }
+        // Checks that need no entry and were not made after all.
+        asides.retain(|aside| !aside.is_allowed());
+        let hash = asks[last].hash;
+        if let Ok(table) = table(tables, hash) {
+            table.counts.decisions.1 += 1;
+        }
+        Attempt::Done(AllDecision { allowed: false, denied, results }, asides)
+    }
+
+    /// How a key stands that has spent nothing here.
+    fn stands(&self, table: &mut Table, place: (u64, &str), served: &Served, now: Micros) -> Option<Verdict> {
+        Some(self.look(table.get(place.0, place.1), served, now, |standing, limit| glance(standing, limit, now)))
+    }
+
+    /// Makes what was decided: everything is spent but what a shadow denied.
+    fn commit(&self, tables: &mut Tables<'_>, asks: &[Ask<'_>], now: Micros, progress: Progress) -> Attempt {
+        let Progress { results, grounds, drafts, asides, .. } = progress;
+        for (index, result) in results.iter().enumerate() {
+            let (hash, key) = place(asks, &grounds, &drafts, index);
+            let Ok(table) = table(tables, hash) else { continue };
+            let (Some(entry), counts) = table.get_with_counts(hash, key) else { continue };
+            match &grounds[index] {
+                _ if !result.is_spent() => self.deny(entry, counts, hash, now, asks[index].cost),
+                Ground::Entry => {
+                    entry.spend(now, asks[index].cost, &mut Live::default());
+                    count_allowed(entry, counts, asks[index].cost);
+                }
+                Ground::Draft(..) | Ground::Nothing => {}
+            }
+        }
+        let spent = |draft: usize| {
+            let of_draft = |(ground, result): &(&Ground, &Decision)| {
+                matches!(ground, Ground::Draft(index, _) if *index == draft) && result.is_spent()
+            };
+            grounds.iter().zip(&results).filter(of_draft).map(|(_, result)| result.cost).collect::<Vec<_>>()
+        };
+        for (index, draft) in drafts.into_iter().enumerate() {
+            let costs = spent(index);
+            let Ok(table) = table(tables, draft.hash) else { continue };
+            if costs.is_empty() {
+                // A shadow denied all of it: what is due stays due.
+                if draft.is_born {
+                    self.give_room_of(&draft.served);
+                }
+                continue;
+            }
+            let key = draft.entry.key.clone();
+            if draft.is_born {
+                self.put(table, draft.hash, draft.entry, &draft.served);
+            } else if let (Some(entry), counts) = table.get_with_counts(draft.hash, &key) {
+                self.replace(entry, *draft.entry, &draft.served, counts);
+            }
+            if let (Some(entry), counts) = table.get_with_counts(draft.hash, &key) {
+                for cost in costs {
+                    count_allowed(entry, counts, cost);
+                }
+            }
+        }
+        if let Some((_, first)) = tables.first_mut() {
+            first.counts.decisions.0 += 1;
+        }
+        Attempt::Done(AllDecision { allowed: true, denied: None, results }, asides)
+    }
+}
+
+impl Progress {
+    fn note(&mut self, decision: Decision, ground: Ground) {
+        if !decision.allowed {
+            self.denied = Some(self.results.len());
+        }
+        self.results.push(decision);
+        self.grounds.push(ground);
+    }
+}
+
+/// The hash and key of what an item was decided on.
+fn place<'a>(asks: &[Ask<'a>], grounds: &[Ground], drafts: &'a [Draft], index: usize) -> (u64, &'a str) {
+    match &grounds[index] {
+        Ground::Draft(draft, _) => (drafts[*draft].hash, &drafts[*draft].entry.key),
+        Ground::Entry | Ground::Nothing => (asks[index].hash, asks[index].key),
+    }
+}
+
+/// The record of all that is spent, and its length; `None` where nothing is.
+fn record<'a>(
+    tables: &mut Tables<'_>,
+    asks: &[Ask<'_>],
+    progress: &'a Progress,
+    now: Micros,
+) -> Result<(Option<Event<'a>>, usize)> {
+    let spent =
+        || progress.results.iter().zip(&progress.grounds).zip(asks).filter(|((result, _), _)| result.is_spent());
+    let id = |tables: &mut Tables<'_>, ask: &Ask<'_>| {
+        let entry = table(tables, ask.hash)?.get(ask.hash, ask.key);
+        entry.map(|entry| entry.id()).ok_or_else(|| Error::not_configured(ask.key))
+    };
+    if spent().all(|((_, ground), _)| matches!(ground, Ground::Entry | Ground::Nothing)) {
+        let entries = spent().filter(|((_, ground), _)| matches!(ground, Ground::Entry));
+        let items: Vec<(u64, u64)> = entries.map(|(_, ask)| Ok((id(tables, ask)?, ask.cost))).collect::<Result<_>>()?;
+        return Ok((Some(items).filter(|items| !items.is_empty()).map(|items| Event::SpentAll { at: now, items }), 0));
+    }
+    let mut items = Vec::new();
+    let mut begun = vec![false; progress.drafts.len()];
+    for ((result, ground), ask) in spent() {
+        match ground {
+            Ground::Nothing => {}
+            Ground::Entry => {
+                let id = id(tables, ask)?;
+                items.push(Spend { id, cost: result.cost, born: None, moves: Vec::new(), ends: Vec::new() });
+            }
+            Ground::Draft(index, ends) => {
+                let Draft { entry, served, is_born, ends: before, .. } = &progress.drafts[*index];
+                let first = !std::mem::replace(&mut begun[*index], true);
+                let mut spend = match first && *is_born {
+                    true => born(entry, served, result.cost),
+                    false => {
+                        Spend { id: entry.id(), cost: result.cost, born: None, moves: Vec::new(), ends: Vec::new() }
+                    }
+                };
+                if first && !is_born {
+                    spend.moves = served.moves();
+                    spend.ends.extend(before);
+                }
+                spend.ends.extend(ends);
+                items.push(spend);
+            }
+        }
+    }
+    let event = Event::SpentMore { at: now, items };
+    let bytes = encoded_len(&event);
+    Ok((Some(event), bytes))
+}
+
+fn table<'t>(tables: &'t mut Tables<'_>, hash: u64) -> Result<&'t mut Table> {
+    let shard = shard_of(hash);
+    let at = tables.partition_point(|(other, _)| *other < shard);
+    let found = tables.get_mut(at).filter(|(other, _)| *other == shard);
+    found.map(|(_, table)| &mut **table).ok_or_else(Core::unforeseen)
+}

@@ -1,0 +1,157 @@
+//! Checks of several keys, each decided by itself.
+
+use std::sync::MutexGuard;
+
+use super::decide::{Ask, MAX_ENDS, Room, Step, asks_for_ends};
+use super::wait::{NonBlocking, Wait};
+use crate::bounds::SHARDS;
+use crate::clock::Micros;
+use crate::error::Result;
+use crate::limit::{Limit, validate_key};
+use crate::limiter::answers::{Decision, Item};
+use crate::limiter::core::{Core, shard_of};
+use crate::limiter::entry::{Source, Table};
+use crate::limiter::lookup::{Brought, is_plain};
+use crate::store::record::MAX_FIXED;
+
+/// Items of a `check_many` that are decided under one reservation.
+const MANY_STEP: usize = 64;
+
+/// Upper bound of one window of a limit in a record, in bytes: six integers at most, and the name of a zone.
+const MAX_WINDOW: usize = 128;
+
+/// The locked shards.
+type Tables<'a> = [Option<MutexGuard<'a, Table>>; SHARDS];
+
+/// What may have to be had for one item before it is decided.
+struct Needs {
+    /// Bytes of its record.
+    bytes: usize,
+    /// The shard of an overflow limit that may decide.
+    overflow: Option<usize>,
+}
+
+impl Core {
+    /// Decides each item by itself. Room in the log is reserved in steps, so that many such requests at once find
+    /// some, also in the little that a new log has.
+    pub fn decide_many(&self, items: &[Item<'_>]) -> Result<Vec<Result<Decision>>> {
+        let mut results = Vec::with_capacity(items.len());
+        for step in items.chunks(MANY_STEP) {
+            let mut room = Room::new(self.reserve(step.len(), step.len() * MAX_FIXED)?, MAX_FIXED);
+            for item in step {
+                let check = |()| self.check(&self.ask(item), &mut room, &Wait::Not, None);
+                results.push(validate_key(item.key).and_then(check));
+            }
+        }
+        Ok(results)
+    }
+
+    /// As [`Core::decide_many`], without waiting. What was decided can't be taken back, so all that could have to be
+    /// waited for is had before the first decision.
+    pub fn decide_many_now(&self, items: &[Item<'_>], non_blocking: &NonBlocking<'_>) -> Result<Vec<Result<Decision>>> {
+        let asks: Vec<Result<Ask<'_>>> =
+            items.iter().map(|item| validate_key(item.key).map(|()| self.ask(item))).collect();
+        // Items of each shard that are still to be decided.
+        let mut left = [0u16; SHARDS];
+        for ask in asks.iter().flatten() {
+            left[shard_of(ask.hash)] += 1;
+        }
+        let mut tables: Tables<'_> = [const { None }; SHARDS];
+        for shard in (0..SHARDS).filter(|shard| left[*shard] > 0) {
+            tables[shard] = Some(self.lock_for(Some(non_blocking), shard)?);
+        }
+        let now = self.clock.now();
+        let needs: Vec<Needs> =
+            asks.iter().flatten().map(|ask| self.needs(&mut tables, ask, now, asks.len())).collect();
+        for shard in needs.iter().filter_map(|needs| needs.overflow) {
+            if tables[shard].is_none() {
+                // Out of their order, but without waiting for long.
+                tables[shard] = Some(self.lock_for(Some(non_blocking), shard)?);
+            }
+            left[shard] += 1;
+        }
+        let bytes = needs.iter().map(|needs| needs.bytes).sum::<usize>() + (asks.len() - needs.len()) * MAX_FIXED;
+        let mut room = Room::new(self.reserve_for(Some(non_blocking), items.len(), bytes)?, usize::MAX);
+        // Earlier than the instant of an edit that was made meanwhile it may not be.
+        let now = self.clock.now();
+        let mut needs = needs.into_iter();
+        let mut asides = Vec::new();
+        let mut results = Vec::with_capacity(asks.len());
+        for ask in asks {
+            let ask = match ask {
+                Ok(ask) => ask,
+                Err(error) => {
+                    results.push(Err(error));
+                    continue;
+                }
+            };
+            let step = self.decide_now(&mut tables, &ask, now, &mut room);
+            results.push(step.and_then(|step| match step {
+                Step::Done(decision, aside) => {
+                    asides.extend(aside);
+                    Ok(decision)
+                }
+                Step::Grow(_) | Step::Overflow => Err(Core::unforeseen()),
+            }));
+            let overflow = needs.next().and_then(|needs| needs.overflow);
+            for shard in [Some(shard_of(ask.hash)), overflow].into_iter().flatten() {
+                left[shard] -= 1;
+                if left[shard] == 0 {
+                    // Another thread that waits for the shard need not wait for the other items.
+                    tables[shard] = None;
+                }
+            }
+        }
+        drop(tables);
+        drop(room);
+        asides.iter().for_each(|aside| self.count_aside(aside));
+        Ok(results)
+    }
+
+    /// Decides on an item whose shards are locked.
+    fn decide_now<'a>(
+        &'a self,
+        tables: &mut Tables<'_>,
+        ask: &Ask<'_>,
+        now: Micros,
+        room: &mut Room<'a>,
+    ) -> Result<Step> {
+        let Some(table) = &mut tables[shard_of(ask.hash)] else { return Err(Core::unforeseen()) };
+        let step = self.decide(table, ask, now, room, &Wait::Not)?;
+        if !matches!(step, Step::Overflow) {
+            return Ok(step);
+        }
+        let overflow = self.overflow(ask.key, ask.brought, self.version(now)).ok_or_else(Core::unforeseen)?;
+        let Some(table) = &mut tables[shard_of(overflow.hash)] else { return Err(Core::unforeseen()) };
+        self.decide_overflow(table, ask, &overflow, now, room, &Wait::Not)
+    }
+
+    /// What an item may need, whatever the items before it do.
+    fn needs(&self, tables: &mut Tables<'_>, ask: &Ask<'_>, now: Micros, items: usize) -> Needs {
+        let fixed = Needs { bytes: MAX_FIXED, overflow: None };
+        let Some(table) = &mut tables[shard_of(ask.hash)] else { return fixed };
+        let version = self.version(now);
+        let entry = table.get(ask.hash, ask.key);
+        if let Some(entry) = &entry
+            && is_plain(entry, version, ask.brought)
+            && !matches!((entry.source(), ask.brought), (Source::Request, Brought::Values(_)))
+        {
+            let ends = if asks_for_ends(&entry.limit) { MAX_ENDS } else { 0 };
+            return Needs { bytes: MAX_FIXED + ends, overflow: None };
+        }
+        // An error is nothing that is written.
+        let Ok(served) = self.served(entry.as_deref(), ask.key, ask.brought, now, version) else { return fixed };
+        let size = |limit: &Limit| MAX_FIXED + limit.windows().len() * MAX_WINDOW;
+        // Two moves at most.
+        let limits = size(&served.limit) * 2 + entry.as_ref().map_or(0, |entry| size(&entry.limit));
+        let born = entry.is_none();
+        let overflow = (born && self.may_be_full(&served, items as u64))
+            .then(|| self.overflow(ask.key, ask.brought, version))
+            .flatten();
+        let key = overflow.as_ref().map_or(0, |overflow| overflow.key.len()).max(ask.key.len());
+        Needs {
+            bytes: 2 * MAX_FIXED + MAX_ENDS + limits + key,
+            overflow: overflow.map(|overflow| shard_of(overflow.hash)),
+        }
+    }
+}

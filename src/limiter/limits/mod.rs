@@ -1,0 +1,17 @@
+//! Limits: configured, looked at, reset, removed; one, several at once, or all that begin with a text.
+//!
+//! Whoever configures or removes holds the lock of edits until all its records are queued, so that the log has these
+//! changes in the order in which they were decided.
+//!
+//! Arrows go down this list: `group`, `configure`, `remove`, `reset`, `change`, `setting`, `status`.
+
+mod change;
+mod configure;
+mod group;
+mod remove;
+mod reset;
+mod setting;
+mod status;
+
+pub use self::group::Applied;
+pub use self::setting::Setting;

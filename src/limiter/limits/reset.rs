@@ -1,0 +1,123 @@
+//! Quota that is given back by hand.
+
+use super::remove::validate_prefix;
+use crate::error::Result;
+use crate::limit::{is_pattern, validate_key};
+use crate::limiter::check::wait::Wait;
+use crate::limiter::core::{Core, Limiter, Shard};
+use crate::limiter::entry::{Entry, Source};
+use crate::limiter::lookup::Brought;
+use crate::limiter::registry::OVERFLOW_MARK;
+use crate::store::record::{Event, MAX_FIXED};
+
+/// Keys that are reset under one hold of a shard's lock.
+const STEP: usize = 64;
+
+impl Limiter {
+    /// Gives back all that was spent of a limit. The totals stay.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("api:user-42", "100/1m".parse()?)?;
+    /// limiter.check("api:user-42", 100)?;
+    /// limiter.reset("api:user-42")?;
+    /// assert!(limiter.check("api:user-42", 100)?.allowed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Of a pattern, all keys that live by it are reset.
+    ///
+    /// # Errors
+    /// `limit_not_configured`, `log_failed`, `overloaded`.
+    pub fn reset(&self, key: &str) -> Result<()> {
+        validate_key(key)?;
+        let core = &*self.core;
+        if let Some(slot) = core.pattern_slot(key) {
+            let overflow = format!("{OVERFLOW_MARK}{key}");
+            core.reset_all(|entry| entry.source() == Source::Pattern(slot) || *entry.key == *overflow)?;
+            return core.finish_all(&Wait::of_change(core.sync));
+        }
+        let hash = core.hash(key);
+        let wait = Wait::of_change(core.sync);
+        let mut reservation = core.reserve(1, MAX_FIXED)?;
+        let mut table = core.shard(hash);
+        let now = core.clock.now();
+        let Some(entry) = table.get(hash, key) else {
+            // Where it would be served there is nothing to give back.
+            return core.served(None, key, Brought::AsItStands, now, core.version(now)).map(|_| ());
+        };
+        entry.reset(now);
+        core.log()?.append(&mut reservation, &Event::Reset { id: entry.id(), at: now }, wait.pending());
+        drop(table);
+        drop(reservation);
+        core.finish(&wait)
+    }
+
+    /// Resets all keys that begin with `prefix`, those that live by a pattern or request too. Returns how many there
+    /// were: limits that are configured, and other keys of which something that was spent still counted.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
+    /// limiter.configure("user:*", "1/1h".parse()?)?;
+    /// for key in ["user:1", "user:2"] {
+    ///     limiter.check(key, 1)?;
+    /// }
+    /// assert_eq!(limiter.reset_prefix("user:")?, 2);
+    /// assert!(limiter.check("user:1", 1)?.allowed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `invalid_argument` for an empty prefix; `log_failed` and `overloaded`, after which some may be reset.
+    pub fn reset_prefix(&self, prefix: &str) -> Result<u64> {
+        validate_prefix(prefix)?;
+        let core = &*self.core;
+        let reset = core.reset_all(|entry| match entry.overflow_text() {
+            // All keys that share it begin with it.
+            Some(text) => text.split_once('*').is_some_and(|(begin, _)| begin.starts_with(prefix)),
+            None => entry.pattern_text().is_none() && entry.key.starts_with(prefix),
+        })?;
+        if reset > 0 {
+            core.finish_all(&Wait::of_change(core.sync))?;
+        }
+        Ok(reset)
+    }
+}
+
+impl Core {
+    /// The slot of the pattern with this text.
+    pub fn pattern_slot(&self, text: &str) -> Option<u32> {
+        is_pattern(text).then(|| self.registry.known().get(text).map(|row| row.pattern.slot)).flatten()
+    }
+
+    /// Resets the keys that are wanted, in bounded steps. Returns how many there were; an overflow limit is no key.
+    fn reset_all(&self, wanted: impl Fn(&Entry) -> bool) -> Result<u64> {
+        self.shards.iter().try_fold(0, |reset, shard| Ok(reset + self.reset_shard(shard, &wanted)?))
+    }
+
+    fn reset_shard(&self, shard: &Shard, wanted: &impl Fn(&Entry) -> bool) -> Result<u64> {
+        let mut left: Vec<(u64, u64)> = {
+            let table = shard.lock();
+            table.iter().filter(|entry| wanted(entry)).map(|entry| (self.hash(&entry.key), entry.id())).collect()
+        };
+        let mut reset = 0;
+        while !left.is_empty() {
+            let mut reservation = self.reserve(STEP, STEP * MAX_FIXED)?;
+            let mut table = shard.lock();
+            let now = self.clock.now();
+            let version = self.version(now);
+            for (hash, id) in left.drain(left.len().saturating_sub(STEP)..) {
+                let Some(entry) = table.get_id(hash, id) else { continue };
+                if entry.source() != Source::Exact && self.is_untouched(entry, now, version) {
+                    continue;
+                }
+                entry.reset(now);
+                self.log()?.append(&mut reservation, &Event::Reset { id, at: now }, None);
+                reset += u64::from(entry.overflow_text().is_none());
+            }
+        }
+        Ok(reset)
+    }
+}

@@ -1,0 +1,114 @@
+//! Between replay and map: the registry learns of the patterns, and what came and went is dropped.
+//!
+//! No record tells that a key was swept, nor that it is due to be. Each key by pattern or request is therefore asked
+//! whether it is the same as none, as the sweep asks it: what was swept before the start is that, since it was then and
+//! nothing was spent of it since.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::replay::Found;
+use super::shares::{Shares, is_of_pattern};
+use crate::clock::Micros;
+use crate::limiter::answers::Totals;
+use crate::limiter::core::Core;
+use crate::limiter::entry::{Entry, Held, Source};
+use crate::limiter::registry::Pattern;
+
+/// What the map is made of.
+pub struct Settled {
+    /// Patterns first, then keys; each in the order in which they came.
+    pub entries: Vec<Held>,
+    /// The patterns by their slots, and what the keys of each have counted.
+    pub patterns: Vec<(Arc<Pattern>, Totals)>,
+}
+
+/// Makes the patterns known to the registry, which has none yet, leads keys to them, and drops keys of which nothing
+/// counts any more. With `renumber` all get the ids 1, 2, 3 … in their order.
+pub fn settle(core: &Core, found: Found, renumber: bool) -> Settled {
+    let Found { entries, shares, .. } = found;
+    let (mut entries, mut keys): (Vec<Held>, Vec<Held>) =
+        entries.into_iter().partition(|entry| entry.pattern_text().is_some());
+    let (patterns, slots) = learn(core, &mut entries, &shares, renumber);
+    let now = core.clock.now();
+    let version = core.version(now);
+    keys.retain_mut(|entry| {
+        let stays = entry.is_plain_exact() || stays(core, entry, &slots, now, version);
+        if stays {
+            count(core, entry, &patterns);
+        }
+        stays
+    });
+    if renumber {
+        let ids = entries.len() as u64 + 1..;
+        keys.iter_mut().zip(ids).for_each(|(entry, id)| entry.renumber(id, entry.shard()));
+    }
+    entries.append(&mut keys);
+    Settled { entries, patterns }
+}
+
+/// Adds the patterns to the registry. Returns them by their slots there, and these by the slots of the replay.
+fn learn(
+    core: &Core,
+    entries: &mut [Held],
+    shares: &Shares,
+    renumber: bool,
+) -> (Vec<(Arc<Pattern>, Totals)>, Vec<Option<u32>>) {
+    let mut patterns = Vec::with_capacity(entries.len());
+    let mut slots = vec![None; shares.slots()];
+    core.registry.publish(|known| {
+        for (entry, new_id) in entries.iter_mut().zip(1..) {
+            let old_id = entry.id();
+            if renumber {
+                entry.renumber(new_id, entry.shard());
+            }
+            let text = entry.pattern_text().unwrap_or_default();
+            let (limit, overlay) = (Arc::clone(&entry.limit), entry.overlay().cloned());
+            let edited_at = entry.configured().unwrap_or(0);
+            let pattern = known.add(text, entry.id(), limit, overlay, edited_at, entry.max_keys());
+            let mut totals = Totals::default();
+            for (slot, counted) in shares.of(old_id, text) {
+                slots[slot as usize] = Some(pattern.slot);
+                totals.add(counted);
+            }
+            // A registry without patterns gives out the slots in order.
+            debug_assert_eq!(pattern.slot as usize, patterns.len());
+            patterns.push((pattern, totals));
+        }
+    });
+    (patterns, slots)
+}
+
+/// Counts a key in where it takes room.
+fn count(core: &Core, entry: &Entry, patterns: &[(Arc<Pattern>, Totals)]) {
+    let room = match entry.source() {
+        Source::Pattern(slot) => &patterns[slot as usize].0.live,
+        Source::Request => &core.registry.requested,
+        Source::Overflow if entry.share_slot().is_none() => &core.registry.overflows,
+        Source::Exact | Source::Overflow => return,
+    };
+    room.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Whether the entry of a key is kept. It gets the slot that its pattern has in the registry.
+fn stays(core: &Core, entry: &mut Entry, slots: &[Option<u32>], now: Micros, version: u32) -> bool {
+    let slot = entry.share_slot().and_then(|slot| slots[slot as usize]);
+    match entry.source() {
+        Source::Exact | Source::Request => {}
+        Source::Pattern(_) => match slot {
+            Some(slot) => entry.set_source(Source::Pattern(slot)),
+            // It went with its pattern: a key that was led elsewhere has a record of that, and before the record of the
+            // removal.
+            None => return false,
+        },
+        Source::Overflow => {
+            let of_pattern = entry.overflow_text().is_some_and(is_of_pattern);
+            match slot {
+                Some(slot) => entry.set_overflow_of(slot),
+                None if of_pattern => return false,
+                None => {}
+            }
+        }
+    }
+    !core.is_gone(entry, now, version)
+}
