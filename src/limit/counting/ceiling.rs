@@ -5,13 +5,12 @@
 //! would together allow eight times the rate within a moment, though each of them counts every unit that was spent. So
 //! where values change and a counter or a log is among them, a ceiling goes with the key: a bucket as large as the
 //! largest capacity and one window more (the window at its edge), refilled at the fastest rate, from which every check
-//! must be allowed as well. It says no only where the values together would have allowed more than they promise, see
-//! [`reconfigure`](super::reconfigure).
+//! must be allowed as well. It says no only where the values together would have allowed more than they promise.
 //!
 //! What counts against it is never less than the backlog: the most by which what was allowed from any earlier instant
 //! on exceeds the fastest rate over that time. The backlog of a key that never changed its values isn't known: its
-//! window may be the one that came after an edge. It is taken as one window (`edge`) when that window began, and the
-//! spends since then come on top.
+//! window may be the one that came after an edge. So it is taken as one window (`edge`) at the time when the key's
+//! window began, and the spends since then come on top. The argument is in [`reconfigure`](super::reconfigure).
 
 use super::algorithms::token_bucket::Missing;
 use super::parts::CeilingParts;

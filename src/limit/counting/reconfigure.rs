@@ -13,7 +13,7 @@
 //!     the faster of the old and the new rate.
 //!   - A counter or log takes counts and instants from its own algorithm and judges them by its own rate and period;
 //!     from another algorithm it takes what still counts as one lump, spent when the window began (a log: its newest
-//!     instant; a bucket: now).
+//!     instant, as its oldest would give back what came later; a bucket: now).
 //! - Where a counter or a log is among old and new values, a [`Ceiling`] over all of them holds as well.
 //! - A key of which nothing counts any more is as one that was never seen, whatever it was before: the sweep, which
 //!   forgets it, changes nothing.
@@ -24,25 +24,35 @@
 //! and the fastest rate `F` among them; with counters, and one window `E` at its edge.*
 //!
 //! The backlog `D` at an instant is the most by which what was allowed since any earlier instant exceeds `F` times the
-//! time since then. Promised is that `D` never exceeds `B`, or `B + E`.
+//! time since then. Promised is that `D` never exceeds `B`, or `B + E` with counters.
 //!
-//! With buckets only, every window of the key, resting or not, lacks at least `D`: each spend is missing in all of
-//! them, none refills faster than `F` (nor does one below zero, by a rate that is among them), a new one lacks what
-//! another one lacked, and no rounding makes less of it. What a bucket allows is at most its capacity less what it
-//! lacks, so `D` stays at most its capacity. Parts of this are given up by `unlimited` only, by its meaning.
+//! **Buckets only.** Every window of the key, resting or not, lacks at least `D`: each spend is missing in all of them;
+//! none refills faster than `F`, as the speed at which one pays a debt is among the rates too; a new one lacks what
+//! another one lacked; and no rounding makes less of it. What a bucket allows is at most its capacity less what it
+//! lacks, so `D` stays at most its capacity. What is spent under `unlimited` counts in no window, and not in `D`.
 //!
-//! With counters the ceiling decides: it denies what would take `D` past `B + E`, as long as it counts at least `D`.
-//! Each spend counts there and it forgets at `F`; what is left is its beginning. Say that `D` is at most `E` where a
-//! key is untouched (true at first, when it is 0). Then under one window of a bucket `D` is at most `E` and what is
-//! missing; under a counter, of which no window holds more than `E`, at most `E` when a window begins, by induction:
-//! `D` grows by the window's count and falls by at least as much in its time, or what came last in the window is all of
-//! it, which is at most `E`. So it is at most `E` and what came since. Under a log, at most `E` and what it holds. That
-//! is what a ceiling begins with, the least of it for several windows, as each of them allowed all of the spends. And
-//! it ends where it counts nothing, so that `D` is 0 and all the more the above; or where the key is untouched, but not
-//! before it counts `E` at most. So `D` is at most `E` where a key is untouched.
+//! **With counters** the ceiling denies whatever would take `D` past `B + E`, as long as it counts at least `D`. Each
+//! spend counts there, and it forgets at `F`; so all depends on what it begins with. Say that `D` is at most `E` where
+//! a key is untouched; that is true at first, when it is 0. From there on, under one window,
 //!
-//! Where values change once, or several times without an end of a window between, the ceiling counts at most `E` and
-//! what is used in the window of now, so it denies nothing that this window would allow.
+//! - a bucket lacks at least what `D` is beyond `E`, as above;
+//! - a counter has a `D` of at most `E` whenever a window begins: in a window `D` grows by what is spent and falls by
+//!   no less until the next one begins, or all of it came at the end, and that is one window. So in a window `D` is at
+//!   most `E`, less what its time has paid, and what was spent in it;
+//! - a log holds at least what `D` is beyond `E`, by the same for every period that ends now.
+//!
+//! With that the ceiling begins; with the least of it where there are several windows, as each of them allowed all that
+//! was spent. It ends where it counts nothing, so that `D` is 0, for which the above holds from then on. Or it ends
+//! where the key is untouched, but not before it counts no more than `E`: so `D` is at most `E` where a key is
+//! untouched.
+//!
+//! Of a log the ceiling takes a little less: as though what came before had been paid since its newest instant, which
+//! is not so where units expired since. `D` may then be larger by what expired, if that log was full without a pause
+//! since two windows met at an edge. Otherwise the ceiling would deny what a window converted from a log has at its own
+//! edge.
+//!
+//! Where values change once, the ceiling denies nothing that the windows would allow: it begins with no more than `E`
+//! and what is used in the window of now.
 //!
 //! # The second promise
 //!
@@ -52,8 +62,9 @@
 //! Both are equal at first. A spend takes as much from `R` as from `S`, or more where `S` denies it, and at zero or
 //! more both refill alike, so `R` is never more than `S` there. Where a spend takes `R` below zero and `S` not, `R` may
 //! pay at any speed: it is less than `S` until it is at zero. Where `R` is below zero already, a spend may hasten it as
-//! far as its debt doesn't end earlier than without the spend ([`State::spend_at_rest`]): then both are on their way to
-//! zero, of which `R` is the lower and has the later end. So `R` is never more than `S`.
+//! far as its debt doesn't end earlier than without the spend ([`State::spend_at_rest`]): then, if `S` is below zero
+//! too, both are on their way to zero, and `R` is the lower and has the later end. So `R` is never more than `S`. It
+//! stays there when it is full, as long as the key counts anything: what is spent later must be missing.
 //!
 //! Three things bound this promise. A key that is untouched while its bucket rests is as one never seen. Under
 //! `unlimited` nothing is counted. And at most [`MAX_RESTING`] windows rest: a change beyond them forgets the least
@@ -183,7 +194,6 @@ fn converted(from: &Window, state: &State, to: &Window, at: Micros, ends: &mut d
         }
         (State::Window(open), _) => lump(open.start(), open.used(), ends),
         (State::Pair(pair), _) => lump(pair.start(), state.used(from, at), ends),
-        // Its oldest instant would give back what came later.
         (State::Events(log), _) => lump(log.newest().unwrap_or(at), log.used(), ends),
         (State::Bucket(_) | State::Debt(_), _) => lump(at, state.used(from, at), ends),
     };

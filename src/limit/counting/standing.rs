@@ -9,6 +9,7 @@ use super::reconfigure::reconfigure;
 use super::rest::Rest;
 use super::speed::Speed;
 use super::state::State;
+use crate::bounds::MAX_RESTING;
 use crate::clock::Micros;
 use crate::limit::calendar::Ends;
 use crate::limit::values::Limit;
@@ -79,7 +80,8 @@ impl Standing {
             Some(parts) => State::restore(window, parts),
             None => State::new(window),
         };
-        let windows = parts.resting.iter().map(|(window, parts)| (*window, State::restore(window, parts)));
+        let resting = parts.resting.iter().filter(|(window, _)| !limit.windows().contains(window)).take(MAX_RESTING);
+        let windows = resting.map(|(window, parts)| (*window, State::restore(window, parts)));
         let rest = Rest { windows: windows.collect(), ceiling: parts.ceiling.as_ref().and_then(Ceiling::restore) };
         Standing::of(limit.windows().iter().enumerate().map(state).collect(), rest)
     }
@@ -103,7 +105,7 @@ impl Standing {
     }
 
     /// Decides whether `cost` may be spent at `now`, to which it was advanced. Opens nothing, changes nothing; `ends`
-    /// may be asked for the end of a calendar window that this check would open.
+    /// may be asked for the end of a calendar window that this check would open; what it notes is not for the record.
     pub fn quote(&self, limit: &Limit, now: Micros, cost: u64, ends: &mut dyn Ends) -> Verdict {
         match (&self.0, limit.windows()) {
             (Kind::One(state), [window]) => {

@@ -7,15 +7,12 @@ use super::record::{
     Born, Entry, Event, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source,
     Spend, UNITS, UNLIMITED, tag,
 };
-use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_WINDOWS};
+use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_RESTING, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
 use crate::limit::{Algorithm, CalendarUnit, CeilingParts, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
 /// Longest name of a time zone that is believed, in bytes.
 const MAX_ZONE: usize = 64;
-
-/// Most windows of earlier values that rest.
-const MAX_RESTING: u64 = 8;
 
 /// What a step of decoding gives, or what is wrong.
 type Read<T> = Result<T, &'static str>;
@@ -123,7 +120,7 @@ impl<'a> Decoder<'a> {
         let overlay = self.maybe(|from| Ok(Overlay { limit: from.limit()?, until: from.moment()? }))?;
         let windows = overlay.as_ref().map_or(&limit, |overlay| &overlay.limit).windows();
         let windows = windows.iter().map(|window| self.state(window)).collect::<Read<_>>()?;
-        let resting = self.list(MAX_RESTING, 7, |from| {
+        let resting = self.list(MAX_RESTING as u64, 7, |from| {
             let window = from.window()?;
             Ok((window, from.state(&window)?))
         })?;

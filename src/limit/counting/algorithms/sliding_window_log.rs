@@ -75,11 +75,6 @@ impl EventLog {
         self.entries.back().map(|last| last.at)
     }
 
-    /// The first one.
-    pub fn oldest(&self) -> Option<Micros> {
-        self.entries.front().map(|first| first.at)
-    }
-
     pub fn advance(&mut self, window: &Window, now: Micros) {
         let period = length(window);
         while let Some(first) = self.entries.front() {

@@ -36,10 +36,6 @@ impl Missing {
     pub fn whole(units: u64) -> Missing {
         Missing { units, part: 0, per: 1 }
     }
-
-    pub fn is_none(self) -> bool {
-        self.units == 0 && self.part == 0
-    }
 }
 
 /// The capacity, comparable with a level.

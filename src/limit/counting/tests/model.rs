@@ -121,7 +121,7 @@ fn check_figures(key: &Key, window: &Window, spent: &[(Micros, u64)], cost: u64)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     /// Every figure is the model's, and what it says of the future comes true.
     #[test]

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::bounds::MAX_RESTING;
-use crate::limit::counting::parts::Parts;
+use crate::limit::counting::parts::{CeilingParts, Parts, StateParts};
 use crate::limit::counting::speed::{Speed, shortest};
-use crate::limit::tests::limits;
+use crate::limit::tests::{limits, windows};
 
 /// What happens to a key.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,23 @@ fn unlike() -> impl Strategy<Value = Limit> {
     prop_oneof![(95..103u64, 45..55u64, 0..4usize), (1..4u64, 1..3u64, 0..4usize)].prop_map(|(rate, ms, algorithm)| {
         Limit::from(Window::of(rate, Period::Fixed(ms * MS), Algorithm::ALL[algorithm], None).unwrap())
     })
+}
+
+/// Any state, of whatever algorithm, as plain numbers.
+fn parts() -> impl Strategy<Value = StateParts> {
+    let fast = prop::option::of(any::<(u64, u64)>());
+    prop_oneof![
+        any::<(i64, u64, u64)>().prop_map(|(whole, part, at)| StateParts::Bucket { whole, part, at, fast: None }),
+        (any::<(i64, u64, u64)>(), fast).prop_map(|((whole, part, at), fast)| StateParts::Bucket {
+            whole,
+            part,
+            at,
+            fast
+        }),
+        prop::collection::vec(any::<(u64, u64)>(), 0..5).prop_map(StateParts::Events),
+        any::<(u64, u64, u64)>().prop_map(|(start, end, used)| StateParts::Window { start, end, used }),
+        any::<(u64, u64, u64)>().prop_map(|(start, previous, current)| StateParts::Pair { start, previous, current }),
+    ]
 }
 
 /// The values of a sequence: some of them in different kinds.
@@ -121,7 +138,7 @@ impl Key {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     /// No more is allowed in any time than by the largest burst and the fastest rate; with counters, and one window.
     #[test]
@@ -272,6 +289,7 @@ proptest! {
             prop_assert_eq!(key.is_untouched(), fresh.is_untouched());
         }
         // So are their states.
+        key.at(key.now);
         fresh.at(key.now);
         prop_assert_eq!(key, fresh);
     }
@@ -300,5 +318,31 @@ proptest! {
         }
         key.at(u64::MAX);
         key.quote(1);
+    }
+
+    /// Nor where what comes from a snapshot cannot have been written.
+    #[test]
+    fn damaged_parts_are_borne(
+        limit in limits(),
+        other in limits(),
+        kept in prop::collection::vec(parts(), 0..9),
+        resting in prop::collection::vec((windows(), parts()), 0..12),
+        ceiling in prop::option::of((prop::array::uniform5(any::<u64>()), any::<(u64, u64)>())),
+        steps in prop::collection::vec((any::<u64>(), any::<u64>()), 1..10),
+    ) {
+        let ceiling = ceiling.map(|([most, edge, whole, part, at], speed)| {
+            CeilingParts { most, edge, speed, whole, part, at }
+        });
+        let parts = Parts { windows: kept, resting, ceiling };
+        let mut key = Key { standing: Standing::restore(&limit, &parts), limit: limit.clone(), now: 0 };
+        let again = Standing::restore(&limit, &key.standing.parts());
+        prop_assert_eq!(&again, &key.standing);
+        for (time, cost) in steps {
+            key.at(key.now.max(time));
+            key.quote(cost % 1000);
+            key.spend(cost).take(&other);
+            key.glance();
+            key.take(&limit);
+        }
     }
 }
