@@ -50,7 +50,7 @@ pub enum CalendarUnit {
 }
 
 impl CalendarUnit {
-    /// Every unit, in the order of their codes in the log.
+    /// Every unit, from the shortest to the longest.
     pub const ALL: &[CalendarUnit] =
         &[CalendarUnit::Day, CalendarUnit::Week, CalendarUnit::Month, CalendarUnit::Quarter, CalendarUnit::Year];
 
@@ -63,16 +63,6 @@ impl CalendarUnit {
             CalendarUnit::Quarter => "quarter",
             CalendarUnit::Year => "year",
         }
-    }
-
-    /// The code in the log.
-    pub(crate) const fn code(self) -> u8 {
-        self as u8
-    }
-
-    /// The unit of that code in the log.
-    pub(crate) fn from_code(code: u8) -> Option<CalendarUnit> {
-        CalendarUnit::ALL.get(usize::from(code)).copied()
     }
 
     /// The months of a unit that begins on a day of a month; `None` for days and weeks.
@@ -381,12 +371,10 @@ mod tests {
             assert_eq!((period, period.to_string().as_str()), (Period::Fixed(ms * 1000), written), "{text}");
             assert_eq!(written.parse::<Period>().unwrap(), period);
         }
-        for (index, unit) in CalendarUnit::ALL.iter().copied().enumerate() {
+        for unit in CalendarUnit::ALL.iter().copied() {
             assert_eq!(unit.name().parse::<Period>().unwrap(), Period::calendar(unit));
             assert_eq!(Period::calendar(unit).to_string(), unit.name());
-            assert_eq!((unit.code(), CalendarUnit::from_code(unit.code())), (index as u8, Some(unit)));
         }
-        assert_eq!(CalendarUnit::from_code(5), None);
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl<'a> Decoder<'a> {
             "z" => {
                 let number = self.n();
                 let half = (number / 2) as i64;
-                if number % 2 == 0 { half.into() } else { (-1 - half).into() }
+                if number.is_multiple_of(2) { half.into() } else { (-1 - half).into() }
             }
             "uuid" => (0..16).map(|_| self.byte()).collect(),
             "period" => match self.n() {

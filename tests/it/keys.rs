@@ -80,7 +80,7 @@ fn curl_says_so_too() {
     }
     let fixture = start(&[]);
     let target = format!("{}/v1/take/backup?limit=1/1d", fixture.server.url);
-    let mut take = || run(Command::new("curl").args(["-fsS", "-XPOST", &target]));
+    let take = || run(Command::new("curl").args(["-fsS", "-XPOST", &target]));
     let (first, second) = (take(), take());
     assert_eq!((first.code, first.out.as_str()), (Some(0), "ok 0\n"), "{first:?}");
     assert!(second.code == Some(22) && second.err.contains("429"), "{second:?}");
@@ -387,7 +387,7 @@ fn long_arrays_are_taken_and_no_other_long_body() {
     let mut slow = fixture.server.client();
     slow.send(format!("{}[", head(MAX_LIMITS_BYTES))).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut ask = |wanted: u16| loop {
+    let ask = |wanted: u16| loop {
         let reply = fixture.server.client().post("/v1/limits", &body);
         if reply.status == wanted {
             break reply;

@@ -54,18 +54,8 @@ impl Table {
     }
 
     /// All entries, in no order.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut().map(|entry| &mut **entry)
-    }
-
-    /// The same, to look at.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().map(|entry| &**entry)
-    }
-
-    /// Their keys, in no order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|entry| &*entry.key)
     }
 
     /// Looks at the entries of the next `buckets` buckets, and takes out those of which `gone` says so. `gone` must see

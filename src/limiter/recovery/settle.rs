@@ -47,13 +47,12 @@ pub fn settle(core: &Core, found: Found, renumber: bool) -> Settled {
     Settled { entries, patterns }
 }
 
-/// Adds the patterns to the registry. Returns them by their slots there, and these by the slots of the replay.
-fn learn(
-    core: &Core,
-    entries: &mut [Held],
-    shares: &Shares,
-    renumber: bool,
-) -> (Vec<(Arc<Pattern>, Totals)>, Vec<Option<u32>>) {
+/// Patterns by their slots in the registry, with what their vanished keys have counted; and these slots by those of the
+/// replay.
+type Learnt = (Vec<(Arc<Pattern>, Totals)>, Vec<Option<u32>>);
+
+/// Adds the patterns to the registry.
+fn learn(core: &Core, entries: &mut [Held], shares: &Shares, renumber: bool) -> Learnt {
     let mut patterns = Vec::with_capacity(entries.len());
     let mut slots = vec![None; shares.slots()];
     core.registry.publish(|known| {

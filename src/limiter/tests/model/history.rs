@@ -191,6 +191,9 @@ pub fn answered<T>(answer: Result<T>) -> std::result::Result<T, Refused> {
     })
 }
 
+/// Limits that are configured together: indices of their keys, values, and how long these last.
+type Group = Vec<(usize, Limit, Option<Micros>)>;
+
 /// The limiter under test next to its model.
 struct Pair {
     parent: tempfile::TempDir,
@@ -205,7 +208,7 @@ struct Pair {
     cut: Option<u64>,
     deaths: u32,
     /// Several limits that were configured together, and not known to be on disk since: the model before, and when.
-    group: Option<(Model, Vec<(usize, Limit, Option<Micros>)>, Micros)>,
+    group: Option<(Model, Group, Micros)>,
     /// A compaction in another thread, which may fail when its limiter is closed.
     beside: Option<thread::JoinHandle<Result<Compaction>>>,
 }
