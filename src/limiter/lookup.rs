@@ -379,8 +379,8 @@ impl Core {
         })
     }
 
-    /// Takes an entry out of which something is due, if it is the same as none: what is to happen to the key then happens
-    /// to a new one, as it would after a sweep.
+    /// Takes an entry out of which something is due, if it is the same as none: what is to happen to the key then
+    /// happens to a new one, as it would after a sweep.
     pub fn forget_if_none(&self, table: &mut Table, hash: u64, key: &str, now: Micros, version: u32) {
         let (Some(entry), counts) = table.get_with_counts(hash, key) else { return };
         if self.is_as_none(entry, now, version) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::util::{Client, PATIENCE, Server, flint, flint_killed, frames, log_files, segments};
+use crate::util::{Client, PATIENCE, Server, flint, flint_killed, frames, log_files, segments, still};
 
 const ALGORITHMS: [&str; 4] = ["token_bucket", "fixed_window_counter", "sliding_window_log", "sliding_window_counter"];
 const KEYS: [&str; 4] = ["a", "b", "c", "route:/v1/chat"];
@@ -21,9 +21,9 @@ fn configure(client: &mut Client, key: &str, algorithm: &str, rate: u64, burst: 
     assert_eq!(client.post("/v1/limits", &body.to_string()).ok(), json!({"ok": true, "created": true}));
 }
 
-/// How all limits stand. All of it holds still: the periods are a year long.
+/// How all limits stand, but for what runs down. All of it holds still: the periods are a year long.
 fn statuses(server: &Server) -> Value {
-    server.client().get("/v1/limits").ok()
+    still(server.client().get("/v1/limits").ok())
 }
 
 fn total_allowed(statuses: &Value) -> BTreeMap<String, u64> {

@@ -121,7 +121,7 @@ fn check(server: &Server, proxy: &Proxy) {
         let (_, replies) = proxy.ask(&urls, &[&check[..], &[http, "-D", "-"]].concat());
         assert_eq!(replies.matches("\"allowed\":true").count(), 20, "{replies}");
         assert_eq!(
-            replies.to_ascii_lowercase().matches("\nratelimit-policy: \"default\";q=40").count(),
+            replies.to_ascii_lowercase().matches("\nratelimit-policy: \"40/366d\";q=40").count(),
             20,
             "{replies}"
         );

@@ -31,9 +31,9 @@ fn a_way_out_of_corruption() {
     assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
     let place = format!("{} is damaged at offset {at}: ", segment.display());
     for line in [
-        "kept: 1 limit, from no snapshot and 4 events in 4 frames, up to record 4",
+        "kept: 1 limit, from no snapshot and 5 events in 5 frames, up to record 5",
         &format!("damaged: {place}"),
-        "among them 1 frame that can be read, with 1 event, up to record 6",
+        "among them 1 frame that can be read, with 1 event, up to record 7",
         &format!("written to {to_text}; the old directory is as it was"),
     ] {
         assert!(run.out.contains(line), "{line}: {}", run.out);
@@ -58,11 +58,11 @@ fn a_way_out_of_corruption() {
     let done = run.json();
     assert_eq!(
         done["kept"],
-        json!({"limits": 1, "snapshot": null, "frames": 4, "events": 4, "last_sequence": 4}),
+        json!({"limits": 1, "snapshot": null, "frames": 5, "events": 5, "last_sequence": 5}),
         "{done}"
     );
     assert_eq!(done["lost"]["events"], 1, "{done}");
-    assert_eq!(done["lost"]["last_sequence"], 6, "{done}");
+    assert_eq!(done["lost"]["last_sequence"], 7, "{done}");
     assert_eq!((&done["ok"], &done["damaged"][0]["offset"]), (&true.into(), &at.into()), "{done}");
 
     // With nothing before the damage there is nothing to save.

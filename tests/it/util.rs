@@ -492,6 +492,19 @@ impl Process {
     }
 }
 
+/// Statuses without `next_ms`, which runs down while all else holds still.
+pub fn still(mut statuses: Value) -> Value {
+    match &mut statuses {
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = still(item.take())),
+        Value::Object(fields) => {
+            fields.remove("next_ms");
+            fields.values_mut().for_each(|field| *field = still(field.take()));
+        }
+        _ => {}
+    }
+    statuses
+}
+
 /// The segments of a data directory, oldest first.
 pub fn segments(dir: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());

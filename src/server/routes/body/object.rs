@@ -134,8 +134,8 @@ impl<'de, B: Body<'de>> Visitor<'de> for ObjectVisitor<B> {
     }
 }
 
-/// How serde begins to say that a value is of another type; it goes on with the value, `, expected `, and what it should
-/// be.
+/// How serde begins to say that a value is of another type; it goes on with the value, `, expected `, and what it
+/// should be.
 const WRONG_TYPE: &str = "invalid type: ";
 
 /// The text of an error in the value of a field.
