@@ -99,30 +99,28 @@ pub struct Decision {
 }
 
 impl Decision {
+    #[inline]
     pub(super) fn new(verdict: Verdict, limit: Arc<Limit>, cost: u64, now: Micros) -> Decision {
         let shadow = limit.mode() == Mode::Shadow;
-        let mut decision = Decision {
-            allowed: verdict.allowed || shadow,
+        let Figures { remaining, used, debt, reset_at, retry, next } = Figures::of(&verdict);
+        let allowed = verdict.allowed || shadow;
+        Decision {
+            allowed,
             cost,
             would_deny: shadow.then_some(!verdict.allowed),
             limit,
-            windows: Quotes::Many(Vec::new()),
-            binding: 0,
-            remaining: None,
-            used: None,
-            debt: 0,
-            reset_at: None,
-            retry_after: Some(Duration::ZERO),
-            next: Some(Duration::ZERO),
+            windows: verdict.windows,
+            binding: verdict.binding,
+            remaining,
+            used,
+            debt,
+            reset_at,
+            retry_after: if allowed { Some(Duration::ZERO) } else { retry },
+            next,
             now,
             pattern: None,
             overflow: false,
-        };
-        decision.stand(verdict);
-        if shadow {
-            decision.retry_after = Some(Duration::ZERO);
         }
-        decision
     }
 
     /// Takes over how the limit stands; whether it is allowed stays.
@@ -130,7 +128,7 @@ impl Decision {
         let figures = Figures::of(&verdict);
         self.binding = verdict.binding;
         (self.remaining, self.used, self.debt) = (figures.remaining, figures.used, figures.debt);
-        (self.reset_at, self.retry_after, self.next) = (figures.reset_at, figures.retry, figures.next);
+        (self.reset_at, self.next) = (figures.reset_at, figures.next);
         self.windows = verdict.windows;
     }
 
@@ -156,7 +154,18 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    #[inline]
     pub fn of(verdict: &Verdict) -> Figures {
+        if let Quotes::One([quote]) = &verdict.windows {
+            return Figures {
+                remaining: Some(quote.remaining),
+                used: Some(quote.used),
+                debt: quote.debt,
+                reset_at: Some(quote.reset_at),
+                retry: quote.retry.map(Duration::from_micros),
+                next: quote.next.map(Duration::from_micros),
+            };
+        }
         let quotes = verdict.windows.as_slice();
         let binding = quotes.get(verdict.binding);
         // `None` is never: longer than all others.

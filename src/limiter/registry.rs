@@ -187,13 +187,20 @@ pub struct Intended {
     pub until: Option<Micros>,
 }
 
-/// The registry.
+/// What every check of a key by pattern looks at, and edits alone change. So it shares no cache line with counters.
 #[derive(Debug)]
-pub struct Registry {
+#[repr(align(64))]
+struct Now {
     /// Raised by every edit. 0 is never current: it is what a new entry has.
     version: AtomicU32,
     /// When the next overlay of a pattern ends; [`u64::MAX`] for none.
     next_end: AtomicU64,
+}
+
+/// The registry.
+#[derive(Debug)]
+pub struct Registry {
+    now: Now,
     /// Rank 3: held by an edit, before any shard's lock. Holds what an error has left of a group of changes.
     editing: Mutex<Option<Group>>,
     /// Rank 5: held for a look or for one step of an edit, after a shard's lock. Nothing is waited for under it.
@@ -215,8 +222,7 @@ impl Registry {
     /// Without patterns.
     pub fn new(max_requested: u64) -> Registry {
         Registry {
-            version: AtomicU32::new(1),
-            next_end: AtomicU64::new(u64::MAX),
+            now: Now { version: AtomicU32::new(1), next_end: AtomicU64::new(u64::MAX) },
             editing: Mutex::new(None),
             known: RwLock::default(),
             interned: Mutex::new((HashTable::new(), MIN_PURGE)),
@@ -231,10 +237,10 @@ impl Registry {
     /// The version at `now`, which must have been read before.
     #[inline]
     pub fn version(&self, now: Micros) -> u32 {
-        if now >= self.next_end.load(Ordering::Acquire) {
+        if now >= self.now.next_end.load(Ordering::Acquire) {
             self.lift_ended(now);
         }
-        self.version.load(Ordering::SeqCst)
+        self.now.version.load(Ordering::SeqCst)
     }
 
     /// The patterns, to look at.
@@ -252,13 +258,13 @@ impl Registry {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         self.raise();
         let done = change(&mut known);
-        self.next_end.store(known.next_end.unwrap_or(u64::MAX), Ordering::Release);
+        self.now.next_end.store(known.next_end.unwrap_or(u64::MAX), Ordering::Release);
         done
     }
 
     fn raise(&self) {
-        if self.version.fetch_add(1, Ordering::SeqCst) == u32::MAX {
-            self.version.store(1, Ordering::SeqCst);
+        if self.now.version.fetch_add(1, Ordering::SeqCst) == u32::MAX {
+            self.now.version.store(1, Ordering::SeqCst);
         }
     }
 
@@ -268,7 +274,7 @@ impl Registry {
         if known.lift_ended(now) {
             self.raise();
         }
-        self.next_end.store(known.next_end.unwrap_or(u64::MAX), Ordering::Release);
+        self.now.next_end.store(known.next_end.unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// The one copy of these values.
@@ -290,7 +296,7 @@ impl Registry {
 
     /// Whether the values of some pattern end by themselves.
     pub fn has_ends(&self) -> bool {
-        self.next_end.load(Ordering::Relaxed) != u64::MAX
+        self.now.next_end.load(Ordering::Relaxed) != u64::MAX
     }
 }
 

@@ -310,7 +310,6 @@ impl Core {
         for (index, result) in results.iter_mut().enumerate() {
             let (hash, key) = place(asks, &grounds, &drafts, index);
             let Ok(table) = table(tables, hash) else { continue };
-            let retry = result.retry_after;
             if result.is_spent() {
                 let verdict = match &grounds[index] {
                     Ground::Draft(draft, _) => self.stands(table, (hash, key), &drafts[*draft].served, now),
@@ -321,7 +320,6 @@ impl Core {
                 };
                 if let Some(verdict) = verdict {
                     result.stand(verdict);
-                    result.retry_after = retry;
                 }
             } else if let (Some(entry), counts) = table.get_with_counts(hash, key) {
                 self.deny(entry, counts, hash, now, asks[index].cost);

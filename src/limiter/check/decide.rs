@@ -11,7 +11,7 @@ use super::wait::Wait;
 use crate::bounds::MAX_WINDOWS;
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
-use crate::limit::{Limit, Live, Standing, Verdict, validate_cost};
+use crate::limit::{Limit, Live, Standing, validate_cost};
 use crate::limiter::answers::{Decision, Figures, Totals};
 use crate::limiter::core::{Core, shard_of};
 use crate::limiter::entry::{Counts, Entry, Source, Table};
@@ -75,12 +75,20 @@ impl<'a> Room<'a> {
     }
 }
 
+/// What a decision is made with.
+pub struct Pass<'p, 'a> {
+    /// Read under the shard's lock.
+    pub now: Micros,
+    pub room: &'p mut Room<'a>,
+    pub wait: &'p Wait<'p>,
+    /// Where the decision goes: it is too large to be handed from one function to the next.
+    pub out: &'p mut Option<Decision>,
+}
+
 /// How far a decision came.
-// Nearly all of them are made, and a box would be an allocation for each.
-#[expect(clippy::large_enum_variant)]
 pub enum Step {
     /// It is made. What is left to count is for when no lock is held.
-    Done(Decision, Option<Aside>),
+    Done(Option<Aside>),
     /// Nothing was changed: there is no room for a record of so many bytes.
     Grow(usize),
     /// Nothing was changed: an overflow limit is to decide.
@@ -114,32 +122,20 @@ pub fn asks_for_ends(limit: &Limit) -> bool {
     limit.windows().iter().any(|window| window.period().is_calendar())
 }
 
-/// The decision of a limit that belongs to no pattern.
-fn decision(verdict: Verdict, limit: Arc<Limit>, ask: &Ask<'_>, now: Micros) -> Decision {
-    Decision::new(verdict, limit, ask.cost, now)
-}
-
 impl Core {
     /// Decides on a key of the table's shard.
-    pub fn decide<'a>(
-        &'a self,
-        table: &mut Table,
-        ask: &Ask<'_>,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-    ) -> Result<Step> {
-        let version = self.version(now);
+    pub fn decide<'a>(&'a self, table: &mut Table, ask: &Ask<'_>, pass: &mut Pass<'_, 'a>) -> Result<Step> {
         let (entry, counts) = table.get_with_counts(ask.hash, ask.key);
         match entry {
-            Some(entry) if is_plain(entry, version, ask.brought) => {
-                self.decide_in_place(entry, counts, ask, ask.hash, None, now, room, wait)
+            Some(entry) if entry.is_plain_exact() || is_plain(entry, self.version(pass.now), ask.brought) => {
+                self.decide_in_place(entry, counts, ask, ask.hash, None, pass)
             }
             _ => {
+                let (now, version) = (pass.now, self.version(pass.now));
                 self.forget_if_none(table, ask.hash, ask.key, now, version);
                 let entry = table.get(ask.hash, ask.key);
                 let served = self.served(entry.as_deref(), ask.key, ask.brought, now, version)?;
-                self.decide_served(table, ask, (ask.hash, ask.key), &served, now, room, wait)
+                self.decide_served(table, ask, (ask.hash, ask.key), &served, pass)
             }
         }
     }
@@ -150,50 +146,47 @@ impl Core {
         table: &mut Table,
         ask: &Ask<'_>,
         overflow: &Overflow,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
+        pass: &mut Pass<'_, 'a>,
     ) -> Result<Step> {
         let entry = table.get(overflow.hash, &overflow.key);
         let served = self.served_overflow(entry.as_deref(), overflow);
-        let mut step = self.decide_served(table, ask, (overflow.hash, &overflow.key), &served, now, room, wait)?;
-        if let Step::Done(decision, _) = &mut step {
+        let step = self.decide_served(table, ask, (overflow.hash, &overflow.key), &served, pass)?;
+        if let (Step::Done(_), Some(decision)) = (&step, &mut *pass.out) {
             decision.overflow = true;
         }
         Ok(step)
     }
 
     /// Decides on a key that is served so; `place` is the hash and key of its entry.
-    #[expect(clippy::too_many_arguments)]
     fn decide_served<'a>(
         &'a self,
         table: &mut Table,
         ask: &Ask<'_>,
         place: (u64, &str),
         served: &Served,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
+        pass: &mut Pass<'_, 'a>,
     ) -> Result<Step> {
         let (entry, counts) = table.get_with_counts(place.0, place.1);
-        let Some(entry) = entry else { return self.decide_unborn(table, ask, place, served, now, room, wait) };
+        let Some(entry) = entry else { return self.decide_unborn(table, ask, place, served, pass) };
         if served.changes.is_empty() {
             entry.version = served.version;
-            return self.decide_in_place(entry, counts, ask, place.0, Some(served), now, room, wait);
+            return self.decide_in_place(entry, counts, ask, place.0, Some(served), pass);
         }
+        let now = pass.now;
+        let Pass { room, wait, out, .. } = pass;
         let mut ends = Live::default();
         let mut to = changed(entry, served, &mut ends);
         let limit = Arc::clone(to.in_force());
         validate_cost(ask.key, &limit, ask.cost)?;
         to.standing.advance(&limit, now);
         let verdict = to.standing.quote(&limit, now, ask.cost, &mut Live::default());
-        let mut decision = decision(verdict, limit, ask, now);
+        let decision = out.insert(Decision::new(verdict, limit, ask.cost, now));
         decision.pattern = served.told(Some(&to));
         if !decision.is_spent() {
-            self.look_past_ends(&mut decision, &to, Some(served));
+            self.look_past_ends(decision, &to, Some(served));
             self.deny(entry, counts, place.0, now, ask.cost);
             counts.decisions.1 += 1;
-            return Ok(Step::Done(decision, None));
+            return Ok(Step::Done(None));
         }
         to.spend(now, ask.cost, &mut ends);
         let spend = Spend { id: to.id(), cost: ask.cost, born: None, moves: served.moves(), ends: ends.0 };
@@ -208,7 +201,7 @@ impl Core {
         self.replace(entry, to, served, counts);
         count_allowed(entry, counts, ask.cost);
         counts.decisions.0 += 1;
-        Ok(Step::Done(decision, None))
+        Ok(Step::Done(None))
     }
 
     /// Puts what became of an entry in its place.
@@ -220,7 +213,6 @@ impl Core {
         *entry = to;
     }
 
-    #[expect(clippy::too_many_arguments)]
     fn decide_in_place<'a>(
         &'a self,
         entry: &mut Entry,
@@ -228,21 +220,21 @@ impl Core {
         ask: &Ask<'_>,
         hash: u64,
         served: Option<&Served>,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
+        pass: &mut Pass<'_, 'a>,
     ) -> Result<Step> {
+        let now = pass.now;
+        let Pass { room, wait, out, .. } = pass;
         let limit = Arc::clone(entry.in_force());
         validate_cost(ask.key, &limit, ask.cost)?;
         entry.standing.advance(&limit, now);
         let verdict = entry.standing.quote(&limit, now, ask.cost, &mut Live::default());
         if !verdict.allowed {
-            let mut decision = decision(verdict, limit, ask, now);
-            self.look_past_ends(&mut decision, entry, served);
+            let decision = out.insert(Decision::new(verdict, limit, ask.cost, now));
+            self.look_past_ends(decision, entry, served);
             decision.pattern = told(entry, counts);
             self.deny(entry, counts, hash, now, ask.cost);
             counts.decisions.1 += 1;
-            return Ok(Step::Done(decision, None));
+            return Ok(Step::Done(None));
         }
         // Under `unlimited` nothing is spent that a restart could forget.
         let wait = if limit.is_unlimited() { &Wait::Not } else { wait };
@@ -266,31 +258,30 @@ impl Core {
             room.append(self, &event, encoded_len(&event), wait)?;
         }
         counts.decisions.0 += 1;
-        let mut decision = decision(verdict, limit, ask, now);
+        let decision = out.insert(Decision::new(verdict, limit, ask.cost, now));
         decision.pattern = count_allowed(entry, counts, cost);
-        Ok(Step::Done(decision, None))
+        Ok(Step::Done(None))
     }
 
-    #[expect(clippy::too_many_arguments)]
     fn decide_unborn<'a>(
         &'a self,
         table: &mut Table,
         ask: &Ask<'_>,
         place: (u64, &str),
         served: &Served,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
+        pass: &mut Pass<'_, 'a>,
     ) -> Result<Step> {
+        let now = pass.now;
+        let Pass { room, wait, out, .. } = pass;
         let limit = &served.limit;
         validate_cost(ask.key, limit, ask.cost)?;
         let verdict = fresh(limit, now).quote(limit, now, ask.cost, &mut Live::default());
-        let mut decision = decision(verdict, Arc::clone(limit), ask, now);
+        let decision = out.insert(Decision::new(verdict, Arc::clone(limit), ask.cost, now));
         decision.pattern = served.told(None);
         if !decision.is_spent() || limit.is_unlimited() {
             let allowed = decision.is_spent();
             if !allowed {
-                self.look_past_ends_of(&mut decision, &fresh(limit, now), limit, served.ends.clone());
+                self.look_past_ends_of(decision, &fresh(limit, now), limit, served.ends.clone());
             }
             let counts = &mut table.counts;
             if allowed {
@@ -298,8 +289,8 @@ impl Core {
             } else {
                 counts.decisions.1 += 1
             };
-            let aside = Aside::of(served, &decision);
-            return Ok(Step::Done(decision, aside));
+            let aside = Aside::of(served, decision);
+            return Ok(Step::Done(aside));
         }
         if !self.take_room(table, served, now)? {
             return Ok(Step::Overflow);
@@ -321,7 +312,7 @@ impl Core {
             share.totals.add(Totals::of_allowed(ask.cost));
         }
         table.counts.decisions.0 += 1;
-        Ok(Step::Done(decision, None))
+        Ok(Step::Done(None))
     }
 
     /// A new key.
@@ -403,15 +394,13 @@ impl Core {
             }
             _ => None,
         };
-        let limit = Arc::clone(entry.in_force());
+        let Some((until, _)) = &ends else { return };
         if entry.overlay().is_some() && entry.source() == Source::Request {
             // Nothing is known of what comes then, not even whether there is a limit.
-            if let Some((until, _)) = ends {
-                decision.no_later_than(Duration::from_micros(until - decision.now), Some(Duration::ZERO), None);
-            }
-            return;
+            let span = Duration::from_micros(until.saturating_sub(decision.now));
+            return decision.no_later_than(span, Some(Duration::ZERO), None);
         }
-        self.look_past_ends_of(decision, &entry.standing, &limit, ends);
+        self.look_past_ends_of(decision, &entry.standing, entry.in_force(), ends);
     }
 
     pub fn look_past_ends_of(

@@ -5,7 +5,7 @@
 //! finds that it needs more room or another shard, nothing was changed; the locks are dropped, that is had too, and it
 //! begins again.
 
-use super::decide::{Ask, Room, Step};
+use super::decide::{Ask, Pass, Room, Step};
 use super::wait::{NonBlocking, Wait};
 use crate::bounds::MAX_ITEMS;
 use crate::error::{Error, Result};
@@ -71,12 +71,13 @@ impl Limiter {
         let core = &*self.core;
         let wait = Wait::by(core.sync, non_blocking);
         let mut room = Room::new(core.reserve_for(non_blocking, 1, MAX_FIXED)?, MAX_FIXED);
-        let decision = core.check(&core.ask(&item), &mut room, &wait, non_blocking)?;
+        let mut decision = None;
+        core.check(&core.ask(&item), &mut room, &wait, non_blocking, &mut decision)?;
         drop(room);
-        if decision.must_be_waited_for() {
+        if decision.as_ref().is_some_and(Decision::must_be_waited_for) {
             core.finish(&wait)?;
         }
-        Ok(decision)
+        decision.ok_or_else(Core::unforeseen)
     }
 
     /// Asks for several keys (1 to [`MAX_ITEMS`], none twice) at once: everything is spent or nothing, as seen by every
@@ -178,23 +179,24 @@ impl Core {
         room: &mut Room<'a>,
         wait: &Wait<'_>,
         non_blocking: Option<&NonBlocking<'_>>,
-    ) -> Result<Decision> {
+        out: &mut Option<Decision>,
+    ) -> Result<()> {
         let mut overflows = false;
         loop {
             let step = match overflows {
                 false => {
                     let mut table = self.lock_for(non_blocking, shard_of(ask.hash))?;
                     let now = self.clock.now();
-                    self.decide(&mut table, ask, now, room, wait)?
+                    self.decide(&mut table, ask, &mut Pass { now, room, wait, out })?
                 }
-                true => self.check_overflow(ask, room, wait, non_blocking)?,
+                true => self.check_overflow(ask, room, wait, non_blocking, out)?,
             };
             match step {
-                Step::Done(decision, aside) => {
+                Step::Done(aside) => {
                     if let Some(aside) = aside {
                         self.count_aside(&aside);
                     }
-                    return Ok(decision);
+                    return Ok(());
                 }
                 Step::Grow(bytes) => room.set_longer(self.reserve_for(non_blocking, 1, bytes)?, bytes),
                 Step::Overflow => overflows = true,
@@ -209,6 +211,7 @@ impl Core {
         room: &mut Room<'a>,
         wait: &Wait<'_>,
         non_blocking: Option<&NonBlocking<'_>>,
+        out: &mut Option<Decision>,
     ) -> Result<Step> {
         let find =
             |now| self.overflow(ask.key, ask.brought, self.version(now)).ok_or_else(|| Error::not_configured(ask.key));
@@ -218,7 +221,7 @@ impl Core {
             let now = self.clock.now();
             let overflow = find(now)?;
             if shard_of(overflow.hash) == shard {
-                return self.decide_overflow(&mut table, ask, &overflow, now, room, wait);
+                return self.decide_overflow(&mut table, ask, &overflow, &mut Pass { now, room, wait, out });
             }
             shard = shard_of(overflow.hash);
         }
