@@ -496,7 +496,7 @@ fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Lim
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn nothing_is_decided_otherwise_than_if_every_key_were_kept(
