@@ -30,7 +30,7 @@ pub use self::calendar::{Ends, Live, Recorded, bounds_of};
 pub use self::counting::parts::{CeilingParts, Parts, StateParts};
 pub use self::counting::quote::{Detail, Quote, Quotes, Verdict};
 pub use self::counting::standing::Standing;
-pub use self::patterns::{PatternSet, is_pattern, matches};
+pub use self::patterns::{PatternSet, is_pattern, is_preferred, matches};
 pub use self::period::{CalendarUnit, Period, format_length, parse_length};
 pub use self::text::excerpt;
 pub use self::validation::{validate_cost, validate_key};

@@ -57,6 +57,15 @@ pub fn is_pattern(key: &str) -> bool {
     key.contains('*')
 }
 
+/// Whether `one` serves a key that `other` matches too.
+pub fn is_preferred(one: &str, other: &str) -> bool {
+    let rank = |pattern: &'_ str| {
+        let prefix = pattern.find('*').unwrap_or(pattern.len());
+        (prefix, pattern.chars().filter(|char| *char != '*').count())
+    };
+    rank(one).cmp(&rank(other)).then_with(|| other.cmp(one)).is_gt()
+}
+
 /// Whether `pattern` matches the literal `key`. A `pattern` without `*` matches itself. Takes time in proportion to the
 /// length of both.
 pub fn matches(pattern: &str, key: &str) -> bool {

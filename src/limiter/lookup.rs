@@ -390,8 +390,8 @@ impl Core {
         }
     }
 
-    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives by until
-    /// then. Where there is no room at once, they count for nothing or for what it lives by next.
+    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives by
+    /// until then. Where there is no room at once, they count for nothing or for what it lives by next.
     pub fn settle_denials(&self, entry: &Entry) {
         if !entry.has_pending_denials() {
             return;

@@ -16,8 +16,8 @@ fn a_way_out_of_corruption() {
     }
     let segment = segments(&dir).pop().unwrap();
     let mut bytes = std::fs::read(&segment).unwrap();
-    // Frames with records and marks take turns: the fourth check's.
-    let at = frames(&bytes).0[8];
+    // After that of the clock, frames with records and marks take turns: the fourth check's.
+    let at = frames(&bytes).0[9];
     bytes[at + 41] ^= 1;
     std::fs::write(&segment, &bytes).unwrap();
     let before = log_files(&dir);

@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::decide::{Aside, Ask, Room, asks_for_ends, born, count_allowed, fresh};
 use super::wait::{NonBlocking, Wait};
+use crate::bounds::MAX_RECORD_BYTES;
 use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::limit::{Live, Verdict, validate_cost};
@@ -17,6 +18,9 @@ use crate::limiter::entry::{Entry, Source, Table};
 use crate::limiter::lookup::{Overflow, Served, changed, glance, is_plain};
 use crate::store::encode::encoded_len;
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM, Spend};
+
+/// Keys that are born by one record before the check of all. Each takes some 1300 bytes at most.
+const BORN_AT_ONCE: usize = 64;
 
 /// The locked shards, in their order.
 type Tables<'a> = Vec<(usize, MutexGuard<'a, Table>)>;
@@ -29,6 +33,8 @@ enum Attempt {
     Grow(usize),
     /// Nothing was changed: this shard has to be locked too.
     Lock(usize),
+    /// Keys are there now that were to be born, of which nothing was spent yet. Nobody sees a difference.
+    Again,
 }
 
 /// What one item is decided on.
@@ -85,6 +91,7 @@ impl Core {
                     return Ok(answer);
                 }
                 Attempt::Lock(shard) => shards.push(shard),
+                Attempt::Again => {}
                 Attempt::Grow(bytes) => {
                     drop(tables);
                     room.set_longer(self.reserve_for(non_blocking, 1, bytes)?, bytes);
@@ -126,6 +133,10 @@ impl Core {
             return Ok(self.deny_all(tables, asks, &served, now, progress));
         }
         let (event, bytes) = record(tables, asks, &progress, now)?;
+        if bytes > MAX_RECORD_BYTES {
+            drop(event);
+            return self.bear_first(tables, progress, now, room);
+        }
         if let Some(event) = &event {
             if !room.grow(self, bytes)? {
                 self.give_up(&progress);
@@ -147,6 +158,43 @@ impl Core {
         }
         drop(event);
         Ok(self.commit(tables, asks, now, progress))
+    }
+
+    /// Where one record can't hold all: puts the keys into the map that are to be born, with records of their own. Of a
+    /// key of which nothing was spent nobody sees whether it is there, also after a crash.
+    fn bear_first<'a>(
+        &'a self,
+        tables: &mut Tables<'_>,
+        progress: Progress,
+        now: Micros,
+        room: &mut Room<'a>,
+    ) -> Result<Attempt> {
+        let mut left: Vec<Draft> = progress.drafts.into_iter().filter(|draft| draft.is_born).collect();
+        if left.is_empty() {
+            return Err(Error::invalid(
+                "items must not bring so many values at once; divide them among several checks",
+            ));
+        }
+        while !left.is_empty() {
+            let some = left.len().saturating_sub(BORN_AT_ONCE)..;
+            let born_now: Vec<Box<Entry>> = left[some.clone()]
+                .iter()
+                .map(|draft| self.bear((draft.hash, &draft.entry.key), &draft.served))
+                .collect();
+            let items = born_now.iter().zip(&left[some.clone()]).map(|(entry, draft)| born(entry, &draft.served, 0));
+            let event = Event::SpentMore { at: now, items: items.collect() };
+            let bytes = encoded_len(&event);
+            if !room.grow(self, bytes)? {
+                left.iter().for_each(|draft| self.give_room_of(&draft.served));
+                return Ok(Attempt::Grow(bytes));
+            }
+            room.append(self, &event, bytes, &Wait::Not)?;
+            drop(event);
+            for (entry, draft) in born_now.into_iter().zip(left.drain(some)) {
+                self.put(table(tables, draft.hash)?, draft.hash, entry, &draft.served);
+            }
+        }
+        Ok(Attempt::Again)
     }
 
     /// How an item is served; `None` where the entry is as it is to be. Refuses what can't be.

@@ -75,10 +75,19 @@ impl<'a> Room<'a> {
     }
 }
 
+/// What a decision is made with.
+pub struct Pass<'p, 'a> {
+    /// Read under the shard's lock.
+    pub now: Micros,
+    pub room: &'p mut Room<'a>,
+    pub wait: &'p Wait<'p>,
+    /// Where the decision goes: it is too large to be handed from one function to the next.
+    pub out: &'p mut Option<Decision>,
+}
+
 /// How far a decision came.
 pub enum Step {
-    /// It is made, and put where the caller wants it: it is too large to be handed from one function to the next. What is
-    /// left to count is for when no lock is held.
+    /// It is made. What is left to count is for when no lock is held.
     Done(Option<Aside>),
     /// Nothing was changed: there is no room for a record of so many bytes.
     Grow(usize),
@@ -115,26 +124,18 @@ pub fn asks_for_ends(limit: &Limit) -> bool {
 
 impl Core {
     /// Decides on a key of the table's shard.
-    pub fn decide<'a>(
-        &'a self,
-        table: &mut Table,
-        ask: &Ask<'_>,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-        out: &mut Option<Decision>,
-    ) -> Result<Step> {
+    pub fn decide<'a>(&'a self, table: &mut Table, ask: &Ask<'_>, pass: &mut Pass<'_, 'a>) -> Result<Step> {
         let (entry, counts) = table.get_with_counts(ask.hash, ask.key);
         match entry {
-            Some(entry) if entry.is_plain_exact() || is_plain(entry, self.version(now), ask.brought) => {
-                self.decide_in_place(entry, counts, ask, ask.hash, None, now, room, wait, out)
+            Some(entry) if entry.is_plain_exact() || is_plain(entry, self.version(pass.now), ask.brought) => {
+                self.decide_in_place(entry, counts, ask, ask.hash, None, pass)
             }
             _ => {
-                let version = self.version(now);
+                let (now, version) = (pass.now, self.version(pass.now));
                 self.forget_if_none(table, ask.hash, ask.key, now, version);
                 let entry = table.get(ask.hash, ask.key);
                 let served = self.served(entry.as_deref(), ask.key, ask.brought, now, version)?;
-                self.decide_served(table, ask, (ask.hash, ask.key), &served, now, room, wait, out)
+                self.decide_served(table, ask, (ask.hash, ask.key), &served, pass)
             }
         }
     }
@@ -146,39 +147,34 @@ impl Core {
         table: &mut Table,
         ask: &Ask<'_>,
         overflow: &Overflow,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-        out: &mut Option<Decision>,
+        pass: &mut Pass<'_, 'a>,
     ) -> Result<Step> {
         let entry = table.get(overflow.hash, &overflow.key);
         let served = self.served_overflow(entry.as_deref(), overflow);
-        let step = self.decide_served(table, ask, (overflow.hash, &overflow.key), &served, now, room, wait, out)?;
-        if let (Step::Done(_), Some(decision)) = (&step, out) {
+        let step = self.decide_served(table, ask, (overflow.hash, &overflow.key), &served, pass)?;
+        if let (Step::Done(_), Some(decision)) = (&step, &mut *pass.out) {
             decision.overflow = true;
         }
         Ok(step)
     }
 
     /// Decides on a key that is served so; `place` is the hash and key of its entry.
-    #[expect(clippy::too_many_arguments)]
     fn decide_served<'a>(
         &'a self,
         table: &mut Table,
         ask: &Ask<'_>,
         place: (u64, &str),
         served: &Served,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-        out: &mut Option<Decision>,
+        pass: &mut Pass<'_, 'a>,
     ) -> Result<Step> {
         let (entry, counts) = table.get_with_counts(place.0, place.1);
-        let Some(entry) = entry else { return self.decide_unborn(table, ask, place, served, now, room, wait, out) };
+        let Some(entry) = entry else { return self.decide_unborn(table, ask, place, served, pass) };
         if served.changes.is_empty() {
             entry.version = served.version;
-            return self.decide_in_place(entry, counts, ask, place.0, Some(served), now, room, wait, out);
+            return self.decide_in_place(entry, counts, ask, place.0, Some(served), pass);
         }
+        let now = pass.now;
+        let Pass { room, wait, out, .. } = pass;
         let mut ends = Live::default();
         let mut to = changed(entry, served, &mut ends);
         let limit = Arc::clone(to.in_force());
@@ -218,7 +214,6 @@ impl Core {
         *entry = to;
     }
 
-    #[expect(clippy::too_many_arguments)]
     fn decide_in_place<'a>(
         &'a self,
         entry: &mut Entry,
@@ -226,11 +221,10 @@ impl Core {
         ask: &Ask<'_>,
         hash: u64,
         served: Option<&Served>,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-        out: &mut Option<Decision>,
+        pass: &mut Pass<'_, 'a>,
     ) -> Result<Step> {
+        let now = pass.now;
+        let Pass { room, wait, out, .. } = pass;
         let limit = Arc::clone(entry.in_force());
         validate_cost(ask.key, &limit, ask.cost)?;
         entry.standing.advance(&limit, now);
@@ -270,18 +264,16 @@ impl Core {
         Ok(Step::Done(None))
     }
 
-    #[expect(clippy::too_many_arguments)]
     fn decide_unborn<'a>(
         &'a self,
         table: &mut Table,
         ask: &Ask<'_>,
         place: (u64, &str),
         served: &Served,
-        now: Micros,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-        out: &mut Option<Decision>,
+        pass: &mut Pass<'_, 'a>,
     ) -> Result<Step> {
+        let now = pass.now;
+        let Pass { room, wait, out, .. } = pass;
         let limit = &served.limit;
         validate_cost(ask.key, limit, ask.cost)?;
         let verdict = fresh(limit, now).quote(limit, now, ask.cost, &mut Live::default());

@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 
-use super::decide::{Ask, MAX_ENDS, Room, Step, asks_for_ends};
+use super::decide::{Ask, MAX_ENDS, Pass, Room, Step, asks_for_ends};
 use super::wait::{NonBlocking, Wait};
 use crate::bounds::SHARDS;
 use crate::clock::Micros;
@@ -88,7 +88,8 @@ impl Core {
                 }
             };
             let mut decision = None;
-            let step = self.decide_now(&mut tables, &ask, now, &mut room, &mut decision);
+            let mut pass = Pass { now, room: &mut room, wait: &Wait::Not, out: &mut decision };
+            let step = self.decide_now(&mut tables, &ask, &mut pass);
             results.push(step.and_then(|step| match step {
                 Step::Done(aside) => {
                     asides.extend(aside);
@@ -112,22 +113,15 @@ impl Core {
     }
 
     /// Decides on an item whose shards are locked.
-    fn decide_now<'a>(
-        &'a self,
-        tables: &mut Tables<'_>,
-        ask: &Ask<'_>,
-        now: Micros,
-        room: &mut Room<'a>,
-        out: &mut Option<Decision>,
-    ) -> Result<Step> {
+    fn decide_now<'a>(&'a self, tables: &mut Tables<'_>, ask: &Ask<'_>, pass: &mut Pass<'_, 'a>) -> Result<Step> {
         let Some(table) = &mut tables[shard_of(ask.hash)] else { return Err(Core::unforeseen()) };
-        let step = self.decide(table, ask, now, room, &Wait::Not, out)?;
+        let step = self.decide(table, ask, pass)?;
         if !matches!(step, Step::Overflow) {
             return Ok(step);
         }
-        let overflow = self.overflow(ask.key, ask.brought, self.version(now)).ok_or_else(Core::unforeseen)?;
+        let overflow = self.overflow(ask.key, ask.brought, self.version(pass.now)).ok_or_else(Core::unforeseen)?;
         let Some(table) = &mut tables[shard_of(overflow.hash)] else { return Err(Core::unforeseen()) };
-        self.decide_overflow(table, ask, &overflow, now, room, &Wait::Not, out)
+        self.decide_overflow(table, ask, &overflow, pass)
     }
 
     /// What an item may need, whatever the items before it do.

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::decide::{Ask, Room, Step};
+use super::decide::{Ask, Pass, Room, Step};
 use super::wait::{NonBlocking, Wait};
 use crate::bounds::MAX_ITEMS;
 use crate::error::{Error, Result};
@@ -200,7 +200,7 @@ impl Core {
                 false => {
                     let mut table = self.lock_for(non_blocking, shard_of(ask.hash))?;
                     let now = self.clock.now();
-                    self.decide(&mut table, ask, now, room, wait, out)?
+                    self.decide(&mut table, ask, &mut Pass { now, room, wait, out })?
                 }
                 true => self.check_overflow(ask, room, wait, non_blocking, out)?,
             };
@@ -234,7 +234,7 @@ impl Core {
             let now = self.clock.now();
             let overflow = find(now)?;
             if shard_of(overflow.hash) == shard {
-                return self.decide_overflow(&mut table, ask, &overflow, now, room, wait, out);
+                return self.decide_overflow(&mut table, ask, &overflow, &mut Pass { now, room, wait, out });
             }
             shard = shard_of(overflow.hash);
         }

@@ -7,7 +7,7 @@ use super::change::{Draft, Grow, Room};
 use super::setting::validate_prefix;
 use crate::clock::Micros;
 use crate::error::{Error, Result};
-use crate::limit::{Live, is_pattern, validate_key};
+use crate::limit::{Live, is_pattern, is_preferred, matches, validate_key};
 use crate::limiter::check::wait::Wait;
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::entry::{Entry, Source, Table};
@@ -228,10 +228,10 @@ impl Core {
     /// Leads the keys of a pattern that serves none any more to where they belong, shard by shard.
     fn lead_away(&self, pattern: &Pattern, at: Micros) -> Result<()> {
         for shard in &self.shards {
-            let of_pattern = |entry: &&Entry| entry.source() == Source::Pattern(pattern.slot);
             let mut left: Vec<(u64, u64)> = {
                 let table = shard.lock();
-                table.iter().filter(of_pattern).map(|entry| (self.hash(&entry.key), entry.id())).collect()
+                let is_led = |entry: &&Entry| self.is_led_away(entry, pattern);
+                table.iter().filter(is_led).map(|entry| (self.hash(&entry.key), entry.id())).collect()
             };
             let mut room = Room::default();
             while !left.is_empty() {
@@ -255,6 +255,20 @@ impl Core {
         Ok(())
     }
 
+    /// Whether a key is led elsewhere when this pattern goes: one that lives by it, and one that it served and another
+    /// serves now. That may not have moved to it yet, but must not come to the other's values as of an instant at which
+    /// this one served it still.
+    fn is_led_away(&self, entry: &Entry, pattern: &Pattern) -> bool {
+        if entry.source() == Source::Pattern(pattern.slot) {
+            return true;
+        }
+        if entry.source() == Source::Exact || entry.overflow_text().is_some() || !matches(&pattern.text, &entry.key) {
+            return false;
+        }
+        let known = self.registry.known();
+        known.find(&entry.key).is_some_and(|row| is_preferred(&pattern.text, &row.pattern.text))
+    }
+
     fn lead_one<'a>(
         &'a self,
         table: &mut Table,
@@ -265,7 +279,7 @@ impl Core {
     ) -> Result<Option<Grow>> {
         // It may have been swept meanwhile, or spent and so moved.
         let key = match table.get_id(hash, id) {
-            Some(entry) if entry.source() == Source::Pattern(pattern.slot) => entry.key.clone(),
+            Some(entry) if self.is_led_away(entry, pattern) => entry.key.clone(),
             _ => return Ok(None),
         };
         let row: Option<Row> = self.registry.known().find(&key).cloned();

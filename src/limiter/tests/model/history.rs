@@ -452,7 +452,8 @@ impl Pair {
         Ok(())
     }
 
-    /// What a start makes at `now` of limits that were configured together: what the log does not have yet is done then.
+    /// What a start makes at `now` of limits that were configured together: what the log does not have yet is done
+    /// then.
     fn group_cut_short(&self, now: Micros) -> Vec<Model> {
         let Some((before, wants, at)) = &self.group else { return Vec::new() };
         let cut_at = |done: usize| {
@@ -499,7 +500,7 @@ fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Lim
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn nothing_is_decided_otherwise_than_if_every_key_were_kept(

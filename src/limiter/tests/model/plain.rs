@@ -94,7 +94,7 @@ impl Pattern {
 }
 
 impl Kept {
-    fn new(home: Home, limit: Limit) -> Kept {
+    pub fn new(home: Home, limit: Limit) -> Kept {
         Kept { home, standing: Standing::new(&limit), limit, over: None, last: 0 }
     }
 
@@ -105,6 +105,34 @@ impl Kept {
     /// The values under which it counts.
     fn in_force(&self) -> &Limit {
         self.over.as_ref().map_or(&self.limit, |(limit, _)| limit)
+    }
+
+    /// Decides without a spend; what becomes of it by the spend, if it is one.
+    pub fn decide(mut self, cost: u64, now: Micros) -> Result<(Decided, Option<Kept>), Refused> {
+        let limit = self.in_force().clone();
+        if limit.windows().iter().any(|window| window.rate() > 0 && cost > window.capacity()) {
+            return Err(Refused::TooMuch);
+        }
+        self.standing.advance(&limit, now);
+        let verdict = self.standing.quote(&limit, now, cost, &mut Live::default());
+        let shadow = limit.mode() == Mode::Shadow;
+        let pattern = match &self.home {
+            Home::Pattern(text) if self.over.is_none() => Some(text.clone()),
+            _ => None,
+        };
+        let decided = Decided {
+            allowed: verdict.allowed || shadow,
+            would_deny: shadow.then_some(!verdict.allowed),
+            windows: verdict.windows.as_slice().to_vec(),
+            limit: limit.clone(),
+            pattern,
+        };
+        if !verdict.allowed {
+            return Ok((decided, None));
+        }
+        self.standing.spend(&limit, now, cost, &mut Live::default());
+        self.last = now;
+        Ok((decided, Some(self)))
     }
 
     /// New values for what it counts.
@@ -123,14 +151,14 @@ impl Kept {
     }
 
     /// Its own values become these, with what they come from.
-    fn become_of(&mut self, home: Home, limit: &Limit, at: Micros) {
+    pub fn become_of(&mut self, home: Home, limit: &Limit, at: Micros) {
         if self.over.is_none() {
             self.reconfigure(limit, at);
         }
         (self.home, self.limit) = (home, limit.clone());
     }
 
-    fn untouched(&self, now: Micros) -> bool {
+    pub fn untouched(&self, now: Micros) -> bool {
         let mut standing = self.standing.clone();
         standing.advance(self.in_force(), now);
         !self.covered(now) && standing.is_untouched(self.in_force(), now)
@@ -210,33 +238,11 @@ impl Model {
         brought: Option<&Limit>,
         now: Micros,
     ) -> Result<(Decided, Option<Kept>), Refused> {
-        let mut kept = self.served(key, brought, now)?;
-        let limit = kept.in_force().clone();
-        if limit.windows().iter().any(|window| window.rate() > 0 && cost > window.capacity()) {
-            return Err(Refused::TooMuch);
-        }
-        kept.standing.advance(&limit, now);
-        let verdict = kept.standing.quote(&limit, now, cost, &mut Live::default());
-        let shadow = limit.mode() == Mode::Shadow;
-        let pattern = match &kept.home {
-            Home::Pattern(text) if kept.over.is_none() => Some(text.clone()),
-            _ => None,
-        };
-        let decided = Decided {
-            allowed: verdict.allowed || shadow,
-            would_deny: shadow.then_some(!verdict.allowed),
-            windows: verdict.windows.as_slice().to_vec(),
-            limit: limit.clone(),
-            pattern,
-        };
+        let kept = self.served(key, brought, now)?;
         // Under `unlimited` nothing is stored of a key of which nothing counts.
-        let unseen = || self.keys.get(key).is_none_or(|kept| kept.home != Home::Exact && kept.untouched(now));
-        if !verdict.allowed || (limit.is_unlimited() && unseen()) {
-            return Ok((decided, None));
-        }
-        kept.standing.spend(&limit, now, cost, &mut Live::default());
-        kept.last = now;
-        Ok((decided, Some(kept)))
+        let unseen = self.keys.get(key).is_none_or(|kept| kept.home != Home::Exact && kept.untouched(now));
+        let (decided, spent) = kept.decide(cost, now)?;
+        Ok((decided, spent.filter(|kept| !(kept.in_force().is_unlimited() && unseen))))
     }
 
     pub fn check(&mut self, key: &str, cost: u64, brought: Option<&Limit>, now: Micros) -> Result<Decided, Refused> {
@@ -335,8 +341,10 @@ impl Model {
             return false;
         }
         if key.contains('*') {
+            let served = |name: &&String| self.pattern_of(name).is_some_and(|(text, _)| text == key);
+            let served: Vec<String> = self.keys.keys().filter(served).cloned().collect();
             self.patterns.remove(key);
-            self.lead_away(&Home::Pattern(key.to_owned()), now);
+            self.lead_away(&Home::Pattern(key.to_owned()), &served, now);
             return true;
         }
         let Some(mut kept) = self.after_due(key, None, now) else { return false };
@@ -356,20 +364,23 @@ impl Model {
         true
     }
 
-    /// Leads the keys of a pattern that was removed to others, or removes them.
-    fn lead_away(&mut self, home: &Home, now: Micros) {
-        let keys: Vec<String> =
-            self.keys.iter().filter(|(_, kept)| kept.home == *home).map(|(key, _)| key.clone()).collect();
+    /// Leads the keys of a pattern that was removed to others, or removes them. Those that it served and that had not
+    /// moved to it yet are led away too, where another one serves them now.
+    fn lead_away(&mut self, gone: &Home, served: &[String], now: Micros) {
+        let of_pattern = |(key, kept): &(&String, &Kept)| kept.home == *gone || served.contains(key);
+        let keys: Vec<String> = self.keys.iter().filter(of_pattern).map(|(key, _)| key.clone()).collect();
         for key in keys {
             let mut kept = self.keys[&key].clone();
             let own = kept.limit.clone();
-            kept.lift(&own, now);
             match self.pattern_of(&key) {
+                _ if kept.home == Home::Exact => continue,
                 Some((text, pattern)) => {
                     let (home, limit) = (Home::Pattern(text.clone()), pattern.in_force(now).0.clone());
+                    kept.lift(&own, now);
                     kept.become_of(home, &limit, now);
                 }
-                None if kept.over.is_some() => kept.home = Home::Request,
+                None if kept.home != *gone => continue,
+                None if kept.covered(now) => kept.home = Home::Request,
                 None => {
                     self.keys.remove(&key);
                     continue;
@@ -382,7 +393,7 @@ impl Model {
     /// Resets one key that is there.
     pub fn reset_key(&mut self, key: &str, now: Micros) {
         // One that could have vanished meanwhile has nothing to reset, nor an instant at which it was.
-        if self.keys.get(key).is_some_and(|kept| !kept.untouched(now)) || self.is_listed(key, now) {
+        if !self.is_gone(key, now) {
             self.keys.get_mut(key).into_iter().for_each(|kept| kept.reset(now));
         }
     }
@@ -421,6 +432,12 @@ impl Model {
         Some(Kept::new(Home::Pattern(text.clone()), pattern.in_force(now).0.clone()))
     }
 
+    /// Whether it is as if the key had never been seen.
+    pub fn is_gone(&self, key: &str, now: Micros) -> bool {
+        self.keys.get(key).is_none_or(|kept| kept.home != Home::Exact && kept.untouched(now))
+            && !self.is_listed(key, now)
+    }
+
     /// Whether a list with live keys shows this one.
     pub fn is_listed(&self, key: &str, now: Micros) -> bool {
         self.after_due(key, None, now).is_some_and(|kept| kept.home == Home::Exact || !kept.untouched(now))
@@ -428,7 +445,7 @@ impl Model {
 }
 
 impl Kept {
-    fn reset(&mut self, now: Micros) {
+    pub fn reset(&mut self, now: Micros) {
         if !self.covered(now) {
             self.over = None;
         }
