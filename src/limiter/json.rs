@@ -527,20 +527,20 @@ mod tests {
         let mut pattern = status("user:*", "unlimited", Vec::new(), Vec::new());
         (pattern.max_keys, pattern.live, pattern.next) = (Some(50), Some(7), None);
         let below = Some(Arc::new("5/1s, 9/1m".parse().unwrap()));
-        pattern.lasting = Some(Lasting { until: 1_000_000, below });
+        pattern.lasting = Some(Lasting { until: 1_000_000, left: Duration::from_micros(500_001), below });
         let below = |name: &str, rate, per, millis| {
             json!({"name": name, "rate": rate, "per": per, "per_millis": millis, "burst": rate,
                 "algorithm": "token_bucket"})
         };
         let expected = json!({"key": "user:*", "unlimited": true, "mode": "enforce",
-            "for_until": "1970-01-01T00:00:01.000Z",
+            "for_until": "1970-01-01T00:00:01.000Z", "for_ms": 501,
             "below": {"windows": [below("5/1s", 5, "1s", 1000), below("9/1m", 9, "1m", 60_000)], "mode": "enforce"},
             "max_keys": 50, "live": 7, "source": "exact", "remaining": null, "used": null, "reset_at": null,
             "next_ms": null});
         assert_eq!(value(|out| pattern.write_json(out)), with_counts(expected));
 
         let mut ban = status("k", "0/1s", vec![quote(true, 0, None)], Vec::new());
-        ban.lasting = Some(Lasting { until: 1_000_000, below: None });
+        ban.lasting = Some(Lasting { until: 1_000_000, left: Duration::ZERO, below: None });
         let told = value(|out| ban.write_json(out));
         assert_eq!((&told["below"], &told["source"], &told["next_ms"]), (&json!(null), &json!("exact"), &json!(null)));
     }

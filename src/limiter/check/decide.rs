@@ -141,7 +141,6 @@ impl Core {
     }
 
     /// Decides by the overflow limit, which is in the table's shard.
-    #[expect(clippy::too_many_arguments)]
     pub fn decide_overflow<'a>(
         &'a self,
         table: &mut Table,

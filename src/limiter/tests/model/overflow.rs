@@ -176,7 +176,6 @@ impl Pair {
     }
 
     /// What the shared limit decides, and what becomes of it.
-    #[expect(clippy::type_complexity)]
     fn decide_shared(
         &self,
         cost: u64,
