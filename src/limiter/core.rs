@@ -138,7 +138,7 @@ impl Core {
         self.log()?.reserve(records, bytes)
     }
 
-    /// Notes that a key has come that may go by itself. To be called under the lock of its shard, once it is there.
+    /// Notes that a key has come that may go by itself. To be called under the lock of its shard.
     #[inline]
     pub fn note_live(&self) {
         if !self.has_live.load(Ordering::SeqCst)

@@ -331,12 +331,13 @@ impl Core {
 
     /// Counts a key in, whatever the bound: one that comes from elsewhere is never sent away.
     pub fn join(&self, source: Source, pattern: Option<&Arc<Pattern>>, counts: &mut Counts) {
-        self.note_live();
         match (source, pattern) {
             (Source::Request, _) => {
+                self.note_live();
                 self.registry.requested.fetch_add(1, Ordering::Relaxed);
             }
             (Source::Pattern(_), Some(pattern)) => {
+                self.note_live();
                 counts.shares.of(pattern);
                 pattern.live.fetch_add(1, Ordering::Relaxed);
             }

@@ -371,17 +371,21 @@ impl Limiter {
         let mut least: Least<(Reverse<u64>, Name)> = Least::new(2 * limit, usize::MAX, |(_, name)| name.0.len());
         for shard in &self.core.shards {
             least.make_room();
-            let table = shard.lock();
-            let keys = table.iter().filter(|entry| entry.pattern_text().is_none() && entry.overflow_text().is_none());
-            for entry in keys {
+            let mut table = shard.lock();
+            let now = self.core.clock.now();
+            let version = self.core.version(now);
+            let is_key = |entry: &&mut Entry| entry.pattern_text().is_none() && entry.overflow_text().is_none();
+            for entry in table.iter_mut().filter(is_key) {
                 let count = Reverse(by.count(&entry.totals()));
-                if least.bound().is_none_or(|(bound, name)| (count, &*entry.key) < (*bound, &*name.0)) {
+                let wanted = least.bound().is_none_or(|(bound, name)| (count, &*entry.key) < (*bound, &*name.0))
+                    && (entry.is_configured(now) || !self.core.is_untouched(entry, now, version));
+                if wanted {
                     least.push((count, Name(entry.key.clone())));
                 }
             }
         }
         let (names, _) = least.finish();
-        // Some of these may be keys of which nothing counts any more.
+        // Some of these may have gone meanwhile.
         let mut top: Vec<Status> = names.iter().filter_map(|(_, name)| self.core.listed(name)).take(limit).collect();
         // What was counted meanwhile is in the answer, so it counts for the order too.
         top.sort_by_key(|status| Reverse(by.count(&status.totals)));

@@ -31,8 +31,15 @@ fn in_parts(mut listing: Listing, sizes: &[usize]) -> Vec<u8> {
 enum Op {
     Configure(String, u64),
     Check(String, u64),
+    /// With a limit of its own.
+    Bring(String, u64),
     Remove(String),
     Advance(u64),
+}
+
+/// All that a list can show, one after the other.
+fn everything(limiter: &Limiter) -> Vec<Status> {
+    limiter.list(Page::default().with_live(true)).unwrap()
 }
 
 fn key() -> impl Strategy<Value = String> {
@@ -43,7 +50,10 @@ fn key() -> impl Strategy<Value = String> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (key(), 1..20u64).prop_map(|(key, rate)| Op::Configure(key, rate)),
+        2 => ("[aö*]{1,3}", 1..20u64).prop_map(|(key, rate)| Op::Configure(key, rate)),
         4 => (key(), 1..12u64).prop_map(|(key, cost)| Op::Check(key, cost)),
+        // Also of keys that are spelled like a pattern.
+        4 => ("[aö*]{1,4}", 1..12u64).prop_map(|(key, cost)| Op::Bring(key, cost)),
         1 => key().prop_map(Op::Remove),
         1 => (0..40_000u64).prop_map(Op::Advance),
     ]
@@ -60,6 +70,7 @@ proptest! {
         most in prop::option::of(1..20usize),
         batch in (2..30usize, 1..100usize),
         sizes in prop::collection::vec(0..3000usize, 1..4),
+        live in any::<bool>(),
     ) {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual(START);
@@ -68,22 +79,39 @@ proptest! {
             match op {
                 Op::Configure(key, rate) => drop(limiter.configure(&key, limit(rate, Algorithm::TokenBucket)).unwrap()),
                 Op::Check(key, cost) => drop(limiter.check(&key, cost)),
+                Op::Bring(key, cost) => {
+                    let brought = limit(9, Algorithm::FixedWindowCounter);
+                    drop(limiter.check_item(Item::new(&key).with_cost(cost).with_limit(&brought)));
+                }
                 Op::Remove(key) => drop(limiter.remove(&key)),
                 Op::Advance(by) => clock.advance_ms(by),
             }
         }
-        let mut expected = all(&limiter);
-        prop_assert!(expected.is_sorted_by(|a, b| a.key < b.key));
+        let mut expected = everything(&limiter);
+        // A pattern comes before the key that is spelled like it.
+        prop_assert!(expected.is_sorted_by(|a, b| (&a.key, a.live.is_none()) < (&b.key, b.live.is_none())));
+        let keys: Vec<Status> = expected.iter().filter(|status| status.live.is_none()).cloned().collect();
+        for pattern in expected.iter().filter(|status| status.live.is_some()) {
+            let of_pattern = keys.iter().filter(|key| key.pattern.as_deref() == Some(&pattern.key));
+            let of_pattern: Vec<Status> = of_pattern.cloned().collect();
+            prop_assert_eq!(limiter.list(Page::default().with_pattern(&pattern.key)).unwrap(), of_pattern);
+        }
         for by in [By::Allowed, By::Denied] {
-            let mut top = expected.clone();
+            let mut top = keys.clone();
             let count = |status: &Status| if by == By::Allowed { status.totals.allowed } else { status.totals.denied };
             top.sort_by_key(|status| std::cmp::Reverse(count(status)));
             top.truncate(batch.0);
             prop_assert_eq!(limiter.top(by, batch.0).unwrap(), top);
         }
+        if !live {
+            expected.retain(|status| status.source == Origin::Exact);
+        }
         expected.retain(|status| status.key.starts_with(&prefix) && after.as_ref().is_none_or(|after| status.key > *after));
-        expected.truncate(most.unwrap_or(usize::MAX));
-        let page = Page { prefix: &prefix, after: after.as_deref(), limit: most, ..Page::default() };
+        let most_or_all = most.unwrap_or(usize::MAX);
+        // Pattern and key of one spelling are not torn apart.
+        let torn = most_or_all < expected.len() && expected[most_or_all - 1].key == expected[most_or_all].key;
+        expected.truncate(most_or_all.saturating_add(usize::from(torn)));
+        let page = Page { prefix: &prefix, after: after.as_deref(), limit: most, live, ..Page::default() };
         prop_assert_eq!(&limiter.list(page).unwrap(), &expected);
         let mut json = Vec::new();
         write_statuses(&expected, &mut json);

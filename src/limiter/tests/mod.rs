@@ -10,6 +10,7 @@ mod list;
 mod model;
 mod rules;
 mod state;
+mod sweep;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
