@@ -614,6 +614,7 @@ fn the_longest_status_is_read_from_a_server() {
     dir.ok(&["limit", "add", &format!("{key}*"), &windows(999_999_999_999)]);
     let key = format!("{key}x");
     dir.ok(&["limit", "check", &key, "--cost", "999999999"]);
+    dir.ok(&["limit", "add", &key, &windows(999_999_999_998)]);
     dir.ok(&["limit", "add", &key, &windows(899_999_999_999), "--for", "366d"]);
     let longest = dir.ok(&["limit", "list", "--live", "--prefix", &key, "--limit", "1", "--json"]);
     assert!((4500..flint::bounds::MAX_STATUS_BYTES).contains(&longest.len()), "{}", longest.len());

@@ -1,5 +1,7 @@
 //! Keys that come and go, over HTTP: limits that requests bring, patterns, several windows, values for a time.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::Instant;
 
@@ -384,8 +386,12 @@ fn long_arrays_are_taken_and_no_other_long_body() {
     let refused = fixture.server.client().raw(&head(MAX_LIMITS_BYTES + 1), false).unwrap();
     assert!(refused.error(413, "body_too_large").contains("67108864"), "{refused:?}");
     // One at a time, and the next when it has gone.
-    let mut slow = fixture.server.client();
-    slow.send(format!("{}[", head(MAX_LIMITS_BYTES))).unwrap();
+    let mut slow = TcpStream::connect(("127.0.0.1", fixture.server.port())).unwrap();
+    let expecting = head(MAX_LIMITS_BYTES).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+    slow.write_all(expecting.as_bytes()).unwrap();
+    let mut interim = [0; 12];
+    slow.read_exact(&mut interim).unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100");
     let deadline = Instant::now() + PATIENCE;
     let ask = |wanted: u16| loop {
         let reply = fixture.server.client().post("/v1/limits", &body);

@@ -1,9 +1,9 @@
 //! Online compaction: a new snapshot while checks go on.
 //!
 //! The log is rotated first: segment N begins. Then, shard by shard and under the lock of that shard only, keys of
-//! which nothing counts any more are taken out, the other entries are copied and a marker record is queued; its place in
-//! the log is exactly where the copy was made. What is not in the copy is not in the map either: the next spend of such
-//! a key says in its record all that a replay needs. Encoding and writing happen outside every lock. When all is
+//! which nothing counts any more are taken out, the other entries are copied and a marker record is queued; its place
+//! in the log is exactly where the copy was made. What is not in the copy is not in the map either: the next spend of
+//! such a key says in its record all that a replay needs. Encoding and writing happen outside every lock. When all is
 //! durable, the markers included, the snapshot gets its name N, and what is older than N is removed. Any failure before
 //! leaves the old files in force.
 

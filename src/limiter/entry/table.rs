@@ -54,6 +54,11 @@ impl Table {
     }
 
     /// All entries, in no order.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.entries.iter_mut().map(|entry| &mut **entry)
+    }
+
+    /// The same, to look at.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().map(|entry| &**entry)
     }

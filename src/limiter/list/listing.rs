@@ -349,8 +349,8 @@ impl Limiter {
         Listing::new(&self.core, page, (BATCH, BATCH_BYTES))
     }
 
-    /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: those with a limit
-    /// of their own and those that live by a pattern or request.
+    /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: those with a
+    /// limit of their own and those that live by a pattern or request.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -150,6 +150,8 @@ pub fn in_place(place: &str, text: &str) -> String {
     let (what, position) = split_position(text);
     match what.strip_prefix(WRONG_TYPE).and_then(|rest| rest.rsplit_once(", expected ")) {
         Some((found, wanted)) => format!("{place} must be {wanted}, not {}{position}", thing(found)),
+        // Half of a surrogate pair.
+        None if what.ends_with("hex escape") => format!("{place} has a \\u that stands for no character{position}"),
         None => format!("{place}: {text}"),
     }
 }

@@ -196,7 +196,7 @@ fn what_is_wrong_is_named() {
     for (body, kind, word) in [
         ("{", Kind::InvalidJson, "JSON"),
         ("{\"key\":}", Kind::InvalidJson, "JSON"),
-        ("{\"key\":\"\\ud800\"}", Kind::InvalidArgument, "`key`"),
+        ("{\"key\":\"\\ud800\"}", Kind::InvalidArgument, "field `key` has a \\u that stands for no character"),
         ("[1]", Kind::InvalidArgument, "the body must be an object, not an array"),
         ("{\"key\":1}", Kind::InvalidArgument, "`key`"),
         ("{\"key\":\"a\",\"key\":\"b\"}", Kind::InvalidArgument, "twice"),
