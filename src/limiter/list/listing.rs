@@ -401,7 +401,8 @@ fn validate_page(limit: usize) -> Result<usize> {
 }
 
 impl Core {
-    /// How a key or pattern in the map stands now. `None` for what is not there any more, or the same as if it were not.
+    /// How a key or pattern in the map stands now. `None` for what is not there any more, or is the same as if it were
+    /// not.
     fn listed(&self, name: &Name) -> Option<Status> {
         if let Some(text) = name.0.strip_prefix(PATTERN_MARK) {
             return self.status_of_pattern(text);
