@@ -378,6 +378,11 @@ fn long_arrays_are_taken_and_no_other_long_body() {
         json!({"ok": true, "removed": 20_000})
     );
 
+    // As long as one may be.
+    let last = r#"[{"key":"last","limit":"1/1s"}]"#;
+    let longest = format!("{last}{}", " ".repeat(MAX_LIMITS_BYTES - last.len()));
+    assert_eq!(fixture.client.post("/v1/limits", &longest).ok(), json!({"ok": true, "created": 1}));
+
     let one = format!("{{\"key\":\"k\",\"limit\":\"1/1s\"}}{}", " ".repeat(MAX_BODY_BYTES));
     assert!(fixture.client.post("/v1/limits", &one).error(413, "body_too_large").contains("1048576"));
     let head =

@@ -68,7 +68,8 @@ fn a_body_has_its_timeout_although_in_progress() {
     assert_eq!(case.at(Duration::from_secs(3600)), None, "within the bound");
     case.facts.pending_bytes += 1;
     assert_eq!(case.at(MS), Some(CutReason::Bytes), "more than any body and its chunks are");
-    case.facts.pending_bytes = case.config.max_body_bytes;
+    case.facts.body_large = true;
+    assert_eq!(case.at(MS), None, "a large body is bounded by its length");
     case.facts.body_since = Some(case.start);
     case.bound(case.config.body_timeout, CutReason::Body);
 }
@@ -266,11 +267,19 @@ fn request_guards_count_what_is_in_progress() {
     let mut second = guard_handle.note_request(Some(peer(1)), Body::Unread);
     assert_eq!((flow().handed, flow().in_progress), (2, 2));
     assert_eq!(flow().body_unread, 1);
+    assert!(!flow().body_large);
+    second.expect_large_body();
+    second.expect_large_body();
+    assert_eq!((flow().body_unread, flow().body_large), (1, true));
     second.body_done();
-    assert_eq!(flow().body_unread, 0);
+    assert_eq!((flow().body_unread, flow().body_large), (0, false));
+    let mut gone = guard_handle.note_request(Some(peer(1)), Body::Unread);
+    gone.expect_large_body();
+    drop(gone);
+    assert_eq!((flow().handed, flow().body_unread, flow().body_large), (3, 0, false));
     drop(first);
     second.abandon();
-    assert_eq!((flow().handed, flow().in_progress), (2, 0));
+    assert_eq!((flow().handed, flow().in_progress), (3, 0));
     assert!(flow().abandoned);
     table.settle(table.key(peer(1)));
     assert!(!flow().abandoned);
@@ -377,6 +386,9 @@ fn unfinished_heads_and_bodies_cost_memory_and_cut_ones_do_not() {
     assert_eq!(c.unfinished(), 0);
     c.observe(body, received(3000), now, 100);
     assert_eq!(c.unfinished(), 2000 * BODY_COST);
+    c.facts.body_large = true;
+    assert_eq!(c.unfinished(), 0, "large bodies are bounded by their number");
+    c.facts.body_large = false;
     c.cut = Some(now);
     assert_eq!(c.unfinished(), 0);
 }
