@@ -75,6 +75,10 @@ pub const FIRST_FILL_BYTES: u64 = 64 * 1024;
 /// Largest payload of one frame of the log, in bytes. A batch ends before it; a single record can't reach it.
 pub const MAX_FRAME_BYTES: usize = 512 * 1024;
 
+/// Largest record of a check, in bytes: the space that is filled ahead always has room for it. A check of many new keys
+/// that would need more has some of it written before.
+pub const MAX_RECORD_BYTES: usize = 256 * 1024;
+
 /// Default of `--compact-after`, in bytes of log.
 pub const COMPACT_AFTER_BYTES: u64 = 64 * 1024 * 1024;
 

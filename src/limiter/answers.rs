@@ -210,7 +210,7 @@ pub struct AllDecision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// It was configured for this key, or is a pattern.
+    /// It was configured for this key, for good or for a time, or is a pattern.
     Exact,
     /// From a pattern.
     Pattern,
@@ -248,7 +248,7 @@ pub struct Status {
     pub key: String,
     /// Its values, those that last for a time included.
     pub limit: Arc<Limit>,
-    /// Where they come from; where they last for a time, where those below come from.
+    /// Where they come from.
     pub source: Origin,
     /// The pattern that serves it, if one does.
     pub pattern: Option<Arc<str>>,

@@ -39,12 +39,16 @@ const LOCK_TRIES: u32 = 64;
 ///
 /// let decision = limiter.check("api:user-42", 5)?;
 /// assert!(decision.allowed);
-/// assert_eq!(decision.remaining, 95);
+/// assert_eq!(decision.remaining, Some(95));
 ///
 /// // Atomic: either both are spent or none is.
 /// limiter.configure("org:acme", "4/1s sliding_window_log".parse()?)?;
 /// let all = limiter.check_all(&[("api:user-42", 1), ("org:acme", 4)])?;
 /// assert!(all.allowed);
+///
+/// // Each user has a limit of its own, which takes no memory while nothing counts.
+/// limiter.configure("user:*", "10/1s, 5000/day".parse()?)?;
+/// assert!(limiter.check("user:7", 1)?.allowed);
 ///
 /// limiter.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())

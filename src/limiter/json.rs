@@ -327,8 +327,10 @@ fn digit(number: u64) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::Arc;
+
+    use super::*;
+    use crate::limiter::answers::{Figures, Lasting, Origin, Totals};
 
     use crate::limit::{Quote, Quotes, Verdict};
     use serde_json::{Value, json};
@@ -414,5 +416,109 @@ mod tests {
         let expected = json!({"key": "k", "allowed": true, "cost": 5, "limit": null, "remaining": null, "used": null,
             "reset_at": null, "retry_after_ms": 0, "next_ms": null, "algorithm": null});
         assert_eq!(value(|out| unlimited.write_json("k", out)), expected);
+    }
+
+    fn status(key: &str, limit: &str, windows: Vec<Quote>, details: Vec<Detail>) -> Status {
+        let windows = match <[Quote; 1]>::try_from(windows) {
+            Ok(one) => Quotes::One(one),
+            Err(many) => Quotes::Many(many),
+        };
+        let limit: Arc<Limit> = Arc::new(limit.parse().unwrap());
+        let verdict = Verdict { allowed: true, binding: 0, windows };
+        let figures = Figures::of(&verdict);
+        Status {
+            key: key.to_owned(),
+            limit,
+            source: Origin::Exact,
+            pattern: None,
+            windows: verdict.windows,
+            details,
+            binding: 0,
+            remaining: figures.remaining,
+            used: figures.used,
+            debt: figures.debt,
+            reset_at: figures.reset_at,
+            next: figures.next,
+            lasting: None,
+            overflow: false,
+            max_keys: None,
+            live: None,
+            totals: Totals { allowed: 1, denied: 2, allowed_cost: 3, denied_cost: 4 },
+            last_allowed_at: Some(1_000_000),
+            last_denied_at: None,
+            last_reset_at: None,
+        }
+    }
+
+    /// What every status ends with, here.
+    fn with_counts(mut value: Value) -> Value {
+        let counts = json!({"total_allowed": 1, "total_denied": 2, "total_allowed_cost": 3, "total_denied_cost": 4,
+            "last_allowed_at": "1970-01-01T00:00:01.000Z", "last_denied_at": null, "last_reset_at": null});
+        let fields = value.as_object_mut().unwrap();
+        counts.as_object().unwrap().iter().for_each(|(name, count)| drop(fields.insert(name.clone(), count.clone())));
+        value
+    }
+
+    #[test]
+    fn a_status_tells_values_and_figures_of_one_window() {
+        let detail = vec![Detail::Log { oldest_at: Some(1_001) }];
+        let log = status("k", "100/1m sliding_window_log", vec![quote(true, 41, Some(0))], detail);
+        let expected = json!({"key": "k", "rate": 100, "per": "1m", "per_millis": 60_000, "burst": null,
+            "algorithm": "sliding_window_log", "mode": "enforce", "source": "exact", "remaining": 41, "used": 59,
+            "reset_at": "1970-01-01T00:00:36.001Z", "next_ms": 1, "oldest_at": "1970-01-01T00:00:00.002Z"});
+        assert_eq!(value(|out| log.write_json(out)), with_counts(expected));
+
+        let mut month = status("k", "5/month tz=Europe/Berlin anchor=31", vec![quote(true, 4, Some(0))], Vec::new());
+        (month.source, month.pattern, month.overflow, month.debt) = (Origin::Pattern, Some("k*".into()), true, 6);
+        let expected = json!({"key": "k", "rate": 5, "per": "month", "per_millis": null, "burst": null,
+            "algorithm": "fixed_window_counter", "tz": "Europe/Berlin", "anchor": 31, "mode": "enforce",
+            "source": "pattern", "pattern": "k*", "overflow": true, "remaining": 4, "used": 96, "debt": 6,
+            "reset_at": "1970-01-01T00:00:36.001Z", "next_ms": 1});
+        assert_eq!(value(|out| month.write_json(out)), with_counts(expected));
+    }
+
+    #[test]
+    fn a_status_tells_several_windows_each_by_itself() {
+        let pair = Detail::Pair { previous: 7, current: 8, started_at: Some(2_000_000) };
+        let quotes = vec![quote(true, 9, Some(0)), quote(true, 8, Some(0))];
+        let limit = "10/1s burst=20, 10/1s sliding_window_counter shadow";
+        let several = status("k", limit, quotes, vec![Detail::None, pair]);
+        let window = |name: &str, remaining, more: Value| {
+            let mut window = json!({"name": name, "rate": 10, "per": "1s", "per_millis": 1000, "remaining": remaining,
+                "used": 100 - remaining, "debt": 0, "reset_at": "1970-01-01T00:00:36.001Z", "next_ms": 1});
+            let fields = window.as_object_mut().unwrap();
+            more.as_object().unwrap().iter().for_each(|(name, field)| drop(fields.insert(name.clone(), field.clone())));
+            window
+        };
+        let expected = json!({"key": "k", "windows": [
+            window("10/1s", 9, json!({"burst": 20, "algorithm": "token_bucket"})),
+            window("10/1s#2", 8, json!({"burst": null, "algorithm": "sliding_window_counter", "previous": 7,
+                "current": 8, "window_started_at": "1970-01-01T00:00:02.000Z"})),
+        ], "mode": "shadow", "source": "exact", "remaining": 9, "used": 91, "reset_at": "1970-01-01T00:00:36.001Z",
+            "next_ms": 1});
+        assert_eq!(value(|out| several.write_json(out)), with_counts(expected));
+    }
+
+    #[test]
+    fn a_status_tells_what_comes_back_and_how_many_live() {
+        let mut pattern = status("user:*", "unlimited", Vec::new(), Vec::new());
+        (pattern.max_keys, pattern.live, pattern.next) = (Some(50), Some(7), None);
+        let below = Some(Arc::new("5/1s, 9/1m".parse().unwrap()));
+        pattern.lasting = Some(Lasting { until: 1_000_000, below });
+        let below = |name: &str, rate, per, millis| {
+            json!({"name": name, "rate": rate, "per": per, "per_millis": millis, "burst": rate,
+                "algorithm": "token_bucket"})
+        };
+        let expected = json!({"key": "user:*", "unlimited": true, "mode": "enforce",
+            "for_until": "1970-01-01T00:00:01.000Z",
+            "below": {"windows": [below("5/1s", 5, "1s", 1000), below("9/1m", 9, "1m", 60_000)], "mode": "enforce"},
+            "max_keys": 50, "live": 7, "source": "exact", "remaining": null, "used": null, "reset_at": null,
+            "next_ms": null});
+        assert_eq!(value(|out| pattern.write_json(out)), with_counts(expected));
+
+        let mut ban = status("k", "0/1s", vec![quote(true, 0, None)], Vec::new());
+        ban.lasting = Some(Lasting { until: 1_000_000, below: None });
+        let told = value(|out| ban.write_json(out));
+        assert_eq!((&told["below"], &told["source"], &told["next_ms"]), (&json!(null), &json!("exact"), &json!(null)));
     }
 }

@@ -380,8 +380,8 @@ impl Core {
         })
     }
 
-    /// Takes an entry out of which something is due, if it is the same as none: what is to happen to the key then happens
-    /// to a new one, as it would after a sweep.
+    /// Takes an entry out of which something is due, if it is the same as none: what is to happen to the key then
+    /// happens to a new one, as it would after a sweep.
     pub fn forget_if_none(&self, table: &mut Table, hash: u64, key: &str, now: Micros, version: u32) {
         let (Some(entry), counts) = table.get_with_counts(hash, key) else { return };
         if self.is_as_none(entry, now, version) {
@@ -391,8 +391,8 @@ impl Core {
         }
     }
 
-    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives by until
-    /// then. Where there is no room at once, they count for nothing or for what it lives by next.
+    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives by
+    /// until then. Where there is no room at once, they count for nothing or for what it lives by next.
     pub fn settle_denials(&self, entry: &Entry) {
         if !entry.has_pending_denials() {
             return;

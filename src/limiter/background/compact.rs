@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::Compaction;
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::entry::Entry;
+use crate::store::overloaded;
 use crate::store::record::{Event, MAX_FIXED};
 
 /// Records that may be written while a shard is copied, the marker among them, for the limiter to count as idle.
@@ -82,6 +83,10 @@ impl Core {
         let log_bytes_before = log.bytes();
         // Several limits that are configured together begin and end in segments that are kept, or in ones that are not.
         let edit = self.registry.edit();
+        if edit.is_some() {
+            // The log did not take all of it. The next of them goes on with it.
+            return Err(overloaded());
+        }
         let number = log.rotate()?;
         drop(edit);
         let mut writer = store.begin_snapshot(number)?;

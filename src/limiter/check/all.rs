@@ -4,10 +4,12 @@
 //! items that an overflow limit serves add up on its one draft. Only when all are allowed the drafts go into the map,
 //! and one record says it all.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::decide::{Aside, Ask, Room, asks_for_ends, born, count_allowed, fresh};
+use super::progress::{Draft, Ground, Progress, Tables, place, record, table};
 use super::wait::{NonBlocking, Wait};
+use crate::bounds::MAX_RECORD_BYTES;
 use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::limit::{Live, Verdict, validate_cost};
@@ -16,10 +18,10 @@ use crate::limiter::core::{Core, shard_of};
 use crate::limiter::entry::{Entry, Source, Table};
 use crate::limiter::lookup::{Overflow, Served, changed, glance, is_plain};
 use crate::store::encode::encoded_len;
-use crate::store::record::{Event, MAX_FIXED, MAX_ITEM, Spend};
+use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
 
-/// The locked shards, in their order.
-type Tables<'a> = Vec<(usize, MutexGuard<'a, Table>)>;
+/// Keys that are born by one record before the check of all. Each takes some 1300 bytes at most.
+const BORN_AT_ONCE: usize = 64;
 
 /// How far a decision came.
 enum Attempt {
@@ -29,37 +31,8 @@ enum Attempt {
     Grow(usize),
     /// Nothing was changed: this shard has to be locked too.
     Lock(usize),
-}
-
-/// What one item is decided on.
-enum Ground {
-    /// The entry in the map, of which nothing is due.
-    Entry,
-    /// A draft, and the ends that its spend asked for.
-    Draft(usize, Vec<Micros>),
-    /// Nothing that is kept: a denial, or `unlimited`, of a key that has no entry.
-    Nothing,
-}
-
-/// What is to go into the map.
-struct Draft {
-    hash: u64,
-    entry: Box<Entry>,
-    served: Served,
-    /// Whether room was taken for it, and it is in the map only when it was put there.
-    is_born: bool,
-    /// Of a change: the ends that it asked for.
-    ends: Vec<Micros>,
-}
-
-/// Items that have been decided so far.
-#[derive(Default)]
-struct Progress {
-    results: Vec<Decision>,
-    grounds: Vec<Ground>,
-    drafts: Vec<Draft>,
-    asides: Vec<Aside>,
-    denied: Option<usize>,
+    /// Keys are there now that were to be born, of which nothing was spent yet. Nobody sees a difference.
+    Again,
 }
 
 impl Core {
@@ -85,6 +58,7 @@ impl Core {
                     return Ok(answer);
                 }
                 Attempt::Lock(shard) => shards.push(shard),
+                Attempt::Again => {}
                 Attempt::Grow(bytes) => {
                     drop(tables);
                     room.set_longer(self.reserve_for(non_blocking, 1, bytes)?, bytes);
@@ -126,6 +100,10 @@ impl Core {
             return Ok(self.deny_all(tables, asks, &served, now, progress));
         }
         let (event, bytes) = record(tables, asks, &progress, now)?;
+        if bytes > MAX_RECORD_BYTES {
+            drop(event);
+            return self.bear_first(tables, progress, now, room);
+        }
         if let Some(event) = &event {
             if !room.grow(self, bytes)? {
                 self.give_up(&progress);
@@ -147,6 +125,43 @@ impl Core {
         }
         drop(event);
         Ok(self.commit(tables, asks, now, progress))
+    }
+
+    /// Where one record can't hold all: puts the keys into the map that are to be born, with records of their own. Of a
+    /// key of which nothing was spent nobody sees whether it is there, also after a crash.
+    fn bear_first<'a>(
+        &'a self,
+        tables: &mut Tables<'_>,
+        progress: Progress,
+        now: Micros,
+        room: &mut Room<'a>,
+    ) -> Result<Attempt> {
+        let mut left: Vec<Draft> = progress.drafts.into_iter().filter(|draft| draft.is_born).collect();
+        if left.is_empty() {
+            return Err(Error::invalid(
+                "items must not bring so many values at once; divide them among several checks",
+            ));
+        }
+        while !left.is_empty() {
+            let some = left.len().saturating_sub(BORN_AT_ONCE)..;
+            let born_now: Vec<Box<Entry>> = left[some.clone()]
+                .iter()
+                .map(|draft| self.bear((draft.hash, &draft.entry.key), &draft.served))
+                .collect();
+            let items = born_now.iter().zip(&left[some.clone()]).map(|(entry, draft)| born(entry, &draft.served, 0));
+            let event = Event::SpentMore { at: now, items: items.collect() };
+            let bytes = encoded_len(&event);
+            if !room.grow(self, bytes)? {
+                left.iter().for_each(|draft| self.give_room_of(&draft.served));
+                return Ok(Attempt::Grow(bytes));
+            }
+            room.append(self, &event, bytes, &Wait::Not)?;
+            drop(event);
+            for (entry, draft) in born_now.into_iter().zip(left.drain(some)) {
+                self.put(table(tables, draft.hash)?, draft.hash, entry, &draft.served);
+            }
+        }
+        Ok(Attempt::Again)
     }
 
     /// How an item is served; `None` where the entry is as it is to be. Refuses what can't be.
@@ -388,79 +403,4 @@ impl Core {
         }
         Attempt::Done(AllDecision { allowed: true, denied: None, results }, asides)
     }
-}
-
-impl Progress {
-    fn note(&mut self, decision: Decision, ground: Ground) {
-        if !decision.allowed {
-            self.denied = Some(self.results.len());
-        }
-        self.results.push(decision);
-        self.grounds.push(ground);
-    }
-}
-
-/// The hash and key of what an item was decided on.
-fn place<'a>(asks: &[Ask<'a>], grounds: &[Ground], drafts: &'a [Draft], index: usize) -> (u64, &'a str) {
-    match &grounds[index] {
-        Ground::Draft(draft, _) => (drafts[*draft].hash, &drafts[*draft].entry.key),
-        Ground::Entry | Ground::Nothing => (asks[index].hash, asks[index].key),
-    }
-}
-
-/// The record of all that is spent, and its length; `None` where nothing is.
-fn record<'a>(
-    tables: &mut Tables<'_>,
-    asks: &[Ask<'_>],
-    progress: &'a Progress,
-    now: Micros,
-) -> Result<(Option<Event<'a>>, usize)> {
-    let spent =
-        || progress.results.iter().zip(&progress.grounds).zip(asks).filter(|((result, _), _)| result.is_spent());
-    let id = |tables: &mut Tables<'_>, ask: &Ask<'_>| {
-        let entry = table(tables, ask.hash)?.get(ask.hash, ask.key);
-        entry.map(|entry| entry.id()).ok_or_else(|| Error::not_configured(ask.key))
-    };
-    if spent().all(|((_, ground), _)| matches!(ground, Ground::Entry | Ground::Nothing)) {
-        let entries = spent().filter(|((_, ground), _)| matches!(ground, Ground::Entry));
-        let items: Vec<(u64, u64)> = entries.map(|(_, ask)| Ok((id(tables, ask)?, ask.cost))).collect::<Result<_>>()?;
-        return Ok((Some(items).filter(|items| !items.is_empty()).map(|items| Event::SpentAll { at: now, items }), 0));
-    }
-    let mut items = Vec::new();
-    let mut begun = vec![false; progress.drafts.len()];
-    for ((result, ground), ask) in spent() {
-        match ground {
-            Ground::Nothing => {}
-            Ground::Entry => {
-                let id = id(tables, ask)?;
-                items.push(Spend { id, cost: result.cost, born: None, moves: Vec::new(), ends: Vec::new() });
-            }
-            Ground::Draft(index, ends) => {
-                let Draft { entry, served, is_born, ends: before, .. } = &progress.drafts[*index];
-                let first = !std::mem::replace(&mut begun[*index], true);
-                let mut spend = match first && *is_born {
-                    true => born(entry, served, result.cost),
-                    false => {
-                        Spend { id: entry.id(), cost: result.cost, born: None, moves: Vec::new(), ends: Vec::new() }
-                    }
-                };
-                if first && !is_born {
-                    spend.moves = served.moves();
-                    spend.ends.extend(before);
-                }
-                spend.ends.extend(ends);
-                items.push(spend);
-            }
-        }
-    }
-    let event = Event::SpentMore { at: now, items };
-    let bytes = encoded_len(&event);
-    Ok((Some(event), bytes))
-}
-
-fn table<'t>(tables: &'t mut Tables<'_>, hash: u64) -> Result<&'t mut Table> {
-    let shard = shard_of(hash);
-    let at = tables.partition_point(|(other, _)| *other < shard);
-    let found = tables.get_mut(at).filter(|(other, _)| *other == shard);
-    found.map(|(_, table)| &mut **table).ok_or_else(Core::unforeseen)
 }

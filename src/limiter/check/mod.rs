@@ -1,9 +1,10 @@
 //! Checks.
 //!
-//! Arrows go down this list: `several`, `all`, `many`, `decide`, `wait`.
+//! Arrows go down this list: `several`, `all`, `many`, `progress`, `decide`, `wait`.
 
 mod all;
 mod decide;
 mod many;
+mod progress;
 pub mod several;
 pub mod wait;

@@ -233,7 +233,11 @@ impl Entry {
     }
 
     /// Counts an allowed check, and spends its cost. A pattern's own entry only counts: checks of keys that need none.
+    /// A cost of 0 is no check: it is in a record that only tells of a new key.
     pub fn spend(&mut self, now: Micros, cost: u64, ends: &mut dyn Ends) {
+        if cost == 0 {
+            return;
+        }
         if self.pattern_text().is_some() {
             return self.count_allowed(now, cost);
         }

@@ -91,8 +91,8 @@ enum Attempt {
 }
 
 impl Core {
-    /// The keys of all configured limits that begin with `prefix`, patterns by their text, in the order in which they are
-    /// to be removed: no key is led to a pattern that is about to go.
+    /// The keys of all configured limits that begin with `prefix`, patterns by their text, in the order in which they
+    /// are to be removed: no key is led to a pattern that is about to go.
     pub fn configured(&self, prefix: &str) -> Vec<Box<str>> {
         let mut keys = Vec::new();
         for shard in &self.shards {

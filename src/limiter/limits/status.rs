@@ -101,12 +101,18 @@ impl Core {
             key: key.to_owned(),
             details,
             source: match served.source {
+                // An operator's values for a time are for exactly this key, whatever comes back.
+                _ if overlay.is_some() => Origin::Exact,
                 Source::Exact => Origin::Exact,
                 Source::Pattern(_) => Origin::Pattern,
                 Source::Overflow if served.pattern.is_some() => Origin::Pattern,
                 Source::Request | Source::Overflow => Origin::Request,
             },
-            pattern: served.pattern.as_ref().map(|(pattern, _)| Arc::clone(&pattern.text)),
+            pattern: served
+                .pattern
+                .as_ref()
+                .filter(|_| overlay.is_none())
+                .map(|(pattern, _)| Arc::clone(&pattern.text)),
             binding: verdict.binding,
             windows: verdict.windows,
             remaining: figures.remaining,

@@ -118,7 +118,7 @@ impl<'r> Replayed<'r> {
     fn spent(&mut self, id: u64, cost: u64, at: Micros) -> Result<(), String> {
         let Some(entry) = self.entry(id)? else { return Ok(()) };
         entry.spend(at, cost, &mut Recorded([].iter()));
-        if let Some(slot) = entry.share_slot() {
+        if let Some(slot) = entry.share_slot().filter(|_| cost > 0) {
             self.shares.add(slot, Totals::of_allowed(cost));
         }
         Ok(())
@@ -136,7 +136,7 @@ impl<'r> Replayed<'r> {
         let mut ends = Recorded(ends.iter());
         changes.iter().for_each(|change| entry.change(change, &mut ends));
         entry.spend(at, cost, &mut ends);
-        if let Some(slot) = entry.share_slot() {
+        if let Some(slot) = entry.share_slot().filter(|_| cost > 0) {
             self.shares.add(slot, Totals::of_allowed(cost));
         }
         Ok(())

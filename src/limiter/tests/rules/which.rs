@@ -224,6 +224,36 @@ fn keys_that_are_born_in_one_check_are_born_together_or_not() {
     assert_eq!(look(&open(dir.path(), &clock)), before);
 }
 
+/// A thousand keys of the greatest length are more than one record may hold.
+#[test]
+fn many_new_keys_of_any_length_are_spent_in_one_check() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let limiter = open(dir.path(), &clock);
+    limiter.configure("k*", parse("5/1h")).unwrap();
+    limiter.configure("kk-last", parse("1/1h")).unwrap();
+    let limit = parse("7/1h, 6/1d");
+    let keys: Vec<String> =
+        (0..999).map(|key| format!("{}{key:04}-{}", if key < 600 { "k" } else { "other" }, "x".repeat(500))).collect();
+    let mut items: Vec<Item<'_>> = keys.iter().map(|key| Item::new(key).with_limit(&limit)).collect();
+    items.push("kk-last".into());
+    let all = limiter.check_all(&items).unwrap();
+    assert!(all.allowed && all.results.iter().all(|result| result.is_spent()));
+    assert!(!limiter.check_all(&items).unwrap().allowed);
+    let look = |limiter: &Limiter| {
+        let status =
+            |item: &Item<'_>| limiter.status(item.key).unwrap().map(|status| (status.remaining, status.totals));
+        items.iter().map(status).collect::<Vec<_>>()
+    };
+    let before = look(&limiter);
+    assert_eq!((before[0].unwrap().0, before[700].unwrap().0), (Some(4), Some(5)));
+    let totals = limiter.status("k*").unwrap().unwrap().totals;
+    assert_eq!((totals.allowed, limiter.status("k*").unwrap().unwrap().live), (600, Some(600)));
+    drop(limiter);
+    let limiter = open(dir.path(), &clock);
+    assert_eq!(look(&limiter), before);
+    assert_eq!(limiter.status("k*").unwrap().unwrap().totals, totals);
+}
+
 #[test]
 fn many_checks_decide_each_by_itself_whoever_may_wait() {
     let clock = Clock::manual(START);
