@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::time::{Duration, Instant};
 
-use super::fault::FaultyDisk;
+use super::disk::fault::FaultyDisk;
 use super::*;
 use crate::bounds::MIN_COMPACT_AFTER_BYTES;
 

@@ -1,13 +1,11 @@
 //! Tests of the limiter and its store together, and what they share.
 
 mod check;
-mod crash;
-mod crash_disk;
-mod damage;
-mod fault;
+mod disk;
 mod helper;
 mod list;
 mod model;
+mod offline;
 mod rules;
 mod state;
 mod sweep;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::plain::{Decided, Look, Model, Refused};
+use super::plain::{Decided, Lasting, Look, Model, Refused};
 use crate::clock::Micros;
 use crate::limit::{Mode, Window};
-use crate::limiter::tests::crash_disk::{Chance, CrashDisk, Image};
+use crate::limiter::tests::disk::crash_disk::{Chance, CrashDisk, Image};
 use crate::limiter::tests::*;
 
 const KEYS: [&str; 8] = ["user:1", "user:12", "user:2", "org:a", "org:ab:x", "job", "user:*", "1"];
@@ -142,28 +142,36 @@ type Tested = std::result::Result<(), TestCaseError>;
 struct Seen {
     keys: Vec<Option<Look>>,
     listed: Vec<String>,
-    patterns: Vec<(String, Limit)>,
+    patterns: Vec<(String, Limit, Lasting)>,
+}
+
+fn lasting(status: &Status) -> Lasting {
+    let lasting = status.lasting.as_ref()?;
+    Some((lasting.until, lasting.below.as_ref().map(|limit| Limit::clone(limit))))
 }
 
 fn seen(limiter: &Limiter) -> Seen {
+    let pattern = |status: Status| (status.key.clone(), Limit::clone(&status.limit), lasting(&status));
     let look = |key: &&str| {
         // One that is spelled like a pattern is told of by nobody.
         let status = limiter.status(key).unwrap().filter(|_| !key.contains('*'))?;
-        Some(Look { limit: Limit::clone(&status.limit), windows: status.windows.as_slice().to_vec() })
+        let (limit, windows) = (Limit::clone(&status.limit), status.windows.as_slice().to_vec());
+        Some(Look { limit, windows, lasting: lasting(&status) })
     };
     let (patterns, keys): (Vec<Status>, Vec<Status>) =
         limiter.list(Page::default().with_live(true)).unwrap().into_iter().partition(|status| status.live.is_some());
     Seen {
         keys: KEYS.iter().map(look).collect(),
         listed: keys.into_iter().map(|status| status.key).collect(),
-        patterns: patterns.into_iter().map(|status| (status.key, Limit::clone(&status.limit))).collect(),
+        patterns: patterns.into_iter().map(pattern).collect(),
     }
 }
 
 impl Model {
     fn seen(&self, now: Micros) -> Seen {
         let look = |key: &&str| self.look(key, now).filter(|_| !key.contains('*'));
-        let patterns = self.patterns.iter().map(|(text, pattern)| (text.clone(), pattern.in_force(now).0.clone()));
+        let patterns = self.patterns.iter();
+        let patterns = patterns.map(|(text, one)| (text.clone(), one.in_force(now).0.clone(), one.lasting(now)));
         Seen {
             keys: KEYS.iter().map(look).collect(),
             listed: self.keys.keys().filter(|key| self.is_listed(key, now)).cloned().collect(),

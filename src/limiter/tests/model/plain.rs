@@ -44,7 +44,11 @@ pub struct Pattern {
 pub struct Look {
     pub limit: Limit,
     pub windows: Vec<Quote>,
+    pub lasting: Lasting,
 }
+
+/// When values end, and what is configured to come back.
+pub type Lasting = Option<(Micros, Option<Limit>)>;
 
 /// What is decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +85,12 @@ pub fn matches(pattern: &[char], key: &[char]) -> bool {
 impl Pattern {
     fn covered(&self, now: Micros) -> bool {
         self.over.as_ref().is_some_and(|(_, until)| *until > now)
+    }
+
+    /// When its values end, and what comes then.
+    pub fn lasting(&self, now: Micros) -> Lasting {
+        let over = self.over.as_ref().filter(|(_, until)| *until > now);
+        over.map(|(_, until)| (*until, Some(self.limit.clone())))
     }
 
     /// Its values at `now`, and since when they hold.
@@ -424,7 +434,12 @@ impl Model {
         let limit = kept.in_force().clone();
         kept.standing.advance(&limit, now);
         let verdict = kept.standing.glance(&limit, now, &mut Live::default());
-        Some(Look { limit, windows: verdict.windows.as_slice().to_vec() })
+        let lasting = match (&kept.over, &kept.home) {
+            (Some((_, until)), home) => Some((*until, (*home == Home::Exact).then(|| kept.limit.clone()))),
+            (None, Home::Pattern(text)) => self.patterns[text].lasting(now),
+            (None, _) => None,
+        };
+        Some(Look { limit, windows: verdict.windows.as_slice().to_vec(), lasting })
     }
 
     fn served_unseen(&self, key: &str, now: Micros) -> Option<Kept> {

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::*;
 use crate::limiter::registry::Registry;
+use crate::limiter::tests::*;
 use crate::store::{ReadDisk, retry_interrupted, write_fully};
 
 /// An error by which a disk panics.
 const PANICS: i32 = -1;
 
 /// A disk whose calls fail from the k-th one on, or only that one.
-pub(super) struct FaultyDisk {
+pub struct FaultyDisk {
     left: AtomicI64,
     error: i32,
     only_once: bool,
@@ -26,11 +26,11 @@ pub(super) struct FaultyDisk {
     /// Stalls each fdatasync while it is locked.
     stall: Mutex<()>,
     /// What the next calls of the thread that compacts panic with.
-    pub(super) compaction_panics: Mutex<Vec<Box<dyn Any + Send>>>,
+    pub compaction_panics: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 impl FaultyDisk {
-    pub(super) fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
+    pub fn new(after: i64, error: i32, only_once: bool) -> Arc<FaultyDisk> {
         Arc::new(FaultyDisk {
             left: AtomicI64::new(after),
             error,

@@ -8,9 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::crash_disk::{Chance, CrashDisk, Image};
-use super::*;
 use crate::bounds::{MAX_PERIOD_MS, MIN_SEGMENT_BYTES};
 use crate::limit::{Live, Standing};
+use crate::limiter::tests::*;
 
 const KEYS: [&str; 5] = ["a", "b", "ключ", "route:/v1/chat", "e"];
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::*;
+use crate::limiter::tests::*;
 
 const FRAME_HEADER: usize = 40;
 
