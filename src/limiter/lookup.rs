@@ -287,7 +287,7 @@ impl Core {
     /// free.
     fn sweep_for_room(&self, table: &mut Table, now: Micros) {
         let mut left = SWEPT_AT_THE_BOUND;
-        left -= table.buckets().min(left);
+        left -= table.len().min(left);
         self.sweep(table, SWEPT_AT_THE_BOUND, now);
         for _ in 0..SHARDS_SWEPT_AT_THE_BOUND {
             if left == 0 {
@@ -297,7 +297,7 @@ impl Core {
             // Without waiting, as another shard's lock may be held already.
             let Ok(mut other) = self.shards[next].0.try_lock() else { continue };
             let buckets = left;
-            left -= other.buckets().min(left);
+            left -= other.len().min(left);
             self.sweep(&mut other, buckets, now);
         }
     }
@@ -371,13 +371,17 @@ impl Core {
     /// limits. The next call goes on where this one ends.
     pub fn sweep(&self, table: &mut Table, buckets: usize, now: Micros) -> Swept {
         let version = self.version(now);
-        table.sweep(buckets, |entry, counts| {
-            let gone = self.is_gone(entry, now, version);
-            if gone {
-                self.leave(entry, counts);
-            }
-            gone
-        })
+        table.sweep(
+            buckets,
+            |key| self.hash(key),
+            |entry, counts| {
+                let gone = self.is_gone(entry, now, version);
+                if gone {
+                    self.leave(entry, counts);
+                }
+                gone
+            },
+        )
     }
 
     /// Takes an entry out of which something is due, if it is the same as none: what is to happen to the key then
@@ -387,7 +391,7 @@ impl Core {
         if self.is_as_none(entry, now, version) {
             self.settle_denials(entry);
             self.leave(entry, counts);
-            table.remove(hash, key);
+            table.remove(hash, key, |key| self.hash(key));
         }
     }
 

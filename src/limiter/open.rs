@@ -79,6 +79,7 @@ impl Limiter {
             denials_helper: Mutex::new(None),
             has_live: AtomicBool::new(true),
             sweep_helper: OnceLock::new(),
+            give_back: options.give_back,
             helper_ended: OnceLock::new(),
             flush_every,
             found_bytes,

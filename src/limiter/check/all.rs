@@ -158,7 +158,7 @@ impl Core {
             room.append(self, &event, bytes, &Wait::Not)?;
             drop(event);
             for (entry, draft) in born_now.into_iter().zip(left.drain(some)) {
-                self.put(table(tables, draft.hash)?, draft.hash, entry, &draft.served);
+                self.put(table(tables, draft.hash)?, draft.hash, *entry, &draft.served);
             }
         }
         Ok(Attempt::Again)
@@ -388,7 +388,7 @@ impl Core {
             }
             let key = draft.entry.key.clone();
             if draft.is_born {
-                self.put(table, draft.hash, draft.entry, &draft.served);
+                self.put(table, draft.hash, *draft.entry, &draft.served);
             } else if let (Some(entry), counts) = table.get_with_counts(draft.hash, &key) {
                 self.replace(entry, *draft.entry, &draft.served, counts);
             }

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use super::shares::Shares;
+use super::text::Text;
 use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
 use crate::limit::{Ends, Limit, Standing};
@@ -54,7 +55,7 @@ pub struct Change {
 /// A key with its limit, what it has counted, and its counters.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    pub key: Box<str>,
+    pub key: Text,
     /// Id in the log (48 bits), the shard that the log knows it by (8 bits), what kind of source it has, and flags.
     id_and_flags: u64,
     /// Its values. While there is an overlay, those that come back.

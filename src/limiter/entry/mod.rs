@@ -1,10 +1,11 @@
 //! The keys of a shard, and what is counted of them.
 //!
-//! Arrows go down this list: `table`, `key`, `shares`.
+//! Arrows go down this list: `table`, `key`, `text`, `shares`.
 
 mod key;
 mod shares;
 mod table;
+mod text;
 
 pub use self::key::{Change, Entry, Held, Source};
 pub use self::shares::{Counts, Shares};

@@ -170,7 +170,7 @@ impl Core {
             (Some(entry), counts) if stays => self.replace(entry, to, &served, counts),
             (Some(entry), counts) => {
                 self.leave(entry, counts);
-                table.remove(hash, key);
+                table.remove(hash, key, |key| self.hash(key));
             }
             (None, _) => {}
         }
@@ -214,7 +214,7 @@ impl Core {
                 match room.fit(self, &events)? {
                     None => {
                         room.append(self, &events, wait)?;
-                        table.remove(hash, key);
+                        table.remove(hash, key, |key| self.hash(key));
                         table.count_configured();
                         return Ok(());
                     }
@@ -295,7 +295,7 @@ impl Core {
             None if covered => (Source::Request, Arc::clone(&entry.limit), record::Source::Request),
             None => {
                 self.leave(entry, counts);
-                table.remove(hash, &key);
+                table.remove(hash, &key, |key| self.hash(key));
                 return Ok(None);
             }
         };

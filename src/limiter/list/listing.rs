@@ -1,7 +1,7 @@
 //! Many limits at once, in the order of their keys or of what happened to them.
 //!
-//! Owns: how a listing of any length is made in bounded memory, and what is in it. The map has no order, so the keys are
-//! gathered in batches: one pass over the shards finds the next ones in order, and each is then looked up again for its
+//! Owns: how a listing of any length is made in bounded memory, and what is in it. The map has no order, so the keys
+//! are gathered in batches: one pass over the shards finds the next ones in order, and each is then looked up again for its
 //! status. A shard is locked for its part of a pass, and for one status.
 
 use std::cmp::{Ordering, Reverse};
@@ -213,7 +213,7 @@ impl Listing {
                     && place.0.starts_with(&self.prefix)
                     && self.shows(entry, now);
                 if wanted {
-                    least.push(Name(entry.key.clone()));
+                    least.push(Name(Box::from(&*entry.key)));
                 }
             }
         }
@@ -349,8 +349,8 @@ impl Limiter {
         Listing::new(&self.core, page, (BATCH, BATCH_BYTES))
     }
 
-    /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: those with a limit
-    /// of their own and those that live by a pattern or request.
+    /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: those with a
+    /// limit of their own and those that live by a pattern or request.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -380,7 +380,7 @@ impl Limiter {
                 let wanted = least.bound().is_none_or(|(bound, name)| (count, &*entry.key) < (*bound, &*name.0))
                     && (entry.is_configured(now) || !self.core.is_untouched(entry, now, version));
                 if wanted {
-                    least.push((count, Name(entry.key.clone())));
+                    least.push((count, Name(Box::from(&*entry.key))));
                 }
             }
         }
@@ -401,7 +401,7 @@ fn validate_page(limit: usize) -> Result<usize> {
 }
 
 impl Core {
-    /// How a key or pattern in the map stands now. `None` for what is not there any more, or the same as if it were not.
+    /// How a key or pattern in the map stands now. `None` for what is not there, or the same as if it were not.
     fn listed(&self, name: &Name) -> Option<Status> {
         if let Some(text) = name.0.strip_prefix(PATTERN_MARK) {
             return self.status_of_pattern(text);

@@ -147,7 +147,7 @@ impl Replay for Dumper<'_> {
 
     fn pattern_totals(&mut self, totals: PatternTotals) -> Read {
         let key = self.keys.get(&totals.id).map(String::as_str);
-        let line = with_key(json!({"event": "pattern_totals", "id": totals.id, "shard": totals.shard}), key);
+        let line = with_key(json!({"event": "pattern_totals", "id": totals.id}), key);
         self.tell(&with_totals(line, &totals.totals))
     }
 

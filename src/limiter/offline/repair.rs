@@ -12,7 +12,6 @@ use super::inspect::verify;
 use crate::clock::{Clock, rfc3339};
 use crate::error::{Error, Kind, Result};
 use crate::limit::Live;
-use crate::limiter::answers::Totals;
 use crate::limiter::core::shard_of;
 use crate::limiter::entry::{Held, Shares, Source};
 use crate::limiter::recovery::replay::{Found, Replayed};
@@ -118,10 +117,10 @@ fn validate_destination(dir: &Path, to: &Path) -> Result<()> {
 fn latest_of_each_key(entries: Vec<Held>) -> Vec<Held> {
     let mut latest: HashMap<Box<str>, Held> = HashMap::new();
     for entry in entries {
-        match latest.get_mut(&entry.key) {
+        match latest.get_mut(&*entry.key) {
             Some(other) if other.id() > entry.id() => {}
             Some(other) => *other = entry,
-            None => drop(latest.insert(entry.key.clone(), entry)),
+            None => drop(latest.insert(Box::from(&*entry.key), entry)),
         }
     }
     let mut entries: Vec<Held> = latest.into_values().collect();
@@ -167,14 +166,12 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
         let Some(text) = entry.pattern_text() else { break };
         for (slot, totals) in keys.shares.of(entry.id(), text) {
             slots[slot as usize] = Some(id);
-            let Totals { allowed, denied, allowed_cost, denied_cost } = totals;
-            let totals = [allowed, denied, allowed_cost, denied_cost];
-            opening.pattern_totals(&record::PatternTotals { id, shard: 0, totals })?;
+            opening.pattern_totals(&record::PatternTotals { id, totals: totals.to_numbers() })?;
         }
     }
     let mut ends = Live::default();
     for (entry, id) in entries.iter().zip(1..) {
-        let shard = shard_of(hasher.hash_one(&entry.key));
+        let shard = shard_of(hasher.hash_one(&*entry.key));
         let mut record = record::Entry { id, shard: shard as u8, ..entry.to_record(&Shares::default()) };
         if let Source::Pattern(slot) = entry.source() {
             // Of a pattern that is lost its keys are kept as if requests had brought their values.

@@ -14,9 +14,11 @@ use super::replay::Found;
 use super::settle::{Settled, settle};
 use crate::bounds::SHARDS;
 use crate::error::{Error, Kind, Result};
+use crate::limiter::answers::Totals;
 use crate::limiter::core::{Core, Shard, shard_of};
 use crate::limiter::entry::{Shares, Table};
 use crate::store::Opening;
+use crate::store::record::PatternTotals;
 
 /// Builds the map, and ends the opening of the store if there is one. With `renumber` keys get the ids 1, 2, 3 … in
 /// their order, in the snapshot as in memory. `core` has an empty map, no patterns and no store before.
@@ -26,7 +28,7 @@ pub fn build(core: &mut Core, found: Found, renumber: bool, mut opening: Option<
     let next_id = if renumber { settled.entries.len() as u64 } else { highest_id } + 1;
     let snapshot = opening.as_ref().is_some_and(Opening::wants_snapshot);
     let hasher = &core.hasher;
-    let hash = || settled.entries.iter().map(|entry| hasher.hash_one(&entry.key)).collect();
+    let hash = || settled.entries.iter().map(|entry| hasher.hash_one(&*entry.key)).collect();
     let hashes: Vec<u64> = beside(opening.as_mut().filter(|_| snapshot), |opening| write(opening, &settled), hash)?;
     let fill = || fill(&core.dir, hasher, settled, &hashes, renumber);
     let tables = beside(opening.as_mut().filter(|_| snapshot), |opening| opening.seal(), fill)??;
@@ -55,13 +57,14 @@ fn beside<I: Send, T>(
 fn write(opening: &mut Opening, Settled { entries, patterns }: &Settled) -> Result<()> {
     // Entries name their pattern by its slot.
     let mut shares = Shares::default();
-    for (pattern, totals) in patterns {
-        let share = shares.of(pattern);
-        share.totals = *totals;
-        // Which shard has what was counted in all of them makes no difference.
-        share.to_record(0).map_or(Ok(()), |totals| opening.pattern_totals(&totals))?;
+    for (pattern, _) in patterns {
+        shares.of(pattern);
     }
-    entries.iter().try_for_each(|entry| opening.entry(&entry.to_record(&shares)))
+    entries.iter().try_for_each(|entry| opening.entry(&entry.to_record(&shares)))?;
+    for (pattern, totals) in patterns.iter().filter(|(_, totals)| *totals != Totals::default()) {
+        opening.pattern_totals(&PatternTotals { id: pattern.id, totals: totals.to_numbers() })?;
+    }
+    Ok(())
 }
 
 fn fill(dir: &Path, hasher: &RandomState, settled: Settled, hashes: &[u64], renumber: bool) -> Result<Vec<Table>> {
@@ -82,7 +85,7 @@ fn fill(dir: &Path, hasher: &RandomState, settled: Settled, hashes: &[u64], renu
         if table.get(*hash, &entry.key).is_some() {
             return Err(Error::new(
                 Kind::Corrupt,
-                format!("{} holds the key `{}` twice; nothing was changed", dir.display(), entry.key),
+                format!("{} holds the key `{}` twice; nothing was changed", dir.display(), &*entry.key),
             ));
         }
         if renumber {
@@ -91,7 +94,7 @@ fn fill(dir: &Path, hasher: &RandomState, settled: Settled, hashes: &[u64], renu
         if let Some(slot) = entry.share_slot() {
             table.counts.shares.of(&patterns[slot as usize].0);
         }
-        table.insert(*hash, entry, rehash);
+        table.insert(*hash, *entry, rehash);
     }
     Ok(tables)
 }

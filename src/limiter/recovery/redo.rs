@@ -13,7 +13,7 @@ use crate::limiter::registry::{Group, Intended, PATTERN_MARK};
 
 /// Does at `now`, the instant at which the log goes on, what is left of a group.
 pub fn redo(found: &mut Found, group: Group, now: Micros) {
-    let places = found.entries.iter().enumerate().map(|(place, entry)| (entry.key.clone(), place)).collect();
+    let places = found.entries.iter().enumerate().map(|(place, entry)| (Box::from(&*entry.key), place)).collect();
     let mut patterns = PatternSet::new();
     found.entries.iter().filter_map(|entry| entry.pattern_text()).for_each(|text| {
         patterns.insert(text, ());

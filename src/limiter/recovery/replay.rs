@@ -196,9 +196,8 @@ impl Replay for Replayed<'_> {
     }
 
     fn pattern_totals(&mut self, totals: PatternTotals) -> Result<(), String> {
-        let [allowed, denied, allowed_cost, denied_cost] = totals.totals;
         let slot = self.shares.slot(totals.id);
-        self.shares.add(slot, Totals { allowed, denied, allowed_cost, denied_cost });
+        self.shares.add(slot, Totals::from_numbers(totals.totals));
         Ok(())
     }
 

@@ -15,12 +15,14 @@ use crate::limiter::core::Core;
 use crate::limiter::entry::{Entry, Held, Source};
 use crate::limiter::registry::Pattern;
 
+/// The patterns by their slots, and what the keys of each have counted.
+type Patterns = Vec<(Arc<Pattern>, Totals)>;
+
 /// What the map is made of.
 pub struct Settled {
     /// Patterns first, then keys; each in the order in which they came.
     pub entries: Vec<Held>,
-    /// The patterns by their slots, and what the keys of each have counted.
-    pub patterns: Vec<(Arc<Pattern>, Totals)>,
+    pub patterns: Patterns,
 }
 
 /// Makes the patterns known to the registry, which has none yet, leads keys to them, and drops keys of which nothing
@@ -48,12 +50,7 @@ pub fn settle(core: &Core, found: Found, renumber: bool) -> Settled {
 }
 
 /// Adds the patterns to the registry. Returns them by their slots there, and these by the slots of the replay.
-fn learn(
-    core: &Core,
-    entries: &mut [Held],
-    shares: &Shares,
-    renumber: bool,
-) -> (Vec<(Arc<Pattern>, Totals)>, Vec<Option<u32>>) {
+fn learn(core: &Core, entries: &mut [Held], shares: &Shares, renumber: bool) -> (Patterns, Vec<Option<u32>>) {
     let mut patterns = Vec::with_capacity(entries.len());
     let mut slots = vec![None; shares.slots()];
     core.registry.publish(|known| {

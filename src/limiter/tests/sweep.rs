@@ -15,8 +15,8 @@ fn entries(limiter: &Limiter) -> usize {
     limiter.core.shards.iter().map(|shard| shard.lock().len()).sum()
 }
 
-fn buckets(limiter: &Limiter) -> usize {
-    limiter.core.shards.iter().map(|shard| shard.lock().buckets()).sum()
+fn room(limiter: &Limiter) -> usize {
+    limiter.core.shards.iter().map(|shard| shard.lock().room()).sum()
 }
 
 fn bytes(dir: &Path) -> u64 {
@@ -36,7 +36,7 @@ fn keys_of_which_nothing_counts_leave_memory_and_the_disk_and_their_totals_stay(
     }
     limiter.flush().unwrap();
     let events = limiter.report().events;
-    let before = buckets(&limiter);
+    let before = room(&limiter);
     // Halfway nothing goes.
     clock.advance(Duration::from_millis(300));
     limiter.core.sweep_round();
@@ -45,7 +45,7 @@ fn keys_of_which_nothing_counts_leave_memory_and_the_disk_and_their_totals_stay(
     clock.advance(Duration::from_millis(300));
     limiter.core.sweep_round();
     assert_eq!((entries(&limiter), limiter.report().live), (2, 0));
-    assert!(buckets(&limiter) < before / 4, "{} buckets, {before} before", buckets(&limiter));
+    assert!(room(&limiter) < before / 4, "room for {}, and for {before} before", room(&limiter));
     limiter.flush().unwrap();
     assert_eq!(limiter.report().events, events, "no record tells of it");
     let keys = |limiter: &Limiter| {

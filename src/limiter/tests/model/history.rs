@@ -135,6 +135,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..80)
 }
 
+/// A limit by the index of its name, its values, and until when.
+type Want = (usize, Limit, Option<Micros>);
+
 type Tested = std::result::Result<(), TestCaseError>;
 
 /// All that can be seen of keys: how each stands, and which a list with live keys shows.
@@ -213,7 +216,7 @@ struct Pair {
     cut: Option<u64>,
     deaths: u32,
     /// Several limits that were configured together, and not known to be on disk since: the model before, and when.
-    group: Option<(Model, Vec<(usize, Limit, Option<Micros>)>, Micros)>,
+    group: Option<(Model, Vec<Want>, Micros)>,
     /// A compaction in another thread, which may fail when its limiter is closed.
     beside: Option<thread::JoinHandle<Result<Compaction>>>,
 }
@@ -457,7 +460,7 @@ impl Pair {
         Ok(())
     }
 
-    /// What a start makes at `now` of limits that were configured together: what the log does not have yet is done then.
+    /// What a start makes at `now` of limits that were configured together: what the log does not have is done then.
     fn group_cut_short(&self, now: Micros) -> Vec<Model> {
         let Some((before, wants, at)) = &self.group else { return Vec::new() };
         let cut_at = |done: usize| {

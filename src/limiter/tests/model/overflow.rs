@@ -1,5 +1,5 @@
-//! A small bound on live keys: keys that find no room share one limit, which lives like a key. Which keys meet the bound
-//! may depend on the sweep; nothing else may.
+//! A small bound on live keys: keys that find no room share one limit, which lives like a key. Which keys meet the
+//! bound may depend on the sweep; nothing else may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -176,7 +176,6 @@ impl Pair {
     }
 
     /// What the shared limit decides, and what becomes of it.
-    #[expect(clippy::type_complexity)]
     fn decide_shared(
         &self,
         cost: u64,
