@@ -7,6 +7,6 @@ mod shares;
 mod table;
 mod text;
 
-pub use self::key::{Change, Entry, Held, Source};
+pub use self::key::{Change, Entry, Source};
 pub use self::shares::{Counts, Shares};
 pub use self::table::{Swept, Table};

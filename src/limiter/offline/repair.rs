@@ -13,7 +13,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::error::{Error, Kind, Result};
 use crate::limit::Live;
 use crate::limiter::core::shard_of;
-use crate::limiter::entry::{Held, Shares, Source};
+use crate::limiter::entry::{Entry, Shares, Source};
 use crate::limiter::recovery::replay::{Found, Replayed};
 use crate::limiter::registry::Registry;
 use crate::store::{
@@ -114,8 +114,8 @@ fn validate_destination(dir: &Path, to: &Path) -> Result<()> {
 
 /// Patterns first, then keys. A key may have several entries: it came, went and came again, or records are missing. The
 /// latest one counts.
-fn latest_of_each_key(entries: Vec<Held>) -> Vec<Held> {
-    let mut latest: HashMap<Box<str>, Held> = HashMap::new();
+fn latest_of_each_key(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut latest: HashMap<Box<str>, Entry> = HashMap::new();
     for entry in entries {
         match latest.get_mut(&*entry.key) {
             Some(other) if other.id() > entry.id() => {}
@@ -123,7 +123,7 @@ fn latest_of_each_key(entries: Vec<Held>) -> Vec<Held> {
             None => drop(latest.insert(Box::from(&*entry.key), entry)),
         }
     }
-    let mut entries: Vec<Held> = latest.into_values().collect();
+    let mut entries: Vec<Entry> = latest.into_values().collect();
     entries.sort_unstable_by_key(|entry| (entry.pattern_text().is_none(), entry.id()));
     entries
 }

@@ -76,8 +76,9 @@ fn fill(dir: &Path, hasher: &RandomState, settled: Settled, hashes: &[u64], renu
     for (table, count) in tables.iter_mut().zip(counts) {
         table.reserve(count, rehash);
     }
-    for ((pattern, totals), hash) in patterns.iter().zip(hashes) {
-        tables[shard_of(*hash)].counts.shares.of(pattern).totals = *totals;
+    for (pattern, totals) in &patterns {
+        // In the shard of any, as it makes no difference.
+        tables[pattern.slot as usize % SHARDS].counts.shares.of(pattern).totals = *totals;
     }
     for (mut entry, hash) in entries.into_iter().zip(hashes) {
         let shard = shard_of(*hash);
@@ -94,7 +95,7 @@ fn fill(dir: &Path, hasher: &RandomState, settled: Settled, hashes: &[u64], renu
         if let Some(slot) = entry.share_slot() {
             table.counts.shares.of(&patterns[slot as usize].0);
         }
-        table.insert(*hash, *entry, rehash);
+        table.insert(*hash, entry, rehash);
     }
     Ok(tables)
 }

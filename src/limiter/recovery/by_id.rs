@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use crate::limiter::entry::{Entry, Held};
+use crate::limiter::entry::Entry;
 
 /// Entries in the order in which they came, which is that of their memory, and where each id stands: in a vector while
 /// ids are dense, as they are after every start, in a map otherwise.
 #[derive(Default)]
 pub struct ById {
-    entries: Vec<Option<Held>>,
+    entries: Vec<Option<Entry>>,
     /// Place of the entry plus 1; 0 for none.
     dense: Vec<u32>,
     sparse: HashMap<u64, u32>,
@@ -21,6 +21,8 @@ impl ById {
     /// How many are to come at most.
     pub fn expect(&mut self, expected: usize) {
         self.expected = expected;
+        self.entries.reserve(expected);
+        self.dense.reserve(expected);
     }
 
     fn place(&self, id: u64) -> Option<usize> {
@@ -35,11 +37,11 @@ impl ById {
     /// The entry of `id`.
     pub fn get(&mut self, id: u64) -> Option<&mut Entry> {
         let place = self.place(id)?;
-        self.entries[place].as_deref_mut()
+        self.entries[place].as_mut()
     }
 
     /// Adds an entry whose id is not there yet.
-    pub fn insert(&mut self, entry: Held) -> Result<(), String> {
+    pub fn insert(&mut self, entry: Entry) -> Result<(), String> {
         let id = entry.id();
         if self.place(id).is_some() {
             return Err(format!("key {id} is there twice"));
@@ -74,10 +76,9 @@ impl ById {
     }
 
     /// All of them, in the order in which they came.
-    pub fn into_entries(self) -> Vec<Held> {
-        let mut entries = Vec::with_capacity(self.count);
-        entries.extend(self.entries.into_iter().flatten());
-        entries
+    pub fn into_entries(self) -> Vec<Entry> {
+        // In the memory in which they are.
+        self.entries.into_iter().flatten().collect()
     }
 }
 
@@ -89,9 +90,9 @@ mod tests {
     use crate::limit::Limit;
     use crate::limiter::entry::Source;
 
-    fn held(id: u64) -> Held {
+    fn entry(id: u64) -> Entry {
         let limit: Limit = "1/1ms".parse().unwrap();
-        Box::new(Entry::new("k", id, 0, Source::Exact, Arc::new(limit)))
+        Entry::new("k", id, 0, Source::Exact, Arc::new(limit))
     }
 
     #[test]
@@ -100,8 +101,8 @@ mod tests {
         // Each one but little beyond twice the one before, and some far away.
         let ids: Vec<u64> = (0..39).map(|doubling| 1000 << doubling).chain([7, (1 << 48) - 1]).collect();
         for id in &ids {
-            by_id.insert(held(*id)).unwrap();
-            assert!(by_id.insert(held(*id)).is_err(), "{id} twice");
+            by_id.insert(entry(*id)).unwrap();
+            assert!(by_id.insert(entry(*id)).is_err(), "{id} twice");
         }
         assert!(by_id.dense.len() < 4096, "{}", by_id.dense.len());
         assert!(ids.iter().all(|id| by_id.get(*id).is_some_and(|entry| entry.id() == *id)));

@@ -69,7 +69,7 @@ impl Redo<'_> {
         self.found.highest_id += 1;
         // Where its values last for a time, those of a pattern or request come back.
         let source = if item.until.is_some() { Source::Request } else { Source::Exact };
-        let mut entry = Box::new(Entry::new(&key, self.found.highest_id, 0, source, Arc::clone(&limit)));
+        let mut entry = Entry::new(&key, self.found.highest_id, 0, source, Arc::clone(&limit));
         if is_pattern(&item.key) {
             entry.set_source(Source::Exact);
             entry.set_pattern(self.now, item.max_keys);

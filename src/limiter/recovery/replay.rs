@@ -15,7 +15,7 @@ use crate::bounds::SHARDS;
 use crate::clock::Micros;
 use crate::limit::{Limit, Recorded};
 use crate::limiter::answers::Totals;
-use crate::limiter::entry::{Change, Entry, Held};
+use crate::limiter::entry::{Change, Entry};
 use crate::limiter::registry::{Group, Intended, Registry};
 use crate::store::Replay;
 use crate::store::record::{self, Born, Event, Intent, Move, Overlay, PatternTotals, Spend};
@@ -40,7 +40,7 @@ pub struct Replayed<'r> {
 /// What a replay comes to.
 pub struct Found {
     /// In the order in which they came. A key that came and went may stand there several times.
-    pub entries: Vec<Held>,
+    pub entries: Vec<Entry>,
     pub shares: Shares,
     /// The highest id in use.
     pub highest_id: u64,
@@ -92,13 +92,13 @@ impl<'r> Replayed<'r> {
     }
 
     /// The entry of a key that is there from this record on, if the record counts.
-    fn born(&mut self, id: u64, born: &Born<'_>) -> Option<Held> {
+    fn born(&mut self, id: u64, born: &Born<'_>) -> Option<Entry> {
         self.highest_id = self.highest_id.max(id);
         if !self.marked[usize::from(born.shard)] {
             return None;
         }
         let source = self.shares.source(born.source);
-        let mut entry = Box::new(Entry::new(born.key, id, born.shard, source, self.interner.intern(&born.limit)));
+        let mut entry = Entry::new(born.key, id, born.shard, source, self.interner.intern(&born.limit));
         self.shares.note(&mut entry);
         Some(entry)
     }
@@ -190,7 +190,7 @@ impl Replay for Replayed<'_> {
         let overlay = record.overlay.as_ref();
         let overlay = overlay.map(|over| Overlay { limit: self.interner.intern(&over.limit), until: over.until });
         let source = self.shares.source(record.source);
-        let mut entry = Box::new(Entry::from_record(&record, source, limit, overlay));
+        let mut entry = Entry::from_record(&record, source, limit, overlay);
         self.shares.note(&mut entry);
         self.keys.insert(entry)
     }
