@@ -1,16 +1,10 @@
-//! The keys of one shard.
-//!
-//! Entries stand one after the other in chunks, and a hash table has their places. What is taken out is replaced by the
-//! last one, so that chunks are given back as soon as there are fewer keys: memory goes with them. A chunk is so large
-//! that the system's allocator maps it for itself, and unmaps it when it is given back.
+//! The keys of one shard: entries in chunks, and a hash table of their places.
 
 use hashbrown::HashTable;
 
+use super::chunks::Chunks;
 use super::key::Entry;
 use super::shares::Counts;
-
-/// Entries of a chunk: some 220 KiB. What of it no entry was in yet takes no memory.
-const CHUNK: usize = 2048;
 
 /// How far a step of a sweep came.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,60 +13,6 @@ pub struct Swept {
     pub removed: usize,
     /// Whether it came to the end of the table: the next step begins again.
     pub ended: bool,
-}
-
-/// Entries by their places, which have no gap. All chunks but the last are full.
-#[derive(Debug, Default)]
-struct Chunks(Vec<Vec<Entry>>);
-
-impl Chunks {
-    fn len(&self) -> usize {
-        match self.0.split_last() {
-            Some((last, full)) => full.len() * CHUNK + last.len(),
-            None => 0,
-        }
-    }
-
-    #[inline]
-    fn at(&self, place: u32) -> &Entry {
-        &self.0[place as usize / CHUNK][place as usize % CHUNK]
-    }
-
-    #[inline]
-    fn at_mut(&mut self, place: u32) -> &mut Entry {
-        &mut self.0[place as usize / CHUNK][place as usize % CHUNK]
-    }
-
-    fn push(&mut self, entry: Entry) {
-        match self.0.last_mut() {
-            Some(last) if last.len() < CHUNK => last.push(entry),
-            // The first grows with what is in it.
-            None => self.0.push(vec![entry]),
-            Some(_) => {
-                let mut chunk = Vec::with_capacity(CHUNK);
-                chunk.push(entry);
-                self.0.push(chunk);
-            }
-        }
-    }
-
-    fn pop(&mut self) -> Option<Entry> {
-        let last = self.0.last_mut()?;
-        let entry = last.pop();
-        if last.is_empty() {
-            self.0.pop();
-        }
-        entry
-    }
-
-    fn shrink(&mut self) {
-        if let [only] = &mut *self.0
-            && only.len() < only.capacity() / 4
-        {
-            only.shrink_to(2 * only.len());
-        }
-        self.0.shrink_to(2 * self.0.len());
-    }
 }
 
 /// The keys of one shard.
@@ -90,6 +30,19 @@ pub struct Table {
 }
 
 impl Table {
+    /// Of entries with these hashes. `Err` has a key that is there twice.
+    pub fn of(chunks: Chunks, hashes: &[u64]) -> Result<Table, Box<str>> {
+        let mut places: HashTable<u32> = HashTable::with_capacity(hashes.len());
+        for (place, hash) in (0..).zip(hashes) {
+            let key = chunks.at(place).key.as_bytes();
+            if places.find(*hash, |other| chunks.at(*other).key.as_bytes() == key).is_some() {
+                return Err(Box::from(&*chunks.at(place).key));
+            }
+            places.insert_unique(*hash, place, |other| hashes[*other as usize]);
+        }
+        Ok(Table { places, chunks, ..Table::default() })
+    }
+
     /// The entry of `key`, whose hash is `hash`.
     pub fn get(&mut self, hash: u64, key: &str) -> Option<&mut Entry> {
         self.get_with_counts(hash, key).0
@@ -131,24 +84,21 @@ impl Table {
         if let Ok(found) = places.find_entry(hash, |other| *other == place) {
             found.remove();
         }
-        let Some(moved) = chunks.pop() else { return };
-        let from = chunks.len() as u32;
-        if from != place {
-            if let Some(found) = places.find_mut(rehash(&moved.key), |other| *other == from) {
-                *found = place;
-            }
-            *chunks.at_mut(place) = moved;
+        if let Some(from) = chunks.remove(place)
+            && let Some(found) = places.find_mut(rehash(&chunks.at(place).key), |other| *other == from)
+        {
+            *found = place;
         }
     }
 
     /// All entries, in no order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.chunks.0.iter_mut().flatten()
+        self.chunks.iter_mut()
     }
 
     /// The same, to look at.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.chunks.0.iter().flatten()
+        self.chunks.iter()
     }
 
     /// Looks at the next `most` entries, and takes out those of which `gone` says so. `gone` must see to all that
@@ -219,16 +169,7 @@ impl Table {
     /// Room for how many there is.
     #[cfg(test)]
     pub fn room(&self) -> usize {
-        self.chunks.0.iter().map(Vec::capacity).sum::<usize>().max(self.places.capacity())
-    }
-
-    /// Makes room for `more`.
-    pub fn reserve(&mut self, more: usize, rehash: impl Fn(&str) -> u64) {
-        let Table { places, chunks, .. } = self;
-        places.reserve(more, |place| rehash(&chunks.at(*place).key));
-        if chunks.0.is_empty() && more > 0 {
-            chunks.0.push(Vec::with_capacity(more.min(CHUNK)));
-        }
+        self.chunks.room().max(self.places.capacity())
     }
 }
 
@@ -240,6 +181,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::chunks::CHUNK;
     use super::*;
     use crate::limiter::entry::Source;
 
@@ -297,6 +239,8 @@ mod tests {
                     }
                     Op::Shrink => {
                         table.shrink(rehash);
+                        let hashes: Vec<u64> = table.iter().map(|entry| rehash(&entry.key)).collect();
+                        table = Table::of(table.chunks, &hashes).unwrap();
                         let most = (4 * table.len() + CHUNK).max(8 * table.len() + 32);
                         prop_assert!(table.room() <= most, "{} for {}", table.room(), table.len());
                     }

@@ -2,7 +2,7 @@
 //! into a new one; the damaged one is only read.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::Live;
 use crate::limiter::core::shard_of;
 use crate::limiter::entry::{Entry, Shares, Source};
+use crate::limiter::recovery::by_id::ById;
 use crate::limiter::recovery::replay::{Found, Replayed};
 use crate::limiter::registry::Registry;
 use crate::store::{
@@ -67,9 +68,13 @@ fn copy(dir: &Path, to: &Path, clock: &Clock, rewinds: bool) -> Result<Repair> {
     let _lock = DirectoryLock::acquire(dir, Access::Read)?;
     validate_destination(dir, to)?;
     let registry = Registry::new(0);
-    let fresh = |lenient| if lenient { Replayed::lenient(&registry) } else { Replayed::new(&registry) };
+    let hasher = RandomState::new();
+    let fresh = |lenient| match lenient {
+        true => Replayed::lenient(&registry, &hasher),
+        false => Replayed::new(&registry, &hasher),
+    };
     let (replayed, read) = read_for_repair(dir, &SystemDisk, fresh)?;
-    let Some(keys) = replayed.map(Replayed::finish).filter(|keys| !keys.entries.is_empty()) else {
+    let Some(keys) = replayed.map(Replayed::finish).filter(|found| found.keys.len() > 0) else {
         return Err(nothing(dir, &read));
     };
     let rewound = match rewinds {
@@ -114,16 +119,15 @@ fn validate_destination(dir: &Path, to: &Path) -> Result<()> {
 
 /// Patterns first, then keys. A key may have several entries: it came, went and came again, or records are missing. The
 /// latest one counts.
-fn latest_of_each_key(entries: Vec<Entry>) -> Vec<Entry> {
-    let mut latest: HashMap<Box<str>, Entry> = HashMap::new();
-    for entry in entries {
-        match latest.get_mut(&*entry.key) {
-            Some(other) if other.id() > entry.id() => {}
-            Some(other) => *other = entry,
-            None => drop(latest.insert(Box::from(&*entry.key), entry)),
+fn latest_of_each_key(keys: &ById) -> Vec<&Entry> {
+    let mut latest: HashMap<&str, &Entry> = HashMap::new();
+    for entry in keys.iter() {
+        let known = latest.entry(&entry.key).or_insert(entry);
+        if known.id() < entry.id() {
+            *known = entry;
         }
     }
-    let mut entries: Vec<Entry> = latest.into_values().collect();
+    let mut entries: Vec<&Entry> = latest.into_values().collect();
     entries.sort_unstable_by_key(|entry| (entry.pattern_text().is_none(), entry.id()));
     entries
 }
@@ -157,10 +161,10 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
         },
     };
     begin.resume(&clock);
-    let hasher = std::hash::RandomState::new();
+    let hasher = RandomState::new();
     let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
     let mut opening = Opening::begin(to, &disk, lock, begin, &clock, Policy::default())?;
-    let entries = latest_of_each_key(keys.entries);
+    let entries = latest_of_each_key(&keys.keys);
     let mut slots = vec![None; keys.shares.slots()];
     for (entry, id) in entries.iter().zip(1..) {
         let Some(text) = entry.pattern_text() else { break };

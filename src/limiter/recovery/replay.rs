@@ -7,6 +7,7 @@
 //! Keys that came and went are still there: no record tells that one was swept. Nothing of these counts any more, so
 //! `settle` drops them.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use super::by_id::ById;
@@ -39,8 +40,8 @@ pub struct Replayed<'r> {
 
 /// What a replay comes to.
 pub struct Found {
-    /// In the order in which they came. A key that came and went may stand there several times.
-    pub entries: Vec<Entry>,
+    /// A key that came and went may be there several times.
+    pub keys: ById,
     pub shares: Shares,
     /// The highest id in use.
     pub highest_id: u64,
@@ -49,10 +50,11 @@ pub struct Found {
 }
 
 impl<'r> Replayed<'r> {
-    /// Nothing replayed yet. Equal values become one copy in `registry`, which learns of no pattern here.
-    pub fn new(registry: &'r Registry) -> Replayed<'r> {
+    /// Nothing replayed yet. Equal values become one copy in `registry`, which learns of no pattern here. Keys go to
+    /// shards by `hasher`.
+    pub fn new(registry: &'r Registry, hasher: &RandomState) -> Replayed<'r> {
         Replayed {
-            keys: ById::default(),
+            keys: ById::new(hasher),
             shares: Shares::default(),
             interner: Interner { registry, last: None },
             snapshot: 0,
@@ -65,8 +67,8 @@ impl<'r> Replayed<'r> {
     }
 
     /// Nothing replayed yet, of a directory from which keys may be missing.
-    pub fn lenient(registry: &'r Registry) -> Replayed<'r> {
-        Replayed { lenient: true, ..Replayed::new(registry) }
+    pub fn lenient(registry: &'r Registry, hasher: &RandomState) -> Replayed<'r> {
+        Replayed { lenient: true, ..Replayed::new(registry, hasher) }
     }
 
     /// What there is. Of a log that ends before its last marker, the keys of a shard without one are as the snapshot
@@ -76,7 +78,7 @@ impl<'r> Replayed<'r> {
             group.left.reverse();
             group
         });
-        Found { entries: self.keys.into_entries(), shares: self.shares, highest_id: self.highest_id, group }
+        Found { keys: self.keys, shares: self.shares, highest_id: self.highest_id, group }
     }
 
     /// The entry of `id`, if an event of now is for it.
@@ -291,7 +293,7 @@ mod tests {
     #[test]
     fn ids_of_keys_that_were_removed_before_their_marker_are_used_up() {
         let registry = Registry::new(1);
-        let mut replayed = Replayed::new(&registry);
+        let mut replayed = Replayed::new(&registry, &RandomState::new());
         replayed.snapshot(1, false, 0);
         replayed.event(Event::Removed { id: 7, at: 0 }).unwrap();
         for shard in 0..=255 {
@@ -300,6 +302,6 @@ mod tests {
         }
         assert_eq!(replayed.end(), Ok(()));
         let found = replayed.finish();
-        assert_eq!((found.entries.len(), found.highest_id), (0, 7));
+        assert_eq!((found.keys.len(), found.highest_id), (0, 7));
     }
 }

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::by_id::ById;
 use super::replay::Found;
 use super::shares::{Shares, is_of_pattern};
 use crate::clock::Micros;
 use crate::limiter::answers::Totals;
 use crate::limiter::core::Core;
-use crate::limiter::entry::{Entry, Source};
+use crate::limiter::entry::{Chunks, Entry, Source};
 use crate::limiter::registry::Pattern;
 
 /// The patterns by their slots, and what the keys of each have counted.
@@ -20,42 +21,46 @@ type Patterns = Vec<(Arc<Pattern>, Totals)>;
 
 /// What the map is made of.
 pub struct Settled {
-    /// In the order in which they came.
-    pub entries: Vec<Entry>,
+    /// Entries by shard.
+    pub shards: Vec<Chunks>,
     pub patterns: Patterns,
 }
 
 /// Makes the patterns known to the registry, which has none yet, leads keys to them, and drops keys of which nothing
 /// counts any more. With `renumber` patterns get the ids 1, 2, 3 … in their order, and keys those after them.
 pub fn settle(core: &Core, found: Found, renumber: bool) -> Settled {
-    let Found { mut entries, shares, .. } = found;
+    let Found { mut keys, shares, .. } = found;
+    let (patterns, slots) = learn(core, &mut keys, &shares, renumber);
     let now = core.clock.now();
-    let (patterns, slots) = learn(core, &mut entries, &shares, renumber);
     let version = core.version(now);
+    let mut shards = keys.into_shards();
     let mut next_id = patterns.len() as u64;
-    entries.retain_mut(|entry| {
-        if entry.pattern_text().is_some() {
-            return true;
-        }
-        let stays = entry.is_plain_exact() || stays(core, entry, &slots, now, version);
-        if stays {
-            count(core, entry, &patterns);
-        }
-        if stays && renumber {
-            next_id += 1;
-            entry.renumber(next_id, entry.shard());
-        }
-        stays
-    });
-    Settled { entries, patterns }
+    for chunks in &mut shards {
+        chunks.retain(|entry| {
+            if entry.pattern_text().is_some() {
+                return true;
+            }
+            let stays = entry.is_plain_exact() || stays(core, entry, &slots, now, version);
+            if stays {
+                count(core, entry, &patterns);
+            }
+            if stays && renumber {
+                next_id += 1;
+                entry.renumber(next_id, entry.shard());
+            }
+            stays
+        });
+        chunks.shrink();
+    }
+    Settled { shards, patterns }
 }
 
 /// Adds the patterns to the registry. Returns them by their slots there, and these by the slots of the replay.
-fn learn(core: &Core, entries: &mut [Entry], shares: &Shares, renumber: bool) -> (Patterns, Vec<Option<u32>>) {
+fn learn(core: &Core, keys: &mut ById, shares: &Shares, renumber: bool) -> (Patterns, Vec<Option<u32>>) {
     let mut patterns: Patterns = Vec::new();
     let mut slots = vec![None; shares.slots()];
     core.registry.publish(|known| {
-        for entry in entries.iter_mut().filter(|entry| entry.pattern_text().is_some()) {
+        for entry in keys.iter_mut().filter(|entry| entry.pattern_text().is_some()) {
             let old_id = entry.id();
             if renumber {
                 entry.renumber(patterns.len() as u64 + 1, entry.shard());
