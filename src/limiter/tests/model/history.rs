@@ -135,9 +135,6 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..80)
 }
 
-/// A limit by the index of its name, its values, and until when.
-type Want = (usize, Limit, Option<Micros>);
-
 type Tested = std::result::Result<(), TestCaseError>;
 
 /// All that can be seen: how each key stands, and what a list with live keys shows.
@@ -220,8 +217,6 @@ struct Pair {
     deaths: u32,
     /// Whether there were checks that nothing waits for.
     unwritten: bool,
-    /// Several limits that were configured together, and not known to be on disk since: the model before, and when.
-    group: Option<(Model, Vec<Want>, Micros)>,
     /// A compaction in another thread, which may fail when its limiter is closed.
     beside: Option<thread::JoinHandle<Result<Compaction>>>,
 }
@@ -234,20 +229,7 @@ impl Pair {
         let disk = Arc::new(CrashDisk::new(&dir));
         let limiter = open(&dir, sync, &clock, &disk);
         let models = vec![Model::default()];
-        Pair {
-            parent,
-            dir,
-            sync,
-            clock,
-            disk,
-            limiter,
-            models,
-            cut: None,
-            deaths: 0,
-            unwritten: false,
-            group: None,
-            beside: None,
-        }
+        Pair { parent, dir, sync, clock, disk, limiter, models, cut: None, deaths: 0, unwritten: false, beside: None }
     }
 
     fn model(&mut self) -> &mut Model {
@@ -295,15 +277,15 @@ impl Pair {
                 let waited_for = self.ask(op, now)?;
                 self.unwritten |= !waited_for;
             }
-            // Of these a power cut may leave a part.
-            Op::Remove(_) | Op::RemovePrefix(_) | Op::Reset(_) | Op::ResetPrefix(_) => {
+            // Of these a power cut may leave a part, or what is done of it at the next start.
+            Op::ConfigureAll(_) | Op::Remove(_) | Op::RemovePrefix(_) | Op::Reset(_) | Op::ResetPrefix(_) => {
                 if self.cut.is_none() {
                     self.edit(op, now)?;
                     self.limiter.flush().unwrap();
                     (durable, self.unwritten) = (true, false);
                 }
             }
-            Op::Configure(..) | Op::ConfigureAll(_) => self.edit(op, now)?,
+            Op::Configure(..) => self.edit(op, now)?,
         }
         if let Some(seed) = self.cut
             && let Some(image) = self.disk.take_cut()
@@ -313,7 +295,6 @@ impl Pair {
         }
         // What nothing waited for may be missing until something else is waited for.
         if durable && !self.unwritten {
-            self.group = None;
             self.models.drain(..self.models.len() - 1);
         }
         prop_assert_eq!(seen(&self.limiter), self.models[self.models.len() - 1].seen(self.clock.now()));
@@ -392,11 +373,7 @@ impl Pair {
                     .map(|(index, limit, lasts)| self.model().configure(name(*index), limit, until(*lasts), now))
                     .collect();
                 if expected.is_err() {
-                    *self.model() = before.clone();
-                }
-                if expected.is_ok() && settings.len() > 1 {
-                    let wants = settings.iter().map(|(index, limit, lasts)| (*index, limit.clone(), until(*lasts)));
-                    self.group = Some((before, wants.collect(), now));
+                    *self.model() = before;
                 }
                 let settings: Vec<Setting<'_>> = settings
                     .into_iter()
@@ -482,22 +459,8 @@ impl Pair {
         self.clock = self.clock.restarted();
         self.limiter = open(&self.dir, self.sync, &self.clock, &self.disk);
         self.models.drain(..self.models.len() - 1);
-        self.group = None;
         prop_assert_eq!(seen(&self.limiter), self.models[0].seen(self.clock.now()));
         Ok(())
-    }
-
-    /// What a start makes at `now` of limits that were configured together: what the log does not have is done then.
-    fn group_cut_short(&self, now: Micros) -> Vec<Model> {
-        let Some((before, wants, at)) = &self.group else { return Vec::new() };
-        let cut_at = |done: usize| {
-            let mut model = before.clone();
-            for (place, (index, limit, until)) in wants.iter().enumerate() {
-                let _ = model.configure(name(*index), limit, *until, if place < done { *at } else { now });
-            }
-            model
-        };
-        (0..wants.len()).map(cut_at).collect()
     }
 
     /// Opens what is left after the power cut. It must be one of the models since all was known to be on disk; from
@@ -512,7 +475,6 @@ impl Pair {
         self.limiter = open(&self.dir, self.sync, &self.clock, &self.disk);
         let now = self.clock.now();
         let found = seen(&self.limiter);
-        self.models.extend(self.group_cut_short(now));
         let Some(model) = self.models.iter().rev().find(|model| model.seen(now) == found) else {
             return Err(TestCaseError::fail(format!(
                 "found {found:#?}, which is none of the {} states there were; the last: {:#?}",
@@ -521,7 +483,7 @@ impl Pair {
             )));
         };
         self.models = vec![model.clone()];
-        (self.group, self.unwritten) = (None, false);
+        self.unwritten = false;
         Ok(())
     }
 }
