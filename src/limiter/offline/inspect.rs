@@ -137,6 +137,9 @@ impl Dumper<'_> {
             let line = if made.lifts { with(line, "lifts", true) } else { line };
             self.tell(&with_limit(line, &made.limit))?;
         }
+        if spend.cost == 0 {
+            return Ok(());
+        }
         let line = with(self.line("spent", Some(at), spend.id), "cost", spend.cost);
         let line = with_ends(if several { with(line, "check_all", true) } else { line }, &spend.ends);
         self.tell(&line)

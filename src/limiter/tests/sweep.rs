@@ -185,3 +185,22 @@ fn a_round_lets_checks_pass() {
     });
     assert_eq!(limiter.status("user:*").unwrap().unwrap().totals.allowed, 20_000);
 }
+
+/// The room that one item of a check makes by a sweep is never that of another item.
+#[test]
+fn a_check_of_several_keys_sweeps_none_of_its_own() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let limiter = open(dir.path(), &clock);
+    limiter.configure_setting(&Setting::new("user:*", "1/1s".parse().unwrap()).with_max_keys(1)).unwrap();
+    let shard = |key: &str| shard_of(limiter.core.hash(key));
+    let others: Vec<String> = (1..2000).map(|key| format!("user:{key}")).collect();
+    let other = others.iter().find(|key| shard(key) == shard("user:0")).unwrap();
+    limiter.check("user:0", 1).unwrap();
+    clock.advance(Duration::from_secs(1));
+    let all = limiter.check_all(&["user:0", other]).unwrap();
+    assert!(all.allowed, "{all:?}");
+    let overflows: Vec<bool> = all.results.iter().map(|decision| decision.overflow).collect();
+    // Which of them found no room is no matter.
+    assert_eq!(overflows.iter().filter(|overflow| **overflow).count(), 1, "{all:?}");
+    assert!(!limiter.check("user:0", 1).unwrap().allowed);
+}
