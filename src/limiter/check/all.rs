@@ -31,8 +31,8 @@ enum Attempt {
     Grow(usize),
     /// Nothing was changed: this shard has to be locked too.
     Lock(usize),
-    /// Keys are there now that were to be born, of which nothing was spent yet; or one of which nothing counts was swept
-    /// to make room for another. Nobody sees a difference.
+    /// Keys are there now that were to be born, of which nothing was spent yet; or one of which nothing counts was
+    /// swept to make room for another. Nobody sees a difference.
     Again,
 }
 

@@ -1,8 +1,8 @@
 //! Many limits at once, in the order of their keys or of what happened to them.
 //!
 //! Owns: how a listing of any length is made in bounded memory, and what is in it. The map has no order, so the keys
-//! are gathered in batches: one pass over the shards finds the next ones in order, and each is then looked up again for its
-//! status. A shard is locked for its part of a pass, and for one status.
+//! are gathered in batches: one pass over the shards finds the next ones in order, and each is then looked up again for
+//! its status. A shard is locked for its part of a pass, and for one status.
 
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;

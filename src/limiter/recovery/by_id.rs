@@ -167,7 +167,7 @@ mod tests {
     fn those_that_move_are_found_where_they_are() {
         let mut by_id = ById::new(&RandomState::new());
         // Dense ones and others.
-        let id = |number: u64| if number % 3 == 0 { number << 30 } else { number };
+        let id = |number: u64| if number.is_multiple_of(3) { number << 30 } else { number };
         for number in 1..5000 {
             by_id.insert(entry(id(number))).unwrap();
         }
