@@ -441,7 +441,7 @@ fn records() -> Vec<Record<'static>> {
         Event::Clock(Reading { at, wall: at - 7, boot: [9; 16], boot_clock: 1_000_000 }),
     ];
     records.extend(events.map(Record::Event));
-    records.push(Record::PatternTotals(PatternTotals { id, shard: 4, totals: [1, 2, 3, 4] }));
+    records.push(Record::PatternTotals(PatternTotals { id, totals: [1, 2, 3, 4] }));
     records.push(Record::End { limits: 12, now: at });
     records
 }

@@ -307,6 +307,16 @@ impl Totals {
         self.denied_cost = self.denied_cost.saturating_add(other.denied_cost);
     }
 
+    /// As records have them: allowed, denied, allowed cost, denied cost.
+    pub(super) fn to_numbers(self) -> [u64; 4] {
+        [self.allowed, self.denied, self.allowed_cost, self.denied_cost]
+    }
+
+    /// From what a record has.
+    pub(super) fn from_numbers([allowed, denied, allowed_cost, denied_cost]: [u64; 4]) -> Totals {
+        Totals { allowed, denied, allowed_cost, denied_cost }
+    }
+
     /// One allowed check of this cost.
     pub(super) fn of_allowed(cost: u64) -> Totals {
         Totals { allowed: 1, allowed_cost: cost, ..Totals::default() }

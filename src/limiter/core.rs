@@ -87,6 +87,8 @@ pub struct Core {
     /// Set while keys are there that may go by themselves, which wakes the helper that sweeps them.
     pub has_live: AtomicBool,
     pub sweep_helper: OnceLock<thread::Thread>,
+    /// Called when the sweep has taken keys out.
+    pub give_back: fn(),
     /// The helper threads that run.
     pub helpers: Mutex<Vec<thread::JoinHandle<()>>>,
     /// Set when a helper has ended that should not: what is not done any more.

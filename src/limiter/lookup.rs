@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, Live, Standing, Verdict};
 use crate::store::record::{self, Event, MAX_FIXED};
 
-/// Buckets that are swept before a key is sent to an overflow limit.
+/// Keys that are looked at, and swept if nothing counts for them, before a key is sent to an overflow limit.
 const SWEPT_AT_THE_BOUND: usize = 64;
 
 /// Shards besides its own in which that is done, at most.
@@ -283,11 +283,11 @@ impl Core {
         Ok(take())
     }
 
-    /// Sweeps a bounded number of buckets: of the table, whose lock is held, and where that is small of others that are
+    /// Sweeps a bounded number of keys: of the table, whose lock is held, and where that is small of others that are
     /// free.
     fn sweep_for_room(&self, table: &mut Table, now: Micros) {
         let mut left = SWEPT_AT_THE_BOUND;
-        left -= table.buckets().min(left);
+        left -= table.len().min(left);
         self.sweep(table, SWEPT_AT_THE_BOUND, now);
         for _ in 0..SHARDS_SWEPT_AT_THE_BOUND {
             if left == 0 {
@@ -296,9 +296,9 @@ impl Core {
             let next = self.registry.next_swept.fetch_add(1, Ordering::Relaxed) as usize % SHARDS;
             // Without waiting, as another shard's lock may be held already.
             let Ok(mut other) = self.shards[next].0.try_lock() else { continue };
-            let buckets = left;
-            left -= other.buckets().min(left);
-            self.sweep(&mut other, buckets, now);
+            let most = left;
+            left -= other.len().min(left);
+            self.sweep(&mut other, most, now);
         }
     }
 
@@ -371,13 +371,17 @@ impl Core {
     /// limits. The next call goes on where this one ends.
     pub fn sweep(&self, table: &mut Table, buckets: usize, now: Micros) -> Swept {
         let version = self.version(now);
-        table.sweep(buckets, |entry, counts| {
-            let gone = self.is_gone(entry, now, version);
-            if gone {
-                self.leave(entry, counts);
-            }
-            gone
-        })
+        table.sweep(
+            buckets,
+            |key| self.hash(key),
+            |entry, counts| {
+                let gone = self.is_gone(entry, now, version);
+                if gone {
+                    self.leave(entry, counts);
+                }
+                gone
+            },
+        )
     }
 
     /// Takes an entry out of which something is due, if it is the same as none: what is to happen to the key then
@@ -387,7 +391,7 @@ impl Core {
         if self.is_as_none(entry, now, version) {
             self.settle_denials(entry);
             self.leave(entry, counts);
-            table.remove(hash, key);
+            table.remove(hash, key, |key| self.hash(key));
         }
     }
 

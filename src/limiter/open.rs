@@ -41,7 +41,8 @@ impl Limiter {
         }
         let lock = DirectoryLock::acquire(dir, options.access)?;
         let registry = Registry::new(options.max_keys);
-        let mut replayed = Replayed::new(&registry);
+        let hasher = RandomState::new();
+        let mut replayed = Replayed::new(&registry, &hasher);
         let mut found = store::recover(dir, &*options.disk, &mut replayed)?;
         let mut keys = replayed.finish();
         found.resume(&options.clock);
@@ -64,7 +65,7 @@ impl Limiter {
         };
         let mut core = Core {
             shards: Box::default(),
-            hasher: RandomState::new(),
+            hasher,
             registry,
             clock: options.clock,
             sync: options.sync,
@@ -79,6 +80,7 @@ impl Limiter {
             denials_helper: Mutex::new(None),
             has_live: AtomicBool::new(true),
             sweep_helper: OnceLock::new(),
+            give_back: options.give_back,
             helper_ended: OnceLock::new(),
             flush_every,
             found_bytes,

@@ -56,6 +56,7 @@ pub struct Options {
     pub(crate) sync: SyncMode,
     pub(crate) policy: Policy,
     pub(crate) max_keys: u64,
+    pub(crate) give_back: fn(),
     pub(crate) access: Access,
     pub(crate) clock: Clock,
     pub(crate) disk: Arc<dyn Disk>,
@@ -75,6 +76,7 @@ impl Default for Options {
             sync: SyncMode::default(),
             policy: Policy::default(),
             max_keys: MAX_KEYS,
+            give_back: || {},
             access: Access::Create,
             clock: Clock::system(),
             disk: Arc::new(SystemDisk),
@@ -121,6 +123,13 @@ impl Options {
     /// Where time comes from: the machine's clock, or in tests [`Clock::manual`].
     pub fn with_clock(self, clock: Clock) -> Options {
         Options { clock, ..self }
+    }
+
+    /// Called in a thread of its own after keys that came and went have left memory: the process may have a way to give
+    /// back to the system what its allocator keeps.
+    #[doc(hidden)]
+    pub fn with_give_back(self, give_back: fn()) -> Options {
+        Options { give_back, ..self }
     }
 
     /// Where bytes go to.

@@ -71,7 +71,7 @@ impl Opening {
         self.snapshot.is_some()
     }
 
-    /// Adds the totals of a pattern's keys in a shard to the new snapshot.
+    /// Adds the totals of a pattern's keys to the new snapshot.
     ///
     /// # Errors
     /// `io`.

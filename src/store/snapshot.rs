@@ -56,7 +56,7 @@ impl SnapshotWriter {
         })
     }
 
-    /// Adds the totals of a pattern's keys in a shard.
+    /// Adds the totals of a pattern's keys.
     ///
     /// # Errors
     /// `io`.

@@ -79,7 +79,7 @@ fn open(dir: &Path, clock: &Clock) -> Store {
     let mut opening = Opening::begin(dir, &disk, lock, found, clock, Policy::default()).unwrap();
     if opening.wants_snapshot() {
         opening.entry(&entry("kept")).unwrap();
-        opening.pattern_totals(&PatternTotals { id: 1, shard: 2, totals: [3, 4, 5, 6] }).unwrap();
+        opening.pattern_totals(&PatternTotals { id: 1, totals: [3, 4, 5, 6] }).unwrap();
     }
     opening.finish().unwrap()
 }

@@ -58,7 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/list", &["listing", "least"]),
     ("limiter/limits", &["group", "configure", "remove", "reset", "change", "setting", "status"]),
     ("limiter/check", &["several", "all", "many", "progress", "decide", "wait"]),
-    ("limiter/entry", &["table", "key", "shares"]),
+    ("limiter/entry", &["table", "chunks", "key", "text", "shares"]),
     ("limiter/background", &["helpers", "denials", "compact", "sweep"]),
     ("limiter/recovery", &["build", "settle", "redo", "replay", "shares", "by_id"]),
     (

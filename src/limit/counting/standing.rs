@@ -40,7 +40,10 @@ struct More {
 impl Standing {
     /// Nothing spent.
     pub fn new(limit: &Limit) -> Standing {
-        Standing::of(limit.windows().iter().map(State::new).collect(), Rest::default())
+        match limit.windows() {
+            [window] => Standing(Kind::One(State::new(window))),
+            windows => Standing::of(windows.iter().map(State::new).collect(), Rest::default()),
+        }
     }
 
     /// In the smallest form.
@@ -76,6 +79,9 @@ impl Standing {
 
     /// From plain numbers that were written for `limit`; what cannot have been written is clamped.
     pub(crate) fn restore(limit: &Limit, parts: &Parts) -> Standing {
+        if let ([window], [state], [], None) = (limit.windows(), &*parts.windows, &*parts.resting, &parts.ceiling) {
+            return Standing(Kind::One(State::restore(window, state)));
+        }
         let state = |(place, window): (usize, &Window)| match parts.windows.get(place) {
             Some(parts) => State::restore(window, parts),
             None => State::new(window),

@@ -1,23 +1,24 @@
 //! Online compaction: a new snapshot while checks go on.
 //!
 //! The log is rotated first: segment N begins. Then, shard by shard and under the lock of that shard only, keys of
-//! which nothing counts any more are taken out, the other entries are copied and a marker record is queued; its place
-//! in the log is exactly where the copy was made. What is not in the copy is not in the map either: the next spend of
-//! such a key says in its record all that a replay needs. Encoding and writing happen outside every lock. When all is
+//! which nothing counts any more are taken out, the others are copied and a marker record is queued; its place in the
+//! log is exactly where the copy was made. What is not in the copy is not in the map either: the next spend of such
+//! a key says in its record all that a replay needs. Encoding and writing happen outside every lock. When all is
 //! durable, the markers included, the snapshot gets its name N, and what is older than N is removed. Any failure before
 //! leaves the old files in force.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, TryLockError};
 use std::thread;
 use std::time::Instant;
 
 use crate::error::{Error, Kind, Result};
-use crate::limiter::answers::Compaction;
+use crate::limiter::answers::{Compaction, Totals};
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::entry::Entry;
 use crate::store::overloaded;
-use crate::store::record::{Event, MAX_FIXED};
+use crate::store::record::{Event, MAX_FIXED, PatternTotals};
 
 /// Records that may be written while a shard is copied, the marker among them, for the limiter to count as idle.
 const QUIET_EVENTS: u64 = 16;
@@ -92,6 +93,8 @@ impl Core {
         drop(edit);
         let mut writer = store.begin_snapshot(number)?;
         let mut copies: Vec<Entry> = Vec::new();
+        // Of each pattern what all shards have counted until their markers.
+        let mut totals: HashMap<u64, Totals> = HashMap::new();
         let mut events = log.events();
         for (index, shard) in self.shards.iter().enumerate() {
             let begun = Instant::now();
@@ -108,8 +111,9 @@ impl Core {
             log.append(&mut reservation, &marker, None);
             drop(table);
             drop(reservation);
-            let totals = shares.iter().filter_map(|share| share.to_record(index));
-            totals.into_iter().try_for_each(|totals| writer.pattern_totals(&totals))?;
+            for share in shares.iter() {
+                totals.entry(share.pattern.id).or_default().add(share.totals);
+            }
             let seen = std::mem::replace(&mut events, log.events());
             let busy = events > seen + QUIET_EVENTS;
             rest(busy, begun);
@@ -119,6 +123,9 @@ impl Core {
                 some.into_iter().try_for_each(|entry| writer.entry(&entry.to_record(&shares)))?;
                 rest(busy, begun);
             }
+        }
+        for (id, totals) in totals.into_iter().filter(|(_, totals)| *totals != Totals::default()) {
+            writer.pattern_totals(&PatternTotals { id, totals: totals.to_numbers() })?;
         }
         writer.seal(&self.clock)?;
         log.sync()?;

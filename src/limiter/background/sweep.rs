@@ -1,8 +1,8 @@
 //! The sweep: keys by pattern or request of which nothing counts any more leave memory by themselves.
 //!
-//! A few buckets are looked at under each hold of a shard's lock, so that a check waits no longer for the sweep than
-//! for another check. No record tells of it: such a key is the same as one that was never seen, and the record of its
-//! next spend says all that a replay needs.
+//! A few keys are looked at under each hold of a shard's lock, so that a check waits no longer for the sweep than for
+//! another check. No record tells of it: such a key is the same as one that was never seen, and the record of its next
+//! spend says all that a replay needs.
 
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use crate::limiter::core::{Core, Shard};
 use crate::limiter::entry::{Entry, Source, Table};
 
-/// Buckets that are looked at under one hold of a shard's lock: some microseconds.
-const BUCKETS: usize = 64;
+/// Keys that are looked at under one hold of a shard's lock: some microseconds.
+const STEP: usize = 64;
 
 /// Least time from one round to the next.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// Most time, however slow a round was.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Times as long as the work of a round that it then rests at least, so that a million keys cost the processor 2 % of
 /// its time.
@@ -25,14 +28,17 @@ const SHARE: u32 = 50;
 const STRETCH: Duration = Duration::from_micros(500);
 
 impl Core {
-    /// One look at all keys. Returns how long that was work.
-    pub fn sweep_round(&self) -> Duration {
+    /// One look at all keys. Returns how long that was work, and how many were taken out.
+    pub fn sweep_round(&self) -> (Duration, usize) {
         // Keys that come from here on are seen by this round, or wake the next one.
         self.has_live.store(false, Ordering::SeqCst);
-        let (mut work, mut stretch, mut remain) = (Duration::ZERO, Duration::ZERO, false);
+        let (mut work, mut stretch) = (Duration::ZERO, Duration::ZERO);
+        let (mut remain, mut removed) = (false, 0);
         for shard in &self.shards {
             let begun = Instant::now();
-            remain |= self.sweep_shard(shard);
+            let (remain_here, removed_here) = self.sweep_shard(shard);
+            remain |= remain_here;
+            removed += removed_here;
             stretch += begun.elapsed();
             if stretch > STRETCH {
                 self.rest(stretch);
@@ -45,30 +51,34 @@ impl Core {
         if remain {
             self.has_live.store(true, Ordering::SeqCst);
         }
-        work + stretch
+        (work + stretch, removed)
     }
 
-    /// Returns whether keys remain that may go later.
-    fn sweep_shard(&self, shard: &Shard) -> bool {
-        let mut remain = false;
+    /// Returns whether keys remain that may go later, and how many were taken out.
+    fn sweep_shard(&self, shard: &Shard) -> (bool, usize) {
+        let (mut remain, mut removed) = (false, 0);
         shard.lock().begin_sweep();
         loop {
             let mut table = shard.lock();
             let now = self.clock.now();
             let version = self.version(now);
-            // It comes to an end also while checks grow the table, as that is at most doubled.
-            let swept = table.sweep(BUCKETS, |entry, counts| {
-                let gone = self.is_gone(entry, now, version);
-                if gone {
-                    self.leave(entry, counts);
-                } else {
-                    remain |= entry.source() != Source::Exact;
-                }
-                gone
-            });
+            let swept = table.sweep(
+                STEP,
+                |key| self.hash(key),
+                |entry, counts| {
+                    let gone = self.is_gone(entry, now, version);
+                    if gone {
+                        self.leave(entry, counts);
+                    } else {
+                        remain |= entry.source() != Source::Exact;
+                    }
+                    gone
+                },
+            );
+            removed += swept.removed;
             if swept.ended {
                 table.shrink(|key| self.hash(key));
-                return remain;
+                return (remain, removed);
             }
         }
     }
@@ -78,15 +88,20 @@ impl Core {
         let now = self.clock.now();
         let version = self.version(now);
         table.begin_sweep();
-        table.sweep(table.buckets(), |entry, counts| {
-            let gone = self.is_gone(entry, now, version);
-            if gone {
-                self.leave(entry, counts);
-            } else {
-                stays(entry);
-            }
-            gone
-        });
+        // Each look either passes an entry or takes one out.
+        table.sweep(
+            table.len(),
+            |key| self.hash(key),
+            |entry, counts| {
+                let gone = self.is_gone(entry, now, version);
+                if gone {
+                    self.leave(entry, counts);
+                } else {
+                    stays(entry);
+                }
+                gone
+            },
+        );
         table.shrink(|key| self.hash(key));
     }
 
@@ -95,7 +110,10 @@ impl Core {
         if !self.has_live.load(Ordering::SeqCst) {
             return thread::park();
         }
-        let work = self.sweep_round();
-        self.rest(EVERY.max(work * SHARE));
+        let (work, removed) = self.sweep_round();
+        if removed > 0 {
+            (self.give_back)();
+        }
+        self.rest((work * SHARE).clamp(EVERY, LONGEST));
     }
 }

@@ -31,7 +31,8 @@ enum Attempt {
     Grow(usize),
     /// Nothing was changed: this shard has to be locked too.
     Lock(usize),
-    /// Keys are there now that were to be born, of which nothing was spent yet. Nobody sees a difference.
+    /// Keys are there now that were to be born, of which nothing was spent yet; or one of which nothing counts was
+    /// swept to make room for another. Nobody sees a difference.
     Again,
 }
 
@@ -99,6 +100,10 @@ impl Core {
             self.give_up(&progress);
             return Ok(self.deny_all(tables, asks, &served, now, progress));
         }
+        if has_lost_any(tables, asks, &progress) {
+            self.give_up(&progress);
+            return Ok(Attempt::Again);
+        }
         let (event, bytes) = record(tables, asks, &progress, now)?;
         if bytes > MAX_RECORD_BYTES {
             drop(event);
@@ -158,7 +163,7 @@ impl Core {
             room.append(self, &event, bytes, &Wait::Not)?;
             drop(event);
             for (entry, draft) in born_now.into_iter().zip(left.drain(some)) {
-                self.put(table(tables, draft.hash)?, draft.hash, entry, &draft.served);
+                self.put(table(tables, draft.hash)?, draft.hash, *entry, &draft.served);
             }
         }
         Ok(Attempt::Again)
@@ -388,7 +393,7 @@ impl Core {
             }
             let key = draft.entry.key.clone();
             if draft.is_born {
-                self.put(table, draft.hash, draft.entry, &draft.served);
+                self.put(table, draft.hash, *draft.entry, &draft.served);
             } else if let (Some(entry), counts) = table.get_with_counts(draft.hash, &key) {
                 self.replace(entry, *draft.entry, &draft.served, counts);
             }
@@ -403,4 +408,16 @@ impl Core {
         }
         Attempt::Done(AllDecision { allowed: true, denied: None, results }, asides)
     }
+}
+
+/// Whether a key that was there has made room for one that is to be born.
+fn has_lost_any(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &Progress) -> bool {
+    let is_there = |tables: &mut Tables<'_>, ask: &Ask<'_>| {
+        table(tables, ask.hash).is_ok_and(|table| table.get(ask.hash, ask.key).is_some())
+    };
+    progress.drafts.iter().any(|draft| draft.is_born)
+        && asks
+            .iter()
+            .zip(&progress.grounds)
+            .any(|(ask, ground)| matches!(ground, Ground::Entry) && !is_there(tables, ask))
 }

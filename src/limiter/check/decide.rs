@@ -306,7 +306,7 @@ impl Core {
             return Ok(Step::Grow(bytes));
         }
         room.append(self, &event, bytes, wait)?;
-        let entry = self.put(table, place.0, entry, served);
+        let entry = self.put(table, place.0, *entry, served);
         let slot = entry.share_slot();
         if let Some(share) = slot.and_then(|slot| table.counts.shares.get_mut(slot)) {
             share.totals.add(Totals::of_allowed(ask.cost));
@@ -329,7 +329,7 @@ impl Core {
     }
 
     /// Puts a new key, for which room was taken, into the table.
-    pub fn put<'t>(&self, table: &'t mut Table, hash: u64, entry: Box<Entry>, served: &Served) -> &'t mut Entry {
+    pub fn put<'t>(&self, table: &'t mut Table, hash: u64, entry: Entry, served: &Served) -> &'t mut Entry {
         if let Some((pattern, _)) = &served.pattern {
             table.counts.shares.of(pattern);
         }

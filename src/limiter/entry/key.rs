@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use super::shares::Shares;
+use super::text::Text;
 use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
 use crate::limit::{Ends, Limit, Standing};
@@ -54,7 +55,7 @@ pub struct Change {
 /// A key with its limit, what it has counted, and its counters.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    pub key: Box<str>,
+    pub key: Text,
     /// Id in the log (48 bits), the shard that the log knows it by (8 bits), what kind of source it has, and flags.
     id_and_flags: u64,
     /// Its values. While there is an overlay, those that come back.
@@ -84,9 +85,6 @@ struct More {
     /// Of a pattern, where it was said.
     max_keys: Option<u64>,
 }
-
-/// An entry with a fixed place in memory: the tables move only its address.
-pub type Held = Box<Entry>;
 
 impl Entry {
     /// A key of which nothing was spent.
@@ -160,14 +158,20 @@ impl Entry {
         self.id_and_flags & (KIND | OVERLAID) == 0
     }
 
+    /// What follows a mark, if it begins with that. The byte settles it for nearly all.
+    #[inline]
+    fn after_mark(&self, mark: char) -> Option<&str> {
+        (self.key.as_bytes().first() == Some(&(mark as u8))).then(|| self.key.strip_prefix(mark))?
+    }
+
     /// Whether it stands for a pattern; the text of which follows the mark.
     pub fn pattern_text(&self) -> Option<&str> {
-        self.key.strip_prefix(PATTERN_MARK)
+        self.after_mark(PATTERN_MARK)
     }
 
     /// Whether it is an overflow limit; the pattern's text or the values follow the mark.
     pub fn overflow_text(&self) -> Option<&str> {
-        self.key.strip_prefix(OVERFLOW_MARK)
+        self.after_mark(OVERFLOW_MARK)
     }
 
     /// Whether it is an operator's: configured for the key, as a pattern, or for a time that lasts.
@@ -241,19 +245,31 @@ impl Entry {
         if self.pattern_text().is_some() {
             return self.count_allowed(now, cost);
         }
-        let limit = Arc::clone(self.in_force());
-        self.standing.advance(&limit, now);
-        self.forget_if_untouched(&limit);
-        self.standing.spend(&limit, now, cost, ends);
+        if self.id_and_flags & OVERLAID != 0 {
+            let limit = Arc::clone(self.in_force());
+            self.standing.advance(&limit, now);
+            self.forget_if_untouched(&limit);
+            self.standing.spend(&limit, now, cost, ends);
+        } else {
+            // As above, without counting those that hold the values: most of a replay is this.
+            self.standing.advance(&self.limit, now);
+            if self.would_forget(&self.limit) {
+                self.forget();
+            }
+            self.standing.spend(&self.limit, now, cost, ends);
+        }
         self.count_allowed(now, cost);
     }
 
     /// Keys that come and go have the totals of a new key when nothing that was spent counts any more: whether they
     /// were swept meanwhile makes no difference. To be called before a spend, with the standing advanced to `now`.
     pub fn forget_if_untouched(&mut self, limit: &Limit) {
-        if !self.would_forget(limit) {
-            return;
+        if self.would_forget(limit) {
+            self.forget();
         }
+    }
+
+    fn forget(&mut self) {
         (self.allowed, self.allowed_cost, self.last_allowed) = (0, 0, 0);
         if let Some(more) = &mut self.more {
             (more.denied, more.denied_cost, more.last_denied, more.last_reset) = (0, 0, 0, 0);

@@ -1,11 +1,14 @@
 //! The keys of a shard, and what is counted of them.
 //!
-//! Arrows go down this list: `table`, `key`, `shares`.
+//! Arrows go down this list: `table`, `chunks`, `key`, `text`, `shares`.
 
+mod chunks;
 mod key;
 mod shares;
 mod table;
+mod text;
 
-pub use self::key::{Change, Entry, Held, Source};
+pub use self::chunks::Chunks;
+pub use self::key::{Change, Entry, Source};
 pub use self::shares::{Counts, Shares};
 pub use self::table::{Swept, Table};

@@ -6,22 +6,12 @@ use hashbrown::HashTable;
 
 use crate::limiter::answers::Totals;
 use crate::limiter::registry::Pattern;
-use crate::store::record;
 
 /// What the keys of one pattern in one shard have counted, those that vanished included.
 #[derive(Debug, Clone)]
 pub struct Share {
     pub pattern: Arc<Pattern>,
     pub totals: Totals,
-}
-
-impl Share {
-    /// What a snapshot says of it, in this shard; nothing where nothing was counted.
-    pub fn to_record(&self, shard: u8) -> Option<record::PatternTotals> {
-        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals;
-        let totals = [allowed, denied, allowed_cost, denied_cost];
-        totals.iter().any(|total| *total > 0).then_some(record::PatternTotals { id: self.pattern.id, shard, totals })
-    }
 }
 
 /// The shares of a shard, by slot.

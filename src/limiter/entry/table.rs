@@ -1,8 +1,9 @@
-//! The keys of one shard.
+//! The keys of one shard: entries in chunks, and a hash table of their places.
 
 use hashbrown::HashTable;
 
-use super::key::{Entry, Held};
+use super::chunks::Chunks;
+use super::key::Entry;
 use super::shares::Counts;
 
 /// How far a step of a sweep came.
@@ -17,89 +18,132 @@ pub struct Swept {
 /// The keys of one shard.
 #[derive(Debug, Default)]
 pub struct Table {
-    entries: HashTable<Held>,
+    /// Where the entries are.
+    places: HashTable<u32>,
+    chunks: Chunks,
     pub counts: Counts,
     /// Configurations that were queued for the log, and how many of them are known to be on disk: in this order, since
     /// records of a shard are queued under its lock.
     configured: (u64, u64),
-    /// Bucket at which the next step of the sweep begins.
-    next_bucket: usize,
+    /// Place at which the next step of the sweep begins.
+    next: usize,
 }
 
 impl Table {
+    /// Of entries with these hashes. `Err` has a key that is there twice.
+    pub fn of(chunks: Chunks, hashes: &[u64]) -> Result<Table, Box<str>> {
+        let mut places: HashTable<u32> = HashTable::with_capacity(hashes.len());
+        for (place, hash) in (0..).zip(hashes) {
+            let key = chunks.at(place).key.as_bytes();
+            if places.find(*hash, |other| chunks.at(*other).key.as_bytes() == key).is_some() {
+                return Err(Box::from(&*chunks.at(place).key));
+            }
+            places.insert_unique(*hash, place, |other| hashes[*other as usize]);
+        }
+        Ok(Table { places, chunks, ..Table::default() })
+    }
+
     /// The entry of `key`, whose hash is `hash`.
     pub fn get(&mut self, hash: u64, key: &str) -> Option<&mut Entry> {
-        self.entries.find_mut(hash, |entry| *entry.key == *key).map(|entry| &mut **entry)
+        self.get_with_counts(hash, key).0
     }
 
     /// As [`Table::get`], with what is counted besides.
     pub fn get_with_counts(&mut self, hash: u64, key: &str) -> (Option<&mut Entry>, &mut Counts) {
-        let entry = self.entries.find_mut(hash, |entry| *entry.key == *key).map(|entry| &mut **entry);
-        (entry, &mut self.counts)
+        let Table { places, chunks, counts, .. } = self;
+        let place = places.find(hash, |place| chunks.at(*place).key.as_bytes() == key.as_bytes());
+        (place.map(|place| chunks.at_mut(*place)), counts)
     }
 
     /// The entry with `id`, whose key's hash is `hash`.
     pub fn get_id(&mut self, hash: u64, id: u64) -> Option<&mut Entry> {
-        self.entries.find_mut(hash, |entry| entry.id() == id).map(|entry| &mut **entry)
+        let Table { places, chunks, .. } = self;
+        let place = places.find(hash, |place| chunks.at(*place).id() == id)?;
+        Some(chunks.at_mut(*place))
     }
 
     /// Adds an entry whose key is not there yet.
-    pub fn insert(&mut self, hash: u64, entry: Held, rehash: impl Fn(&str) -> u64) -> &mut Entry {
-        self.entries.insert_unique(hash, entry, |entry| rehash(&entry.key)).into_mut()
+    pub fn insert(&mut self, hash: u64, entry: Entry, rehash: impl Fn(&str) -> u64) -> &mut Entry {
+        let Table { places, chunks, .. } = self;
+        let place = chunks.len() as u32;
+        chunks.push(entry);
+        places.insert_unique(hash, place, |place| rehash(&chunks.at(*place).key));
+        chunks.at_mut(place)
     }
 
-    /// Takes an entry out.
-    pub fn remove(&mut self, hash: u64, key: &str) -> Option<Held> {
-        self.entries.find_entry(hash, |entry| *entry.key == *key).ok().map(|found| found.remove().0)
+    /// Takes an entry out. Whether it was there.
+    pub fn remove(&mut self, hash: u64, key: &str, rehash: impl Fn(&str) -> u64) -> bool {
+        let Table { places, chunks, .. } = self;
+        let place = places.find(hash, |place| chunks.at(*place).key.as_bytes() == key.as_bytes()).copied();
+        place.map(|place| self.remove_at(hash, place, &rehash)).is_some()
+    }
+
+    /// Takes out the entry at a place, to which the last one moves.
+    fn remove_at(&mut self, hash: u64, place: u32, rehash: &impl Fn(&str) -> u64) {
+        let Table { places, chunks, .. } = self;
+        if let Ok(found) = places.find_entry(hash, |other| *other == place) {
+            found.remove();
+        }
+        if let Some(from) = chunks.remove(place)
+            && let Some(found) = places.find_mut(rehash(&chunks.at(place).key), |other| *other == from)
+        {
+            *found = place;
+        }
     }
 
     /// All entries, in no order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut().map(|entry| &mut **entry)
+        self.chunks.iter_mut()
     }
 
     /// The same, to look at.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().map(|entry| &**entry)
+        self.chunks.iter()
     }
 
-    /// Looks at the entries of the next `buckets` buckets, and takes out those of which `gone` says so. `gone` must see
-    /// to all that counts on them.
-    pub fn sweep(&mut self, buckets: usize, mut gone: impl FnMut(&mut Entry, &mut Counts) -> bool) -> Swept {
-        let begin = if self.next_bucket < self.entries.num_buckets() { self.next_bucket } else { 0 };
-        let end = (begin + buckets).min(self.entries.num_buckets());
+    /// Looks at the next `most` entries, and takes out those of which `gone` says so. `gone` must see to all that
+    /// counts on them.
+    pub fn sweep(
+        &mut self,
+        most: usize,
+        rehash: impl Fn(&str) -> u64,
+        mut gone: impl FnMut(&mut Entry, &mut Counts) -> bool,
+    ) -> Swept {
         let mut removed = 0;
-        for bucket in begin..end {
-            let Some(entry) = self.entries.get_bucket_mut(bucket) else { continue };
-            if gone(entry, &mut self.counts)
-                && let Ok(found) = self.entries.get_bucket_entry(bucket)
-            {
-                found.remove();
+        for _ in 0..most {
+            if self.next >= self.len() {
+                break;
+            }
+            let place = self.next as u32;
+            let entry = self.chunks.at_mut(place);
+            if gone(entry, &mut self.counts) {
+                let hash = rehash(&entry.key);
+                self.remove_at(hash, place, &rehash);
                 removed += 1;
+            } else {
+                self.next += 1;
             }
         }
-        let ended = end == self.entries.num_buckets();
-        self.next_bucket = if ended { 0 } else { end };
         self.counts.swept += removed as u64;
+        let ended = self.next >= self.len();
+        if ended {
+            self.next = 0;
+        }
         Swept { removed, ended }
     }
 
-    /// Lets the next step of the sweep begin at the first bucket.
+    /// Lets the next step of the sweep begin at the first entry.
     pub fn begin_sweep(&mut self) {
-        self.next_bucket = 0;
-    }
-
-    /// How many buckets there are.
-    pub fn buckets(&self) -> usize {
-        self.entries.num_buckets()
+        self.next = 0;
     }
 
     /// Gives memory back after many entries have gone.
     pub fn shrink(&mut self, rehash: impl Fn(&str) -> u64) {
-        if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
-            self.entries.shrink_to(self.entries.len() * 2, |entry| rehash(&entry.key));
-            self.next_bucket = 0;
+        let Table { places, chunks, .. } = self;
+        if places.capacity() > 16 && places.len() < places.capacity() / 4 {
+            places.shrink_to(places.len() * 2, |place| rehash(&chunks.at(*place).key));
         }
+        chunks.shrink();
     }
 
     /// Counts a configuration that was queued for the log. Returns its number.
@@ -120,11 +164,100 @@ impl Table {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.chunks.len()
     }
 
-    /// Makes room for `more`.
-    pub fn reserve(&mut self, more: usize, rehash: impl Fn(&str) -> u64) {
-        self.entries.reserve(more, |entry| rehash(&entry.key));
+    /// Room for how many there is.
+    #[cfg(test)]
+    pub fn room(&self) -> usize {
+        self.chunks.room().max(self.places.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::super::chunks::CHUNK;
+    use super::*;
+    use crate::limiter::entry::Source;
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        /// Keys from the first number, so many.
+        Insert(u32, u32),
+        Remove(u32, u32),
+        /// Those whose number leaves a remainder of 0, in steps of so many entries.
+        Sweep(u32, usize),
+        Shrink,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_table_holds_what_a_map_holds(ops in prop::collection::vec(prop_oneof![
+            3 => (0..9000u32, prop_oneof![1..20u32, 1000..5000u32]).prop_map(|(first, count)| Op::Insert(first, count)),
+            2 => (0..9000u32, prop_oneof![1..20u32, 1000..5000u32]).prop_map(|(first, count)| Op::Remove(first, count)),
+            2 => (1..5u32, prop_oneof![1..100usize, Just(usize::MAX)]).prop_map(|(by, step)| Op::Sweep(by, step)),
+            1 => Just(Op::Shrink),
+        ], 1..20)) {
+            let hasher = RandomState::new();
+            let rehash = |key: &str| hasher.hash_one(key);
+            let limit = Arc::new("1/1s".parse().unwrap());
+            let (mut table, mut map) = (Table::default(), BTreeMap::new());
+            let name = |number: u32| format!("key-{number}");
+            for op in ops {
+                match op {
+                    Op::Insert(first, count) => for number in first..first + count {
+                        let key = name(number);
+                        if map.insert(number, u64::from(number)).is_none() {
+                            let entry = Entry::new(&key, u64::from(number), 0, Source::Exact, Arc::clone(&limit));
+                            let there = table.insert(rehash(&key), entry, rehash);
+                            prop_assert_eq!(there.id(), u64::from(number));
+                        }
+                    },
+                    Op::Remove(first, count) => for number in first..first + count {
+                        let key = name(number);
+                        prop_assert_eq!(table.remove(rehash(&key), &key, rehash), map.remove(&number).is_some());
+                    },
+                    Op::Sweep(by, step) => {
+                        let (mut removed, before) = (0, map.len());
+                        table.begin_sweep();
+                        loop {
+                            let swept = table.sweep(step, rehash, |entry, _| entry.id() % u64::from(by) == 0);
+                            removed += swept.removed;
+                            if swept.ended {
+                                break;
+                            }
+                        }
+                        map.retain(|number, _| number % by != 0);
+                        prop_assert_eq!(removed, before - map.len());
+                    }
+                    Op::Shrink => {
+                        table.shrink(rehash);
+                        let hashes: Vec<u64> = table.iter().map(|entry| rehash(&entry.key)).collect();
+                        table = Table::of(table.chunks, &hashes).unwrap();
+                        let most = (4 * table.len() + CHUNK).max(8 * table.len() + 32);
+                        prop_assert!(table.room() <= most, "{} for {}", table.room(), table.len());
+                    }
+                }
+                prop_assert_eq!(table.len(), map.len());
+            }
+            let mut ids: Vec<u64> = table.iter().map(Entry::id).collect();
+            ids.sort_unstable();
+            prop_assert_eq!(ids, map.values().copied().collect::<Vec<_>>());
+            for number in 0..14_000 {
+                let key = name(number);
+                let found = table.get(rehash(&key), &key).map(|entry| entry.id());
+                prop_assert_eq!(found, map.get(&number).copied());
+                let found = table.get_id(rehash(&key), u64::from(number)).map(|entry| entry.key.to_string());
+                prop_assert_eq!(found, map.contains_key(&number).then_some(key));
+            }
+        }
     }
 }

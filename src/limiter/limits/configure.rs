@@ -268,7 +268,7 @@ impl Core {
             _ => None,
         };
         self.join(entry.source(), pattern.as_ref(), &mut table.counts);
-        table.insert(hash, Box::new(entry), |key| self.hash(key));
+        table.insert(hash, entry, |key| self.hash(key));
         Ok(Attempt::Made(Configured::Done { created: true, number: table.count_configured() }))
     }
 
@@ -301,7 +301,7 @@ impl Core {
                 known.add(want.key, id, Arc::clone(limit), None, at, max_keys);
                 Ok::<(), Error>(())
             })?;
-            table.insert(hash, Box::new(entry), |key| self.hash(key));
+            table.insert(hash, entry, |key| self.hash(key));
             return Ok(Attempt::Made(Configured::Done { created: true, number: table.count_configured() }));
         };
         if is_same(entry, want) {

@@ -170,7 +170,7 @@ impl Core {
             (Some(entry), counts) if stays => self.replace(entry, to, &served, counts),
             (Some(entry), counts) => {
                 self.leave(entry, counts);
-                table.remove(hash, key);
+                table.remove(hash, key, |key| self.hash(key));
             }
             (None, _) => {}
         }
@@ -214,7 +214,7 @@ impl Core {
                 match room.fit(self, &events)? {
                     None => {
                         room.append(self, &events, wait)?;
-                        table.remove(hash, key);
+                        table.remove(hash, key, |key| self.hash(key));
                         table.count_configured();
                         return Ok(());
                     }
@@ -227,6 +227,8 @@ impl Core {
 
     /// Leads the keys of a pattern that serves none any more to where they belong, shard by shard.
     fn lead_away(&self, pattern: &Pattern, at: Micros) -> Result<()> {
+        // What has ended by now is lifted by the look at the version.
+        self.version(self.clock.now());
         for shard in &self.shards {
             let mut left: Vec<(u64, u64)> = {
                 let table = shard.lock();
@@ -295,14 +297,27 @@ impl Core {
             None if covered => (Source::Request, Arc::clone(&entry.limit), record::Source::Request),
             None => {
                 self.leave(entry, counts);
-                table.remove(hash, &key);
+                table.remove(hash, &key, |key| self.hash(key));
                 return Ok(None);
             }
         };
         let mut to = entry.clone();
+        let mut events = Vec::new();
+        // Values that lasted until before come to their end as of then.
+        if let Some(until) = to.overlay().map(|overlay| overlay.until).filter(|until| *until <= at) {
+            let (own, limit) = (to.source(), Arc::clone(&to.limit));
+            let mut ends = Live::default();
+            to.become_of(own, Arc::clone(&limit), until, &mut ends);
+            let source = match own {
+                Source::Pattern(slot) => counts.shares.get(slot).map(|share| record::Source::Pattern(share.pattern.id)),
+                _ => None,
+            };
+            let source = source.unwrap_or(record::Source::Request);
+            events.push(Event::Became { id, at: until, source, limit, ends: ends.0 });
+        }
         let mut ends = Live::default();
         to.become_of(source, Arc::clone(&limit), at, &mut ends);
-        let events = [Event::Became { id, at, source: recorded, limit, ends: ends.0 }];
+        events.push(Event::Became { id, at, source: recorded, limit, ends: ends.0 });
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Some(grow));
         }

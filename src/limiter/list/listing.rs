@@ -213,7 +213,7 @@ impl Listing {
                     && place.0.starts_with(&self.prefix)
                     && self.shows(entry, now);
                 if wanted {
-                    least.push(Name(entry.key.clone()));
+                    least.push(Name(Box::from(&*entry.key)));
                 }
             }
         }
@@ -380,7 +380,7 @@ impl Limiter {
                 let wanted = least.bound().is_none_or(|(bound, name)| (count, &*entry.key) < (*bound, &*name.0))
                     && (entry.is_configured(now) || !self.core.is_untouched(entry, now, version));
                 if wanted {
-                    least.push((count, Name(entry.key.clone())));
+                    least.push((count, Name(Box::from(&*entry.key))));
                 }
             }
         }
@@ -401,8 +401,7 @@ fn validate_page(limit: usize) -> Result<usize> {
 }
 
 impl Core {
-    /// How a key or pattern in the map stands now. `None` for what is not there any more, or is the same as if it were
-    /// not.
+    /// How a key or pattern in the map stands now. `None` for what is not there, or the same as if it were not.
     fn listed(&self, name: &Name) -> Option<Status> {
         if let Some(text) = name.0.strip_prefix(PATTERN_MARK) {
             return self.status_of_pattern(text);

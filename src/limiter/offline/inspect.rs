@@ -2,6 +2,7 @@
 //! not kept waiting: beside it the files are read as they stand.
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -14,13 +15,41 @@ use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK, Registry};
 use crate::store::record::{self, Born, Event, Intent, PatternTotals, Source, Spend};
 use crate::store::{Access, DirectoryLock, ReadOnlyView, Recovered, Replay, recover};
 
+/// What a step of reading gives.
+type Read = std::result::Result<(), String>;
+
 /// Hands each record of snapshot and log to `each`, as a JSON object, in the order of the log.
 ///
 /// # Errors
 /// As for opening the directory to look at it.
 pub fn dump(dir: &Path, each: &mut dyn FnMut(&Value)) -> Result<()> {
-    let mut dumper = Dumper { keys: HashMap::new(), each };
+    // A key may stand in a snapshot before the pattern that it lives by.
+    let mut patterns = Patterns(HashMap::new());
+    look(dir, &mut patterns)?;
+    let mut dumper = Dumper { keys: patterns.0, each };
     look(dir, &mut dumper).map(|_| ())
+}
+
+/// The patterns of a snapshot, as the map has their keys, by their ids.
+struct Patterns(HashMap<u64, String>);
+
+impl Replay for Patterns {
+    fn snapshot(&mut self, _: u64, _: bool, _: u64) {}
+
+    fn entry(&mut self, entry: record::Entry<'_>) -> Read {
+        if entry.key.starts_with(PATTERN_MARK) {
+            self.0.insert(entry.id, entry.key.to_owned());
+        }
+        Ok(())
+    }
+
+    fn pattern_totals(&mut self, _: PatternTotals) -> Read {
+        Ok(())
+    }
+
+    fn event(&mut self, _: Event<'_>) -> Read {
+        Ok(())
+    }
 }
 
 /// Reads the directory; next to its writer, if it has one. No lock is held meanwhile: a dump may be read with a pager,
@@ -55,7 +84,7 @@ pub fn history(dir: &Path, key: &str, each: &mut dyn FnMut(&Value)) -> Result<()
 /// # Errors
 /// `corrupt` and `unsupported`, naming file and offset.
 pub fn verify(dir: &Path) -> Result<Recovered> {
-    look(dir, &mut Replayed::new(&Registry::new(0)))
+    look(dir, &mut Replayed::new(&Registry::new(0), &RandomState::new()))
 }
 
 struct Dumper<'a> {
@@ -63,8 +92,6 @@ struct Dumper<'a> {
     keys: HashMap<u64, String>,
     each: &'a mut dyn FnMut(&Value),
 }
-
-type Read = std::result::Result<(), String>;
 
 impl Dumper<'_> {
     fn tell(&mut self, line: &Value) -> Read {
@@ -110,6 +137,9 @@ impl Dumper<'_> {
             let line = if made.lifts { with(line, "lifts", true) } else { line };
             self.tell(&with_limit(line, &made.limit))?;
         }
+        if spend.cost == 0 {
+            return Ok(());
+        }
         let line = with(self.line("spent", Some(at), spend.id), "cost", spend.cost);
         let line = with_ends(if several { with(line, "check_all", true) } else { line }, &spend.ends);
         self.tell(&line)
@@ -147,7 +177,7 @@ impl Replay for Dumper<'_> {
 
     fn pattern_totals(&mut self, totals: PatternTotals) -> Read {
         let key = self.keys.get(&totals.id).map(String::as_str);
-        let line = with_key(json!({"event": "pattern_totals", "id": totals.id, "shard": totals.shard}), key);
+        let line = with_key(json!({"event": "pattern_totals", "id": totals.id}), key);
         self.tell(&with_totals(line, &totals.totals))
     }
 

@@ -2,7 +2,7 @@
 //! into a new one; the damaged one is only read.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use super::inspect::verify;
 use crate::clock::{Clock, rfc3339};
 use crate::error::{Error, Kind, Result};
 use crate::limit::Live;
-use crate::limiter::answers::Totals;
 use crate::limiter::core::shard_of;
-use crate::limiter::entry::{Held, Shares, Source};
+use crate::limiter::entry::{Entry, Shares, Source};
+use crate::limiter::recovery::by_id::ById;
 use crate::limiter::recovery::replay::{Found, Replayed};
 use crate::limiter::registry::Registry;
 use crate::store::{
@@ -68,9 +68,13 @@ fn copy(dir: &Path, to: &Path, clock: &Clock, rewinds: bool) -> Result<Repair> {
     let _lock = DirectoryLock::acquire(dir, Access::Read)?;
     validate_destination(dir, to)?;
     let registry = Registry::new(0);
-    let fresh = |lenient| if lenient { Replayed::lenient(&registry) } else { Replayed::new(&registry) };
+    let hasher = RandomState::new();
+    let fresh = |lenient| match lenient {
+        true => Replayed::lenient(&registry, &hasher),
+        false => Replayed::new(&registry, &hasher),
+    };
     let (replayed, read) = read_for_repair(dir, &SystemDisk, fresh)?;
-    let Some(keys) = replayed.map(Replayed::finish).filter(|keys| !keys.entries.is_empty()) else {
+    let Some(keys) = replayed.map(Replayed::finish).filter(|found| found.keys.len() > 0) else {
         return Err(nothing(dir, &read));
     };
     let rewound = match rewinds {
@@ -115,16 +119,15 @@ fn validate_destination(dir: &Path, to: &Path) -> Result<()> {
 
 /// Patterns first, then keys. A key may have several entries: it came, went and came again, or records are missing. The
 /// latest one counts.
-fn latest_of_each_key(entries: Vec<Held>) -> Vec<Held> {
-    let mut latest: HashMap<Box<str>, Held> = HashMap::new();
-    for entry in entries {
-        match latest.get_mut(&entry.key) {
-            Some(other) if other.id() > entry.id() => {}
-            Some(other) => *other = entry,
-            None => drop(latest.insert(entry.key.clone(), entry)),
+fn latest_of_each_key(keys: &ById) -> Vec<&Entry> {
+    let mut latest: HashMap<&str, &Entry> = HashMap::new();
+    for entry in keys.iter() {
+        let known = latest.entry(&entry.key).or_insert(entry);
+        if known.id() < entry.id() {
+            *known = entry;
         }
     }
-    let mut entries: Vec<Held> = latest.into_values().collect();
+    let mut entries: Vec<&Entry> = latest.into_values().collect();
     entries.sort_unstable_by_key(|entry| (entry.pattern_text().is_none(), entry.id()));
     entries
 }
@@ -158,23 +161,21 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
         },
     };
     begin.resume(&clock);
-    let hasher = std::hash::RandomState::new();
+    let hasher = RandomState::new();
     let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
     let mut opening = Opening::begin(to, &disk, lock, begin, &clock, Policy::default())?;
-    let entries = latest_of_each_key(keys.entries);
+    let entries = latest_of_each_key(&keys.keys);
     let mut slots = vec![None; keys.shares.slots()];
     for (entry, id) in entries.iter().zip(1..) {
         let Some(text) = entry.pattern_text() else { break };
         for (slot, totals) in keys.shares.of(entry.id(), text) {
             slots[slot as usize] = Some(id);
-            let Totals { allowed, denied, allowed_cost, denied_cost } = totals;
-            let totals = [allowed, denied, allowed_cost, denied_cost];
-            opening.pattern_totals(&record::PatternTotals { id, shard: 0, totals })?;
+            opening.pattern_totals(&record::PatternTotals { id, totals: totals.to_numbers() })?;
         }
     }
     let mut ends = Live::default();
     for (entry, id) in entries.iter().zip(1..) {
-        let shard = shard_of(hasher.hash_one(&entry.key));
+        let shard = shard_of(hasher.hash_one(&*entry.key));
         let mut record = record::Entry { id, shard: shard as u8, ..entry.to_record(&Shares::default()) };
         if let Source::Pattern(slot) = entry.source() {
             // Of a pattern that is lost its keys are kept as if requests had brought their values.

@@ -4,7 +4,7 @@
 //! Two steps, each with a thread of its own for the snapshot: the keys are encoded while they are hashed, and then the
 //! disk syncs what was written while the tables are filled.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -14,21 +14,26 @@ use super::replay::Found;
 use super::settle::{Settled, settle};
 use crate::bounds::SHARDS;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::core::{Core, Shard, shard_of};
-use crate::limiter::entry::{Shares, Table};
+use crate::limiter::answers::Totals;
+use crate::limiter::core::{Core, Shard};
+use crate::limiter::entry::{Chunks, Shares, Table};
 use crate::store::Opening;
+use crate::store::record::PatternTotals;
 
 /// Builds the map, and ends the opening of the store if there is one. With `renumber` keys get the ids 1, 2, 3 … in
 /// their order, in the snapshot as in memory. `core` has an empty map, no patterns and no store before.
 pub fn build(core: &mut Core, found: Found, renumber: bool, mut opening: Option<Opening>) -> Result<()> {
     let highest_id = found.highest_id;
     let settled = settle(core, found, renumber);
-    let next_id = if renumber { settled.entries.len() as u64 } else { highest_id } + 1;
+    let count = settled.shards.iter().map(Chunks::len).sum::<usize>();
+    let next_id = if renumber { count as u64 } else { highest_id } + 1;
     let snapshot = opening.as_ref().is_some_and(Opening::wants_snapshot);
     let hasher = &core.hasher;
-    let hash = || settled.entries.iter().map(|entry| hasher.hash_one(&entry.key)).collect();
-    let hashes: Vec<u64> = beside(opening.as_mut().filter(|_| snapshot), |opening| write(opening, &settled), hash)?;
-    let fill = || fill(&core.dir, hasher, settled, &hashes, renumber);
+    let hash_shard = |chunks: &Chunks| chunks.iter().map(|entry| hasher.hash_one(&*entry.key)).collect();
+    let hash = || settled.shards.iter().map(hash_shard).collect();
+    let hashes: Vec<Vec<u64>> =
+        beside(opening.as_mut().filter(|_| snapshot), |opening| write(opening, &settled), hash)?;
+    let fill = || fill(&core.dir, settled, &hashes, renumber);
     let tables = beside(opening.as_mut().filter(|_| snapshot), |opening| opening.seal(), fill)??;
     // Nothing of the old files was touched until here: had the tables found fault with them, they would be as they
     // were.
@@ -52,46 +57,43 @@ fn beside<I: Send, T>(
     })
 }
 
-fn write(opening: &mut Opening, Settled { entries, patterns }: &Settled) -> Result<()> {
+fn write(opening: &mut Opening, Settled { shards, patterns }: &Settled) -> Result<()> {
     // Entries name their pattern by its slot.
     let mut shares = Shares::default();
-    for (pattern, totals) in patterns {
-        let share = shares.of(pattern);
-        share.totals = *totals;
-        // Which shard has what was counted in all of them makes no difference.
-        share.to_record(0).map_or(Ok(()), |totals| opening.pattern_totals(&totals))?;
+    for (pattern, _) in patterns {
+        shares.of(pattern);
     }
-    entries.iter().try_for_each(|entry| opening.entry(&entry.to_record(&shares)))
+    let mut entries = shards.iter().flat_map(Chunks::iter);
+    entries.try_for_each(|entry| opening.entry(&entry.to_record(&shares)))?;
+    for (pattern, totals) in patterns.iter().filter(|(_, totals)| *totals != Totals::default()) {
+        opening.pattern_totals(&PatternTotals { id: pattern.id, totals: totals.to_numbers() })?;
+    }
+    Ok(())
 }
 
-fn fill(dir: &Path, hasher: &RandomState, settled: Settled, hashes: &[u64], renumber: bool) -> Result<Vec<Table>> {
-    let Settled { entries, patterns } = settled;
-    let rehash = |key: &str| hasher.hash_one(key);
-    let mut counts = [0; SHARDS];
-    hashes.iter().for_each(|hash| counts[shard_of(*hash)] += 1);
-    let mut tables: Vec<Table> = (0..SHARDS).map(|_| Table::default()).collect();
-    for (table, count) in tables.iter_mut().zip(counts) {
-        table.reserve(count, rehash);
+fn fill(dir: &Path, settled: Settled, hashes: &[Vec<u64>], renumber: bool) -> Result<Vec<Table>> {
+    let Settled { shards, patterns } = settled;
+    let mut tables = Vec::with_capacity(SHARDS);
+    for ((mut chunks, hashes), shard) in shards.into_iter().zip(hashes).zip(0..=u8::MAX) {
+        let mut shares = Shares::default();
+        for entry in chunks.iter_mut() {
+            if renumber {
+                entry.renumber(entry.id(), shard);
+            }
+            if let Some(slot) = entry.share_slot() {
+                shares.of(&patterns[slot as usize].0);
+            }
+        }
+        let mut table = Table::of(chunks, hashes).map_err(|key| {
+            let what = format!("{} holds the key `{key}` twice; nothing was changed", dir.display());
+            Error::new(Kind::Corrupt, what)
+        })?;
+        table.counts.shares = shares;
+        tables.push(table);
     }
-    for ((pattern, totals), hash) in patterns.iter().zip(hashes) {
-        tables[shard_of(*hash)].counts.shares.of(pattern).totals = *totals;
-    }
-    for (mut entry, hash) in entries.into_iter().zip(hashes) {
-        let shard = shard_of(*hash);
-        let table = &mut tables[shard];
-        if table.get(*hash, &entry.key).is_some() {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!("{} holds the key `{}` twice; nothing was changed", dir.display(), entry.key),
-            ));
-        }
-        if renumber {
-            entry.renumber(entry.id(), shard as u8);
-        }
-        if let Some(slot) = entry.share_slot() {
-            table.counts.shares.of(&patterns[slot as usize].0);
-        }
-        table.insert(*hash, entry, rehash);
+    for (pattern, totals) in &patterns {
+        // Which shard has what was counted in all of them makes no difference.
+        tables[pattern.slot as usize % SHARDS].counts.shares.of(pattern).totals = *totals;
     }
     Ok(tables)
 }

@@ -3,7 +3,7 @@
 //! Arrows go down this list: `build`, `settle`, `redo`, `replay`, `shares`, `by_id`.
 
 pub mod build;
-mod by_id;
+pub mod by_id;
 pub mod redo;
 pub mod replay;
 pub mod settle;

@@ -2,7 +2,7 @@
 //!
 //! What is done here is in no record. So a snapshot must follow before the log goes on, as it does after every crash.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::replay::Found;
@@ -13,13 +13,16 @@ use crate::limiter::registry::{Group, Intended, PATTERN_MARK};
 
 /// Does at `now`, the instant at which the log goes on, what is left of a group.
 pub fn redo(found: &mut Found, group: Group, now: Micros) {
-    let places = found.entries.iter().enumerate().map(|(place, entry)| (entry.key.clone(), place)).collect();
-    let mut patterns = PatternSet::new();
-    found.entries.iter().filter_map(|entry| entry.pattern_text()).for_each(|text| {
-        patterns.insert(text, ());
-    });
+    let (mut ids, mut patterns) = (HashMap::new(), PatternSet::new());
+    for entry in found.keys.iter() {
+        let id: &mut u64 = ids.entry(Box::from(&*entry.key)).or_default();
+        *id = entry.id().max(*id);
+        if let Some(text) = entry.pattern_text() {
+            patterns.insert(text, ());
+        }
+    }
     found.highest_id = found.highest_id.max(group.number);
-    let mut redo = Redo { found, places, patterns, gone: HashSet::new(), now };
+    let mut redo = Redo { found, ids, patterns, now };
     for item in group.left.into_iter().rev() {
         match &item.limit {
             Some(limit) => redo.configure(&item, limit),
@@ -27,21 +30,13 @@ pub fn redo(found: &mut Found, group: Group, now: Micros) {
             None => redo.remove(&item.key),
         }
     }
-    let Redo { found, gone, .. } = redo;
-    let mut place = 0;
-    found.entries.retain(|_| {
-        place += 1;
-        !gone.contains(&(place - 1))
-    });
 }
 
 struct Redo<'f> {
     found: &'f mut Found,
-    /// The last place of each key: one that came and went may be there several times.
-    places: HashMap<Box<str>, usize>,
+    /// The last id of each key: one that came and went may be there several times.
+    ids: HashMap<Box<str>, u64>,
     patterns: PatternSet<()>,
-    /// Places of what is removed.
-    gone: HashSet<usize>,
     now: Micros,
 }
 
@@ -49,8 +44,9 @@ impl Redo<'_> {
     fn configure(&mut self, item: &Intended, limit: &Arc<Limit>) {
         let key = place_of(&item.key);
         let (limit, now) = (Arc::clone(limit), self.now);
-        let Some(place) = self.places.get(&key).copied() else { return self.create(item, key, limit) };
-        let entry = &mut self.found.entries[place];
+        let Some(entry) = self.ids.get(&key).and_then(|id| self.found.keys.get(*id)) else {
+            return self.create(item, key, limit);
+        };
         lift_ended(entry, now);
         let ends = &mut Live::default();
         match item.until {
@@ -69,7 +65,7 @@ impl Redo<'_> {
         self.found.highest_id += 1;
         // Where its values last for a time, those of a pattern or request come back.
         let source = if item.until.is_some() { Source::Request } else { Source::Exact };
-        let mut entry = Box::new(Entry::new(&key, self.found.highest_id, 0, source, Arc::clone(&limit)));
+        let mut entry = Entry::new(&key, self.found.highest_id, 0, source, Arc::clone(&limit));
         if is_pattern(&item.key) {
             entry.set_source(Source::Exact);
             entry.set_pattern(self.now, item.max_keys);
@@ -78,32 +74,32 @@ impl Redo<'_> {
         if let Some(until) = item.until {
             entry.lay_over(limit, until, self.now, &mut Live::default());
         }
-        self.places.insert(key, self.found.entries.len());
-        self.found.entries.push(entry);
+        self.ids.insert(key, entry.id());
+        // Its id is a new one.
+        let _ = self.found.keys.insert(entry);
     }
 
     fn remove(&mut self, key: &str) {
-        let Some(place) = self.places.get(key).copied() else { return };
+        let Some(id) = self.ids.get(key).copied() else { return };
         if self.patterns.find(key).is_none() {
-            self.places.remove(key);
-            self.gone.insert(place);
-            return;
+            self.ids.remove(key);
+            return self.found.keys.remove(id);
         }
+        let Some(entry) = self.found.keys.get(id) else { return };
         // The pattern's values come at the next look.
-        let (entry, now) = (&mut self.found.entries[place], self.now);
+        let now = self.now;
         lift_ended(entry, now);
         let limit = Arc::clone(&entry.limit);
         entry.change(&Change { at: now, source: Source::Request, lifts: true, limit }, &mut Live::default());
     }
 
     fn remove_pattern(&mut self, text: &str) {
-        let Some(place) = self.places.remove(&place_of(text)) else { return };
+        let Some(id) = self.ids.remove(&place_of(text)) else { return };
         self.patterns.remove(text);
-        self.gone.insert(place);
-        let id = self.found.entries[place].id();
+        self.found.keys.remove(id);
         let slot = self.found.shares.slot(id);
         self.found.shares.remove(id, text);
-        for entry in self.found.entries.iter_mut().filter(|entry| entry.source() == Source::Pattern(slot)) {
+        for entry in self.found.keys.iter_mut().filter(|entry| entry.source() == Source::Pattern(slot)) {
             // Another pattern's values come at the next look. What is led to none goes, as keys of no pattern do.
             if entry.overlay().is_some() || self.patterns.find(&entry.key).is_some() {
                 entry.set_source(Source::Request);

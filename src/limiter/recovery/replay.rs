@@ -7,6 +7,7 @@
 //! Keys that came and went are still there: no record tells that one was swept. Nothing of these counts any more, so
 //! `settle` drops them.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use super::by_id::ById;
@@ -15,7 +16,7 @@ use crate::bounds::SHARDS;
 use crate::clock::Micros;
 use crate::limit::{Limit, Recorded};
 use crate::limiter::answers::Totals;
-use crate::limiter::entry::{Change, Entry, Held};
+use crate::limiter::entry::{Change, Entry};
 use crate::limiter::registry::{Group, Intended, Registry};
 use crate::store::Replay;
 use crate::store::record::{self, Born, Event, Intent, Move, Overlay, PatternTotals, Spend};
@@ -39,8 +40,8 @@ pub struct Replayed<'r> {
 
 /// What a replay comes to.
 pub struct Found {
-    /// In the order in which they came. A key that came and went may stand there several times.
-    pub entries: Vec<Held>,
+    /// A key that came and went may be there several times.
+    pub keys: ById,
     pub shares: Shares,
     /// The highest id in use.
     pub highest_id: u64,
@@ -49,10 +50,11 @@ pub struct Found {
 }
 
 impl<'r> Replayed<'r> {
-    /// Nothing replayed yet. Equal values become one copy in `registry`, which learns of no pattern here.
-    pub fn new(registry: &'r Registry) -> Replayed<'r> {
+    /// Nothing replayed yet. Equal values become one copy in `registry`, which learns of no pattern here. Keys go to
+    /// shards by `hasher`.
+    pub fn new(registry: &'r Registry, hasher: &RandomState) -> Replayed<'r> {
         Replayed {
-            keys: ById::default(),
+            keys: ById::new(hasher),
             shares: Shares::default(),
             interner: Interner { registry, last: None },
             snapshot: 0,
@@ -65,8 +67,8 @@ impl<'r> Replayed<'r> {
     }
 
     /// Nothing replayed yet, of a directory from which keys may be missing.
-    pub fn lenient(registry: &'r Registry) -> Replayed<'r> {
-        Replayed { lenient: true, ..Replayed::new(registry) }
+    pub fn lenient(registry: &'r Registry, hasher: &RandomState) -> Replayed<'r> {
+        Replayed { lenient: true, ..Replayed::new(registry, hasher) }
     }
 
     /// What there is. Of a log that ends before its last marker, the keys of a shard without one are as the snapshot
@@ -76,7 +78,7 @@ impl<'r> Replayed<'r> {
             group.left.reverse();
             group
         });
-        Found { entries: self.keys.into_entries(), shares: self.shares, highest_id: self.highest_id, group }
+        Found { keys: self.keys, shares: self.shares, highest_id: self.highest_id, group }
     }
 
     /// The entry of `id`, if an event of now is for it.
@@ -92,13 +94,13 @@ impl<'r> Replayed<'r> {
     }
 
     /// The entry of a key that is there from this record on, if the record counts.
-    fn born(&mut self, id: u64, born: &Born<'_>) -> Option<Held> {
+    fn born(&mut self, id: u64, born: &Born<'_>) -> Option<Entry> {
         self.highest_id = self.highest_id.max(id);
         if !self.marked[usize::from(born.shard)] {
             return None;
         }
         let source = self.shares.source(born.source);
-        let mut entry = Box::new(Entry::new(born.key, id, born.shard, source, self.interner.intern(&born.limit)));
+        let mut entry = Entry::new(born.key, id, born.shard, source, self.interner.intern(&born.limit));
         self.shares.note(&mut entry);
         Some(entry)
     }
@@ -190,15 +192,14 @@ impl Replay for Replayed<'_> {
         let overlay = record.overlay.as_ref();
         let overlay = overlay.map(|over| Overlay { limit: self.interner.intern(&over.limit), until: over.until });
         let source = self.shares.source(record.source);
-        let mut entry = Box::new(Entry::from_record(&record, source, limit, overlay));
+        let mut entry = Entry::from_record(&record, source, limit, overlay);
         self.shares.note(&mut entry);
         self.keys.insert(entry)
     }
 
     fn pattern_totals(&mut self, totals: PatternTotals) -> Result<(), String> {
-        let [allowed, denied, allowed_cost, denied_cost] = totals.totals;
         let slot = self.shares.slot(totals.id);
-        self.shares.add(slot, Totals { allowed, denied, allowed_cost, denied_cost });
+        self.shares.add(slot, Totals::from_numbers(totals.totals));
         Ok(())
     }
 
@@ -292,7 +293,7 @@ mod tests {
     #[test]
     fn ids_of_keys_that_were_removed_before_their_marker_are_used_up() {
         let registry = Registry::new(1);
-        let mut replayed = Replayed::new(&registry);
+        let mut replayed = Replayed::new(&registry, &RandomState::new());
         replayed.snapshot(1, false, 0);
         replayed.event(Event::Removed { id: 7, at: 0 }).unwrap();
         for shard in 0..=255 {
@@ -301,6 +302,6 @@ mod tests {
         }
         assert_eq!(replayed.end(), Ok(()));
         let found = replayed.finish();
-        assert_eq!((found.entries.len(), found.highest_id), (0, 7));
+        assert_eq!((found.keys.len(), found.highest_id), (0, 7));
     }
 }

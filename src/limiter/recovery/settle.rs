@@ -7,66 +7,70 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::by_id::ById;
 use super::replay::Found;
 use super::shares::{Shares, is_of_pattern};
 use crate::clock::Micros;
 use crate::limiter::answers::Totals;
 use crate::limiter::core::Core;
-use crate::limiter::entry::{Entry, Held, Source};
+use crate::limiter::entry::{Chunks, Entry, Source};
 use crate::limiter::registry::Pattern;
+
+/// The patterns by their slots, and what the keys of each have counted.
+type Patterns = Vec<(Arc<Pattern>, Totals)>;
 
 /// What the map is made of.
 pub struct Settled {
-    /// Patterns first, then keys; each in the order in which they came.
-    pub entries: Vec<Held>,
-    /// The patterns by their slots, and what the keys of each have counted.
-    pub patterns: Vec<(Arc<Pattern>, Totals)>,
+    /// Entries by shard.
+    pub shards: Vec<Chunks>,
+    pub patterns: Patterns,
 }
 
 /// Makes the patterns known to the registry, which has none yet, leads keys to them, and drops keys of which nothing
-/// counts any more. With `renumber` all get the ids 1, 2, 3 … in their order.
+/// counts any more. With `renumber` patterns get the ids 1, 2, 3 … in their order, and keys those after them.
 pub fn settle(core: &Core, found: Found, renumber: bool) -> Settled {
-    let Found { entries, shares, .. } = found;
-    let (mut entries, mut keys): (Vec<Held>, Vec<Held>) =
-        entries.into_iter().partition(|entry| entry.pattern_text().is_some());
-    let (patterns, slots) = learn(core, &mut entries, &shares, renumber);
+    let Found { mut keys, shares, .. } = found;
+    let (patterns, slots) = learn(core, &mut keys, &shares, renumber);
     let now = core.clock.now();
     let version = core.version(now);
-    keys.retain_mut(|entry| {
-        let stays = entry.is_plain_exact() || stays(core, entry, &slots, now, version);
-        if stays {
-            count(core, entry, &patterns);
-        }
-        stays
-    });
-    if renumber {
-        let ids = entries.len() as u64 + 1..;
-        keys.iter_mut().zip(ids).for_each(|(entry, id)| entry.renumber(id, entry.shard()));
+    let mut shards = keys.into_shards();
+    let mut next_id = patterns.len() as u64;
+    for chunks in &mut shards {
+        chunks.retain(|entry| {
+            if entry.pattern_text().is_some() {
+                return true;
+            }
+            let stays = entry.is_plain_exact() || stays(core, entry, &slots, now, version);
+            if stays {
+                count(core, entry, &patterns);
+            }
+            if stays && renumber {
+                next_id += 1;
+                entry.renumber(next_id, entry.shard());
+            }
+            stays
+        });
+        chunks.shrink();
     }
-    entries.append(&mut keys);
-    Settled { entries, patterns }
+    Settled { shards, patterns }
 }
 
-/// Patterns by their slots in the registry, with what their vanished keys have counted; and these slots by those of the
-/// replay.
-type Learnt = (Vec<(Arc<Pattern>, Totals)>, Vec<Option<u32>>);
-
-/// Adds the patterns to the registry.
-fn learn(core: &Core, entries: &mut [Held], shares: &Shares, renumber: bool) -> Learnt {
-    let mut patterns = Vec::with_capacity(entries.len());
+/// Adds the patterns to the registry. Returns them by their slots there, and these by the slots of the replay.
+fn learn(core: &Core, keys: &mut ById, shares: &Shares, renumber: bool) -> (Patterns, Vec<Option<u32>>) {
+    let mut patterns: Patterns = Vec::new();
     let mut slots = vec![None; shares.slots()];
     core.registry.publish(|known| {
-        for (entry, new_id) in entries.iter_mut().zip(1..) {
+        for entry in keys.iter_mut().filter(|entry| entry.pattern_text().is_some()) {
             let old_id = entry.id();
             if renumber {
-                entry.renumber(new_id, entry.shard());
+                entry.renumber(patterns.len() as u64 + 1, entry.shard());
             }
             let text = entry.pattern_text().unwrap_or_default();
             let (limit, overlay) = (Arc::clone(&entry.limit), entry.overlay().cloned());
             let edited_at = entry.configured().unwrap_or(0);
             let pattern = known.add(text, entry.id(), limit, overlay, edited_at, entry.max_keys());
             let mut totals = Totals::default();
-            for (slot, counted) in shares.of(old_id, text) {
+            for (slot, counted) in shares.of(old_id, &pattern.text) {
                 slots[slot as usize] = Some(pattern.slot);
                 totals.add(counted);
             }

@@ -15,8 +15,8 @@ fn entries(limiter: &Limiter) -> usize {
     limiter.core.shards.iter().map(|shard| shard.lock().len()).sum()
 }
 
-fn buckets(limiter: &Limiter) -> usize {
-    limiter.core.shards.iter().map(|shard| shard.lock().buckets()).sum()
+fn room(limiter: &Limiter) -> usize {
+    limiter.core.shards.iter().map(|shard| shard.lock().room()).sum()
 }
 
 fn bytes(dir: &Path) -> u64 {
@@ -36,7 +36,7 @@ fn keys_of_which_nothing_counts_leave_memory_and_the_disk_and_their_totals_stay(
     }
     limiter.flush().unwrap();
     let events = limiter.report().events;
-    let before = buckets(&limiter);
+    let before = room(&limiter);
     // Halfway nothing goes.
     clock.advance(Duration::from_millis(300));
     limiter.core.sweep_round();
@@ -45,7 +45,7 @@ fn keys_of_which_nothing_counts_leave_memory_and_the_disk_and_their_totals_stay(
     clock.advance(Duration::from_millis(300));
     limiter.core.sweep_round();
     assert_eq!((entries(&limiter), limiter.report().live), (2, 0));
-    assert!(buckets(&limiter) < before / 4, "{} buckets, {before} before", buckets(&limiter));
+    assert!(room(&limiter) < before / 4, "room for {}, and for {before} before", room(&limiter));
     limiter.flush().unwrap();
     assert_eq!(limiter.report().events, events, "no record tells of it");
     let keys = |limiter: &Limiter| {
@@ -184,4 +184,23 @@ fn a_round_lets_checks_pass() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(limiter.status("user:*").unwrap().unwrap().totals.allowed, 20_000);
+}
+
+/// The room that one item of a check makes by a sweep is never that of another item.
+#[test]
+fn a_check_of_several_keys_sweeps_none_of_its_own() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let limiter = open(dir.path(), &clock);
+    limiter.configure_setting(&Setting::new("user:*", "1/1s".parse().unwrap()).with_max_keys(1)).unwrap();
+    let shard = |key: &str| shard_of(limiter.core.hash(key));
+    let others: Vec<String> = (1..2000).map(|key| format!("user:{key}")).collect();
+    let other = others.iter().find(|key| shard(key) == shard("user:0")).unwrap();
+    limiter.check("user:0", 1).unwrap();
+    clock.advance(Duration::from_secs(1));
+    let all = limiter.check_all(&["user:0", other]).unwrap();
+    assert!(all.allowed, "{all:?}");
+    let overflows: Vec<bool> = all.results.iter().map(|decision| decision.overflow).collect();
+    // Which of them found no room is no matter.
+    assert_eq!(overflows.iter().filter(|overflow| **overflow).count(), 1, "{all:?}");
+    assert!(!limiter.check("user:0", 1).unwrap().allowed);
 }

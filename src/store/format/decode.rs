@@ -104,8 +104,8 @@ impl<'a> Decoder<'a> {
             tag::DONE => Event::Done { group: self.number()? },
             tag::ENTRY => return Ok(Record::Entry(Box::new(self.entry()?))),
             tag::PATTERN_TOTALS => {
-                let (id, shard, totals) = (self.id()?, self.byte()?, self.totals()?);
-                return Ok(Record::PatternTotals(PatternTotals { id, shard, totals }));
+                let (id, totals) = (self.id()?, self.totals()?);
+                return Ok(Record::PatternTotals(PatternTotals { id, totals }));
             }
             tag::END => return Ok(Record::End { limits: self.number()?, now: self.moment()? }),
             _ => return Err("an unknown record tag"),

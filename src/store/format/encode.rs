@@ -119,10 +119,9 @@ pub fn encode_entry(sink: &mut impl Sink, entry: &Entry<'_>) {
     put_text(sink, entry.key);
 }
 
-/// Encodes the totals of a pattern's keys in a shard.
+/// Encodes the totals of a pattern's keys.
 pub fn encode_pattern_totals(sink: &mut impl Sink, totals: &PatternTotals) {
     put(sink, tag::PATTERN_TOTALS, [totals.id]);
-    sink.put(&[totals.shard]);
     numbers(sink, totals.totals);
 }
 

@@ -220,7 +220,7 @@ proptest! {
             encode_entry(&mut bytes, entry);
             prop_assert!(bytes.len() as u64 >= before + MIN_ENTRY);
         }
-        let of_pattern = PatternTotals { id: 7, shard: 9, totals };
+        let of_pattern = PatternTotals { id: 7, totals };
         encode_pattern_totals(&mut bytes, &of_pattern);
         encode_end(&mut bytes, 1, 2);
         let mut decoder = Decoder::new(&bytes, 0);

@@ -25,7 +25,7 @@
 //! | 11 | marker | snapshot n, shard byte |
 //! | 12 | clock | at instant, wall n, boot uuid, boot-clock n |
 //! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), ceiling maybe(most n, edge n, units n, per n, whole n, part n, at n), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
-//! | 14 | pattern-totals | id n, shard byte, allowed n, denied n, allowed-cost n, denied-cost n |
+//! | 14 | pattern-totals | id n, allowed n, denied n, allowed-cost n, denied-cost n |
 //! | 15 | end | limits n, now n |
 //! | 16 | intended | group n, last byte, at instant, items list(limit maybe(limit), max-keys maybe(n), until maybe(n), key text) |
 //! | 17 | done | group n |
@@ -240,12 +240,11 @@ pub struct Entry<'a> {
     pub key: &'a str,
 }
 
-/// What a snapshot says of the keys of a pattern in one shard.
+/// What a snapshot says of the keys of a pattern: of each shard what they have counted before its marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PatternTotals {
     /// Id of the pattern.
     pub id: u64,
-    pub shard: u8,
     /// Allowed, denied, allowed cost, denied cost.
     pub totals: [u64; 4],
 }
@@ -257,7 +256,7 @@ pub enum Record<'a> {
     Event(Event<'a>),
     /// A limit in a snapshot.
     Entry(Box<Entry<'a>>),
-    /// The totals of a pattern's keys in a shard, in a snapshot.
+    /// The totals of a pattern's keys, in a snapshot.
     PatternTotals(PatternTotals),
     /// The end of a snapshot.
     End { limits: u64, now: Micros },

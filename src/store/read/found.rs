@@ -14,7 +14,7 @@ pub trait Replay {
     fn snapshot(&mut self, number: u64, complete: bool, limits: u64);
     /// One limit of the snapshot. `Err` says why it cannot be.
     fn entry(&mut self, entry: Entry<'_>) -> std::result::Result<(), String>;
-    /// What the snapshot says of the keys of a pattern in one shard, before or after its entries. `Err` says why it
+    /// What the snapshot says of the keys of a pattern, after its entries. `Err` says why it
     /// cannot be.
     fn pattern_totals(&mut self, totals: PatternTotals) -> std::result::Result<(), String>;
     /// One event of the log, or the record of the clock in a snapshot. `Err` says why it cannot be.

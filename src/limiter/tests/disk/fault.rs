@@ -495,7 +495,9 @@ fn a_log_whose_closing_failed_does_not_look_closed() {
         let closed = limiter.close();
         assert_eq!(closed.is_err(), disk.failed.load(Ordering::SeqCst) > 0, "call {call}");
         failed += u32::from(closed.is_err());
-        let found = store::recover(&dir, &SystemDisk, &mut Replayed::new(&Registry::new(0))).unwrap();
+        let found =
+            store::recover(&dir, &SystemDisk, &mut Replayed::new(&Registry::new(0), &std::hash::RandomState::new()))
+                .unwrap();
         assert_eq!(found.clean.is_some(), closed.is_ok(), "call {call}");
         assert_eq!(recovered(&dir, &clock).unwrap()[0].totals.allowed, 1);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::plain::{Decided, Lasting, Look, Model, Refused};
+use super::plain::{Decided, Lasting, Look, Model, Refused, rank};
 use crate::clock::Micros;
 use crate::limit::{Mode, Window};
 use crate::limiter::tests::disk::crash_disk::{Chance, CrashDisk, Image};
@@ -137,11 +137,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 type Tested = std::result::Result<(), TestCaseError>;
 
-/// All that can be seen of keys: how each stands, and which a list with live keys shows.
+/// All that can be seen: how each key stands, and what a list with live keys shows.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     keys: Vec<Option<Look>>,
-    listed: Vec<String>,
+    listed: Vec<(String, Look)>,
     patterns: Vec<(String, Limit, Lasting)>,
 }
 
@@ -150,19 +150,20 @@ fn lasting(status: &Status) -> Lasting {
     Some((lasting.until, lasting.below.as_ref().map(|limit| Limit::clone(limit))))
 }
 
+fn look(status: &Status) -> Look {
+    let (limit, windows) = (Limit::clone(&status.limit), status.windows.as_slice().to_vec());
+    Look { limit, windows, lasting: lasting(status) }
+}
+
 fn seen(limiter: &Limiter) -> Seen {
-    let pattern = |status: Status| (status.key.clone(), Limit::clone(&status.limit), lasting(&status));
-    let look = |key: &&str| {
-        // One that is spelled like a pattern is told of by nobody.
-        let status = limiter.status(key).unwrap().filter(|_| !key.contains('*'))?;
-        let (limit, windows) = (Limit::clone(&status.limit), status.windows.as_slice().to_vec());
-        Some(Look { limit, windows, lasting: lasting(&status) })
-    };
-    let (patterns, keys): (Vec<Status>, Vec<Status>) =
-        limiter.list(Page::default().with_live(true)).unwrap().into_iter().partition(|status| status.live.is_some());
+    let pattern = |status: &Status| (status.key.clone(), Limit::clone(&status.limit), lasting(status));
+    // Of a key that is spelled like a pattern only a list tells.
+    let status = |key: &&str| limiter.status(key).unwrap().filter(|_| !key.contains('*'));
+    let all = limiter.list(Page::default().with_live(true)).unwrap();
+    let (patterns, keys): (Vec<&Status>, Vec<&Status>) = all.iter().partition(|status| status.live.is_some());
     Seen {
-        keys: KEYS.iter().map(look).collect(),
-        listed: keys.into_iter().map(|status| status.key).collect(),
+        keys: KEYS.iter().map(|key| status(key).as_ref().map(look)).collect(),
+        listed: keys.into_iter().map(|status| (status.key.clone(), look(status))).collect(),
         patterns: patterns.into_iter().map(pattern).collect(),
     }
 }
@@ -170,12 +171,14 @@ fn seen(limiter: &Limiter) -> Seen {
 impl Model {
     fn seen(&self, now: Micros) -> Seen {
         let look = |key: &&str| self.look(key, now).filter(|_| !key.contains('*'));
+        let listed = self.keys.keys().filter(|key| self.is_listed(key, now));
         let patterns = self.patterns.iter();
-        let patterns = patterns.map(|(text, one)| (text.clone(), one.in_force(now).0.clone(), one.lasting(now)));
         Seen {
             keys: KEYS.iter().map(look).collect(),
-            listed: self.keys.keys().filter(|key| self.is_listed(key, now)).cloned().collect(),
-            patterns: patterns.collect(),
+            listed: listed.filter_map(|key| Some((key.clone(), self.look(key, now)?))).collect(),
+            patterns: patterns
+                .map(|(text, one)| (text.clone(), one.in_force(now).0.clone(), one.lasting(now)))
+                .collect(),
         }
     }
 }
@@ -199,9 +202,6 @@ pub fn answered<T>(answer: Result<T>) -> std::result::Result<T, Refused> {
     })
 }
 
-/// Limits that are configured together: indices of their keys, values, and how long these last.
-type Group = Vec<(usize, Limit, Option<Micros>)>;
-
 /// The limiter under test next to its model.
 struct Pair {
     parent: tempfile::TempDir,
@@ -215,8 +215,8 @@ struct Pair {
     /// Set while the power is about to be cut: the seed for what is lost then.
     cut: Option<u64>,
     deaths: u32,
-    /// Several limits that were configured together, and not known to be on disk since: the model before, and when.
-    group: Option<(Model, Group, Micros)>,
+    /// Whether there were checks that nothing waits for.
+    unwritten: bool,
     /// A compaction in another thread, which may fail when its limiter is closed.
     beside: Option<thread::JoinHandle<Result<Compaction>>>,
 }
@@ -229,7 +229,7 @@ impl Pair {
         let disk = Arc::new(CrashDisk::new(&dir));
         let limiter = open(&dir, sync, &clock, &disk);
         let models = vec![Model::default()];
-        Pair { parent, dir, sync, clock, disk, limiter, models, cut: None, deaths: 0, group: None, beside: None }
+        Pair { parent, dir, sync, clock, disk, limiter, models, cut: None, deaths: 0, unwritten: false, beside: None }
     }
 
     fn model(&mut self) -> &mut Model {
@@ -251,7 +251,7 @@ impl Pair {
             Op::Kill => return self.kill(),
             Op::Reopen(back) => {
                 self.reopen(back)?;
-                durable = true;
+                (durable, self.unwritten) = (true, false);
             }
             Op::Cut(calls, seed) => {
                 self.disk.cut_after(calls);
@@ -259,11 +259,11 @@ impl Pair {
             }
             Op::Flush => {
                 self.limiter.flush().unwrap();
-                durable = true;
+                (durable, self.unwritten) = (true, false);
             }
             Op::Compact => {
                 self.limiter.compact().unwrap();
-                durable = true;
+                (durable, self.unwritten) = (true, false);
             }
             Op::CompactBeside => {
                 self.join_compaction();
@@ -273,8 +273,19 @@ impl Pair {
             Op::Sweep => drop(self.limiter.core.sweep_round()),
             Op::Advance(by) => self.clock.advance(Duration::from_micros(by)),
             // Under `unlimited` nothing is waited for.
-            Op::Check(_) | Op::CheckAll(_) | Op::CheckMany(_) => durable &= self.ask(op, now)?,
-            _ => self.edit(op, now)?,
+            Op::Check(_) | Op::CheckAll(_) | Op::CheckMany(_) => {
+                let waited_for = self.ask(op, now)?;
+                self.unwritten |= !waited_for;
+            }
+            // Of these a power cut may leave a part, or what is done of it at the next start.
+            Op::ConfigureAll(_) | Op::Remove(_) | Op::RemovePrefix(_) | Op::Reset(_) | Op::ResetPrefix(_) => {
+                if self.cut.is_none() {
+                    self.edit(op, now)?;
+                    self.limiter.flush().unwrap();
+                    (durable, self.unwritten) = (true, false);
+                }
+            }
+            Op::Configure(..) => self.edit(op, now)?,
         }
         if let Some(seed) = self.cut
             && let Some(image) = self.disk.take_cut()
@@ -282,8 +293,8 @@ impl Pair {
             self.cut = None;
             return self.power_is_back(&image, seed);
         }
-        if durable {
-            self.group = None;
+        // What nothing waited for may be missing until something else is waited for.
+        if durable && !self.unwritten {
             self.models.drain(..self.models.len() - 1);
         }
         prop_assert_eq!(seen(&self.limiter), self.models[self.models.len() - 1].seen(self.clock.now()));
@@ -362,11 +373,7 @@ impl Pair {
                     .map(|(index, limit, lasts)| self.model().configure(name(*index), limit, until(*lasts), now))
                     .collect();
                 if expected.is_err() {
-                    *self.model() = before.clone();
-                }
-                if expected.is_ok() && settings.len() > 1 {
-                    let wants = settings.iter().map(|(index, limit, lasts)| (*index, limit.clone(), until(*lasts)));
-                    self.group = Some((before, wants.collect(), now));
+                    *self.model() = before;
                 }
                 let settings: Vec<Setting<'_>> = settings
                     .into_iter()
@@ -387,10 +394,7 @@ impl Pair {
                 let model = self.model();
                 let keys: Vec<String> = model.keys.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
                 let keys: Vec<String> = keys.into_iter().filter(|key| model.is_listed(key, now)).collect();
-                for key in &keys {
-                    self.model().reset_key(key, now);
-                    self.step();
-                }
+                keys.iter().for_each(|key| self.model().reset_key(key, now));
                 prop_assert_eq!(self.limiter.reset_prefix(prefix).unwrap(), keys.len() as u64);
             }
             Op::Remove(index) => {
@@ -398,12 +402,12 @@ impl Pair {
                 prop_assert_eq!(there, self.model().remove(name(index), now));
             }
             Op::RemovePrefix(prefix) => {
-                // Patterns first.
-                let names = (0..NAMES).map(name).filter(|name| name.starts_with(prefix));
+                // Patterns before exact limits, and the less preferred first: no key is led to one that is to go.
+                let mut names: Vec<&str> = (0..NAMES).map(name).filter(|name| name.starts_with(prefix)).collect();
+                names.sort_by_key(|name| (!name.contains('*'), rank(name)));
                 let mut removed = 0;
                 for name in names {
                     removed += u64::from(self.model().remove(name, now));
-                    self.step();
                 }
                 prop_assert_eq!(self.limiter.remove_prefix(prefix).unwrap(), removed);
             }
@@ -443,7 +447,7 @@ impl Pair {
 
     /// Goes on with a copy of the directory. Where changes wait for it the copy has all of it.
     fn kill(&mut self) -> Tested {
-        if self.sync == SyncMode::Relaxed {
+        if self.sync == SyncMode::Relaxed || std::mem::take(&mut self.unwritten) {
             self.limiter.flush().unwrap();
         }
         self.join_compaction();
@@ -455,23 +459,8 @@ impl Pair {
         self.clock = self.clock.restarted();
         self.limiter = open(&self.dir, self.sync, &self.clock, &self.disk);
         self.models.drain(..self.models.len() - 1);
-        self.group = None;
         prop_assert_eq!(seen(&self.limiter), self.models[0].seen(self.clock.now()));
         Ok(())
-    }
-
-    /// What a start makes at `now` of limits that were configured together: what the log does not have yet is done
-    /// then.
-    fn group_cut_short(&self, now: Micros) -> Vec<Model> {
-        let Some((before, wants, at)) = &self.group else { return Vec::new() };
-        let cut_at = |done: usize| {
-            let mut model = before.clone();
-            for (place, (index, limit, until)) in wants.iter().enumerate() {
-                let _ = model.configure(name(*index), limit, *until, if place < done { *at } else { now });
-            }
-            model
-        };
-        (0..wants.len()).map(cut_at).collect()
     }
 
     /// Opens what is left after the power cut. It must be one of the models since all was known to be on disk; from
@@ -486,7 +475,6 @@ impl Pair {
         self.limiter = open(&self.dir, self.sync, &self.clock, &self.disk);
         let now = self.clock.now();
         let found = seen(&self.limiter);
-        self.models.extend(self.group_cut_short(now));
         let Some(model) = self.models.iter().rev().find(|model| model.seen(now) == found) else {
             return Err(TestCaseError::fail(format!(
                 "found {found:#?}, which is none of the {} states there were; the last: {:#?}",
@@ -495,7 +483,7 @@ impl Pair {
             )));
         };
         self.models = vec![model.clone()];
-        self.group = None;
+        self.unwritten = false;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! Time goes on by itself here as there: what is due is found at a look, and made by what spends or changes. Only the
 //! arithmetic of [`Standing`] is the limiter's own.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::clock::Micros;
@@ -80,6 +81,12 @@ pub fn matches(pattern: &[char], key: &[char]) -> bool {
         Some(('*', rest)) => (1..=key.len()).any(|taken| matches(rest, &key[taken..])),
         Some((char, rest)) => key.first() == Some(char) && matches(rest, &key[1..]),
     }
+}
+
+/// The greater one of two patterns serves a key that both match.
+pub fn rank(pattern: &str) -> (Option<usize>, usize, Reverse<String>) {
+    let literal = pattern.chars().filter(|char| *char != '*').count();
+    (pattern.find('*'), literal, Reverse(pattern.to_owned()))
 }
 
 impl Pattern {
@@ -180,10 +187,6 @@ impl Model {
     pub fn pattern_of(&self, key: &str) -> Option<(&String, &Pattern)> {
         let key: Vec<char> = key.chars().collect();
         let serves = |text: &String| matches(&text.chars().collect::<Vec<_>>(), &key);
-        let rank = |text: &String| {
-            let literal = text.chars().filter(|char| *char != '*').count();
-            (text.find('*'), literal, std::cmp::Reverse(text.clone()))
-        };
         self.patterns.iter().filter(|(text, _)| serves(text)).max_by_key(|(text, _)| rank(text))
     }
 

@@ -280,6 +280,7 @@ fn checks_that_meet_an_edit_are_decided_before_or_after_it() {
     let before = look(&limiter);
     drop(limiter);
     let after = look(&open(dir.path(), &clock));
-    assert!(before.iter().flatten().all(|(used, totals)| *used > Some(0) && totals.allowed > 0), "{before:?}");
+    // Not all were asked for again since their pattern was removed last.
+    assert!(before.iter().flatten().any(|(used, totals)| *used > Some(0) && totals.allowed > 0), "{before:?}");
     assert_eq!(after, before);
 }
