@@ -101,7 +101,7 @@ pub const STALL_MS: u64 = 1000;
 /// Longest time a request waits for the disk before it is answered `overloaded`, in milliseconds.
 pub const LOG_WAIT_MS: u64 = 10_000;
 
-/// Default of `--max-blocking`: worker threads of the server. Checks over TCP need none; each costs some 13 KiB.
+/// Default of `--max-blocking`: deciders and workers together. Each costs some 13 KiB.
 pub const MAX_BLOCKING: usize = 64;
 
 /// Requests that wait for each worker before one more is refused.
@@ -137,8 +137,8 @@ pub const BODY_TIMEOUT_MS: u64 = 10_000;
 /// Longest time a client may leave replies unread, in milliseconds.
 pub const SEND_TIMEOUT_MS: u64 = 10_000;
 
-/// How long a thread that serves many connections lets one client's full socket hold it up, in milliseconds; then a
-/// worker goes on with that reply.
+/// How long a thread that serves many connections lets one client's full socket hold it up, in milliseconds; then
+/// `flint-slow`, or on a Unix socket a worker, sends the rest.
 pub const SEND_PATIENCE_MS: u64 = 4;
 
 /// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], where so many are pending.

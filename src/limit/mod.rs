@@ -7,7 +7,8 @@
 //! A check is three steps: [`State::advance`] brings the state to `now` (refills, opens the next window, forgets what
 //! has expired; nothing is spent), [`State::quote`] decides without changing anything, [`State::spend`] spends.
 //!
-//! Arrows go down this list: `counting`, `validation`, `values`, `period`, `algorithm`, `text`.
+//! Each module may use only those after it in this list: `counting`, `validation`, `values`, `period`, `algorithm`,
+//! `text`.
 
 mod algorithm;
 mod counting;

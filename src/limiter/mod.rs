@@ -9,8 +9,8 @@
 //! another thread or for memory of unbounded size. Records of one limit are therefore in the log in the order of
 //! their decisions.
 //!
-//! Arrows go down this list: `open`, `offline`, `list`, `check`, `limits`, `report`, `background`, `recovery`, `core`,
-//! `options`, `entry`, `json`, `answers`. Each room below has a list of its own.
+//! Each module may use only those after it in this list: `open`, `offline`, `list`, `check`, `limits`, `report`,
+//! `background`, `recovery`, `core`, `options`, `entry`, `json`, `answers`. Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;

@@ -1,6 +1,10 @@
 //! Commands and options: which there are, their help, their completions, and how arguments are read.
 //!
-//! Owns: the one table of them. pico-args is used nowhere else.
+//! Owns: the only table of them. To add an option, add a row to `OPTIONS` in `table.rs`, and read it in its command by
+//! `args.text("--name")` or `args.number(..)`: commands are in `cli/commands/`, `server start` is in
+//! `cli/serve/start.rs`, options of every command are in `global.rs`. Help, completions and parsing follow from the
+//! row. Document it in `man/flint.1`, and an option of the server in `man/flint-server.8` too; tests compare. pico-args
+//! is used nowhere else.
 
 mod address;
 mod args;

@@ -1,6 +1,6 @@
 //! The algorithms and their state: pure functions of (state, limit, now, cost).
 //!
-//! Arrows go down this list: `state`, the four algorithms, `quote`, `parts`.
+//! Each module may use only those after it in this list: `state`, the four algorithms, `quote`, `parts`.
 
 mod fixed_window_counter;
 pub mod parts;

@@ -1,6 +1,6 @@
-//! What goes on beside the requests: denials are written, the log is compacted.
+//! Background work, a thread each: `flint-denials` writes totals of denials to the log, `flint-compact` compacts it.
 //!
-//! Arrows go down this list: `helpers`, `denials`, `compact`.
+//! Each module may use only those after it in this list: `helpers`, `denials`, `compact`.
 
 pub mod compact;
 pub mod denials;

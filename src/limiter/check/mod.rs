@@ -1,6 +1,6 @@
 //! Checks.
 //!
-//! Arrows go down this list: `several`, `wait`.
+//! Each module may use only those after it in this list: `several`, `wait`.
 
 pub mod several;
 pub mod wait;

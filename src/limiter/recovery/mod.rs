@@ -1,6 +1,6 @@
 //! From the records of a data directory to limits in memory.
 //!
-//! Arrows go down this list: `build`, `replay`.
+//! Each module may use only those after it in this list: `build`, `replay`.
 
 pub mod build;
 pub mod replay;

@@ -1,7 +1,10 @@
 //! Endpoints: from a method, a path and a body to a reply. No sockets here.
 //!
-//! A request finds its row in [`table`]; the function that is named there answers it. To add an endpoint: a row, and a
-//! function of a [`Call`](call::Call) in the file of its kind.
+//! A request finds its row in [`table`]; the function that is named there answers it. To add an endpoint, write `fn
+//! name(call: &Call<'_>) -> Answer` in `checks`, `limits` or `operations`, and add a row to [`table::ENDPOINTS`]:
+//! `endpoint(..)` runs on a worker and may block; `quick(..)` runs on a decider and must not, so it passes
+//! `call.sources.non_blocking` to the limiter. Then document it in `man/flint-http.7`, which a test compares, and add
+//! it to the test of tokens in `tests/it/http.rs`. `listing` has no endpoint: it streams long lists.
 
 pub mod body;
 pub mod call;
