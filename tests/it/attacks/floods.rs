@@ -105,7 +105,7 @@ fn a_slow_body_does_not_stop_the_only_worker() {
 fn another_version_of_http() {
     // Each stays with a thread and two descriptors; at full size they lead to a fresh image, which an eighth of the
     // descriptors does.
-    let many = size(600, 100);
+    let many = size(400, 100);
     let victim = if soak() { Victim::soon_worn_out(&["--token", TOKEN]) } else { Victim::new(&[]) };
     let pid = victim.server.pid();
     let fresh = || std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap().contains("FLINT_OWN_SOCKET");
