@@ -401,8 +401,10 @@ fn slow_readers() {
         let ended = if reply.status == 503 { None } else { reply.ok()["connections"]["ended"]["send"].as_u64() };
         ended.unwrap_or(0) as usize
     };
+    // A small pool refuses those that find no room in its queue, of 64.
+    let least = if std::env::var_os("FLINT_SOAK_MAX_BLOCKING").is_some() { 64 } else { many - many / 8 };
     let deadline = Instant::now() + PATIENCE;
-    while ended() < many - many / 8 {
+    while ended() < least {
         assert!(Instant::now() < deadline, "{} of {many} ended; {}", ended(), victim.describe());
         // A few bytes now and then: progress, but of years.
         let mut buffer = [0; 100];
