@@ -116,6 +116,10 @@ pub const MAX_MAX_BLOCKING: usize = 4096;
 /// Default of `--max-connections`.
 pub const MAX_CONNECTIONS: usize = 1024;
 
+/// A host that has at most one of so many of the connections that may be open at once has few: they are the last to be
+/// ended beyond that number.
+pub const FEW_SHARE: usize = 16;
+
 /// Largest `--max-connections`.
 pub const MAX_MAX_CONNECTIONS: usize = 65_536;
 

@@ -81,8 +81,7 @@ pub struct Walker {
 
 /// The processor time of this thread.
 fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 impl Walker {
@@ -139,7 +138,7 @@ impl Walker {
                 self.walk(now);
                 (self.on_walk)(now);
                 let end = Instant::now();
-                // Not the time that passed: a walk that other threads interrupt is no reason to look more seldom.
+                // Elapsed time would count other threads that interrupt the walk, and make it seem expensive.
                 let cost = processor_time().saturating_sub(begun);
                 let budget = if self.watched.pressed { PRESSED_BUDGET } else { BUDGET };
                 let affordable = cost.saturating_mul(budget).min(LONGEST_INTERVAL);

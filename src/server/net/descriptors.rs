@@ -87,6 +87,12 @@ impl Probe {
         Some((id, self.slot.as_fd()))
     }
 
+    /// As [`Probe::look`], for the socket that had this number when it was last seen; `None` if it was closed since, and
+    /// another may have its number.
+    pub fn find(&mut self, id: SocketId, number: RawFd) -> Option<BorrowedFd<'_>> {
+        self.look(number).and_then(|(found, fd)| (found == id).then_some(fd))
+    }
+
     /// Lets go of the last socket looked at.
     pub fn release(&mut self) {
         // Both are this struct's own and open, so this can't fail; if it did, the next look would replace the
