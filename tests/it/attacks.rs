@@ -34,11 +34,13 @@ fn size(full: usize, small: usize) -> usize {
     if soak() { full } else { small }
 }
 
-/// The arguments, with `--max-blocking` of `FLINT_SOAK_MAX_BLOCKING` where they have none.
+/// What `FLINT_SOAK_MAX_BLOCKING` asks for.
+static MAX_BLOCKING: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FLINT_SOAK_MAX_BLOCKING").ok());
+
+/// The arguments, with `--max-blocking` where it is asked for and they have none.
 fn with_threads<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    static THREADS: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FLINT_SOAK_MAX_BLOCKING").ok());
     let mut args = args.to_vec();
-    if let (Some(threads), false) = (&*THREADS, args.contains(&"--max-blocking")) {
+    if let (Some(threads), false) = (&*MAX_BLOCKING, args.contains(&"--max-blocking")) {
         args.extend(["--max-blocking", threads]);
     }
     args
@@ -401,8 +403,8 @@ fn slow_readers() {
         let ended = if reply.status == 503 { None } else { reply.ok()["connections"]["ended"]["send"].as_u64() };
         ended.unwrap_or(0) as usize
     };
-    // A small pool refuses those that find no room in its queue, of 64.
-    let least = if std::env::var_os("FLINT_SOAK_MAX_BLOCKING").is_some() { 64 } else { many - many / 8 };
+    // A small pool refuses what finds no room in its queue.
+    let least = MAX_BLOCKING.as_ref().map_or(many - many / 8, |_| flint::bounds::MIN_QUEUED);
     let deadline = Instant::now() + PATIENCE;
     while ended() < least {
         assert!(Instant::now() < deadline, "{} of {many} ended; {}", ended(), victim.describe());

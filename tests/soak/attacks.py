@@ -13,9 +13,7 @@ def main():
     # Their number is fixed: --rounds and --seed are for other parts.
     command = ["cargo", "test", "--locked", "--quiet", "--release", "--test", "it", "attacks"]
     environment = {**os.environ, "FLINT_SOAK": "1", "RUST_BACKTRACE": "0"}
-    threads = sys.argv[sys.argv.index("--max-blocking") + 1] if "--max-blocking" in sys.argv else None
-    if threads:
-        environment["FLINT_SOAK_MAX_BLOCKING"] = threads
+    threads = environment.get("FLINT_SOAK_MAX_BLOCKING")
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     passed = re.search(r"(\d+) passed; (\d+) failed", done.stdout)
     if done.returncode == 0 and passed and int(passed.group(1)) > 10:

@@ -103,8 +103,8 @@ fn a_slow_body_does_not_stop_the_only_worker() {
 
 #[test]
 fn another_version_of_http() {
-    // Each stays with a thread and two descriptors; at full size they lead to a fresh image, which an eighth of the
-    // descriptors does.
+    // Each keeps a thread and two descriptors. At full size they are over an eighth of the descriptors, which leads to
+    // a fresh image.
     let many = size(400, 100);
     let victim = if soak() { Victim::soon_worn_out(&["--token", TOKEN]) } else { Victim::new(&[]) };
     let pid = victim.server.pid();
