@@ -6,12 +6,11 @@
 //! # Architecture
 //!
 //! Where to look (paths from `src/`). To add an endpoint: `server/routes/table.rs`. To add a command-line option:
-//! `cli/options/table.rs`. Every request that is not refused for want of room goes through one function, `handle` in
-//! `server/pool/handle.rs`. Bounds are
-//! constants in `bounds.rs`. The format of the records on disk is in `store/format/`.
+//! `cli/options/table.rs`. A request is handled by one function, `handle` in `server/pool/handle.rs`, unless there is
+//! no room for it. Bounds are constants in `bounds.rs`. The format of the records on disk is in `store/format/`.
 //!
-//! A *room* is a directory of `src/` with its `mod.rs`. Its modules have an order, and each may use only those after
-//! it: it stands in `tests/it/ladder.rs`.
+//! A *room* is a directory of `src/` with its `mod.rs`. Its modules have an order, which `tests/it/ladder.rs` holds:
+//! each module may use only those after it.
 //!
 //! ## Threads
 //!
@@ -23,7 +22,7 @@
 //! | `flint-http-N`, the deciders | `pool/decider.rs` | take requests, decide checks, send replies | see below |
 //! | `flint-work-N`, the workers | `pool/worker.rs` | administration, large checks, checks that would block, parts of long replies | disk, locks; on a Unix socket a client |
 //! | `flint-slow` | `pool/slow.rs` | one epoll loop for slow bodies and slow readers over TCP | any client, never just one |
-//! | `flint-body`, up to 16 | `pool/passing.rs` | reads one body (in chunks, or on a Unix socket), or ends one refused connection there | one client |
+//! | `flint-body`, up to 16 | `pool/passing.rs` | reads one body (in chunks, or on a Unix socket), or ends one connection that was refused | one client |
 //! | `flint-guard` | `guard/` | shuts down connections that break a bound; ends waits in slots after `LOG_WAIT_MS` | its timer |
 //! | `flint-log` | `store/log/writer.rs` | writes and syncs records | the disk |
 //! | `flint-denials`, `flint-compact` | `limiter/background/` | write totals of denials; compact the log | disk, locks |
@@ -45,17 +44,17 @@
 //! 1. tiny_http's thread of the connection reads the request and queues it.
 //! 2. A decider takes it off the queue. Over TCP one request of a connection is handled at a time; a later one is put
 //!    aside, without a thread, until its *turn* comes.
-//! 3. `handle` validates head, token and host. A body that is not read yet is read by `flint-slow` (over TCP, with
-//!    a Content-Length) or `flint-body`; then the request is ready again, and this step starts over. A
-//!    request of more than 8 KiB, or for an endpoint that is not `quick`, goes to a worker. Otherwise `handle` calls
-//!    the endpoint's function, which asks the limiter.
+//! 3. `handle` validates head, token and host. A body that is not read yet is read by `flint-slow` (over TCP, with a
+//!    Content-Length) or `flint-body`; then the request is ready again, and this step starts over. A request of more
+//!    than 8 KiB, or for an endpoint that is not `quick`, goes to a worker. Otherwise `handle` calls the endpoint's
+//!    function, which asks the limiter.
 //! 4. The limiter reserves space in the log, locks the key's shard, reads the clock, decides, queues a record if the
-//!    check is allowed, and unlocks. If there is no space, or the shard is held for long, nothing has changed yet: the
-//!    check *would block*, and a worker starts it over, and waits this time.
+//!    check is allowed, and unlocks. Where there is no space, or another thread holds the shard for long, nothing has
+//!    been changed yet: the check *would block*. A worker then repeats it, and waits.
 //! 5. On a decider with `--sync always`, the reply of an allowed check is put into a *slot* of `waiting/pending.rs`. (A
-//!    worker uses no slot: it waits for the sync itself and sends the reply.) The log thread
-//!    writes and syncs the batch, *completes* the slot, and wakes a decider if none is awake. With `--sync batch`, and
-//!    for every denial, the reply is ready at once.
+//!    worker uses no slot: it waits for the sync itself and sends the reply.) The log thread writes and syncs the
+//!    batch, *completes* the slot, and wakes a decider if none is awake. With `--sync batch`, and for every denial, the
+//!    reply is ready at once.
 //! 6. Any decider sends the reply of a completed slot. Once it is sent, the connection's next request becomes ready.
 //!
 //! ## When the disk fails
@@ -63,18 +62,17 @@
 //! The log fills space ahead of itself with zeros, and checks reserve from that space.
 //!
 //! - **Disk full:** no further space can be filled. Health answers 503 at once, but checks go on while filled space is
-//!   left. After that a worker answers every check, also one that would be denied, and every change with 503
-//!   `log_failed`; nothing is spent or changed. Reads are still answered. A used-up disk quota counts as a full disk.
-//!   The log tries again every `NO_SPACE_RETRY_MS` (100 ms); service resumes by itself.
+//!   left. Then workers answer every check and every change with 503 `log_failed`, also a check that would be denied;
+//!   nothing is spent or changed. Reads are still answered. A used-up disk quota counts as a full disk. The log tries
+//!   again every `NO_SPACE_RETRY_MS` (100 ms); service resumes by itself.
 //! - **A sync fails, a write of records fails for any reason (even lack of space), or space can't be filled for another
-//!   reason than lack of space:** final until a restart. Replies that wait become 503
-//!   `log_failed`; their units stay spent in memory and may be on disk. Every later check and change gets 503
-//!   `log_failed` and changes nothing. Health answers 503; the process goes on and still answers `doctor`. With
-//!   `--sync batch`, checks that were answered since the last sync may be lost.
-//! - **The disk hangs:** once a call has taken `STALL_MS` (1 s), new checks, and workers that wait for
-//!   space, get 503 `overloaded` at once, and nothing is spent. A check that waits for its sync gets it after
-//!   `LOG_WAIT_MS` (10 s); the guard ends the waits in slots. Its units stay spent in memory, and its record may still
-//!   reach the disk.
+//!   reason than lack of space:** final until a restart. Replies that wait become 503 `log_failed`; their units stay
+//!   spent in memory and may be on disk. Every later check and change gets 503 `log_failed` and changes nothing. Health
+//!   answers 503; the process goes on and still answers `doctor`. With `--sync batch`, checks that were answered after
+//!   the last sync may be lost.
+//! - **The disk hangs:** once a call has taken `STALL_MS` (1 s), new checks, and workers that wait for space, get 503
+//!   `overloaded` at once, and nothing is spent. A check that waits for its sync gets it after `LOG_WAIT_MS` (10 s):
+//!   the guard ends the waits in slots. Its units stay spent in memory, and its record may still reach the disk.
 //!
 //! ## Locks, by rank
 //!

@@ -181,7 +181,7 @@ impl Watched {
     }
 
     /// Cuts the connections beyond `max_connections`: those that never asked anything, then the longest idle, then the
-    /// oldest; those of hosts that have few come last. Of Unix connections those of the process that has most.
+    /// oldest; those of hosts that have few are cut last. Of Unix connections those of the process that has most.
     pub fn cut_excess(&mut self, now: Instant) {
         if self.connections.values().filter(|c| c.cut.is_none()).count() <= self.config.max_connections {
             return;

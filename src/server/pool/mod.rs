@@ -7,8 +7,8 @@
 //! must always take from it: hence two kinds.
 //!
 //! One function handles every request ([`handle::handle`]). A reply that must wait for the disk waits in `pending`,
-//! without a thread. Over TCP, `flint-slow` takes over a client that is slow to send its
-//! body or to read its reply; a body in chunks gets a thread `flint-body`.
+//! without a thread. Over TCP, `flint-slow` takes over a client that is slow to send its body or to read its reply; a
+//! body in chunks gets a thread `flint-body`.
 //!
 //! On a Unix socket tiny_http gives requests no address, so connections can't be told apart, nor found. There is one
 //! decider then; replies leave in the order of their requests, and while a request is with a thread that may wait, all
