@@ -121,7 +121,7 @@ pub const STALL_MS: u64 = 1000;
 /// Longest time a request waits for the disk before it is answered `overloaded`, in milliseconds.
 pub const LOG_WAIT_MS: u64 = 10_000;
 
-/// Default of `--max-blocking`: worker threads of the server. Checks over TCP need none; each costs some 13 KiB.
+/// Default of `--max-blocking`: deciders and workers together. Each costs some 13 KiB.
 pub const MAX_BLOCKING: usize = 64;
 
 /// Requests that wait for each worker before one more is refused.
@@ -135,6 +135,10 @@ pub const MAX_MAX_BLOCKING: usize = 4096;
 
 /// Default of `--max-connections`.
 pub const MAX_CONNECTIONS: usize = 1024;
+
+/// A host that has at most one of so many of the connections that may be open at once has few: they are the last to be
+/// ended beyond that number.
+pub const FEW_SHARE: usize = 16;
 
 /// Largest `--max-connections`.
 pub const MAX_MAX_CONNECTIONS: usize = 65_536;
@@ -157,8 +161,8 @@ pub const BODY_TIMEOUT_MS: u64 = 10_000;
 /// Longest time a client may leave replies unread, in milliseconds.
 pub const SEND_TIMEOUT_MS: u64 = 10_000;
 
-/// How long a thread that serves many connections lets one client's full socket hold it up, in milliseconds; then a
-/// worker goes on with that reply.
+/// How long a thread that serves many connections lets one client's full socket hold it up, in milliseconds; then
+/// `flint-slow`, or on a Unix socket a worker, sends the rest.
 pub const SEND_PATIENCE_MS: u64 = 4;
 
 /// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], where so many are pending.

@@ -35,9 +35,11 @@
 //!
 //! Instants are [`Micros`]: microseconds since 1970-01-01T00:00:00Z. The clock never runs backwards, also over a
 //! restart. Lengths of time are [`Duration`](std::time::Duration).
-
-// Modules import downwards only: `cli` -> `server` -> `limiter` -> `store` -> `limit` -> `clock` -> `error` ->
-// `bounds`. The architecture of the server, with its threads and locks, stands in `server/mod.rs`.
+//!
+//! # For contributors
+//!
+//! Start with the architecture page at the top of `src/server/mod.rs`: threads, locks, the life of a check. Modules use
+//! only those after them: `cli`, `server`, `limiter`, `store`, `limit`, `clock`, `error`, `bounds`.
 
 // Only files of `server/net/` may have any: some of what the kernel tells of connections has no safe interface.
 #![deny(unsafe_code)]

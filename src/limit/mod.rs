@@ -8,8 +8,8 @@
 //! A check is three steps: [`Standing::advance`] brings the state to `now` (refills, forgets what has expired; nothing
 //! is spent), [`Standing::quote`] decides without changing anything, [`Standing::spend`] spends.
 //!
-//! Arrows go down this list: `counting`, `patterns`, `validation`, `values`, `calendar`, `window`, `period`, `zone`,
-//! `algorithm`, `text`.
+//! Each module may use only those after it in this list: `counting`, `patterns`, `validation`, `values`, `calendar`,
+//! `window`, `period`, `zone`, `algorithm`, `text`.
 
 mod algorithm;
 mod calendar;

@@ -369,10 +369,10 @@ impl Core {
 
     /// Looks at some entries of a shard, and takes out the keys by pattern or request that are untouched, and overflow
     /// limits. The next call goes on where this one ends.
-    pub fn sweep(&self, table: &mut Table, buckets: usize, now: Micros) -> Swept {
+    pub fn sweep(&self, table: &mut Table, most: usize, now: Micros) -> Swept {
         let version = self.version(now);
         table.sweep(
-            buckets,
+            most,
             |key| self.hash(key),
             |entry, counts| {
                 let gone = self.is_gone(entry, now, version);

@@ -1,48 +1,87 @@
 //! Shared mode: sockets and HTTP around one limiter.
 //!
-//! Owns: the start, the end and the replacement of a server. Nothing here decides anything about quotas.
+//! Owns: the start, the end and the replacement of a server. The rules of quotas are in `limit` and `limiter`; the
+//! server only calls them.
 //!
 //! # Architecture
 //!
-//! Where to look: an endpoint is a row of the table in `routes/table.rs` and its function; the one way of a request is
-//! `pool/handle.rs`; an option is a row of `cli/options/table.rs`; a bound is a constant in [`crate::bounds`]; a record
-//! of the log is in `store/format`.
+//! Where to look (paths from `src/`). To add an endpoint: `server/routes/table.rs`. To add a command-line option:
+//! `cli/options/table.rs`. A request is handled by one function, `handle` in `server/pool/handle.rs`, unless there is
+//! no room for it. Bounds are constants in `bounds.rs`. The format of the records on disk is in `store/format/`.
+//!
+//! A *room* is a directory of `src/` with its `mod.rs`. Its modules have an order, which `tests/it/ladder.rs` holds:
+//! each module may use only those after it.
 //!
 //! ## Threads
 //!
-//! | thread | room | does | may wait for |
+//! | thread | code | does | may block on |
 //! |---|---|---|---|
-//! | tiny_http's: one accepts, one for each connection | | heads, and bodies of up to 1024 bytes | clients |
-//! | `flint-accept-N` | `accept.rs` | starts tiny_http, and anew when it accepts no more | its end |
-//! | `flint-http-N`, the deciders | `pool/decider.rs` | take requests, decide checks, send replies | nothing |
-//! | `flint-work-N`, the workers | `pool/mod.rs` | administration, checks that would block | the disk, locks |
-//! | `flint-slow` | `pool/slow.rs` | bodies that come slowly, replies that are taken slowly | many clients at once |
-//! | `flint-body` | `pool/mod.rs` | one body in chunks, or on a Unix socket | one client |
-//! | `flint-guard` | `guard/` | ends connections that break a bound | time |
-//! | `flint-log` | `store/log` | writes and syncs records | the disk |
-//! | `flint-denials`, `flint-compact` | `limiter/` | write counts of denials; compact the log | the disk |
+//! | main | `cli/serve/` | waits for signals: stop, read the tokens again, replace the process | signals; at start and end the disk and other threads |
+//! | tiny_http's (`ps` shows `flint-accept-N`) | tiny_http | accept; read heads, and bodies of up to 1024 bytes | clients |
+//! | `flint-accept-N` | `accept.rs` | starts a tiny_http instance, and the next when it stops accepting; hands over what the old one still receives | the instance |
+//! | `flint-http-N`, the deciders | `pool/decider.rs` | take requests, decide checks, send replies | see below |
+//! | `flint-work-N`, the workers | `pool/worker.rs` | administration, large checks, checks that would block, parts of long replies | disk, locks; on a Unix socket a client |
+//! | `flint-slow` | `pool/slow.rs` | one epoll loop for slow bodies and slow readers over TCP | any client, never just one |
+//! | `flint-body`, up to 16 | `pool/passing.rs` | reads one body (in chunks, or on a Unix socket), or ends one connection that was refused | one client |
+//! | `flint-guard` | `guard/` | shuts down connections that break a bound; ends waits in slots after `LOG_WAIT_MS` | its timer |
+//! | `flint-log` | `store/log/writer.rs` | writes and syncs records | the disk |
+//! | `flint-denials`, `flint-compact` | `limiter/background/` | write totals of denials; compact the log | disk, locks |
+//! | `flint-sweep` | `limiter/background/sweep.rs` | removes keys by pattern or request that are untouched again | locks |
+//! | `flint-zone`, for moments | `limit/zone.rs` | reads the data of a time zone when it is first named | a file |
 //!
-//! Deciders and workers are the pool of `--max-blocking` threads. No other thread decides anything.
+//! tiny_http's threads inherit the name of the `flint-accept-N` thread that started them. While a directory is opened,
+//! an unnamed thread may write the new snapshot (`limiter/recovery/build.rs`).
 //!
-//! ## The walk of a check
+//! `--max-blocking` is the number of deciders and workers together; no other thread handles requests. A decider never
+//! waits for the disk, for a worker, or for a shard that is held for long. A client can hold it up by a full socket
+//! only. A write that makes no progress for `SEND_PATIENCE_MS` (4 ms) fails, and `flint-slow` then sends the rest. On a
+//! Unix socket a worker does, and may wait for its client; a write that began there before the guard had seen the
+//! connection lasts until the guard cuts it.
+//!
+//! Without a server (a command on its own directory, or a program that embeds the limiter) the calling thread decides
+//! and waits for the disk; of the threads above only `flint-log`, `flint-denials`, `flint-compact`, `flint-sweep` and
+//! `flint-zone` run.
+//!
+//! ## The life of a check
 //!
 //! 1. tiny_http's thread of the connection reads the request and queues it.
-//! 2. A decider takes it. If an earlier request of the connection is under way, it waits for its *turn*.
-//! 3. `handle` admits it (head, token, host), finds its endpoint's function, and asks the limiter.
-//! 4. The limiter locks the key's shard, reads the clock, decides, queues a record, and unlocks.
-//! 5. In `always` and `batch` the reply goes into a *slot* of `pending`. The log thread writes the batch, in `always`
-//!    syncs it too, *completes* the slot, and wakes a decider if all sleep. In `relaxed`, and for a denial, the reply
-//!    is ready at once.
-//! 6. A decider sends the reply with one write, and the connection's next request is ready.
+//! 2. A decider takes it off the queue. Over TCP one request of a connection is handled at a time; a later one is put
+//!    aside, without a thread, until its *turn* comes.
+//! 3. `handle` validates head, token and host. A body that is not read yet is read by `flint-slow` (over TCP, with a
+//!    Content-Length) or `flint-body`; then the request is ready again, and this step starts over. A request of more
+//!    than 8 KiB, or for an endpoint that is not `quick`, goes to a worker. Otherwise `handle` calls the endpoint's
+//!    function, which asks the limiter.
+//! 4. The limiter reserves space in the log, locks the key's shard, reads the clock, decides, queues a record if the
+//!    check is allowed, and unlocks. Where there is no space, or another thread holds the shard for long, nothing has
+//!    been changed yet: the check *would block*. A worker then repeats it, and waits.
+//! 5. On a decider with `--sync always` or `batch`, the reply of an allowed check is put into a *slot* of
+//!    `waiting/pending.rs`. (A worker uses no slot: it waits itself and sends the reply.) The log thread writes the
+//!    batch, with `always` syncs it too, *completes* the slot, and wakes a decider if none is awake. With
+//!    `--sync relaxed`, and for every denial, the reply is ready at once.
+//! 6. Any decider sends the reply of a completed slot. Once it is sent, the connection's next request becomes ready.
 //!
-//! On a full disk step 4 fails before anything is changed: 503 `log_failed`, and the log tries to make room ten times a
-//! second. When a sync fails, the log has failed for good, and health says so.
+//! ## When the disk fails
+//!
+//! The log fills space ahead of itself with zeros, and checks reserve from that space.
+//!
+//! - **Disk full:** no further space can be filled. Health answers 503 at once, but checks go on while filled space is
+//!   left. Then workers answer every check and every change with 503 `log_failed`, also a check that would be denied;
+//!   nothing is spent or changed. Reads are still answered. A used-up disk quota counts as a full disk. The log tries
+//!   again every `NO_SPACE_RETRY_MS` (100 ms); service resumes by itself.
+//! - **A sync fails, a write of records fails for any reason (even lack of space), or space can't be filled for another
+//!   reason than lack of space:** final until a restart. Replies that wait become 503 `log_failed`; their units stay
+//!   spent in memory and may be on disk. Every later check and change gets 503 `log_failed` and changes nothing. Health
+//!   answers 503; the process goes on and still answers `doctor`. With `--sync batch` and `relaxed`, checks
+//!   that were answered after the last sync may be lost.
+//! - **The disk hangs:** once a call has taken `STALL_MS` (1 s), new checks, and workers that wait for space, get 503
+//!   `overloaded` at once, and nothing is spent. A check that waits for its sync gets it after `LOG_WAIT_MS` (10 s):
+//!   the guard ends the waits in slots. Its units stay spent in memory, and its record may still reach the disk.
 //!
 //! ## Locks, by rank
 //!
-//! A thread takes only locks of a higher rank than those it holds. 1: the compaction. 2: the writing of denials. 3: the
-//! shards, by index. Under a shard's lock nothing waits. The locks of this room (turns, pending, tokens, instances) are
-//! held for moments, holding no other.
+//! A thread that holds a lock may only take one with a larger number: 1, the compaction; 2, the writing of denials; 3,
+//! the shards, in the order of their index. Never block while holding a shard's lock. The server's own locks (turns,
+//! pending, tokens, instances) are held briefly, and no other lock is taken under them.
 //!
 //! ## Words
 //!
@@ -53,15 +92,16 @@
 //! | ready | it is a request's turn, and a decider may handle it |
 //! | pending, slot | a reply that waits for the log, and its place |
 //! | stage | how far a record has come: written, or durable |
-//! | completion | the word of the log thread that a record has come to its stage, or never will |
-//! | would block | a decider met something that it must not wait for; a worker does it |
-//! | given up | nothing more of this connection is taken for a request |
+//! | completion | the log thread's report that a record has come to its stage, or never will |
+//! | would block | the check would have to wait, so the decider changes nothing and passes it to a worker |
+//! | given up | no further request is read from this connection |
 //! | cut | the guard has shut the connection down |
-//! | leaked | a connection that was cut and that tiny_http does not let go of |
-//! | linger | take what a refused client still sends, so that it can read the reply |
+//! | leaked | a connection that was cut but that tiny_http never releases |
+//! | linger | keep reading and discarding what a refused client sends, so that it can read the reply |
 //! | instance | one tiny_http server; exhausted, it accepts no more |
 //! | drain | tell clients to close, before the server stops or is replaced |
-//! | pressure | tiny_http's threads have read more than is decided, and are held back |
+//! | pressure | tiny_http's threads are ahead of the deciders, so the allocator puts them to sleep (`net/pressure.rs`) |
+//! | batch | the records that the log thread writes in one frame; also the mode `--sync batch` |
 //! | shard | one of 256 parts of the map of limits, with a lock |
 //! | segment, frame, record | a file of the log, a batch in it, an event in that |
 
@@ -116,7 +156,7 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 pub struct Config {
     /// Who may ask; everybody, if empty.
     pub tokens: Tokens,
-    /// Worker threads.
+    /// Threads of the pool, deciders and workers together.
     pub workers: usize,
     /// Names by which it may be called in a `Host` header, besides addresses and `localhost`.
     pub hosts: Vec<String>,

@@ -3,9 +3,8 @@
 //! Owns: every file of the data directory. Called by `limiter`. It knows records, not what they mean: what is read
 //! goes to a [`Replay`], and what a snapshot holds comes from its caller.
 //!
-//! Arrows go down this list: `opening`, `directory`, `snapshot`, `log`, `read`, `files`, `format`, `policy`, `timings`,
-//! `clocks`.
-//! Each room below has a list of its own.
+//! Each module may use only those after it in this list: `opening`, `directory`, `snapshot`, `log`, `read`, `files`,
+//! `format`, `policy`, `timings`, `clocks`. Each room below has a list of its own.
 
 mod clocks;
 mod directory;

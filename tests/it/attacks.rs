@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,18 @@ fn soak() -> bool {
 
 fn size(full: usize, small: usize) -> usize {
     if soak() { full } else { small }
+}
+
+/// What `FLINT_SOAK_MAX_BLOCKING` asks for.
+static MAX_BLOCKING: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FLINT_SOAK_MAX_BLOCKING").ok());
+
+/// The arguments, with `--max-blocking` where it is asked for and they have none.
+fn with_threads<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let mut args = args.to_vec();
+    if let (Some(threads), false) = (&*MAX_BLOCKING, args.contains(&"--max-blocking")) {
+        args.extend(["--max-blocking", threads]);
+    }
+    args
 }
 
 /// How soon the good client must be answered.
@@ -98,13 +110,15 @@ impl Good {
 
 impl Victim {
     fn new(args: &[&str]) -> Victim {
-        Victim::started(|dir| Server::start(dir, &[&["--token", TOKEN, "--sync", "batch"], args].concat()))
+        let args = [&["--token", TOKEN, "--sync", "batch"], args].concat();
+        Victim::started(|dir| Server::start(dir, &with_threads(&args)))
     }
 
     /// One that starts afresh at 256 connections that are not let go of: an eighth of its descriptors.
     fn soon_worn_out(args: &[&str]) -> Victim {
         let limited = ["-c", "ulimit -n 2048; exec \"$@\"", "sh"];
-        Victim::started(|dir| Server::start_by("sh", &limited, dir, &[&["--sync", "batch"], args].concat()))
+        let args = [&["--sync", "batch"], args].concat();
+        Victim::started(|dir| Server::start_by("sh", &limited, dir, &with_threads(&args)))
     }
 
     fn started(start: impl FnOnce(&Path) -> Server) -> Victim {
@@ -389,8 +403,10 @@ fn slow_readers() {
         let ended = if reply.status == 503 { None } else { reply.ok()["connections"]["ended"]["send"].as_u64() };
         ended.unwrap_or(0) as usize
     };
+    // A small pool refuses what finds no room in its queue.
+    let least = MAX_BLOCKING.as_ref().map_or(many - many / 8, |_| flint::bounds::MIN_QUEUED);
     let deadline = Instant::now() + PATIENCE;
-    while ended() < many - many / 8 {
+    while ended() < least {
         assert!(Instant::now() < deadline, "{} of {many} ended; {}", ended(), victim.describe());
         // A few bytes now and then: progress, but of years.
         let mut buffer = [0; 100];

@@ -3,8 +3,8 @@
 //! A [`Standing`](standing::Standing) is all that a key has counted; a [`State`](state::State) is one window of it.
 //! `reconfigure` says why new values give nothing back.
 //!
-//! Arrows go down this list: `standing`, `reconfigure`, `rest`, `ceiling`, `state`, `algorithms`, `speed`, `quote`,
-//! `parts`.
+//! Each module may use only those after it in this list: `standing`, `reconfigure`, `rest`, `ceiling`, `state`,
+//! `algorithms`, `speed`, `quote`, `parts`.
 
 mod algorithms;
 mod ceiling;

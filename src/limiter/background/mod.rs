@@ -1,6 +1,6 @@
 //! What goes on beside the requests: denials are written, the log is compacted, keys that nothing counts for are swept.
 //!
-//! Arrows go down this list: `helpers`, `denials`, `compact`, `sweep`.
+//! Each module may use only those after it in this list: `helpers`, `denials`, `compact`, `sweep`.
 
 pub mod compact;
 pub mod denials;

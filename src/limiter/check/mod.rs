@@ -1,6 +1,6 @@
 //! Checks.
 //!
-//! Arrows go down this list: `several`, `all`, `many`, `progress`, `decide`, `wait`.
+//! Each module may use only those after it in this list: `several`, `all`, `many`, `progress`, `decide`, `wait`.
 
 mod all;
 mod decide;

@@ -1,6 +1,6 @@
 //! The keys of a shard, and what is counted of them.
 //!
-//! Arrows go down this list: `table`, `chunks`, `key`, `text`, `shares`.
+//! Each module may use only those after it in this list: `table`, `chunks`, `key`, `text`, `shares`.
 
 mod chunks;
 mod key;

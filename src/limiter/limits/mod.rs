@@ -3,7 +3,8 @@
 //! Whoever configures or removes holds the lock of edits until all its records are queued, so that the log has these
 //! changes in the order in which they were decided.
 //!
-//! Arrows go down this list: `group`, `configure`, `remove`, `reset`, `change`, `setting`, `status`.
+//! Each module may use only those after it in this list: `group`, `configure`, `remove`, `reset`, `change`, `setting`,
+//! `status`.
 
 mod change;
 mod configure;

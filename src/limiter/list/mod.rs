@@ -1,6 +1,6 @@
 //! Many limits at once, in bounded memory.
 //!
-//! Arrows go down this list: `listing`, `least`.
+//! Each module may use only those after it in this list: `listing`, `least`.
 
 mod least;
 pub mod listing;

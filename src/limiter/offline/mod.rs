@@ -1,6 +1,6 @@
 //! A data directory that is not opened for checks: read record by record, verified, repaired.
 //!
-//! Arrows go down this list: `repair`, `inspect`.
+//! Each module may use only those after it in this list: `repair`, `inspect`.
 
 pub mod inspect;
 pub mod repair;

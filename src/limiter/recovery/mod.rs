@@ -1,6 +1,6 @@
 //! From the records of a data directory to keys in memory.
 //!
-//! Arrows go down this list: `build`, `settle`, `redo`, `replay`, `shares`, `by_id`.
+//! Each module may use only those after it in this list: `build`, `settle`, `redo`, `replay`, `shares`, `by_id`.
 
 pub mod build;
 pub mod by_id;

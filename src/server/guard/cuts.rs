@@ -17,14 +17,11 @@ use super::connection::{Connection, Forgotten, Peer, serves};
 use super::handle::{CutRequest, Shared};
 use super::table::Table;
 use super::verdict::{CutReason, DEAD_GRACE, verdict};
-use crate::bounds::{SEND_PATIENCE_MS, SEND_TIMEOUT_MS};
+use crate::bounds::{FEW_SHARE, SEND_PATIENCE_MS, SEND_TIMEOUT_MS};
 
 /// Kernel memory of replies, in bytes, at which a Unix connection takes no more: a client that has filled it before the
 /// guard saw it reads nothing.
 const UNIX_FULL: u64 = 128 << 10;
-
-/// A host has few connections if it has at most this part of `max_connections`.
-const FEW: usize = 16;
 
 const SEND_TIMEOUT: Duration = Duration::from_millis(SEND_TIMEOUT_MS);
 
@@ -100,8 +97,8 @@ impl Watched {
             let Some(connection) = self.connections.get_mut(id) else {
                 return false;
             };
-            match self.probe.look(connection.number) {
-                Some((found, fd)) if found == *id && connection.cut.is_none() => {
+            match self.probe.find(*id, connection.number) {
+                Some(fd) if connection.cut.is_none() => {
                     judge(connection, fd, self.shared, &self.config, now);
                     connection.is_hot()
                 }
@@ -117,11 +114,9 @@ impl Watched {
     /// Cuts a connection, unless its number belongs to another descriptor by now; then false.
     fn cut_one(&mut self, id: SocketId, reason: CutReason, now: Instant) -> bool {
         let Some(connection) = self.connections.get_mut(&id) else { return false };
-        let Some((found, fd)) = self.probe.look(connection.number) else { return false };
-        if found == id {
-            cut(connection, fd, reason, self.shared, now);
-        }
-        found == id
+        let Some(fd) = self.probe.find(id, connection.number) else { return false };
+        cut(connection, fd, reason, self.shared, now);
+        true
     }
 
     /// Cuts all connections of which this is true.
@@ -186,25 +181,22 @@ impl Watched {
     }
 
     /// Cuts the connections beyond `max_connections`: those that never asked anything, then the longest idle, then the
-    /// oldest; those of hosts that have few come last. Of Unix connections those of the process that has most.
+    /// oldest; those of hosts that have few are cut last. Of Unix connections those of the process that has most.
     pub fn cut_excess(&mut self, now: Instant) {
-        let alive = |c: &&Connection| c.cut.is_none();
-        if self.connections.values().filter(alive).count() <= self.config.max_connections {
+        if self.connections.values().filter(|c| c.cut.is_none()).count() <= self.config.max_connections {
             return;
         }
         // In a flood of short connections many have ended, or were closed by their peers, after the walk looked at
         // them; others must not be cut for them.
-        for (id, connection) in &mut self.connections {
-            let found = self.probe.look(connection.number).filter(|(found, _)| found == id);
-            if let Some((_, fd)) = found
-                && connection.cut.is_none()
-            {
+        for (id, connection) in self.connections.iter_mut().filter(|(_, c)| c.cut.is_none()) {
+            if let Some(fd) = self.probe.find(*id, connection.number) {
                 judge(connection, fd, self.shared, &self.config, now);
             }
         }
-        let open = |id: &SocketId, c: &Connection| socket_on(c.number) == Some(*id);
-        let alive = self.connections.iter().filter(|(id, c)| c.cut.is_none() && open(id, c)).count();
-        let excess = alive.saturating_sub(self.config.max_connections);
+        self.probe.release();
+        let alive = self.connections.iter().filter(|(id, c)| c.cut.is_none() && socket_on(c.number) == Some(**id));
+        let alive: Vec<(&SocketId, &Connection)> = alive.collect();
+        let excess = alive.len().saturating_sub(self.config.max_connections);
         if excess == 0 {
             return;
         }
@@ -212,12 +204,10 @@ impl Watched {
         // do, and the share of its process.
         let share = self.process_shares();
         let hosts = self.host_shares();
-        let few = self.config.max_connections / FEW;
-        let few = |c: &Connection| host_of(c).is_some_and(|host| hosts.get(&host).is_some_and(|count| *count <= few));
-        let mut order: Vec<_> = self
-            .connections
-            .iter()
-            .filter(|(id, c)| c.cut.is_none() && open(id, c))
+        let most = self.config.max_connections / FEW_SHARE;
+        let few = |c: &Connection| host_of(c).and_then(|host| hosts.get(&host)).is_some_and(|count| *count <= most);
+        let mut order: Vec<_> = alive
+            .into_iter()
             .map(|(id, c)| {
                 if c.facts.attributed {
                     let busy = c.facts.in_progress > 0;
@@ -239,8 +229,7 @@ impl Watched {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
             };
-            let found = self.probe.look(connection.number).filter(|(found, _)| *found == id);
-            let Some((_, fd)) = found else {
+            let Some(fd) = self.probe.find(id, connection.number) else {
                 // It was closed after the walk looked at it.
                 left -= 1;
                 continue;
@@ -269,8 +258,7 @@ impl Watched {
             }
             leaked += 1;
             if !std::mem::replace(&mut connection.leaked, true)
-                && let Some((found, fd)) = self.probe.look(connection.number)
-                && found == *id
+                && let Some(fd) = self.probe.find(*id, connection.number)
             {
                 facts::discard_received(fd);
             }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::super::net::names::{self, Name};
 use super::super::net::pressure;
@@ -78,6 +79,11 @@ pub struct Walker {
     memory: Memory,
 }
 
+/// The processor time of this thread.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
 impl Walker {
     pub fn new(watched: Watched, wake: OwnedFd, on_alarm: OnAlarm, on_walk: OnWalk) -> Walker {
         Walker {
@@ -128,10 +134,12 @@ impl Walker {
         loop {
             let now = Instant::now();
             if now >= next_walk {
+                let begun = processor_time();
                 self.walk(now);
                 (self.on_walk)(now);
                 let end = Instant::now();
-                let cost = end.saturating_duration_since(now);
+                // Elapsed time would count other threads that interrupt the walk, and make it seem expensive.
+                let cost = processor_time().saturating_sub(begun);
                 let budget = if self.watched.pressed { PRESSED_BUDGET } else { BUDGET };
                 let affordable = cost.saturating_mul(budget).min(LONGEST_INTERVAL);
                 earliest_walk = end + affordable.max(self.watched.config.fast_interval);

@@ -16,7 +16,7 @@ const LARGE_BYTES: usize = 8 * 1024;
 /// What kind of thread a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// A check of usual size, or health: waits for nothing but the disk.
+    /// For a decider: a check of up to 8 KiB, health, or a path that has no endpoint.
     Quick,
     /// Everything else.
     Work,
@@ -33,7 +33,7 @@ pub struct Found {
     pub index: usize,
     /// Where the key begins in the path, still encoded.
     pub key_at: usize,
-    /// It is answered from memory, and waits for the disk at most: a check of any kind, or health.
+    /// It runs on a decider: a check of any kind, or health. Its reply may wait for the disk, without a thread.
     pub quick: bool,
     /// Largest body that it takes, in bytes.
     pub max_body: usize,

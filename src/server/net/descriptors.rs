@@ -87,6 +87,12 @@ impl Probe {
         Some((id, self.slot.as_fd()))
     }
 
+    /// As [`Probe::look`], for the socket that had this number when it was last seen; `None` if it was closed since,
+    /// and another may have its number.
+    pub fn find(&mut self, id: SocketId, number: RawFd) -> Option<BorrowedFd<'_>> {
+        self.look(number).and_then(|(found, fd)| (found == id).then_some(fd))
+    }
+
     /// Lets go of the last socket looked at.
     pub fn release(&mut self) {
         // Both are this struct's own and open, so this can't fail; if it did, the next look would replace the
@@ -178,6 +184,9 @@ mod tests {
         assert_eq!(peer_address(fd), Some(address));
         assert!(!is_listener(fd));
         probe.release();
-        drop(client);
+        assert!(probe.find(known, number).is_none());
+        assert!(probe.find(known, client.as_raw_fd()).is_none(), "another socket");
+        let known = socket_on(client.as_raw_fd()).unwrap();
+        assert!(probe.find(known, client.as_raw_fd()).is_some());
     }
 }

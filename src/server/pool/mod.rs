@@ -1,18 +1,22 @@
 //! The pool: who handles which request when.
 //!
-//! `--max-blocking` threads of two kinds. *Deciders* never wait: they take requests from tiny_http into turns, decide
-//! those that are ready, and send replies that are on disk. *Workers* do what may wait: administration, and checks that
-//! found a full log or a shard that is being copied. No other thread decides anything. tiny_http's queue has no
-//! bound, so a thread that never waits must always take from it: hence two kinds.
+//! `--max-blocking` threads of two kinds. *Deciders* do not block: they take requests from tiny_http into turns, decide
+//! those that are ready, and send replies that are on disk. *Workers* do everything that may block: administration,
+//! checks of more than 8 KiB, and checks that found no reserved space in the log or a shard that is held for long
+//! (copied or listed). No other thread handles requests. tiny_http's queue has no bound, so a thread that never waits
+//! must always take from it: hence two kinds.
 //!
 //! One function handles every request ([`handle::handle`]). A reply that must wait for the disk waits in `pending`,
-//! without a thread. A client that is slow to send its body or to take its reply is left to the thread `flint-slow`.
+//! without a thread. Over TCP, `flint-slow` takes over a client that is slow to send its body or to read its reply; a
+//! body in chunks gets a thread `flint-body`.
 //!
 //! On a Unix socket tiny_http gives requests no address, so connections can't be told apart, nor found. There is one
 //! decider then; replies leave in the order of their requests, and while a request is with a thread that may wait, all
 //! replies are sent by workers: a reply to a request that was sent ahead waits for the one before it.
 //!
-//! Must never happen: that a decider waits for a client, a worker or the disk.
+//! Must never happen: that a decider waits for a worker or the disk, or for a client longer than one write's
+//! `SEND_PATIENCE_MS`. (On a Unix socket a write that began before the guard saw the connection lasts until the guard
+//! cuts it: see `guard/cuts.rs`.)
 
 pub mod decider;
 pub mod handle;

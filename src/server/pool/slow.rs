@@ -1,9 +1,9 @@
 //! Clients that keep the server waiting: the thread `flint-slow`.
 //!
 //! Owns: bodies that have not arrived whole, the rest of replies whose clients are slow to take them, and connections
-//! whose request was refused before its body was read. No other thread of the server waits for a client. (On a Unix
-//! socket a worker does, or a thread for one body: tiny_http gives its requests no address by which their connections
-//! could be found.)
+//! whose request was refused before its body was read. Two other kinds of thread wait for clients: `flint-body` for
+//! each body in chunks, and on a Unix socket workers and `flint-body`, because tiny_http gives those requests no
+//! address by which their connections could be found.
 //!
 //! How it waits for many at once: it finds the connection by its peer's address and duplicates the descriptor, so
 //! that epoll can tell when there is something to do. While a body is unread the request holds tiny_http's reader, so

@@ -1,4 +1,5 @@
-//! The threads `flint-work-N`: they do what may wait for the disk.
+//! The threads `flint-work-N`: they handle requests that may block on the disk or a lock, make the next part of long
+//! replies, and on a Unix socket finish replies to slow clients.
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ pub struct Endpoint {
     pub path: &'static str,
     /// Its methods, in the order of the `Allow` header.
     pub methods: &'static [Method],
-    /// It is answered from memory, and waits for the disk at most.
+    /// It runs on a decider, so its function must not block. Its reply may wait for the disk, without a thread.
     quick: bool,
     /// Largest body, in bytes.
     max_body: usize,

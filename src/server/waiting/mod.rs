@@ -1,5 +1,5 @@
-//! What waits: requests for their turns, replies for the disk, deciders for work. Of what kind requests and replies
-//! are is for others to say.
+//! Queues of things that wait: requests for their turn (`turns`), replies for the disk (`pending`), deciders for work
+//! (`wake`). Generic over the types of requests and replies. Which threads may block on what stands in `server/mod.rs`.
 
 #[cfg(all(loom, test))]
 mod model;

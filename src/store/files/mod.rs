@@ -1,6 +1,6 @@
 //! The files of the data directory: their names, how they are read and changed, and their owner.
 //!
-//! Arrows go down this list: `lock`, `view`, `data_dir`, `disk`, `names`, `random`.
+//! Each module may use only those after it in this list: `lock`, `view`, `data_dir`, `disk`, `names`, `random`.
 
 pub mod data_dir;
 pub mod disk;

@@ -1,7 +1,7 @@
 //! The bytes of the files: what is encoded and decoded, without a file.
 //!
-//! Arrows go down this list: `frame`, `encode`, `decode`, `record`. The first three do not name each other.
-//! `properties` tests them.
+//! Each module may use only those after it in this list: `frame`, `encode`, `decode`, `record`. The first three do not
+//! name each other. `properties` tests them.
 
 pub mod decode;
 pub mod encode;

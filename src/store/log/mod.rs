@@ -1,7 +1,8 @@
-//! The log: its thread, and those that wait for it.
+//! The log: the thread that writes it, and how others queue records and wait for them. A full disk: see `health.rs`
+//! (`NoSpace`) and `queue.rs`. A failed write or sync: see `writer.rs`.
 //!
-//! Arrows go down this list: `handle`, `writer`, `queue`, `growth`, `health`, `segment`, `wait`, `sync`. `model` tests
-//! them under loom.
+//! Each module may use only those after it in this list: `handle`, `writer`, `queue`, `growth`, `health`, `segment`,
+//! `wait`, `sync`. `model` tests them under loom.
 
 mod growth;
 pub mod handle;

@@ -1,6 +1,6 @@
 //! Reading a data directory. Changes no file.
 //!
-//! Arrows go down this list: `rewind`, `repair`, `recovery`, `found`.
+//! Each module may use only those after it in this list: `rewind`, `repair`, `recovery`, `found`.
 
 pub mod found;
 pub mod recovery;

@@ -103,9 +103,10 @@ fn a_slow_body_does_not_stop_the_only_worker() {
 
 #[test]
 fn another_version_of_http() {
-    // Each stays with a thread and two descriptors; at full size they lead to a fresh image.
-    let many = size(600, 100);
-    let victim = Victim::new(&[]);
+    // Each keeps a thread and two descriptors. At full size they are over an eighth of the descriptors, which leads to
+    // a fresh image.
+    let many = size(400, 100);
+    let victim = if soak() { Victim::soon_worn_out(&["--token", TOKEN]) } else { Victim::new(&[]) };
     let pid = victim.server.pid();
     let fresh = || std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap().contains("FLINT_OWN_SOCKET");
     let mut streams = Vec::new();

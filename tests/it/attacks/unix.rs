@@ -31,7 +31,7 @@ fn each_reply_is_that_of_its_request() {
     let mut stream = UnixStream::connect(&quarry.path).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let many = size(60_000, 20_000);
-    // More than there is room for: some are refused, and in the end all connections are ended.
+    // More than there is room for: some are refused, or the connection is ended before the server has read all.
     let sender = std::thread::spawn(move || {
         for index in 0..many {
             let body = format!("{{\"key\":\"k{}\"}}", index % 7);
@@ -60,7 +60,7 @@ fn each_reply_is_that_of_its_request() {
         }
     }
     println!("{answered} answered, {refused} refused");
-    assert!(answered > 0 && refused > 0);
+    assert!(answered > 0 && (refused > 0 || answered < many));
     drop(stream);
     // No worker waits for a turn that never comes. Others are ended too while what is left of the flood is let go.
     let deadline = Instant::now() + PATIENCE;

@@ -4,8 +4,8 @@
 //! instant and changes no later decision; the others are given the instant to which the state was advanced. `quote`
 //! tells the figures as after the spend where it is told to (`take`), and as they stand otherwise.
 //!
-//! Arrows go down this list: `debt`, `token_bucket`, `sliding_window_log`, `fixed_window_counter`,
-//! `sliding_window_counter`.
+//! Each module may use only those after it in this list: `debt`, `token_bucket`, `sliding_window_log`,
+//! `fixed_window_counter`, `sliding_window_counter`.
 
 pub mod debt;
 pub mod fixed_window_counter;

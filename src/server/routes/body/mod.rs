@@ -1,6 +1,6 @@
 //! Request bodies: from JSON to values, without copying what need not be, with errors that name the field.
 //!
-//! Arrows go down this list: `limits`, `checks`, `values`, `object`, `scalars`.
+//! Each module may use only those after it in this list: `limits`, `checks`, `values`, `object`, `scalars`.
 
 mod checks;
 mod limits;
