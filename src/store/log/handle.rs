@@ -62,7 +62,7 @@ impl Log {
             if condition.get() != Health::Healthy {
                 return Err(condition.error());
             }
-            if let Some(reservation) = account.try_reserve(with_frames(records, bytes)) {
+            if let Some(reservation) = account.try_reserve(records, with_frames(records, bytes)) {
                 return Ok(reservation);
             }
             if condition.is_stalled() || Instant::now() >= deadline {
@@ -84,7 +84,7 @@ impl Log {
         if condition.get() == Health::Failed {
             return Err(condition.error());
         }
-        Ok(account.try_reserve(with_frames(records, bytes)))
+        Ok(account.try_reserve(records, with_frames(records, bytes)))
     }
 
     /// Queues one record, which takes its space out of the reservation. Never waits. With a waiter for the sync the log

@@ -43,13 +43,13 @@ pub struct Account {
 }
 
 impl Account {
-    /// Promises this space if it is there.
-    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
+    /// Promises this space for so many records if it is there.
+    pub fn try_reserve(&self, records: usize, bytes: u64) -> Option<Reservation<'_>> {
         if bytes > self.available.load(Ordering::Acquire) {
             return None;
         }
         let before = self.reserved.fetch_add(bytes, Ordering::AcqRel);
-        let reservation = Reservation { account: self, bytes };
+        let reservation = Reservation { account: self, records, bytes };
         (before + bytes <= self.available.load(Ordering::Acquire)).then_some(reservation)
     }
 
@@ -59,13 +59,15 @@ impl Account {
     }
 }
 
-/// What is left of a reservation and not given back at once, in bytes: less than the largest record of fixed length.
+/// What is left of a reservation by its last record and not given back at once, in bytes: less than the largest record of fixed length.
 const KEPT_REST: u64 = 64;
 
 /// Space promised to one or more records. Dropped, it is given back.
 #[must_use]
 pub struct Reservation<'a> {
     account: &'a Account,
+    /// Records that may still come.
+    records: usize,
     bytes: u64,
 }
 
@@ -79,8 +81,11 @@ impl Reservation<'_> {
     pub(super) fn take(&mut self, payload: &Payload) -> u64 {
         let used = (payload.bytes().len() + FRAME_HEADER) as u64;
         debug_assert!(used <= self.bytes, "a record larger than what was reserved for it");
-        // A few bytes are not worth another access to what all threads share: they go with the record.
-        let taken = if self.bytes.saturating_sub(used) <= KEPT_REST { self.bytes } else { used };
+        // A few bytes are not worth another access to what all threads share: they go with the last record. With an
+        // earlier one would go the space of a short one after it, and be given back before that is written.
+        self.records = self.records.saturating_sub(1);
+        let is_rest = self.records == 0 && self.bytes.saturating_sub(used) <= KEPT_REST;
+        let taken = if is_rest { self.bytes } else { used };
         self.bytes -= taken;
         taken
     }

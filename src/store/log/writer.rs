@@ -192,7 +192,7 @@ impl Writer {
     /// Adds what the clocks show to the frame, if it does not follow from what was noted last and there is room.
     fn note_clocks(&mut self) {
         let Some(reading) = self.clocks.to_note() else { return };
-        let Some(room) = self.shared.account.try_reserve((FRAME_HEADER + MAX_FIXED) as u64) else { return };
+        let Some(room) = self.shared.account.try_reserve(1, (FRAME_HEADER + MAX_FIXED) as u64) else { return };
         self.promised += room.take_all();
         encode_event(&mut self.frame, &Event::Clock(reading), self.base);
         self.records += 1;
