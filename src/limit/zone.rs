@@ -1,8 +1,9 @@
 //! Names of time zones. This file and `calendar.rs` are the only users of the time-zone library.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::thread;
 
 use jiff::tz::{TimeZone, TimeZoneDatabase, db};
 
@@ -35,7 +36,13 @@ impl Zone {
     /// `invalid_argument`, naming `tz` and the zone. On a machine without zone data only `UTC` is known, and the error
     /// says what to install.
     pub fn named(name: &str) -> Result<Zone> {
-        if name == Zone::UTC.0 { Ok(Zone::UTC) } else { Zone::found(db(), name) }
+        if name == Zone::UTC.0 {
+            return Ok(Zone::UTC);
+        }
+        let zone = with_room(|| Zone::found(db(), name))?;
+        // Its data is there before a check is to open a window by it.
+        zone.data();
+        Ok(zone)
     }
 
     fn found(db: &TimeZoneDatabase, name: &str) -> Result<Zone> {
@@ -76,30 +83,52 @@ impl Zone {
 
     /// Whether this machine has the data of this zone. Without it the days of the zone are taken as those of UTC.
     pub fn is_known(self) -> bool {
-        self == Zone::UTC || db().get(self.0).is_ok()
+        self == Zone::UTC || with_room(|| db().get(self.0)).is_ok()
     }
 
     /// Whether this machine has any zone data.
     pub fn data_found() -> bool {
-        !db().is_definitively_empty()
+        with_room(|| !db().is_definitively_empty())
     }
 
-    /// The data of the zone as it is now. A zone that this machine does not know is taken as UTC and logged once.
+    /// The data of the zone, which is read once and kept. A zone that this machine does not know is taken as UTC and
+    /// logged once.
     pub(super) fn data(self) -> TimeZone {
-        static MISSED: Mutex<BTreeSet<Zone>> = Mutex::new(BTreeSet::new());
+        static READ: RwLock<BTreeMap<Zone, TimeZone>> = RwLock::new(BTreeMap::new());
         if self == Zone::UTC {
             return TimeZone::UTC;
         }
-        db().get(self.0).unwrap_or_else(|_| {
-            if MISSED.lock().unwrap_or_else(PoisonError::into_inner).insert(self) {
-                log::error!(
-                    "time zone `{}` is not known to this machine, its days are taken as those of UTC; install the \
-                     package tzdata and start again",
-                    excerpt(self.0)
-                );
-            }
+        if let Some(data) = READ.read().unwrap_or_else(PoisonError::into_inner).get(&self) {
+            return data.clone();
+        }
+        let data = with_room(|| db().get(self.0)).unwrap_or_else(|_| {
+            log::error!(
+                "time zone `{}` is not known to this machine, its days are taken as those of UTC; install the package \
+                 tzdata and start again",
+                excerpt(self.0)
+            );
             TimeZone::UTC
-        })
+        });
+        READ.write().unwrap_or_else(PoisonError::into_inner).entry(self).or_insert(data).clone()
+    }
+}
+
+/// Reads zone data in a thread of its own: jiff's reader of TZif files takes more stack than the threads of a server
+/// have: with 256 KiB a debug build overflowed it.
+fn with_room<T: Send>(read: impl FnOnce() -> T + Send) -> T {
+    const STACK: usize = 4 * 1024 * 1024;
+    let cell = Mutex::new(Some(read));
+    let take = || cell.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let done = thread::scope(|scope| {
+        let run = || take().map(|read| read());
+        let reader = thread::Builder::new().name("flint-zone".to_owned()).stack_size(STACK).spawn_scoped(scope, run);
+        reader.ok().and_then(|reader| reader.join().ok().flatten())
+    });
+    match (done, take()) {
+        (Some(done), _) => done,
+        // No thread could be started: what stack there is must do.
+        (None, Some(read)) => read(),
+        (None, None) => panic!("reading the zone data panicked"),
     }
 }
 
