@@ -219,9 +219,9 @@ pub const DRAIN_MS: u64 = 500;
 /// How long a server that has replaced itself waits for the data directory, in milliseconds.
 pub const TAKEOVER_WAIT_MS: u64 = 10_000;
 
-/// Stack of a worker or connection thread, in bytes. The deepest frames are those of the time-zone library while it
-/// reads a file of zone data: over 256 KiB where they are not optimised, under 64 KiB where they are.
-pub const STACK_BYTES: usize = 512 * 1024;
+/// Stack of a worker or connection thread, in bytes. The deepest frames are serde_json's and the reply's buffers; zone
+/// data is read elsewhere (`limit/zone.rs`).
+pub const STACK_BYTES: usize = 256 * 1024;
 
 /// How long a one-shot command waits for another command that holds the data directory, and a server at its start for
 /// commands that look at it, in milliseconds.

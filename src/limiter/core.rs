@@ -5,7 +5,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -87,7 +87,9 @@ pub struct Core {
     /// Set while keys are there that may go by themselves, which wakes the helper that sweeps them.
     pub has_live: AtomicBool,
     pub sweep_helper: OnceLock<thread::Thread>,
-    /// Called when the sweep has taken keys out.
+    /// Keys that the sweep has taken out since `give_back` was called.
+    pub swept: AtomicUsize,
+    /// Called when the sweep has taken many keys out.
     pub give_back: fn(),
     /// The helper threads that run.
     pub helpers: Mutex<Vec<thread::JoinHandle<()>>>,

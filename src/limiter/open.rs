@@ -2,7 +2,7 @@
 
 use std::hash::RandomState;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::background::helpers;
@@ -80,6 +80,7 @@ impl Limiter {
             denials_helper: Mutex::new(None),
             has_live: AtomicBool::new(true),
             sweep_helper: OnceLock::new(),
+            swept: AtomicUsize::new(0),
             give_back: options.give_back,
             helper_ended: OnceLock::new(),
             flush_every,

@@ -125,7 +125,7 @@ impl Options {
         Options { clock, ..self }
     }
 
-    /// Called in a thread of its own after keys that came and went have left memory: the process may have a way to give
+    /// Called in a thread of its own after many keys that came and went have left memory: the process may have a way to give
     /// back to the system what its allocator keeps.
     #[doc(hidden)]
     pub fn with_give_back(self, give_back: fn()) -> Options {

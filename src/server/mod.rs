@@ -130,6 +130,7 @@ use std::time::{Duration, Instant};
 pub use self::http::auth::{Tokens, read_token_file};
 pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
+pub use self::net::process::trim_memory;
 pub use self::routes::answer_locally;
 pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
 

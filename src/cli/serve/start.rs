@@ -88,7 +88,8 @@ fn options(args: &Args) -> Result<Options> {
     as_option(validate_policy(&policy))?;
     let named = args.text("--sync")?;
     let sync = SyncMode::ALL.into_iter().find(|mode| mode.name() == named).unwrap_or_default();
-    Ok(Options { sync, policy, max_keys: args.number("--max-keys")?, ..Options::default() })
+    let options = Options::default().with_sync(sync).with_max_keys(args.number("--max-keys")?);
+    Ok(Options { policy, ..options.with_give_back(server::trim_memory) })
 }
 
 fn socket_mode(args: &Args) -> Result<u32> {

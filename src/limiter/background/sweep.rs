@@ -24,6 +24,9 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// its time.
 const SHARE: u32 = 50;
 
+/// Keys taken out after which memory is given back: some MiB. It costs a walk through what the allocator has.
+const WORTH_GIVING_BACK: usize = 32 * 1024;
+
 /// Work after which the processor is left to checks, for as long.
 const STRETCH: Duration = Duration::from_micros(500);
 
@@ -111,7 +114,8 @@ impl Core {
             return thread::park();
         }
         let (work, removed) = self.sweep_round();
-        if removed > 0 {
+        if self.swept.fetch_add(removed, Ordering::Relaxed) + removed >= WORTH_GIVING_BACK {
+            self.swept.store(0, Ordering::Relaxed);
             (self.give_back)();
         }
         self.rest((work * SHARE).clamp(EVERY, LONGEST));
