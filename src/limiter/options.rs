@@ -125,8 +125,8 @@ impl Options {
         Options { clock, ..self }
     }
 
-    /// Called in a thread of its own after many keys that came and went have left memory: the process may have a way to give
-    /// back to the system what its allocator keeps.
+    /// Called in a thread of its own after many keys that came and went have left memory: the process may have a way to
+    /// give back to the system what its allocator keeps.
     #[doc(hidden)]
     pub fn with_give_back(self, give_back: fn()) -> Options {
         Options { give_back, ..self }

@@ -130,10 +130,10 @@ fn what_an_operator_configures_wins_at_once() {
 fn all_of_an_array_or_none() {
     let mut fixture = start(&[]);
     let both = json!([{"key": "a", "limit": "5/1h"}, {"key": "p:*", "windows": ["1/1s", "9/day"], "max_keys": 7}]);
-    assert_eq!(fixture.configure(&both), json!({"ok": true, "created": 2}));
-    assert_eq!(fixture.configure(&both), json!({"ok": true, "created": 0}));
+    assert_eq!(fixture.configure(&both), json!({"ok": true, "created": true}));
+    assert_eq!(fixture.configure(&both), json!({"ok": true, "created": false}));
     let one_new = json!([{"key": "a", "unlimited": true}, {"key": "b", "rate": 1, "per": 1}]);
-    assert_eq!(fixture.configure(&one_new), json!({"ok": true, "created": 1}));
+    assert_eq!(fixture.configure(&one_new), json!({"ok": true, "created": true}));
     for bad in [
         json!([{"key": "c", "limit": "1/1s"}, {"key": "a", "limit": "1/1s", "max_keys": 4}]),
         json!([{"key": "c", "limit": "1/1s"}, {"key": "c", "limit": "2/1s"}]),
@@ -143,7 +143,7 @@ fn all_of_an_array_or_none() {
         fixture.client.post("/v1/limits", &bad.to_string()).error(400, "invalid_argument");
     }
     assert_eq!(fixture.list(""), ["a", "b", "p:*"]);
-    assert_eq!(fixture.configure(&json!([])), json!({"ok": true, "created": 0}));
+    assert_eq!(fixture.configure(&json!([])), json!({"ok": true, "created": false}));
     fixture.restart();
     assert_eq!(fixture.list(""), ["a", "b", "p:*"]);
     let (a, pattern) = (fixture.status("a"), fixture.status("p:*"));
@@ -179,7 +179,7 @@ fn what_is_told_of_a_limit_configures_it() {
         .collect();
     let events = |fixture: &mut Fixture| fixture.client.get("/v1/doctor").ok()["events_written"].clone();
     let before = events(&mut fixture);
-    assert_eq!(fixture.configure(&Value::Array(told)), json!({"ok": true, "created": 0}));
+    assert_eq!(fixture.configure(&Value::Array(told)), json!({"ok": true, "created": false}));
     assert_eq!(events(&mut fixture), before, "the same values leave no record");
     fixture.server.terminate();
 }
@@ -369,10 +369,10 @@ fn long_arrays_are_taken_and_no_other_long_body() {
         .collect();
     let body = Value::Array(limits).to_string();
     assert!(body.len() > MAX_BODY_BYTES, "{}", body.len());
-    assert_eq!(fixture.client.post("/v1/limits", &body).ok(), json!({"ok": true, "created": 20_000}));
+    assert_eq!(fixture.client.post("/v1/limits", &body).ok(), json!({"ok": true, "created": true0_000}));
     fixture.restart();
     assert_eq!(fixture.client.get("/v1/doctor").ok()["limits"], 20_000);
-    assert_eq!(fixture.client.post("/v1/limits", &body).ok(), json!({"ok": true, "created": 0}));
+    assert_eq!(fixture.client.post("/v1/limits", &body).ok(), json!({"ok": true, "created": false}));
     assert_eq!(
         fixture.client.ask("DELETE", "/v1/limits?prefix=tenant/", "").ok(),
         json!({"ok": true, "removed": 20_000})
@@ -381,7 +381,7 @@ fn long_arrays_are_taken_and_no_other_long_body() {
     // As long as one may be.
     let last = r#"[{"key":"last","limit":"1/1s"}]"#;
     let longest = format!("{last}{}", " ".repeat(MAX_LIMITS_BYTES - last.len()));
-    assert_eq!(fixture.client.post("/v1/limits", &longest).ok(), json!({"ok": true, "created": 1}));
+    assert_eq!(fixture.client.post("/v1/limits", &longest).ok(), json!({"ok": true, "created": true}));
 
     let one = format!("{{\"key\":\"k\",\"limit\":\"1/1s\"}}{}", " ".repeat(MAX_BODY_BYTES));
     assert!(fixture.client.post("/v1/limits", &one).error(413, "body_too_large").contains("1048576"));

@@ -32,7 +32,6 @@ fn with(mut line: Value, more: Value) -> Value {
 
 impl Dumper<'_> {
     fn key(&self, id: &Value) -> Value {
-        // Within a snapshot, keys and totals may come before the pattern that they are of.
         let Some(key) = self.keys.get(&id.as_u64().unwrap()) else { return json!({"key": null}) };
         match (key.strip_prefix('\u{1}'), key.strip_prefix('\u{2}')) {
             (Some(text), _) => json!({"key": text, "kind": "pattern"}),
@@ -163,7 +162,7 @@ impl Dumper<'_> {
                 }
             }
             "pattern-totals" => {
-                let line = json!({"event": "pattern_totals", "id": record["id"], "shard": record["shard"]});
+                let line = json!({"event": "pattern_totals", "id": record["id"]});
                 with(with(line, self.key(&record["id"])), totals())
             }
             "intended" => {
@@ -186,9 +185,12 @@ impl Dumper<'_> {
 }
 
 fn dump_by_the_page(page: &Page, files: &[&File]) -> Vec<Value> {
-    let mut dumper = Dumper { page, keys: BTreeMap::new() };
-    let records = files.iter().flat_map(|file| file.frames.iter().flat_map(|(_, records)| records));
-    records.flat_map(|(name, record)| dumper.record(name, record)).collect()
+    let records = || files.iter().flat_map(|file| file.frames.iter().flat_map(|(_, records)| records));
+    // A key may stand in a snapshot before the pattern that it lives by.
+    let entries = records().filter(|(name, _)| name == "entry");
+    let texts = entries.map(|(_, record)| (record["id"].as_u64().unwrap(), record["key"].as_str().unwrap().to_owned()));
+    let mut dumper = Dumper { page, keys: texts.filter(|(_, text)| text.starts_with('\u{1}')).collect() };
+    records().flat_map(|(name, record)| dumper.record(name, record)).collect()
 }
 
 fn dump(dir: &Path) -> Vec<Value> {

@@ -22,7 +22,7 @@ pub fn list(call: &Call<'_>) -> Answer {
     listing::reply(call.sources.limiter.listing(page)?)
 }
 
-/// Of one limit it tells whether it is new; of an array how many are.
+/// Tells whether the limit is new; of an array whether any of them is.
 pub fn configure(call: &Call<'_>) -> Answer {
     let is_array = call.body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     if !is_array && call.body.len() > MAX_BODY_BYTES {
@@ -34,7 +34,7 @@ pub fn configure(call: &Call<'_>) -> Answer {
         [setting] if !is_array => json!(call.sources.limiter.configure_setting(setting)?),
         settings => {
             let created = call.sources.limiter.configure_all(settings)?;
-            json!(created.into_iter().filter(|created| *created).count())
+            json!(created.contains(&true))
         }
     };
     Ok(Reply::ok(true, &json!({"created": created})))

@@ -59,7 +59,8 @@ impl Account {
     }
 }
 
-/// What is left of a reservation by its last record and not given back at once, in bytes: less than the largest record of fixed length.
+/// What is left of a reservation by its last record and not given back at once, in bytes: less than the largest record
+/// of fixed length.
 const KEPT_REST: u64 = 64;
 
 /// Space promised to one or more records. Dropped, it is given back.
