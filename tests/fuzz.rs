@@ -113,6 +113,7 @@ fn encoded(record: &Record<'_>, base: u64) -> Vec<u8> {
         Record::Entry(entry) => encode::encode_entry(&mut bytes, entry),
         Record::PatternTotals(totals) => encode::encode_pattern_totals(&mut bytes, totals),
         Record::End { limits, now } => encode::encode_end(&mut bytes, *limits, *now),
+        Record::Hold(_) | Record::Answer(_) => todo!(),
     }
     bytes
 }

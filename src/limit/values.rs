@@ -78,6 +78,7 @@ pub struct Limit {
     /// In canonical order; empty for `unlimited`.
     windows: Box<[Window]>,
     mode: Mode,
+    slots: Option<u64>,
 }
 
 impl Limit {
@@ -111,12 +112,20 @@ impl Limit {
                 pair[0].short()
             )));
         }
-        Ok(Limit { windows: windows.into_boxed_slice(), mode: Mode::Enforce })
+        Ok(Limit { windows: windows.into_boxed_slice(), mode: Mode::Enforce, slots: None })
+    }
+
+    /// So many units that may be held at once, 1 to 1 000 000.
+    ///
+    /// # Errors
+    /// `invalid_argument`, naming `slots`.
+    pub fn of_slots(_slots: u64) -> Result<Limit> {
+        todo!()
     }
 
     /// No limit: every check is allowed and counted.
     pub fn unlimited() -> Limit {
-        Limit { windows: Box::default(), mode: Mode::Enforce }
+        Limit { windows: Box::default(), mode: Mode::Enforce, slots: None }
     }
 
     /// The same in another mode. Nothing is ever denied under `unlimited`, whatever the mode.
@@ -137,13 +146,18 @@ impl Limit {
 
     /// Whether every check is allowed.
     pub fn is_unlimited(&self) -> bool {
-        self.windows.is_empty()
+        self.windows.is_empty() && self.slots.is_none()
+    }
+
+    /// Units that may be held at once; `None` for a limit of windows.
+    pub fn slots(&self) -> Option<u64> {
+        self.slots
     }
 }
 
 impl From<Window> for Limit {
     fn from(window: Window) -> Limit {
-        Limit { windows: Box::new([window]), mode: Mode::Enforce }
+        Limit { windows: Box::new([window]), mode: Mode::Enforce, slots: None }
     }
 }
 

@@ -9,7 +9,7 @@
 //! a decision is made and a record is queued; nothing there waits for the disk, for another thread that does, or for
 //! memory of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
 //!
-//! Each module may use only those after it in this list: `open`, `offline`, `list`, `limits`, `check`, `report`,
+//! Each module may use only those after it in this list: `open`, `offline`, `list`, `limits`, `holds`, `check`, `report`,
 //! `background`, `recovery`, `lookup`, `core`, `options`, `entry`, `registry`, `json`, `answers`. Each room below has a
 //! list of its own.
 
@@ -19,6 +19,8 @@ mod open;
 mod limits;
 
 mod check;
+
+mod holds;
 
 mod list;
 
@@ -37,7 +39,10 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
-pub use self::answers::{AllDecision, Compaction, Decision, Item, Lasting, Origin, Status, Totals};
+pub use self::answers::{
+    AllDecision, Compaction, Cost, Decision, Hold, HoldDecision, Item, Lasting, OpenHold, Origin, Settled, SettledItem,
+    SlotsInUse, Status, Totals,
+};
 pub use self::check::several::validate_items;
 pub use self::check::wait::NonBlocking;
 pub use self::core::Limiter;

@@ -148,6 +148,17 @@ impl Standing {
         }
     }
 
+    /// Gives back `units` that were spent at `held_at`, at `now`, to which it was advanced: see the module
+    /// `give_back`.
+    pub fn give_back(&mut self, _limit: &Limit, _held_at: Micros, _now: Micros, _units: u64) {
+        todo!()
+    }
+
+    /// Gives back up to `units` of what counts at `now`, to which it was advanced.
+    pub fn refund(&mut self, _limit: &Limit, _now: Micros, _units: u64) {
+        todo!()
+    }
+
     /// Takes new values at `at`: what was spent stays spent.
     pub fn reconfigure(&mut self, old: &Limit, new: &Limit, at: Micros, ends: &mut dyn Ends) {
         // The mode is no value that counts.

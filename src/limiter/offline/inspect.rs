@@ -228,6 +228,12 @@ impl Replay for Dumper<'_> {
                 return items.iter().try_for_each(|item| self.intended(at, (group, last), item));
             }
             Event::Done { group } => json!({"event": "done", "group": group}),
+            Event::Held { .. }
+            | Event::Settled { .. }
+            | Event::Renewed { .. }
+            | Event::Refunded { .. }
+            | Event::Kept { .. }
+            | Event::TablesMarker { .. } => todo!(),
         };
         self.tell(&line)
     }

@@ -254,6 +254,12 @@ impl Replay for Replayed<'_> {
             Event::Clock(_) => {}
             Event::Intended { group, last, items, .. } => self.intended(group, last, items),
             Event::Done { .. } => self.group = None,
+            Event::Held { .. }
+            | Event::Settled { .. }
+            | Event::Renewed { .. }
+            | Event::Refunded { .. }
+            | Event::Kept { .. }
+            | Event::TablesMarker { .. } => todo!(),
         }
         Ok(())
     }

@@ -89,6 +89,12 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Micros) {
             items.iter().for_each(|intent| put_intent(sink, intent));
         }
         Event::Done { group } => put(sink, tag::DONE, [*group]),
+        Event::Held { .. }
+        | Event::Settled { .. }
+        | Event::Renewed { .. }
+        | Event::Refunded { .. }
+        | Event::Kept { .. }
+        | Event::TablesMarker { .. } => todo!(),
     }
 }
 

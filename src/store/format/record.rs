@@ -88,6 +88,14 @@ pub mod tag {
     pub const END: u8 = 15;
     pub const INTENDED: u8 = 16;
     pub const DONE: u8 = 17;
+    pub const HELD: u8 = 18;
+    pub const SETTLED: u8 = 19;
+    pub const RENEWED: u8 = 20;
+    pub const REFUNDED: u8 = 21;
+    pub const KEPT: u8 = 22;
+    pub const TABLES_MARKER: u8 = 23;
+    pub const HOLD: u8 = 24;
+    pub const ANSWER: u8 = 25;
 }
 
 /// Where a key has its limit from.
@@ -147,6 +155,46 @@ pub struct Intent<'a> {
     pub key: &'a str,
 }
 
+/// One item of a hold, with the spend that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldItem<'a> {
+    pub spend: Spend<'a>,
+    /// Whether the cost is a number of slots: the limit was one of slots.
+    pub slots: bool,
+    pub key: &'a str,
+}
+
+/// Units that a settlement gives back to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Back {
+    pub id: u64,
+    pub units: u64,
+    /// The instant of the hold.
+    pub held_at: Micros,
+}
+
+/// A hold in a snapshot: an open one, or one that is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldEntry<'a> {
+    pub hold: u64,
+    pub at: Micros,
+    pub until: Micros,
+    /// When it was settled; it has costs then, one for each item.
+    pub ended: Option<Micros>,
+    pub costs: Vec<u64>,
+    /// Of each item: id, cost, whether these are slots, key.
+    pub items: Vec<(u64, u64, bool, &'a str)>,
+}
+
+/// An answer that is kept for a request that is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer<'a> {
+    pub key: [u8; 16],
+    pub request: [u8; 16],
+    pub at: Micros,
+    pub answer: &'a str,
+}
+
 /// Bit of a limit's flags: denials are told only.
 pub const SHADOW: u8 = 1;
 
@@ -189,6 +237,18 @@ pub enum Event<'a> {
     Intended { group: u64, last: bool, at: Micros, items: Vec<Intent<'a>> },
     /// All that was intended is done.
     Done { group: u64 },
+    /// A hold was allowed: its items are spent, or take slots until then.
+    Held { hold: u64, at: Micros, until: Micros, items: Vec<HeldItem<'a>> },
+    /// A hold was settled: `costs` has one for each item; what is more than was held is spent.
+    Settled { hold: u64, at: Micros, costs: Vec<u64>, back: Vec<Back>, more: Vec<Spend<'a>> },
+    /// A hold lasts until then.
+    Renewed { hold: u64, until: Micros },
+    /// Units were given back without a hold.
+    Refunded { id: u64, at: Micros, units: u64 },
+    /// The answer to a request with an idempotency key, and the event that it tells of.
+    Kept { answer: Answer<'a>, event: Box<Event<'a>> },
+    /// The snapshot of this number holds the tables of holds and kept answers as they were here.
+    TablesMarker { snapshot: u64 },
 }
 
 impl Event<'_> {
@@ -205,9 +265,13 @@ impl Event<'_> {
             | Event::SpentMore { at, .. }
             | Event::Reset { at, .. }
             | Event::Intended { at, .. }
+            | Event::Held { at, .. }
+            | Event::Settled { at, .. }
+            | Event::Refunded { at, .. }
             | Event::Clock(Reading { at, .. }) => Some(*at),
             Event::Denied { last, .. } => *last,
-            Event::Marker { .. } | Event::Done { .. } => None,
+            Event::Kept { event, .. } => event.at(),
+            Event::Marker { .. } | Event::Done { .. } | Event::Renewed { .. } | Event::TablesMarker { .. } => None,
         }
     }
 }
@@ -258,6 +322,10 @@ pub enum Record<'a> {
     Entry(Box<Entry<'a>>),
     /// The totals of a pattern's keys, in a snapshot.
     PatternTotals(PatternTotals),
+    /// A hold in a snapshot.
+    Hold(HoldEntry<'a>),
+    /// An answer that is kept, in a snapshot.
+    Answer(Answer<'a>),
     /// The end of a snapshot.
     End { limits: u64, now: Micros },
 }
