@@ -113,7 +113,8 @@ fn encoded(record: &Record<'_>, base: u64) -> Vec<u8> {
         Record::Entry(entry) => encode::encode_entry(&mut bytes, entry),
         Record::PatternTotals(totals) => encode::encode_pattern_totals(&mut bytes, totals),
         Record::End { limits, now } => encode::encode_end(&mut bytes, *limits, *now),
-        Record::Hold(_) | Record::Answer(_) => todo!(),
+        Record::Hold(hold) => encode::encode_hold(&mut bytes, hold),
+        Record::Answer(answer) => encode::encode_answer(&mut bytes, answer),
     }
     bytes
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{Entry, Event, PatternTotals, Source};
+use super::record::{Answer, Entry, Event, HoldEntry, PatternTotals, Source};
 use super::*;
 use crate::clock::{Clock, Micros, Reading};
 use crate::error::Kind;
@@ -21,6 +21,8 @@ struct Seen {
     readings: Vec<Reading>,
     entries: Vec<String>,
     totals: Vec<PatternTotals>,
+    holds: Vec<String>,
+    answers: Vec<String>,
     events: usize,
 }
 
@@ -32,6 +34,14 @@ impl Replay for Seen {
     }
     fn pattern_totals(&mut self, totals: PatternTotals) -> std::result::Result<(), String> {
         self.totals.push(totals);
+        Ok(())
+    }
+    fn hold(&mut self, hold: HoldEntry<'_>) -> std::result::Result<(), String> {
+        self.holds.push(format!("{hold:?}"));
+        Ok(())
+    }
+    fn answer(&mut self, answer: Answer<'_>) -> std::result::Result<(), String> {
+        self.answers.push(format!("{answer:?}"));
         Ok(())
     }
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String> {

@@ -1,6 +1,9 @@
 //! Encoding of records, by the tables of `record.rs`.
 
-use super::record::{Born, Entry, Event, Intent, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED, tag};
+use super::record::{
+    Answer, Born, Entry, Event, HeldItem, HoldEntry, Intent, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED,
+    tag,
+};
 use crate::clock::{Micros, Reading};
 use crate::limit::{CeilingParts, Limit, Mode, Period, StateParts, Window};
 
@@ -89,13 +92,44 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Micros) {
             items.iter().for_each(|intent| put_intent(sink, intent));
         }
         Event::Done { group } => put(sink, tag::DONE, [*group]),
-        Event::Held { .. }
-        | Event::Settled { .. }
-        | Event::Renewed { .. }
-        | Event::Refunded { .. }
-        | Event::Kept { .. }
-        | Event::TablesMarker { .. } => todo!(),
+        Event::Held { hold, at, until, items } => {
+            put(sink, tag::HELD, [*hold, since(at), *until, items.len() as u64]);
+            items.iter().for_each(|item| put_held(sink, item));
+        }
+        Event::Settled { hold, at, costs, back, more } => {
+            put(sink, tag::SETTLED, [*hold, since(at)]);
+            put_costs(sink, costs);
+            number(sink, back.len() as u64);
+            back.iter().for_each(|back| numbers(sink, [back.id, back.units, back.held_at]));
+            number(sink, more.len() as u64);
+            more.iter().for_each(|spend| put_spend(sink, spend));
+        }
+        Event::Renewed { hold, until } => put(sink, tag::RENEWED, [*hold, *until]),
+        Event::Refunded { id, at, units } => put(sink, tag::REFUNDED, [*id, since(at), *units]),
+        Event::Kept { answer, event } => {
+            put_answer(sink, tag::KEPT, answer, base);
+            encode_event(sink, event, base);
+        }
+        Event::TablesMarker { snapshot } => put(sink, tag::TABLES_MARKER, [*snapshot]),
     }
+}
+
+/// Encodes a hold of a snapshot.
+pub fn encode_hold(sink: &mut impl Sink, entry: &HoldEntry<'_>) {
+    put(sink, tag::HOLD, [entry.hold, entry.at, entry.until]);
+    put_maybe(sink, entry.ended.as_ref(), |sink, ended| number(sink, *ended));
+    put_costs(sink, &entry.costs);
+    number(sink, entry.items.len() as u64);
+    for (id, cost, slots, key) in &entry.items {
+        numbers(sink, [*id, *cost]);
+        sink.put(&[u8::from(*slots)]);
+        put_text(sink, key);
+    }
+}
+
+/// Encodes an answer of a snapshot.
+pub fn encode_answer(sink: &mut impl Sink, answer: &Answer<'_>) {
+    put_answer(sink, tag::ANSWER, answer, 0);
 }
 
 /// Encodes a limit of a snapshot.
@@ -252,4 +286,23 @@ fn put_spend(sink: &mut impl Sink, spend: &Spend<'_>) {
         put_limit(sink, &made.limit);
     }
     put_ends(sink, &spend.ends);
+}
+
+fn put_held(sink: &mut impl Sink, item: &HeldItem<'_>) {
+    put_spend(sink, &item.spend);
+    sink.put(&[u8::from(item.slots)]);
+    put_text(sink, item.key);
+}
+
+fn put_costs(sink: &mut impl Sink, costs: &[u64]) {
+    number(sink, costs.len() as u64);
+    costs.iter().for_each(|cost| number(sink, *cost));
+}
+
+fn put_answer(sink: &mut impl Sink, tag: u8, answer: &Answer<'_>, base: Micros) {
+    sink.put(&[tag]);
+    sink.put(&answer.key);
+    sink.put(&answer.request);
+    number(sink, answer.at.saturating_sub(base));
+    put_text(sink, answer.answer);
 }

@@ -8,7 +8,8 @@
 //! request, 2 overflow, else the id of a pattern plus 3; *period* is an *n*, in milliseconds: if it is 0, unit byte,
 //! zone text and anchor byte follow; *window* is algorithm byte, rate n, capacity n, period period; *limit* is flags
 //! byte (bit 0 shadow, bit 1 unlimited), windows list(window); *born* is shard byte, source source, limit limit, key
-//! text; *move* is at n, source source, lifts byte, limit limit.
+//! text; *move* is at n, source source, lifts byte, limit limit; *spend* is id n, cost n, born maybe(born), moves
+//! list(move), ends list(n); *record* is a tag and its fields.
 //!
 //! | tag | record | fields |
 //! |----:|--------|--------|
@@ -19,7 +20,7 @@
 //! | 5 | became | id n, at n, source source, limit limit, ends list(n) |
 //! | 6 | spent | id n, cost n, at instant |
 //! | 7 | spent-all | at instant, items list(id n, cost n) |
-//! | 8 | spent-more | at instant, items list(id n, cost n, born maybe(born), moves list(move), ends list(n)) |
+//! | 8 | spent-more | at instant, items list(spend) |
 //! | 9 | denied | id n, total n, cost n, last time |
 //! | 10 | reset | id n, at instant |
 //! | 11 | marker | snapshot n, shard byte |
@@ -29,8 +30,23 @@
 //! | 15 | end | limits n, now n |
 //! | 16 | intended | group n, last byte, at instant, items list(limit maybe(limit), max-keys maybe(n), until maybe(n), key text) |
 //! | 17 | done | group n |
+//! | 18 | held | hold n, at instant, until n, items list(spend spend, slots byte, key text) |
+//! | 19 | settled | hold n, at instant, costs list(n), back list(id n, units n, held-at n), more list(spend) |
+//! | 20 | renewed | hold n, until n |
+//! | 21 | refunded | id n, at instant, units n |
+//! | 22 | kept | key uuid, request uuid, at instant, answer text, event record |
+//! | 23 | tables-marker | snapshot n |
+//! | 24 | hold | hold n, at n, until n, ended maybe(n), costs list(n), items list(id n, cost n, slots byte, key text) |
+//! | 25 | answer | key uuid, request uuid, at n, answer text |
 //!
-//! 13 to 15 are only in snapshots. The *states* of an entry are one state for each window of its limit, or of its
+//! 13 to 15, 24 and 25 are only in snapshots, with a record of the clock. Of 13, 14, 24 and 25 each stands by itself, so
+//! their order does not matter: a hold may come before the entries of its items, whose ids may be of keys that are gone.
+//! The end comes last.
+//!
+//! *kept* is one record, with one sequence number. The record inside it is one that spends or gives back
+//! ([`may_be_kept`]); it has the base of the same frame. The number of a hold is at most [`MAX_COUNTER`], as an instant.
+//!
+//! The *states* of an entry are one state for each window of its limit, or of its
 //! overlay's while it has one. The *state* of a window depends on its algorithm; instants in it are microseconds since
 //! the epoch, but for those after the first of a log, which count from the one before:
 //!
@@ -68,6 +84,12 @@ pub const MAX_COUNTER: u64 = 1 << 62;
 /// begins with a control character, which a key never has; a key has
 /// [`MAX_KEY_BYTES`](crate::bounds::MAX_KEY_BYTES) at most.
 pub const MAX_TEXT: usize = 1024;
+
+/// Whether the record with this tag may stand in one that keeps its answer.
+pub fn may_be_kept(tag: u8) -> bool {
+    use tag::{HELD, REFUNDED, SETTLED, SPENT, SPENT_ALL, SPENT_MORE};
+    [SPENT, SPENT_ALL, SPENT_MORE, HELD, SETTLED, REFUNDED].contains(&tag)
+}
 
 /// The tags.
 pub mod tag {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::found::Recovered;
 use crate::clock::{Clock, Micros};
 use crate::limit::{Ends, Parts, Period, StateParts, Window};
-use crate::store::format::record::Entry;
+use crate::store::format::record::{Answer, Entry, HoldEntry};
 
 /// What an operator is told of a log that is so far ahead of the system clock ([`Clock::ahead`]): one sentence, without
 /// its full stop.
@@ -78,6 +78,19 @@ impl Rewind {
         for time in times.iter_mut().chain([configured]).flatten() {
             *time = self.instant(*time);
         }
+    }
+
+    /// Moves all instants of a hold: it lasts as long as it would have.
+    pub fn hold(&self, hold: &mut HoldEntry<'_>) {
+        let HoldEntry { at, until, ended, .. } = hold;
+        for time in [at, until].into_iter().chain(ended) {
+            *time = self.instant(*time);
+        }
+    }
+
+    /// Moves the instant of an answer: it is kept as long as it would have been.
+    pub fn answer(&self, answer: &mut Answer<'_>) {
+        answer.at = self.instant(answer.at);
     }
 
     /// Moves all instants of what was counted under a limit of these windows.
@@ -213,5 +226,28 @@ mod tests {
             ..entry
         };
         assert_eq!(same, before, "nothing else is changed");
+    }
+
+    #[test]
+    fn the_instants_of_holds_and_answers_are_moved() {
+        let back = 400 * DAY;
+        let rewind = Rewind { from: TODAY + back, to: TODAY };
+        let hold = |back, ended: Option<Micros>| HoldEntry {
+            hold: 7,
+            at: TODAY + back - HOUR,
+            until: TODAY + back + HOUR,
+            ended: ended.map(|at| at + back),
+            costs: if ended.is_some() { vec![3] } else { vec![] },
+            items: vec![(1, 4, false, "k")],
+        };
+        for ended in [None, Some(TODAY - 5)] {
+            let mut moved = hold(back, ended);
+            rewind.hold(&mut moved);
+            assert_eq!(moved, hold(0, ended));
+        }
+        let answer = |at| Answer { key: [1; 16], request: [2; 16], at, answer: "{}" };
+        let mut moved = answer(TODAY + back - 9);
+        rewind.answer(&mut moved);
+        assert_eq!(moved, answer(TODAY - 9));
     }
 }
