@@ -382,6 +382,78 @@ fn the_program_reads_what_the_page_says() {
     assert_eq!(status["reset_at"], rfc3339(now + year * 1000).to_string());
 }
 
+#[test]
+fn the_program_reads_the_holds_that_the_page_says() {
+    let page = Page::read();
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path();
+    let now = 4_000_000_000_000_000_u64;
+    let later = now + 60_000_000;
+    let entry = |id: u64, key: &str| {
+        let state = json!({"whole": 20, "part": 0, "at": now, "fast": null});
+        json!({"id": id, "shard": id, "source": 0, "states": [state], "limit": limit(0, 20, 60_000, 20), "max-keys": null,
+            "overlay": null, "resting": [], "ceiling": null, "configured": now, "key": key, "allowed": 0, "denied": 0,
+            "allowed-cost": 0, "denied-cost": 0, "last-allowed": null, "last-denied": null, "last-reset": null})
+    };
+    let item = |cost: u64| json!({"id": 1, "cost": cost, "slots": 0, "key": "a"});
+    let uuid = |byte: u8| Value::from(vec![byte; 16]);
+    let frame = vec![
+        ("hold", json!({"hold": 3, "at": now, "until": later, "ended": null, "costs": [], "items": [item(4)]})),
+        ("hold", json!({"hold": 4, "at": now, "until": later, "ended": now, "costs": [5], "items": [item(6)]})),
+        ("answer", json!({"key": uuid(1), "request": uuid(2), "at": now, "answer": "secret"})),
+        ("entry", entry(1, "a")),
+        ("entry", entry(2, "b")),
+        ("end", json!({"limits": 2, "now": now})),
+    ];
+    std::fs::write(dir.join("0000000007.snapshot"), write(&page, b"FLINTSNP", 7, 1, 2, &[frame])).unwrap();
+    let spend = |id: u64, cost: u64| json!({"id": id, "cost": cost, "born": null, "moves": [], "ends": []});
+    let held = json!({"hold": 5, "at": now, "until": later, "items": [
+        {"spend": spend(1, 7), "slots": 0, "key": "a"}, {"spend": spend(2, 1), "slots": 1, "key": "b"}]});
+    let kept = json!({"key": uuid(3), "request": uuid(4), "at": now, "answer": "secret", "event": ["held", held]});
+    let log = vec![
+        ("kept", kept),
+        ("renewed", json!({"hold": 5, "until": later + 1_000_000})),
+        (
+            "settled",
+            json!({"hold": 5, "at": now, "costs": [2, 1], "back": [{"id": 1, "units": 5, "held-at": now}], "more": []}),
+        ),
+        ("settled", json!({"hold": 3, "at": now, "costs": [9], "back": [], "more": [spend(1, 5)]})),
+        ("refunded", json!({"id": 1, "at": now, "units": 1})),
+        ("tables-marker", json!({"snapshot": 6})),
+    ];
+    std::fs::write(dir.join("0000000007.aof"), write(&page, b"FLINTAOF", 7, 0, 1000, &[log])).unwrap();
+    let verify = flint(dir, &["log", "verify", "--json"]).json();
+    assert_eq!((&verify["events"], &verify["torn"]), (&6.into(), &Value::Null), "{verify}");
+    let dump = flint(dir, &["log", "dump"]);
+    assert!(!dump.out.contains("secret"), "{}", dump.out);
+    let lines: Vec<Value> = dump.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (at, until, renewed) =
+        (rfc3339(now).to_string(), rfc3339(later).to_string(), rfc3339(later + 1_000_000).to_string());
+    let item = |id: u64, key: &str, cost: u64| json!({"id": id, "key": key, "cost": cost});
+    let slots = json!({"id": 2, "key": "b", "cost": 1, "slots": true});
+    let expected = [
+        json!({"event": "hold", "hold": 3, "at": at, "until": until, "items": [item(1, "a", 4)]}),
+        json!({"event": "hold", "hold": 4, "at": at, "until": until, "ended": at,
+            "items": [{"id": 1, "key": "a", "cost": 6, "settled": 5}]}),
+        json!({"event": "answer", "at": at}),
+        json!({"event": "held", "hold": 5, "at": at, "until": until, "kept": true, "items": [item(1, "a", 7), slots]}),
+        json!({"event": "renewed", "hold": 5, "until": renewed, "items": [{"id": 1, "key": "a"}, {"id": 2, "key": "b"}]}),
+        json!({"event": "settled", "hold": 5, "at": at, "items": [item(1, "a", 2), item(2, "b", 1)],
+            "back": [{"id": 1, "key": "a", "units": 5, "held_at": at}]}),
+        json!({"event": "settled", "hold": 3, "at": at, "items": [item(1, "a", 9)], "more": [item(1, "a", 5)]}),
+        json!({"event": "refunded", "id": 1, "key": "a", "at": at, "units": 1}),
+        json!({"event": "tables_marker", "snapshot": 6}),
+    ];
+    let others = ["snapshot", "entry", "clock"];
+    let told: Vec<&Value> = lines.iter().filter(|line| !others.iter().any(|other| line["event"] == *other)).collect();
+    assert_eq!(told, expected.iter().collect::<Vec<_>>());
+    let history = flint(dir, &["limit", "history", "b", "--json"]);
+    for event in ["held", "renewed", "settled"] {
+        assert!(history.out.contains(&format!("\"event\":\"{event}\"")), "{}", history.out);
+    }
+    assert!(!history.out.contains("refunded"), "{}", history.out);
+}
+
 /// A limit of one window.
 fn limit(algorithm: u64, rate: u64, period: u64, capacity: u64) -> Value {
     json!({"flags": 0, "windows": [{"algorithm": algorithm, "rate": rate, "capacity": capacity, "period": period}]})

@@ -180,8 +180,7 @@ impl Dumper<'_> {
         self.tell(&line)
     }
 
-    /// Of a hold that was settled before, and has its rate items corrected again, or whose beginning is lost, the
-    /// items are not known.
+    /// Without items where the beginning of the hold is not there.
     fn settled(&mut self, hold: u64, at: Micros, costs: &[u64], back: &[Back], more: &[Spend<'_>]) -> Read {
         more.iter().try_for_each(|spend| self.before_spend(at, spend))?;
         let items = self.holds.remove(&hold).unwrap_or_default();
