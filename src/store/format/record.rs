@@ -39,12 +39,12 @@
 //! | 24 | hold | hold n, at n, until n, ended maybe(n), costs list(n), items list(id n, cost n, slots byte, key text) |
 //! | 25 | answer | key uuid, request uuid, at n, answer text |
 //!
-//! 13 to 15, 24 and 25 are only in snapshots, with a record of the clock. Of 13, 14, 24 and 25 each stands by itself, so
-//! their order does not matter: a hold may come before the entries of its items, whose ids may be of keys that are gone.
-//! The end comes last.
+//! 13 to 15, 24 and 25 are only in snapshots, with a record of the clock. Of 13, 14, 24 and 25 each stands by itself,
+//! so their order does not matter: a hold may come before the entries of its items, whose ids may be of keys that are
+//! gone. The end comes last.
 //!
 //! *kept* is one record, with one sequence number. The record inside it is one that spends or gives back
-//! ([`may_be_kept`]); it has the base of the same frame. The number of a hold is at most [`MAX_COUNTER`], as an instant.
+//! ([`may_be_kept`]); its instants count from the same base. The number of a hold is at most [`MAX_COUNTER`].
 //!
 //! The *states* of an entry are one state for each window of its limit, or of its
 //! overlay's while it has one. The *state* of a window depends on its algorithm; instants in it are microseconds since
