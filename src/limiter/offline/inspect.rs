@@ -77,8 +77,8 @@ fn look(dir: &Path, replay: &mut dyn Replay) -> Result<Recovered> {
 }
 
 /// Hands the events of one key to `each`, as JSON objects; also of a key that lives by a pattern or request, of a
-/// pattern by its text, and of holds with an item of the key. Events before the last compaction are not known any more: the
-/// snapshot has their sum.
+/// pattern by its text, and of holds with an item of the key. Events before the last compaction are not known any more:
+/// the snapshot has their sum.
 ///
 /// # Errors
 /// As for opening the directory to look at it.
