@@ -119,8 +119,8 @@ impl Limit {
     ///
     /// # Errors
     /// `invalid_argument`, naming `slots`.
-    pub fn of_slots(_slots: u64) -> Result<Limit> {
-        todo!()
+    pub fn of_slots(slots: u64) -> Result<Limit> {
+        Ok(Limit { slots: Some(slots), ..Limit::unlimited() })
     }
 
     /// No limit: every check is allowed and counted.

@@ -258,6 +258,27 @@ impl Core {
         served
     }
 
+    /// How an entry is served that is there, overflow limits too, if something is due for it.
+    pub fn due(&self, entry: &Entry, now: Micros, version: u32) -> Option<Served> {
+        let served = match entry.overflow_text() {
+            None => self.served(Some(entry), &entry.key, Brought::AsItStands, now, version).ok()?,
+            Some(text) => {
+                let row = self.registry.known().get(text).cloned()?;
+                let served = Served { source: Source::Overflow, ..Served::by(&row, version) };
+                let (limit, edited_at) = (Arc::clone(&served.limit), row.edited_at);
+                let hash = 0;
+                self.served_overflow(Some(entry), &Overflow { key: String::new(), hash, limit, edited_at, served })
+            }
+        };
+        (!served.changes.is_empty()).then_some(served)
+    }
+
+    /// The same, where nothing is due.
+    pub fn undue(&self, entry: &Entry, version: u32) -> Served {
+        let (source, limit) = (entry.source(), Arc::clone(&entry.limit));
+        Served { changes: Vec::new(), source, limit, pattern: None, ends: None, version }
+    }
+
     /// Takes room for a key that is to be born, after a sweep if there is none. Whether there was some.
     pub fn take_room(&self, table: &mut Table, served: &Served, now: Micros) -> Result<bool> {
         let take = || match (&served.pattern, served.source) {
@@ -436,9 +457,9 @@ impl Core {
         own.standing.is_untouched(&own.limit, now)
     }
 
-    /// Whether nothing that was spent of a key still counts, and nothing lies over its values.
+    /// Whether nothing that was spent of a key still counts, no hold of it is open, and nothing lies over its values.
     pub fn is_untouched(&self, entry: &mut Entry, now: Micros, version: u32) -> bool {
-        if entry.overlay().is_some_and(|overlay| overlay.until > now) {
+        if entry.overlay().is_some_and(|overlay| overlay.until > now) || entry.held_until() > now {
             return false;
         }
         if entry.overflow_text().is_none() && !is_plain(entry, version, Brought::AsItStands) {

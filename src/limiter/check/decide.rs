@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::slots::refuse_slots;
 use super::wait::Wait;
 use crate::bounds::MAX_WINDOWS;
 use crate::clock::Micros;
@@ -177,6 +178,7 @@ impl Core {
         let mut ends = Live::default();
         let mut to = changed(entry, served, &mut ends);
         let limit = Arc::clone(to.in_force());
+        refuse_slots(ask.key, &limit)?;
         validate_cost(ask.key, &limit, ask.cost)?;
         to.standing.advance(&limit, now);
         let verdict = to.standing.quote(&limit, now, ask.cost, &mut Live::default());
@@ -236,17 +238,21 @@ impl Core {
             counts.decisions.1 += 1;
             return Ok(Step::Done(None));
         }
-        // Under `unlimited` nothing is spent that a restart could forget.
-        let wait = if limit.is_unlimited() { &Wait::Not } else { wait };
+        let mut wait = *wait;
+        if limit.windows().is_empty() {
+            refuse_slots(ask.key, &limit)?;
+            // Under `unlimited` nothing is spent that a restart could forget.
+            wait = &Wait::Not;
+        }
         if asks_for_ends(&limit) && !room.grow(self, MAX_FIXED + MAX_ENDS)? {
             return Ok(Step::Grow(MAX_FIXED + MAX_ENDS));
         }
         let mut ends = Live::default();
         // What a spend may forget must be in the log before it.
-        if entry.has_pending_denials() && entry.would_forget(&limit) {
+        if entry.has_pending_denials() && entry.would_forget(&limit, now) {
             self.settle_denials(entry);
         }
-        entry.forget_if_untouched(&limit);
+        entry.forget_if_untouched(&limit, now);
         entry.standing.spend(&limit, now, ask.cost, &mut ends);
         entry.count_allowed(now, ask.cost);
         let (id, cost) = (entry.id(), ask.cost);
@@ -274,6 +280,7 @@ impl Core {
         let now = pass.now;
         let Pass { room, wait, out, .. } = pass;
         let limit = &served.limit;
+        refuse_slots(ask.key, limit)?;
         validate_cost(ask.key, limit, ask.cost)?;
         let verdict = fresh(limit, now).quote(limit, now, ask.cost, &mut Live::default());
         let decision = out.insert(Decision::new(verdict, Arc::clone(limit), ask.cost, now));

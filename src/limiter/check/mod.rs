@@ -1,10 +1,11 @@
 //! Checks.
 //!
-//! Each module may use only those after it in this list: `several`, `all`, `many`, `progress`, `decide`, `wait`.
+//! Each module may use only those after it in this list: `several`, `all`, `many`, `progress`, `decide`, `slots`, `wait`.
 
-mod all;
-mod decide;
+pub mod all;
+pub mod decide;
 mod many;
-mod progress;
+pub mod progress;
 pub mod several;
+pub mod slots;
 pub mod wait;

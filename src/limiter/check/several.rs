@@ -7,6 +7,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::all::Purpose;
 use super::decide::{Ask, Pass, Room, Step};
 use super::wait::{NonBlocking, Wait};
 use crate::bounds::MAX_ITEMS;
@@ -113,7 +114,7 @@ impl Limiter {
         validate_items(items)?;
         let asks: Vec<Ask<'_>> = items.iter().map(|item| core.ask(item)).collect();
         let wait = Wait::by(core.sync, non_blocking);
-        let answer = core.check_all(&asks, &wait, non_blocking)?;
+        let (answer, _) = core.check_all(&asks, (Purpose::Spend, 0), &wait, non_blocking)?;
         core.count_overflows(&answer.results);
         if answer.allowed && answer.results.iter().any(Decision::must_be_waited_for) {
             core.finish(&wait)?;
@@ -166,14 +167,14 @@ impl Limiter {
 
 impl Decision {
     /// Whether something was spent that a restart must not forget. Under `unlimited` there is nothing to forget.
-    pub(super) fn must_be_waited_for(&self) -> bool {
+    pub(in crate::limiter) fn must_be_waited_for(&self) -> bool {
         self.is_spent() && !self.limit.is_unlimited()
     }
 }
 
 impl Core {
     /// Counts the decisions that overflow limits made: few, so that one count for all threads costs nothing.
-    fn count_overflows<'a>(&self, decisions: impl IntoIterator<Item = &'a Decision>) {
+    pub fn count_overflows<'a>(&self, decisions: impl IntoIterator<Item = &'a Decision>) {
         let overflowed = decisions.into_iter().filter(|decision| decision.overflow).count() as u64;
         if overflowed > 0 {
             self.registry.overflowed.fetch_add(overflowed, Ordering::Relaxed);

@@ -84,6 +84,8 @@ struct More {
     configured: u64,
     /// Of a pattern, where it was said.
     max_keys: Option<u64>,
+    /// When the last hold of it runs out that was not settled. It follows from the table of holds.
+    held_until: Micros,
 }
 
 impl Entry {
@@ -248,12 +250,12 @@ impl Entry {
         if self.id_and_flags & OVERLAID != 0 {
             let limit = Arc::clone(self.in_force());
             self.standing.advance(&limit, now);
-            self.forget_if_untouched(&limit);
+            self.forget_if_untouched(&limit, now);
             self.standing.spend(&limit, now, cost, ends);
         } else {
             // As above, without counting those that hold the values: most of a replay is this.
             self.standing.advance(&self.limit, now);
-            if self.would_forget(&self.limit) {
+            if self.would_forget(&self.limit, now) {
                 self.forget();
             }
             self.standing.spend(&self.limit, now, cost, ends);
@@ -263,8 +265,8 @@ impl Entry {
 
     /// Keys that come and go have the totals of a new key when nothing that was spent counts any more: whether they
     /// were swept meanwhile makes no difference. To be called before a spend, with the standing advanced to `now`.
-    pub fn forget_if_untouched(&mut self, limit: &Limit) {
-        if self.would_forget(limit) {
+    pub fn forget_if_untouched(&mut self, limit: &Limit, now: Micros) {
+        if self.would_forget(limit, now) {
             self.forget();
         }
     }
@@ -277,10 +279,24 @@ impl Entry {
     }
 
     /// Whether [`Entry::forget_if_untouched`] would forget something.
-    pub fn would_forget(&self, limit: &Limit) -> bool {
+    pub fn would_forget(&self, limit: &Limit, now: Micros) -> bool {
         let has_any = self.allowed > 0 || self.more.is_some();
-        // The instant is that to which it was advanced.
-        self.source() != Source::Exact && has_any && self.standing.is_untouched(limit, 0)
+        self.source() != Source::Exact
+            && has_any
+            && self.standing.is_untouched(limit, now)
+            && self.held_until() <= now
+    }
+
+    /// When the last hold of it runs out that was not settled: until then it is not untouched.
+    pub fn held_until(&self) -> Micros {
+        self.more.as_ref().map_or(0, |more| more.held_until)
+    }
+
+    /// Notes when the last hold of it runs out.
+    pub fn set_held_until(&mut self, until: Micros) {
+        if self.held_until() != until {
+            self.more().held_until = until;
+        }
     }
 
     /// Counts an allowed check whose cost was spent.
@@ -307,6 +323,20 @@ impl Entry {
         new
     }
 
+    /// Gives back units that were held at an instant.
+    pub fn give_back(&mut self, held_at: Micros, now: Micros, units: u64) {
+        let limit = Arc::clone(self.in_force());
+        self.standing.advance(&limit, now);
+        self.standing.give_back(&limit, held_at, now, units);
+    }
+
+    /// Gives back units.
+    pub fn refund(&mut self, now: Micros, units: u64) {
+        let limit = Arc::clone(self.in_force());
+        self.standing.advance(&limit, now);
+        self.standing.refund(&limit, now, units);
+    }
+
     /// Gives back all that was spent; the totals stay. An overlay that has ended is lifted.
     pub fn reset(&mut self, now: Micros) {
         if self.overlay().is_some_and(|overlay| overlay.until <= now) {
@@ -328,7 +358,7 @@ impl Entry {
         let old = Arc::clone(self.in_force());
         if self.source() != Source::Exact {
             self.standing.advance(&old, at);
-            self.forget_if_untouched(&old);
+            self.forget_if_untouched(&old, at);
         }
         old
     }
@@ -460,7 +490,7 @@ impl Entry {
         if any || overlay.is_some() || record.max_keys.is_some() {
             let flag = if overlay.is_some() { OVERLAID } else { 0 };
             let max_keys = record.max_keys;
-            let more = More { denied, denied_cost, last_denied, last_reset, overlay, configured, max_keys };
+            let more = More { denied, denied_cost, last_denied, last_reset, overlay, configured, max_keys, held_until: 0 };
             entry.id_and_flags |= flag;
             entry.more = Some(Box::new(more));
         }

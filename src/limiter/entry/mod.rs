@@ -12,3 +12,4 @@ pub use self::chunks::Chunks;
 pub use self::key::{Change, Entry, Source};
 pub use self::shares::{Counts, Shares};
 pub use self::table::{Swept, Table};
+pub use self::text::Text;
