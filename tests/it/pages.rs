@@ -65,6 +65,10 @@ impl Dumper<'_> {
 
     fn limit(&self, limit: &Value) -> Value {
         let flags = limit["flags"].as_u64().unwrap();
+        if let Some(slots) = limit["slots"].as_u64() {
+            let line = json!({"slots": slots});
+            return if flags & 1 != 0 { with(line, json!({"mode": "shadow"})) } else { line };
+        }
         let windows: Vec<Value> = limit["windows"].as_array().unwrap().iter().map(|one| self.window(one)).collect();
         let line = match windows.as_slice() {
             [] => json!({"unlimited": true}),

@@ -293,11 +293,11 @@ impl Core {
             let items = born_now.iter().zip(&left[some.clone()]).map(|(entry, draft)| born(entry, &draft.served, 0));
             let event = Event::SpentMore { at: now, items: items.collect() };
             let bytes = encoded_len(&event);
-            if !room.grow(self, bytes)? {
+            if !room.grow_before(self, bytes)? {
                 left.iter().for_each(|draft| self.give_room_of(&draft.served));
                 return Ok(Attempt::Grow(bytes));
             }
-            room.append(self, &event, bytes, &Wait::Not)?;
+            room.append_before(self, &event)?;
             drop(event);
             for (entry, draft) in born_now.into_iter().zip(left.drain(some)) {
                 self.put(table(tables, draft.hash)?, draft.hash, *entry, &draft.served);

@@ -62,6 +62,23 @@ impl<'a> Room<'a> {
         Ok(self.longer.is_some())
     }
 
+    /// Makes sure of room for a record that comes before the one that there is room for, without waiting. Whether there
+    /// is some.
+    pub fn grow_before(&mut self, core: &'a Core, bytes: usize) -> Result<bool> {
+        if self.longer.as_ref().is_none_or(|(_, most)| bytes > *most) {
+            self.longer = core.log()?.reserve_now(1, bytes)?.map(|reservation| (reservation, bytes));
+        }
+        Ok(self.longer.is_some())
+    }
+
+    /// Queues a record for which [`Room::grow_before`] made room.
+    pub fn append_before(&mut self, core: &Core, event: &Event<'_>) -> Result<()> {
+        if let Some((mut longer, _)) = self.longer.take() {
+            core.log()?.append(&mut longer, event, None);
+        }
+        Ok(())
+    }
+
     /// Queues a record for which there is room.
     pub fn append(&mut self, core: &Core, event: &Event<'_>, bytes: usize, wait: &Wait<'_>) -> Result<()> {
         let log = core.log()?;

@@ -395,6 +395,7 @@ fn with_window(line: Value, window: &Window) -> Value {
 
 fn with_limit(line: Value, limit: &Limit) -> Value {
     let line = match limit.windows() {
+        [] if limit.slots().is_some() => with(line, "slots", limit.slots()),
         [] => with(line, "unlimited", true),
         [only] => with_window(line, only),
         several => {

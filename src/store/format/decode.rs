@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::record::{
     Answer, Back, Born, Entry, Event, HeldItem, HoldEntry, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay,
-    PatternTotals, Record, SHADOW, Source, Spend, UNITS, UNLIMITED, may_be_kept, tag,
+    PatternTotals, Record, SHADOW, SLOTS, Source, Spend, UNITS, UNLIMITED, may_be_kept, tag,
 };
 use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_RECORD_BYTES, MAX_RESTING, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
@@ -352,9 +352,16 @@ impl<'a> Decoder<'a> {
         }
         let whole = self.rest;
         let flags = self.byte()?;
-        let windows = self.list(MAX_WINDOWS as u64, 4, Self::window)?;
+        let slots = if flags & SLOTS != 0 { Some(self.number()?) } else { None };
+        let windows = match slots {
+            Some(_) => Vec::new(),
+            None => self.list(MAX_WINDOWS as u64, 4, Self::window)?,
+        };
         let limit = match (flags & UNLIMITED != 0, windows.is_empty()) {
-            (true, true) => Limit::unlimited(),
+            (false, true) if slots.is_some() => {
+                Limit::of_slots(slots.unwrap_or_default()).map_err(|_| "slots out of range")?
+            }
+            (true, true) if slots.is_none() => Limit::unlimited(),
             (false, false) => {
                 let limit = Limit::of(windows.clone()).map_err(|_| "windows that do not go together")?;
                 if limit.windows() != windows {
@@ -364,7 +371,7 @@ impl<'a> Decoder<'a> {
             }
             _ => return Err("a limit without windows that is not unlimited, or the reverse"),
         };
-        let limit = match flags & !UNLIMITED {
+        let limit = match flags & !(UNLIMITED | SLOTS) {
             0 => limit,
             SHADOW => limit.with_mode(Mode::Shadow),
             _ => return Err("an unknown flag of a limit"),

@@ -1,7 +1,7 @@
 //! Encoding of records, by the tables of `record.rs`.
 
 use super::record::{
-    Answer, Born, Entry, Event, HeldItem, HoldEntry, Intent, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED,
+    Answer, Born, Entry, Event, HeldItem, HoldEntry, Intent, PatternTotals, SHADOW, SLOTS, Source, Spend, UNITS, UNLIMITED,
     tag,
 };
 use crate::clock::{Micros, Reading};
@@ -225,6 +225,9 @@ fn put_text(sink: &mut impl Sink, text: &str) {
 
 fn put_limit(sink: &mut impl Sink, limit: &Limit) {
     let shadow = if limit.mode() == Mode::Shadow { SHADOW } else { 0 };
+    if let Some(slots) = limit.slots() {
+        return put(sink, shadow | SLOTS, [slots]);
+    }
     sink.put(&[shadow | if limit.is_unlimited() { UNLIMITED } else { 0 }]);
     number(sink, limit.windows().len() as u64);
     limit.windows().iter().for_each(|window| put_window(sink, window));
