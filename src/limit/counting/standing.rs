@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::ceiling::Ceiling;
-use super::parts::Parts;
+use super::parts::{Parts, StateParts};
 use super::quote::{Detail, Quote, Quotes, Verdict};
 use super::reconfigure::reconfigure;
 use super::rest::Rest;
@@ -148,15 +148,44 @@ impl Standing {
         }
     }
 
-    /// Gives back `units` that were spent at `held_at`, at `now`, to which it was advanced: see the module
-    /// `give_back`.
-    pub fn give_back(&mut self, _limit: &Limit, _held_at: Micros, _now: Micros, _units: u64) {
-        todo!()
+    // A stand-in until the module `give_back` is merged.
+    pub fn give_back(&mut self, limit: &Limit, held_at: Micros, _now: Micros, units: u64) {
+        self.stand_in(limit, |parts| match parts {
+            StateParts::Bucket { whole, .. } => *whole = whole.saturating_add(units as i64),
+            StateParts::Events(events) => {
+                let at = held_at.div_ceil(1000) * 1000;
+                events.iter_mut().filter(|event| event.0 == at).for_each(|event| event.1 = event.1.saturating_sub(units));
+                events.retain(|event| event.1 > 0);
+            }
+            StateParts::Window { start, end, used } if (*start..*end).contains(&held_at) => {
+                *used = used.saturating_sub(units);
+            }
+            StateParts::Window { .. } => {}
+            StateParts::Pair { start, current, .. } if held_at >= *start => *current = current.saturating_sub(units),
+            StateParts::Pair { previous, .. } => *previous = previous.saturating_sub(units),
+        });
     }
 
-    /// Gives back up to `units` of what counts at `now`, to which it was advanced.
-    pub fn refund(&mut self, _limit: &Limit, _now: Micros, _units: u64) {
-        todo!()
+    pub fn refund(&mut self, limit: &Limit, _now: Micros, units: u64) {
+        self.stand_in(limit, |parts| match parts {
+            StateParts::Bucket { whole, .. } => *whole = whole.saturating_add(units as i64),
+            StateParts::Events(events) => {
+                let mut left = units;
+                for event in events.iter_mut().rev() {
+                    let back = left.min(event.1);
+                    (left, event.1) = (left - back, event.1 - back);
+                }
+                events.retain(|event| event.1 > 0);
+            }
+            StateParts::Window { used, .. } => *used = used.saturating_sub(units),
+            StateParts::Pair { current, .. } => *current = current.saturating_sub(units),
+        });
+    }
+
+    fn stand_in(&mut self, limit: &Limit, change: impl Fn(&mut StateParts)) {
+        let mut parts = self.parts();
+        parts.windows.iter_mut().chain(parts.resting.iter_mut().map(|(_, parts)| parts)).for_each(change);
+        *self = Standing::restore(limit, &parts);
     }
 
     /// Takes new values at `at`: what was spent stays spent.

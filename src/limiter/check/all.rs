@@ -88,7 +88,7 @@ impl Core {
     ) -> Result<Made> {
         let names = |ask: &Ask<'_>| MAX_FIXED + ask.key.len();
         let most = match purpose {
-            Purpose::Hold => MAX_FIXED + asks.iter().map(names).sum::<usize>(),
+            Purpose::Hold => (MAX_FIXED + asks.iter().map(names).sum::<usize>()).min(MAX_RECORD_BYTES),
             _ => MAX_FIXED + asks.len() * MAX_ITEM,
         };
         let mut room = Room::new(self.reserve_for(non_blocking, 1, most)?, most);

@@ -104,11 +104,11 @@ fn costs_of(pledge: &Pledge, cost: Cost<'_>) -> Result<Vec<u64>> {
             for (index, (key, cost)) in each.iter().enumerate() {
                 let cost = in_range(*cost)?;
                 if each[..index].iter().any(|(other, _)| other == key) {
-                    return Err(Error::invalid(format!("costs must not hold the key {} twice", excerpt(key))));
+                    return Err(Error::invalid(format!("costs must not hold the key `{}` twice", excerpt(key))));
                 }
                 let found = pledge.items.iter().position(|item| *item.key == **key);
                 let index = found
-                    .ok_or_else(|| Error::invalid(format!("costs has the key {}, of which nothing is held", excerpt(key))))?;
+                    .ok_or_else(|| Error::invalid(format!("costs has the key `{}`, of which nothing is held", excerpt(key))))?;
                 if !pledge.items[index].slots {
                     costs[index] = cost;
                 }

@@ -61,12 +61,12 @@ impl Bench {
     /// Goes on with what a process that ended at once would have left.
     pub fn kill(self) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let copied = dir.path().join("copy");
-        copy(self.dir.path(), &copied);
+        std::fs::remove_dir(dir.path()).unwrap();
+        copy(self.dir.path(), dir.path());
         let clock = self.clock.restarted();
         let options = Options { sync: SyncMode::Batch, ..options(&clock) };
-        let limiter = Limiter::open(&copied, options).unwrap();
-        Bench { dir: subdirectory(dir, &copied), clock, limiter }
+        let limiter = Limiter::open(dir.path(), options).unwrap();
+        Bench { dir, clock, limiter }
     }
 
     /// Closes it and opens it again.
@@ -78,15 +78,6 @@ impl Bench {
         let limiter = Limiter::open(dir.path(), options).unwrap();
         Bench { dir, clock, limiter }
     }
-}
-
-/// The copy as a directory of its own.
-fn subdirectory(parent: tempfile::TempDir, copied: &Path) -> tempfile::TempDir {
-    let own = tempfile::tempdir().unwrap();
-    let _ = parent;
-    std::fs::remove_dir(own.path()).unwrap();
-    std::fs::rename(copied, own.path()).unwrap();
-    own
 }
 
 /// Values, also `slots=n`.
