@@ -10,7 +10,7 @@ use super::decide::{Aside, Ask, Room, asks_for_ends, born, count_allowed, fresh}
 use super::progress::{Draft, Ground, Progress, Tables, held_items, place, record, record_hold, table};
 use super::slots::{Usage, refuse_slots, validate_slots};
 use super::wait::{NonBlocking, Wait};
-use crate::bounds::{DEFAULT_HOLD_MS, MAX_RECORD_BYTES};
+use crate::bounds::{DEFAULT_HOLD_MS, MAX_ITEMS, MAX_RECORD_BYTES};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, Live, Standing, Verdict, validate_cost};
@@ -86,10 +86,11 @@ impl Core {
         wait: &Wait<'_>,
         non_blocking: Option<&NonBlocking<'_>>,
     ) -> Result<Made> {
-        let names = |ask: &Ask<'_>| MAX_FIXED + ask.key.len();
+        let named = |ask: &Ask<'_>| MAX_FIXED + ask.key.len();
         let most = match purpose {
-            Purpose::Hold => (MAX_FIXED + asks.iter().map(names).sum::<usize>()).min(MAX_RECORD_BYTES),
-            _ => MAX_FIXED + asks.len() * MAX_ITEM,
+            // Longer records have room of their own, beside which there must be some.
+            Purpose::Hold => (MAX_FIXED + asks.iter().map(named).sum::<usize>()).min(MAX_ITEMS * MAX_ITEM),
+            Purpose::Spend | Purpose::Peek | Purpose::Charge => MAX_FIXED + asks.len() * MAX_ITEM,
         };
         let mut room = Room::new(self.reserve_for(non_blocking, 1, most)?, most);
         let mut shards: Vec<usize> = asks.iter().map(|ask| shard_of(ask.hash)).collect();

@@ -85,7 +85,8 @@ fn a_hold_of_a_thousand_keys_is_settled_as_one() {
     // Longer keys than one record can name.
     let keys: Vec<String> = (0..1000).map(|key| format!("k{key:0>500}")).collect();
     let items: Vec<Item<'_>> = keys.iter().map(|key| Item::new(key)).collect();
-    assert_eq!(kind(bench.limiter.hold_all(&items, MINUTE)), Some(Kind::InvalidArgument));
+    let error = bench.limiter.hold_all(&items, MINUTE).unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
     assert_eq!(bench.used(&keys[0]), 0);
 }
 

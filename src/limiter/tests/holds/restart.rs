@@ -26,7 +26,7 @@ const STEPS: [Step; 14] = [
     |bench, _| drop(bench.limiter.refund(Item::new("tokens").with_cost(7)).unwrap()),
     |bench, _| bench.configure("gpu", "slots=9"),
     |bench, _| bench.configure("p:*", "20/1m sliding_window_log, 100/1d"),
-    |bench, holds| holds.push(bench.hold("p:y", 0 + 1)),
+    |bench, holds| holds.push(bench.hold("gpu", 1)),
     |bench, _| bench.pass(3 * MINUTE),
 ];
 
