@@ -156,6 +156,7 @@ pub fn encode_entry(sink: &mut impl Sink, entry: &Entry<'_>) {
     number(sink, time(entry.configured));
     numbers(sink, entry.totals);
     numbers(sink, entry.times.map(time));
+    number(sink, time(entry.barrier));
     put_text(sink, entry.key);
 }
 
@@ -226,6 +227,7 @@ fn put_text(sink: &mut impl Sink, text: &str) {
 fn put_limit(sink: &mut impl Sink, limit: &Limit) {
     let shadow = if limit.mode() == Mode::Shadow { SHADOW } else { 0 };
     sink.put(&[shadow | if limit.is_unlimited() { UNLIMITED } else { 0 }]);
+    put_maybe(sink, limit.slots().as_ref(), |sink, slots| number(sink, *slots));
     number(sink, limit.windows().len() as u64);
     limit.windows().iter().for_each(|window| put_window(sink, window));
 }
@@ -245,8 +247,10 @@ fn put_window(sink: &mut impl Sink, window: &Window) {
 
 fn put_state(sink: &mut impl Sink, state: &StateParts) {
     match state {
-        StateParts::Bucket { whole, part, at, fast } => {
-            numbers(sink, [(*whole << 1 ^ *whole >> 63) as u64, *part, *at]);
+        StateParts::Bucket { whole, part, at, full_at, fast } => {
+            // Most buckets were full not long before.
+            let full = at.saturating_sub(*full_at);
+            numbers(sink, [(*whole << 1 ^ *whole >> 63) as u64, *part, *at, full]);
             put_maybe(sink, fast.as_ref(), |sink, (rate, period)| numbers(sink, [*rate, *period]));
         }
         StateParts::Events(events) => {
