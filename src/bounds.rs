@@ -14,6 +14,9 @@ pub const MAX_UNITS: u64 = 1_000_000_000_000;
 /// Most windows of one limit: each is decided, kept and reported for itself.
 pub const MAX_WINDOWS: usize = 8;
 
+/// Most units of a limit of slots: holds of one key are looked through when it is listed.
+pub const MAX_SLOTS: u64 = 1_000_000;
+
 /// Most windows of earlier values that a key keeps, see `limit::counting`: as many as a limit may have.
 pub const MAX_RESTING: usize = MAX_WINDOWS;
 

@@ -381,7 +381,9 @@ fn records() -> Vec<Record<'static>> {
     let mut records: Vec<_> = limits
         .flat_map(|limit| {
             let state = match limit.windows()[0].algorithm() {
-                Algorithm::TokenBucket => StateParts::Bucket { whole: -7, part: 59_999, at, fast: Some((9, 1000)) },
+                Algorithm::TokenBucket => {
+                    StateParts::Bucket { whole: -7, part: 59_999, at, full_at: at, fast: Some((9, 1000)) }
+                }
                 Algorithm::SlidingWindowLog => StateParts::Events(vec![(at - 1, 3), (at, 200)]),
                 Algorithm::FixedWindowCounter => StateParts::Window { start: at, end: at + 5, used: 100 },
                 Algorithm::SlidingWindowCounter => StateParts::Pair { start: at, previous: 1, current: 2 },
@@ -399,6 +401,7 @@ fn records() -> Vec<Record<'static>> {
                 configured: Some(at),
                 totals: [1, 200, 30_000, u64::MAX],
                 times: [Some(at), None, Some(0)],
+                barrier: Some(at),
                 key,
             };
             let ceiling = Some(CeilingParts { most: 20, edge: 9, speed: (20, 1000), whole: 3, part: 999, at });

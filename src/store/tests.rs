@@ -69,13 +69,14 @@ fn entry(key: &str) -> Entry<'_> {
         max_keys: None,
         overlay: None,
         parts: Parts {
-            windows: vec![StateParts::Bucket { whole: 5, part: 0, at: 1, fast: None }],
+            windows: vec![StateParts::Bucket { whole: 5, part: 0, at: 1, full_at: 1, fast: None }],
             resting: vec![],
             ceiling: None,
         },
         configured: None,
         totals: [0; 4],
         times: [None; 3],
+        barrier: None,
         key,
     }
 }

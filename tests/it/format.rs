@@ -62,12 +62,6 @@ impl Page {
         self.kind("period").split_once("if it is 0: ").unwrap().1
     }
 
-    /// The fields of a limit, of windows or of slots.
-    fn limit(&self, is_of_slots: bool) -> &str {
-        let (windows, slots) = self.kind("limit").split_once("; with bit 2 of the flags: ").unwrap();
-        if is_of_slots { slots } else { windows }
-    }
-
     /// Name of an algorithm and the fields of its state.
     pub fn state(&self, algorithm: u64) -> (&str, &str) {
         let row = self.tables[4].iter().find(|row| row[0] == algorithm.to_string()).unwrap();
@@ -195,7 +189,6 @@ impl<'a> Decoder<'a> {
                 0 => self.object(self.page.calendar()),
                 millis => millis.into(),
             },
-            "limit" => self.object(self.page.limit(self.rest[0] & 4 != 0)),
             "instant" => (self.base + self.n()).into(),
             "time" => self.n().checked_sub(1).into(),
             "text" => {
@@ -308,7 +301,6 @@ fn encode_value(page: &Page, out: &mut Vec<u8>, kind: &str, value: &Value, base:
             encode(page, out, page.calendar(), value, base);
         }
         "period" => n(out, number()),
-        "limit" => encode(page, out, page.limit(!value["slots"].is_null()), value, base),
         "record" => encode_record(page, out, value[0].as_str().unwrap(), &value[1], base),
         made => encode(page, out, page.kind(made), value, base),
     }

@@ -312,7 +312,7 @@ fn the_program_reads_what_the_page_says() {
     let now = 4_000_000_000_000_000_u64;
     let year = 31_622_400_000_u64;
     let states = [
-        json!({"whole": 3, "part": 5, "at": now, "fast": null}),
+        json!({"whole": 3, "part": 5, "at": now, "full": 7, "fast": null}),
         json!({"events": [{"after": now - 9000, "units": 2}, {"after": 9000, "units": 1}]}),
         json!({"start": now - 10, "end": now - 10 + year * 1000, "used": 8}),
         json!({"start": now, "previous": 0, "current": 6}),
@@ -322,7 +322,7 @@ fn the_program_reads_what_the_page_says() {
             let entry = json!({"id": code + 1, "shard": 255 - code, "source": 0, "states": [states[code]],
                 "limit": limit(code as u64, 20, year, 20), "max-keys": null, "overlay": null, "resting": [], "ceiling": null,
                 "configured": now, "key": ALGORITHMS[code], "allowed": 11, "denied": 12, "allowed-cost": 13, "denied-cost": 300,
-                "last-allowed": now, "last-denied": null, "last-reset": 0});
+                "last-allowed": now, "last-denied": null, "last-reset": 0, "barrier": null});
             ("entry", entry)
         })
         .collect();
@@ -397,10 +397,10 @@ fn the_program_reads_the_holds_that_the_page_says() {
     let now = 4_000_000_000_000_000_u64;
     let later = now + 60_000_000;
     let entry = |id: u64, key: &str| {
-        let state = json!({"whole": 20, "part": 0, "at": now, "fast": null});
+        let state = json!({"whole": 20, "part": 0, "at": now, "full": 0, "fast": null});
         json!({"id": id, "shard": id, "source": 0, "states": [state], "limit": limit(0, 20, 60_000, 20), "max-keys": null,
             "overlay": null, "resting": [], "ceiling": null, "configured": now, "key": key, "allowed": 0, "denied": 0,
-            "allowed-cost": 0, "denied-cost": 0, "last-allowed": null, "last-denied": null, "last-reset": null})
+            "allowed-cost": 0, "denied-cost": 0, "last-allowed": null, "last-denied": null, "last-reset": null, "barrier": null})
     };
     let item = |cost: u64| json!({"id": 1, "cost": cost, "slots": 0, "key": "a"});
     let uuid = |byte: u8| Value::from(vec![byte; 16]);
@@ -463,7 +463,7 @@ fn the_program_reads_the_holds_that_the_page_says() {
 
 /// A limit of one window.
 fn limit(algorithm: u64, rate: u64, period: u64, capacity: u64) -> Value {
-    json!({"flags": 0, "windows": [{"algorithm": algorithm, "rate": rate, "capacity": capacity, "period": period}]})
+    json!({"flags": 0, "slots": null, "windows": [{"algorithm": algorithm, "rate": rate, "capacity": capacity, "period": period}]})
 }
 
 /// The bytes of the hexdump in the page.

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::ceiling::Ceiling;
-use super::parts::{Parts, StateParts};
+use super::parts::Parts;
 use super::quote::{Detail, Quote, Quotes, Verdict};
 use super::reconfigure::reconfigure;
 use super::rest::Rest;
@@ -20,7 +20,7 @@ use crate::limit::window::Window;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing(Kind);
 
-/// A million of these are kept, nearly all of them of one window: 32 bytes.
+/// A million of these are kept, nearly all of them of one window: 40 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     /// Under `unlimited`, and nothing rests.
@@ -148,44 +148,40 @@ impl Standing {
         }
     }
 
-    // A stand-in until the module `give_back` is merged.
-    pub fn give_back(&mut self, limit: &Limit, held_at: Micros, _now: Micros, units: u64) {
-        self.stand_in(limit, |parts| match parts {
-            StateParts::Bucket { whole, .. } => *whole = whole.saturating_add(units as i64),
-            StateParts::Events(events) => {
-                let at = held_at.div_ceil(1000) * 1000;
-                events.iter_mut().filter(|event| event.0 == at).for_each(|event| event.1 = event.1.saturating_sub(units));
-                events.retain(|event| event.1 > 0);
-            }
-            StateParts::Window { start, end, used } if (*start..*end).contains(&held_at) => {
-                *used = used.saturating_sub(units);
-            }
-            StateParts::Window { .. } => {}
-            StateParts::Pair { start, current, .. } if held_at >= *start => *current = current.saturating_sub(units),
-            StateParts::Pair { previous, .. } => *previous = previous.saturating_sub(units),
-        });
+    /// Gives back `units` that were spent at `held_at`, at `now`, to which it was advanced: in each window as far as they
+    /// still count there. A bucket counts them until it has been full since, a fixed window until it ends, a sliding
+    /// counter for this window and the next, a log for one period.
+    pub fn give_back(&mut self, limit: &Limit, held_at: Micros, now: Micros, units: u64) {
+        self.give(limit, now, units, |state, window| state.give_back(window, held_at, units));
     }
 
-    pub fn refund(&mut self, limit: &Limit, _now: Micros, units: u64) {
-        self.stand_in(limit, |parts| match parts {
-            StateParts::Bucket { whole, .. } => *whole = whole.saturating_add(units as i64),
-            StateParts::Events(events) => {
-                let mut left = units;
-                for event in events.iter_mut().rev() {
-                    let back = left.min(event.1);
-                    (left, event.1) = (left - back, event.1 - back);
+    /// Gives back `units` at `now`, to which it was advanced: in each window no more than is used there; of a log the
+    /// newest first, of a sliding counter only what was spent in its current window.
+    pub fn refund(&mut self, limit: &Limit, now: Micros, units: u64) {
+        self.give(limit, now, units, |state, window| state.give(window, units));
+    }
+
+    fn give(&mut self, limit: &Limit, now: Micros, units: u64, mut give: impl FnMut(&mut State, &Window)) {
+        match (&mut self.0, limit.windows()) {
+            (Kind::One(state), [window]) => give(state, window),
+            (Kind::More(more), windows) => {
+                for (state, window) in more.states.iter_mut().zip(windows) {
+                    give(state, window);
                 }
-                events.retain(|event| event.1 > 0);
+                // A window that rests for another period or algorithm has no part in what was held since.
+                let shape = |window: &Window| (window.period(), window.algorithm());
+                for (window, state) in &mut more.rest.windows {
+                    if windows.iter().any(|other| shape(other) == shape(window)) {
+                        give(state, window);
+                    }
+                }
+                if let Some(ceiling) = &mut more.rest.ceiling {
+                    ceiling.give(units);
+                }
             }
-            StateParts::Window { used, .. } => *used = used.saturating_sub(units),
-            StateParts::Pair { current, .. } => *current = current.saturating_sub(units),
-        });
-    }
-
-    fn stand_in(&mut self, limit: &Limit, change: impl Fn(&mut StateParts)) {
-        let mut parts = self.parts();
-        parts.windows.iter_mut().chain(parts.resting.iter_mut().map(|(_, parts)| parts)).for_each(change);
-        *self = Standing::restore(limit, &parts);
+            _ => {}
+        }
+        self.advance(limit, now);
     }
 
     /// Takes new values at `at`: what was spent stays spent.

@@ -104,8 +104,7 @@ impl Core {
             if let Some(book) = &mut book {
                 book.tidy(now);
             }
-            let attempt =
-                self.try_all(&mut tables, asks, (purpose, now, ttl), book.as_deref_mut(), &mut room, wait)?;
+            let attempt = self.try_all(&mut tables, asks, (purpose, now, ttl), book.as_deref_mut(), &mut room, wait)?;
             drop(book);
             match attempt {
                 Attempt::Done(answer, asides) => {
@@ -440,8 +439,7 @@ impl Core {
         let hash = *hash;
         let limit = Arc::clone(entry.in_force());
         entry.standing.advance(&limit, now);
-        let mut decision =
-            walk.decide((hash, ask.cost), &progress.drafts[index].entry.standing, limit, progress);
+        let mut decision = walk.decide((hash, ask.cost), &progress.drafts[index].entry.standing, limit, progress);
         let Draft { entry, served, .. } = &mut progress.drafts[index];
         decision.pattern = served.told(Some(entry));
         let mut ends = Live::default();

@@ -135,11 +135,7 @@ fn id(tables: &mut Tables<'_>, ask: &Ask<'_>) -> Result<u64> {
 }
 
 /// What is spent of each item, as records have it; `None` where nothing is, or of nothing.
-pub fn spends<'a>(
-    tables: &mut Tables<'_>,
-    asks: &[Ask<'_>],
-    progress: &'a Progress,
-) -> Result<Vec<Option<Spend<'a>>>> {
+pub fn spends<'a>(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &'a Progress) -> Result<Vec<Option<Spend<'a>>>> {
     let mut begun = vec![false; progress.drafts.len()];
     let mut spends = Vec::with_capacity(asks.len());
     for ((result, ground), ask) in progress.results.iter().zip(&progress.grounds).zip(asks) {

@@ -15,7 +15,7 @@ use super::shares::Shares;
 use super::text::Text;
 use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
-use crate::limit::{Ends, Limit, Standing};
+use crate::limit::{Algorithm, Ends, Limit, Period, Standing, Window};
 use crate::limiter::answers::Totals;
 use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK, Row};
 use crate::store::record::{self, Overlay};
@@ -86,6 +86,8 @@ struct More {
     max_keys: Option<u64>,
     /// When the last hold of it runs out that was not settled. It follows from the table of holds.
     held_until: Micros,
+    /// What was held until then is not given back: all was forgiven then, or began to count in another way.
+    barrier: u64,
 }
 
 impl Entry {
@@ -281,10 +283,7 @@ impl Entry {
     /// Whether [`Entry::forget_if_untouched`] would forget something.
     pub fn would_forget(&self, limit: &Limit, now: Micros) -> bool {
         let has_any = self.allowed > 0 || self.more.is_some();
-        self.source() != Source::Exact
-            && has_any
-            && self.standing.is_untouched(limit, now)
-            && self.held_until() <= now
+        self.source() != Source::Exact && has_any && self.standing.is_untouched(limit, now) && self.held_until() <= now
     }
 
     /// When the last hold of it runs out that was not settled: until then it is not untouched.
@@ -323,27 +322,50 @@ impl Entry {
         new
     }
 
-    /// Gives back units that were held at an instant.
-    pub fn give_back(&mut self, held_at: Micros, now: Micros, units: u64) {
-        let limit = Arc::clone(self.in_force());
-        self.standing.advance(&limit, now);
-        self.standing.give_back(&limit, held_at, now, units);
-    }
-
-    /// Gives back units.
-    pub fn refund(&mut self, now: Micros, units: u64) {
-        let limit = Arc::clone(self.in_force());
-        self.standing.advance(&limit, now);
-        self.standing.refund(&limit, now, units);
-    }
-
     /// Gives back all that was spent; the totals stay. An overlay that has ended is lifted.
     pub fn reset(&mut self, now: Micros) {
         if self.overlay().is_some_and(|overlay| overlay.until <= now) {
             self.lift();
         }
         self.standing = Standing::new(self.in_force());
-        self.more().last_reset = now + 1;
+        let more = self.more();
+        (more.last_reset, more.barrier) = (now + 1, now + 1);
+    }
+
+    /// What was held until then is not given back.
+    pub fn barrier(&self) -> Option<Micros> {
+        self.more.as_ref()?.barrier.checked_sub(1)
+    }
+
+    /// Gives back units that were held at an instant, as far as they still count.
+    pub fn give_back(&mut self, held_at: Micros, now: Micros, units: u64) {
+        if self.barrier().is_some_and(|barrier| held_at <= barrier) {
+            return;
+        }
+        let limit = Arc::clone(self.in_force());
+        self.standing.advance(&limit, now);
+        self.standing.give_back(&limit, held_at, now, units);
+    }
+
+    /// Gives back units, in each window no more than is used there.
+    pub fn refund(&mut self, now: Micros, units: u64) {
+        let limit = Arc::clone(self.in_force());
+        self.standing.advance(&limit, now);
+        self.standing.refund(&limit, now, units);
+    }
+
+    /// Takes new values into the standing. Where they count over other periods or by other algorithms, nothing of what
+    /// was held before is given back. Buckets know that by themselves, and need no note of it.
+    fn count_anew(&mut self, old: &Limit, new: &Limit, at: Micros, ends: &mut dyn Ends) {
+        self.standing.reconfigure(old, new, at, ends);
+        let is_bucket = |window: &Window| window.algorithm() == Algorithm::TokenBucket;
+        if old.windows() != new.windows()
+            && !old.windows().iter().chain(new.windows()).all(is_bucket)
+            && shape(old) != shape(new)
+        {
+            let more = self.more();
+            more.barrier = more.barrier.max(at + 1);
+        }
     }
 
     fn lift(&mut self) {
@@ -367,7 +389,7 @@ impl Entry {
     pub fn change(&mut self, change: &Change, ends: &mut dyn Ends) {
         if change.lifts || self.overlay().is_none() {
             let old = self.begin_change(change.at);
-            self.standing.reconfigure(&old, &change.limit, change.at, ends);
+            self.count_anew(&old, &change.limit, change.at, ends);
             self.lift();
         }
         self.limit = Arc::clone(&change.limit);
@@ -412,7 +434,7 @@ impl Entry {
             self.more().configured = at + 1;
         } else {
             let old = self.begin_change(at);
-            self.standing.reconfigure(&old, &limit, at, ends);
+            self.count_anew(&old, &limit, at, ends);
         }
         self.id_and_flags |= OVERLAID;
         self.more().overlay = Some(Overlay { limit, until });
@@ -468,6 +490,7 @@ impl Entry {
             configured: self.configured(),
             totals: [allowed, denied, allowed_cost, denied_cost],
             times: self.times(),
+            barrier: self.barrier(),
             key: &self.key,
         }
     }
@@ -486,17 +509,35 @@ impl Entry {
         let mut entry = Entry::new(record.key, record.id & ID, record.shard, source, limit);
         (entry.allowed, entry.allowed_cost, entry.last_allowed) = (allowed, allowed_cost, last_allowed);
         let configured = record.configured.map_or(0, |at| at.saturating_add(1));
-        let any = denied | denied_cost | last_denied | last_reset | configured != 0;
+        let barrier = record.barrier.map_or(0, |at| at.saturating_add(1));
+        let any = denied | denied_cost | last_denied | last_reset | configured | barrier != 0;
         if any || overlay.is_some() || record.max_keys.is_some() {
             let flag = if overlay.is_some() { OVERLAID } else { 0 };
             let max_keys = record.max_keys;
-            let more = More { denied, denied_cost, last_denied, last_reset, overlay, configured, max_keys, held_until: 0 };
+            let more = More {
+                denied,
+                denied_cost,
+                last_denied,
+                last_reset,
+                overlay,
+                configured,
+                max_keys,
+                barrier,
+                held_until: 0,
+            };
             entry.id_and_flags |= flag;
             entry.more = Some(Box::new(more));
         }
         entry.standing = Standing::restore(entry.in_force(), &record.parts);
         entry
     }
+}
+
+/// By which periods and algorithms values count, in an order of its own.
+fn shape(limit: &Limit) -> Vec<(Period, Algorithm)> {
+    let mut shape: Vec<_> = limit.windows().iter().map(|window| (window.period(), window.algorithm())).collect();
+    shape.sort_unstable();
+    shape
 }
 
 #[cfg(test)]
@@ -506,6 +547,6 @@ mod tests {
     /// A million of them, each with its key and its place in a table, must fit in 200 MiB.
     #[test]
     fn an_entry_is_no_larger_than_it_says() {
-        assert!(size_of::<Entry>() <= 112, "{}", size_of::<Entry>());
+        assert!(size_of::<Entry>() <= 120, "{}", size_of::<Entry>());
     }
 }

@@ -95,7 +95,10 @@ mod tests {
         let (ids, others) = (Ids::of(&[7; 16]), Ids::of(&[8; 16]));
         for number in [0, 1, 31, 32, 1_800_000_000_000_000, u64::MAX] {
             let id = ids.write(number);
-            assert!(id.len() <= 40 && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()), "{id}");
+            assert!(
+                id.len() <= 40 && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()),
+                "{id}"
+            );
             assert_eq!((ids.read(&id), others.read(&id)), (Some(number), None), "{id}");
             for wrong in [id.to_uppercase() + "-", format!("0{id}"), id[1..].to_owned(), format!("{id}0")] {
                 assert_eq!(ids.read(&wrong), None, "{wrong}");

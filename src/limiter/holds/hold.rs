@@ -140,11 +140,7 @@ impl Limiter {
 impl Core {
     /// What is told of a hold.
     pub fn told_hold(&self, pledge: &Pledge, ttl: Micros) -> Hold {
-        Hold {
-            id: self.holds.ids.write(pledge.number),
-            expires_at: pledge.until,
-            ttl: Duration::from_micros(ttl),
-        }
+        Hold { id: self.holds.ids.write(pledge.number), expires_at: pledge.until, ttl: Duration::from_micros(ttl) }
     }
 }
 

@@ -36,12 +36,7 @@ impl Limiter {
 
     /// [`Limiter::renew`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
-    pub fn renew_for(
-        &self,
-        hold: &str,
-        ttl: Option<Duration>,
-        non_blocking: Option<&NonBlocking<'_>>,
-    ) -> Result<Hold> {
+    pub fn renew_for(&self, hold: &str, ttl: Option<Duration>, non_blocking: Option<&NonBlocking<'_>>) -> Result<Hold> {
         let core = &*self.core;
         let ttl = ttl.map(validate_ttl).transpose()?;
         let known = core.known(hold, non_blocking)?;

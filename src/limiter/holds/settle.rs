@@ -107,8 +107,9 @@ fn costs_of(pledge: &Pledge, cost: Cost<'_>) -> Result<Vec<u64>> {
                     return Err(Error::invalid(format!("costs must not hold the key `{}` twice", excerpt(key))));
                 }
                 let found = pledge.items.iter().position(|item| *item.key == **key);
-                let index = found
-                    .ok_or_else(|| Error::invalid(format!("costs has the key `{}`, of which nothing is held", excerpt(key))))?;
+                let index = found.ok_or_else(|| {
+                    Error::invalid(format!("costs has the key `{}`, of which nothing is held", excerpt(key)))
+                })?;
                 if !pledge.items[index].slots {
                     costs[index] = cost;
                 }
@@ -198,7 +199,8 @@ impl Core {
         progress: &mut Progress,
     ) -> Result<Vec<Back>> {
         let mut back = Vec::new();
-        for (item, cost) in pledge.items.iter().zip(costs).filter(|(item, cost)| is_corrected(item) && **cost < item.cost)
+        for (item, cost) in
+            pledge.items.iter().zip(costs).filter(|(item, cost)| is_corrected(item) && **cost < item.cost)
         {
             let Some(entry) = table(tables, item.hash)?.get_id(item.hash, item.id) else { continue };
             let (id, units, held_at) = (item.id, item.cost - cost, pledge.at);

@@ -50,7 +50,9 @@ pub fn settle(core: &Core, found: Found, book: &mut Book, renumber: bool) -> Set
             }
             if stays && renumber {
                 next_id += 1;
-                if !ids.is_empty() && let Some(id) = ids.get_mut(&entry.id()) {
+                if !ids.is_empty()
+                    && let Some(id) = ids.get_mut(&entry.id())
+                {
                     *id = next_id;
                 }
                 entry.renumber(next_id, entry.shard());

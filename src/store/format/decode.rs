@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::record::{
     Answer, Back, Born, Entry, Event, HeldItem, HoldEntry, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay,
-    PatternTotals, Record, SHADOW, SLOTS, Source, Spend, UNITS, UNLIMITED, may_be_kept, tag,
+    PatternTotals, Record, SHADOW, Source, Spend, UNITS, UNLIMITED, may_be_kept, tag,
 };
 use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_RECORD_BYTES, MAX_RESTING, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
@@ -206,6 +206,7 @@ impl<'a> Decoder<'a> {
             configured: self.time()?,
             totals: self.totals()?,
             times: [self.time()?, self.time()?, self.time()?],
+            barrier: self.time()?,
             key: self.key()?,
         })
     }
@@ -352,26 +353,21 @@ impl<'a> Decoder<'a> {
         }
         let whole = self.rest;
         let flags = self.byte()?;
-        let slots = if flags & SLOTS != 0 { Some(self.number()?) } else { None };
-        let windows = match slots {
-            Some(_) => Vec::new(),
-            None => self.list(MAX_WINDOWS as u64, 4, Self::window)?,
-        };
-        let limit = match (flags & UNLIMITED != 0, windows.is_empty()) {
-            (false, true) if slots.is_some() => {
-                Limit::of_slots(slots.unwrap_or_default()).map_err(|_| "slots out of range")?
-            }
-            (true, true) if slots.is_none() => Limit::unlimited(),
-            (false, false) => {
+        let slots = self.maybe(Self::number)?;
+        let windows = self.list(MAX_WINDOWS as u64, 4, Self::window)?;
+        let limit = match (flags & UNLIMITED != 0, slots, windows.is_empty()) {
+            (true, None, true) => Limit::unlimited(),
+            (false, Some(slots), true) => Limit::of_slots(slots).map_err(|_| "slots out of their range")?,
+            (false, None, false) => {
                 let limit = Limit::of(windows.clone()).map_err(|_| "windows that do not go together")?;
                 if limit.windows() != windows {
                     return Err("windows that are out of their order");
                 }
                 limit
             }
-            _ => return Err("a limit without windows that is not unlimited, or the reverse"),
+            _ => return Err("a limit that is not one of windows, slots and unlimited"),
         };
-        let limit = match flags & !(UNLIMITED | SLOTS) {
+        let limit = match flags & !UNLIMITED {
             0 => limit,
             SHADOW => limit.with_mode(Mode::Shadow),
             _ => return Err("an unknown flag of a limit"),
@@ -417,12 +413,12 @@ impl<'a> Decoder<'a> {
 
     fn state(&mut self, window: &Window) -> Read<StateParts> {
         Ok(match window.algorithm() {
-            Algorithm::TokenBucket => StateParts::Bucket {
-                whole: self.signed()?,
-                part: self.number()?,
-                at: self.moment()?,
-                fast: self.maybe(|from| Ok((from.number()?, from.moment()?)))?,
-            },
+            Algorithm::TokenBucket => {
+                let (whole, part, at) = (self.signed()?, self.number()?, self.moment()?);
+                let full_at = at.saturating_sub(self.moment()?);
+                let fast = self.maybe(|from| Ok((from.number()?, from.moment()?)))?;
+                StateParts::Bucket { whole, part, at, full_at, fast }
+            }
             Algorithm::SlidingWindowLog => {
                 let mut at = 0;
                 let events = self.list(u64::MAX, 2, |from| {

@@ -1,7 +1,7 @@
 //! Encoding of records, by the tables of `record.rs`.
 
 use super::record::{
-    Answer, Born, Entry, Event, HeldItem, HoldEntry, Intent, PatternTotals, SHADOW, SLOTS, Source, Spend, UNITS, UNLIMITED,
+    Answer, Born, Entry, Event, HeldItem, HoldEntry, Intent, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED,
     tag,
 };
 use crate::clock::{Micros, Reading};
@@ -156,6 +156,7 @@ pub fn encode_entry(sink: &mut impl Sink, entry: &Entry<'_>) {
     number(sink, time(entry.configured));
     numbers(sink, entry.totals);
     numbers(sink, entry.times.map(time));
+    number(sink, time(entry.barrier));
     put_text(sink, entry.key);
 }
 
@@ -225,10 +226,8 @@ fn put_text(sink: &mut impl Sink, text: &str) {
 
 fn put_limit(sink: &mut impl Sink, limit: &Limit) {
     let shadow = if limit.mode() == Mode::Shadow { SHADOW } else { 0 };
-    if let Some(slots) = limit.slots() {
-        return put(sink, shadow | SLOTS, [slots]);
-    }
     sink.put(&[shadow | if limit.is_unlimited() { UNLIMITED } else { 0 }]);
+    put_maybe(sink, limit.slots().as_ref(), |sink, slots| number(sink, *slots));
     number(sink, limit.windows().len() as u64);
     limit.windows().iter().for_each(|window| put_window(sink, window));
 }
@@ -248,8 +247,10 @@ fn put_window(sink: &mut impl Sink, window: &Window) {
 
 fn put_state(sink: &mut impl Sink, state: &StateParts) {
     match state {
-        StateParts::Bucket { whole, part, at, fast } => {
-            numbers(sink, [(*whole << 1 ^ *whole >> 63) as u64, *part, *at]);
+        StateParts::Bucket { whole, part, at, full_at, fast } => {
+            // Most buckets were full not long before.
+            let full = at.saturating_sub(*full_at);
+            numbers(sink, [(*whole << 1 ^ *whole >> 63) as u64, *part, *at, full]);
             put_maybe(sink, fast.as_ref(), |sink, (rate, period)| numbers(sink, [*rate, *period]));
         }
         StateParts::Events(events) => {

@@ -206,7 +206,7 @@ fn states() -> impl Strategy<Value = States> {
 
 fn state_of(window: &Window, (whole, [a, b, c, _], fast, events): States) -> StateParts {
     match window.algorithm() {
-        Algorithm::TokenBucket => StateParts::Bucket { whole, part: a, at: b, fast },
+        Algorithm::TokenBucket => StateParts::Bucket { whole, part: a, at: b, full_at: b - b % 7, fast },
         Algorithm::SlidingWindowLog => StateParts::Events(events),
         Algorithm::FixedWindowCounter => StateParts::Window { start: a, end: b, used: c },
         Algorithm::SlidingWindowCounter => StateParts::Pair { start: a, previous: b, current: c },
@@ -222,20 +222,21 @@ fn entries() -> impl Strategy<Value = Entry<'static>> {
         |([most, edge, whole, part], units, per, at)| CeilingParts { most, edge, speed: (units, per), whole, part, at },
     );
     let resting = (resting, prop::option::weighted(0.3, ceiling));
-    let times = prop::array::uniform4(prop::option::of(instants()));
+    let times = prop::array::uniform5(prop::option::of(instants()));
     (named, values, resting, any::<[u64; 4]>(), times).prop_map(
         |(
             (id, shard, source, max_keys, key),
             (limit, overlay, states),
             (resting, ceiling),
             totals,
-            [configured, a, b, c],
+            [configured, a, b, c, barrier],
         )| {
             let windows = overlay.as_ref().map_or(&limit, |overlay: &Overlay| &overlay.limit).windows();
             let windows = windows.iter().zip(states).map(|(window, states)| state_of(window, states)).collect();
             let resting = resting.into_iter().map(|(window, states)| (window, state_of(&window, states))).collect();
             let parts = Parts { windows, resting, ceiling };
-            Entry { id, shard, source, limit, max_keys, overlay, parts, configured, totals, times: [a, b, c], key }
+            let times = [a, b, c];
+            Entry { id, shard, source, limit, max_keys, overlay, parts, configured, totals, times, barrier, key }
         },
     )
 }

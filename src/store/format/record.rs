@@ -7,7 +7,7 @@
 //! its elements and then the fields of each; *maybe* is a list of at most one element; *source* is an *n*: 0 exact, 1
 //! request, 2 overflow, else the id of a pattern plus 3; *period* is an *n*, in milliseconds: if it is 0, unit byte,
 //! zone text and anchor byte follow; *window* is algorithm byte, rate n, capacity n, period period; *limit* is flags
-//! byte (bit 0 shadow, bit 1 unlimited, bit 2 slots), windows list(window) or slots n; *born* is shard byte, source source, limit limit, key
+//! byte (bit 0 shadow, bit 1 unlimited), slots maybe(n), windows list(window); *born* is shard byte, source source, limit limit, key
 //! text; *move* is at n, source source, lifts byte, limit limit; *spend* is id n, cost n, born maybe(born), moves
 //! list(move), ends list(n); *record* is a tag and its fields.
 //!
@@ -25,7 +25,7 @@
 //! | 10 | reset | id n, at instant |
 //! | 11 | marker | snapshot n, shard byte |
 //! | 12 | clock | at instant, wall n, boot uuid, boot-clock n |
-//! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), ceiling maybe(most n, edge n, units n, per n, whole n, part n, at n), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
+//! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), ceiling maybe(most n, edge n, units n, per n, whole n, part n, at n), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, barrier time, key text |
 //! | 14 | pattern-totals | id n, allowed n, denied n, allowed-cost n, denied-cost n |
 //! | 15 | end | limits n, now n |
 //! | 16 | intended | group n, last byte, at instant, items list(limit maybe(limit), max-keys maybe(n), until maybe(n), key text) |
@@ -52,7 +52,7 @@
 //!
 //! | code | algorithm | state |
 //! |-----:|-----------|-------|
-//! | 0 | token_bucket | whole z, part n, at n, fast maybe(rate n, period n) |
+//! | 0 | token_bucket | whole z, part n, at n, full n, fast maybe(rate n, period n) |
 //! | 1 | sliding_window_log | events list(after n, units n) |
 //! | 2 | fixed_window_counter | start n, end n, used n |
 //! | 3 | sliding_window_counter | start n, previous n, current n |
@@ -225,9 +225,6 @@ pub const SHADOW: u8 = 1;
 /// Bit of a limit's flags: there are no windows.
 pub const UNLIMITED: u8 = 2;
 
-/// Bit of a limit's flags: slots follow, in place of windows.
-pub const SLOTS: u8 = 4;
-
 /// The units of the calendar, in the order of their codes.
 pub const UNITS: [CalendarUnit; 5] =
     [CalendarUnit::Day, CalendarUnit::Week, CalendarUnit::Month, CalendarUnit::Quarter, CalendarUnit::Year];
@@ -328,6 +325,8 @@ pub struct Entry<'a> {
     pub totals: [u64; 4],
     /// Last allowed, last denied, last reset.
     pub times: [Option<Micros>; 3],
+    /// What was held until then is not given back.
+    pub barrier: Option<Micros>,
     pub key: &'a str,
 }
 

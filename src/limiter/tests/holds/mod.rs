@@ -80,15 +80,8 @@ impl Bench {
     }
 }
 
-/// Values, also `slots=n`.
 pub fn limit_of(text: &str) -> Limit {
-    match text.strip_prefix("slots=").map(|slots| slots.trim_end_matches(" shadow")) {
-        Some(slots) => {
-            let limit = Limit::of_slots(slots.parse().unwrap()).unwrap();
-            if text.ends_with("shadow") { limit.with_mode(crate::limit::Mode::Shadow) } else { limit }
-        }
-        None => text.parse().unwrap(),
-    }
+    text.parse().unwrap()
 }
 
 pub fn kind<T>(result: Result<T>) -> Option<Kind> {

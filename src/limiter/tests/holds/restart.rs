@@ -30,8 +30,11 @@ const STEPS: [Step; 14] = [
     |bench, _| bench.pass(3 * MINUTE),
 ];
 
-const LIMITS: [(&str, &str); 3] =
-    [("tokens", "100/1h, 1000/1d fixed_window_counter"), ("gpu", "slots=4"), ("p:*", "600/1m sliding_window_log, 100/1d")];
+const LIMITS: [(&str, &str); 3] = [
+    ("tokens", "100/1h, 1000/1d fixed_window_counter"),
+    ("gpu", "slots=4"),
+    ("p:*", "600/1m sliding_window_log, 100/1d"),
+];
 
 #[test]
 fn what_was_answered_is_found_again_after_each_step() {

@@ -43,7 +43,8 @@ fn what_it_cost_less_is_given_back_to_each_window() {
         bench.pass(Duration::from_micros(777));
         let settled = bench.settle(&hold, 10);
         assert_eq!(settled.results[0].remaining, Some(83), "{algorithm}");
-        let used = |bench: &Bench| bench.status("tokens").windows.as_slice().iter().map(|one| one.used).collect::<Vec<_>>();
+        let used =
+            |bench: &Bench| bench.status("tokens").windows.as_slice().iter().map(|one| one.used).collect::<Vec<_>>();
         assert_eq!(used(&bench), [17, 17], "{algorithm}");
         let bench = bench.kill();
         assert_eq!(used(&bench), [17, 17], "{algorithm}");
