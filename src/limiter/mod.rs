@@ -9,9 +9,9 @@
 //! a decision is made and a record is queued; nothing there waits for the disk, for another thread that does, or for
 //! memory of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
 //!
-//! Each module may use only those after it in this list: `open`, `offline`, `list`, `limits`, `holds`, `check`, `report`,
-//! `background`, `recovery`, `lookup`, `core`, `options`, `entry`, `registry`, `json`, `answers`. Each room below has a
-//! list of its own.
+//! Each module may use only those after it in this list: `open`, `offline`, `list`, `limits`, `holds`, `check`,
+//! `report`, `background`, `recovery`, `lookup`, `core`, `options`, `entry`, `registry`, `json`, `answers`. Each room
+//! below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;
