@@ -141,7 +141,8 @@ impl Limit {
         Limit { mode, ..self }
     }
 
-    /// Its windows in canonical order: by period, then rate, then algorithm, then burst. Empty for `unlimited` and slots.
+    /// Its windows in canonical order: by period, then rate, then algorithm, then burst. Empty for `unlimited` and
+    /// slots.
     pub fn windows(&self) -> &[Window] {
         &self.windows
     }

@@ -5,13 +5,13 @@
 //! and no command line here.
 //!
 //! Locks, by rank: 1 the compaction lock, 2 the lock for writing denials, 3 the lock of edits ([`registry`]), 4 shards
-//! in the order of their index, 5 the table of holds, 6 what patterns there are, and the copies of values. Under a shard's lock time is read,
-//! a decision is made and a record is queued; nothing there waits for the disk, for another thread that does, or for
-//! memory of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
+//! in the order of their index, 5 the table of holds, 6 what patterns there are, and the copies of values. Under a
+//! shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk, for another
+//! thread that does, or for memory of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
 //!
-//! Each module may use only those after it in this list: `open`, `offline`, `list`, `limits`, `holds`, `check`, `report`,
-//! `background`, `recovery`, `lookup`, `core`, `options`, `held`, `entry`, `registry`, `json`, `answers`. Each room
-//! below has a list of its own.
+//! Each module may use only those after it in this list: `open`, `offline`, `list`, `limits`, `holds`, `check`,
+//! `report`, `background`, `recovery`, `lookup`, `core`, `options`, `held`, `entry`, `registry`, `json`, `answers`.
+//! Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;

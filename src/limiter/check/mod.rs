@@ -1,11 +1,14 @@
 //! Checks.
 //!
-//! Each module may use only those after it in this list: `several`, `all`, `many`, `progress`, `decide`, `slots`, `wait`.
+//! Each module may use only those after it in this list: `several`, `all`, `walk`, `many`, `progress`, `decide`, `room`,
+//! `slots`, `wait`.
 
 pub mod all;
 pub mod decide;
 mod many;
 pub mod progress;
+pub mod room;
 pub mod several;
 pub mod slots;
 pub mod wait;
+pub mod walk;

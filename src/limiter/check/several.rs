@@ -7,9 +7,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::all::Purpose;
-use super::decide::{Ask, Pass, Room, Step};
+use super::decide::{Ask, Pass, Step};
+use super::room::Room;
 use super::wait::{NonBlocking, Wait};
+use super::walk::Purpose;
 use crate::bounds::MAX_ITEMS;
 use crate::error::{Error, Result};
 use crate::limit::validate_key;

@@ -7,10 +7,10 @@ use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::limit::{format_length, validate_key};
 use crate::limiter::answers::{AllDecision, Decision, Hold, HoldDecision, Item, Status};
-use crate::limiter::check::all::Purpose;
 use crate::limiter::check::decide::Ask;
 use crate::limiter::check::several::validate_items;
 use crate::limiter::check::wait::{NonBlocking, Wait};
+use crate::limiter::check::walk::Purpose;
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::held::book::Pledge;
 

@@ -7,7 +7,7 @@ use super::known::Locked;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::Hold;
 use crate::limiter::check::all::note_held;
-use crate::limiter::check::decide::Room;
+use crate::limiter::check::room::Room;
 use crate::limiter::check::wait::{NonBlocking, Wait};
 use crate::limiter::core::Limiter;
 use crate::store::record::{Event, MAX_FIXED};

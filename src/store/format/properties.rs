@@ -394,24 +394,24 @@ fn what_no_limit_can_be_is_refused() {
     let limit: Limit = "100/1m burst=50, 5000/month tz=UTC anchor=3".parse().unwrap();
     let event = Event::Became { id: 1, at: 0, source: Source::Exact, limit: Arc::new(limit), ends: Vec::new() };
     let bytes = encoded(&event, 0);
-    assert_eq!(bytes, b"\x05\x01\0\0\0\x02\0\x64\x32\xe0\xd4\x03\x02\x88\x27\x88\x27\0\x02\x03UTC\x03\0");
+    assert_eq!(bytes, b"\x05\x01\0\0\0\0\x02\0\x64\x32\xe0\xd4\x03\x02\x88\x27\x88\x27\0\x02\x03UTC\x03\0");
     let changed = |at: usize, byte: u8| {
         let mut bytes = bytes.clone();
         bytes[at] = byte;
         Decoder::new(&bytes, 0).read().unwrap_err()
     };
     assert_eq!(changed(4, 4), "an unknown flag of a limit");
-    assert_eq!(changed(4, 2), "a limit without windows that is not unlimited, or the reverse");
-    assert_eq!(changed(5, 9), "a number of elements that cannot be");
-    assert_eq!(changed(6, 4), "an unknown algorithm");
-    assert_eq!(changed(6, 1), "a capacity that is not the rate");
-    assert_eq!(changed(7, 0), "a capacity that is not the rate");
-    assert_eq!(changed(8, 0), "values of a limit out of their range");
-    assert_eq!(changed(18, 5), "an unknown unit of the calendar");
-    assert_eq!(changed(19, 65), "a text that is too long");
-    assert_eq!(changed(20, b' '), "a time zone that cannot be");
-    assert_eq!(changed(23, 0), "an anchor out of its range");
-    assert_eq!(changed(23, 32), "an anchor out of its range");
+    assert_eq!(changed(4, 2), "a limit that is not one of windows, slots and unlimited");
+    assert_eq!(changed(6, 9), "a number of elements that cannot be");
+    assert_eq!(changed(7, 4), "an unknown algorithm");
+    assert_eq!(changed(7, 1), "a capacity that is not the rate");
+    assert_eq!(changed(8, 0), "a capacity that is not the rate");
+    assert_eq!(changed(9, 0), "values of a limit out of their range");
+    assert_eq!(changed(19, 5), "an unknown unit of the calendar");
+    assert_eq!(changed(20, 65), "a text that is too long");
+    assert_eq!(changed(21, b' '), "a time zone that cannot be");
+    assert_eq!(changed(24, 0), "an anchor out of its range");
+    assert_eq!(changed(24, 32), "an anchor out of its range");
 }
 
 #[test]

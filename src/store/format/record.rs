@@ -7,9 +7,9 @@
 //! its elements and then the fields of each; *maybe* is a list of at most one element; *source* is an *n*: 0 exact, 1
 //! request, 2 overflow, else the id of a pattern plus 3; *period* is an *n*, in milliseconds: if it is 0, unit byte,
 //! zone text and anchor byte follow; *window* is algorithm byte, rate n, capacity n, period period; *limit* is flags
-//! byte (bit 0 shadow, bit 1 unlimited), slots maybe(n), windows list(window); *born* is shard byte, source source, limit limit, key
-//! text; *move* is at n, source source, lifts byte, limit limit; *spend* is id n, cost n, born maybe(born), moves
-//! list(move), ends list(n); *record* is a tag and its fields.
+//! byte (bit 0 shadow, bit 1 unlimited), slots maybe(n), windows list(window); *born* is shard byte, source source,
+//! limit limit, key text; *move* is at n, source source, lifts byte, limit limit; *spend* is id n, cost n, born
+//! maybe(born), moves list(move), ends list(n); *record* is a tag and its fields.
 //!
 //! | tag | record | fields |
 //! |----:|--------|--------|
