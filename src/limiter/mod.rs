@@ -10,8 +10,8 @@
 //! thread that does, or for memory of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
 //!
 //! Each module may use only those after it in this list: `open`, `offline`, `list`, `limits`, `holds`, `check`,
-//! `report`, `background`, `recovery`, `lookup`, `core`, `options`, `held`, `entry`, `registry`, `json`, `answers`.
-//! Each room below has a list of its own.
+//! `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `entry`, `registry`, `json`,
+//! `answers`. Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;
@@ -30,6 +30,7 @@ mod answers;
 mod background;
 mod core;
 mod entry;
+mod gone;
 mod held;
 mod json;
 mod lookup;

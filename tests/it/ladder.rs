@@ -46,6 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "report",
             "background",
             "recovery",
+            "gone",
             "lookup",
             "core",
             "options",
@@ -62,7 +63,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/holds", &["settle", "renew", "hold", "known", "refund"]),
     ("limiter/held", &["book", "id"]),
     ("limiter/check", &["several", "all", "walk", "many", "progress", "decide", "room", "slots", "wait"]),
-    ("limiter/entry", &["table", "chunks", "key", "text", "shares"]),
+    ("limiter/entry", &["table", "chunks", "recorded", "key", "text", "shares"]),
     ("limiter/background", &["helpers", "denials", "compact", "sweep"]),
     ("limiter/recovery", &["build", "settle", "redo", "replay", "shares", "by_id"]),
     (

@@ -11,13 +11,11 @@
 
 use std::sync::Arc;
 
-use super::shares::Shares;
 use super::text::Text;
-use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
 use crate::limit::{Algorithm, Ends, Limit, Period, Standing, Window};
 use crate::limiter::answers::Totals;
-use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK, Row};
+use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK};
 use crate::store::record::{self, Overlay};
 
 const ID_BITS: u32 = 48;
@@ -443,56 +441,10 @@ impl Entry {
         }
     }
 
-    /// Of a pattern: since when its keys are to have the values in force at `now`.
-    fn edited_at(&self, now: Micros) -> Micros {
-        let ended = self.overlay().filter(|overlay| overlay.until <= now).map_or(0, |overlay| overlay.until);
-        self.configured().unwrap_or(0).max(ended)
-    }
-
-    /// Shows in the registry what its pattern is to be.
-    pub fn show(&self, row: &mut Row, now: Micros) {
-        row.limit = Arc::clone(&self.limit);
-        row.overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
-        row.edited_at = self.edited_at(now);
-        row.max_keys = self.max_keys().unwrap_or(MAX_KEYS);
-    }
-
     /// Notes of a new pattern when it was configured, and its bound.
     pub fn set_pattern(&mut self, at: Micros, max_keys: Option<u64>) {
         let more = self.more();
         (more.configured, more.max_keys) = (at + 1, max_keys);
-    }
-
-    /// What a snapshot says of it. `shares` are those of its shard.
-    pub fn to_record(&self, shares: &Shares) -> record::Entry<'_> {
-        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals();
-        let source = match self.source() {
-            Source::Exact => record::Source::Exact,
-            Source::Request => record::Source::Request,
-            Source::Overflow => record::Source::Overflow,
-            // A share is made before the first key joins, and stays as long as the pattern.
-            Source::Pattern(slot) => {
-                shares.get(slot).map_or(record::Source::Request, |share| record::Source::Pattern(share.pattern.id))
-            }
-        };
-        record::Entry {
-            id: self.id(),
-            shard: self.shard(),
-            source,
-            limit: Arc::clone(&self.limit),
-            max_keys: self.max_keys(),
-            overlay: self.overlay().cloned(),
-            parts: match self.pattern_text() {
-                // That of a pattern is never used, and is not of its values in force.
-                Some(_) => Standing::new(self.in_force()).parts(),
-                None => self.standing.parts(),
-            },
-            configured: self.configured(),
-            totals: [allowed, denied, allowed_cost, denied_cost],
-            times: self.times(),
-            barrier: self.barrier(),
-            key: &self.key,
-        }
     }
 
     /// The key from its record in a snapshot. `source` is that of the record, by slot; `limit` and `overlay` are those
