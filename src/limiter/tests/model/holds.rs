@@ -378,9 +378,9 @@ impl Pair {
             }
             Op::Reopen => {
                 self.limiter.close().unwrap();
-                self.go_on(self.clock.rebooted(self.clock.wall()), |from, to| copy(from, to));
+                self.go_on(self.clock.rebooted(self.clock.wall()), copy);
             }
-            Op::Kill => self.go_on(self.clock.restarted(), |from, to| copy(from, to)),
+            Op::Kill => self.go_on(self.clock.restarted(), copy),
             // What was answered is on disk in this mode only.
             Op::Cut(seed) if self.sync == SyncMode::Always => {
                 let image = self.disk.now();
