@@ -23,6 +23,16 @@ pub enum Kind {
     ForbiddenOrigin,
     /// No limit has this key.
     LimitNotConfigured,
+    /// No such hold: it was never given, or is forgotten.
+    HoldNotFound,
+    /// The hold was settled before, with another cost.
+    HoldSettled,
+    /// The hold has run out.
+    HoldExpired,
+    /// As many holds are open as there may be.
+    TooManyHolds,
+    /// An idempotency key was used before, for another request.
+    IdempotencyMismatch,
     /// No such path.
     NotFound,
     /// The path exists, the method does not.
@@ -59,6 +69,11 @@ impl Kind {
             Kind::Unauthorized => ("unauthorized", 401, 3),
             Kind::ForbiddenOrigin => ("forbidden_origin", 403, 3),
             Kind::LimitNotConfigured => ("limit_not_configured", 404, 3),
+            Kind::HoldNotFound => ("hold_not_found", 404, 3),
+            Kind::HoldSettled => ("hold_settled", 409, 3),
+            Kind::HoldExpired => ("hold_expired", 410, 3),
+            Kind::TooManyHolds => ("too_many_holds", 503, 3),
+            Kind::IdempotencyMismatch => ("idempotency_mismatch", 422, 3),
             Kind::NotFound => ("not_found", 404, 3),
             Kind::MethodNotAllowed => ("method_not_allowed", 405, 3),
             Kind::BodyTooLarge => ("body_too_large", 413, 3),
@@ -83,6 +98,11 @@ impl Kind {
         Kind::Unauthorized,
         Kind::ForbiddenOrigin,
         Kind::LimitNotConfigured,
+        Kind::HoldNotFound,
+        Kind::HoldSettled,
+        Kind::HoldExpired,
+        Kind::TooManyHolds,
+        Kind::IdempotencyMismatch,
         Kind::NotFound,
         Kind::MethodNotAllowed,
         Kind::BodyTooLarge,

@@ -66,8 +66,9 @@ pub use clock::{Clock, Micros};
 pub use error::{Error, Kind, Result};
 pub use limit::{Algorithm, CalendarUnit, Detail, Fields, Limit, Mode, Period, Quote, Quotes, Window, Zone};
 pub use limiter::{
-    AllDecision, Applied, By, Compaction, Decision, Item, Lasting, Limiter, Listing, Options, Origin, Overflowing,
-    Page, Report, Setting, Status, SyncMode, Totals,
+    AllDecision, Applied, By, Compaction, Cost, Decision, Hold, HoldDecision, Item, Lasting, Limiter, Listing,
+    OpenHold, Options, Origin, Overflowing, Page, Report, Setting, Settled, SettledItem, SlotsInUse, Status, SyncMode,
+    Totals,
 };
 pub use store::{Access, Health};
 

@@ -18,7 +18,10 @@ use flint::server::fuzz::{self, Class, Head};
 use flint::store::decode::Decoder;
 use flint::store::encode;
 use flint::store::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use flint::store::record::{self, Born, Entry, Event, Intent, Move, Overlay, PatternTotals, Record, Source, Spend};
+use flint::store::record::{
+    self, Answer, Back, Born, Entry, Event, HeldItem, HoldEntry, Intent, Move, Overlay, PatternTotals, Record, Source,
+    Spend,
+};
 use flint::{Algorithm, Item, Kind, Limit, Setting, Window};
 use serde_json::Value;
 use tiny_http::{HTTPVersion, Header};
@@ -113,6 +116,8 @@ fn encoded(record: &Record<'_>, base: u64) -> Vec<u8> {
         Record::Entry(entry) => encode::encode_entry(&mut bytes, entry),
         Record::PatternTotals(totals) => encode::encode_pattern_totals(&mut bytes, totals),
         Record::End { limits, now } => encode::encode_end(&mut bytes, *limits, *now),
+        Record::Hold(hold) => encode::encode_hold(&mut bytes, hold),
+        Record::Answer(answer) => encode::encode_answer(&mut bytes, answer),
     }
     bytes
 }
@@ -376,7 +381,9 @@ fn records() -> Vec<Record<'static>> {
     let mut records: Vec<_> = limits
         .flat_map(|limit| {
             let state = match limit.windows()[0].algorithm() {
-                Algorithm::TokenBucket => StateParts::Bucket { whole: -7, part: 59_999, at, fast: Some((9, 1000)) },
+                Algorithm::TokenBucket => {
+                    StateParts::Bucket { whole: -7, part: 59_999, at, full_at: at, fast: Some((9, 1000)) }
+                }
                 Algorithm::SlidingWindowLog => StateParts::Events(vec![(at - 1, 3), (at, 200)]),
                 Algorithm::FixedWindowCounter => StateParts::Window { start: at, end: at + 5, used: 100 },
                 Algorithm::SlidingWindowCounter => StateParts::Pair { start: at, previous: 1, current: 2 },
@@ -394,6 +401,7 @@ fn records() -> Vec<Record<'static>> {
                 configured: Some(at),
                 totals: [1, 200, 30_000, u64::MAX],
                 times: [Some(at), None, Some(0)],
+                barrier: Some(at),
                 key,
             };
             let ceiling = Some(CeilingParts { most: 20, edge: 9, speed: (20, 1000), whole: 3, part: 999, at });
@@ -441,6 +449,33 @@ fn records() -> Vec<Record<'static>> {
         Event::Clock(Reading { at, wall: at - 7, boot: [9; 16], boot_clock: 1_000_000 }),
     ];
     records.extend(events.map(Record::Event));
+    let spend = |born, moves| Spend { id, cost: 3, born, moves, ends: ends() };
+    let held = Event::Held {
+        hold: 9,
+        at,
+        until: at + 60_000_000,
+        items: vec![
+            HeldItem { spend: spend(born(), Vec::new()), slots: false, key },
+            HeldItem { spend: spend(None, Vec::new()), slots: true, key: "b" },
+        ],
+    };
+    let back = vec![Back { id, units: 2, held_at: at - 1 }];
+    let answer = Answer { key: [7; 16], request: [8; 16], at, answer: r#"{"allowed":true}"# };
+    let of_holds = [
+        held.clone(),
+        Event::Settled { hold: 9, at, costs: vec![1, 0], back, more: vec![spend(born(), Vec::new())] },
+        Event::Renewed { hold: record::MAX_COUNTER, until: at + 1 },
+        Event::Refunded { id, at, units: 5 },
+        Event::Kept { answer, event: Box::new(held) },
+        Event::Kept { answer, event: Box::new(Event::Spent { id, cost: 1, at }) },
+        Event::TablesMarker { snapshot: 2 },
+    ];
+    records.extend(of_holds.map(Record::Event));
+    let hold = |ended: Option<u64>, costs| {
+        let items = vec![(id, 3, false, key), (1, 1, true, "b")];
+        Record::Hold(HoldEntry { hold: 9, at, until: at + 1, ttl: 1, ended, costs, items })
+    };
+    records.extend([hold(None, Vec::new()), hold(Some(at), vec![1, 2]), Record::Answer(answer)]);
     records.push(Record::PatternTotals(PatternTotals { id, totals: [1, 2, 3, 4] }));
     records.push(Record::End { limits: 12, now: at });
     records

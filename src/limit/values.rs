@@ -8,11 +8,14 @@ use super::algorithm::Algorithm;
 use super::period::Period;
 use super::text::excerpt;
 use super::window::Window;
-use crate::bounds::MAX_WINDOWS;
+use crate::bounds::{MAX_SLOTS, MAX_WINDOWS};
 use crate::error::{Error, Result};
 
 /// The text of a limit that allows every check.
 const UNLIMITED: &str = "unlimited";
+
+/// What stands before the number in the text of a limit of slots.
+const SLOTS: &str = "slots=";
 
 /// What a denial does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -57,9 +60,10 @@ impl FromStr for Mode {
     }
 }
 
-/// The values of a limit: 1 to 8 windows, all of which must allow; or no limit at all (`unlimited`).
+/// The values of a limit: 1 to 8 windows, all of which must allow; or units that may be held at once (`slots`); or no
+/// limit at all (`unlimited`).
 ///
-/// Its text is that of its windows, separated by commas, or `unlimited`; then `shadow` in that mode.
+/// Its text is that of its windows, separated by commas, or `slots=4`, or `unlimited`; then `shadow` in that mode.
 ///
 /// ```
 /// use std::time::Duration;
@@ -78,6 +82,7 @@ pub struct Limit {
     /// In canonical order; empty for `unlimited`.
     windows: Box<[Window]>,
     mode: Mode,
+    slots: Option<u64>,
 }
 
 impl Limit {
@@ -111,12 +116,23 @@ impl Limit {
                 pair[0].short()
             )));
         }
-        Ok(Limit { windows: windows.into_boxed_slice(), mode: Mode::Enforce })
+        Ok(Limit { windows: windows.into_boxed_slice(), mode: Mode::Enforce, slots: None })
+    }
+
+    /// So many units that may be held at once, 1 to 1 000 000.
+    ///
+    /// # Errors
+    /// `invalid_argument`, naming `slots`.
+    pub fn of_slots(slots: u64) -> Result<Limit> {
+        if !(1..=MAX_SLOTS).contains(&slots) {
+            return Err(Error::invalid(format!("slots must be an integer of 1 to {MAX_SLOTS}, not {slots}")));
+        }
+        Ok(Limit { slots: Some(slots), ..Limit::unlimited() })
     }
 
     /// No limit: every check is allowed and counted.
     pub fn unlimited() -> Limit {
-        Limit { windows: Box::default(), mode: Mode::Enforce }
+        Limit { windows: Box::default(), mode: Mode::Enforce, slots: None }
     }
 
     /// The same in another mode. Nothing is ever denied under `unlimited`, whatever the mode.
@@ -125,7 +141,8 @@ impl Limit {
         Limit { mode, ..self }
     }
 
-    /// Its windows in canonical order: by period, then rate, then algorithm, then burst. Empty for `unlimited`.
+    /// Its windows in canonical order: by period, then rate, then algorithm, then burst. Empty for `unlimited` and
+    /// slots.
     pub fn windows(&self) -> &[Window] {
         &self.windows
     }
@@ -137,13 +154,18 @@ impl Limit {
 
     /// Whether every check is allowed.
     pub fn is_unlimited(&self) -> bool {
-        self.windows.is_empty()
+        self.windows.is_empty() && self.slots.is_none()
+    }
+
+    /// Units that may be held at once; `None` for a limit of windows.
+    pub fn slots(&self) -> Option<u64> {
+        self.slots
     }
 }
 
 impl From<Window> for Limit {
     fn from(window: Window) -> Limit {
-        Limit { windows: Box::new([window]), mode: Mode::Enforce }
+        Limit { windows: Box::new([window]), mode: Mode::Enforce, slots: None }
     }
 }
 
@@ -151,6 +173,9 @@ impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_unlimited() {
             f.write_str(UNLIMITED)?;
+        }
+        if let Some(slots) = self.slots {
+            write!(f, "{SLOTS}{slots}")?;
         }
         for (index, window) in self.windows.iter().enumerate() {
             write!(f, "{}{window}", if index == 0 { "" } else { ", " })?;
@@ -171,6 +196,11 @@ impl FromStr for Limit {
         };
         if values == UNLIMITED {
             return Ok(Limit::unlimited().with_mode(mode));
+        }
+        if let Some(slots) = values.strip_prefix(SLOTS) {
+            let wrong =
+                |_| Error::invalid(format!("slots must be an integer of 1 to {MAX_SLOTS}, not `{}`", excerpt(slots)));
+            return Ok(Limit::of_slots(slots.parse().map_err(wrong)?)?.with_mode(mode));
         }
         // Counted first: a long text of commas is told so.
         let count = values.split(',').count();

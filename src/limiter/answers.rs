@@ -195,6 +195,94 @@ pub struct AllDecision {
     pub results: Vec<Decision>,
 }
 
+/// A hold that was allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hold {
+    /// What it is settled and renewed by: 1 to 40 lower-case letters and digits.
+    pub id: String,
+    /// When it runs out, in microseconds since the epoch.
+    pub expires_at: Micros,
+    /// How long that was from when it was made or renewed.
+    pub ttl: Duration,
+}
+
+/// The answer to a hold of one key or several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HoldDecision {
+    /// As a check of the same items would have been answered.
+    pub all: AllDecision,
+    /// The hold; `None` if it was denied.
+    pub hold: Option<Hold>,
+}
+
+/// What a hold is to have cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cost<'a> {
+    /// What was held.
+    AsHeld,
+    /// So many units of its one key that has windows, 0 to 10^12.
+    Units(u64),
+    /// By key; what is not named is as held.
+    Each(&'a [(&'a str, u64)]),
+}
+
+/// The answer to a settlement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settled {
+    /// Whether the hold had run out before.
+    pub late: bool,
+    /// One for each item of the hold, in its order.
+    pub results: Vec<SettledItem>,
+}
+
+/// What became of one item of a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SettledItem {
+    /// Its key.
+    pub key: String,
+    /// Units that were held.
+    pub held: u64,
+    /// What they cost in the end; of slots what was held.
+    pub cost: u64,
+    /// Whole units left, or free slots; `None` under `unlimited` and where the key has no limit any more.
+    pub remaining: Option<u64>,
+    /// Units used beyond the capacity.
+    pub debt: u64,
+    /// Whether the key has a limit. Where it has none, nothing was corrected.
+    pub configured: bool,
+}
+
+/// How a limit of slots stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotsInUse {
+    /// Slots that there are.
+    pub slots: u64,
+    /// Slots that are held; more than there are where the limit was made smaller.
+    pub used: u64,
+    /// The open holds, the oldest first; at most 1000 of them.
+    pub holds: Arc<[OpenHold]>,
+}
+
+/// An open hold of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpenHold {
+    /// Its id.
+    pub id: String,
+    /// Slots that it takes.
+    pub cost: u64,
+    /// Since when, in microseconds since the epoch.
+    pub at: Micros,
+    /// Until when.
+    pub until: Micros,
+}
+
 /// Where a key has its limit from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -270,6 +358,8 @@ pub struct Status {
     pub lasting: Option<Lasting>,
     /// Whether it found no room under `max_keys`, so that what is told here is of the limit that all such keys share.
     pub overflow: bool,
+    /// Of a limit of slots: which of them are held.
+    pub slots: Option<SlotsInUse>,
     /// Of a pattern: live keys at most.
     pub max_keys: Option<u64>,
     /// Of a pattern: keys that live by it now.

@@ -464,6 +464,7 @@ mod tests {
             next: figures.next,
             lasting: None,
             overflow: false,
+            slots: None,
             max_keys: None,
             live: None,
             totals: Totals { allowed: 1, denied: 2, allowed_cost: 3, denied_cost: 4 },

@@ -11,7 +11,7 @@ use super::files::lock::DirectoryLock;
 use super::files::names::Name;
 use super::files::random::random;
 use super::format::frame::FILE_HEADER;
-use super::format::record::{Entry, PatternTotals};
+use super::format::record::{Answer, Entry, HoldEntry, PatternTotals};
 use super::log::handle::Log;
 use super::log::segment::Segment;
 use super::log::writer::Start;
@@ -66,6 +66,11 @@ impl Opening {
         Ok(Opening { lock, clock: clock.clone(), policy, snapshot: snapshot.transpose()?, home, found, sealed: None })
     }
 
+    /// The id of the data directory.
+    pub fn directory(&self) -> [u8; 16] {
+        self.home.id
+    }
+
     /// Whether all limits are to be handed to [`Opening::entry`].
     pub fn wants_snapshot(&self) -> bool {
         self.snapshot.is_some()
@@ -85,6 +90,22 @@ impl Opening {
     /// `io`.
     pub fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.snapshot.as_mut().map_or(Ok(()), |snapshot| snapshot.entry(entry))
+    }
+
+    /// Adds one hold to the new snapshot.
+    ///
+    /// # Errors
+    /// `io`.
+    pub fn hold(&mut self, hold: &HoldEntry<'_>) -> Result<()> {
+        self.snapshot.as_mut().map_or(Ok(()), |snapshot| snapshot.hold(hold))
+    }
+
+    /// Adds one answer that is kept to the new snapshot.
+    ///
+    /// # Errors
+    /// `io`.
+    pub fn answer(&mut self, answer: &Answer<'_>) -> Result<()> {
+        self.snapshot.as_mut().map_or(Ok(()), |snapshot| snapshot.answer(answer))
     }
 
     /// Makes the new snapshot durable under its unfinished name.

@@ -8,7 +8,7 @@ use super::files::names::Name;
 use super::files::random::random;
 use super::format::encode;
 use super::format::frame::{self, FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, FrameHeader};
-use super::format::record::{Entry, Event, PatternTotals};
+use super::format::record::{Answer, Entry, Event, HoldEntry, PatternTotals};
 use crate::clock::{Clock, Reading};
 use crate::error::{Error, Kind, Result};
 
@@ -74,6 +74,26 @@ impl SnapshotWriter {
         encode::encode_entry(&mut self.frame, entry);
         self.records += 1;
         self.limits += 1;
+        if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
+    }
+
+    /// Adds one hold. It may come before the entries of its items.
+    ///
+    /// # Errors
+    /// `io`.
+    pub fn hold(&mut self, hold: &HoldEntry<'_>) -> Result<()> {
+        encode::encode_hold(&mut self.frame, hold);
+        self.records += 1;
+        if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
+    }
+
+    /// Adds one answer that is kept.
+    ///
+    /// # Errors
+    /// `io`.
+    pub fn answer(&mut self, answer: &Answer<'_>) -> Result<()> {
+        encode::encode_answer(&mut self.frame, answer);
+        self.records += 1;
         if self.frame.len() >= FRAME_BYTES { self.close_frame() } else { Ok(()) }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{Entry, Event, PatternTotals, Source};
+use super::record::{Answer, Entry, Event, HoldEntry, PatternTotals, Source};
 use super::*;
 use crate::clock::{Clock, Micros, Reading};
 use crate::error::Kind;
@@ -21,6 +21,8 @@ struct Seen {
     readings: Vec<Reading>,
     entries: Vec<String>,
     totals: Vec<PatternTotals>,
+    holds: Vec<String>,
+    answers: Vec<String>,
     events: usize,
 }
 
@@ -32,6 +34,14 @@ impl Replay for Seen {
     }
     fn pattern_totals(&mut self, totals: PatternTotals) -> std::result::Result<(), String> {
         self.totals.push(totals);
+        Ok(())
+    }
+    fn hold(&mut self, hold: HoldEntry<'_>) -> std::result::Result<(), String> {
+        self.holds.push(format!("{hold:?}"));
+        Ok(())
+    }
+    fn answer(&mut self, answer: Answer<'_>) -> std::result::Result<(), String> {
+        self.answers.push(format!("{answer:?}"));
         Ok(())
     }
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String> {
@@ -59,13 +69,14 @@ fn entry(key: &str) -> Entry<'_> {
         max_keys: None,
         overlay: None,
         parts: Parts {
-            windows: vec![StateParts::Bucket { whole: 5, part: 0, at: 1, fast: None }],
+            windows: vec![StateParts::Bucket { whole: 5, part: 0, at: 1, full_at: 1, fast: None }],
             resting: vec![],
             ceiling: None,
         },
         configured: None,
         totals: [0; 4],
         times: [None; 3],
+        barrier: None,
         key,
     }
 }
@@ -237,4 +248,35 @@ fn another_version_is_refused_by_name_and_nothing_is_changed() {
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "the segment and the lock");
     }
+}
+
+#[test]
+fn a_snapshot_keeps_holds_and_answers_in_any_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(TODAY);
+    let lock = DirectoryLock::acquire(dir.path(), Access::Create).unwrap();
+    let found = Recovered { highest_number: 1, next_sequence: 1, ..Recovered::default() };
+    let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+    let mut opening = Opening::begin(dir.path(), &disk, lock, found, &clock, Policy::default()).unwrap();
+    // More of them than one frame holds.
+    let key = "k".repeat(500);
+    let hold = |hold, ended: Option<Micros>| HoldEntry {
+        hold,
+        at: TODAY,
+        until: TODAY + HOUR,
+        ttl: HOUR,
+        ended,
+        costs: if ended.is_some() { vec![2] } else { Vec::new() },
+        items: vec![(1, 3, true, &key)],
+    };
+    let answer = Answer { key: [1; 16], request: [2; 16], at: TODAY, answer: "{}" };
+    let holds: Vec<_> = (0..400).map(|number| hold(number, (number % 2 == 0).then_some(TODAY))).collect();
+    holds[..200].iter().for_each(|hold| opening.hold(hold).unwrap());
+    opening.answer(&answer).unwrap();
+    opening.entry(&entry("a")).unwrap();
+    holds[200..].iter().for_each(|hold| opening.hold(hold).unwrap());
+    opening.finish().unwrap().log().stop().unwrap();
+    let (_, seen) = look(dir.path());
+    assert_eq!(seen.holds, holds.iter().map(|hold| format!("{hold:?}")).collect::<Vec<_>>());
+    assert_eq!((seen.answers, seen.entries), (vec![format!("{answer:?}")], vec!["a".to_owned()]));
 }

@@ -202,6 +202,10 @@ impl<'a> Decoder<'a> {
                 windows.iter().map(|window| self.object(self.page.state(algorithm(window)).1)).collect()
             }
             "state" => self.object(self.page.state(algorithm(&before["window"])).1),
+            "record" => {
+                let (name, fields) = self.record();
+                Value::from_iter([Value::from(name), fields])
+            }
             made => self.object(self.page.kind(made)),
         }
     }
@@ -253,6 +257,12 @@ fn encode(page: &Page, out: &mut Vec<u8>, text: &str, values: &Value, base: u64)
     }
 }
 
+fn encode_record(page: &Page, out: &mut Vec<u8>, name: &str, fields: &Value, base: u64) {
+    let tag = page.tag(name);
+    out.push(tag);
+    encode(page, out, page.record(tag).1, fields, base);
+}
+
 fn encode_value(page: &Page, out: &mut Vec<u8>, kind: &str, value: &Value, base: u64) {
     let element = |out: &mut Vec<u8>, of: &str, value: &Value| match of.contains(' ') {
         true => encode(page, out, of, value, base),
@@ -291,6 +301,7 @@ fn encode_value(page: &Page, out: &mut Vec<u8>, kind: &str, value: &Value, base:
             encode(page, out, page.calendar(), value, base);
         }
         "period" => n(out, number()),
+        "record" => encode_record(page, out, value[0].as_str().unwrap(), &value[1], base),
         made => encode(page, out, page.kind(made), value, base),
     }
 }
@@ -350,9 +361,7 @@ pub fn write(page: &Page, magic: &[u8], number: u64, flags: u64, first: u64, fra
     for records in frames {
         let mut payload = Vec::new();
         for (name, value) in records {
-            let tag = page.tag(name);
-            payload.push(tag);
-            encode(page, &mut payload, page.record(tag).1, value, base);
+            encode_record(page, &mut payload, name, value, base);
         }
         let mut head = vec![0; frame.size()];
         head[..4].copy_from_slice(b"FLfr");

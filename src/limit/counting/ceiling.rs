@@ -186,6 +186,11 @@ impl Ceiling {
         self.backlog = (self.backlog + self.units(cost)).min(self.top());
     }
 
+    /// Gives back units.
+    pub fn give(&mut self, units: u64) {
+        self.backlog = self.backlog.saturating_sub(self.units(units));
+    }
+
     /// Lowers what a window says to what all values together allow, of `cost`: as after spending it where `take`.
     pub fn lower(&self, quote: &mut Quote, cost: u64, take: bool) {
         let mut left = self.clone();

@@ -6,10 +6,11 @@ use crate::limit::window::Window;
 /// The state of one window as plain numbers, as a snapshot holds it. Instants are microseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateParts {
-    /// token_bucket: the level is `whole + part / period` units, with the period in microseconds. While it is below
+    /// token_bucket: the level is `whole + part / period` units, with the period in microseconds; it was last full at
+    /// `full_at`, which is no later than `at`. While it is below
     /// zero and `fast` is there, it refills at that rate (units, and microseconds of its period), and `part` counts in
     /// that period.
-    Bucket { whole: i64, part: u64, at: Micros, fast: Option<(u64, Micros)> },
+    Bucket { whole: i64, part: u64, at: Micros, full_at: Micros, fast: Option<(u64, Micros)> },
     /// sliding_window_log: instants and the units spent in each.
     Events(Vec<(Micros, u64)>),
     /// fixed_window_counter

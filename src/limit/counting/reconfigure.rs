@@ -197,6 +197,9 @@ fn converted(from: &Window, state: &State, to: &Window, at: Micros, ends: &mut d
         (State::Events(log), _) => lump(log.newest().unwrap_or(at), log.used(), ends),
         (State::Bucket(_) | State::Debt(_), _) => lump(at, state.used(from, at), ends),
     };
+    if from.period() == to.period() && from.algorithm() == to.algorithm() {
+        new = new.last_full(to, state.full_at());
+    }
     new.advance(to, at);
     new
 }

@@ -20,7 +20,7 @@ use crate::limit::window::Window;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing(Kind);
 
-/// A million of these are kept, nearly all of them of one window: 32 bytes.
+/// A million of these are kept, nearly all of them of one window: 40 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     /// Under `unlimited`, and nothing rests.
@@ -146,6 +146,42 @@ impl Standing {
             }
             _ => {}
         }
+    }
+
+    /// Gives back `units` that were spent at `held_at`, at `now`, to which it was advanced: in each window as far as
+    /// they still count there. A bucket counts them until it has been full since, a fixed window until it ends, a
+    /// sliding counter for this window and the next, a log for one period.
+    pub fn give_back(&mut self, limit: &Limit, held_at: Micros, now: Micros, units: u64) {
+        self.give(limit, now, units, |state, window| state.give_back(window, held_at, units));
+    }
+
+    /// Gives back `units` at `now`, to which it was advanced: in each window no more than is used there; of a log the
+    /// newest first, of a sliding counter only what was spent in its current window.
+    pub fn refund(&mut self, limit: &Limit, now: Micros, units: u64) {
+        self.give(limit, now, units, |state, window| state.give(window, units));
+    }
+
+    fn give(&mut self, limit: &Limit, now: Micros, units: u64, mut give: impl FnMut(&mut State, &Window)) {
+        match (&mut self.0, limit.windows()) {
+            (Kind::One(state), [window]) => give(state, window),
+            (Kind::More(more), windows) => {
+                for (state, window) in more.states.iter_mut().zip(windows) {
+                    give(state, window);
+                }
+                // A window that rests for another period or algorithm has no part in what was held since.
+                let shape = |window: &Window| (window.period(), window.algorithm());
+                for (window, state) in &mut more.rest.windows {
+                    if windows.iter().any(|other| shape(other) == shape(window)) {
+                        give(state, window);
+                    }
+                }
+                if let Some(ceiling) = &mut more.rest.ceiling {
+                    ceiling.give(units);
+                }
+            }
+            _ => {}
+        }
+        self.advance(limit, now);
     }
 
     /// Takes new values at `at`: what was spent stays spent.

@@ -84,12 +84,12 @@ impl State {
     /// From plain numbers that were written for `window`; what cannot have been written is clamped.
     pub fn restore(window: &Window, parts: &StateParts) -> State {
         match (window.algorithm(), parts) {
-            (Algorithm::TokenBucket, StateParts::Bucket { whole, part, at, fast }) => {
-                let debt =
-                    fast.and_then(|(units, per)| Debt::restore(window, *whole, *part, *at, Speed { units, per }));
+            (Algorithm::TokenBucket, StateParts::Bucket { whole, part, at, full_at, fast }) => {
+                let debt = fast
+                    .and_then(|(units, per)| Debt::restore(window, *whole, *part, *at, *full_at, Speed { units, per }));
                 match debt {
                     Some(debt) => State::Debt(Box::new(debt)),
-                    None => State::Bucket(Bucket::restore(window, *whole, *part, *at)),
+                    None => State::Bucket(Bucket::restore(window, *whole, *part, *at, *full_at)),
                 }
             }
             (Algorithm::SlidingWindowLog, StateParts::Events(events)) => {
@@ -175,7 +175,51 @@ impl State {
             _ => own.faster(speed),
         };
         if speed != own {
-            *self = State::lacking(window, missing, speed, at);
+            *self = State::lacking(window, missing, speed, at).last_full(window, self.full_at());
+        }
+    }
+
+    /// Of a bucket: when it was last full; 0 of others.
+    pub fn full_at(&self) -> Micros {
+        match self {
+            State::Bucket(bucket) => bucket.full_at(),
+            State::Debt(debt) => debt.full_at(),
+            State::Events(_) | State::Window(_) | State::Pair(_) => 0,
+        }
+    }
+
+    /// The same, if it is a bucket last full at an earlier instant.
+    pub fn last_full(self, window: &Window, full_at: Micros) -> State {
+        match self {
+            State::Bucket(bucket) => State::Bucket(bucket.last_full(window, full_at)),
+            State::Debt(debt) => State::Debt(Box::new(debt.last_full(full_at))),
+            other => other,
+        }
+    }
+
+    /// Gives back units that were spent at an instant, as far as they still count.
+    pub fn give_back(&mut self, window: &Window, held_at: Micros, units: u64) {
+        match self {
+            State::Bucket(_) | State::Debt(_) if self.full_at() > held_at => {}
+            State::Bucket(_) | State::Debt(_) => self.give(window, units),
+            State::Events(log) => log.give_back(held_at, units),
+            State::Window(open) => open.give_back(held_at, units),
+            State::Pair(pair) => pair.give_back(window, held_at, units),
+        }
+    }
+
+    /// Gives back units of what counts now: of a log the newest, of a sliding counter those of this window.
+    pub fn give(&mut self, window: &Window, units: u64) {
+        match self {
+            State::Bucket(bucket) => bucket.give(window, units),
+            State::Debt(debt) => {
+                if let Some(bucket) = debt.give(window, units) {
+                    *self = State::Bucket(bucket);
+                }
+            }
+            State::Events(log) => log.give(units),
+            State::Window(open) => open.give(units),
+            State::Pair(pair) => pair.give(units),
         }
     }
 

@@ -12,7 +12,9 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, Mode, Window};
 use crate::limiter::recovery::replay::Replayed;
 use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK, Registry};
-use crate::store::record::{self, Born, Event, Intent, PatternTotals, Source, Spend};
+use crate::store::record::{
+    self, Answer, Back, Born, Event, HeldItem, HoldEntry, Intent, PatternTotals, Source, Spend,
+};
 use crate::store::{Access, DirectoryLock, ReadOnlyView, Recovered, Replay, recover};
 
 /// What a step of reading gives.
@@ -26,7 +28,7 @@ pub fn dump(dir: &Path, each: &mut dyn FnMut(&Value)) -> Result<()> {
     // A key may stand in a snapshot before the pattern that it lives by.
     let mut patterns = Patterns(HashMap::new());
     look(dir, &mut patterns)?;
-    let mut dumper = Dumper { keys: patterns.0, each };
+    let mut dumper = Dumper { keys: patterns.0, holds: HashMap::new(), kept: false, each };
     look(dir, &mut dumper).map(|_| ())
 }
 
@@ -44,6 +46,14 @@ impl Replay for Patterns {
     }
 
     fn pattern_totals(&mut self, _: PatternTotals) -> Read {
+        Ok(())
+    }
+
+    fn hold(&mut self, _: HoldEntry<'_>) -> Read {
+        Ok(())
+    }
+
+    fn answer(&mut self, _: Answer<'_>) -> Read {
         Ok(())
     }
 
@@ -66,14 +76,16 @@ fn look(dir: &Path, replay: &mut dyn Replay) -> Result<Recovered> {
     Ok(Recovered { torn, ..found })
 }
 
-/// Hands the events of one key to `each`, as JSON objects; also of a key that lives by a pattern or request, and of a
-/// pattern by its text. Events before the last compaction are not known any more: the snapshot has their sum.
+/// Hands the events of one key to `each`, as JSON objects; also of a key that lives by a pattern or request, of a
+/// pattern by its text, and of holds with an item of the key. Events before the last compaction are not known any more:
+/// the snapshot has their sum.
 ///
 /// # Errors
 /// As for opening the directory to look at it.
 pub fn history(dir: &Path, key: &str, each: &mut dyn FnMut(&Value)) -> Result<()> {
     dump(dir, &mut |record| {
-        if record["key"] == key {
+        let of_item = |item: &Value| item["key"] == key;
+        if of_item(record) || record["items"].as_array().is_some_and(|items| items.iter().any(of_item)) {
             each(record);
         }
     })
@@ -90,12 +102,19 @@ pub fn verify(dir: &Path) -> Result<Recovered> {
 struct Dumper<'a> {
     /// Keys as the map has them.
     keys: HashMap<u64, String>,
+    /// The ids and keys of the items of each hold that was not settled yet.
+    holds: HashMap<u64, Vec<(u64, String)>>,
+    /// Set within a record that keeps an answer.
+    kept: bool,
     each: &'a mut dyn FnMut(&Value),
 }
 
 impl Dumper<'_> {
     fn tell(&mut self, line: &Value) -> Read {
-        (self.each)(line);
+        match self.kept {
+            true => (self.each)(&with(line.clone(), "kept", true)),
+            false => (self.each)(line),
+        }
         Ok(())
     }
 
@@ -124,8 +143,8 @@ impl Dumper<'_> {
         self.tell(&with_limit(line, &born.limit))
     }
 
-    /// A spend, with the birth of its key and the changes of its values before it.
-    fn spent(&mut self, at: Micros, spend: &Spend<'_>, several: bool) -> Read {
+    /// The birth of a spend's key and the changes of its values before it.
+    fn before_spend(&mut self, at: Micros, spend: &Spend<'_>) -> Read {
         if let Some(born) = &spend.born {
             self.born(spend.id, at, born)?;
         }
@@ -137,11 +156,44 @@ impl Dumper<'_> {
             let line = if made.lifts { with(line, "lifts", true) } else { line };
             self.tell(&with_limit(line, &made.limit))?;
         }
+        Ok(())
+    }
+
+    /// A spend, with what comes before it.
+    fn spent(&mut self, at: Micros, spend: &Spend<'_>, several: bool) -> Read {
+        self.before_spend(at, spend)?;
         if spend.cost == 0 {
             return Ok(());
         }
         let line = with(self.line("spent", Some(at), spend.id), "cost", spend.cost);
         let line = with_ends(if several { with(line, "check_all", true) } else { line }, &spend.ends);
+        self.tell(&line)
+    }
+
+    fn held(&mut self, hold: u64, at: Micros, until: Micros, items: &[HeldItem<'_>]) -> Read {
+        items.iter().try_for_each(|item| self.before_spend(at, &item.spend))?;
+        let told = items
+            .iter()
+            .map(|HeldItem { spend, slots, key }| with_ends(hold_item(spend.id, spend.cost, *slots, key), &spend.ends));
+        let line = json!({"event": "held", "at": instant(at), "hold": hold, "until": instant(until),
+            "items": told.collect::<Vec<_>>()});
+        self.holds.insert(hold, items.iter().map(|item| (item.spend.id, item.key.to_owned())).collect());
+        self.tell(&line)
+    }
+
+    /// Without items where the beginning of the hold is not there.
+    fn settled(&mut self, hold: u64, at: Micros, costs: &[u64], back: &[Back], more: &[Spend<'_>]) -> Read {
+        more.iter().try_for_each(|spend| self.before_spend(at, spend))?;
+        let items = self.holds.remove(&hold).unwrap_or_default();
+        let items = items.iter().zip(costs).map(|((id, key), cost)| hold_item(*id, *cost, false, key));
+        let line = json!({"event": "settled", "at": instant(at), "hold": hold, "items": items.collect::<Vec<_>>()});
+        let key = |id: u64| with_key(json!({"id": id}), self.keys.get(&id).map(String::as_str));
+        let back = back
+            .iter()
+            .map(|Back { id, units, held_at }| with(with(key(*id), "units", *units), "held_at", instant(*held_at)));
+        let line = with_some(line, "back", back.collect());
+        let more = more.iter().map(|spend| with_ends(with(key(spend.id), "cost", spend.cost), &spend.ends));
+        let line = with_some(line, "more", more.collect());
         self.tell(&line)
     }
 
@@ -179,6 +231,24 @@ impl Replay for Dumper<'_> {
         let key = self.keys.get(&totals.id).map(String::as_str);
         let line = with_key(json!({"event": "pattern_totals", "id": totals.id}), key);
         self.tell(&with_totals(line, &totals.totals))
+    }
+
+    fn hold(&mut self, entry: HoldEntry<'_>) -> Read {
+        let HoldEntry { hold, at, until, ended, costs, items, .. } = entry;
+        let told = items.iter().enumerate().map(|(place, (id, cost, slots, key))| {
+            let item = hold_item(*id, *cost, *slots, key);
+            if let Some(settled) = costs.get(place) { with(item, "settled", *settled) } else { item }
+        });
+        let line = json!({"event": "hold", "at": instant(at), "hold": hold, "until": instant(until),
+            "items": told.collect::<Vec<_>>()});
+        let line = if ended.is_some() { with(line, "ended", ended.map(instant)) } else { line };
+        self.holds.insert(hold, items.iter().map(|(id, _, _, key)| (*id, (*key).to_owned())).collect());
+        self.tell(&line)
+    }
+
+    /// What it says, and the request that it is for, are nobody's business.
+    fn answer(&mut self, answer: Answer<'_>) -> Read {
+        self.tell(&json!({"event": "answer", "at": instant(answer.at)}))
     }
 
     fn event(&mut self, event: Event<'_>) -> Read {
@@ -228,6 +298,21 @@ impl Replay for Dumper<'_> {
                 return items.iter().try_for_each(|item| self.intended(at, (group, last), item));
             }
             Event::Done { group } => json!({"event": "done", "group": group}),
+            Event::Held { hold, at, until, items } => return self.held(hold, at, until, &items),
+            Event::Settled { hold, at, costs, back, more } => return self.settled(hold, at, &costs, &back, &more),
+            Event::Renewed { hold, until } => {
+                let line = json!({"event": "renewed", "hold": hold, "until": instant(until)});
+                let items = self.holds.get(&hold).into_iter().flatten();
+                with_some(line, "items", items.map(|(id, key)| json!({"id": id, "key": key})).collect())
+            }
+            Event::Refunded { id, at, units } => with(self.line("refunded", Some(at), id), "units", units),
+            Event::Kept { event, .. } => {
+                self.kept = true;
+                let told = self.event(*event);
+                self.kept = false;
+                return told;
+            }
+            Event::TablesMarker { snapshot } => json!({"event": "tables_marker", "snapshot": snapshot}),
         };
         self.tell(&line)
     }
@@ -272,6 +357,16 @@ fn with_until(line: Value, until: Option<Micros>) -> Value {
     if until.is_some() { with(line, "until", until.map(instant)) } else { line }
 }
 
+/// One item of a hold.
+fn hold_item(id: u64, cost: u64, slots: bool, key: &str) -> Value {
+    let item = with(with_key(json!({"id": id}), Some(key)), "cost", cost);
+    if slots { with(item, "slots", true) } else { item }
+}
+
+fn with_some(line: Value, name: &str, values: Vec<Value>) -> Value {
+    if values.is_empty() { line } else { with(line, name, values) }
+}
+
 /// The ends of the calendar windows that open, in their order.
 fn with_ends(line: Value, ends: &[Micros]) -> Value {
     match ends.is_empty() {
@@ -300,6 +395,7 @@ fn with_window(line: Value, window: &Window) -> Value {
 
 fn with_limit(line: Value, limit: &Limit) -> Value {
     let line = match limit.windows() {
+        [] if limit.slots().is_some() => with(line, "slots", limit.slots()),
         [] => with(line, "unlimited", true),
         [only] => with_window(line, only),
         several => {

@@ -14,6 +14,8 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::Live;
 use crate::limiter::core::shard_of;
 use crate::limiter::entry::{Entry, Shares, Source};
+use crate::limiter::held::book::Pledge;
+use crate::limiter::kept::shelf::Kept;
 use crate::limiter::recovery::by_id::ById;
 use crate::limiter::recovery::replay::{Found, Replayed};
 use crate::limiter::registry::Registry;
@@ -173,6 +175,7 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
             opening.pattern_totals(&record::PatternTotals { id, totals: totals.to_numbers() })?;
         }
     }
+    let mut ids = HashMap::new();
     let mut ends = Live::default();
     for (entry, id) in entries.iter().zip(1..) {
         let shard = shard_of(hasher.hash_one(&*entry.key));
@@ -185,10 +188,40 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
             rewind.entry(&mut record, &mut ends);
         }
         opening.entry(&record)?;
+        ids.insert(entry.id(), id);
     }
+    let holds = keys.holds.iter().map(Pledge::to_record);
+    write_tables(&mut opening, holds, keys.answers.iter().map(Kept::to_record), &ids, rewound.as_ref())?;
     let store = opening.finish()?;
     store.log().stop()?;
     Ok(entries.len() as u64)
+}
+
+/// Writes the holds and answers. `ids` has the new id of each key by its old one; an item of a key that is gone gets 0,
+/// which no key has, so that nothing is given back for it.
+fn write_tables<'a>(
+    opening: &mut Opening,
+    holds: impl Iterator<Item = record::HoldEntry<'a>>,
+    answers: impl Iterator<Item = record::Answer<'a>>,
+    ids: &HashMap<u64, u64>,
+    rewound: Option<&Rewind>,
+) -> Result<()> {
+    for mut hold in holds {
+        for (id, ..) in &mut hold.items {
+            *id = ids.get(id).copied().unwrap_or(0);
+        }
+        if let Some(rewind) = rewound {
+            rewind.hold(&mut hold);
+        }
+        opening.hold(&hold)?;
+    }
+    for mut answer in answers {
+        if let Some(rewind) = rewound {
+            rewind.answer(&mut answer);
+        }
+        opening.answer(&answer)?;
+    }
+    Ok(())
 }
 
 impl Repair {
@@ -248,4 +281,54 @@ impl Repair {
 
 fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limiter::offline::inspect::dump;
+
+    #[test]
+    fn holds_and_answers_are_kept_under_the_new_ids_and_moved() {
+        let hour = 3_600_000_000;
+        let to = 1_769_860_800_000_000;
+        let rewind = Rewind { from: to + hour, to };
+        let hold = |number, ended| record::HoldEntry {
+            hold: number,
+            at: to + hour - 5,
+            until: to + hour + 5,
+            ttl: 10,
+            ended,
+            costs: if ended.is_some() { vec![1, 2] } else { Vec::new() },
+            items: vec![(70, 3, false, "a"), (80, 4, true, "gone")],
+        };
+        let answer = record::Answer { key: [1; 16], request: [2; 16], at: to + hour, answer: "{}" };
+        for (rewound, back) in [(None, 0), (Some(&rewind), hour)] {
+            let dir = tempfile::tempdir().unwrap();
+            let lock = DirectoryLock::acquire(dir.path(), Access::Create).unwrap();
+            let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+            let found = Recovered { highest_number: 1, next_sequence: 1, ..Recovered::default() };
+            let clock = Clock::manual(to);
+            let mut opening = Opening::begin(dir.path(), &disk, lock, found, &clock, Policy::default()).unwrap();
+            let holds = [hold(7, None), hold(8, Some(to + hour))].into_iter();
+            let ids = HashMap::from([(70, 1)]);
+            write_tables(&mut opening, holds, [answer].into_iter(), &ids, rewound).unwrap();
+            opening.finish().unwrap().log().stop().unwrap();
+            let mut lines = Vec::new();
+            dump(dir.path(), &mut |line| lines.push(line.clone())).unwrap();
+            lines.retain(|line| line["event"] == "hold" || line["event"] == "answer");
+            let at = |at: u64| rfc3339(at + hour - back).to_string();
+            let told = |number: u64, settled: bool| {
+                let mut line = json!({"event": "hold", "hold": number, "at": at(to - 5), "until": at(to + 5),
+                    "items": [{"id": 1, "key": "a", "cost": 3}, {"id": 0, "key": "gone", "cost": 4, "slots": true}]});
+                if settled {
+                    line["ended"] = json!(at(to));
+                    line["items"][0]["settled"] = json!(1);
+                    line["items"][1]["settled"] = json!(2);
+                }
+                line
+            };
+            assert_eq!(lines, [told(7, false), told(8, true), json!({"event": "answer", "at": at(to)})]);
+        }
+    }
 }

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use super::record::{
-    Born, Entry, Event, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay, PatternTotals, Record, SHADOW, Source,
-    Spend, UNITS, UNLIMITED, tag,
+    Answer, Back, Born, Entry, Event, HeldItem, HoldEntry, Intent, MAX_COUNTER, MAX_ID, MAX_TEXT, Move, Overlay,
+    PatternTotals, Record, SHADOW, Source, Spend, UNITS, UNLIMITED, may_be_kept, tag,
 };
-use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_RESTING, MAX_WINDOWS};
+use crate::bounds::{MAX_ITEMS, MAX_KEY_BYTES, MAX_RECORD_BYTES, MAX_RESTING, MAX_WINDOWS};
 use crate::clock::{Micros, Reading};
 use crate::limit::{Algorithm, CalendarUnit, CeilingParts, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
@@ -119,9 +119,80 @@ impl<'a> Decoder<'a> {
                 return Ok(Record::PatternTotals(PatternTotals { id, totals }));
             }
             tag::END => return Ok(Record::End { limits: self.number()?, now: self.moment()? }),
+            tag::HELD => self.held()?,
+            tag::SETTLED => self.settled()?,
+            tag::RENEWED => Event::Renewed { hold: self.hold_number()?, until: self.moment()? },
+            tag::REFUNDED => Event::Refunded { id: self.id()?, at: self.instant()?, units: self.number()? },
+            tag::KEPT => self.kept()?,
+            tag::TABLES_MARKER => Event::TablesMarker { snapshot: self.number()? },
+            tag::HOLD => return Ok(Record::Hold(self.hold()?)),
+            tag::ANSWER => return Ok(Record::Answer(self.answer(Self::moment)?)),
             _ => return Err("an unknown record tag"),
         };
         Ok(Record::Event(event))
+    }
+
+    fn held(&mut self) -> Read<Event<'a>> {
+        Ok(Event::Held {
+            hold: self.hold_number()?,
+            at: self.instant()?,
+            until: self.moment()?,
+            items: self.list(MAX_ITEMS as u64, 7, |from| {
+                Ok(HeldItem { spend: from.spend()?, slots: from.flag()?, key: from.key()? })
+            })?,
+        })
+    }
+
+    fn settled(&mut self) -> Read<Event<'a>> {
+        Ok(Event::Settled {
+            hold: self.hold_number()?,
+            at: self.instant()?,
+            costs: self.costs()?,
+            back: self.list(MAX_ITEMS as u64, 3, |from| {
+                Ok(Back { id: from.id()?, units: from.number()?, held_at: from.moment()? })
+            })?,
+            more: self.list(MAX_ITEMS as u64, 5, Self::spend)?,
+        })
+    }
+
+    fn kept(&mut self) -> Read<Event<'a>> {
+        let answer = self.answer(Self::instant)?;
+        // So one is never in another, however deep.
+        if !self.rest.first().is_some_and(|tag| may_be_kept(*tag)) {
+            return Err("an answer that is kept without what was spent");
+        }
+        match self.read()? {
+            Record::Event(event) => Ok(Event::Kept { answer, event: Box::new(event) }),
+            _ => Err("an answer that is kept without what was spent"),
+        }
+    }
+
+    fn hold(&mut self) -> Read<HoldEntry<'a>> {
+        let entry = HoldEntry {
+            hold: self.hold_number()?,
+            at: self.moment()?,
+            until: self.moment()?,
+            ttl: self.moment()?,
+            ended: self.maybe(Self::moment)?,
+            costs: self.costs()?,
+            items: self
+                .list(MAX_ITEMS as u64, 4, |from| Ok((from.id()?, from.number()?, from.flag()?, from.key()?)))?,
+        };
+        let expected = if entry.ended.is_some() { entry.items.len() } else { 0 };
+        if entry.costs.len() == expected { Ok(entry) } else { Err("a hold whose costs are not those of its items") }
+    }
+
+    fn answer(&mut self, at: fn(&mut Self) -> Read<Micros>) -> Read<Answer<'a>> {
+        let (key, request) = (self.uuid()?, self.uuid()?);
+        Ok(Answer { key, request, at: at(self)?, answer: self.text(MAX_RECORD_BYTES)? })
+    }
+
+    fn costs(&mut self) -> Read<Vec<u64>> {
+        self.list(MAX_ITEMS as u64, 1, Self::number)
+    }
+
+    fn hold_number(&mut self) -> Read<u64> {
+        Some(self.number()?).filter(|hold| *hold <= MAX_COUNTER).ok_or("the number of a hold out of range")
     }
 
     fn entry(&mut self) -> Read<Entry<'a>> {
@@ -146,6 +217,7 @@ impl<'a> Decoder<'a> {
             configured: self.time()?,
             totals: self.totals()?,
             times: [self.time()?, self.time()?, self.time()?],
+            barrier: self.time()?,
             key: self.key()?,
         })
     }
@@ -292,17 +364,19 @@ impl<'a> Decoder<'a> {
         }
         let whole = self.rest;
         let flags = self.byte()?;
+        let slots = self.maybe(Self::number)?;
         let windows = self.list(MAX_WINDOWS as u64, 4, Self::window)?;
-        let limit = match (flags & UNLIMITED != 0, windows.is_empty()) {
-            (true, true) => Limit::unlimited(),
-            (false, false) => {
+        let limit = match (flags & UNLIMITED != 0, slots, windows.is_empty()) {
+            (true, None, true) => Limit::unlimited(),
+            (false, Some(slots), true) => Limit::of_slots(slots).map_err(|_| "slots out of their range")?,
+            (false, None, false) => {
                 let limit = Limit::of(windows.clone()).map_err(|_| "windows that do not go together")?;
                 if limit.windows() != windows {
                     return Err("windows that are out of their order");
                 }
                 limit
             }
-            _ => return Err("a limit without windows that is not unlimited, or the reverse"),
+            _ => return Err("a limit that is not one of windows, slots and unlimited"),
         };
         let limit = match flags & !UNLIMITED {
             0 => limit,
@@ -350,12 +424,12 @@ impl<'a> Decoder<'a> {
 
     fn state(&mut self, window: &Window) -> Read<StateParts> {
         Ok(match window.algorithm() {
-            Algorithm::TokenBucket => StateParts::Bucket {
-                whole: self.signed()?,
-                part: self.number()?,
-                at: self.moment()?,
-                fast: self.maybe(|from| Ok((from.number()?, from.moment()?)))?,
-            },
+            Algorithm::TokenBucket => {
+                let (whole, part, at) = (self.signed()?, self.number()?, self.moment()?);
+                let full_at = at.saturating_sub(self.moment()?);
+                let fast = self.maybe(|from| Ok((from.number()?, from.moment()?)))?;
+                StateParts::Bucket { whole, part, at, full_at, fast }
+            }
             Algorithm::SlidingWindowLog => {
                 let mut at = 0;
                 let events = self.list(u64::MAX, 2, |from| {

@@ -1,6 +1,9 @@
 //! Encoding of records, by the tables of `record.rs`.
 
-use super::record::{Born, Entry, Event, Intent, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED, tag};
+use super::record::{
+    Answer, Born, Entry, Event, HeldItem, HoldEntry, Intent, PatternTotals, SHADOW, Source, Spend, UNITS, UNLIMITED,
+    tag,
+};
 use crate::clock::{Micros, Reading};
 use crate::limit::{CeilingParts, Limit, Mode, Period, StateParts, Window};
 
@@ -89,7 +92,44 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Micros) {
             items.iter().for_each(|intent| put_intent(sink, intent));
         }
         Event::Done { group } => put(sink, tag::DONE, [*group]),
+        Event::Held { hold, at, until, items } => {
+            put(sink, tag::HELD, [*hold, since(at), *until, items.len() as u64]);
+            items.iter().for_each(|item| put_held(sink, item));
+        }
+        Event::Settled { hold, at, costs, back, more } => {
+            put(sink, tag::SETTLED, [*hold, since(at)]);
+            put_costs(sink, costs);
+            number(sink, back.len() as u64);
+            back.iter().for_each(|back| numbers(sink, [back.id, back.units, back.held_at]));
+            number(sink, more.len() as u64);
+            more.iter().for_each(|spend| put_spend(sink, spend));
+        }
+        Event::Renewed { hold, until } => put(sink, tag::RENEWED, [*hold, *until]),
+        Event::Refunded { id, at, units } => put(sink, tag::REFUNDED, [*id, since(at), *units]),
+        Event::Kept { answer, event } => {
+            put_answer(sink, tag::KEPT, answer, base);
+            encode_event(sink, event, base);
+        }
+        Event::TablesMarker { snapshot } => put(sink, tag::TABLES_MARKER, [*snapshot]),
     }
+}
+
+/// Encodes a hold of a snapshot.
+pub fn encode_hold(sink: &mut impl Sink, entry: &HoldEntry<'_>) {
+    put(sink, tag::HOLD, [entry.hold, entry.at, entry.until, entry.ttl]);
+    put_maybe(sink, entry.ended.as_ref(), |sink, ended| number(sink, *ended));
+    put_costs(sink, &entry.costs);
+    number(sink, entry.items.len() as u64);
+    for (id, cost, slots, key) in &entry.items {
+        numbers(sink, [*id, *cost]);
+        sink.put(&[u8::from(*slots)]);
+        put_text(sink, key);
+    }
+}
+
+/// Encodes an answer of a snapshot.
+pub fn encode_answer(sink: &mut impl Sink, answer: &Answer<'_>) {
+    put_answer(sink, tag::ANSWER, answer, 0);
 }
 
 /// Encodes a limit of a snapshot.
@@ -116,6 +156,7 @@ pub fn encode_entry(sink: &mut impl Sink, entry: &Entry<'_>) {
     number(sink, time(entry.configured));
     numbers(sink, entry.totals);
     numbers(sink, entry.times.map(time));
+    number(sink, time(entry.barrier));
     put_text(sink, entry.key);
 }
 
@@ -186,6 +227,7 @@ fn put_text(sink: &mut impl Sink, text: &str) {
 fn put_limit(sink: &mut impl Sink, limit: &Limit) {
     let shadow = if limit.mode() == Mode::Shadow { SHADOW } else { 0 };
     sink.put(&[shadow | if limit.is_unlimited() { UNLIMITED } else { 0 }]);
+    put_maybe(sink, limit.slots().as_ref(), |sink, slots| number(sink, *slots));
     number(sink, limit.windows().len() as u64);
     limit.windows().iter().for_each(|window| put_window(sink, window));
 }
@@ -205,8 +247,10 @@ fn put_window(sink: &mut impl Sink, window: &Window) {
 
 fn put_state(sink: &mut impl Sink, state: &StateParts) {
     match state {
-        StateParts::Bucket { whole, part, at, fast } => {
-            numbers(sink, [(*whole << 1 ^ *whole >> 63) as u64, *part, *at]);
+        StateParts::Bucket { whole, part, at, full_at, fast } => {
+            // Most buckets were full not long before.
+            let full = at.saturating_sub(*full_at);
+            numbers(sink, [(*whole << 1 ^ *whole >> 63) as u64, *part, *at, full]);
             put_maybe(sink, fast.as_ref(), |sink, (rate, period)| numbers(sink, [*rate, *period]));
         }
         StateParts::Events(events) => {
@@ -246,4 +290,23 @@ fn put_spend(sink: &mut impl Sink, spend: &Spend<'_>) {
         put_limit(sink, &made.limit);
     }
     put_ends(sink, &spend.ends);
+}
+
+fn put_held(sink: &mut impl Sink, item: &HeldItem<'_>) {
+    put_spend(sink, &item.spend);
+    sink.put(&[u8::from(item.slots)]);
+    put_text(sink, item.key);
+}
+
+fn put_costs(sink: &mut impl Sink, costs: &[u64]) {
+    number(sink, costs.len() as u64);
+    costs.iter().for_each(|cost| number(sink, *cost));
+}
+
+fn put_answer(sink: &mut impl Sink, tag: u8, answer: &Answer<'_>, base: Micros) {
+    sink.put(&[tag]);
+    sink.put(&answer.key);
+    sink.put(&answer.request);
+    number(sink, answer.at.saturating_sub(base));
+    put_text(sink, answer.answer);
 }

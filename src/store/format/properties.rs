@@ -5,9 +5,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::decode::Decoder;
-use super::encode::{encode_end, encode_entry, encode_event, encode_pattern_totals, encoded_len};
+use super::encode::{
+    encode_answer, encode_end, encode_entry, encode_event, encode_hold, encode_pattern_totals, encoded_len,
+};
 use super::record::*;
-use crate::bounds::{MAX_ITEMS, MAX_UNITS};
+use crate::bounds::{MAX_ITEMS, MAX_RECORD_BYTES, MAX_UNITS};
 use crate::clock::{Micros, Reading};
 use crate::limit::{Algorithm, CalendarUnit, CeilingParts, Limit, Mode, Parts, Period, StateParts, Window, Zone};
 
@@ -98,7 +100,68 @@ fn short_events() -> impl Strategy<Value = Event<'static>> {
         (any::<u64>(), any::<u8>()).prop_map(|(snapshot, shard)| Event::Marker { snapshot, shard }),
         (instants(), 0..=MAX_COUNTER, any::<[u8; 16]>(), 0..=MAX_COUNTER)
             .prop_map(|(at, wall, boot, boot_clock)| Event::Clock(Reading { at, wall, boot, boot_clock })),
+        (0..=MAX_COUNTER, 0..=MAX_COUNTER).prop_map(|(hold, until)| Event::Renewed { hold, until }),
+        (0..=MAX_ID, instants(), any::<u64>()).prop_map(|(id, at, units)| Event::Refunded { id, at, units }),
+        any::<u64>().prop_map(|snapshot| Event::TablesMarker { snapshot }),
     ]
+}
+
+fn costs() -> impl Strategy<Value = Vec<u64>> {
+    prop::collection::vec(any::<u64>(), 0..4)
+}
+
+fn answers() -> impl Strategy<Value = Answer<'static>> {
+    let texts = prop::sample::select(vec!["", "{\"allowed\":true}", "да"]);
+    (any::<[u8; 16]>(), any::<[u8; 16]>(), instants(), texts).prop_map(|(key, request, at, answer)| Answer {
+        key,
+        request,
+        at,
+        answer,
+    })
+}
+
+/// Events that spend by a hold or give back.
+fn hold_events() -> impl Strategy<Value = Event<'static>> {
+    let item = (spends(), any::<bool>(), keys()).prop_map(|(spend, slots, key)| HeldItem { spend, slots, key });
+    let back = (0..=MAX_ID, any::<u64>(), 0..=MAX_COUNTER).prop_map(|(id, units, held_at)| Back { id, units, held_at });
+    let (items, back) = (prop::collection::vec(item, 0..4), prop::collection::vec(back, 0..4));
+    let more = prop::collection::vec(spends(), 0..3);
+    prop_oneof![
+        (0..=MAX_COUNTER, instants(), 0..=MAX_COUNTER, items).prop_map(|(hold, at, until, items)| Event::Held {
+            hold,
+            at,
+            until,
+            items
+        }),
+        (0..=MAX_COUNTER, instants(), costs(), back, more).prop_map(|(hold, at, costs, back, more)| Event::Settled {
+            hold,
+            at,
+            costs,
+            back,
+            more
+        }),
+    ]
+}
+
+fn kept_events() -> impl Strategy<Value = Event<'static>> {
+    let spent = prop_oneof![
+        hold_events(),
+        (0..=MAX_ID, instants(), any::<u64>()).prop_map(|(id, at, units)| Event::Refunded { id, at, units }),
+        (0..=MAX_ID, any::<u64>(), instants()).prop_map(|(id, cost, at)| Event::Spent { id, cost, at }),
+        (instants(), prop::collection::vec((0..=MAX_ID, 1..=MAX_UNITS), 0..9))
+            .prop_map(|(at, items)| Event::SpentAll { at, items }),
+        (instants(), prop::collection::vec(spends(), 0..3)).prop_map(|(at, items)| Event::SpentMore { at, items }),
+    ];
+    (answers(), spent).prop_map(|(answer, event)| Event::Kept { answer, event: Box::new(event) })
+}
+
+fn holds() -> impl Strategy<Value = HoldEntry<'static>> {
+    let item = ((0..=MAX_ID, any::<u64>(), any::<bool>(), keys()), any::<u64>());
+    let instants = (0..=MAX_COUNTER, instants(), prop::option::of(instants()));
+    (0..=MAX_COUNTER, instants, prop::collection::vec(item, 0..4)).prop_map(|(hold, (at, until, ended), items)| {
+        let (items, costs): (Vec<_>, Vec<_>) = items.into_iter().unzip();
+        HoldEntry { hold, at, until, ttl: until, ended, costs: if ended.is_some() { costs } else { Vec::new() }, items }
+    })
 }
 
 fn events() -> impl Strategy<Value = Event<'static>> {
@@ -124,6 +187,8 @@ fn events() -> impl Strategy<Value = Event<'static>> {
         (any::<u64>(), any::<bool>(), instants(), prop::collection::vec(intents(), 0..5))
             .prop_map(|(group, last, at, items)| Event::Intended { group, last, at, items }),
         any::<u64>().prop_map(|group| Event::Done { group }),
+        hold_events(),
+        kept_events(),
     ]
 }
 
@@ -141,7 +206,7 @@ fn states() -> impl Strategy<Value = States> {
 
 fn state_of(window: &Window, (whole, [a, b, c, _], fast, events): States) -> StateParts {
     match window.algorithm() {
-        Algorithm::TokenBucket => StateParts::Bucket { whole, part: a, at: b, fast },
+        Algorithm::TokenBucket => StateParts::Bucket { whole, part: a, at: b, full_at: b - b % 7, fast },
         Algorithm::SlidingWindowLog => StateParts::Events(events),
         Algorithm::FixedWindowCounter => StateParts::Window { start: a, end: b, used: c },
         Algorithm::SlidingWindowCounter => StateParts::Pair { start: a, previous: b, current: c },
@@ -157,20 +222,21 @@ fn entries() -> impl Strategy<Value = Entry<'static>> {
         |([most, edge, whole, part], units, per, at)| CeilingParts { most, edge, speed: (units, per), whole, part, at },
     );
     let resting = (resting, prop::option::weighted(0.3, ceiling));
-    let times = prop::array::uniform4(prop::option::of(instants()));
+    let times = prop::array::uniform5(prop::option::of(instants()));
     (named, values, resting, any::<[u64; 4]>(), times).prop_map(
         |(
             (id, shard, source, max_keys, key),
             (limit, overlay, states),
             (resting, ceiling),
             totals,
-            [configured, a, b, c],
+            [configured, a, b, c, barrier],
         )| {
             let windows = overlay.as_ref().map_or(&limit, |overlay: &Overlay| &overlay.limit).windows();
             let windows = windows.iter().zip(states).map(|(window, states)| state_of(window, states)).collect();
             let resting = resting.into_iter().map(|(window, states)| (window, state_of(&window, states))).collect();
             let parts = Parts { windows, resting, ceiling };
-            Entry { id, shard, source, limit, max_keys, overlay, parts, configured, totals, times: [a, b, c], key }
+            let times = [a, b, c];
+            Entry { id, shard, source, limit, max_keys, overlay, parts, configured, totals, times, barrier, key }
         },
     )
 }
@@ -233,9 +299,21 @@ proptest! {
     }
 
     #[test]
+    fn holds_and_answers_come_back(hold in holds(), answer in answers()) {
+        let mut bytes = Vec::new();
+        encode_hold(&mut bytes, &hold);
+        encode_answer(&mut bytes, &answer);
+        // Their instants do not depend on the base.
+        let mut decoder = Decoder::new(&bytes, 77);
+        prop_assert_eq!(decoder.read(), Ok(Record::Hold(hold)));
+        prop_assert_eq!(decoder.read(), Ok(Record::Answer(answer)));
+        prop_assert!(decoder.is_empty());
+    }
+
+    #[test]
     fn any_bytes_are_survived(
         bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0..6_u8], 0..200),
-        tag in 0_u8..17,
+        tag in 0_u8..27,
     ) {
         let tagged = [&[tag], &bytes[..]].concat();
         read_all(&tagged, u64::MAX - 5);
@@ -249,10 +327,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
-    fn cut_records_are_errors(event in events(), entry in entries()) {
-        let mut of_entry = Vec::new();
+    fn cut_records_are_errors(event in events(), entry in entries(), hold in holds(), answer in answers()) {
+        let (mut of_entry, mut of_hold, mut of_answer) = (Vec::new(), Vec::new(), Vec::new());
         encode_entry(&mut of_entry, &entry);
-        for bytes in [encoded(&event, 0), of_entry] {
+        encode_hold(&mut of_hold, &hold);
+        encode_answer(&mut of_answer, &answer);
+        for bytes in [encoded(&event, 0), of_entry, of_hold, of_answer] {
             for length in 0..bytes.len() {
                 prop_assert!(Decoder::new(&bytes[..length], 0).read().is_err(), "{} of {}", length, bytes.len());
             }
@@ -260,9 +340,11 @@ proptest! {
     }
 
     #[test]
-    fn flipped_bits_are_survived(event in events(), entry in entries()) {
+    fn flipped_bits_are_survived(event in events(), entry in entries(), hold in holds(), answer in answers()) {
         let mut bytes = encoded(&event, 0);
         encode_entry(&mut bytes, &entry);
+        encode_hold(&mut bytes, &hold);
+        encode_answer(&mut bytes, &answer);
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             read_all(&bytes, 0);
@@ -312,22 +394,74 @@ fn what_no_limit_can_be_is_refused() {
     let limit: Limit = "100/1m burst=50, 5000/month tz=UTC anchor=3".parse().unwrap();
     let event = Event::Became { id: 1, at: 0, source: Source::Exact, limit: Arc::new(limit), ends: Vec::new() };
     let bytes = encoded(&event, 0);
-    assert_eq!(bytes, b"\x05\x01\0\0\0\x02\0\x64\x32\xe0\xd4\x03\x02\x88\x27\x88\x27\0\x02\x03UTC\x03\0");
+    assert_eq!(bytes, b"\x05\x01\0\0\0\0\x02\0\x64\x32\xe0\xd4\x03\x02\x88\x27\x88\x27\0\x02\x03UTC\x03\0");
     let changed = |at: usize, byte: u8| {
         let mut bytes = bytes.clone();
         bytes[at] = byte;
         Decoder::new(&bytes, 0).read().unwrap_err()
     };
     assert_eq!(changed(4, 4), "an unknown flag of a limit");
-    assert_eq!(changed(4, 2), "a limit without windows that is not unlimited, or the reverse");
-    assert_eq!(changed(5, 9), "a number of elements that cannot be");
-    assert_eq!(changed(6, 4), "an unknown algorithm");
-    assert_eq!(changed(6, 1), "a capacity that is not the rate");
-    assert_eq!(changed(7, 0), "a capacity that is not the rate");
-    assert_eq!(changed(8, 0), "values of a limit out of their range");
-    assert_eq!(changed(18, 5), "an unknown unit of the calendar");
-    assert_eq!(changed(19, 65), "a text that is too long");
-    assert_eq!(changed(20, b' '), "a time zone that cannot be");
-    assert_eq!(changed(23, 0), "an anchor out of its range");
-    assert_eq!(changed(23, 32), "an anchor out of its range");
+    assert_eq!(changed(4, 2), "a limit that is not one of windows, slots and unlimited");
+    assert_eq!(changed(6, 9), "a number of elements that cannot be");
+    assert_eq!(changed(7, 4), "an unknown algorithm");
+    assert_eq!(changed(7, 1), "a capacity that is not the rate");
+    assert_eq!(changed(8, 0), "a capacity that is not the rate");
+    assert_eq!(changed(9, 0), "values of a limit out of their range");
+    assert_eq!(changed(19, 5), "an unknown unit of the calendar");
+    assert_eq!(changed(20, 65), "a text that is too long");
+    assert_eq!(changed(21, b' '), "a time zone that cannot be");
+    assert_eq!(changed(24, 0), "an anchor out of its range");
+    assert_eq!(changed(24, 32), "an anchor out of its range");
+}
+
+#[test]
+fn what_no_hold_and_no_answer_can_be_is_refused() {
+    let refused = |event: &Event<'_>| Decoder::new(&encoded(event, 0), 0).read().unwrap_err();
+    let answer = |answer| Answer { key: [1; 16], request: [2; 16], at: 3, answer };
+    let kept = |event| Event::Kept { answer: answer("{}"), event: Box::new(event) };
+    let spent = Event::Spent { id: 1, cost: 1, at: 4 };
+    let nothing_spent = "an answer that is kept without what was spent";
+    assert_eq!(refused(&kept(kept(spent.clone()))), nothing_spent);
+    assert_eq!(refused(&kept(Event::Marker { snapshot: 1, shard: 1 })), nothing_spent);
+    assert_eq!(refused(&kept(Event::TablesMarker { snapshot: 1 })), nothing_spent);
+    assert_eq!(refused(&kept(Event::Clock(Reading { at: 1, wall: 1, boot: [0; 16], boot_clock: 1 }))), nothing_spent);
+    // As deep as a payload lets it be.
+    let head = encoded(&kept(spent.clone()), 0);
+    let head = &head[..head.len() - encoded(&spent, 0).len()];
+    assert_eq!(Decoder::new(&head.repeat(10_000), 0).read(), Err(nothing_spent));
+    let long = |length| "a".repeat(length);
+    let (most, more) = (long(MAX_RECORD_BYTES), long(MAX_RECORD_BYTES + 1));
+    let with = |text| Event::Kept { answer: answer(text), event: Box::new(Event::Spent { id: 1, cost: 1, at: 4 }) };
+    assert!(Decoder::new(&encoded(&with(&most), 0), 0).read().is_ok());
+    assert_eq!(refused(&with(&more)), "a text that is too long");
+
+    assert_eq!(refused(&Event::Renewed { hold: MAX_COUNTER + 1, until: 1 }), "the number of a hold out of range");
+    assert_eq!(refused(&Event::Renewed { hold: 1, until: MAX_COUNTER + 1 }), "an instant out of range");
+    assert_eq!(refused(&Event::Refunded { id: MAX_ID + 1, at: 1, units: 1 }), "an id out of range");
+    let settled = |costs, held_at| Event::Settled {
+        hold: 1,
+        at: 1,
+        costs,
+        back: vec![Back { id: 1, units: 1, held_at }],
+        more: vec![],
+    };
+    assert!(Decoder::new(&encoded(&settled(vec![1; MAX_ITEMS], 1), 0), 0).read().is_ok());
+    assert_eq!(refused(&settled(vec![1; MAX_ITEMS + 1], 1)), "a number of elements that cannot be");
+    assert_eq!(refused(&settled(vec![], MAX_COUNTER + 1)), "an instant out of range");
+    let item =
+        || HeldItem { spend: Spend { id: 1, cost: 1, born: None, moves: vec![], ends: vec![] }, slots: true, key: "k" };
+    let held = |number| Event::Held { hold: 1, at: 1, until: 2, items: (0..number).map(|_| item()).collect() };
+    assert!(Decoder::new(&encoded(&held(MAX_ITEMS), 0), 0).read().is_ok());
+    assert_eq!(refused(&held(MAX_ITEMS + 1)), "a number of elements that cannot be");
+
+    let hold = |ended, costs| {
+        let mut bytes = Vec::new();
+        let hold = HoldEntry { hold: 1, at: 1, until: 2, ttl: 1, ended, costs, items: vec![(1, 2, false, "k")] };
+        encode_hold(&mut bytes, &hold);
+        Decoder::new(&bytes, 0).read().map(|_| ())
+    };
+    let costs = "a hold whose costs are not those of its items";
+    assert_eq!(hold(Some(3), vec![2]), Ok(()));
+    assert_eq!(hold(None, vec![]), Ok(()));
+    assert_eq!([hold(None, vec![2]), hold(Some(3), vec![]), hold(Some(3), vec![1, 2])], [Err(costs); 3]);
 }

@@ -7,8 +7,9 @@
 //! its elements and then the fields of each; *maybe* is a list of at most one element; *source* is an *n*: 0 exact, 1
 //! request, 2 overflow, else the id of a pattern plus 3; *period* is an *n*, in milliseconds: if it is 0, unit byte,
 //! zone text and anchor byte follow; *window* is algorithm byte, rate n, capacity n, period period; *limit* is flags
-//! byte (bit 0 shadow, bit 1 unlimited), windows list(window); *born* is shard byte, source source, limit limit, key
-//! text; *move* is at n, source source, lifts byte, limit limit.
+//! byte (bit 0 shadow, bit 1 unlimited), slots maybe(n), windows list(window); *born* is shard byte, source source,
+//! limit limit, key text; *move* is at n, source source, lifts byte, limit limit; *spend* is id n, cost n, born
+//! maybe(born), moves list(move), ends list(n); *record* is a tag and its fields.
 //!
 //! | tag | record | fields |
 //! |----:|--------|--------|
@@ -19,24 +20,39 @@
 //! | 5 | became | id n, at n, source source, limit limit, ends list(n) |
 //! | 6 | spent | id n, cost n, at instant |
 //! | 7 | spent-all | at instant, items list(id n, cost n) |
-//! | 8 | spent-more | at instant, items list(id n, cost n, born maybe(born), moves list(move), ends list(n)) |
+//! | 8 | spent-more | at instant, items list(spend) |
 //! | 9 | denied | id n, total n, cost n, last time |
 //! | 10 | reset | id n, at instant |
 //! | 11 | marker | snapshot n, shard byte |
 //! | 12 | clock | at instant, wall n, boot uuid, boot-clock n |
-//! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), ceiling maybe(most n, edge n, units n, per n, whole n, part n, at n), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, key text |
+//! | 13 | entry | id n, shard byte, source source, limit limit, max-keys maybe(n), overlay maybe(limit limit, until n), states states, resting list(window window, state state), ceiling maybe(most n, edge n, units n, per n, whole n, part n, at n), configured time, allowed n, denied n, allowed-cost n, denied-cost n, last-allowed time, last-denied time, last-reset time, barrier time, key text |
 //! | 14 | pattern-totals | id n, allowed n, denied n, allowed-cost n, denied-cost n |
 //! | 15 | end | limits n, now n |
 //! | 16 | intended | group n, last byte, at instant, items list(limit maybe(limit), max-keys maybe(n), until maybe(n), key text) |
 //! | 17 | done | group n |
+//! | 18 | held | hold n, at instant, until n, items list(spend spend, slots byte, key text) |
+//! | 19 | settled | hold n, at instant, costs list(n), back list(id n, units n, held-at n), more list(spend) |
+//! | 20 | renewed | hold n, until n |
+//! | 21 | refunded | id n, at instant, units n |
+//! | 22 | kept | key uuid, request uuid, at instant, answer text, event record |
+//! | 23 | tables-marker | snapshot n |
+//! | 24 | hold | hold n, at n, until n, ttl n, ended maybe(n), costs list(n), items list(id n, cost n, slots byte, key text) |
+//! | 25 | answer | key uuid, request uuid, at n, answer text |
 //!
-//! 13 to 15 are only in snapshots. The *states* of an entry are one state for each window of its limit, or of its
+//! 13 to 15, 24 and 25 are only in snapshots, with a record of the clock. Of 13, 14, 24 and 25 each stands by itself,
+//! so their order does not matter: a hold may come before the entries of its items, whose ids may be of keys that are
+//! gone. The end comes last.
+//!
+//! *kept* is one record, with one sequence number. The record inside it is one that spends or gives back
+//! ([`may_be_kept`]); its instants count from the same base. The number of a hold is at most [`MAX_COUNTER`].
+//!
+//! The *states* of an entry are one state for each window of its limit, or of its
 //! overlay's while it has one. The *state* of a window depends on its algorithm; instants in it are microseconds since
 //! the epoch, but for those after the first of a log, which count from the one before:
 //!
 //! | code | algorithm | state |
 //! |-----:|-----------|-------|
-//! | 0 | token_bucket | whole z, part n, at n, fast maybe(rate n, period n) |
+//! | 0 | token_bucket | whole z, part n, at n, full n, fast maybe(rate n, period n) |
 //! | 1 | sliding_window_log | events list(after n, units n) |
 //! | 2 | fixed_window_counter | start n, end n, used n |
 //! | 3 | sliding_window_counter | start n, previous n, current n |
@@ -69,6 +85,12 @@ pub const MAX_COUNTER: u64 = 1 << 62;
 /// [`MAX_KEY_BYTES`](crate::bounds::MAX_KEY_BYTES) at most.
 pub const MAX_TEXT: usize = 1024;
 
+/// Whether the record with this tag may stand in one that keeps its answer.
+pub fn may_be_kept(tag: u8) -> bool {
+    use tag::{HELD, REFUNDED, SETTLED, SPENT, SPENT_ALL, SPENT_MORE};
+    [SPENT, SPENT_ALL, SPENT_MORE, HELD, SETTLED, REFUNDED].contains(&tag)
+}
+
 /// The tags.
 pub mod tag {
     pub const CREATED: u8 = 1;
@@ -88,6 +110,14 @@ pub mod tag {
     pub const END: u8 = 15;
     pub const INTENDED: u8 = 16;
     pub const DONE: u8 = 17;
+    pub const HELD: u8 = 18;
+    pub const SETTLED: u8 = 19;
+    pub const RENEWED: u8 = 20;
+    pub const REFUNDED: u8 = 21;
+    pub const KEPT: u8 = 22;
+    pub const TABLES_MARKER: u8 = 23;
+    pub const HOLD: u8 = 24;
+    pub const ANSWER: u8 = 25;
 }
 
 /// Where a key has its limit from.
@@ -147,6 +177,48 @@ pub struct Intent<'a> {
     pub key: &'a str,
 }
 
+/// One item of a hold, with the spend that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldItem<'a> {
+    pub spend: Spend<'a>,
+    /// Whether the cost is a number of slots: the limit was one of slots.
+    pub slots: bool,
+    pub key: &'a str,
+}
+
+/// Units that a settlement gives back to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Back {
+    pub id: u64,
+    pub units: u64,
+    /// The instant of the hold.
+    pub held_at: Micros,
+}
+
+/// A hold in a snapshot: an open one, or one that is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldEntry<'a> {
+    pub hold: u64,
+    pub at: Micros,
+    pub until: Micros,
+    /// How long it was made for.
+    pub ttl: Micros,
+    /// When it was settled; it has costs then, one for each item.
+    pub ended: Option<Micros>,
+    pub costs: Vec<u64>,
+    /// Of each item: id, cost, whether these are slots, key.
+    pub items: Vec<(u64, u64, bool, &'a str)>,
+}
+
+/// An answer that is kept for a request that is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer<'a> {
+    pub key: [u8; 16],
+    pub request: [u8; 16],
+    pub at: Micros,
+    pub answer: &'a str,
+}
+
 /// Bit of a limit's flags: denials are told only.
 pub const SHADOW: u8 = 1;
 
@@ -189,6 +261,18 @@ pub enum Event<'a> {
     Intended { group: u64, last: bool, at: Micros, items: Vec<Intent<'a>> },
     /// All that was intended is done.
     Done { group: u64 },
+    /// A hold was allowed: its items are spent, or take slots until then.
+    Held { hold: u64, at: Micros, until: Micros, items: Vec<HeldItem<'a>> },
+    /// A hold was settled: `costs` has one for each item; what is more than was held is spent.
+    Settled { hold: u64, at: Micros, costs: Vec<u64>, back: Vec<Back>, more: Vec<Spend<'a>> },
+    /// A hold lasts until then.
+    Renewed { hold: u64, until: Micros },
+    /// Units were given back without a hold.
+    Refunded { id: u64, at: Micros, units: u64 },
+    /// The answer to a request with an idempotency key, and the event that it tells of.
+    Kept { answer: Answer<'a>, event: Box<Event<'a>> },
+    /// The snapshot of this number holds the tables of holds and kept answers as they were here.
+    TablesMarker { snapshot: u64 },
 }
 
 impl Event<'_> {
@@ -205,9 +289,13 @@ impl Event<'_> {
             | Event::SpentMore { at, .. }
             | Event::Reset { at, .. }
             | Event::Intended { at, .. }
+            | Event::Held { at, .. }
+            | Event::Settled { at, .. }
+            | Event::Refunded { at, .. }
             | Event::Clock(Reading { at, .. }) => Some(*at),
             Event::Denied { last, .. } => *last,
-            Event::Marker { .. } | Event::Done { .. } => None,
+            Event::Kept { event, .. } => event.at(),
+            Event::Marker { .. } | Event::Done { .. } | Event::Renewed { .. } | Event::TablesMarker { .. } => None,
         }
     }
 }
@@ -237,6 +325,8 @@ pub struct Entry<'a> {
     pub totals: [u64; 4],
     /// Last allowed, last denied, last reset.
     pub times: [Option<Micros>; 3],
+    /// What was held until then is not given back.
+    pub barrier: Option<Micros>,
     pub key: &'a str,
 }
 
@@ -258,6 +348,10 @@ pub enum Record<'a> {
     Entry(Box<Entry<'a>>),
     /// The totals of a pattern's keys, in a snapshot.
     PatternTotals(PatternTotals),
+    /// A hold in a snapshot.
+    Hold(HoldEntry<'a>),
+    /// An answer that is kept, in a snapshot.
+    Answer(Answer<'a>),
     /// The end of a snapshot.
     End { limits: u64, now: Micros },
 }

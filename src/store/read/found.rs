@@ -6,7 +6,7 @@ use crate::clock::{Clock, Micros, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::store::files::disk::ReadDisk;
 use crate::store::files::names::Name;
-use crate::store::format::record::{Entry, Event, PatternTotals};
+use crate::store::format::record::{Answer, Entry, Event, HoldEntry, PatternTotals};
 
 /// Takes what is read, in the order of the log.
 pub trait Replay {
@@ -17,6 +17,10 @@ pub trait Replay {
     /// What the snapshot says of the keys of a pattern, after its entries. `Err` says why it
     /// cannot be.
     fn pattern_totals(&mut self, totals: PatternTotals) -> std::result::Result<(), String>;
+    /// One hold of the snapshot, in no order with its entries. `Err` says why it cannot be.
+    fn hold(&mut self, hold: HoldEntry<'_>) -> std::result::Result<(), String>;
+    /// One answer that the snapshot keeps. `Err` says why it cannot be.
+    fn answer(&mut self, answer: Answer<'_>) -> std::result::Result<(), String>;
     /// One event of the log, or the record of the clock in a snapshot. `Err` says why it cannot be.
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
     /// A spent event. Nearly all of a log are such.

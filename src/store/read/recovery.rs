@@ -179,6 +179,8 @@ impl<'a> Reader<'a> {
                     self.replay.entry(*entry)?;
                 }
                 Record::PatternTotals(totals) if !place.ended => self.replay.pattern_totals(totals)?,
+                Record::Hold(hold) if !place.ended => self.replay.hold(hold)?,
+                Record::Answer(answer) if !place.ended => self.replay.answer(answer)?,
                 Record::Event(Event::Clock(reading)) if !place.ended => {
                     self.found.note(reading);
                     self.replay.event(Event::Clock(reading))?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::found::Recovered;
 use crate::clock::{Clock, Micros};
 use crate::limit::{Ends, Parts, Period, StateParts, Window};
-use crate::store::format::record::Entry;
+use crate::store::format::record::{Answer, Entry, HoldEntry};
 
 /// What an operator is told of a log that is so far ahead of the system clock ([`Clock::ahead`]): one sentence, without
 /// its full stop.
@@ -69,15 +69,28 @@ impl Rewind {
     /// Moves all instants of a limit. `ends` is asked for the end of today's period of each calendar window that is
     /// open.
     pub fn entry(&self, entry: &mut Entry<'_>, ends: &mut dyn Ends) {
-        let Entry { limit, overlay, parts, configured, times, .. } = entry;
+        let Entry { limit, overlay, parts, configured, times, barrier, .. } = entry;
         let windows = overlay.as_ref().map_or(&*limit, |overlay| &overlay.limit).windows();
         self.parts(windows, parts, ends);
         if let Some(overlay) = overlay {
             overlay.until = self.instant(overlay.until);
         }
-        for time in times.iter_mut().chain([configured]).flatten() {
+        for time in times.iter_mut().chain([configured, barrier]).flatten() {
             *time = self.instant(*time);
         }
+    }
+
+    /// Moves all instants of a hold: it lasts as long as it would have.
+    pub fn hold(&self, hold: &mut HoldEntry<'_>) {
+        let HoldEntry { at, until, ended, .. } = hold;
+        for time in [at, until].into_iter().chain(ended) {
+            *time = self.instant(*time);
+        }
+    }
+
+    /// Moves the instant of an answer: it is kept as long as it would have been.
+    pub fn answer(&self, answer: &mut Answer<'_>) {
+        answer.at = self.instant(answer.at);
     }
 
     /// Moves all instants of what was counted under a limit of these windows.
@@ -92,7 +105,7 @@ impl Rewind {
 
     fn state(&self, window: &Window, state: &mut StateParts, ends: &mut dyn Ends) {
         match state {
-            StateParts::Bucket { at, .. } => *at = self.instant(*at),
+            StateParts::Bucket { at, full_at, .. } => (*at, *full_at) = (self.instant(*at), self.instant(*full_at)),
             StateParts::Events(events) => events.iter_mut().for_each(|(at, _)| *at = self.instant(*at)),
             StateParts::Window { start, end, used } => {
                 *start = self.instant(*start);
@@ -168,7 +181,7 @@ mod tests {
         let states = |at: Micros, ends: [Micros; 3]| {
             let window = |end| StateParts::Window { start: at - HOUR, end, used: 3 };
             vec![
-                StateParts::Bucket { whole: -3, part: 4, at, fast: Some((3, 1000)) },
+                StateParts::Bucket { whole: -3, part: 4, at, full_at: at, fast: Some((3, 1000)) },
                 StateParts::Window { start: at - 5, end: at + 7, used: 3 },
                 StateParts::Events(vec![(at - 9, 1), (at - 2, 3)]),
                 StateParts::Pair { start: at - 7, previous: 1, current: 2 },
@@ -195,6 +208,7 @@ mod tests {
             configured: Some(now - 4),
             totals: [1, 2, 3, 4],
             times: [Some(now), None, Some(5)],
+            barrier: Some(now - 3),
             key: "k",
         };
         let before = entry.clone();
@@ -205,13 +219,39 @@ mod tests {
         assert_eq!(entry.parts.ceiling, Some(ceiling(TODAY - 8)));
         assert_eq!(entry.overlay.as_ref().map(|overlay| overlay.until), Some(TODAY + DAY));
         assert_eq!((entry.configured, entry.times), (Some(TODAY - 4), [Some(TODAY), None, Some(0)]));
+        assert_eq!(entry.barrier, Some(TODAY - 3));
         let same = Entry {
             parts: before.parts.clone(),
             overlay: before.overlay.clone(),
             configured: before.configured,
             times: before.times,
+            barrier: before.barrier,
             ..entry
         };
         assert_eq!(same, before, "nothing else is changed");
+    }
+
+    #[test]
+    fn the_instants_of_holds_and_answers_are_moved() {
+        let back = 400 * DAY;
+        let rewind = Rewind { from: TODAY + back, to: TODAY };
+        let hold = |back, ended: Option<Micros>| HoldEntry {
+            hold: 7,
+            at: TODAY + back - HOUR,
+            until: TODAY + back + HOUR,
+            ttl: 2 * HOUR,
+            ended: ended.map(|at| at + back),
+            costs: if ended.is_some() { vec![3] } else { vec![] },
+            items: vec![(1, 4, false, "k")],
+        };
+        for ended in [None, Some(TODAY - 5)] {
+            let mut moved = hold(back, ended);
+            rewind.hold(&mut moved);
+            assert_eq!(moved, hold(0, ended));
+        }
+        let answer = |at| Answer { key: [1; 16], request: [2; 16], at, answer: "{}" };
+        let mut moved = answer(TODAY + back - 9);
+        rewind.answer(&mut moved);
+        assert_eq!(moved, answer(TODAY - 9));
     }
 }

@@ -21,6 +21,8 @@ pub struct Debt {
     /// Faster than the bucket's own rate.
     speed: Speed,
     at: Micros,
+    /// When the bucket was last full.
+    full_at: Micros,
 }
 
 impl Debt {
@@ -30,17 +32,18 @@ impl Debt {
             return None;
         }
         let (whole, part) = level(window, missing, speed.per);
-        (whole < 0).then(|| Debt { owed: below(whole, part, speed.per), speed, at })
+        (whole < 0).then(|| Debt { owed: below(whole, part, speed.per), speed, at, full_at: at })
     }
 
     /// From its parts as they stand in a snapshot; `None` for what is no debt.
-    pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, speed: Speed) -> Option<Debt> {
+    pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, full_at: Micros, speed: Speed) -> Option<Debt> {
         let bounds = (1..=2 * MAX_UNITS).contains(&speed.units) && (1..=MAX_PERIOD_MS * 1000).contains(&speed.per);
         if whole >= 0 || !bounds || !speed.is_faster_than(Speed::of(window)) {
             return None;
         }
         let whole = whole.max(-(MAX_UNITS as i64));
-        Some(Debt { owed: below(whole, part.min(speed.per - 1), speed.per), speed, at })
+        let owed = below(whole, part.min(speed.per - 1), speed.per);
+        Some(Debt { owed, speed, at, full_at: full_at.min(at) })
     }
 
     pub fn parts(&self) -> StateParts {
@@ -49,6 +52,7 @@ impl Debt {
             whole: -(units as i64),
             part: (product(units, self.speed.per) - self.owed) as u64,
             at: self.at,
+            full_at: self.full_at,
             fast: Some((self.speed.units, self.speed.per)),
         }
     }
@@ -80,6 +84,36 @@ impl Debt {
         self.at
     }
 
+    pub fn full_at(&self) -> Micros {
+        self.full_at
+    }
+
+    /// The same, last full at an earlier instant.
+    pub fn last_full(self, full_at: Micros) -> Debt {
+        Debt { full_at: full_at.min(self.at), ..self }
+    }
+
+    /// Gives back units; the bucket itself once nothing is owed.
+    pub fn give(&mut self, window: &Window, units: u64) -> Option<Bucket> {
+        let given = product(units, self.speed.per);
+        if given < self.owed {
+            self.owed -= given;
+            return None;
+        }
+        let (over, per) = (given - self.owed, u128::from(self.speed.per));
+        let mut bucket = self.paid(window);
+        // At most 10^12 units of parts: 80 bits, and 60 of a period.
+        let length = u128::from(Speed::of(window).per);
+        bucket.add(window, over / per * length + over % per * length / per);
+        Some(bucket)
+    }
+
+    /// The bucket at zero.
+    fn paid(&self, window: &Window) -> Bucket {
+        let missing = Missing::whole(window.capacity());
+        Bucket::lacking(window, missing, self.at).last_full(window, self.full_at)
+    }
+
     /// Units that count, rounded up.
     pub fn used(&self, window: &Window) -> u64 {
         window.capacity() + self.units()
@@ -95,7 +129,7 @@ impl Debt {
         }
         // So many parts too much were paid, `speed.units` of them in a microsecond.
         let (over, units, rate) = (paid - self.owed, u128::from(self.speed.units), u128::from(window.rate()));
-        let mut bucket = Bucket::lacking(window, Missing::whole(window.capacity()), self.at);
+        let mut bucket = self.paid(window);
         bucket.add(window, over / units * rate + over % units * rate / units);
         Some(bucket)
     }

@@ -107,6 +107,23 @@ impl FixedWindow {
     }
 }
 
+impl FixedWindow {
+    /// Gives back units that were spent at an instant, if that lies in this window.
+    pub fn give_back(&mut self, held_at: Micros, units: u64) {
+        if (self.start..self.end).contains(&held_at) {
+            self.give(units);
+        }
+    }
+
+    /// Gives back units; a window that comes to nothing is as none.
+    pub fn give(&mut self, units: u64) {
+        self.used = self.used.saturating_sub(units);
+        if self.used == 0 {
+            *self = FixedWindow::default();
+        }
+    }
+}
+
 /// The most that may be used: a debt has a bound.
 fn most(window: &Window) -> u64 {
     window.rate() + MAX_UNITS

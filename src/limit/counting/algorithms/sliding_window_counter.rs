@@ -109,6 +109,31 @@ impl WindowPair {
         self.current = self.current.saturating_add(cost).min(most(window).saturating_sub(weighted).max(self.current));
     }
 
+    /// Gives back units that were spent at an instant, if that lies in one of the two windows.
+    pub fn give_back(&mut self, window: &Window, held_at: Micros, units: u64) {
+        let (start, period) = (self.start, length(window));
+        if (start..start.saturating_add(period)).contains(&held_at) {
+            return self.give(units);
+        }
+        if (start.saturating_sub(period)..start).contains(&held_at) {
+            self.previous = self.previous.saturating_sub(units);
+        }
+        self.forget_nothing();
+    }
+
+    /// Gives back units of this window.
+    pub fn give(&mut self, units: u64) {
+        self.current = self.current.saturating_sub(units);
+        self.forget_nothing();
+    }
+
+    /// Two counts of nothing are as none.
+    fn forget_nothing(&mut self) {
+        if self.is_untouched() {
+            *self = WindowPair::default();
+        }
+    }
+
     fn reset_at(&self, window: &Window, now: Micros) -> Micros {
         let period = length(window);
         match (self.previous, self.current) {

@@ -127,6 +127,38 @@ impl EventLog {
         self.add(window, self.logged(now), cost);
     }
 
+    /// Gives back units that were spent at an instant, as long as that is logged. What came after it is walked through:
+    /// a hold is settled soon.
+    pub fn give_back(&mut self, held_at: Micros, units: u64) {
+        let at = held_at.checked_next_multiple_of(STEP).unwrap_or(held_at);
+        let Ok(place) = self.entries.binary_search_by_key(&at, |entry| entry.at) else { return };
+        let before = if place == 0 { self.expired } else { self.entries[place - 1].total };
+        let there = self.entries[place].total.wrapping_sub(before);
+        let units = units.min(there);
+        for entry in self.entries.range_mut(place..) {
+            entry.total = entry.total.wrapping_sub(units);
+        }
+        if units == there {
+            self.entries.remove(place);
+        }
+    }
+
+    /// Gives back units, the newest first.
+    pub fn give(&mut self, mut units: u64) {
+        while let Some(last) = self.entries.back().copied().filter(|_| units > 0) {
+            let before = self.entries.iter().nth_back(1).map_or(self.expired, |before| before.total);
+            let there = last.total.wrapping_sub(before);
+            if there > units {
+                if let Some(last) = self.entries.back_mut() {
+                    last.total = last.total.wrapping_sub(units);
+                }
+                return;
+            }
+            self.entries.pop_back();
+            units -= there;
+        }
+    }
+
     /// The instant under which what is spent at `now` is logged.
     fn logged(&self, now: Micros) -> Micros {
         let at = now.checked_next_multiple_of(STEP).unwrap_or(now);

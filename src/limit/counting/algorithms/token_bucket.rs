@@ -3,6 +3,9 @@
 //! The level is `whole + part / period` units, with the period in microseconds. One microsecond adds `rate / period`
 //! units, that is `rate` parts, so nothing is ever rounded: neither given away nor lost, however often the bucket is
 //! looked at. A debt is a level below zero.
+//!
+//! A bucket remembers when it was last full: what was held before that has come back by itself, and is not given back
+//! once more.
 
 use crate::bounds::MAX_UNITS;
 use crate::clock::Micros;
@@ -21,6 +24,8 @@ pub struct Bucket {
     /// Parts of a unit, each one `period`-th. Less than `period`, and 0 in a full bucket.
     part: u64,
     at: Micros,
+    /// When it was last full, as far as that was looked at: `at` while it is.
+    full_at: Micros,
 }
 
 /// What a bucket lacks: `units + part / per`, with `part` less than `per`.
@@ -46,25 +51,35 @@ fn capacity(window: &Window) -> i64 {
 impl Bucket {
     /// A full bucket.
     pub fn full(window: &Window, at: Micros) -> Bucket {
-        Bucket { whole: capacity(window), part: 0, at }
+        Bucket { whole: capacity(window), part: 0, at, full_at: at }
     }
 
     /// A bucket from its parts as they stand in a snapshot; what cannot have been written is clamped.
-    pub fn restore(window: &Window, whole: i64, part: u64, at: Micros) -> Bucket {
+    pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, full_at: Micros) -> Bucket {
         if whole >= capacity(window) {
             return Bucket::full(window, at);
         }
-        Bucket { whole: whole.max(LOWEST), part: part.min(length(window) - 1), at }
+        Bucket { whole: whole.max(LOWEST), part: part.min(length(window) - 1), at, full_at: full_at.min(at) }
     }
 
-    /// A bucket that lacks so much. Parts of a unit are rounded so that nothing is given.
+    /// A bucket that lacks so much. Parts of a unit are rounded so that nothing is given. It gives back nothing that
+    /// was held before `at`.
     pub fn lacking(window: &Window, missing: Missing, at: Micros) -> Bucket {
         let (whole, part) = level(window, missing, length(window));
-        Bucket { whole, part, at }
+        Bucket { whole, part, at, full_at: at }
+    }
+
+    /// The same, last full at an earlier instant.
+    pub fn last_full(self, window: &Window, full_at: Micros) -> Bucket {
+        if self.is_full(window) { self } else { Bucket { full_at: full_at.min(self.at), ..self } }
+    }
+
+    pub fn full_at(&self) -> Micros {
+        self.full_at
     }
 
     pub fn parts(&self) -> StateParts {
-        StateParts::Bucket { whole: self.whole, part: self.part, at: self.at, fast: None }
+        StateParts::Bucket { whole: self.whole, part: self.part, at: self.at, full_at: self.full_at, fast: None }
     }
 
     pub fn missing(&self, window: &Window) -> Missing {
@@ -104,6 +119,7 @@ impl Bucket {
         }
         self.at = now;
         if self.whole >= capacity(window) {
+            self.full_at = now;
             return;
         }
         let period = length(window);
@@ -128,7 +144,7 @@ impl Bucket {
 
     fn cap(&mut self, window: &Window) {
         if self.whole >= capacity(window) {
-            (self.whole, self.part) = (capacity(window), 0);
+            (self.whole, self.part, self.full_at) = (capacity(window), 0, self.at);
         }
     }
 
@@ -161,8 +177,16 @@ impl Bucket {
 
     pub fn spend(&mut self, now: Micros, cost: u64) {
         // A bucket that was full from its beginning on has no time yet.
-        self.at = self.at.max(now);
+        if self.at < now {
+            (self.at, self.full_at) = (now, now);
+        }
         self.whole = i64::try_from(cost).map_or(LOWEST, |cost| self.whole.saturating_sub(cost).max(LOWEST));
+    }
+
+    /// Gives back units, up to the capacity.
+    pub fn give(&mut self, window: &Window, units: u64) {
+        self.whole = i64::try_from(units).map_or(i64::MAX, |units| self.whole.saturating_add(units));
+        self.cap(window);
     }
 
     /// Microseconds until `level` whole units are there: the missing parts by the rate, rounded up. `None` for never.

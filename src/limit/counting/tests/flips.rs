@@ -59,7 +59,7 @@ fn below_zero_it_refills_at_the_faster_rate() {
     // 85 units at 100 an hour, then one at 5 an hour.
     assert_eq!(key.one(1).retry, Some(51 * MINUTE + 12 * MINUTE));
     assert_eq!(key.one(0).reset_at, key.now + 51 * MINUTE + HOUR);
-    let debt = StateParts::Bucket { whole: -85, part: 0, at: key.now, fast: Some((100, HOUR)) };
+    let debt = StateParts::Bucket { whole: -85, part: 0, at: key.now, full_at: key.now, fast: Some((100, HOUR)) };
     assert_eq!(key.standing.parts().windows, [debt]);
     assert_eq!(key.wait(51 * MINUTE).one(0).debt, 0);
     assert_eq!(key.one(1).retry, Some(12 * MINUTE));

@@ -1,6 +1,7 @@
 //! What the algorithms and their reconfiguration promise.
 
 mod flips;
+mod give_back;
 mod model;
 mod promises;
 mod replay;

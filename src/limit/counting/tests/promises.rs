@@ -60,11 +60,11 @@ fn unlike() -> impl Strategy<Value = Limit> {
 fn parts() -> impl Strategy<Value = StateParts> {
     let fast = prop::option::of(any::<(u64, u64)>());
     prop_oneof![
-        any::<(i64, u64, u64)>().prop_map(|(whole, part, at)| StateParts::Bucket { whole, part, at, fast: None }),
-        (any::<(i64, u64, u64)>(), fast).prop_map(|((whole, part, at), fast)| StateParts::Bucket {
+        (any::<(i64, u64, u64, u64)>(), fast).prop_map(|((whole, part, at, full_at), fast)| StateParts::Bucket {
             whole,
             part,
             at,
+            full_at,
             fast
         }),
         prop::collection::vec(any::<(u64, u64)>(), 0..5).prop_map(StateParts::Events),
