@@ -265,6 +265,8 @@ pub struct SlotsInUse {
     pub slots: u64,
     /// Slots that are held; more than there are where the limit was made smaller.
     pub used: u64,
+    /// When this was so, in microseconds since the epoch.
+    pub now: Micros,
     /// The open holds, the oldest first; at most 1000 of them.
     pub holds: Arc<[OpenHold]>,
 }

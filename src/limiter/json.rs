@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::answers::{AllDecision, Compaction, Decision, Item, Status};
+use super::answers::{
+    AllDecision, Compaction, Decision, Hold, HoldDecision, Item, OpenHold, Settled, SettledItem, SlotsInUse, Status,
+};
 use crate::clock::{LAST_INSTANT, Micros, rfc3339};
 use crate::limit::{Detail, Limit, Period, Quote, Window};
 
@@ -11,6 +13,12 @@ impl Decision {
     /// Appends the decision on `key` as a JSON object.
     #[doc(hidden)]
     pub fn write_json(&self, key: &str, out: &mut Vec<u8>) {
+        self.write_open(key, out);
+        out.push(b'}');
+    }
+
+    /// The object without its end.
+    fn write_open(&self, key: &str, out: &mut Vec<u8>) {
         // By hand rather than by `format_args`: this is half of what a check costs in a batch of them.
         out.extend_from_slice(b"{\"key\":");
         write_text(out, key);
@@ -21,7 +29,7 @@ impl Decision {
         });
         write_number(out, self.cost);
         let window = self.binding_window().map(|(window, _)| window);
-        number(out, "limit", window.map(Window::capacity));
+        number(out, "limit", window.map(Window::capacity).or(self.limit.slots()));
         number(out, "remaining", self.remaining);
         number(out, "used", self.used);
         if self.debt > 0 {
@@ -30,7 +38,7 @@ impl Decision {
         instant(out, "reset_at", self.reset_at);
         // Under `unlimited` every number is null; when this cost could be allowed is known there too.
         number(out, "retry_after_ms", self.retry_after.map(millis_up));
-        number(out, "next_ms", self.next.map(millis_up).filter(|_| window.is_some()));
+        number(out, "next_ms", self.next.map(millis_up).filter(|_| !self.limit.is_unlimited()));
         text(out, "algorithm", window.map(|window| window.algorithm().name()));
         if self.windows.as_slice().len() > 1 {
             name(out, "window");
@@ -57,7 +65,6 @@ impl Decision {
             flag(out, "shadow", true);
             flag(out, "would_deny", would_deny);
         }
-        out.push(b'}');
     }
 }
 
@@ -113,10 +120,11 @@ fn write_values(window: &Window, out: &mut Vec<u8>) {
     }
 }
 
-/// The values of a limit: those of its one window, or all of them in `windows`, or `unlimited`; and its mode. What
+/// The values of a limit: those of its one window, or all of them in `windows`, or `slots`, or `unlimited`; and its mode. What
 /// `window` appends is told of each of several windows besides.
 fn write_limit(limit: &Limit, out: &mut Vec<u8>, window: impl Fn(usize, &mut Vec<u8>)) {
     match limit.windows() {
+        [] if limit.slots().is_some() => number(out, "slots", limit.slots()),
         [] => flag(out, "unlimited", true),
         [only] => write_values(only, out),
         several => {
@@ -136,12 +144,104 @@ impl AllDecision {
     /// Appends the answer on these items as a JSON object.
     #[doc(hidden)]
     pub fn write_json(&self, items: &[Item<'_>], out: &mut Vec<u8>) {
+        self.write_open(items, out);
+        out.push(b'}');
+    }
+
+    /// The object without its end.
+    fn write_open(&self, items: &[Item<'_>], out: &mut Vec<u8>) {
         let begin: &[u8] = if self.allowed { b"{\"allowed\":true" } else { b"{\"allowed\":false" };
         out.extend_from_slice(begin);
         text(out, "denied_key", self.denied.and_then(|index| items.get(index)).map(|item| item.key));
         name(out, "results");
         array(out, self.results.iter().zip(items), |(result, item), out| result.write_json(item.key, out));
+    }
+}
+
+impl HoldDecision {
+    /// Appends the answer to a hold of several items as a JSON object: that to a check of them, and the hold if it was
+    /// allowed.
+    #[doc(hidden)]
+    pub fn write_json(&self, items: &[Item<'_>], out: &mut Vec<u8>) {
+        self.all.write_open(items, out);
+        self.end(out);
+    }
+
+    /// Appends the answer to a hold of one key as a JSON object: the decision, and the hold if it was allowed.
+    #[doc(hidden)]
+    pub fn write_json_of_one(&self, key: &str, out: &mut Vec<u8>) {
+        match self.all.results.first() {
+            Some(decision) => decision.write_open(key, out),
+            None => self.all.write_open(&[], out),
+        }
+        self.end(out);
+    }
+
+    fn end(&self, out: &mut Vec<u8>) {
+        if let Some(hold) = &self.hold {
+            text(out, "hold", Some(&hold.id));
+            hold.write_times(out);
+        }
         out.push(b'}');
+    }
+}
+
+impl Hold {
+    fn write_times(&self, out: &mut Vec<u8>) {
+        instant(out, "expires_at", Some(self.expires_at));
+        number(out, "ttl_ms", Some(millis_up(self.ttl)));
+    }
+
+    /// Appends what is told of a hold that was renewed as a JSON object.
+    #[doc(hidden)]
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"ok\":true");
+        self.write_times(out);
+        out.push(b'}');
+    }
+}
+
+impl Settled {
+    /// Appends it as a JSON object. `configured` is told of an item only where its key has no limit any more.
+    #[doc(hidden)]
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"ok\":true");
+        flag(out, "late", self.late);
+        name(out, "results");
+        array(out, &self.results, SettledItem::write_json);
+        out.push(b'}');
+    }
+}
+
+impl SettledItem {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"key\":");
+        write_text(out, &self.key);
+        number(out, "held", Some(self.held));
+        number(out, "cost", Some(self.cost));
+        number(out, "remaining", self.remaining);
+        number(out, "debt", Some(self.debt));
+        if !self.configured {
+            flag(out, "configured", false);
+        }
+        out.push(b'}');
+    }
+}
+
+impl SlotsInUse {
+    /// Appends the open holds as a JSON array, with their age and the time that they have left.
+    fn write_holds(&self, out: &mut Vec<u8>) {
+        array(out, self.holds.iter(), |OpenHold { id, cost, at, until }, out| {
+            let millis = |time: Micros| Some(time.div_ceil(1000));
+            out.extend_from_slice(b"{\"hold\":");
+            write_text(out, id);
+            number(out, "cost", Some(*cost));
+            instant(out, "held_at", Some(*at));
+            instant(out, "expires_at", Some(*until));
+            number(out, "age_ms", millis(self.now.saturating_sub(*at)));
+            number(out, "left_ms", millis(until.saturating_sub(self.now)));
+            out.push(b'}');
+        });
     }
 }
 
@@ -164,10 +264,28 @@ pub fn write_many(results: &[crate::Result<Decision>], items: &[Item<'_>], out: 
 
 impl Status {
     /// Appends the status as a JSON object. Its value fields (`key`, `rate`, `per`, `burst`, `algorithm`, `tz`,
-    /// `anchor`, or `windows` with them, or `unlimited`; `mode`, `max_keys`) are those of a request that configures it.
-    /// While values last for a time only, `for_until` and `for_ms` tell how long, and `below` what comes back.
+    /// `anchor`, or `windows` with them, or `slots`, or `unlimited`; `mode`, `max_keys`) are those of a request that
+    /// configures it. While values last for a time only, `for_until` and `for_ms` tell how long, and `below` what comes
+    /// back.
     #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
+        self.write_open(out);
+        out.push(b'}');
+    }
+
+    /// As [`Status::write_json`], with the open holds of a limit of slots: too long for a list of many.
+    #[doc(hidden)]
+    pub fn write_json_with_holds(&self, out: &mut Vec<u8>) {
+        self.write_open(out);
+        if let Some(slots) = &self.slots {
+            name(out, "holds");
+            slots.write_holds(out);
+        }
+        out.push(b'}');
+    }
+
+    /// The object without its end.
+    fn write_open(&self, out: &mut Vec<u8>) {
         let totals = &self.totals;
         out.extend_from_slice(b"{\"key\":");
         write_text(out, &self.key);
@@ -219,7 +337,6 @@ impl Status {
         instant(out, "last_allowed_at", self.last_allowed_at);
         instant(out, "last_denied_at", self.last_denied_at);
         instant(out, "last_reset_at", self.last_reset_at);
-        out.push(b'}');
     }
 }
 
@@ -544,5 +661,63 @@ mod tests {
         ban.lasting = Some(Lasting { until: 1_000_000, left: Duration::ZERO, below: None });
         let told = value(|out| ban.write_json(out));
         assert_eq!((&told["below"], &told["source"], &told["next_ms"]), (&json!(null), &json!("exact"), &json!(null)));
+    }
+
+    #[test]
+    fn slots_are_told_with_their_holds_where_a_key_is_asked_for() {
+        let mut slots = status("gpu", "slots=4", Vec::new(), Vec::new());
+        (slots.remaining, slots.used, slots.reset_at) = (Some(1), Some(3), Some(2_000_001));
+        slots.next = Some(Duration::from_micros(999_001));
+        let hold = OpenHold { id: "1abc".to_owned(), cost: 3, at: 500_000, until: 2_000_001 };
+        slots.slots = Some(SlotsInUse { slots: 4, used: 3, now: 1_001_000, holds: Arc::new([hold]) });
+        let mut expected = with_counts(json!({"key": "gpu", "slots": 4, "mode": "enforce", "source": "exact",
+            "remaining": 1, "used": 3, "reset_at": "1970-01-01T00:00:02.001Z", "next_ms": 1000}));
+        assert_eq!(value(|out| slots.write_json(out)), expected);
+        expected["holds"] = json!([{"hold": "1abc", "cost": 3, "held_at": "1970-01-01T00:00:00.500Z",
+            "expires_at": "1970-01-01T00:00:02.001Z", "age_ms": 501, "left_ms": 1000}]);
+        assert_eq!(value(|out| slots.write_json_with_holds(out)), expected);
+    }
+
+    #[test]
+    fn a_hold_is_a_decision_and_its_id() {
+        let one = || decision("100/1m", 5, vec![quote(true, 41, Some(0))], true, 0);
+        let mut expected = value(|out| one().write_json("k", out));
+        let all = AllDecision { allowed: true, denied: None, results: vec![one()] };
+        let hold = Hold { id: "1abc".to_owned(), expires_at: 60_000_001, ttl: Duration::from_secs(60) };
+        let mut held = HoldDecision { all, hold: Some(hold.clone()) };
+        let items = [("k", 5).into()];
+        let with_hold = |mut value: Value| {
+            value["hold"] = json!("1abc");
+            value["expires_at"] = json!("1970-01-01T00:01:00.001Z");
+            value["ttl_ms"] = json!(60_000);
+            value
+        };
+        assert_eq!(value(|out| held.write_json_of_one("k", out)), with_hold(expected.clone()));
+        let several = json!({"allowed": true, "denied_key": null, "results": [expected.clone()]});
+        assert_eq!(value(|out| held.write_json(&items, out)), with_hold(several));
+        let renewed = json!({"ok": true, "expires_at": "1970-01-01T00:01:00.001Z", "ttl_ms": 60_000});
+        assert_eq!(value(|out| hold.write_json(out)), renewed);
+        // Without one it is a denial, as a check has it.
+        held.hold = None;
+        held.all.results[0].allowed = false;
+        expected["allowed"] = json!(false);
+        assert_eq!(value(|out| held.write_json_of_one("k", out)), expected);
+    }
+
+    #[test]
+    fn a_settlement_tells_what_has_no_limit_any_more() {
+        let item = |key: &str, remaining, configured| SettledItem {
+            key: key.to_owned(),
+            held: 10,
+            cost: 12,
+            remaining,
+            debt: 2,
+            configured,
+        };
+        let settled = Settled { late: true, results: vec![item("a", Some(3), true), item("b", None, false)] };
+        let expected = json!({"ok": true, "late": true, "results": [
+            {"key": "a", "held": 10, "cost": 12, "remaining": 3, "debt": 2},
+            {"key": "b", "held": 10, "cost": 12, "remaining": null, "debt": 2, "configured": false}]});
+        assert_eq!(value(|out| settled.write_json(out)), expected);
     }
 }

@@ -163,7 +163,7 @@ impl Core {
             let (at, until) = book.get(number).map(|pledge| (pledge.at, pledge.until))?;
             Some(OpenHold { id: self.holds.ids.write(number), cost, at, until })
         };
-        SlotsInUse { slots, used: stand.used, holds: oldest.into_iter().filter_map(hold).collect() }
+        SlotsInUse { slots, used: stand.used, now, holds: oldest.into_iter().filter_map(hold).collect() }
     }
 
     /// How a pattern stands; `None` where there is none with this text.

@@ -65,7 +65,7 @@ impl Reply {
         reply.status = error.kind().http_status();
         match error.kind() {
             Kind::Unauthorized => reply.header("WWW-Authenticate", "Bearer"),
-            Kind::Overloaded => reply.header("Retry-After", "1"),
+            Kind::Overloaded | Kind::TooManyHolds => reply.header("Retry-After", "1"),
             _ => {}
         }
         reply
@@ -76,7 +76,8 @@ impl Reply {
         let _ = write!(self.headers, "{name}: {value}\r\n");
     }
 
-    /// Adds the headers of a decision (draft-ietf-httpapi-ratelimit-headers-11): an item for each window.
+    /// Adds the headers of a decision (draft-ietf-httpapi-ratelimit-headers-11): an item for each window, or one for
+    /// slots.
     pub fn decision(&mut self, decision: &Decision) {
         let limit = &*decision.limit;
         let windows = limit.windows().iter().zip(decision.windows.as_slice()).enumerate();
@@ -110,7 +111,16 @@ impl Reply {
                 write_number(out, wait.map_or(seconds, |wait| seconds.min(wait)));
             }
         }
-        if !limit.is_unlimited() {
+        if !limit.windows().is_empty() {
+            out.extend_from_slice(b"\r\n");
+        }
+        if let Some(slots) = limit.slots() {
+            let next = if decision.allowed { decision.next } else { decision.retry_after };
+            let remaining = decision.remaining.unwrap_or(0);
+            let _ = write!(out, "RateLimit-Policy: \"slots\";q={slots}\r\nRateLimit: \"slots\";r={remaining}");
+            if let Some(next) = next {
+                let _ = write!(out, ";t={}", next.as_micros().div_ceil(u128::from(SECOND)));
+            }
             out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(b"Cache-Control: no-store\r\n");
@@ -177,7 +187,10 @@ fn reason(status: u16) -> &'static str {
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        409 => "Conflict",
+        410 => "Gone",
         413 => "Content Too Large",
+        422 => "Unprocessable Content",
         429 => "Too Many Requests",
         503 => "Service Unavailable",
         _ => "Internal Server Error",

@@ -8,7 +8,7 @@ use crate::limit::{Limit, excerpt};
 use crate::limiter::{Item, millis_up, write_many};
 
 /// Room for a decision on a key of usual length, in bytes.
-const DECISION_BYTES: usize = 320;
+pub const DECISION_BYTES: usize = 320;
 
 pub fn check(call: &Call<'_>) -> Answer {
     let check: Check<'_> = body::parse(call.body)?;
@@ -26,7 +26,7 @@ pub fn check(call: &Call<'_>) -> Answer {
 }
 
 /// The status of a reply that denies.
-fn denied_status(call: &Call<'_>) -> Result<u16> {
+pub fn denied_status(call: &Call<'_>) -> Result<u16> {
     match call.query.get("status") {
         None | Some("200") => Ok(200),
         Some("429") => Ok(429),

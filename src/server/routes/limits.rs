@@ -44,7 +44,7 @@ pub fn status(call: &Call<'_>) -> Answer {
     body::parse_empty(call.body)?;
     let key = call.key()?;
     let mut out = Vec::new();
-    call.sources.limiter.status(&key)?.ok_or_else(|| Error::not_configured(&key))?.write_json(&mut out);
+    call.sources.limiter.status(&key)?.ok_or_else(|| Error::not_configured(&key))?.write_json_with_holds(&mut out);
     Ok(Reply::json(out))
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::http::head::Found;
 use super::call::{Answer, Call};
-use super::{checks, limits, operations};
+use super::{checks, holds, limits, operations};
 use crate::bounds::{MAX_BODY_BYTES, MAX_LIMITS_BYTES};
 
 /// An endpoint, as the manual page names it.
@@ -51,10 +51,16 @@ const fn delete(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> An
 }
 
 /// All endpoints.
-pub const ENDPOINTS: [Endpoint; 13] = [
+pub const ENDPOINTS: [Endpoint; 19] = [
     quick("/v1/check", &[post(&["status"], checks::check)]),
     quick("/v1/check-all", &[post(&["status"], checks::check_all)]),
     quick("/v1/check-many", &[post(&[], checks::check_many)]),
+    endpoint("/v1/peek", &[post(&[], holds::peek)]),
+    quick("/v1/hold", &[post(&["status"], holds::hold)]),
+    quick("/v1/settle", &[post(&[], holds::settle)]),
+    quick("/v1/renew", &[post(&[], holds::renew)]),
+    quick("/v1/charge", &[post(&[], holds::charge)]),
+    quick("/v1/refund", &[post(&[], holds::refund)]),
     quick("/v1/take/{key}", &[post(&["cost", "limit"], checks::take)]),
     quick("/v1/health", &[get(&[], operations::health)]),
     bulk(

@@ -43,6 +43,17 @@ impl Check<'_> {
         let cost = self.cost.map_or(1, |cost| cost.0);
         Ok(item(key, cost, self.limit.as_ref().map(|limit| &limit.0)))
     }
+
+    /// The first field that is given.
+    pub fn given(&self) -> Option<&'static str> {
+        let fields = [("key", self.key.is_some()), ("cost", self.cost.is_some()), ("limit", self.limit.is_some())];
+        fields.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+    }
+
+    /// Whether a cost is given.
+    pub fn has_cost(&self) -> bool {
+        self.cost.is_some()
+    }
 }
 
 fn item<'a>(key: &'a str, cost: u64, limit: Option<&'a Limit>) -> Item<'a> {
@@ -71,6 +82,11 @@ impl<'de> Body<'de> for Items<'de> {
 }
 
 impl Items<'_> {
+    /// Whether there are any.
+    pub fn is_given(&self) -> bool {
+        self.items.is_some()
+    }
+
     /// What it asks for, in its order.
     ///
     /// # Errors

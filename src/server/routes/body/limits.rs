@@ -109,8 +109,8 @@ struct Configure<'a> {
 }
 
 impl<'de> Body<'de> for Configure<'de> {
-    const FIELDS: &'static str = "`key`, `rate`, `per`, `algorithm`, `burst`, `tz`, `anchor`, `windows`, `limit`, \
-                                  `unlimited`, `mode`, `for` and `max_keys`";
+    const FIELDS: &'static str = "`key`, `rate`, `per`, `algorithm`, `burst`, `tz`, `anchor`, `windows`, `slots`, \
+                                  `limit`, `unlimited`, `mode`, `for` and `max_keys`";
 
     fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> std::result::Result<bool, A::Error> {
         match name {

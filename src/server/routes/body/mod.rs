@@ -1,8 +1,9 @@
 //! Request bodies: from JSON to values, without copying what need not be, with errors that name the field.
 //!
-//! Each module may use only those after it in this list: `limits`, `checks`, `values`, `object`, `scalars`.
+//! Each module may use only those after it in this list: `limits`, `holds`, `checks`, `values`, `object`, `scalars`.
 
 mod checks;
+mod holds;
 mod limits;
 mod object;
 mod scalars;
@@ -11,5 +12,6 @@ mod tests;
 mod values;
 
 pub use self::checks::{Check, Items};
+pub use self::holds::{Asked, Charge, Hold, Peek, Renew, Settle};
 pub use self::limits::{Reset, Settings, ToReset, parse_settings};
 pub use self::object::{parse, parse_empty};

@@ -139,7 +139,7 @@ impl<'de, B: Body<'de>> Visitor<'de> for ObjectVisitor<B> {
 const WRONG_TYPE: &str = "invalid type: ";
 
 /// The text of an error in the value of a field.
-fn in_field(name: &str, text: &str) -> String {
+pub fn in_field(name: &str, text: &str) -> String {
     // Errors in values begin with the name.
     let named = text.strip_prefix(name).is_some_and(|rest| rest.starts_with(' '));
     if named { text.to_owned() } else { in_place(&format!("field `{name}`"), text) }

@@ -61,6 +61,9 @@ fn a_limit_in_each_of_its_forms() {
         (r#"{"rate":9,"per":"month","tz":"UTC","anchor":31}"#, "9/month anchor=31"),
         (r#"{"windows":["10/1s",{"rate":5000,"per":"day"}],"mode":"enforce"}"#, "10/1s, 5000/day"),
         (r#"{"unlimited":true}"#, "unlimited"),
+        (r#"{"slots":4}"#, "slots=4"),
+        (r#"{"slots":1000000,"mode":"shadow"}"#, "slots=1000000 shadow"),
+        (r#""slots=4""#, "slots=4"),
         (r#"{"unlimited":false,"rate":0,"per":"1s","burst":null}"#, "0/1s"),
     ] {
         assert_eq!(brought(json).unwrap_or_else(|error| panic!("{json}: {error}")), Some(limit(text)), "{json}");
@@ -115,7 +118,7 @@ fn errors_are_in_the_words_of_users() {
         (
             r#"{"rate":5,"per":"1s","key":"k"}"#,
             "field `limit`: unknown field `key`; known: `rate`, `per`, `algorithm`, `burst`, `tz`, `anchor`, `windows`, \
-             `mode` and `unlimited`",
+             `slots`, `mode` and `unlimited`",
         ),
     ] {
         assert_eq!(brought(json).unwrap_err().message(), message, "{json}");
@@ -123,6 +126,12 @@ fn errors_are_in_the_words_of_users() {
     let twice = "fields `windows` and `rate` don't go together: each of them says what the limit is, so leave one out";
     for (body, message) in [
         (r#"{"key":"k","rate":5,"windows":["1/1s"]}"#, twice),
+        (
+            r#"{"key":"k","slots":5,"rate":5}"#,
+            "fields `slots` and `rate` don't go together: each of them says what the limit is, so leave one out",
+        ),
+        (r#"{"key":"k","slots":0}"#, "slots must be an integer of 1 to 1000000, not 0"),
+        (r#"{"key":"k","slots":1.5}"#, "field `slots` must be an integer from 1 to 1000000, not 1.5"),
         (r#"{"key":"k"}"#, "rate and per must be given, such as 100 and 1m"),
         (r#"{"rate":5,"per":"1s"}"#, "field `key` is missing"),
         ("", "field `key` is missing"),
@@ -216,4 +225,95 @@ fn what_is_wrong_is_named() {
     }
     let deep = "[".repeat(1 << 20);
     assert!(parse::<Items<'_>>(format!("{{\"items\":{deep}").as_bytes()).is_err());
+}
+
+#[test]
+fn holds_are_of_one_key_or_of_several() {
+    let hold: Hold<'_> = parse(br#"{"key":"a","cost":5,"limit":"slots=9","ttl":"2m"}"#).unwrap();
+    let Asked::One(item) = hold.asked().unwrap() else { panic!("one key") };
+    assert_eq!((item.key, item.cost, item.limit), ("a", 5, Some(&limit("slots=9"))));
+    assert_eq!(hold.ttl().unwrap(), Duration::from_secs(120));
+    let hold: Hold<'_> = parse(br#"{"items":["a",["b",2]],"ttl":null}"#).unwrap();
+    assert_eq!(hold.asked().unwrap(), Asked::All(vec!["a".into(), ("b", 2).into()]));
+    assert_eq!(hold.ttl().unwrap(), Duration::from_secs(60));
+    let ttl = |ttl: &str| parse::<Hold<'_>>(format!(r#"{{"key":"a","ttl":{ttl}}}"#).as_bytes()).unwrap().ttl();
+    assert_eq!((ttl("1").unwrap(), ttl("\"24h\"").unwrap()), (Duration::from_secs(1), Duration::from_secs(86_400)));
+    let wrong = |text| {
+        format!("ttl must be a whole number and a unit (ms, s, m, h, d, w) from 1s to 1d, such as 10s, not `{text}`")
+    };
+    for (json, text) in [("0", "0"), ("\"999ms\"", "999ms"), ("86401", "86401"), ("\"soon\"", "soon")] {
+        assert_eq!(ttl(json).unwrap_err().message(), wrong(text), "{json}");
+    }
+}
+
+#[test]
+fn what_a_hold_costs_in_the_end() {
+    let cost = |body: &str| {
+        let settle: Settle<'_> = parse(body.as_bytes())?;
+        let costs = settle.costs();
+        settle.cost(costs.as_deref()).map(|cost| format!("{} {cost:?}", settle.hold().unwrap()))
+    };
+    for (body, told) in [
+        (r#"{"hold":"1a"}"#, "1a AsHeld"),
+        (r#"{"hold":"1a","cost":null,"costs":null}"#, "1a AsHeld"),
+        (r#"{"hold":"1a","cost":0}"#, "1a Units(0)"),
+        (r#"{"hold":"1a","costs":{"a":0,"\u0062":7}}"#, r#"1a Each([("a", 0), ("b", 7)])"#),
+        (r#"{"hold":"1a","costs":{}}"#, "1a Each([])"),
+    ] {
+        assert_eq!(cost(body).unwrap(), told);
+    }
+}
+
+/// Whole messages, again.
+#[test]
+fn errors_of_holds_are_in_the_words_of_users() {
+    fn of<'a, B: object::Body<'a>, T>(body: &'a str, read: impl Fn(&B) -> Result<T>) -> String {
+        let read = parse::<B>(body.as_bytes()).and_then(|body| read(&body).map(|_| ()));
+        let error = read.unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        error.message().to_owned()
+    }
+    let hold = |body| of::<Hold<'_>, _>(body, |hold| hold.asked().map(|_| ()).and_then(|()| hold.ttl()));
+    let settle = |body| {
+        of::<Settle<'_>, _>(body, |settle| {
+            let costs = settle.costs();
+            settle.cost(costs.as_deref()).and_then(|_| settle.hold().map(str::to_owned))
+        })
+    };
+    let charge = |body| of::<Charge<'_>, _>(body, |charge| charge.item().map(|item| item.cost));
+    let renew = |body| of::<Renew<'_>, _>(body, |renew| renew.hold().map(str::to_owned));
+    for (told, message) in [
+        (hold("{}"), "field `key`, or in its place `items`, is missing"),
+        (hold(r#"{"cost":1}"#), "field `key` is missing"),
+        (
+            hold(r#"{"key":"a","items":[]}"#),
+            "fields `key` and `items` don't go together; an item has a `key` of its own",
+        ),
+        (
+            hold(r#"{"key":"a","ttl":true}"#),
+            "field `ttl` must be a string such as \"10s\" or an integer of seconds, not true",
+        ),
+        (
+            hold(r#"{"key":"a","tll":1}"#),
+            "unknown field `tll`; known: `key`, `cost` and `limit`, or `items`; and `ttl`",
+        ),
+        (settle("{}"), "field `hold` is missing"),
+        (settle(r#"{"hold":7}"#), "field `hold` must be a string, not 7"),
+        (settle(r#"{"hold":"a","cost":-1}"#), "field `cost` must be an integer from 0 to 1000000000000, not -1"),
+        (settle(r#"{"hold":"a","cost":1,"costs":{}}"#), "fields `cost` and `costs` don't go together; leave one out"),
+        (
+            settle(r#"{"hold":"a","costs":[1]}"#),
+            "field `costs` must be an object of keys and their costs, such as {\"user:42\":5}, not an array",
+        ),
+        (
+            settle(r#"{"hold":"a","costs":{"k":"1"}}"#),
+            "field `costs`: field `k` must be an integer from 0 to 1000000000000, not the string `1`",
+        ),
+        (renew(r#"{"ttl":5}"#), "field `hold` is missing"),
+        (charge(r#"{"key":"a"}"#), "field `cost` is missing"),
+        (charge(r#"{"cost":1}"#), "field `key` is missing"),
+        (charge(r#"{"key":"a","cost":0,"ttl":1}"#), "unknown field `ttl`; known: `key`, `cost` and `limit`"),
+    ] {
+        assert_eq!(told, message);
+    }
 }

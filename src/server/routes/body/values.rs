@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 
 use super::object::{Body, in_place, read_object, take_any};
 use super::scalars::{Flag, Length, Number, Text};
-use crate::bounds::{MAX_ANCHOR, MAX_UNITS, MAX_WINDOWS};
+use crate::bounds::{MAX_ANCHOR, MAX_SLOTS, MAX_UNITS, MAX_WINDOWS};
 use crate::error::{Error, Result};
 use crate::limit::{Fields, Limit, Mode, Window};
 
@@ -74,17 +74,19 @@ impl OneWindow<'_> {
 pub struct Values<'a> {
     one: OneWindow<'a>,
     windows: Option<Windows>,
+    slots: Option<Number<1, MAX_SLOTS>>,
     mode: Option<Text<'a>>,
     unlimited: Option<Flag>,
 }
 
 impl<'de> Body<'de> for Values<'de> {
     const FIELDS: &'static str =
-        "`rate`, `per`, `algorithm`, `burst`, `tz`, `anchor`, `windows`, `mode` and `unlimited`";
+        "`rate`, `per`, `algorithm`, `burst`, `tz`, `anchor`, `windows`, `slots`, `mode` and `unlimited`";
 
     fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> std::result::Result<bool, A::Error> {
         match name {
             "windows" => take_any(&mut self.windows, name, map),
+            "slots" => take_any(&mut self.slots, name, map),
             "mode" => take_any(&mut self.mode, name, map),
             "unlimited" => take_any(&mut self.unlimited, name, map),
             _ => self.one.field(name, map),
@@ -101,6 +103,7 @@ impl Values<'_> {
         let given = [
             brought.as_ref().map(|_| "limit"),
             self.windows.as_ref().map(|_| "windows"),
+            self.slots.map(|_| "slots"),
             self.unlimited.filter(|flag| flag.0).map(|_| "unlimited"),
             self.one.given(),
         ];
@@ -113,6 +116,7 @@ impl Values<'_> {
         let limit = match (brought, self.windows) {
             (Some(Brought(limit)), _) | (None, Some(Windows(limit))) => limit,
             (None, None) if self.unlimited.is_some_and(|flag| flag.0) => Limit::unlimited(),
+            (None, None) if let Some(slots) = self.slots => Limit::of_slots(slots.0)?,
             (None, None) => Limit::from(self.one.window()?),
         };
         let Some(mode) = self.mode else { return Ok(limit) };

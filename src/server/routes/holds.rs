@@ -1,0 +1,83 @@
+//! The endpoints of holds, and those that spend and give back without a decision, or decide without spending: hold,
+//! settle, renew, peek, charge, refund.
+
+use super::super::http::reply::Reply;
+use super::body::{self, Asked, Charge, Hold, Peek, Renew, Settle};
+use super::call::{Answer, Call};
+use super::checks::{DECISION_BYTES, denied_status};
+use crate::limiter::Status;
+
+/// Room for the id of a hold and its times, in bytes.
+const HOLD_BYTES: usize = 96;
+
+pub fn hold(call: &Call<'_>) -> Answer {
+    let body: Hold<'_> = body::parse(call.body)?;
+    let (asked, ttl) = (body.asked()?, body.ttl()?);
+    let denied_status = denied_status(call)?;
+    let items = match &asked {
+        Asked::One(item) => std::slice::from_ref(item),
+        Asked::All(items) => items,
+    };
+    let held = call.sources.limiter.hold_all_for(items, ttl, call.sources.non_blocking)?;
+    let mut out = Vec::with_capacity(HOLD_BYTES + items.len() * DECISION_BYTES);
+    match &asked {
+        Asked::One(item) => held.write_json_of_one(item.key, &mut out),
+        Asked::All(items) => held.write_json(items, &mut out),
+    }
+    let mut reply = Reply::json(out);
+    if !held.all.allowed {
+        reply.status = denied_status;
+    }
+    Ok(reply.with_tightest(held.all.results.iter()))
+}
+
+pub fn settle(call: &Call<'_>) -> Answer {
+    let body: Settle<'_> = body::parse(call.body)?;
+    let costs = body.costs();
+    let (hold, cost) = (body.hold()?, body.cost(costs.as_deref())?);
+    let settled = call.sources.limiter.settle_for(hold, cost, call.sources.non_blocking)?;
+    let mut out = Vec::new();
+    settled.write_json(&mut out);
+    Ok(Reply::json(out))
+}
+
+pub fn renew(call: &Call<'_>) -> Answer {
+    let body: Renew<'_> = body::parse(call.body)?;
+    let renewed = call.sources.limiter.renew_for(body.hold()?, body.ttl()?, call.sources.non_blocking)?;
+    let mut out = Vec::new();
+    renewed.write_json(&mut out);
+    Ok(Reply::json(out))
+}
+
+pub fn peek(call: &Call<'_>) -> Answer {
+    let body: Peek<'_> = body::parse(call.body)?;
+    let mut out = Vec::new();
+    match body.asked()? {
+        Asked::One(item) => {
+            let decision = call.sources.limiter.peek(item)?;
+            decision.write_json(item.key, &mut out);
+            Ok(Reply::json(out).with_tightest(std::iter::once(&decision)))
+        }
+        Asked::All(items) => {
+            let all = call.sources.limiter.peek_all(&items)?;
+            all.write_json(&items, &mut out);
+            Ok(Reply::json(out).with_tightest(all.results.iter()))
+        }
+    }
+}
+
+pub fn charge(call: &Call<'_>) -> Answer {
+    let body: Charge<'_> = body::parse(call.body)?;
+    Ok(told(&call.sources.limiter.charge_for(body.item()?, call.sources.non_blocking)?))
+}
+
+pub fn refund(call: &Call<'_>) -> Answer {
+    let body: Charge<'_> = body::parse(call.body)?;
+    Ok(told(&call.sources.limiter.refund_for(body.item()?, call.sources.non_blocking)?))
+}
+
+fn told(status: &Status) -> Reply {
+    let mut out = Vec::new();
+    status.write_json(&mut out);
+    Reply::json(out)
+}
