@@ -10,6 +10,7 @@ use super::core::{Core, Limiter};
 use super::held::Holds;
 use super::held::book::Book;
 use super::held::id::Ids;
+use super::kept::Answers;
 use super::options::{Options, SyncMode};
 use super::recovery::build::build;
 use super::recovery::redo::redo;
@@ -82,6 +83,7 @@ impl Limiter {
             dir: dir.to_owned(),
             next_id: AtomicU64::new(1),
             holds: Holds::new(Book::default(), Ids::of(&directory), options.max_holds),
+            answers: Answers::default(),
             compaction: Mutex::new(None),
             compactions_begun: AtomicU64::new(0),
             closing: AtomicBool::new(false),

@@ -148,9 +148,9 @@ impl Standing {
         }
     }
 
-    /// Gives back `units` that were spent at `held_at`, at `now`, to which it was advanced: in each window as far as they
-    /// still count there. A bucket counts them until it has been full since, a fixed window until it ends, a sliding
-    /// counter for this window and the next, a log for one period.
+    /// Gives back `units` that were spent at `held_at`, at `now`, to which it was advanced: in each window as far as
+    /// they still count there. A bucket counts them until it has been full since, a fixed window until it ends, a
+    /// sliding counter for this window and the next, a log for one period.
     pub fn give_back(&mut self, limit: &Limit, held_at: Micros, now: Micros, units: u64) {
         self.give(limit, now, units, |state, window| state.give_back(window, held_at, units));
     }

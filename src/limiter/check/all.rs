@@ -4,6 +4,8 @@
 //! items that an overflow limit serves add up on its one draft. Only when all are allowed the drafts go into the map,
 //! and one record says it all.
 
+use std::time::Duration;
+
 use super::decide::{Aside, Ask, born, count_allowed};
 use super::progress::{Draft, Ground, Progress, Tables, held_items, place, record, record_hold, table};
 use super::room::Room;
@@ -13,10 +15,12 @@ use crate::bounds::{DEFAULT_HOLD_MS, MAX_ITEMS, MAX_RECORD_BYTES};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limit::Live;
-use crate::limiter::answers::{AllDecision, Decision};
+use crate::limiter::answers::{AllDecision, Decision, Hold};
 use crate::limiter::core::{Core, shard_of};
 use crate::limiter::entry::{Entry, Source};
 use crate::limiter::held::book::{Book, Item as HeldItem, Pledge};
+use crate::limiter::kept::Keep;
+use crate::limiter::kept::shelf::Kept;
 use crate::limiter::lookup::Served;
 use crate::store::encode::encoded_len;
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
@@ -49,6 +53,7 @@ impl Core {
         &self,
         asks: &[Ask<'_>],
         (purpose, ttl): (Purpose, Micros),
+        mut keep: Option<&mut Keep<'_>>,
         wait: &Wait<'_>,
         non_blocking: Option<&NonBlocking<'_>>,
     ) -> Result<Made> {
@@ -70,7 +75,9 @@ impl Core {
             if let Some(book) = &mut book {
                 book.tidy(now);
             }
-            let attempt = self.try_all(&mut tables, asks, (purpose, now, ttl), book.as_deref_mut(), &mut room, wait)?;
+            let walk = Walk { purpose, now, book: None, until: now.saturating_add(ttl) };
+            let made = (book.as_deref_mut(), keep.as_deref_mut());
+            let attempt = self.try_all(&mut tables, asks, walk, made, &mut room, wait)?;
             drop(book);
             match attempt {
                 Attempt::Done(answer, asides) => {
@@ -86,6 +93,11 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// What is told of a hold.
+    pub fn told_hold(&self, number: u64, until: Micros, ttl: Micros) -> Hold {
+        Hold { id: self.holds.ids.write(number), expires_at: until, ttl: Duration::from_micros(ttl) }
     }
 
     /// Says what [`Core::check_all`] would decide. Nothing is spent or written.
@@ -126,12 +138,13 @@ impl Core {
         &'a self,
         tables: &mut Tables<'_>,
         asks: &[Ask<'_>],
-        (purpose, now, ttl): (Purpose, Micros, Micros),
-        book: Option<&mut Book>,
+        walk: Walk<'_>,
+        (book, keep): (Option<&mut Book>, Option<&mut Keep<'_>>),
         room: &mut Room<'a>,
         wait: &Wait<'_>,
     ) -> Result<Attempt<Made>> {
-        let walk = Walk { purpose, now, book: book.as_deref(), until: now.saturating_add(ttl) };
+        let walk = Walk { book: book.as_deref(), ..walk };
+        let (now, until) = (walk.now, walk.until);
         let (progress, served) = match self.walk(tables, asks, &walk)? {
             Walked::Lock(shard) => return Ok(Attempt::Lock(shard)),
             Walked::Decided(progress, served) => (progress, served),
@@ -153,10 +166,23 @@ impl Core {
                 format!("{} holds are open, as many as may be; settle them, or raise --max-holds", book.open()),
             ));
         }
-        let held = book.as_ref().map(|book| (book.next_number(now), walk.until));
+        let held = book.as_ref().map(|book| (book.next_number(now), until));
         let (event, bytes) = match held {
             Some(hold) => record_hold(tables, asks, &progress, now, hold)?,
             None => record(tables, asks, &progress, now)?,
+        };
+        let answer = keep.filter(|_| event.is_some()).map(|keep| {
+            let all = AllDecision { allowed: true, denied: None, results: progress.results.clone() };
+            let hold = held.map(|(number, until)| self.told_hold(number, until, until - now));
+            Kept { once: keep.once, at: now, answer: (keep.write)(&all, hold.as_ref()).into() }
+        });
+        let (event, bytes) = match (event, &answer) {
+            (Some(event), Some(kept)) => {
+                let event = Event::Kept { answer: kept.to_record(), event: Box::new(event) };
+                let bytes = encoded_len(&event);
+                (Some(event), bytes)
+            }
+            (event, _) => (event, bytes),
         };
         if bytes > MAX_RECORD_BYTES {
             drop(event);
@@ -170,7 +196,12 @@ impl Core {
             }
             let forgettable = held.is_some() || progress.results.iter().any(Decision::must_be_waited_for);
             self.settle_all_denials(tables, asks, &progress, now)?;
+            // A copy of the table has what was queued before its marker, and nothing else.
+            let shelf = answer.as_ref().map(|_| self.answers.lock());
             room.append(self, event, bytes, if forgettable { wait } else { &Wait::Not })?;
+            if let (Some(mut shelf), Some(kept)) = (shelf, &answer) {
+                shelf.keep(kept.clone());
+            }
             items = held_items(asks, &progress, event);
         }
         drop(event);
@@ -179,6 +210,7 @@ impl Core {
             first.counts.decisions.0 += 1;
         }
         let pledge = book.zip(held).map(|(book, (number, until))| {
+            let ttl = until - now;
             let pledge = Pledge { number, at: now, until, ttl, settlement: None, items: items.into() };
             book.insert(pledge.clone());
             note_held(tables, book, &pledge.items);

@@ -1,7 +1,7 @@
 //! Checks.
 //!
-//! Each module may use only those after it in this list: `several`, `all`, `walk`, `many`, `progress`, `decide`, `room`,
-//! `slots`, `wait`.
+//! Each module may use only those after it in this list: `several`, `all`, `walk`, `many`, `progress`, `decide`,
+//! `room`, `slots`, `wait`.
 
 pub mod all;
 pub mod decide;

@@ -121,7 +121,11 @@ pub fn record_hold<'a>(
 
 /// The items of a hold as the table has them.
 pub fn held_items(asks: &[Ask<'_>], progress: &Progress, event: &Event<'_>) -> Vec<Item> {
-    let Event::Held { items, .. } = event else { return Vec::new() };
+    let items = match event {
+        Event::Held { items, .. } => items,
+        Event::Kept { event, .. } => return held_items(asks, progress, event),
+        _ => return Vec::new(),
+    };
     let item = |(index, item): (usize, &HeldItem<'_>)| {
         let (hash, _) = place(asks, &progress.grounds, &progress.drafts, index);
         Item { id: item.spend.id, hash, cost: item.spend.cost, slots: item.slots, key: item.key.into() }

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::limit::validate_key;
 use crate::limiter::answers::{AllDecision, Decision, Item};
 use crate::limiter::core::{Core, Limiter, shard_of};
+use crate::limiter::kept::Keep;
 use crate::store::record::MAX_FIXED;
 
 impl Limiter {
@@ -111,16 +112,7 @@ impl Limiter {
     /// [`Limiter::check_all`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
     pub fn check_all_for(&self, items: &[Item<'_>], non_blocking: Option<&NonBlocking<'_>>) -> Result<AllDecision> {
-        let core = &*self.core;
-        validate_items(items)?;
-        let asks: Vec<Ask<'_>> = items.iter().map(|item| core.ask(item)).collect();
-        let wait = Wait::by(core.sync, non_blocking);
-        let (answer, _) = core.check_all(&asks, (Purpose::Spend, 0), &wait, non_blocking)?;
-        core.count_overflows(&answer.results);
-        if answer.allowed && answer.results.iter().any(Decision::must_be_waited_for) {
-            core.finish(&wait)?;
-        }
-        Ok(answer)
+        self.core.check_all_kept(items, None, non_blocking)
     }
 
     /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait
@@ -174,6 +166,24 @@ impl Decision {
 }
 
 impl Core {
+    /// Decides on all items, and waits for the log. The answer is kept if it has spent and is to be kept.
+    pub fn check_all_kept(
+        &self,
+        items: &[Item<'_>],
+        keep: Option<&mut Keep<'_>>,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<AllDecision> {
+        validate_items(items)?;
+        let asks: Vec<Ask<'_>> = items.iter().map(|item| self.ask(item)).collect();
+        let wait = Wait::by(self.sync, non_blocking);
+        let (answer, _) = self.check_all(&asks, (Purpose::Spend, 0), keep, &wait, non_blocking)?;
+        self.count_overflows(&answer.results);
+        if answer.allowed && answer.results.iter().any(Decision::must_be_waited_for) {
+            self.finish(&wait)?;
+        }
+        Ok(answer)
+    }
+
     /// Counts the decisions that overflow limits made: few, so that one count for all threads costs nothing.
     pub fn count_overflows<'a>(&self, decisions: impl IntoIterator<Item = &'a Decision>) {
         let overflowed = decisions.into_iter().filter(|decision| decision.overflow).count() as u64;

@@ -45,7 +45,8 @@ impl<'a> NonBlocking<'a> {
         Pending::slot(self.completion, self.slot, stage)
     }
 
-    fn give_up(&self) -> Error {
+    /// Notes that nothing was done since it would block.
+    pub fn give_up(&self) -> Error {
         self.would_block.set(true);
         overloaded()
     }

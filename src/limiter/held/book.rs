@@ -1,8 +1,8 @@
 //! The table of holds.
 //!
-//! A hold is open until it is settled or runs out, and is remembered for a while after that. The slots of a key that are
-//! in use are the sum of what its open holds take: kept by key, and changed nowhere else. A key is known here by the
-//! hash of its entry's key, so that its slots stay counted when its limit is removed and comes again.
+//! A hold is open until it is settled or runs out, and is remembered for a while after that. The slots of a key that
+//! are in use are the sum of what its open holds take: kept by key, and changed nowhere else. A key is known here by
+//! the hash of its entry's key, so that its slots stay counted when its limit is removed and comes again.
 //!
 //! Nothing tells of a hold that has run out. So what is due is done first whenever the table is asked: [`Book::tidy`].
 

@@ -6,18 +6,18 @@ use crate::bounds::HOLD_MS;
 use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::limit::{format_length, validate_key};
-use crate::limiter::answers::{AllDecision, Decision, Hold, HoldDecision, Item, Status};
+use crate::limiter::answers::{AllDecision, Decision, HoldDecision, Item, Status};
 use crate::limiter::check::decide::Ask;
 use crate::limiter::check::several::validate_items;
 use crate::limiter::check::wait::{NonBlocking, Wait};
 use crate::limiter::check::walk::Purpose;
 use crate::limiter::core::{Core, Limiter};
-use crate::limiter::held::book::Pledge;
+use crate::limiter::kept::Keep;
 
 impl Limiter {
-    /// As [`Limiter::check`], and what was spent can be corrected by [`Limiter::settle`]; or, of a limit of slots, takes
-    /// so many of them until then. The hold lasts for `ttl`, 1 s to 24 h, unless it is renewed. If nobody settles it,
-    /// what it has spent stays spent, and its slots are free again when it has run out.
+    /// As [`Limiter::check`], and what was spent can be corrected by [`Limiter::settle`]; or, of a limit of slots,
+    /// takes so many of them until then. The hold lasts for `ttl`, 1 s to 24 h, unless it is renewed. If nobody
+    /// settles it, what it has spent stays spent, and its slots are free again when it has run out.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -55,17 +55,7 @@ impl Limiter {
         ttl: Duration,
         non_blocking: Option<&NonBlocking<'_>>,
     ) -> Result<HoldDecision> {
-        let core = &*self.core;
-        let ttl = validate_ttl(ttl)?;
-        validate_items(items)?;
-        let asks: Vec<Ask<'_>> = items.iter().map(|item| core.ask(item)).collect();
-        let wait = Wait::by(core.sync, non_blocking);
-        let (all, pledge) = core.check_all(&asks, (Purpose::Hold, ttl), &wait, non_blocking)?;
-        core.count_overflows(&all.results);
-        if pledge.is_some() {
-            core.finish(&wait)?;
-        }
-        Ok(HoldDecision { all, hold: pledge.map(|pledge| core.told_hold(&pledge, ttl)) })
+        self.core.hold_all_kept(items, ttl, None, non_blocking)
     }
 
     /// What [`Limiter::check_item`] would answer, and of a limit of slots what [`Limiter::hold`] would; spends nothing
@@ -127,7 +117,7 @@ impl Limiter {
         validate_key(item.key)?;
         let wait = Wait::by(core.sync, non_blocking);
         let ask = core.ask(&item);
-        let (all, _) = core.check_all(&[ask], (Purpose::Charge, 0), &wait, non_blocking)?;
+        let (all, _) = core.check_all(&[ask], (Purpose::Charge, 0), None, &wait, non_blocking)?;
         core.count_overflows(&all.results);
         let status = core.status_by(item.key, ask.brought).ok_or_else(|| Error::not_configured(item.key))?;
         if all.results.iter().any(Decision::must_be_waited_for) {
@@ -138,9 +128,25 @@ impl Limiter {
 }
 
 impl Core {
-    /// What is told of a hold.
-    pub fn told_hold(&self, pledge: &Pledge, ttl: Micros) -> Hold {
-        Hold { id: self.holds.ids.write(pledge.number), expires_at: pledge.until, ttl: Duration::from_micros(ttl) }
+    /// Holds all items, and waits for the log. The answer is kept if it has held and is to be kept.
+    pub fn hold_all_kept(
+        &self,
+        items: &[Item<'_>],
+        ttl: Duration,
+        keep: Option<&mut Keep<'_>>,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<HoldDecision> {
+        let ttl = validate_ttl(ttl)?;
+        validate_items(items)?;
+        let asks: Vec<Ask<'_>> = items.iter().map(|item| self.ask(item)).collect();
+        let wait = Wait::by(self.sync, non_blocking);
+        let (all, pledge) = self.check_all(&asks, (Purpose::Hold, ttl), keep, &wait, non_blocking)?;
+        self.count_overflows(&all.results);
+        if pledge.is_some() {
+            self.finish(&wait)?;
+        }
+        let hold = pledge.map(|pledge| self.told_hold(pledge.number, pledge.until, ttl));
+        Ok(HoldDecision { all, hold })
     }
 }
 

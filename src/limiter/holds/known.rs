@@ -1,12 +1,13 @@
 //! How a hold is found again by its id.
 
+use std::sync::MutexGuard;
+
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::check::progress::Tables;
 use crate::limiter::check::wait::NonBlocking;
 use crate::limiter::core::{Core, shard_of};
 use crate::limiter::held::book::{Book, Pledge};
-use std::sync::MutexGuard;
 
 /// The locks under which a hold is changed, and the instant that was read under all of them.
 pub struct Locked<'a> {

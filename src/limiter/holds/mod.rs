@@ -5,10 +5,11 @@
 //! gives back into what it came from. Everything that changes the table of holds does so under its lock, which is taken
 //! after those of the shards, and queues its record there.
 //!
-//! Each module may use only those after it in this list: `settle`, `renew`, `hold`, `known`, `refund`.
+//! Each module may use only those after it in this list: `once`, `settle`, `renew`, `hold`, `known`, `refund`.
 
 mod hold;
 mod known;
+pub mod once;
 mod refund;
 mod renew;
 mod settle;

@@ -129,7 +129,8 @@ impl Core {
             let to = changed(entry, &served, &mut ends);
             let spend = Spend { id, cost: 0, born: None, moves: served.moves(), ends: ends.0 };
             let event = Event::SpentMore { at: now, items: vec![spend] };
-            // A record takes what is left of a reservation with it, if that is less than a record of fixed length needs.
+            // A record takes what is left of a reservation with it, if that is less than a record of fixed length
+            // needs.
             let bytes = encoded_len(&event).max(MAX_FIXED) + MAX_FIXED;
             if bytes > most {
                 return Ok(Attempt::Grow(bytes));

@@ -28,8 +28,8 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// `hold_not_found`, `hold_expired` where it has run out, `hold_settled`; `log_failed` and `overloaded`, after which
-    /// it may have been renewed.
+    /// `hold_not_found`, `hold_expired` where it has run out, `hold_settled`; `log_failed` and `overloaded`, after
+    /// which it may have been renewed.
     pub fn renew(&self, hold: &str, ttl: Option<Duration>) -> Result<Hold> {
         self.renew_for(hold, ttl, None)
     }
@@ -43,8 +43,7 @@ impl Limiter {
         let wait = Wait::by(core.sync, non_blocking);
         let mut room = Room::new(core.reserve_for(non_blocking, 1, MAX_FIXED)?, MAX_FIXED);
         let mut shards = core.shards_of(&known);
-        let Locked { mut tables, mut book, now, mut pledge } =
-            core.lock_hold(known.number, &mut shards, non_blocking)?;
+        let Locked { mut tables, mut book, now, pledge } = core.lock_hold(known.number, &mut shards, non_blocking)?;
         if pledge.settlement.is_some() {
             return Err(Error::new(Kind::HoldSettled, "the hold was settled before, so it can't be renewed"));
         }
@@ -63,7 +62,6 @@ impl Limiter {
         drop(tables);
         drop(room);
         core.finish(&wait)?;
-        pledge.until = until;
-        Ok(core.told_hold(&pledge, ttl))
+        Ok(core.told_hold(number, until, ttl))
     }
 }

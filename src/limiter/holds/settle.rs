@@ -29,8 +29,8 @@ impl Limiter {
     /// settled for 10 minutes.
     ///
     /// # Errors
-    /// `hold_not_found`, `hold_settled` where it was settled before to other costs, `invalid_argument`; `log_failed` and
-    /// `overloaded`, after which it may have been settled.
+    /// `hold_not_found`, `hold_settled` where it was settled before to other costs, `invalid_argument`; `log_failed`
+    /// and `overloaded`, after which it may have been settled.
     pub fn settle(&self, hold: &str, cost: Cost<'_>) -> Result<Settled> {
         self.settle_for(hold, cost, None)
     }

@@ -15,6 +15,7 @@ use crate::limit::Live;
 use crate::limiter::core::shard_of;
 use crate::limiter::entry::{Entry, Shares, Source};
 use crate::limiter::held::book::Pledge;
+use crate::limiter::kept::shelf::Kept;
 use crate::limiter::recovery::by_id::ById;
 use crate::limiter::recovery::replay::{Found, Replayed};
 use crate::limiter::registry::Registry;
@@ -190,7 +191,7 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
         ids.insert(entry.id(), id);
     }
     let holds = keys.holds.iter().map(Pledge::to_record);
-    write_tables(&mut opening, holds, std::iter::empty(), &ids, rewound.as_ref())?;
+    write_tables(&mut opening, holds, keys.answers.iter().map(Kept::to_record), &ids, rewound.as_ref())?;
     let store = opening.finish()?;
     store.log().stop()?;
     Ok(entries.len() as u64)

@@ -19,6 +19,7 @@ use crate::limit::{Limit, Recorded};
 use crate::limiter::answers::Totals;
 use crate::limiter::entry::{Change, Entry};
 use crate::limiter::held::book::{Book, Item, Pledge};
+use crate::limiter::kept::shelf::Shelf;
 use crate::limiter::registry::{Group, Intended, Registry};
 use crate::store::Replay;
 use crate::store::record::{self, Back, Born, Event, HeldItem, Intent, Move, Overlay, PatternTotals, Spend};
@@ -35,6 +36,7 @@ pub struct Replayed<'r> {
     unmarked: usize,
     highest_id: u64,
     holds: Book,
+    answers: Shelf,
     /// Holds of the snapshot, until all of its keys are there.
     unplaced: Vec<Pledge>,
     /// Whether the marker of the tables has come, or there is none to wait for.
@@ -53,6 +55,7 @@ pub struct Found {
     /// The highest id in use.
     pub highest_id: u64,
     pub holds: Book,
+    pub answers: Shelf,
     /// What is left to do of limits that are configured together.
     pub group: Option<Group>,
 }
@@ -70,6 +73,7 @@ impl<'r> Replayed<'r> {
             unmarked: 0,
             highest_id: 0,
             holds: Book::default(),
+            answers: Shelf::default(),
             unplaced: Vec::new(),
             tables_marked: true,
             group: None,
@@ -90,7 +94,14 @@ impl<'r> Replayed<'r> {
             group.left.reverse();
             group
         });
-        Found { keys: self.keys, shares: self.shares, highest_id: self.highest_id, holds: self.holds, group }
+        Found {
+            keys: self.keys,
+            shares: self.shares,
+            highest_id: self.highest_id,
+            holds: self.holds,
+            answers: self.answers,
+            group,
+        }
     }
 
     /// The entry of `id`, if an event of now is for it.
@@ -296,8 +307,8 @@ impl Replay for Replayed<'_> {
         Ok(())
     }
 
-    // The room of kept answers fills this in.
-    fn answer(&mut self, _: record::Answer<'_>) -> Result<(), String> {
+    fn answer(&mut self, record: record::Answer<'_>) -> Result<(), String> {
+        self.answers.keep_record(&record);
         Ok(())
     }
 
@@ -368,7 +379,13 @@ impl Replay for Replayed<'_> {
                     entry.refund(at, units);
                 }
             }
-            Event::Kept { event, .. } => self.event(*event)?,
+            Event::Kept { answer, event } => {
+                if self.tables_marked {
+                    self.answers.tidy(answer.at);
+                    self.answers.keep_record(&answer);
+                }
+                self.event(*event)?;
+            }
             Event::TablesMarker { snapshot } => self.tables_marked |= snapshot == self.snapshot,
         }
         Ok(())

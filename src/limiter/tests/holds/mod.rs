@@ -1,6 +1,7 @@
 //! Tests of holds, slots, charges and refunds.
 
 mod bounds;
+mod once;
 mod restart;
 mod rules;
 mod slots;
