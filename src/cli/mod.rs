@@ -19,7 +19,7 @@ mod status;
 use std::ffi::OsString;
 
 use self::answer::Answer;
-use self::commands::{checks, limits, listing, run as program, storage};
+use self::commands::{checks, holds, limits, listing, run as program, storage};
 use self::options::{Args, Global, Line};
 use self::output::Output;
 use crate::error::Result;
@@ -67,6 +67,11 @@ fn action(command: &str) -> Option<Action> {
         "limit add" => limits::add,
         "limit check" => checks::check,
         "limit check-all" => checks::check_all,
+        "limit hold" => holds::hold,
+        "limit settle" => holds::settle,
+        "limit renew" => holds::renew,
+        "limit charge" => holds::charge,
+        "limit refund" => holds::refund,
         "limit status" => limits::status,
         "limit list" => listing::list,
         "limit reset" => limits::reset,

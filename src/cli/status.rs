@@ -22,6 +22,10 @@ pub const LIST: &[Column] = &[
 const WINDOWS: &[Column] =
     &[Column::Text("LIMIT"), Column::Text("ALGORITHM"), Column::Number("REMAINING"), Column::Text("RESET AT")];
 
+/// The columns of the holds of a limit of slots.
+const HOLDS: &[Column] =
+    &[Column::Number("SLOTS"), Column::Number("SINCE"), Column::Number("TIME LEFT"), Column::Text("HOLD")];
+
 /// The rows of a status object in a list: one for each window. What counts for all of them stands in the first.
 pub fn rows(status: &Value) -> Result<Rows> {
     let mut rows = Vec::new();
@@ -30,7 +34,8 @@ pub fn rows(status: &Value) -> Result<Rows> {
         rows.push(vec![limit, algorithm, cell(window, "remaining")?, String::new(), String::new(), reset_at(window)?]);
     }
     if rows.is_empty() {
-        rows.push(vec!["unlimited".into(), "-".into(), "-".into(), String::new(), String::new(), "-".into()]);
+        let (limit, left) = (whole(status)?, cell(status, "remaining")?);
+        rows.push(vec![limit, "-".into(), left, String::new(), String::new(), reset_at(status)?]);
     }
     let [first, ..] = rows.as_mut_slice() else { return Err(not_understood()) };
     first[0] += &additions(status)?;
@@ -48,8 +53,9 @@ pub fn rows(status: &Value) -> Result<Rows> {
 /// Everything about one limit.
 pub fn describe(status: &Value) -> Result<String> {
     let windows = windows(status);
+    let has_slots = status["slots"].is_u64();
     let limits = windows.iter().map(|window| in_short(window)).collect::<Result<Vec<_>>>()?;
-    let limit = if limits.is_empty() { "unlimited".to_owned() } else { limits.join(", ") };
+    let limit = if limits.is_empty() { whole(status)? } else { limits.join(", ") };
     let mut lines = vec![("key", text(status, "key")?), ("limit", limit)];
     let origin = match (&status["pattern"], status["source"].as_str()) {
         (Value::String(pattern), _) => Some(format!("the pattern {}", printable(pattern))),
@@ -75,7 +81,7 @@ pub fn describe(status: &Value) -> Result<String> {
     }
     if !status["live"].is_null() {
         lines.push(("live keys", format!("{} of at most {}", text(status, "live")?, text(status, "max_keys")?)));
-    } else if let [only] = windows.as_slice() {
+    } else if let Some(only) = windows.first().copied().filter(|_| windows.len() == 1).or(has_slots.then_some(status)) {
         lines.push(("remaining", cell(only, "remaining")?));
         lines.push(("reset at", cell(only, "reset_at")?));
     }
@@ -92,6 +98,14 @@ pub fn describe(status: &Value) -> Result<String> {
         lines.push((name, if status[field].is_null() { never() } else { text(status, field) }?));
     }
     let mut all: String = lines.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    if let Some(holds @ [_, ..]) = status["holds"].as_array().map(Vec::as_slice) {
+        let time = |hold: &Value, name: &str| hold[name].as_u64().map(length).ok_or_else(not_understood);
+        let row = |hold: &Value| {
+            Ok(vec![text(hold, "cost")?, time(hold, "age_ms")?, time(hold, "left_ms")?, text(hold, "hold")?])
+        };
+        let rows = holds.iter().map(row).collect::<Result<Rows>>()?;
+        all += &format!("\n{}", Table::new(HOLDS).page(rows));
+    }
     if windows.len() > 1 {
         let row = |window: &&Value| {
             Ok(vec![
@@ -107,13 +121,18 @@ pub fn describe(status: &Value) -> Result<String> {
     Ok(all)
 }
 
-/// The windows of a status object, or of values: one is the object itself, and `unlimited` has none.
+/// The windows of a status object, or of values: one is the object itself; slots and `unlimited` have none.
 fn windows(values: &Value) -> Vec<&Value> {
     match &values["windows"] {
         Value::Array(several) => several.iter().collect(),
-        _ if values["unlimited"] == true => Vec::new(),
+        _ if values["unlimited"] == true || values["slots"].is_u64() => Vec::new(),
         _ => vec![values],
     }
+}
+
+/// Values without windows as `limit add` takes them.
+fn whole(values: &Value) -> Result<String> {
+    if values["slots"].is_null() { Ok("unlimited".to_owned()) } else { Ok(format!("slots={}", text(values, "slots")?)) }
 }
 
 /// A window as `limit add` takes it, but for its algorithm, which has a place of its own.
@@ -147,7 +166,7 @@ fn below(values: &Value, origin: Option<String>) -> Result<String> {
         return Ok(origin.map_or_else(|| "none".to_owned(), |origin| format!("from {origin}")));
     }
     let limits = windows(values).into_iter().map(in_short).collect::<Result<Vec<_>>>()?;
-    let limit = if limits.is_empty() { "unlimited".to_owned() } else { limits.join(", ") };
+    let limit = if limits.is_empty() { whole(values)? } else { limits.join(", ") };
     Ok(format!("{limit}{}", additions(values)?))
 }
 
@@ -225,6 +244,8 @@ mod tests {
         assert_eq!(rows(&pattern).unwrap(), [row(["10/1s", bucket, "7 live", "3", "1", "-", "user:*"])]);
         let unlimited = status(json!({"unlimited": true}), Value::Null);
         assert_eq!(rows(&unlimited).unwrap(), [row(["unlimited", "-", "-", "3", "1", "-", "k"])]);
+        let slots = json!({"slots": 4, "remaining": 1, "used": 3, "reset_at": "2026-01-31T23:59:59.999Z"});
+        assert_eq!(rows(&status(slots, Value::Null)).unwrap(), [row(["slots=4", "-", "1", "3", "1", at, "k"])]);
         assert!(rows(&json!({"key": "k"})).is_err(), "another program may listen there");
     }
 
@@ -252,6 +273,13 @@ mod tests {
         assert!(text.contains("live keys     7 of at most 100\n") && !text.contains("remaining"), "{text}");
         let text = describe(&status(json!({"unlimited": true}), json!({"source": "request"}))).unwrap();
         assert!(text.contains("limit         unlimited\nfrom          a check that brought it\n"), "{text}");
+        let hold = |id: &str, cost: u64| json!({"hold": id, "cost": cost, "age_ms": 61_000, "left_ms": 900});
+        let slots = json!({"slots": 4, "remaining": 1, "used": 3, "reset_at": "2026-01-31T23:59:59.999Z",
+            "holds": [hold("1abc", 1), hold("2abc", 2)]});
+        let text = describe(&status(slots, Value::Null)).unwrap();
+        assert!(text.contains("limit         slots=4\nremaining     1\nreset at      2026-01-31T23"), "{text}");
+        let table = "\nSLOTS  SINCE  TIME LEFT  HOLD\n    1  1m 1s      900ms  1abc\n    2  1m 1s      900ms  2abc\n";
+        assert!(text.ends_with(table), "{text}");
         assert!(describe(&json!([])).is_err());
     }
 }

@@ -65,14 +65,15 @@ impl Limiter {
         let policy = Policy { gathers: options.sync == SyncMode::Relaxed, ..options.policy };
         let found_bytes = found.log_bytes;
         let clock = &options.clock;
+        let former = found.directory.unwrap_or_default();
         let opening = match options.access {
             Access::Read => None,
             Access::Create | Access::Write => {
                 Some(store::Opening::begin(dir, &options.disk, lock, found, clock, policy)?)
             }
         };
-        // One that is only looked at gives out no ids.
-        let directory = opening.as_ref().map(store::Opening::directory).unwrap_or_default();
+        // One that is only looked at tells the ids of open holds too.
+        let directory = opening.as_ref().map_or(former, store::Opening::directory);
         let mut core = Core {
             shards: Box::default(),
             hasher,

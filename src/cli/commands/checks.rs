@@ -11,6 +11,17 @@ use crate::error::Result;
 use crate::limit::{excerpt, validate_key};
 use crate::limiter::{Access, Item};
 
+/// What a decision is asked for.
+#[derive(Clone, Copy)]
+pub enum Way<'a> {
+    /// To spend.
+    Check,
+    /// To know what a check would answer.
+    Peek,
+    /// To spend or take slots until they are settled, for so long.
+    Hold(&'a str),
+}
+
 /// The answer to one check.
 pub struct Decision {
     pub allowed: bool,
@@ -20,11 +31,11 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Makes a check. `limit` is what it brings for a key that no limit is configured for.
+    /// Makes a check, a look or a hold. `limit` is what it brings for a key that no limit is configured for.
     ///
     /// # Errors
     /// As [`ask`]; `invalid_argument` for a bad key.
-    pub fn ask(global: &Global, key: &str, cost: u64, limit: Option<&Value>) -> Result<Decision> {
+    pub fn ask(global: &Global, way: Way<'_>, key: &str, cost: u64, limit: Option<&Value>) -> Result<Decision> {
         validate_key(key)?;
         let mut body = json!({"key": key, "cost": cost});
         // Without a limit of its own it can be decided only by what is configured, in a directory that is there.
@@ -33,7 +44,18 @@ impl Decision {
             body["limit"] = limit.clone();
             access = Access::Create;
         }
-        let reply = ask(global, access, &Request::post("/v1/check", &body))?;
+        let path = match way {
+            Way::Check => "/v1/check",
+            Way::Peek => {
+                access = Access::Read;
+                "/v1/peek"
+            }
+            Way::Hold(ttl) => {
+                body["ttl"] = ttl.into();
+                "/v1/hold"
+            }
+        };
+        let reply = ask(global, access, &Request::post(path, &body))?;
         Ok(Decision { allowed: reply.bool("allowed")?, retry_after_ms: retry_after_ms(&reply.value)?, reply })
     }
 }
@@ -57,12 +79,14 @@ pub fn advice(retry_after_ms: Option<u64>) -> String {
 /// `limit check`
 pub fn check(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let limit = values::brought(args)?;
-    let decision = Decision::ask(global, args.key()?, args.number("--cost")?, limit.as_ref())?;
+    let way = if args.os_text("--peek").is_some() { Way::Peek } else { Way::Check };
+    let decision = Decision::ask(global, way, args.key()?, args.number("--cost")?, limit.as_ref())?;
     output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
     Ok(decision.allowed.into())
 }
 
-fn describe(decision: &Decision) -> Result<String> {
+/// The line for people.
+pub fn describe(decision: &Decision) -> Result<String> {
     let Decision { allowed, retry_after_ms, reply } = decision;
     // Of several windows the one that binds is named.
     let window = reply.value["window"].as_str().map(printable);

@@ -1,8 +1,10 @@
 //! The commands that ask or look, a file for each group.
 
 pub mod checks;
+pub mod holds;
 pub mod limits;
 pub mod listing;
+mod parent;
 pub mod program;
 pub mod run;
 pub mod storage;

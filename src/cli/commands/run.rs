@@ -2,14 +2,16 @@
 //!
 //! The command replaces this process, so that signals and the exit status are its own. Its file is looked up first: a
 //! command that can't be started spends nothing. The data directory is closed, and its lock released, before the
-//! command starts and while it waits.
+//! command starts and while it waits. With `--hold` this process stays, as the command's parent.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::checks::{Decision, advice};
+use super::checks::{Decision, Way, advice};
+use super::holds::{Held, ttl};
+use super::parent::{self, Signals, status_of};
 use super::program::{NOT_EXECUTABLE, NOT_FOUND, find};
 use super::values;
 use crate::bounds::MAX_PERIOD_MS;
@@ -24,7 +26,10 @@ const DENIED: u8 = 75;
 /// Exit status when the quota can't be had within `--wait`: that of timeout(1).
 const TIMED_OUT: u8 = 124;
 
-/// Takes quota, then becomes the command.
+/// Longest pause until a hold is asked for again: slots may be given back before they run out.
+const HOLD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Takes quota, then becomes the command, or its parent.
 pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let cost = args.number("--cost")?;
     let wait = args.given_text("--wait")?.map(duration).transpose()?;
@@ -37,27 +42,61 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
         Ok(program) => program,
         Err((status, why)) => return fail(status, &format!("{}: {why}", name.to_string_lossy())),
     };
+    let ttl = args.given_text("--ttl")?.map(ttl).transpose()?;
+    let held = args.os_text("--hold").is_some();
+    if ttl.is_some() && !held {
+        return Err(usage("--ttl belongs to --hold"));
+    }
+    let way = if held { Way::Hold(ttl.unwrap_or(args.text("--ttl")?)) } else { Way::Check };
+    // From here on what is held is given back, whatever comes.
+    let signals = held.then(Signals::catch).transpose()?;
     let started = Instant::now();
-    loop {
-        let decision = match Decision::ask(global, key, cost, limit.as_ref()) {
+    let decision = loop {
+        let decision = match Decision::ask(global, way, key, cost, limit.as_ref()) {
             // It can never start, whatever the reason; 2 is kept for the command line.
             Err(error) if error.kind() == Kind::CostExceedsCapacity => return fail(3, error.message()),
             decision => decision?,
         };
         if decision.allowed {
-            break;
+            break decision;
         }
         let pause = decision.retry_after_ms.map(|ms| Duration::from_millis(ms.max(1)));
         let left = wait.map(|wait| wait.saturating_sub(started.elapsed()));
-        match (pause, left) {
-            (Some(pause), Some(left)) if pause <= left => std::thread::sleep(pause),
+        match (pause, left, &signals) {
+            (Some(pause), Some(left), None) if pause <= left => std::thread::sleep(pause),
+            (Some(pause), Some(left), Some(signals)) if !left.is_zero() => {
+                if let Some(signal) = signals.pause(pause.min(left).min(HOLD_PAUSE)) {
+                    return Ok(Answer::Status(128 + signal as u8));
+                }
+            }
             _ => return denied(key, &decision, left.is_some(), output),
         }
-    }
+    };
     output.flush()?;
-    let error = Command::new(&program).arg0(name).args(arguments).exec();
+    let mut command = Command::new(&program);
+    command.arg0(name).args(arguments);
+    if let Some(signals) = signals {
+        return hold(command, &signals, &Held::of(&decision)?, global);
+    }
+    let error = command.exec();
     let status = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
     fail(status, &format!("{}: {error}, after the quota was spent", program.display()))
+}
+
+/// Runs the command as a child, and settles what was held for it when it has ended.
+fn hold(command: Command, signals: &Signals, held: &Held, global: &Global) -> Result<Answer> {
+    let ended = parent::run(command, signals, held, global);
+    // What was never started has cost nothing.
+    if let Err(error) = held.settle(global, ended.is_err().then_some(0)) {
+        print_error(&Error::new(error.kind(), format!("hold {} could not be settled: {error}", held.id)));
+    }
+    match ended {
+        Ok(status) => Ok(Answer::Status(status_of(status))),
+        Err(error) => {
+            let status = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
+            fail(status, &format!("the command could not be started: {error}; what was held for it was given back"))
+        }
+    }
 }
 
 fn denied(key: &str, decision: &Decision, waited: bool, output: &mut Output) -> Result<Answer> {

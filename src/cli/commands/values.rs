@@ -16,23 +16,24 @@ use crate::limit::{Fields, Limit, Mode, Window, excerpt, parse_length};
 /// `usage`.
 pub fn configured(args: &Args, global: &Global) -> Result<Map<String, Value>> {
     let texts = args.operands[1..].iter().map(text).collect::<Result<Vec<_>>>()?;
-    let unlimited = args.os_text("--unlimited").is_some();
     let named = ["--rate", "--per"].into_iter().find(|name| args.os_text(name).is_some());
-    let limit = match (texts.is_empty(), named, unlimited) {
-        (false, None, false) => combined(&texts, "limit")?,
-        (true, Some(_), false) => {
+    let whole = ["--unlimited", "--slots"].into_iter().filter(|name| args.os_text(name).is_some());
+    let operands = (!texts.is_empty()).then_some("RATE/PER");
+    let mut ways = whole.chain(named).chain(operands);
+    let limit = match (ways.next(), ways.next()) {
+        (Some(one), Some(other)) => return Err(usage(format!("{one} and {other} exclude each other"))),
+        (None, _) => return Err(usage("RATE/PER is missing, such as 100/1m or 5000/day")),
+        (Some("--unlimited"), None) => Limit::unlimited(),
+        (Some("--slots"), None) => Limit::of_slots(args.number("--slots")?).map_err(wrong)?,
+        (Some("RATE/PER"), None) => combined(&texts, "limit")?,
+        (Some(_), None) => {
             let (rate, per) = (args.number("--rate")?, args.text("--per")?.to_owned());
             let fields = Fields { rate: Some(rate), per: Some(per), ..Fields::default() };
             as_option(fields.window())?.into()
         }
-        (true, None, true) => Limit::unlimited(),
-        (true, None, false) => return Err(usage("RATE/PER is missing, such as 100/1m or 5000/day")),
-        (false, Some(name), _) => return Err(usage(format!("{name} and RATE/PER exclude each other"))),
-        (false, None, true) => return Err(usage("--unlimited and RATE/PER exclude each other")),
-        (true, Some(name), true) => return Err(usage(format!("--unlimited and {name} exclude each other"))),
     };
     let mode = args.given_text("--mode")?.map(str::parse).transpose()?.unwrap_or(limit.mode());
-    let mut fields = fields_of(&with_options(&limit, args, global)?);
+    let mut fields = fields_of(&with_options(&limit, args, global)?, limit.slots());
     if mode != Mode::default() {
         fields.insert("mode".to_owned(), mode.name().into());
     }
@@ -59,8 +60,8 @@ pub fn brought(args: &Args) -> Result<Option<Value>> {
         return Ok(None);
     }
     let limit = combined(&texts, "--limit")?;
-    let windows = limit.windows().iter().map(Window::fields).collect();
-    let mut fields = fields_of(&windows);
+    let windows: Vec<Fields> = limit.windows().iter().map(Window::fields).collect();
+    let mut fields = fields_of(&windows, limit.slots());
     if limit.mode() != Mode::default() {
         fields.insert("mode".to_owned(), limit.mode().name().into());
     }
@@ -79,8 +80,8 @@ fn combined(texts: &[&str], name: &str) -> Result<Limit> {
     if let [only] = limits.as_slice() {
         return Ok(only.clone());
     }
-    if limits.iter().any(Limit::is_unlimited) {
-        return Err(usage(format!("{name} unlimited must stand by itself")));
+    if let Some(whole) = limits.iter().find(|limit| limit.windows().is_empty()) {
+        return Err(usage(format!("{name} {whole} must stand by itself")));
     }
     let mode = limits.iter().map(Limit::mode).find(|mode| *mode != Mode::default()).unwrap_or_default();
     let limit = Limit::of(limits.iter().flat_map(Limit::windows).copied().collect());
@@ -93,7 +94,10 @@ fn with_options(limit: &Limit, args: &Args, global: &Global) -> Result<Vec<Field
     let (burst, tz, anchor) = (args.given_number("--burst")?, args.given_text("--tz")?, args.given_number("--anchor")?);
     let given = ["--algorithm", "--burst", "--tz", "--anchor"].into_iter().find(|name| args.os_text(name).is_some());
     match (limit.windows().len(), given) {
-        (0, Some(name)) => return Err(usage(format!("--unlimited and {name} exclude each other"))),
+        (0, Some(name)) => {
+            let whole = if limit.is_unlimited() { "--unlimited" } else { "--slots" };
+            return Err(usage(format!("{whole} and {name} exclude each other")));
+        }
         (2.., Some("--burst")) => {
             return Err(usage("--burst belongs to one window; of several write it into its own: '100/1m burst=200'"));
         }
@@ -134,16 +138,19 @@ fn with_options(limit: &Limit, args: &Args, global: &Global) -> Result<Vec<Field
     Ok(windows)
 }
 
-/// The fields of windows in a request; of none, those of `unlimited`.
-fn fields_of(windows: &Vec<Fields>) -> Map<String, Value> {
+/// The fields of windows in a request; of none, those of slots or of `unlimited`.
+fn fields_of(windows: &[Fields], slots: Option<u64>) -> Map<String, Value> {
     let of_window = |fields: &Fields| {
         let Fields { rate, per, algorithm, burst, tz, anchor } = fields;
         let all = json!({"rate": rate, "per": per, "algorithm": algorithm, "burst": burst, "tz": tz, "anchor": anchor});
         let given = all.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
         given.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>()
     };
-    match windows.as_slice() {
-        [] => Map::from_iter([("unlimited".to_owned(), true.into())]),
+    match windows {
+        [] => match slots {
+            Some(slots) => Map::from_iter([("slots".to_owned(), slots.into())]),
+            None => Map::from_iter([("unlimited".to_owned(), true.into())]),
+        },
         [only] => of_window(only),
         several => {
             let windows: Vec<Value> = several.iter().map(|fields| of_window(fields).into()).collect();
@@ -216,6 +223,8 @@ mod tests {
                 json!({"windows": [log, month("Europe/Berlin", 2)]}),
             ),
             (&["k", "--unlimited"], json!({"unlimited": true})),
+            (&["k", "--slots", "4"], json!({"slots": 4})),
+            (&["k", "slots=4 shadow"], json!({"slots": 4, "mode": "shadow"})),
             (&["k", "unlimited"], json!({"unlimited": true})),
             (&["k", "1/1s", "--mode", "shadow"], with(bucket(1, "1s", 1), "mode", "shadow".into())),
             (&["k", "1/1s shadow"], with(bucket(1, "1s", 1), "mode", "shadow".into())),
@@ -228,6 +237,7 @@ mod tests {
             assert_eq!(add(words), Ok(expected), "{words:?}");
         }
         assert_eq!(check(&[]), Ok(None));
+        assert_eq!(check(&["slots=4"]), Ok(Some(json!({"slots": 4}))));
         assert_eq!(check(&["100/1m"]), Ok(Some(bucket(100, "1m", 100))));
         let both = json!({"windows": [bucket(10, "1s", 10), month("UTC", 1)], "mode": "shadow"});
         assert_eq!(check(&["9/month shadow", "10/1s"]), Ok(Some(both)));
@@ -243,6 +253,12 @@ mod tests {
             (&["k", "1/1s", "--unlimited"], "--unlimited and RATE/PER exclude each other"),
             (&["k", "--per=1s", "--unlimited"], "--unlimited and --per exclude each other"),
             (&["k", "--unlimited", "--burst=1"], "--unlimited and --burst exclude each other"),
+            (&["k", "--slots=4", "--tz=UTC"], "--slots and --tz exclude each other"),
+            (&["k", "--slots=4", "1/1s"], "--slots and RATE/PER exclude each other"),
+            (&["k", "--slots=4", "--unlimited"], "--unlimited and --slots exclude each other"),
+            (&["k", "--slots=0"], "--slots must be from 1 to 1000000"),
+            (&["k", "slots=0"], "limit `slots=0`: slots must be an integer of 1 to 1000000, not 0"),
+            (&["k", "slots=1", "1/1s"], "limit slots=1 must stand by itself"),
             (&["k", "100"], "limit must be RATE/PER, such as 100/1m or 5000/day, not `100`"),
             (&["k", "1/1s", "unlimited"], "limit unlimited must stand by itself"),
             (&["k", "1/1s", "1/1s"], "windows must differ in rate, per or algorithm, and `1/1s` is there twice"),

@@ -2,15 +2,15 @@
 //! here and its use in the command.
 
 use crate::bounds::{
-    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS, MAX_KEYS,
-    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_KEYS, MAX_PAGE,
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS, MAX_HOLDS,
+    MAX_KEYS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_SLOTS,
 };
 use crate::limit::Algorithm;
 
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
 /// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
-pub static COMMANDS: [Command; 19] = [
+pub static COMMANDS: [Command; 24] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
     command(
         "limit add",
@@ -19,6 +19,15 @@ pub static COMMANDS: [Command; 19] = [
     ),
     command("limit check", "KEY", "Spend N units if the limit allows it. Exit status 0 allowed, 1 denied."),
     command("limit check-all", "KEY...", "Spend of all limits or of none. Exit status 0 allowed, 1 denied."),
+    command(
+        "limit hold",
+        "KEY",
+        "Spend N units that are settled later, or take N slots. Prints the hold's id. 1 denied.",
+    ),
+    command("limit settle", "HOLD", "Tell what a hold has cost, and give back its slots."),
+    command("limit renew", "HOLD", "Let a hold last longer."),
+    command("limit charge", "KEY N", "Spend N units without asking, also past the limit."),
+    command("limit refund", "KEY N", "Give back N units, at most what is used now."),
     command("limit status", "KEY", "Show how a limit stands."),
     command("limit list", "", "List limits and patterns, sorted by key."),
     command("limit reset", "[KEY]", "Give back all that was spent of a limit, or of all below a prefix."),
@@ -45,7 +54,7 @@ pub static COMMANDS: [Command; 19] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 43] = [
+pub static OPTIONS: [CommandOption; 50] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -74,6 +83,8 @@ pub static OPTIONS: [CommandOption; 43] = [
     option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
     option(START, "--max-keys", KEYS, "keys that live by limits in requests; at more, new ones share one limit")
         .count(MAX_KEYS),
+    option(START, "--max-holds", Number("N", 1, MAX_MAX_HOLDS), "holds that are open at once; at more, none is made")
+        .count(MAX_HOLDS),
     option(ADD, "--rate", ANY, "in place of RATE/PER: units per period, 0 to 10^12; at 0 every check is denied"),
     option(ADD, "--per", Text("PER"), "1ms to 366d (250ms, 10s, 1m, 24h, 7d), or day, week, month, quarter, year"),
     option(ADD, "--algorithm", Value::Algorithm, "how it counts").default("token_bucket"),
@@ -82,18 +93,35 @@ pub static OPTIONS: [CommandOption; 43] = [
     option(ADD, "--anchor", Number("DAY", 1, MAX_ANCHOR as u64), "day on which a month, quarter or year begins")
         .count(1),
     option(ADD, "--unlimited", Flag, "in place of RATE/PER: allow and count every check"),
+    option(ADD, "--slots", Number("N", 1, MAX_SLOTS), "in place of RATE/PER: units that may be held at once"),
     option(ADD, "--mode", Word(&["enforce", "shadow"]), "shadow: decide and count, but answer that it is allowed")
         .default("enforce"),
     option(ADD, "--for", Text("DURATION"), "these values end after it, 1ms to 366d, and the key's own come back"),
     option(ADD, "--max-keys", KEYS, "patterns only: live keys; at more, new ones share one limit").count(MAX_KEYS),
-    option(&["limit check", "run"], "--cost", Number("N", 1, u64::MAX), "units to spend").count(1),
     option(
-        &["limit check", "run"],
+        &["limit check", "limit hold", "run"],
+        "--cost",
+        Number("N", 1, u64::MAX),
+        "units to spend, or slots to take",
+    )
+    .count(1),
+    option(&["limit settle"], "--cost", ANY, "units that it has cost; without it, as many as were held"),
+    option(
+        &["limit check", "limit hold", "limit charge", "limit refund", "run"],
         "--limit",
         Text("RATE/PER"),
         "the limit where none is configured for KEY; all must allow",
     )
     .repeatable(),
+    option(&["limit check"], "--peek", Flag, "only tell what would be decided; spend nothing"),
+    option(&["limit hold", "run"], "--ttl", Text("DURATION"), "how long it is held unless it is renewed, 1s to 24h")
+        .default("1m"),
+    option(
+        &["limit renew"],
+        "--ttl",
+        Text("DURATION"),
+        "how long it is held from now, 1s to 24h; without it, as before",
+    ),
     option(&["limit check-all"], "--cost", Text("KEY=N"), "units to spend of KEY").default("1").repeatable(),
     option(&["limit list"], "--live", Flag, "also the keys that live by a pattern or by a limit in a request"),
     option(&["limit list"], "--pattern", Text("PATTERN"), "only the keys that live by this pattern"),
@@ -104,6 +132,7 @@ pub static OPTIONS: [CommandOption; 43] = [
     option(&["limit remove"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
+    option(&["run"], "--hold", Flag, "hold the units or slots, and give them back when COMMAND has ended"),
     option(&["run"], "--wait", Text("DURATION"), "when denied, wait for units for so long (30s, 5m)"),
     option(&["log repair"], "--to", Directory("NEWDIR"), "where to; must be empty or not exist").required(),
     option(&["log repair"], "--rewind-clock", Flag, "set a log that is ahead of the system clock back to it"),

@@ -89,6 +89,7 @@ fn options(args: &Args) -> Result<Options> {
     let named = args.text("--sync")?;
     let sync = SyncMode::ALL.into_iter().find(|mode| mode.name() == named).unwrap_or_default();
     let options = Options::default().with_sync(sync).with_max_keys(args.number("--max-keys")?);
+    let options = options.with_max_holds(args.number("--max-holds")?);
     Ok(Options { policy, ..options.with_give_back(server::trim_memory) })
 }
 
