@@ -13,6 +13,7 @@ use self::shelf::{Found, Shelf};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::{AllDecision, Hold};
+use crate::limiter::entry::Entry;
 
 /// What tells a request that may be sent again, by hashes of the caller's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,15 @@ pub struct Once {
 pub struct Keep<'k> {
     pub once: Once,
     /// Writes the answer, once it is decided and before its record is queued.
-    pub write: &'k mut dyn FnMut(&AllDecision, Option<&Hold>) -> String,
+    pub write: &'k mut dyn FnMut(Told<'_>) -> String,
+}
+
+/// What an answer tells of.
+pub enum Told<'t> {
+    /// Decisions, and the hold that was made of them.
+    Decided(&'t AllDecision, Option<&'t Hold>),
+    /// How a key stands after it: a copy of its entry, if it has one.
+    Stands(Option<&'t mut Entry>),
 }
 
 /// The answers, and who waits for one.
