@@ -3,26 +3,19 @@
 //! Owns: which answers are kept and for how long, and which requests are under way. An answer is in the record of what
 //! it tells of, so both are found after a crash or neither.
 //!
-//! Each module may use only those after it in this list: `shelf`.
+//! Each module may use only those after it in this list: `shelf`, `once`.
 
+mod once;
 pub mod shelf;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+pub use self::once::Once;
 use self::shelf::{Found, Shelf};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::{AllDecision, Hold};
 use crate::limiter::entry::Entry;
-
-/// What tells a request that may be sent again, by hashes of the caller's choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Once {
-    /// Of the key that the client gave it, and of who the client is.
-    pub key: [u8; 16],
-    /// Of all that it asks for.
-    pub request: [u8; 16],
-}
 
 /// How the answer to a request is kept: in the record of what it tells of.
 pub struct Keep<'k> {
