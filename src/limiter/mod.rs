@@ -11,8 +11,8 @@
 //! the order of their decisions.
 //!
 //! Each module may use only those after it in this list: `open`, `offline`, `list`, `holds`, `limits`, `check`,
-//! `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`, `registry`, `json`,
-//! `answers`. Each room below has a list of its own.
+//! `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`, `registry`,
+//! `json`, `answers`. Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;

@@ -63,7 +63,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/limits", &["group", "configure", "remove", "reset", "change", "setting", "status"]),
     ("limiter/holds", &["once", "settle", "renew", "hold", "known", "refund"]),
     ("limiter/held", &["book", "id"]),
-    ("limiter/kept", &["shelf"]),
+    ("limiter/kept", &["shelf", "once"]),
     ("limiter/check", &["several", "all", "walk", "many", "progress", "decide", "room", "slots", "wait"]),
     ("limiter/entry", &["table", "chunks", "recorded", "key", "text", "shares"]),
     ("limiter/background", &["helpers", "denials", "compact", "sweep"]),

@@ -19,8 +19,8 @@ use crate::limiter::answers::{AllDecision, Decision, Hold};
 use crate::limiter::core::{Core, shard_of};
 use crate::limiter::entry::{Entry, Source};
 use crate::limiter::held::book::{Book, Item as HeldItem, Pledge};
-use crate::limiter::kept::Keep;
 use crate::limiter::kept::shelf::Kept;
+use crate::limiter::kept::{Keep, Told};
 use crate::limiter::lookup::Served;
 use crate::store::encode::encoded_len;
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
@@ -171,11 +171,19 @@ impl Core {
             Some(hold) => record_hold(tables, asks, &progress, now, hold)?,
             None => record(tables, asks, &progress, now)?,
         };
-        let answer = keep.filter(|_| event.is_some()).map(|keep| {
-            let all = AllDecision { allowed: true, denied: None, results: progress.results.clone() };
-            let hold = held.map(|(number, until)| self.told_hold(number, until, until - now));
-            Kept { once: keep.once, at: now, answer: (keep.write)(&all, hold.as_ref()).into() }
-        });
+        let answer = match keep.filter(|_| event.is_some()) {
+            Some(keep) if walk.purpose == Purpose::Charge => {
+                let mut entry = charged(tables, asks, &progress, now)?;
+                Some((keep.once, (keep.write)(Told::Stands(entry.as_mut()))))
+            }
+            Some(keep) => {
+                let all = AllDecision { allowed: true, denied: None, results: progress.results.clone() };
+                let hold = held.map(|(number, until)| self.told_hold(number, until, until - now));
+                Some((keep.once, (keep.write)(Told::Decided(&all, hold.as_ref()))))
+            }
+            None => None,
+        };
+        let answer = answer.map(|(once, answer)| Kept { once, at: now, answer: answer.into() });
         let (event, bytes) = match (event, &answer) {
             (Some(event), Some(kept)) => {
                 let event = Event::Kept { answer: kept.to_record(), event: Box::new(event) };
@@ -351,6 +359,21 @@ impl Core {
             }
         }
         (results, asides)
+    }
+}
+
+/// The entry of a key as it is when it is charged.
+fn charged(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &Progress, now: Micros) -> Result<Option<Entry>> {
+    match (progress.grounds.first(), asks.first()) {
+        (Some(Ground::Draft(index, _)), _) => Ok(Some((*progress.drafts[*index].entry).clone())),
+        (Some(Ground::Entry), Some(ask)) => {
+            let mut entry = table(tables, ask.hash)?.get(ask.hash, ask.key).cloned();
+            if let Some(entry) = &mut entry {
+                entry.spend(now, ask.cost, &mut Live::default());
+            }
+            Ok(entry)
+        }
+        _ => Ok(None),
     }
 }
 

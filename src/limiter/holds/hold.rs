@@ -12,6 +12,7 @@ use crate::limiter::check::several::validate_items;
 use crate::limiter::check::wait::{NonBlocking, Wait};
 use crate::limiter::check::walk::Purpose;
 use crate::limiter::core::{Core, Limiter};
+use crate::limiter::entry::Entry;
 use crate::limiter::kept::Keep;
 
 impl Limiter {
@@ -113,17 +114,7 @@ impl Limiter {
     /// [`Limiter::charge`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
     pub fn charge_for(&self, item: Item<'_>, non_blocking: Option<&NonBlocking<'_>>) -> Result<Status> {
-        let core = &*self.core;
-        validate_key(item.key)?;
-        let wait = Wait::by(core.sync, non_blocking);
-        let ask = core.ask(&item);
-        let (all, _) = core.check_all(&[ask], (Purpose::Charge, 0), None, &wait, non_blocking)?;
-        core.count_overflows(&all.results);
-        let status = core.status_by(item.key, ask.brought).ok_or_else(|| Error::not_configured(item.key))?;
-        if all.results.iter().any(Decision::must_be_waited_for) {
-            core.finish(&wait)?;
-        }
-        Ok(status)
+        self.core.charge_kept(&item, None, non_blocking)
     }
 }
 
@@ -147,6 +138,39 @@ impl Core {
         }
         let hold = pledge.map(|pledge| self.told_hold(pledge.number, pledge.until, ttl));
         Ok(HoldDecision { all, hold })
+    }
+
+    /// Charges a key, and waits for the log. The answer is kept if it is to be.
+    pub fn charge_kept(
+        &self,
+        item: &Item<'_>,
+        keep: Option<&mut Keep<'_>>,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<Status> {
+        validate_key(item.key)?;
+        let wait = Wait::by(self.sync, non_blocking);
+        let ask = self.ask(item);
+        let (all, _) = self.check_all(&[ask], (Purpose::Charge, 0), keep, &wait, non_blocking)?;
+        self.count_overflows(&all.results);
+        let status = self.status_by(item.key, ask.brought).ok_or_else(|| Error::not_configured(item.key))?;
+        if all.results.iter().any(Decision::must_be_waited_for) {
+            self.finish(&wait)?;
+        }
+        Ok(status)
+    }
+
+    /// How a key stands, of whose entry this is a copy.
+    pub fn status_of_copy(&self, entry: Option<&mut Entry>, item: &Item<'_>) -> Option<Status> {
+        let now = self.clock.now();
+        let version = self.version(now);
+        let overflow = entry.as_ref().is_some_and(|entry| entry.overflow_text().is_some());
+        let served = match &entry {
+            Some(entry) if overflow => self.due(entry, now, version).unwrap_or_else(|| self.undue(entry, version)),
+            entry => self.served(entry.as_deref(), item.key, item.limit.into(), now, version).ok()?,
+        };
+        let mut status = self.status_of(entry, item.key, &served, now);
+        status.overflow = overflow;
+        Some(status)
     }
 }
 

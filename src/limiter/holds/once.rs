@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::limiter::answers::{AllDecision, Hold, HoldDecision, Item};
+use crate::limiter::answers::{AllDecision, Hold, HoldDecision, Item, Status};
 use crate::limiter::check::wait::{NonBlocking, Wait};
 use crate::limiter::core::{Core, Limiter};
-use crate::limiter::kept::{Begun, Keep, Once};
+use crate::limiter::kept::{Begun, Keep, Once, Told};
 
 /// How a request begins that may be sent again.
 #[derive(Debug)]
@@ -66,7 +66,10 @@ impl Limiter {
         write: &mut dyn FnMut(&AllDecision) -> String,
         non_blocking: Option<&NonBlocking<'_>>,
     ) -> Result<AllDecision> {
-        let mut write = |all: &AllDecision, _: Option<&Hold>| write(all);
+        let mut write = |told: Told<'_>| match told {
+            Told::Decided(all, _) => write(all),
+            Told::Stands(_) => String::new(),
+        };
         let mut keep = Keep { once: guard.once, write: &mut write };
         self.core.check_all_kept(items, Some(&mut keep), non_blocking)
     }
@@ -81,7 +84,48 @@ impl Limiter {
         write: &mut dyn FnMut(&AllDecision, Option<&Hold>) -> String,
         non_blocking: Option<&NonBlocking<'_>>,
     ) -> Result<HoldDecision> {
-        let mut keep = Keep { once: guard.once, write };
+        let mut write = |told: Told<'_>| match told {
+            Told::Decided(all, hold) => write(all, hold),
+            Told::Stands(_) => String::new(),
+        };
+        let mut keep = Keep { once: guard.once, write: &mut write };
         self.core.hold_all_kept(items, ttl, Some(&mut keep), non_blocking)
+    }
+
+    /// As [`Limiter::charge`]; what `write` says of it is kept in its record, unless there is no limit to it.
+    #[doc(hidden)]
+    pub fn charge_once(
+        &self,
+        item: &Item<'_>,
+        guard: &Guard<'_>,
+        write: &mut dyn FnMut(&Status) -> String,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<Status> {
+        let mut write = |told: Told<'_>| self.core.write_status(told, item, write);
+        let mut keep = Keep { once: guard.once, write: &mut write };
+        self.core.charge_kept(item, Some(&mut keep), non_blocking)
+    }
+
+    /// As [`Limiter::refund`]; what `write` says of it is kept in its record, if the key was there.
+    #[doc(hidden)]
+    pub fn refund_once(
+        &self,
+        item: &Item<'_>,
+        guard: &Guard<'_>,
+        write: &mut dyn FnMut(&Status) -> String,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<Status> {
+        let mut write = |told: Told<'_>| self.core.write_status(told, item, write);
+        let mut keep = Keep { once: guard.once, write: &mut write };
+        self.core.refund_kept(item, Some(&mut keep), non_blocking)
+    }
+}
+
+impl Core {
+    fn write_status(&self, told: Told<'_>, item: &Item<'_>, write: &mut dyn FnMut(&Status) -> String) -> String {
+        match told {
+            Told::Stands(entry) => self.status_of_copy(entry, item).map(|status| write(&status)).unwrap_or_default(),
+            Told::Decided(..) => String::new(),
+        }
     }
 }

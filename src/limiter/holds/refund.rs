@@ -10,6 +10,8 @@ use crate::limiter::check::slots::refuse_slots;
 use crate::limiter::check::wait::{NonBlocking, Wait};
 use crate::limiter::core::{Core, Limiter, shard_of};
 use crate::limiter::entry::Table;
+use crate::limiter::kept::shelf::Kept;
+use crate::limiter::kept::{Keep, Told};
 use crate::limiter::lookup::changed;
 use crate::store::Reservation;
 use crate::store::encode::encoded_len;
@@ -39,24 +41,39 @@ impl Limiter {
     /// [`Limiter::refund`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
     pub fn refund_for(&self, item: Item<'_>, non_blocking: Option<&NonBlocking<'_>>) -> Result<Status> {
-        let core = &*self.core;
-        validate_key(item.key)?;
-        if !(1..=MAX_UNITS).contains(&item.cost) {
-            return Err(Error::invalid(format!("cost must be from 1 to {MAX_UNITS}, not {}", item.cost)));
-        }
-        let ask = core.ask(&item);
-        let wait = Wait::by(core.sync, non_blocking);
-        let given = core.refund(&ask, &wait, non_blocking)?;
-        let status = core.status_by(item.key, ask.brought).ok_or_else(|| Error::not_configured(item.key))?;
-        if given {
-            core.finish(&wait)?;
-        }
-        Ok(status)
+        self.core.refund_kept(&item, None, non_blocking)
     }
 }
 
 impl Core {
-    fn refund(&self, ask: &Ask<'_>, wait: &Wait<'_>, non_blocking: Option<&NonBlocking<'_>>) -> Result<bool> {
+    /// Gives back to a key, and waits for the log. The answer is kept if something was given back, and if it is to be.
+    pub fn refund_kept(
+        &self,
+        item: &Item<'_>,
+        keep: Option<&mut Keep<'_>>,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<Status> {
+        validate_key(item.key)?;
+        if !(1..=MAX_UNITS).contains(&item.cost) {
+            return Err(Error::invalid(format!("cost must be from 1 to {MAX_UNITS}, not {}", item.cost)));
+        }
+        let ask = self.ask(item);
+        let wait = Wait::by(self.sync, non_blocking);
+        let given = self.refund(&ask, keep, &wait, non_blocking)?;
+        let status = self.status_by(item.key, ask.brought).ok_or_else(|| Error::not_configured(item.key))?;
+        if given {
+            self.finish(&wait)?;
+        }
+        Ok(status)
+    }
+
+    fn refund(
+        &self,
+        ask: &Ask<'_>,
+        mut keep: Option<&mut Keep<'_>>,
+        wait: &Wait<'_>,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<bool> {
         // A record of what is due, and that of the refund.
         let mut bytes = 2 * MAX_FIXED;
         let mut shares = false;
@@ -65,9 +82,16 @@ impl Core {
             let attempt = match shares {
                 false => {
                     let mut table = self.lock_for(non_blocking, shard_of(ask.hash))?;
-                    self.refund_here(&mut table, ask, (&mut reservation, bytes), wait)?
+                    self.refund_here(&mut table, ask, keep.as_deref_mut(), (&mut reservation, bytes), wait)?
                 }
-                true => self.refund_shared(ask, (&mut reservation, bytes), wait, non_blocking)?,
+                true => {
+                    let overflow = self.overflow(ask.key, ask.brought, self.version(self.clock.now()));
+                    let overflow = overflow.ok_or_else(|| Error::not_configured(ask.key))?;
+                    let mut table = self.lock_for(non_blocking, shard_of(overflow.hash))?;
+                    let (place, of) = ((overflow.hash, &*overflow.key), (ask.cost, self.clock.now()));
+                    let keep = keep.as_deref_mut();
+                    self.refund_entry(&mut table, place, of, keep, (&mut reservation, bytes), wait)?
+                }
             };
             match attempt {
                 Attempt::Done(given) => return Ok(given),
@@ -81,6 +105,7 @@ impl Core {
         &self,
         table: &mut Table,
         ask: &Ask<'_>,
+        keep: Option<&mut Keep<'_>>,
         room: (&mut Reservation<'_>, usize),
         wait: &Wait<'_>,
     ) -> Result<Attempt> {
@@ -94,22 +119,7 @@ impl Core {
             // Of a key that is not there nothing counts, unless it shares a limit.
             return Ok(if self.may_be_full(&served, 0) { Attempt::Shares } else { Attempt::Done(false) });
         }
-        self.refund_entry(table, (ask.hash, ask.key), (ask.cost, now), room, wait)
-    }
-
-    fn refund_shared(
-        &self,
-        ask: &Ask<'_>,
-        room: (&mut Reservation<'_>, usize),
-        wait: &Wait<'_>,
-        non_blocking: Option<&NonBlocking<'_>>,
-    ) -> Result<Attempt> {
-        let now = self.clock.now();
-        let overflow = self.overflow(ask.key, ask.brought, self.version(now));
-        let overflow = overflow.ok_or_else(|| Error::not_configured(ask.key))?;
-        let mut table = self.lock_for(non_blocking, shard_of(overflow.hash))?;
-        let now = self.clock.now();
-        self.refund_entry(&mut table, (overflow.hash, &overflow.key), (ask.cost, now), room, wait)
+        self.refund_entry(table, (ask.hash, ask.key), (ask.cost, now), keep, room, wait)
     }
 
     /// Gives back to an entry, after what is due for it.
@@ -118,29 +128,51 @@ impl Core {
         table: &mut Table,
         place: (u64, &str),
         (units, now): (u64, Micros),
+        keep: Option<&mut Keep<'_>>,
         (reservation, most): (&mut Reservation<'_>, usize),
         wait: &Wait<'_>,
     ) -> Result<Attempt> {
         let (Some(entry), counts) = table.get_with_counts(place.0, place.1) else { return Ok(Attempt::Done(false)) };
         let id = entry.id();
         let log = self.log()?;
-        if let Some(served) = self.due(entry, now, self.version(now)) {
-            let mut ends = Live::default();
-            let to = changed(entry, &served, &mut ends);
+        let served = self.due(entry, now, self.version(now));
+        let mut ends = Live::default();
+        let mut to = served.as_ref().map_or_else(|| entry.clone(), |served| changed(entry, served, &mut ends));
+        to.refund(now, units);
+        let moved = served.as_ref().map(|served| {
             let spend = Spend { id, cost: 0, born: None, moves: served.moves(), ends: ends.0 };
-            let event = Event::SpentMore { at: now, items: vec![spend] };
-            // A record takes what is left of a reservation with it, if that is less than a record of fixed length
-            // needs.
-            let bytes = encoded_len(&event).max(MAX_FIXED) + MAX_FIXED;
-            if bytes > most {
-                return Ok(Attempt::Grow(bytes));
-            }
-            self.settle_denials(entry);
-            log.append(reservation, &event, None);
-            self.replace(entry, to, &served, counts);
+            Event::SpentMore { at: now, items: vec![spend] }
+        });
+        let answer = keep.map(|keep| Kept {
+            once: keep.once,
+            at: now,
+            answer: (keep.write)(Told::Stands(Some(&mut to.clone()))).into(),
+        });
+        let refunded = Event::Refunded { id, at: now, units };
+        let event = match &answer {
+            Some(kept) => Event::Kept { answer: kept.to_record(), event: Box::new(refunded) },
+            None => refunded,
+        };
+        // A record takes what is left of a reservation with it, if that is less than a record of fixed length
+        // needs.
+        let length = |event: &Event<'_>| encoded_len(event).max(MAX_FIXED);
+        let bytes = moved.as_ref().map_or(MAX_FIXED, length) + length(&event);
+        if bytes > most {
+            return Ok(Attempt::Grow(bytes));
         }
-        entry.refund(now, units);
-        log.append(reservation, &Event::Refunded { id, at: now, units }, wait.pending());
+        if let Some(moved) = &moved {
+            self.settle_denials(entry);
+            log.append(reservation, moved, None);
+        }
+        let shelf = answer.as_ref().map(|_| self.answers.lock());
+        log.append(reservation, &event, wait.pending());
+        if let (Some(mut shelf), Some(kept)) = (shelf, &answer) {
+            shelf.keep(kept.clone());
+        }
+        match &served {
+            Some(served) => self.replace(entry, to, served, counts),
+            None => *entry = to,
+        }
         Ok(Attempt::Done(true))
     }
 }

@@ -3,31 +3,33 @@
 //! Owns: which answers are kept and for how long, and which requests are under way. An answer is in the record of what
 //! it tells of, so both are found after a crash or neither.
 //!
-//! Each module may use only those after it in this list: `shelf`.
+//! Each module may use only those after it in this list: `shelf`, `once`.
 
+mod once;
 pub mod shelf;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+pub use self::once::Once;
 use self::shelf::{Found, Shelf};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::{AllDecision, Hold};
-
-/// What tells a request that may be sent again, by hashes of the caller's choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Once {
-    /// Of the key that the client gave it, and of who the client is.
-    pub key: [u8; 16],
-    /// Of all that it asks for.
-    pub request: [u8; 16],
-}
+use crate::limiter::entry::Entry;
 
 /// How the answer to a request is kept: in the record of what it tells of.
 pub struct Keep<'k> {
     pub once: Once,
     /// Writes the answer, once it is decided and before its record is queued.
-    pub write: &'k mut dyn FnMut(&AllDecision, Option<&Hold>) -> String,
+    pub write: &'k mut dyn FnMut(Told<'_>) -> String,
+}
+
+/// What an answer tells of.
+pub enum Told<'t> {
+    /// Decisions, and the hold that was made of them.
+    Decided(&'t AllDecision, Option<&'t Hold>),
+    /// How a key stands after it: a copy of its entry, if it has one.
+    Stands(Option<&'t mut Entry>),
 }
 
 /// The answers, and who waits for one.

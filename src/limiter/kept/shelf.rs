@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::Once;
+use super::once::Once;
 use crate::bounds::{MAX_KEPT_ANSWERS, MAX_KEPT_BYTES, REMEMBER_MS};
 use crate::clock::Micros;
 use crate::store::record::Answer;

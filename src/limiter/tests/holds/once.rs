@@ -94,3 +94,29 @@ fn a_check_is_kept_too_and_what_must_not_wait_does_not() {
     let error = bench.limiter.check_all_once(&["a".into()], &guard, &mut long, None).unwrap_err();
     assert_eq!((error.kind(), bench.used("a")), (Kind::InvalidArgument, 1));
 }
+
+#[test]
+fn charges_and_refunds_are_kept_too() {
+    let bench = Bench::new(&[("a", FIXED), ("p:*", FIXED)]);
+    let write = |status: &Status| format!("{} {:?} {}", status.key, status.used, status.totals.allowed_cost);
+    for (number, key) in ["a", "p:x"].into_iter().enumerate() {
+        let item = Item::new(key).with_cost(120);
+        let [charge, refund] = [once(10 + number as u8, 1), once(20 + number as u8, 1)];
+        let Begin::Fresh(guard) = bench.limiter.once(charge, None).unwrap() else { panic!() };
+        let charged = write(&bench.limiter.charge_once(&item, &guard, &mut { write }, None).unwrap());
+        drop(guard);
+        let Begin::Fresh(guard) = bench.limiter.once(refund, None).unwrap() else { panic!() };
+        let back = Item::new(key).with_cost(50);
+        let refunded = write(&bench.limiter.refund_once(&back, &guard, &mut { write }, None).unwrap());
+        drop(guard);
+        for (once, answer) in [(charge, charged), (refund, refunded)] {
+            let Begin::Before(before) = bench.limiter.once(once, None).unwrap() else { panic!() };
+            assert_eq!(*before, *answer);
+        }
+    }
+    let bench = bench.kill();
+    assert_eq!((bench.used("a"), bench.used("p:x")), (70, 70));
+    for key in [10, 11, 20, 21] {
+        assert!(matches!(bench.limiter.once(once(key, 1), None), Ok(Begin::Before(_))));
+    }
+}
