@@ -1,7 +1,8 @@
 //! Endpoints: from a method, a path and a body to a reply. No sockets here.
 //!
 //! A request finds its row in [`table`]; the function that is named there answers it. To add an endpoint, write
-//! `fn name(call: &Call<'_>) -> Answer` in `checks`, `holds`, `limits` or `operations`, and add a row to [`table::ENDPOINTS`]:
+//! `fn name(call: &Call<'_>) -> Answer` in `checks`, `holds`, `limits` or `operations`, and add a row to
+//! [`table::ENDPOINTS`]:
 //! `endpoint(..)` runs on a worker and may block; `quick(..)` runs on a decider and must not, so it passes
 //! `call.sources.non_blocking` to the limiter. If that would block, a worker calls the function again from the start
 //! (with `None`), so it must change nothing before it asks the limiter. A function without body fields calls
