@@ -36,6 +36,34 @@ pub const MAX_REFILL_MS: u64 = 1000 * MAX_PERIOD_MS;
 /// Most items in one `check_all` or `check_many`.
 pub const MAX_ITEMS: usize = 1000;
 
+/// Shortest and longest time that a hold lasts, in milliseconds: 1 s, below which a client could hardly renew it, and
+/// 24 hours, after which a crashed one has given back its slots in any case.
+pub const HOLD_MS: std::ops::RangeInclusive<u64> = 1000..=24 * 3600 * 1000;
+
+/// How long a hold lasts that says nothing else, in milliseconds.
+pub const DEFAULT_HOLD_MS: u64 = 60 * 1000;
+
+/// Open holds at most, by default: some 25 MiB.
+pub const MAX_HOLDS: u64 = 100_000;
+
+/// Largest `--max-holds`: 10^7 of them, some 2.5 GiB.
+pub const MAX_MAX_HOLDS: u64 = 10_000_000;
+
+/// Holds that have run out or were settled and are remembered at most; the oldest go first.
+pub const MAX_REMEMBERED: usize = 100_000;
+
+/// How long these are remembered, in milliseconds: longer than any client repeats a request.
+pub const REMEMBER_MS: u64 = 10 * 60 * 1000;
+
+/// Answers that are kept for requests that are sent again, at most; the oldest go first.
+pub const MAX_KEPT_ANSWERS: usize = 100_000;
+
+/// Their length together, in bytes: 32 MiB.
+pub const MAX_KEPT_BYTES: usize = 32 * 1024 * 1024;
+
+/// Open holds of one key that its status lists at most.
+pub const MAX_LISTED_HOLDS: usize = 1000;
+
 /// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 

@@ -473,7 +473,7 @@ fn records() -> Vec<Record<'static>> {
     records.extend(of_holds.map(Record::Event));
     let hold = |ended: Option<u64>, costs| {
         let items = vec![(id, 3, false, key), (1, 1, true, "b")];
-        Record::Hold(HoldEntry { hold: 9, at, until: at + 1, ended, costs, items })
+        Record::Hold(HoldEntry { hold: 9, at, until: at + 1, ttl: 1, ended, costs, items })
     };
     records.extend([hold(None, Vec::new()), hold(Some(at), vec![1, 2]), Record::Answer(answer)]);
     records.push(Record::PatternTotals(PatternTotals { id, totals: [1, 2, 3, 4] }));

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::answers::Compaction;
 use super::entry::Table;
+use super::held::Holds;
+use super::kept::Answers;
 use super::options::SyncMode;
 use super::registry::Registry;
 use crate::bounds::SHARDS;
@@ -73,6 +75,8 @@ pub struct Core {
     pub store: Option<Store>,
     pub dir: PathBuf,
     pub next_id: AtomicU64,
+    pub holds: Holds,
+    pub answers: Answers,
     /// Rank 1. Held while a compaction runs, which may take seconds; the value says how the last one ended.
     pub compaction: Mutex<Option<Result<Compaction>>>,
     /// Compactions that have begun. Changed under the compaction lock.

@@ -4,14 +4,15 @@
 //! decision is returned. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
 //! and no command line here.
 //!
-//! Locks, by rank: 1 the compaction lock, 2 the lock for writing denials, 3 the lock of edits ([`registry`]), 4 shards
-//! in the order of their index, 5 what patterns there are, and the copies of values. Under a shard's lock time is read,
-//! a decision is made and a record is queued; nothing there waits for the disk, for another thread that does, or for
-//! memory of unbounded size. Records of one limit are therefore in the log in the order of their decisions.
+//! Locks, by rank: 1 the compaction lock, 2 the lock for writing denials, 3 the lock of edits ([`registry`]), 4
+//! shards in the order of their index, 5 the table of holds, 6 what patterns there are, and the copies of values.
+//! Under a shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk,
+//! for another thread that does, or for memory of unbounded size. Records of one limit are therefore in the log in
+//! the order of their decisions.
 //!
-//! Each module may use only those after it in this list: `open`, `offline`, `list`, `limits`, `holds`, `check`,
-//! `report`, `background`, `recovery`, `lookup`, `core`, `options`, `entry`, `registry`, `json`, `answers`. Each room
-//! below has a list of its own.
+//! Each module may use only those after it in this list: `open`, `offline`, `list`, `holds`, `limits`, `check`,
+//! `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`, `registry`,
+//! `json`, `answers`. Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;
@@ -30,7 +31,10 @@ mod answers;
 mod background;
 mod core;
 mod entry;
+mod gone;
+mod held;
 mod json;
+mod kept;
 mod lookup;
 mod offline;
 mod options;
@@ -46,7 +50,9 @@ pub use self::answers::{
 pub use self::check::several::validate_items;
 pub use self::check::wait::NonBlocking;
 pub use self::core::Limiter;
+pub use self::holds::once::{Begin, Guard};
 pub use self::json::{millis_up, write_many, write_number, write_statuses, write_text, write_window_name};
+pub use self::kept::Once;
 pub use self::limits::{Applied, Setting};
 pub use self::list::listing::{By, Listing, Page};
 pub use self::offline::inspect::{dump, history, verify};

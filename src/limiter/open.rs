@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::background::helpers;
 use super::core::{Core, Limiter};
+use super::held::Holds;
+use super::held::book::Book;
+use super::held::id::Ids;
+use super::kept::Answers;
 use super::options::{Options, SyncMode};
 use super::recovery::build::build;
 use super::recovery::redo::redo;
 use super::recovery::replay::Replayed;
 use super::registry::Registry;
-use crate::bounds::MAX_MAX_KEYS;
+use crate::bounds::{MAX_MAX_HOLDS, MAX_MAX_KEYS};
 use crate::error::{Error, Result};
 use crate::store::{self, Access, DirectoryLock, Policy};
 
@@ -39,6 +43,10 @@ impl Limiter {
             let message = format!("max-keys must be from 1 to {MAX_MAX_KEYS}, not {}", options.max_keys);
             return Err(Error::invalid(message));
         }
+        if !(1..=MAX_MAX_HOLDS).contains(&options.max_holds) {
+            let message = format!("max-holds must be from 1 to {MAX_MAX_HOLDS}, not {}", options.max_holds);
+            return Err(Error::invalid(message));
+        }
         let lock = DirectoryLock::acquire(dir, options.access)?;
         let registry = Registry::new(options.max_keys);
         let hasher = RandomState::new();
@@ -63,6 +71,8 @@ impl Limiter {
                 Some(store::Opening::begin(dir, &options.disk, lock, found, clock, policy)?)
             }
         };
+        // One that is only looked at gives out no ids.
+        let directory = opening.as_ref().map(store::Opening::directory).unwrap_or_default();
         let mut core = Core {
             shards: Box::default(),
             hasher,
@@ -72,6 +82,8 @@ impl Limiter {
             store: None,
             dir: dir.to_owned(),
             next_id: AtomicU64::new(1),
+            holds: Holds::new(Book::default(), Ids::of(&directory), options.max_holds),
+            answers: Answers::default(),
             compaction: Mutex::new(None),
             compactions_begun: AtomicU64::new(0),
             closing: AtomicBool::new(false),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bounds::MAX_KEYS;
+use crate::bounds::{MAX_HOLDS, MAX_KEYS};
 use crate::clock::Clock;
 use crate::store::{Access, Disk, Policy, SystemDisk};
 
@@ -56,6 +56,7 @@ pub struct Options {
     pub(crate) sync: SyncMode,
     pub(crate) policy: Policy,
     pub(crate) max_keys: u64,
+    pub(crate) max_holds: u64,
     pub(crate) give_back: fn(),
     pub(crate) access: Access,
     pub(crate) clock: Clock,
@@ -76,6 +77,7 @@ impl Default for Options {
             sync: SyncMode::default(),
             policy: Policy::default(),
             max_keys: MAX_KEYS,
+            max_holds: MAX_HOLDS,
             give_back: || {},
             access: Access::Create,
             clock: Clock::system(),
@@ -113,6 +115,11 @@ impl Options {
     /// Live keys at most that have the limit which a request brought: 1 to 10^9, by default 10^6.
     pub fn with_max_keys(self, max_keys: u64) -> Options {
         Options { max_keys, ..self }
+    }
+
+    /// Open holds at most: 1 to 10^7, by default 100 000.
+    pub fn with_max_holds(self, max_holds: u64) -> Options {
+        Options { max_holds, ..self }
     }
 
     /// What may be done to the data directory; by default it is created and written.

@@ -53,6 +53,12 @@ pub struct Report {
     pub compaction_error: Option<String>,
     /// Which work has stopped, if a thread ended that should not have.
     pub helper_ended: Option<&'static str>,
+    /// Open holds.
+    pub holds: u64,
+    /// Holds that have run out since the start.
+    pub holds_expired: u64,
+    /// Of these, how many were settled after it.
+    pub holds_late: u64,
     /// Checks allowed since the start.
     pub allowed: u64,
     /// Checks denied since the start.
@@ -144,6 +150,11 @@ impl Limiter {
             swept += table.counts.swept;
         }
         let census = core.census();
+        let (holds, holds_expired, holds_late) = {
+            let mut book = core.holds.lock();
+            book.tidy(core.clock.now());
+            (book.open(), book.expired, book.late)
+        };
         Report {
             dir: core.dir.clone(),
             sync: core.sync,
@@ -163,6 +174,9 @@ impl Limiter {
             compactions: core.compactions.load(Ordering::Relaxed),
             compaction_error: core.last_compaction().and_then(Result::err).map(|error| error.to_string()),
             helper_ended: core.helper_ended.get().copied(),
+            holds,
+            holds_expired,
+            holds_late,
             allowed,
             denied,
         }

@@ -66,6 +66,11 @@ impl Opening {
         Ok(Opening { lock, clock: clock.clone(), policy, snapshot: snapshot.transpose()?, home, found, sealed: None })
     }
 
+    /// The id of the data directory.
+    pub fn directory(&self) -> [u8; 16] {
+        self.home.id
+    }
+
     /// Whether all limits are to be handed to [`Opening::entry`].
     pub fn wants_snapshot(&self) -> bool {
         self.snapshot.is_some()

@@ -264,6 +264,7 @@ fn a_snapshot_keeps_holds_and_answers_in_any_order() {
         hold,
         at: TODAY,
         until: TODAY + HOUR,
+        ttl: HOUR,
         ended,
         costs: if ended.is_some() { vec![2] } else { Vec::new() },
         items: vec![(1, 3, true, &key)],

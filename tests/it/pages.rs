@@ -65,6 +65,10 @@ impl Dumper<'_> {
 
     fn limit(&self, limit: &Value) -> Value {
         let flags = limit["flags"].as_u64().unwrap();
+        if let Some(slots) = limit["slots"].as_u64() {
+            let line = json!({"slots": slots});
+            return if flags & 1 != 0 { with(line, json!({"mode": "shadow"})) } else { line };
+        }
         let windows: Vec<Value> = limit["windows"].as_array().unwrap().iter().map(|one| self.window(one)).collect();
         let line = match windows.as_slice() {
             [] => json!({"unlimited": true}),
@@ -151,6 +155,7 @@ impl Dumper<'_> {
                 json!({"event": name, "at": instant(&record["at"]), "wall": instant(&record["wall"]),
                     "boot": parts.join("-"), "boot_clock_us": record["boot-clock"]})
             }
+            "tables-marker" => json!({"event": "tables_marker", "snapshot": record["snapshot"]}),
             "marker" => json!({"event": name, "snapshot": record["snapshot"], "shard": record["shard"]}),
             "entry" => {
                 let line = with(json!({"event": name, "id": record["id"]}), self.key(&record["id"]));
@@ -401,8 +406,14 @@ fn the_program_reads_the_holds_that_the_page_says() {
     let item = |cost: u64| json!({"id": 1, "cost": cost, "slots": 0, "key": "a"});
     let uuid = |byte: u8| Value::from(vec![byte; 16]);
     let frame = vec![
-        ("hold", json!({"hold": 3, "at": now, "until": later, "ended": null, "costs": [], "items": [item(4)]})),
-        ("hold", json!({"hold": 4, "at": now, "until": later, "ended": now, "costs": [5], "items": [item(6)]})),
+        (
+            "hold",
+            json!({"hold": 3, "at": now, "until": later, "ttl": 60_000_000, "ended": null, "costs": [], "items": [item(4)]}),
+        ),
+        (
+            "hold",
+            json!({"hold": 4, "at": now, "until": later, "ttl": 60_000_000, "ended": now, "costs": [5], "items": [item(6)]}),
+        ),
         ("answer", json!({"key": uuid(1), "request": uuid(2), "at": now, "answer": "secret"})),
         ("entry", entry(1, "a")),
         ("entry", entry(2, "b")),

@@ -1,11 +1,12 @@
 //! Online compaction: a new snapshot while checks go on.
 //!
-//! The log is rotated first: segment N begins. Then, shard by shard and under the lock of that shard only, keys of
-//! which nothing counts any more are taken out, the others are copied and a marker record is queued; its place in the
-//! log is exactly where the copy was made. What is not in the copy is not in the map either: the next spend of such
-//! a key says in its record all that a replay needs. Encoding and writing happen outside every lock. When all is
-//! durable, the markers included, the snapshot gets its name N, and what is older than N is removed. Any failure before
-//! leaves the old files in force.
+//! The log is rotated first: segment N begins. The table of holds is copied under its lock, with a marker of its own,
+//! so that the shards, which come after it, have at least what its holds have spent. Then, shard by shard and under
+//! the lock of that shard only, keys of which nothing counts any more are taken out, the others are copied and a
+//! marker record is queued; its place in the log is exactly where the copy was made. What is not in the copy is not
+//! in the map either: the next spend of such a key says in its record all that a replay needs. Encoding and writing
+//! happen outside every lock. When all is durable, the markers included, the snapshot gets its name N, and what is
+//! older than N is removed. Any failure before leaves the old files in force.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,8 @@ use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::{Compaction, Totals};
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::entry::Entry;
+use crate::limiter::held::book::Pledge;
+use crate::limiter::kept::shelf::Kept;
 use crate::store::overloaded;
 use crate::store::record::{Event, MAX_FIXED, PatternTotals};
 
@@ -95,6 +98,20 @@ impl Core {
         let mut copies: Vec<Entry> = Vec::new();
         // Of each pattern what all shards have counted until their markers.
         let mut totals: HashMap<u64, Totals> = HashMap::new();
+        {
+            let mut reservation = self.reserve(1, MAX_FIXED)?;
+            let (holds, answers): (Vec<Pledge>, Vec<Kept>) = {
+                let (mut book, mut shelf) = (self.holds.lock(), self.answers.lock());
+                let now = self.clock.now();
+                book.tidy(now);
+                shelf.tidy(now);
+                log.append(&mut reservation, &Event::TablesMarker { snapshot: number }, None);
+                (book.iter().cloned().collect(), shelf.iter().cloned().collect())
+            };
+            drop(reservation);
+            holds.iter().try_for_each(|pledge| writer.hold(&pledge.to_record()))?;
+            answers.iter().try_for_each(|kept| writer.answer(&kept.to_record()))?;
+        }
         let mut events = log.events();
         for (index, shard) in self.shards.iter().enumerate() {
             let begun = Instant::now();

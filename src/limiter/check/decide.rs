@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::room::Room;
+use super::slots::refuse_slots;
 use super::wait::Wait;
 use crate::bounds::MAX_WINDOWS;
 use crate::clock::Micros;
@@ -17,7 +19,6 @@ use crate::limiter::core::{Core, shard_of};
 use crate::limiter::entry::{Counts, Entry, Source, Table};
 use crate::limiter::lookup::{Brought, Overflow, Served, changed, is_plain};
 use crate::limiter::registry::{PATTERN_MARK, Pattern};
-use crate::store::Reservation;
 use crate::store::encode::encoded_len;
 use crate::store::record::{Born, Event, MAX_FIXED, Spend};
 
@@ -31,48 +32,6 @@ pub struct Ask<'a> {
     pub key: &'a str,
     pub cost: u64,
     pub brought: Brought<'a>,
-}
-
-/// Room in the log: for records of fixed length, and for one that is longer.
-pub struct Room<'a> {
-    fixed: Reservation<'a>,
-    /// Bytes that a record may have to be queued under `fixed`.
-    most: usize,
-    longer: Option<(Reservation<'a>, usize)>,
-}
-
-impl<'a> Room<'a> {
-    /// Room for records of up to `most` bytes each.
-    pub fn new(fixed: Reservation<'a>, most: usize) -> Room<'a> {
-        Room { fixed, most, longer: None }
-    }
-
-    /// Adds room for one record of so many bytes.
-    pub fn set_longer(&mut self, longer: Reservation<'a>, bytes: usize) {
-        self.longer = Some((longer, bytes));
-    }
-
-    /// Makes sure of room for a record of so many bytes, without waiting. Whether there is some.
-    pub fn grow(&mut self, core: &'a Core, bytes: usize) -> Result<bool> {
-        if bytes <= self.most || self.longer.as_ref().is_some_and(|(_, most)| bytes <= *most) {
-            return Ok(true);
-        }
-        self.longer = core.log()?.reserve_now(1, bytes)?.map(|reservation| (reservation, bytes));
-        Ok(self.longer.is_some())
-    }
-
-    /// Queues a record for which there is room.
-    pub fn append(&mut self, core: &Core, event: &Event<'_>, bytes: usize, wait: &Wait<'_>) -> Result<()> {
-        let log = core.log()?;
-        match self.longer.as_mut().filter(|_| bytes > self.most) {
-            Some((longer, _)) => {
-                log.append(longer, event, wait.pending());
-                self.longer = None;
-            }
-            None => log.append(&mut self.fixed, event, wait.pending()),
-        }
-        Ok(())
-    }
 }
 
 /// What a decision is made with.
@@ -177,6 +136,7 @@ impl Core {
         let mut ends = Live::default();
         let mut to = changed(entry, served, &mut ends);
         let limit = Arc::clone(to.in_force());
+        refuse_slots(ask.key, &limit)?;
         validate_cost(ask.key, &limit, ask.cost)?;
         to.standing.advance(&limit, now);
         let verdict = to.standing.quote(&limit, now, ask.cost, &mut Live::default());
@@ -236,17 +196,21 @@ impl Core {
             counts.decisions.1 += 1;
             return Ok(Step::Done(None));
         }
-        // Under `unlimited` nothing is spent that a restart could forget.
-        let wait = if limit.is_unlimited() { &Wait::Not } else { wait };
+        let mut wait = *wait;
+        if limit.windows().is_empty() {
+            refuse_slots(ask.key, &limit)?;
+            // Under `unlimited` nothing is spent that a restart could forget.
+            wait = &Wait::Not;
+        }
         if asks_for_ends(&limit) && !room.grow(self, MAX_FIXED + MAX_ENDS)? {
             return Ok(Step::Grow(MAX_FIXED + MAX_ENDS));
         }
         let mut ends = Live::default();
         // What a spend may forget must be in the log before it.
-        if entry.has_pending_denials() && entry.would_forget(&limit) {
+        if entry.has_pending_denials() && entry.would_forget(&limit, now) {
             self.settle_denials(entry);
         }
-        entry.forget_if_untouched(&limit);
+        entry.forget_if_untouched(&limit, now);
         entry.standing.spend(&limit, now, ask.cost, &mut ends);
         entry.count_allowed(now, ask.cost);
         let (id, cost) = (entry.id(), ask.cost);
@@ -274,6 +238,7 @@ impl Core {
         let now = pass.now;
         let Pass { room, wait, out, .. } = pass;
         let limit = &served.limit;
+        refuse_slots(ask.key, limit)?;
         validate_cost(ask.key, limit, ask.cost)?;
         let verdict = fresh(limit, now).quote(limit, now, ask.cost, &mut Live::default());
         let decision = out.insert(Decision::new(verdict, Arc::clone(limit), ask.cost, now));

@@ -2,7 +2,8 @@
 
 use std::sync::MutexGuard;
 
-use super::decide::{Ask, MAX_ENDS, Pass, Room, Step, asks_for_ends};
+use super::decide::{Ask, MAX_ENDS, Pass, Step, asks_for_ends};
+use super::room::Room;
 use super::wait::{NonBlocking, Wait};
 use crate::bounds::SHARDS;
 use crate::clock::Micros;

@@ -1,10 +1,14 @@
 //! Checks.
 //!
-//! Each module may use only those after it in this list: `several`, `all`, `many`, `progress`, `decide`, `wait`.
+//! Each module may use only those after it in this list: `several`, `all`, `walk`, `many`, `progress`, `decide`,
+//! `room`, `slots`, `wait`.
 
-mod all;
-mod decide;
+pub mod all;
+pub mod decide;
 mod many;
-mod progress;
+pub mod progress;
+pub mod room;
 pub mod several;
+pub mod slots;
 pub mod wait;
+pub mod walk;

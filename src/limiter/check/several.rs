@@ -7,13 +7,16 @@
 
 use std::sync::atomic::Ordering;
 
-use super::decide::{Ask, Pass, Room, Step};
+use super::decide::{Ask, Pass, Step};
+use super::room::Room;
 use super::wait::{NonBlocking, Wait};
+use super::walk::Purpose;
 use crate::bounds::MAX_ITEMS;
 use crate::error::{Error, Result};
 use crate::limit::validate_key;
 use crate::limiter::answers::{AllDecision, Decision, Item};
 use crate::limiter::core::{Core, Limiter, shard_of};
+use crate::limiter::kept::Keep;
 use crate::store::record::MAX_FIXED;
 
 impl Limiter {
@@ -109,16 +112,7 @@ impl Limiter {
     /// [`Limiter::check_all`], without waiting if there is a `non_blocking`.
     #[doc(hidden)]
     pub fn check_all_for(&self, items: &[Item<'_>], non_blocking: Option<&NonBlocking<'_>>) -> Result<AllDecision> {
-        let core = &*self.core;
-        validate_items(items)?;
-        let asks: Vec<Ask<'_>> = items.iter().map(|item| core.ask(item)).collect();
-        let wait = Wait::by(core.sync, non_blocking);
-        let answer = core.check_all(&asks, &wait, non_blocking)?;
-        core.count_overflows(&answer.results);
-        if answer.allowed && answer.results.iter().any(Decision::must_be_waited_for) {
-            core.finish(&wait)?;
-        }
-        Ok(answer)
+        self.core.check_all_kept(items, None, non_blocking)
     }
 
     /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait
@@ -166,14 +160,32 @@ impl Limiter {
 
 impl Decision {
     /// Whether something was spent that a restart must not forget. Under `unlimited` there is nothing to forget.
-    pub(super) fn must_be_waited_for(&self) -> bool {
+    pub(in crate::limiter) fn must_be_waited_for(&self) -> bool {
         self.is_spent() && !self.limit.is_unlimited()
     }
 }
 
 impl Core {
+    /// Decides on all items, and waits for the log. The answer is kept if it has spent and is to be kept.
+    pub fn check_all_kept(
+        &self,
+        items: &[Item<'_>],
+        keep: Option<&mut Keep<'_>>,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<AllDecision> {
+        validate_items(items)?;
+        let asks: Vec<Ask<'_>> = items.iter().map(|item| self.ask(item)).collect();
+        let wait = Wait::by(self.sync, non_blocking);
+        let (answer, _) = self.check_all(&asks, (Purpose::Spend, 0), keep, &wait, non_blocking)?;
+        self.count_overflows(&answer.results);
+        if answer.allowed && answer.results.iter().any(Decision::must_be_waited_for) {
+            self.finish(&wait)?;
+        }
+        Ok(answer)
+    }
+
     /// Counts the decisions that overflow limits made: few, so that one count for all threads costs nothing.
-    fn count_overflows<'a>(&self, decisions: impl IntoIterator<Item = &'a Decision>) {
+    pub fn count_overflows<'a>(&self, decisions: impl IntoIterator<Item = &'a Decision>) {
         let overflowed = decisions.into_iter().filter(|decision| decision.overflow).count() as u64;
         if overflowed > 0 {
             self.registry.overflowed.fetch_add(overflowed, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use std::sync::{Arc, MutexGuard};
 use crate::error::{Error, Result};
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::entry::Table;
+use crate::limiter::held::book::Book;
 use crate::limiter::options::SyncMode;
 use crate::store::{Completion, Pending, Reservation, Stage, Waiter, overloaded};
 
@@ -44,7 +45,8 @@ impl<'a> NonBlocking<'a> {
         Pending::slot(self.completion, self.slot, stage)
     }
 
-    fn give_up(&self) -> Error {
+    /// Notes that nothing was done since it would block.
+    pub fn give_up(&self) -> Error {
         self.would_block.set(true);
         overloaded()
     }
@@ -108,6 +110,12 @@ impl Core {
     pub fn lock_for(&self, non_blocking: Option<&NonBlocking<'_>>, shard: usize) -> Result<MutexGuard<'_, Table>> {
         let Some(non_blocking) = non_blocking else { return Ok(self.shards[shard].lock()) };
         self.shards[shard].lock_soon().ok_or_else(|| non_blocking.give_up())
+    }
+
+    /// Locks the table of holds; if non-blocking, without waiting for a thread that holds it for long.
+    pub fn lock_holds_for(&self, non_blocking: Option<&NonBlocking<'_>>) -> Result<MutexGuard<'_, Book>> {
+        let Some(non_blocking) = non_blocking else { return Ok(self.holds.lock()) };
+        self.holds.lock_soon().ok_or_else(|| non_blocking.give_up())
     }
 
     /// Waits in this thread, if blocking.

@@ -11,13 +11,11 @@
 
 use std::sync::Arc;
 
-use super::shares::Shares;
 use super::text::Text;
-use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
 use crate::limit::{Algorithm, Ends, Limit, Standing, Window};
 use crate::limiter::answers::Totals;
-use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK, Row};
+use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK};
 use crate::store::record::{self, Overlay};
 
 const ID_BITS: u32 = 48;
@@ -84,6 +82,8 @@ struct More {
     configured: u64,
     /// Of a pattern, where it was said.
     max_keys: Option<u64>,
+    /// When the last hold of it runs out that was not settled. It follows from the table of holds.
+    held_until: Micros,
     /// What was held until then is not given back: all was forgiven then, or began to count in another way.
     barrier: u64,
 }
@@ -250,12 +250,12 @@ impl Entry {
         if self.id_and_flags & OVERLAID != 0 {
             let limit = Arc::clone(self.in_force());
             self.standing.advance(&limit, now);
-            self.forget_if_untouched(&limit);
+            self.forget_if_untouched(&limit, now);
             self.standing.spend(&limit, now, cost, ends);
         } else {
             // As above, without counting those that hold the values: most of a replay is this.
             self.standing.advance(&self.limit, now);
-            if self.would_forget(&self.limit) {
+            if self.would_forget(&self.limit, now) {
                 self.forget();
             }
             self.standing.spend(&self.limit, now, cost, ends);
@@ -265,8 +265,8 @@ impl Entry {
 
     /// Keys that come and go have the totals of a new key when nothing that was spent counts any more: whether they
     /// were swept meanwhile makes no difference. To be called before a spend, with the standing advanced to `now`.
-    pub fn forget_if_untouched(&mut self, limit: &Limit) {
-        if self.would_forget(limit) {
+    pub fn forget_if_untouched(&mut self, limit: &Limit, now: Micros) {
+        if self.would_forget(limit, now) {
             self.forget();
         }
     }
@@ -279,10 +279,21 @@ impl Entry {
     }
 
     /// Whether [`Entry::forget_if_untouched`] would forget something.
-    pub fn would_forget(&self, limit: &Limit) -> bool {
+    pub fn would_forget(&self, limit: &Limit, now: Micros) -> bool {
         let has_any = self.allowed > 0 || self.more.is_some();
-        // The instant is that to which it was advanced.
-        self.source() != Source::Exact && has_any && self.standing.is_untouched(limit, 0)
+        self.source() != Source::Exact && has_any && self.standing.is_untouched(limit, now) && self.held_until() <= now
+    }
+
+    /// When the last hold of it runs out that was not settled: until then it is not untouched.
+    pub fn held_until(&self) -> Micros {
+        self.more.as_ref().map_or(0, |more| more.held_until)
+    }
+
+    /// Notes when the last hold of it runs out.
+    pub fn set_held_until(&mut self, until: Micros) {
+        if self.held_until() != until {
+            self.more().held_until = until;
+        }
     }
 
     /// Counts an allowed check whose cost was spent.
@@ -367,7 +378,7 @@ impl Entry {
         let old = Arc::clone(self.in_force());
         if self.source() != Source::Exact {
             self.standing.advance(&old, at);
-            self.forget_if_untouched(&old);
+            self.forget_if_untouched(&old, at);
         }
         old
     }
@@ -430,56 +441,10 @@ impl Entry {
         }
     }
 
-    /// Of a pattern: since when its keys are to have the values in force at `now`.
-    fn edited_at(&self, now: Micros) -> Micros {
-        let ended = self.overlay().filter(|overlay| overlay.until <= now).map_or(0, |overlay| overlay.until);
-        self.configured().unwrap_or(0).max(ended)
-    }
-
-    /// Shows in the registry what its pattern is to be.
-    pub fn show(&self, row: &mut Row, now: Micros) {
-        row.limit = Arc::clone(&self.limit);
-        row.overlay = self.overlay().filter(|overlay| overlay.until > now).cloned();
-        row.edited_at = self.edited_at(now);
-        row.max_keys = self.max_keys().unwrap_or(MAX_KEYS);
-    }
-
     /// Notes of a new pattern when it was configured, and its bound.
     pub fn set_pattern(&mut self, at: Micros, max_keys: Option<u64>) {
         let more = self.more();
         (more.configured, more.max_keys) = (at + 1, max_keys);
-    }
-
-    /// What a snapshot says of it. `shares` are those of its shard.
-    pub fn to_record(&self, shares: &Shares) -> record::Entry<'_> {
-        let Totals { allowed, denied, allowed_cost, denied_cost } = self.totals();
-        let source = match self.source() {
-            Source::Exact => record::Source::Exact,
-            Source::Request => record::Source::Request,
-            Source::Overflow => record::Source::Overflow,
-            // A share is made before the first key joins, and stays as long as the pattern.
-            Source::Pattern(slot) => {
-                shares.get(slot).map_or(record::Source::Request, |share| record::Source::Pattern(share.pattern.id))
-            }
-        };
-        record::Entry {
-            id: self.id(),
-            shard: self.shard(),
-            source,
-            limit: Arc::clone(&self.limit),
-            max_keys: self.max_keys(),
-            overlay: self.overlay().cloned(),
-            parts: match self.pattern_text() {
-                // That of a pattern is never used, and is not of its values in force.
-                Some(_) => Standing::new(self.in_force()).parts(),
-                None => self.standing.parts(),
-            },
-            configured: self.configured(),
-            totals: [allowed, denied, allowed_cost, denied_cost],
-            times: self.times(),
-            barrier: self.barrier(),
-            key: &self.key,
-        }
     }
 
     /// The key from its record in a snapshot. `source` is that of the record, by slot; `limit` and `overlay` are those
@@ -501,7 +466,17 @@ impl Entry {
         if any || overlay.is_some() || record.max_keys.is_some() {
             let flag = if overlay.is_some() { OVERLAID } else { 0 };
             let max_keys = record.max_keys;
-            let more = More { denied, denied_cost, last_denied, last_reset, overlay, configured, max_keys, barrier };
+            let more = More {
+                denied,
+                denied_cost,
+                last_denied,
+                last_reset,
+                overlay,
+                configured,
+                max_keys,
+                barrier,
+                held_until: 0,
+            };
             entry.id_and_flags |= flag;
             entry.more = Some(Box::new(more));
         }

@@ -1,9 +1,10 @@
 //! The keys of a shard, and what is counted of them.
 //!
-//! Each module may use only those after it in this list: `table`, `chunks`, `key`, `text`, `shares`.
+//! Each module may use only those after it in this list: `table`, `chunks`, `recorded`, `key`, `text`, `shares`.
 
 mod chunks;
 mod key;
+mod recorded;
 mod shares;
 mod table;
 mod text;
@@ -12,3 +13,4 @@ pub use self::chunks::Chunks;
 pub use self::key::{Change, Entry, Source};
 pub use self::shares::{Counts, Shares};
 pub use self::table::{Swept, Table};
+pub use self::text::Text;

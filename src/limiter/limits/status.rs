@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use crate::bounds::MAX_LISTED_HOLDS;
 use crate::clock::Micros;
 use crate::error::Result;
 use crate::limit::{Quotes, is_pattern, validate_key};
-use crate::limiter::answers::{Figures, Lasting, Origin, Status, Totals};
+use crate::limiter::answers::{Figures, Lasting, OpenHold, Origin, SlotsInUse, Status, Totals};
+use crate::limiter::check::slots::Usage;
 use crate::limiter::core::{Core, Limiter, shard_of};
 use crate::limiter::entry::{Entry, Source, Table};
 use crate::limiter::lookup::{Brought, Served, glance};
@@ -43,6 +46,11 @@ impl Core {
         {
             return Some(status);
         }
+        self.status_by(key, Brought::AsItStands)
+    }
+
+    /// How a key stands now, to which a request may bring a limit.
+    pub fn status_by(&self, key: &str, brought: Brought<'_>) -> Option<Status> {
         let hash = self.hash(key);
         let served = {
             let mut table = self.shards[shard_of(hash)].lock();
@@ -52,19 +60,19 @@ impl Core {
             let entry = table.get(hash, key).and_then(|entry| {
                 (entry.source() == Source::Exact || !self.is_untouched(entry, now, version)).then_some(entry)
             });
-            let served = self.served(entry.as_deref(), key, Brought::AsItStands, now, version).ok()?;
+            let served = self.served(entry.as_deref(), key, brought, now, version).ok()?;
             if entry.is_some() || !self.may_be_full(&served, 0) {
                 return Some(self.status_of(entry, key, &served, now));
             }
             served
         };
-        Some(self.status_of_overflow(key, served))
+        Some(self.status_of_overflow(key, brought, served))
     }
 
     /// How a key stands for which there is no room: by the limit that it shares, if there is one already.
-    fn status_of_overflow(&self, key: &str, mut served: Served) -> Status {
+    fn status_of_overflow(&self, key: &str, brought: Brought<'_>, mut served: Served) -> Status {
         let now = self.clock.now();
-        let overflow = self.overflow(key, Brought::AsItStands, self.version(now));
+        let overflow = self.overflow(key, brought, self.version(now));
         if let Some(overflow) = overflow {
             let mut table = self.shard(overflow.hash);
             let entry = table.get(overflow.hash, &overflow.key);
@@ -84,7 +92,9 @@ impl Core {
         let (verdict, details, limit) = self.look(entry.as_deref_mut(), served, now, |standing, limit| {
             (glance(standing, limit, now), standing.details(), Arc::clone(limit))
         });
-        let figures = Figures::of(&verdict);
+        let mut figures = Figures::of(&verdict);
+        let place = entry.as_deref().map_or(key, |entry| &*entry.key);
+        let slots = limit.slots().map(|slots| self.slots_in_use(place, slots, now, &mut figures));
         let unlimited = limit.is_unlimited();
         let entry = entry.map(|entry| &*entry);
         let overlay = entry.and_then(Entry::overlay).filter(|overlay| overlay.until > now);
@@ -122,7 +132,7 @@ impl Core {
             next: figures.next.filter(|_| !unlimited),
             lasting,
             overflow: false,
-            slots: None,
+            slots,
             max_keys: None,
             live: None,
             totals: entry.map(Entry::totals).unwrap_or_default(),
@@ -131,6 +141,29 @@ impl Core {
             last_reset_at,
             limit,
         }
+    }
+
+    /// Which slots of a key are held.
+    fn slots_in_use(&self, key: &str, slots: u64, now: Micros, figures: &mut Figures) -> SlotsInUse {
+        let hash = self.hash(key);
+        let mut book = self.holds.lock();
+        book.tidy(now);
+        let stand = Usage { book: &book, hash, slots, now, taken: 0, until: now }.stand(0);
+        (figures.remaining, figures.used, figures.debt) = (Some(stand.remaining), Some(stand.used), stand.debt);
+        (figures.reset_at, figures.next) = (Some(stand.reset_at), stand.next.map(Duration::from_micros));
+        // Numbers rise with time.
+        let mut oldest: Vec<(u64, u64)> =
+            book.of_key(hash).filter(|(.., cost)| *cost > 0).map(|(_, number, cost)| (number, cost)).collect();
+        if oldest.len() > MAX_LISTED_HOLDS {
+            oldest.select_nth_unstable(MAX_LISTED_HOLDS);
+            oldest.truncate(MAX_LISTED_HOLDS);
+        }
+        oldest.sort_unstable();
+        let hold = |(number, cost): (u64, u64)| {
+            let (at, until) = book.get(number).map(|pledge| (pledge.at, pledge.until))?;
+            Some(OpenHold { id: self.holds.ids.write(number), cost, at, until })
+        };
+        SlotsInUse { slots, used: stand.used, holds: oldest.into_iter().filter_map(hold).collect() }
     }
 
     /// How a pattern stands; `None` where there is none with this text.

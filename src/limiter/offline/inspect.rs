@@ -234,7 +234,7 @@ impl Replay for Dumper<'_> {
     }
 
     fn hold(&mut self, entry: HoldEntry<'_>) -> Read {
-        let HoldEntry { hold, at, until, ended, costs, items } = entry;
+        let HoldEntry { hold, at, until, ended, costs, items, .. } = entry;
         let told = items.iter().enumerate().map(|(place, (id, cost, slots, key))| {
             let item = hold_item(*id, *cost, *slots, key);
             if let Some(settled) = costs.get(place) { with(item, "settled", *settled) } else { item }
@@ -395,6 +395,7 @@ fn with_window(line: Value, window: &Window) -> Value {
 
 fn with_limit(line: Value, limit: &Limit) -> Value {
     let line = match limit.windows() {
+        [] if limit.slots().is_some() => with(line, "slots", limit.slots()),
         [] => with(line, "unlimited", true),
         [only] => with_window(line, only),
         several => {

@@ -14,6 +14,8 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::Live;
 use crate::limiter::core::shard_of;
 use crate::limiter::entry::{Entry, Shares, Source};
+use crate::limiter::held::book::Pledge;
+use crate::limiter::kept::shelf::Kept;
 use crate::limiter::recovery::by_id::ById;
 use crate::limiter::recovery::replay::{Found, Replayed};
 use crate::limiter::registry::Registry;
@@ -188,8 +190,8 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
         opening.entry(&record)?;
         ids.insert(entry.id(), id);
     }
-    // The room of holds hands its tables in here: all that a replay has found of them.
-    write_tables(&mut opening, std::iter::empty(), std::iter::empty(), &ids, rewound.as_ref())?;
+    let holds = keys.holds.iter().map(Pledge::to_record);
+    write_tables(&mut opening, holds, keys.answers.iter().map(Kept::to_record), &ids, rewound.as_ref())?;
     let store = opening.finish()?;
     store.log().stop()?;
     Ok(entries.len() as u64)
@@ -295,6 +297,7 @@ mod tests {
             hold: number,
             at: to + hour - 5,
             until: to + hour + 5,
+            ttl: 10,
             ended,
             costs: if ended.is_some() { vec![1, 2] } else { Vec::new() },
             items: vec![(70, 3, false, "a"), (80, 4, true, "gone")],

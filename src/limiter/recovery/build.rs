@@ -17,14 +17,20 @@ use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::Totals;
 use crate::limiter::core::{Core, Shard};
 use crate::limiter::entry::{Chunks, Shares, Table};
+use crate::limiter::held::book::Book;
+use crate::limiter::kept::shelf::Shelf;
 use crate::store::Opening;
 use crate::store::record::PatternTotals;
 
 /// Builds the map, and ends the opening of the store if there is one. With `renumber` keys get the ids 1, 2, 3 … in
 /// their order, in the snapshot as in memory. `core` has an empty map, no patterns and no store before.
-pub fn build(core: &mut Core, found: Found, renumber: bool, mut opening: Option<Opening>) -> Result<()> {
+pub fn build(core: &mut Core, mut found: Found, renumber: bool, mut opening: Option<Opening>) -> Result<()> {
     let highest_id = found.highest_id;
-    let settled = settle(core, found, renumber);
+    let mut book = std::mem::take(&mut found.holds);
+    book.begin(core.clock.now());
+    let mut shelf = std::mem::take(&mut found.answers);
+    shelf.tidy(core.clock.now());
+    let settled = settle(core, found, &mut book, renumber);
     let count = settled.shards.iter().map(Chunks::len).sum::<usize>();
     let next_id = if renumber { count as u64 } else { highest_id } + 1;
     let snapshot = opening.as_ref().is_some_and(Opening::wants_snapshot);
@@ -32,7 +38,7 @@ pub fn build(core: &mut Core, found: Found, renumber: bool, mut opening: Option<
     let hash_shard = |chunks: &Chunks| chunks.iter().map(|entry| hasher.hash_one(&*entry.key)).collect();
     let hash = || settled.shards.iter().map(hash_shard).collect();
     let hashes: Vec<Vec<u64>> =
-        beside(opening.as_mut().filter(|_| snapshot), |opening| write(opening, &settled), hash)?;
+        beside(opening.as_mut().filter(|_| snapshot), |opening| write(opening, &settled, &book, &shelf), hash)?;
     let fill = || fill(&core.dir, settled, &hashes, renumber);
     let tables = beside(opening.as_mut().filter(|_| snapshot), |opening| opening.seal(), fill)??;
     // Nothing of the old files was touched until here: had the tables found fault with them, they would be as they
@@ -40,6 +46,8 @@ pub fn build(core: &mut Core, found: Found, renumber: bool, mut opening: Option<
     core.store = opening.map(Opening::finish).transpose()?;
     core.shards = tables.into_iter().map(|table| Shard(Mutex::new(table))).collect();
     core.next_id = AtomicU64::new(next_id);
+    *core.holds.lock() = book;
+    *core.answers.lock() = shelf;
     Ok(())
 }
 
@@ -57,7 +65,8 @@ fn beside<I: Send, T>(
     })
 }
 
-fn write(opening: &mut Opening, Settled { shards, patterns }: &Settled) -> Result<()> {
+fn write(opening: &mut Opening, settled: &Settled, book: &Book, shelf: &Shelf) -> Result<()> {
+    let Settled { shards, patterns } = settled;
     // Entries name their pattern by its slot.
     let mut shares = Shares::default();
     for (pattern, _) in patterns {
@@ -68,7 +77,8 @@ fn write(opening: &mut Opening, Settled { shards, patterns }: &Settled) -> Resul
     for (pattern, totals) in patterns.iter().filter(|(_, totals)| *totals != Totals::default()) {
         opening.pattern_totals(&PatternTotals { id: pattern.id, totals: totals.to_numbers() })?;
     }
-    Ok(())
+    book.iter().try_for_each(|pledge| opening.hold(&pledge.to_record()))?;
+    shelf.iter().try_for_each(|kept| opening.answer(&kept.to_record()))
 }
 
 fn fill(dir: &Path, settled: Settled, hashes: &[Vec<u64>], renumber: bool) -> Result<Vec<Table>> {

@@ -38,6 +38,11 @@ impl ById {
         }
     }
 
+    /// The hash of a key, as the map has it.
+    pub fn hash(&self, key: &str) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
     /// How many are to come at most.
     pub fn expect(&mut self, expected: usize) {
         self.expected = expected;

@@ -2,7 +2,8 @@
 //!
 //! A snapshot that was written while checks went on holds each shard as it was at a marker record in the log. An event
 //! is therefore applied if and only if the marker of its key's shard came before it; the snapshot has it otherwise.
-//! An event of a missing key belongs to one that was removed, or swept, before its shard's marker.
+//! An event of a missing key belongs to one that was removed, or swept, before its shard's marker. The table of holds
+//! has a marker of its own, before those of the shards.
 //!
 //! Keys that came and went are still there: no record tells that one was swept. Nothing of these counts any more, so
 //! `settle` drops them.
@@ -17,9 +18,11 @@ use crate::clock::Micros;
 use crate::limit::{Limit, Recorded};
 use crate::limiter::answers::Totals;
 use crate::limiter::entry::{Change, Entry};
+use crate::limiter::held::book::{Book, Item, Pledge};
+use crate::limiter::kept::shelf::Shelf;
 use crate::limiter::registry::{Group, Intended, Registry};
 use crate::store::Replay;
-use crate::store::record::{self, Born, Event, Intent, Move, Overlay, PatternTotals, Spend};
+use crate::store::record::{self, Back, Born, Event, HeldItem, Intent, Move, Overlay, PatternTotals, Spend};
 
 /// Keys by their id in the log, and what those of each pattern have counted.
 pub struct Replayed<'r> {
@@ -32,6 +35,12 @@ pub struct Replayed<'r> {
     marked: Vec<bool>,
     unmarked: usize,
     highest_id: u64,
+    holds: Book,
+    answers: Shelf,
+    /// Holds of the snapshot, until all of its keys are there.
+    unplaced: Vec<Pledge>,
+    /// Whether the marker of the tables has come, or there is none to wait for.
+    tables_marked: bool,
     /// Limits that are configured together and not done yet, and whether that is decided.
     group: Option<(Group, bool)>,
     /// Set to pass over records about keys that are not there.
@@ -45,6 +54,8 @@ pub struct Found {
     pub shares: Shares,
     /// The highest id in use.
     pub highest_id: u64,
+    pub holds: Book,
+    pub answers: Shelf,
     /// What is left to do of limits that are configured together.
     pub group: Option<Group>,
 }
@@ -61,6 +72,10 @@ impl<'r> Replayed<'r> {
             marked: vec![true; SHARDS],
             unmarked: 0,
             highest_id: 0,
+            holds: Book::default(),
+            answers: Shelf::default(),
+            unplaced: Vec::new(),
+            tables_marked: true,
             group: None,
             lenient: false,
         }
@@ -73,12 +88,20 @@ impl<'r> Replayed<'r> {
 
     /// What there is. Of a log that ends before its last marker, the keys of a shard without one are as the snapshot
     /// has them.
-    pub fn finish(self) -> Found {
+    pub fn finish(mut self) -> Found {
+        self.place_holds();
         let group = self.group.filter(|(_, decided)| *decided).map(|(mut group, _)| {
             group.left.reverse();
             group
         });
-        Found { keys: self.keys, shares: self.shares, highest_id: self.highest_id, group }
+        Found {
+            keys: self.keys,
+            shares: self.shares,
+            highest_id: self.highest_id,
+            holds: self.holds,
+            answers: self.answers,
+            group,
+        }
     }
 
     /// The entry of `id`, if an event of now is for it.
@@ -144,6 +167,81 @@ impl<'r> Replayed<'r> {
         Ok(())
     }
 
+    /// Puts the holds of the snapshot into their table, now that its keys are there.
+    fn place_holds(&mut self) {
+        for mut pledge in std::mem::take(&mut self.unplaced) {
+            for item in Arc::get_mut(&mut pledge.items).into_iter().flatten() {
+                item.hash = self.hash_of(item.id, &item.key);
+            }
+            let items = Arc::clone(&pledge.items);
+            self.holds.insert(pledge);
+            self.note_held(&items);
+        }
+    }
+
+    /// The hash by which the table of holds knows a key: that of the limit on which it was decided.
+    fn hash_of(&mut self, id: u64, key: &str) -> u64 {
+        let hash = self.keys.get(id).filter(|entry| entry.overflow_text().is_some()).map(|entry| entry.key.clone());
+        self.keys.hash(hash.as_deref().unwrap_or(key))
+    }
+
+    /// Notes in the entries of a hold when the last of their holds runs out.
+    fn note_held(&mut self, items: &[Item]) {
+        for item in items.iter().filter(|item| item.id != 0) {
+            if let Some(entry) = self.keys.get(item.id) {
+                entry.set_held_until(self.holds.held_until(item.hash));
+            }
+        }
+    }
+
+    fn held(&mut self, number: u64, at: Micros, until: Micros, items: Vec<HeldItem<'_>>) -> Result<(), String> {
+        let mut held = Vec::with_capacity(items.len());
+        for HeldItem { spend, slots, key } in items {
+            let Spend { id, cost, .. } = spend;
+            if id != 0 {
+                self.spent_more(at, spend)?;
+            }
+            held.push(Item { id, hash: self.hash_of(id, key), cost, slots, key: key.into() });
+        }
+        if self.tables_marked {
+            let items: Arc<[Item]> = held.into();
+            self.holds.tidy(at);
+            let ttl = until.saturating_sub(at);
+            self.holds.insert(Pledge { number, at, until, ttl, settlement: None, items: Arc::clone(&items) });
+            self.note_held(&items);
+        }
+        Ok(())
+    }
+
+    fn settled(
+        &mut self,
+        hold: u64,
+        at: Micros,
+        costs: Vec<u64>,
+        back: &[Back],
+        more: Vec<Spend<'_>>,
+    ) -> Result<(), String> {
+        // A key whose changes were due has them from its spend, before anything is given back.
+        more.into_iter().try_for_each(|spend| self.spent_more(at, spend))?;
+        for Back { id, units, held_at } in back {
+            if let Some(entry) = self.entry(*id)? {
+                entry.give_back(*held_at, at, *units);
+            }
+        }
+        if self.tables_marked {
+            self.holds.tidy(at);
+            self.holds.settle(hold, at, costs);
+            self.note_held_of(hold);
+        }
+        Ok(())
+    }
+
+    fn note_held_of(&mut self, hold: u64) {
+        if let Some(items) = self.holds.get(hold).map(|pledge| Arc::clone(&pledge.items)) {
+            self.note_held(&items);
+        }
+    }
+
     fn change(&mut self, made: &Move) -> Change {
         let source = self.shares.source(made.source);
         Change { at: made.at, source, lifts: made.lifts, limit: self.interner.intern(&made.limit) }
@@ -182,6 +280,7 @@ impl Replay for Replayed<'_> {
         if !complete {
             self.marked = vec![false; SHARDS];
             self.unmarked = SHARDS;
+            self.tables_marked = false;
         }
         self.keys.expect(limits as usize);
     }
@@ -203,17 +302,20 @@ impl Replay for Replayed<'_> {
         Ok(())
     }
 
-    // The room of holds fills this in.
-    fn hold(&mut self, _: record::HoldEntry<'_>) -> Result<(), String> {
+    fn hold(&mut self, record: record::HoldEntry<'_>) -> Result<(), String> {
+        self.unplaced.push(Pledge::from_record(&record, |_, _| 0));
         Ok(())
     }
 
-    // The room of holds fills this in.
-    fn answer(&mut self, _: record::Answer<'_>) -> Result<(), String> {
+    fn answer(&mut self, record: record::Answer<'_>) -> Result<(), String> {
+        self.answers.keep_record(&record);
         Ok(())
     }
 
     fn event(&mut self, event: Event<'_>) -> Result<(), String> {
+        if !self.unplaced.is_empty() {
+            self.place_holds();
+        }
         match event {
             Event::Created { id, shard, at, limit, max_keys, key } => {
                 self.created(id, &Born { shard, source: record::Source::Exact, limit, key }, at, max_keys)?;
@@ -264,19 +366,35 @@ impl Replay for Replayed<'_> {
             Event::Clock(_) => {}
             Event::Intended { group, last, items, .. } => self.intended(group, last, items),
             Event::Done { .. } => self.group = None,
-            Event::Held { .. }
-            | Event::Settled { .. }
-            | Event::Renewed { .. }
-            | Event::Refunded { .. }
-            | Event::Kept { .. }
-            | Event::TablesMarker { .. } => {} // The room of holds fills this in.
+            Event::Held { hold, at, until, items } => self.held(hold, at, until, items)?,
+            Event::Settled { hold, at, costs, back, more } => self.settled(hold, at, costs, &back, more)?,
+            Event::Renewed { hold, until } => {
+                if self.tables_marked {
+                    self.holds.renew(hold, until);
+                    self.note_held_of(hold);
+                }
+            }
+            Event::Refunded { id, at, units } => {
+                if let Some(entry) = self.entry(id)? {
+                    entry.refund(at, units);
+                }
+            }
+            Event::Kept { answer, event } => {
+                if self.tables_marked {
+                    self.answers.tidy(answer.at);
+                    self.answers.keep_record(&answer);
+                }
+                self.event(*event)?;
+            }
+            Event::TablesMarker { snapshot } => self.tables_marked |= snapshot == self.snapshot,
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), String> {
         match self.unmarked {
-            0 => Ok(()),
+            0 if self.tables_marked => Ok(()),
+            0 => Err("the log ends before the snapshot's marker of its tables".to_owned()),
             missing => Err(format!("the log ends before {missing} of the snapshot's markers")),
         }
     }
@@ -316,6 +434,8 @@ mod tests {
             assert!(replayed.end().is_err());
             replayed.event(Event::Marker { snapshot: 1, shard }).unwrap();
         }
+        assert!(replayed.end().is_err());
+        replayed.event(Event::TablesMarker { snapshot: 1 }).unwrap();
         assert_eq!(replayed.end(), Ok(()));
         let found = replayed.finish();
         assert_eq!((found.keys.len(), found.highest_id), (0, 7));

@@ -4,6 +4,7 @@
 //! whether it is the same as none, as the sweep asks it: what was swept before the start is that, since it was then and
 //! nothing was spent of it since.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,6 +15,7 @@ use crate::clock::Micros;
 use crate::limiter::answers::Totals;
 use crate::limiter::core::Core;
 use crate::limiter::entry::{Chunks, Entry, Source};
+use crate::limiter::held::book::Book;
 use crate::limiter::registry::Pattern;
 
 /// The patterns by their slots, and what the keys of each have counted.
@@ -28,13 +30,15 @@ pub struct Settled {
 
 /// Makes the patterns known to the registry, which has none yet, leads keys to them, and drops keys of which nothing
 /// counts any more. With `renumber` patterns get the ids 1, 2, 3 … in their order, and keys those after them.
-pub fn settle(core: &Core, found: Found, renumber: bool) -> Settled {
+pub fn settle(core: &Core, found: Found, book: &mut Book, renumber: bool) -> Settled {
     let Found { mut keys, shares, .. } = found;
     let (patterns, slots) = learn(core, &mut keys, &shares, renumber);
     let now = core.clock.now();
     let version = core.version(now);
     let mut shards = keys.into_shards();
     let mut next_id = patterns.len() as u64;
+    // Of the keys that holds are of, the new ids by the old ones.
+    let mut ids: HashMap<u64, u64> = book.ids().map(|id| (id, 0)).collect();
     for chunks in &mut shards {
         chunks.retain(|entry| {
             if entry.pattern_text().is_some() {
@@ -46,11 +50,19 @@ pub fn settle(core: &Core, found: Found, renumber: bool) -> Settled {
             }
             if stays && renumber {
                 next_id += 1;
+                if !ids.is_empty()
+                    && let Some(id) = ids.get_mut(&entry.id())
+                {
+                    *id = next_id;
+                }
                 entry.renumber(next_id, entry.shard());
             }
             stays
         });
         chunks.shrink();
+    }
+    if renumber {
+        book.renumber(|id| ids.get(&id).copied().unwrap_or(0));
     }
     Settled { shards, patterns }
 }

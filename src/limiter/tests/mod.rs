@@ -3,6 +3,7 @@
 mod check;
 mod disk;
 mod helper;
+mod holds;
 mod list;
 mod model;
 mod offline;

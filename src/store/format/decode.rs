@@ -161,6 +161,7 @@ impl<'a> Decoder<'a> {
             hold: self.hold_number()?,
             at: self.moment()?,
             until: self.moment()?,
+            ttl: self.moment()?,
             ended: self.maybe(Self::moment)?,
             costs: self.costs()?,
             items: self

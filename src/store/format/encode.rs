@@ -116,7 +116,7 @@ pub fn encode_event(sink: &mut impl Sink, event: &Event<'_>, base: Micros) {
 
 /// Encodes a hold of a snapshot.
 pub fn encode_hold(sink: &mut impl Sink, entry: &HoldEntry<'_>) {
-    put(sink, tag::HOLD, [entry.hold, entry.at, entry.until]);
+    put(sink, tag::HOLD, [entry.hold, entry.at, entry.until, entry.ttl]);
     put_maybe(sink, entry.ended.as_ref(), |sink, ended| number(sink, *ended));
     put_costs(sink, &entry.costs);
     number(sink, entry.items.len() as u64);

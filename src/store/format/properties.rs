@@ -160,7 +160,7 @@ fn holds() -> impl Strategy<Value = HoldEntry<'static>> {
     let instants = (0..=MAX_COUNTER, instants(), prop::option::of(instants()));
     (0..=MAX_COUNTER, instants, prop::collection::vec(item, 0..4)).prop_map(|(hold, (at, until, ended), items)| {
         let (items, costs): (Vec<_>, Vec<_>) = items.into_iter().unzip();
-        HoldEntry { hold, at, until, ended, costs: if ended.is_some() { costs } else { Vec::new() }, items }
+        HoldEntry { hold, at, until, ttl: until, ended, costs: if ended.is_some() { costs } else { Vec::new() }, items }
     })
 }
 
@@ -456,7 +456,7 @@ fn what_no_hold_and_no_answer_can_be_is_refused() {
 
     let hold = |ended, costs| {
         let mut bytes = Vec::new();
-        let hold = HoldEntry { hold: 1, at: 1, until: 2, ended, costs, items: vec![(1, 2, false, "k")] };
+        let hold = HoldEntry { hold: 1, at: 1, until: 2, ttl: 1, ended, costs, items: vec![(1, 2, false, "k")] };
         encode_hold(&mut bytes, &hold);
         Decoder::new(&bytes, 0).read().map(|_| ())
     };

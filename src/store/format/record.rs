@@ -36,7 +36,7 @@
 //! | 21 | refunded | id n, at instant, units n |
 //! | 22 | kept | key uuid, request uuid, at instant, answer text, event record |
 //! | 23 | tables-marker | snapshot n |
-//! | 24 | hold | hold n, at n, until n, ended maybe(n), costs list(n), items list(id n, cost n, slots byte, key text) |
+//! | 24 | hold | hold n, at n, until n, ttl n, ended maybe(n), costs list(n), items list(id n, cost n, slots byte, key text) |
 //! | 25 | answer | key uuid, request uuid, at n, answer text |
 //!
 //! 13 to 15, 24 and 25 are only in snapshots, with a record of the clock. Of 13, 14, 24 and 25 each stands by itself,
@@ -201,6 +201,8 @@ pub struct HoldEntry<'a> {
     pub hold: u64,
     pub at: Micros,
     pub until: Micros,
+    /// How long it was made for.
+    pub ttl: Micros,
     /// When it was settled; it has costs then, one for each item.
     pub ended: Option<Micros>,
     pub costs: Vec<u64>,

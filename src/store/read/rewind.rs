@@ -239,6 +239,7 @@ mod tests {
             hold: 7,
             at: TODAY + back - HOUR,
             until: TODAY + back + HOUR,
+            ttl: 2 * HOUR,
             ended: ended.map(|at| at + back),
             costs: if ended.is_some() { vec![3] } else { vec![] },
             items: vec![(1, 4, false, "k")],
