@@ -489,6 +489,7 @@ impl Entry {
 mod tests {
     use super::*;
     use crate::limit::Live;
+    use crate::limiter::entry::shares::Shares;
 
     /// A million of them, each with its key and its place in a table, must fit in 200 MiB.
     #[test]
