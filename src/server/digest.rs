@@ -1,5 +1,5 @@
-//! SHA-256 (FIPS 180-4), for what is durable: a digest must be the same after a restart and an upgrade, and no client may
-//! find two texts with the same one.
+//! SHA-256 (FIPS 180-4), for what is durable: a digest must be the same after a restart and an upgrade, and no client
+//! may find two texts with the same one.
 
 /// Fractional parts of the cube roots of the first 64 primes.
 const K: [u32; 64] = [
