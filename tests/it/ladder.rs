@@ -18,14 +18,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli/commands", &["run", "program", "parent", "holds", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
-    ("server", &["fuzz", "accept", "pool", "context", "work", "routes", "http", "waiting", "guard", "vitals", "net"]),
+    (
+        "server",
+        &["fuzz", "accept", "pool", "context", "work", "routes", "digest", "http", "waiting", "guard", "vitals", "net"],
+    ),
     ("server/pool", &["decider", "worker", "slow", "passing", "handle"]),
     ("server/http", &["auth", "sending", "exchange", "head", "unsent", "reply", "more", "instances"]),
     ("server/waiting", &["turns", "pending", "wake", "sync"]),
-    (
-        "server/routes",
-        &["table", "holds", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"],
-    ),
+    ("server/routes", &["table", "spend", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
+    ("server/routes/spend", &["holds", "checks", "once"]),
     ("server/routes/body", &["limits", "holds", "checks", "values", "object", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (

@@ -16,6 +16,7 @@ mod listing;
 mod mdoc;
 mod metrics;
 mod modules;
+mod once;
 mod pages;
 mod pages_cli;
 mod pages_http;

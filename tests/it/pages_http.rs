@@ -235,6 +235,8 @@ fn bounds() {
         ("Open holds", format!("1 to {MAX_MAX_HOLDS}, by default {MAX_HOLDS}")),
         ("Holds remembered that were settled or have run out", format!("{MAX_REMEMBERED}, each for {REMEMBER_MS} ms")),
         ("Open holds listed of one key", MAX_LISTED_HOLDS.to_string()),
+        ("Idempotency-Key", format!("1 to {MAX_IDEMPOTENCY_KEY} characters")),
+        ("Answers kept for it", format!("{MAX_KEPT_ANSWERS}, {MAX_KEPT_BYTES} bytes, each for {REMEMBER_MS} ms")),
         ("Period", format!("{MIN_PERIOD_MS} ms to {MAX_PERIOD_MS} ms, which is {} d", MAX_PERIOD_MS / 86_400_000)),
         ("Time to fill an empty token bucket", format!("at most {MAX_REFILL_MS} ms")),
         ("Live keys of a pattern", format!("1 to {MAX_MAX_KEYS}, by default {MAX_KEYS}")),

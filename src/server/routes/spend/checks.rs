@@ -1,11 +1,12 @@
 //! The endpoints that decide: check, check-all, check-many, take.
 
-use super::super::http::reply::Reply;
-use super::body::{self, Check, Items};
-use super::call::{Answer, Call};
-use crate::error::{Error, Result};
+use super::super::super::http::reply::Reply;
+use super::super::body::{self, Check, Items};
+use super::super::call::{Answer, Call};
+use super::once::{once, write};
+use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, excerpt};
-use crate::limiter::{Item, millis_up, write_many};
+use crate::limiter::{AllDecision, Decision, Item, millis_up, write_many};
 
 /// Room for a decision on a key of usual length, in bytes.
 pub const DECISION_BYTES: usize = 320;
@@ -14,15 +15,25 @@ pub fn check(call: &Call<'_>) -> Answer {
     let check: Check<'_> = body::parse(call.body)?;
     let item = check.item()?;
     let denied_status = denied_status(call)?;
-    let decision = call.sources.limiter.check_for(item, call.sources.non_blocking)?;
-    let mut out = Vec::with_capacity(DECISION_BYTES);
-    decision.write_json(item.key, &mut out);
-    let mut reply = Reply::json(out);
-    if !decision.allowed {
-        reply.status = denied_status;
-    }
-    reply.decision(&decision);
-    Ok(reply)
+    let reply = |decision: &Decision| {
+        let mut out = Vec::with_capacity(DECISION_BYTES);
+        decision.write_json(item.key, &mut out);
+        let mut reply = Reply::json(out);
+        if !decision.allowed {
+            reply.status = denied_status;
+        }
+        reply.decision(decision);
+        reply
+    };
+    once(call, |guard| {
+        let Some(guard) = guard else {
+            return Ok(reply(&call.sources.limiter.check_for(item, call.sources.non_blocking)?));
+        };
+        let first = |all: &AllDecision| all.results.first().map(reply);
+        let mut kept = |all: &AllDecision| first(all).as_ref().map(write).unwrap_or_default();
+        let all = call.sources.limiter.check_all_once(&[item], guard, &mut kept, call.sources.non_blocking)?;
+        first(&all).ok_or_else(|| Error::new(Kind::Internal, "a check without a decision"))
+    })
 }
 
 /// The status of a reply that denies.
@@ -59,14 +70,25 @@ pub fn check_all(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.items()?;
     let denied_status = denied_status(call)?;
-    let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
-    let all = call.sources.limiter.check_all_for(&items, call.sources.non_blocking)?;
-    all.write_json(&items, &mut out);
-    let mut reply = Reply::json(out);
-    if !all.allowed {
-        reply.status = denied_status;
-    }
-    Ok(reply.with_tightest(all.results.iter()))
+    let reply = |all: &AllDecision| {
+        let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
+        all.write_json(&items, &mut out);
+        let mut reply = Reply::json(out);
+        if !all.allowed {
+            reply.status = denied_status;
+        }
+        reply.with_tightest(all.results.iter())
+    };
+    once(call, |guard| {
+        let all = match guard {
+            None => call.sources.limiter.check_all_for(&items, call.sources.non_blocking),
+            Some(guard) => {
+                let mut kept = |all: &AllDecision| write(&reply(all));
+                call.sources.limiter.check_all_once(&items, guard, &mut kept, call.sources.non_blocking)
+            }
+        };
+        all.map(|all| reply(&all))
+    })
 }
 
 pub fn check_many(call: &Call<'_>) -> Answer {
