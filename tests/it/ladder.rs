@@ -78,7 +78,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "limit/counting",
-        &["standing", "reconfigure", "rest", "ceiling", "state", "algorithms", "speed", "quote", "parts"],
+        &["give_back", "standing", "reconfigure", "rest", "ceiling", "state", "algorithms", "speed", "quote", "parts"],
     ),
     (
         "limit/counting/algorithms",

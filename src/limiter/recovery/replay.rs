@@ -302,6 +302,13 @@ impl Replay for Replayed<'_> {
         Ok(())
     }
 
+    fn spent(&mut self, id: u64, cost: u64, at: Micros) -> Result<(), String> {
+        if !self.unplaced.is_empty() {
+            self.place_holds();
+        }
+        Replayed::spent(self, id, cost, at)
+    }
+
     fn hold(&mut self, record: record::HoldEntry<'_>) -> Result<(), String> {
         self.unplaced.push(Pledge::from_record(&record, |_, _| 0));
         Ok(())
