@@ -10,7 +10,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use super::guard::{ConnectionGuard, GuardConfig};
-use super::http::reply::Reply;
+use super::http::reply::{Reply, Then};
 use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
 use super::routes::table::{ENDPOINTS, find};
@@ -221,11 +221,11 @@ fn read(bytes: &[u8]) -> Result<Read, TestCaseError> {
 }
 
 fn well_formed(ask: &Ask, reply: &Reply) -> Result<(), TestCaseError> {
-    let (status, headers, body) = read(&reply.encode(false, false, true))?;
+    let (status, headers, body) = read(&reply.encode(Then::Open, false, true))?;
     let header = |name: &str| headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
     let length = body.len().to_string();
     prop_assert_eq!(header("Content-Length"), Some(length.as_str()));
-    let (_, _, nothing) = read(&reply.encode(true, true, true))?;
+    let (_, _, nothing) = read(&reply.encode(Then::Closed, true, true))?;
     prop_assert!(nothing.is_empty(), "a reply to HEAD has no body");
     prop_assert!(body.ends_with('\n'), "{}", body);
     // Nothing here is a defect, a full queue or a failing disk.

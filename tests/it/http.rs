@@ -369,15 +369,15 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
     client.get("/v1/nothing").error(404, "not_found");
     client.post("/", "").error(404, "not_found");
     for (method, path, allow) in [
-        ("POST", "/v1/health", "GET"),
+        ("POST", "/v1/health", "GET, HEAD"),
         ("GET", "/v1/check", "POST"),
         ("DELETE", "/v1/check", "POST"),
-        ("PUT", "/v1/limits", "GET, POST, DELETE"),
-        ("POST", "/v1/limits/k", "GET, DELETE"),
-        ("PUT", "/v1/limits/k", "GET, DELETE"),
+        ("PUT", "/v1/limits", "GET, HEAD, POST, DELETE"),
+        ("POST", "/v1/limits/k", "GET, HEAD, DELETE"),
+        ("PUT", "/v1/limits/k", "GET, HEAD, DELETE"),
         ("GET", "/v1/log/compact", "POST"),
         ("GET", "/v1/take/k", "POST"),
-        ("POST", "/v1/doctor", "GET"),
+        ("POST", "/v1/doctor", "GET, HEAD"),
         ("PATCH", "/v1/reset", "POST"),
     ] {
         let reply = client.ask(method, path, "");
@@ -436,13 +436,22 @@ fn web_pages_are_refused() {
         "Host: evil.example\r\n",
         &format!("Host: evil.example:{port}\r\n"),
         &format!("Host: localhost.evil.example:{port}\r\n"),
+        "Host: 127.0.0.1\r\nSec-Fetch-Site: cross-site\r\n",
+        "Host: 127.0.0.1\r\nsec-fetch-site: Same-Site\r\n",
     ] {
         ask(headers).error(403, "forbidden_origin");
+    }
+    for host in ["[::1].evil.example", "[::1", "[::1]x", "::1", "127.0.0.1:80:80"] {
+        let message = ask(&format!("Host: {host}\r\n")).error(400, "invalid_argument");
+        assert!(message.contains(&format!("`{host}`")), "{message}");
+    }
+    for headers in ["Sec-Fetch-Site: none\r\n", "Sec-Fetch-Site: same-origin\r\n"] {
+        ask(&format!("Host: localhost\r\n{headers}")).ok();
     }
     for host in [&format!("localhost:{port}"), &format!("127.0.0.1:{port}"), "[::1]:80", "LOCALHOST"] {
         ask(&format!("Host: {host}\r\n")).ok();
     }
-    assert_eq!(server.client().get("/v1/limits/k").ok()["total_allowed"], 4);
+    assert_eq!(server.client().get("/v1/limits/k").ok()["total_allowed"], 6);
 
     let server = Server::start(&parent.path().join("b"), &["--allow-host", "quota.internal"]);
     let ask = |host: &str| {
@@ -461,7 +470,9 @@ fn connections_are_kept_or_closed_as_asked() {
     let reply = client.raw("GET /v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", false).unwrap();
     assert_eq!((reply.status, reply.header("Connection")), (200, Some("close")));
     let reply = client.ask("HEAD", "/v1/health", "");
-    assert_eq!((reply.status, reply.header("Allow")), (405, Some("GET")));
+    assert_eq!((reply.status, reply.header("Content-Length")), (200, Some("30")));
+    let reply = client.ask("HEAD", "/v1/check", "");
+    assert_eq!((reply.status, reply.header("Allow")), (405, Some("POST")));
     client.get("/v1/health").ok();
     // curl -d sends a form's type; Expect: 100-continue comes with larger bodies.
     configure(&mut client, "k", 10, "366d");

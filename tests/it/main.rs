@@ -7,6 +7,7 @@ mod crash;
 mod deb;
 mod faults;
 mod format;
+mod heads;
 mod http;
 mod install;
 mod keys;

@@ -18,6 +18,19 @@ const WINDOW_HEADERS: usize = 96;
 
 const SECOND: Micros = 1_000_000;
 
+/// The status of a reply without a body.
+pub const NO_CONTENT: u16 = 204;
+
+/// What becomes of the connection after a reply, as far as the client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It stays open, as HTTP/1.1 has it.
+    Open,
+    /// It stays open, as an HTTP/1.0 client has asked for: it waits to be told.
+    Kept,
+    Closed,
+}
+
 /// A reply before it is written.
 pub struct Reply {
     /// HTTP status.
@@ -133,14 +146,22 @@ impl Reply {
     }
 
     /// The bytes on the wire; of a long reply those that there are, in `chunked` form or up to the connection's end.
-    pub fn encode(&self, close: bool, head_only: bool, chunked: bool) -> Vec<u8> {
+    pub fn encode(&self, then: Then, head_only: bool, chunked: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + self.headers.len() + self.body.len());
         out.extend_from_slice(b"HTTP/1.1 ");
         write_number(&mut out, u64::from(self.status));
-        for part in [" ", reason(self.status), "\r\nContent-Type: ", self.content_type, "\r\n"] {
+        for part in [" ", reason(self.status), "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
+        let empty = self.status == NO_CONTENT;
+        if !empty {
+            for part in ["Content-Type: ", self.content_type, "\r\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
         match self.more {
+            // It has no body, and must not tell a length (RFC 9110, 8.6).
+            _ if empty => {}
             None => {
                 out.extend_from_slice(b"Content-Length: ");
                 write_number(&mut out, self.body.len() as u64);
@@ -150,11 +171,13 @@ impl Reply {
             Some(_) => {}
         }
         out.extend_from_slice(&self.headers);
-        if close {
-            out.extend_from_slice(b"Connection: close\r\n");
-        }
+        out.extend_from_slice(match then {
+            Then::Open => b"",
+            Then::Kept => b"Connection: keep-alive\r\n",
+            Then::Closed => b"Connection: close\r\n",
+        });
         out.extend_from_slice(b"\r\n");
-        if !head_only {
+        if !head_only && !empty {
             let begun = begin_chunk(&mut out, chunked && self.more.is_some());
             out.extend_from_slice(&self.body);
             end_chunk(&mut out, begun, false);
@@ -172,6 +195,7 @@ fn length_of(window: &Window, now: Micros) -> Micros {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        NO_CONTENT => "No Content",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

@@ -8,7 +8,7 @@ use super::super::context::Context;
 use super::super::http::auth;
 use super::super::http::exchange::Exchange;
 use super::super::http::head::Class;
-use super::super::http::reply::Reply;
+use super::super::http::reply::{Reply, Then};
 use super::super::http::sending::{Sending, Sent};
 use super::super::routes;
 use super::super::routes::call::Sources;
@@ -159,12 +159,8 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
     if head.class == Class::Shed {
         return Err(overloaded());
     }
-    if head.ambiguous {
-        return Err(Error::invalid(
-            "headers Content-Length, Transfer-Encoding, Host and Authorization must stand once, the first as a number of \
-             bytes and not together with the second, which must be chunked, with no Upgrade; and neither the target nor a \
-             header may hold control characters",
-        ));
+    if let Some(fault) = head.fault {
+        return Err(Error::invalid(fault.message()));
     }
     auth::authorise(exchange, &context.tokens(), &context.hosts, context.unix)?;
     if head.chunked && context.unix {
@@ -189,9 +185,16 @@ fn answer(context: &Context, exchange: Exchange, mut measure: Measure<'_>, reply
     let draining = context.is_draining();
     let (head_only, chunked) = (head.head_only, head.chunks_known);
     let until_end = reply.more.is_some() && !chunked;
-    let last = head.unread || draining || until_end;
-    let bytes = reply.encode(head.close || last, head_only, chunked);
-    if head.unread {
+    // tiny_http takes sizes of chunks that no front would, so what follows such a body may be another request there.
+    let (unread, in_chunks) = (head.unread, head.chunked && reply.more.is_none());
+    let last = unread || head.chunked || head.must_end || draining || until_end;
+    let then = match head.close || last {
+        true => Then::Closed,
+        false if head.tell_kept => Then::Kept,
+        false => Then::Open,
+    };
+    let bytes = reply.encode(then, head_only, chunked);
+    if unread || in_chunks {
         return Handled::Refused(exchange, bytes);
     }
     let more = reply.more.filter(|_| !head_only);

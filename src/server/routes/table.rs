@@ -97,14 +97,17 @@ fn endpoint_of(found: Found) -> &'static Endpoint {
     &TABLE[found.index]
 }
 
-/// The method of an endpoint with this name.
+/// The method of an endpoint with this name. HEAD is answered as GET, without the body.
 pub fn method(found: Found, name: &str) -> Option<&'static Method> {
+    let name = if name == "HEAD" { "GET" } else { name };
     endpoint_of(found).methods.iter().find(|method| method.name == name)
 }
 
 /// The methods of an endpoint, as the `Allow` header names them.
 pub fn allowed(found: Found) -> String {
-    endpoint_of(found).methods.iter().map(|method| method.name).collect::<Vec<_>>().join(", ")
+    let names =
+        endpoint_of(found).methods.iter().map(|method| if method.name == "GET" { "GET, HEAD" } else { method.name });
+    names.collect::<Vec<_>>().join(", ")
 }
 
 impl Method {
