@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use super::gate::named::Gates;
 use super::guard::GuardHandle;
 use super::http::auth::Tokens;
 use super::http::exchange::Exchange;
@@ -21,6 +22,7 @@ pub struct Context {
     /// Replaced when the token file is read again.
     pub tokens: RwLock<Tokens>,
     pub hosts: Vec<String>,
+    pub gates: Gates,
     /// Only this machine's users reach a Unix socket; no browser does.
     pub unix: bool,
     /// Connections are told to close: the server stops, or a new image of this program is about to take over.
@@ -50,6 +52,7 @@ impl Context {
             guard: Some(self.guard),
             metrics: Some(&self.metrics),
             vitals: Some(&self.vitals),
+            gates: Some(&self.gates),
         }
     }
 

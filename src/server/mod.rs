@@ -109,6 +109,7 @@ mod accept;
 mod context;
 #[doc(hidden)]
 pub mod fuzz;
+mod gate;
 mod guard;
 mod http;
 mod net;
@@ -127,6 +128,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use self::gate::named::Gates;
+pub use self::gate::proxies::DEFAULT_TRUSTED;
 pub use self::http::auth::{Tokens, read_token_file};
 pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
@@ -161,6 +164,8 @@ pub struct Config {
     pub workers: usize,
     /// Names by which it may be called in a `Host` header, besides addresses and `localhost`.
     pub hosts: Vec<String>,
+    /// What reverse proxies may ask.
+    pub gates: Gates,
     /// How long a connection may be silent between two requests.
     pub idle_timeout: Duration,
     /// Connections at once; more of them end the longest idle.
@@ -264,6 +269,7 @@ impl Server {
             limiter,
             tokens: RwLock::new(config.tokens),
             hosts: config.hosts,
+            gates: config.gates,
             unix,
             draining: AtomicBool::new(false),
             guard: guard.handle(),

@@ -18,11 +18,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli/commands", &["run", "program", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
-    ("server", &["fuzz", "accept", "pool", "context", "work", "routes", "http", "waiting", "guard", "vitals", "net"]),
+    (
+        "server",
+        &["fuzz", "accept", "pool", "context", "work", "routes", "gate", "http", "waiting", "guard", "vitals", "net"],
+    ),
     ("server/pool", &["decider", "worker", "slow", "passing", "handle"]),
+    ("server/gate", &["named", "proxies", "digest"]),
     ("server/http", &["auth", "sending", "exchange", "head", "unsent", "reply", "more", "instances"]),
     ("server/waiting", &["turns", "pending", "wake", "sync"]),
-    ("server/routes", &["table", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
+    (
+        "server/routes",
+        &["table", "gates", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"],
+    ),
     ("server/routes/body", &["limits", "checks", "values", "object", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (

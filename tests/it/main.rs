@@ -7,6 +7,7 @@ mod crash;
 mod deb;
 mod faults;
 mod format;
+mod gates;
 mod heads;
 mod http;
 mod install;

@@ -2,8 +2,8 @@
 //! here and its use in the command.
 
 use crate::bounds::{
-    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS, MAX_KEYS,
-    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_KEYS, MAX_PAGE,
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IPV6_PREFIX, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS,
+    MAX_KEYS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_KEYS, MAX_PAGE, MIN_IPV6_PREFIX,
 };
 use crate::limit::Algorithm;
 
@@ -45,7 +45,7 @@ pub static COMMANDS: [Command; 19] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 43] = [
+pub static OPTIONS: [CommandOption; 46] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -71,6 +71,17 @@ pub static OPTIONS: [CommandOption; 43] = [
     option(START, "--max-connections", CONNECTIONS, "connections at once; more end the longest idle")
         .count(MAX_CONNECTIONS as u64),
     option(START, "--allow-host", Text("NAME"), "accept this name in a Host header").repeatable(),
+    option(
+        START,
+        "--gate",
+        Text("NAME=OPTIONS"),
+        "what a reverse proxy may ask: 'web=by=ip,path&limit=100/1m&deny=403'",
+    )
+    .repeatable(),
+    option(START, "--trusted-proxies", Text("LIST"), "whose X-Forwarded-For counts: networks, loopback, unix or none")
+        .default(crate::server::DEFAULT_TRUSTED),
+    option(START, "--ipv6-prefix", Number("BITS", MIN_IPV6_PREFIX, 128), "of a client's IPv6 address in a gate's key")
+        .count(IPV6_PREFIX),
     option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
     option(START, "--max-keys", KEYS, "keys that live by limits in requests; at more, new ones share one limit")
         .count(MAX_KEYS),

@@ -44,13 +44,17 @@ impl Tokens {
     }
 }
 
-/// Refuses whatever bears no token, and web pages in browsers. A Unix socket is reached by neither.
+/// Refuses whatever bears no token, and web pages in browsers, which do not reach a Unix socket. A gate's requests bear
+/// what a proxy's clients sent, web pages among them.
 ///
 /// # Errors
 /// `unauthorized`, `forbidden_origin`; `invalid_argument` for a host that is none.
 pub fn authorise(exchange: &Exchange, tokens: &Tokens, hosts: &[String], unix: bool) -> Result<()> {
     if !tokens.is_empty() && !tokens.accept(exchange.authorization()) {
         return Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"));
+    }
+    if exchange.head.found.is_some_and(|found| found.gate) {
+        return Ok(());
     }
     if exchange.head.origin {
         let message =

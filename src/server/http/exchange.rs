@@ -107,6 +107,10 @@ impl Exchange {
         self.request.as_ref().map_or("/", |request| self.head.target(request.url()))
     }
 
+    pub fn headers(&self) -> &[Header] {
+        self.request.as_ref().map_or(&[], |request| request.headers())
+    }
+
     pub fn authorization(&self) -> Option<&str> {
         self.head.authorization(self.request.as_ref()?.headers())
     }

@@ -35,6 +35,8 @@ pub struct Found {
     pub key_at: usize,
     /// It runs on a decider: a check of any kind, or health. Its reply may wait for the disk, without a thread.
     pub quick: bool,
+    /// It is a gate: a proxy sends what its own client sent, so `Origin` and `Host` say nothing about the proxy.
+    pub gate: bool,
     /// Largest body that it takes, in bytes.
     pub max_body: usize,
 }
@@ -194,15 +196,11 @@ impl Head {
         self.weight += 128 + name.len() + value.len();
         // tiny_http ends a line at CR LF only (`read_next_line` in its client.rs). A proxy in front of it may have
         // ended the line at a bare LF, and read a header after it that is not seen here.
-        if name.is_empty() || name.bytes().chain(value.bytes()).any(is_control) {
-            self.note(Fault::Line);
-        }
+        self.note_if(name.is_empty() || name.bytes().chain(value.bytes()).any(is_control), Fault::Line);
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         match name.len() {
             4 if is("Host") => {
-                if std::mem::replace(&mut seen.host, true) {
-                    self.note(Fault::SecondHost);
-                }
+                self.note_if(std::mem::replace(&mut seen.host, true), Fault::SecondHost);
                 if self.host == Host::Missing {
                     self.host = Host::Header(index);
                 }
@@ -222,31 +220,22 @@ impl Head {
                 seen.keep_alive |= keep_alive;
             }
             13 if is("Authorization") => {
-                if self.authorization.replace(index).is_some() {
-                    self.note(Fault::SecondAuthorization);
-                }
+                let former = self.authorization.replace(index);
+                self.note_if(former.is_some(), Fault::SecondAuthorization);
             }
             14 if is("Content-Length") => {
                 // `+5` would be read as 5 here, and as something else elsewhere.
                 let length = value.parse().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
-                if length.is_none() {
-                    self.note(Fault::Length);
-                }
-                if self.length.is_some() {
-                    self.note(Fault::SecondLength);
-                }
+                self.note_if(length.is_none(), Fault::Length);
+                self.note_if(self.length.is_some(), Fault::SecondLength);
                 self.length = length.max(self.length);
             }
             14 if is("Sec-Fetch-Site") => {
                 self.origin |= ["cross-site", "same-site"].iter().any(|site| value.eq_ignore_ascii_case(site));
             }
             17 if is("Transfer-Encoding") => {
-                if self.chunked {
-                    self.note(Fault::SecondCoding);
-                }
-                if !value.eq_ignore_ascii_case("chunked") {
-                    self.note(Fault::Coding);
-                }
+                self.note_if(self.chunked, Fault::SecondCoding);
+                self.note_if(!value.eq_ignore_ascii_case("chunked"), Fault::Coding);
                 self.chunked = true;
             }
             _ => {}
@@ -255,22 +244,12 @@ impl Head {
 
     /// Takes what all headers together say.
     fn judge(&mut self, seen: &Seen, recent: bool) {
-        if self.chunked && self.length.is_some() {
-            self.note(Fault::LengthAndCoding);
-        }
-        if self.chunked && seen.upgrade {
-            self.note(Fault::CodingAndUpgrade);
-        }
-        if !recent && self.chunked {
-            self.note(Fault::OldCoding);
-        }
-        if !recent && seen.expects && self.length.is_some_and(|length| length > 0) {
-            // tiny_http would send `100 Continue`, which HTTP/1.0 does not know (`as_reader` in its request.rs).
-            self.note(Fault::OldExpect);
-        }
-        if recent && !seen.host {
-            self.note(Fault::NoHost);
-        }
+        self.note_if(self.chunked && self.length.is_some(), Fault::LengthAndCoding);
+        self.note_if(self.chunked && seen.upgrade, Fault::CodingAndUpgrade);
+        self.note_if(self.chunked && !recent, Fault::OldCoding);
+        // tiny_http would send `100 Continue`, which HTTP/1.0 does not know (`as_reader` in its request.rs).
+        self.note_if(!recent && seen.expects && self.length.is_some_and(|length| length > 0), Fault::OldExpect);
+        self.note_if(recent && !seen.host, Fault::NoHost);
         self.close |= seen.upgrade || !seen.keep_alive;
         self.must_end = self.close && !if seen.connection { seen.ended } else { !recent };
         self.tell_kept = !recent && !self.close;
@@ -280,9 +259,11 @@ impl Head {
         }
     }
 
-    /// Notes what is wrong, unless something was found before.
-    fn note(&mut self, fault: Fault) {
-        self.fault.get_or_insert(fault);
+    /// Notes what is wrong if it is so, unless something was found before.
+    fn note_if(&mut self, wrong: bool, fault: Fault) {
+        if wrong {
+            self.fault.get_or_insert(fault);
+        }
     }
 
     fn classify(&self, headers: usize) -> Class {

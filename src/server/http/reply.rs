@@ -43,6 +43,8 @@ pub struct Reply {
     pub more: Option<Box<dyn More>>,
     /// Its type.
     pub content_type: &'static str,
+    /// A gate that lets requests through where no decision can be had: also where that is found only later.
+    pub open_gate: bool,
 }
 
 impl Reply {
@@ -59,7 +61,7 @@ impl Reply {
 
     /// A reply with this body.
     pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Reply {
-        Reply { status, headers: Vec::new(), body, more: None, content_type }
+        Reply { status, headers: Vec::new(), body, more: None, content_type, open_gate: false }
     }
 
     /// A JSON object whose first field is `ok`: serde_json sorts the names.
@@ -82,6 +84,19 @@ impl Reply {
             _ => {}
         }
         reply
+    }
+
+    /// The reply of a gate that lets a request through without a decision.
+    pub fn degraded(error: &Error) -> Reply {
+        let mut reply = Reply::new(NO_CONTENT, "", Vec::new());
+        reply.header("Flint-Degraded", error.kind().code());
+        reply.header("Cache-Control", "no-store");
+        reply
+    }
+
+    /// The reply in place of this one, which can't be given.
+    pub fn instead(&self, error: &Error) -> Reply {
+        if self.open_gate { Reply::degraded(error) } else { Reply::error(error) }
     }
 
     /// Adds a header.
@@ -127,7 +142,8 @@ impl Reply {
             out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(b"Cache-Control: no-store\r\n");
-        if self.status == 429
+        // Gates may deny by 403.
+        if matches!(self.status, 429 | 403)
             && let Some(wait) = wait
         {
             self.header("Retry-After", wait);

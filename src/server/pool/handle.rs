@@ -51,7 +51,7 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
     }
     let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
     if let Err(error) = admit(context, &exchange) {
-        let reply = routes::refusal(&error, exchange.head.found);
+        let reply = routes::refusal(&error, exchange.head.found, exchange.target(), context.sources().gates);
         return answer_at_once(context, exchange, measure, reply, role);
     }
     if exchange.head.unread {
@@ -120,8 +120,8 @@ pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handle
     let Waiting { exchange, reply, measure } = waiting;
     let reply = match outcome {
         Outcome::Done => reply,
-        Outcome::Failed => Reply::error(&context.limiter.failure()),
-        Outcome::Late => Reply::error(&store::overloaded()),
+        Outcome::Failed => reply.instead(&context.limiter.failure()),
+        Outcome::Late => reply.instead(&store::overloaded()),
     };
     if is_to_panic_late(exchange.target()) {
         panic!("asked to by FLINT_TEST_PANIC_LATE");
@@ -136,7 +136,8 @@ pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handle
 /// Answers a request with an error, whether its body was read or not.
 pub fn refuse(context: &Context, exchange: Exchange, error: &Error) -> Handled {
     let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
-    answer(context, exchange, measure, Reply::error(error))
+    let reply = routes::refusal(error, exchange.head.found, exchange.target(), context.sources().gates);
+    answer(context, exchange, measure, reply)
 }
 
 /// The error for a request that there is no room for.
@@ -150,6 +151,8 @@ fn ask(exchange: &Exchange) -> routes::Ask<'_> {
         method: exchange.method(),
         target: exchange.target(),
         body: exchange.body(),
+        peer: exchange.peer.map(|peer| peer.ip()),
+        headers: exchange.headers(),
     }
 }
 

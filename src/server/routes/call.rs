@@ -1,5 +1,10 @@
 //! What the function of an endpoint is given.
 
+use std::net::IpAddr;
+
+use tiny_http::Header;
+
+use super::super::gate::named::Gates;
 use super::super::guard::GuardHandle;
 use super::super::http::reply::Reply;
 use super::super::vitals::Vitals;
@@ -22,12 +27,14 @@ pub struct Sources<'a> {
     pub guard: Option<GuardHandle>,
     pub metrics: Option<&'a Metrics>,
     pub vitals: Option<&'a Vitals>,
+    /// A command has none.
+    pub gates: Option<&'a Gates>,
 }
 
 impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
-        Sources { limiter, non_blocking: None, guard: None, metrics: None, vitals: None }
+        Sources { limiter, non_blocking: None, guard: None, metrics: None, vitals: None, gates: None }
     }
 }
 
@@ -38,6 +45,10 @@ pub struct Call<'a> {
     pub key: &'a str,
     pub query: Query<'a>,
     pub body: &'a [u8],
+    /// Who sent it; `None` on a Unix socket.
+    pub peer: Option<IpAddr>,
+    pub method: &'a str,
+    pub headers: &'a [Header],
 }
 
 impl Call<'_> {
