@@ -206,9 +206,12 @@ fn decisions_as_text_and_as_headers() {
 
 /// Every method of every endpoint, a path that is none and a method that no endpoint has.
 fn endpoints() -> Vec<(&'static str, String)> {
-    let known = flint::server::ENDPOINTS
-        .iter()
-        .flat_map(|endpoint| endpoint.methods.iter().map(|method| (method.name, endpoint.path.replace("{key}", "k"))));
+    let known = flint::server::ENDPOINTS.iter().flat_map(|endpoint| {
+        endpoint
+            .methods
+            .iter()
+            .map(|method| (method.name, endpoint.path.replace("{key}", "k").replace("{name}", "web")))
+    });
     known.chain([("GET", "/nowhere".to_owned()), ("PUT", "/v1/check".to_owned())]).collect()
 }
 

@@ -21,6 +21,7 @@ mod pages;
 mod pages_cli;
 mod pages_http;
 mod pages_server;
+mod proxied;
 mod proxies;
 mod readme;
 mod repair;
