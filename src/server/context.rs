@@ -7,6 +7,7 @@ use super::gate::named::Gates;
 use super::guard::GuardHandle;
 use super::http::auth::Tokens;
 use super::http::exchange::Exchange;
+use super::http::reply::LegacyHeaders;
 use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
 use super::vitals::Vitals;
@@ -23,6 +24,9 @@ pub struct Context {
     pub tokens: RwLock<Tokens>,
     pub hosts: Vec<String>,
     pub gates: Gates,
+    /// Health needs no token.
+    pub open_health: bool,
+    pub legacy: LegacyHeaders,
     /// Only this machine's users reach a Unix socket; no browser does.
     pub unix: bool,
     /// Connections are told to close: the server stops, or a new image of this program is about to take over.
@@ -53,6 +57,7 @@ impl Context {
             metrics: Some(&self.metrics),
             vitals: Some(&self.vitals),
             gates: Some(&self.gates),
+            legacy: self.legacy,
         }
     }
 

@@ -131,6 +131,7 @@ use std::time::{Duration, Instant};
 pub use self::gate::named::Gates;
 pub use self::gate::proxies::DEFAULT_TRUSTED;
 pub use self::http::auth::{Tokens, read_token_file};
+pub use self::http::reply::LegacyHeaders;
 pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
 pub use self::net::process::trim_memory;
@@ -166,6 +167,10 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// What reverse proxies may ask.
     pub gates: Gates,
+    /// Whether `/v1/health` needs no token.
+    pub open_health: bool,
+    /// What replies with decisions bear besides the headers of the draft.
+    pub legacy: LegacyHeaders,
     /// How long a connection may be silent between two requests.
     pub idle_timeout: Duration,
     /// Connections at once; more of them end the longest idle.
@@ -270,6 +275,8 @@ impl Server {
             tokens: RwLock::new(config.tokens),
             hosts: config.hosts,
             gates: config.gates,
+            open_health: config.open_health,
+            legacy: config.legacy,
             unix,
             draining: AtomicBool::new(false),
             guard: guard.handle(),

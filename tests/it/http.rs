@@ -465,6 +465,35 @@ fn web_pages_are_refused() {
 }
 
 #[test]
+fn health_may_be_open_and_headers_be_old() {
+    let args = ["--token", TOKEN, "--open-health", "--legacy-headers", "delta", "--gate", "web=by=path&limit=5/1d"];
+    let Fixture { server, mut client, .. } = start(&args, Some(TOKEN));
+    let mut stranger = server.client();
+    stranger.get("/v1/health").ok();
+    assert_eq!(stranger.ask("HEAD", "/v1/health", "").status, 200);
+    let page = "GET /v1/health HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n";
+    stranger.raw(page, false).unwrap().error(403, "forbidden_origin");
+    for path in ["/v1/doctor", "/v1/health/x", "/v1/limits", "/v1/gates/web"] {
+        server.client().get(path).error(401, "unauthorized");
+    }
+    let item = r#"{"key":"k","limit":"5/1d fixed_window_counter"}"#;
+    for (path, body, left) in [
+        ("/v1/check", item.to_owned(), "4"),
+        ("/v1/check-all", format!(r#"{{"items":[{item}]}}"#), "3"),
+        ("/v1/check-many", format!(r#"{{"items":[{item}]}}"#), "2"),
+        ("/v1/take/k", String::new(), "1"),
+        ("/v1/gates/web/x", String::new(), "4"),
+    ] {
+        let reply = client.post(&path.replace("take/k", "take/k?limit=5/1d%20fixed_window_counter"), &body);
+        assert_eq!(reply.header("X-RateLimit-Limit"), Some("5"), "{path}: {reply:?}");
+        assert_eq!(reply.header("X-RateLimit-Remaining"), Some(left), "{path}: {reply:?}");
+        let reset: u64 = reply.header("X-RateLimit-Reset").unwrap().parse().unwrap();
+        assert!((1..=86_400).contains(&reset), "{path}: {reply:?}");
+    }
+    server.terminate();
+}
+
+#[test]
 fn connections_are_kept_or_closed_as_asked() {
     let Fixture { server, mut client, .. } = start(&[], None);
     for _ in 0..3 {

@@ -45,7 +45,7 @@ pub static COMMANDS: [Command; 19] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 46] = [
+pub static OPTIONS: [CommandOption; 48] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -82,6 +82,8 @@ pub static OPTIONS: [CommandOption; 46] = [
         .default(crate::server::DEFAULT_TRUSTED),
     option(START, "--ipv6-prefix", Number("BITS", MIN_IPV6_PREFIX, 128), "of a client's IPv6 address in a gate's key")
         .count(IPV6_PREFIX),
+    option(START, "--open-health", Flag, "answer /v1/health without a token"),
+    option(START, "--legacy-headers", Word(&["epoch", "delta"]), "add X-RateLimit-Limit, -Remaining and -Reset"),
     option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
     option(START, "--max-keys", KEYS, "keys that live by limits in requests; at more, new ones share one limit")
         .count(MAX_KEYS),

@@ -14,7 +14,7 @@ use crate::cli::output::{Output, counted};
 use crate::error::{Kind, Result};
 use crate::limit::{excerpt, parse_length};
 use crate::limiter::{Limiter, Options, SyncMode};
-use crate::server::{self, Bind, Bound, Config, Gates, Server, Tokens, refuse_open_bind};
+use crate::server::{self, Bind, Bound, Config, Gates, LegacyHeaders, Server, Tokens, refuse_open_bind};
 use crate::store::{Policy, ahead_notice, validate_policy};
 
 /// Serves until SIGTERM or SIGINT.
@@ -76,6 +76,8 @@ fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
             args.text("--trusted-proxies")?,
             args.number("--ipv6-prefix")? as u8,
         )?,
+        open_health: args.os_text("--open-health").is_some(),
+        legacy: args.given_text("--legacy-headers")?.and_then(LegacyHeaders::named).unwrap_or_default(),
         idle_timeout: idle_timeout(args)?,
         max_connections: args.number("--max-connections")? as usize,
         on_exhausted: signals.replacement_request(),

@@ -44,15 +44,23 @@ impl Tokens {
     }
 }
 
-/// Refuses whatever bears no token, and web pages in browsers, which do not reach a Unix socket. A gate's requests bear
-/// what a proxy's clients sent, web pages among them.
+/// Refuses whatever bears no token, where there are any.
 ///
 /// # Errors
-/// `unauthorized`, `forbidden_origin`; `invalid_argument` for a host that is none.
-pub fn authorise(exchange: &Exchange, tokens: &Tokens, hosts: &[String], unix: bool) -> Result<()> {
-    if !tokens.is_empty() && !tokens.accept(exchange.authorization()) {
-        return Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"));
+/// `unauthorized`.
+pub fn require_token(exchange: &Exchange, tokens: &Tokens) -> Result<()> {
+    if tokens.is_empty() || tokens.accept(exchange.authorization()) {
+        return Ok(());
     }
+    Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"))
+}
+
+/// Refuses web pages in browsers, which do not reach a Unix socket. A gate's requests bear what a proxy's clients sent,
+/// web pages among them.
+///
+/// # Errors
+/// `forbidden_origin`; `invalid_argument` for a host that is none.
+pub fn refuse_pages(exchange: &Exchange, hosts: &[String], unix: bool) -> Result<()> {
     if exchange.head.found.is_some_and(|found| found.gate) {
         return Ok(());
     }

@@ -37,6 +37,8 @@ pub struct Found {
     pub quick: bool,
     /// It is a gate: a proxy sends what its own client sent, so `Origin` and `Host` say nothing about the proxy.
     pub gate: bool,
+    /// It is health, which the operator may have opened.
+    pub health: bool,
     /// Largest body that it takes, in bytes.
     pub max_body: usize,
 }

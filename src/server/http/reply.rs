@@ -31,6 +31,28 @@ pub enum Then {
     Closed,
 }
 
+/// Whether replies with decisions bear the headers `X-RateLimit-…` besides, and how these tell a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LegacyHeaders {
+    #[default]
+    None,
+    /// In seconds since 1970.
+    Epoch,
+    /// In seconds from now.
+    Delta,
+}
+
+impl LegacyHeaders {
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<LegacyHeaders> {
+        match name {
+            "epoch" => Some(LegacyHeaders::Epoch),
+            "delta" => Some(LegacyHeaders::Delta),
+            _ => None,
+        }
+    }
+}
+
 /// A reply before it is written.
 pub struct Reply {
     /// HTTP status.
@@ -105,7 +127,7 @@ impl Reply {
     }
 
     /// Adds the headers of a decision (draft-ietf-httpapi-ratelimit-headers-11): an item for each window.
-    pub fn decision(&mut self, decision: &Decision) {
+    pub fn decision(&mut self, decision: &Decision, legacy: LegacyHeaders) {
         let limit = &*decision.limit;
         let windows = limit.windows().iter().zip(decision.windows.as_slice()).enumerate();
         let wait = decision.retry_after.filter(|_| !decision.allowed);
@@ -141,6 +163,9 @@ impl Reply {
         if !limit.is_unlimited() {
             out.extend_from_slice(b"\r\n");
         }
+        if legacy != LegacyHeaders::None {
+            write_legacy(out, decision, legacy);
+        }
         out.extend_from_slice(b"Cache-Control: no-store\r\n");
         // Gates may deny by 403.
         if matches!(self.status, 429 | 403)
@@ -151,11 +176,15 @@ impl Reply {
     }
 
     /// Adds the headers of one of several decisions: of the first that denied, else of the one with the least left.
-    pub fn with_tightest<'a>(mut self, decisions: impl Iterator<Item = &'a Decision> + Clone) -> Reply {
+    pub fn with_tightest<'a>(
+        mut self,
+        decisions: impl Iterator<Item = &'a Decision> + Clone,
+        legacy: LegacyHeaders,
+    ) -> Reply {
         let denied = decisions.clone().find(|decision| !decision.allowed);
         let least = || decisions.min_by_key(|decision| decision.remaining.unwrap_or(u64::MAX));
         match denied.or_else(least) {
-            Some(decision) => self.decision(decision),
+            Some(decision) => self.decision(decision, legacy),
             None => self.header("Cache-Control", "no-store"),
         }
         self
@@ -199,6 +228,30 @@ impl Reply {
             end_chunk(&mut out, begun, false);
         }
         out
+    }
+}
+
+/// The headers that APIs had before there was a draft for them: of the window that binds.
+fn write_legacy(out: &mut Vec<u8>, decision: &Decision, legacy: LegacyHeaders) {
+    let (Some(window), Some(remaining)) = (decision.limit.windows().get(decision.binding), decision.remaining) else {
+        return;
+    };
+    out.extend_from_slice(b"X-RateLimit-Limit: ");
+    write_number(out, window.capacity());
+    out.extend_from_slice(b"\r\nX-RateLimit-Remaining: ");
+    write_number(out, remaining);
+    out.extend_from_slice(b"\r\n");
+    // On a denial a client that waits until then may ask again; nothing is told where that is never.
+    let reset = match decision.retry_after {
+        _ if decision.allowed => decision.reset_at,
+        Some(wait) => u64::try_from(wait.as_micros()).ok().map(|wait| decision.now.saturating_add(wait)),
+        None => None,
+    };
+    if let Some(reset) = reset {
+        let from = if legacy == LegacyHeaders::Delta { decision.now } else { 0 };
+        out.extend_from_slice(b"X-RateLimit-Reset: ");
+        write_number(out, reset.saturating_sub(from).div_ceil(SECOND));
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -256,7 +309,7 @@ mod tests {
         if !decision.allowed {
             reply.status = denied;
         }
-        reply.decision(&decision);
+        reply.decision(&decision, LegacyHeaders::None);
         String::from_utf8(reply.headers).unwrap().replace("\r\n", "\n")
     }
 
@@ -296,6 +349,29 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_old() {
+        let fixture = fixture();
+        let told = |key: &str, limit: &str, cost, legacy| {
+            let limit = limit.parse().unwrap();
+            let decision = fixture.limiter.check_item(Item::new(key).with_cost(cost).with_limit(&limit)).unwrap();
+            let mut reply = Reply::json(Vec::new());
+            reply.decision(&decision, legacy);
+            let headers = String::from_utf8(reply.headers).unwrap();
+            headers.lines().filter(|line| line.starts_with("X-")).collect::<Vec<_>>().join("\n")
+        };
+        let (several, delta, epoch) = ("10/1s, 30/1m", LegacyHeaders::Delta, LegacyHeaders::Epoch);
+        let expected = "X-RateLimit-Limit: 10\nX-RateLimit-Remaining: 2\nX-RateLimit-Reset: ";
+        // All is back after 16 s: 8 units at 30 a minute.
+        assert_eq!(told("a", several, 8, delta), format!("{expected}16"));
+        // A denial: 3 units need one more at 10 a second.
+        assert_eq!(told("a", several, 3, delta), format!("{expected}1"));
+        assert_eq!(told("a", several, 3, epoch), format!("{expected}{}", NOW / SECOND + 1));
+        assert_eq!(told("b", "0/1s", 1, epoch), "X-RateLimit-Limit: 0\nX-RateLimit-Remaining: 0");
+        assert_eq!(told("c", "unlimited", 1, epoch), "");
+        assert_eq!(told("d", several, 8, LegacyHeaders::None), "");
+    }
+
+    #[test]
     fn what_never_comes_has_no_time() {
         let fixture = fixture();
         let expected = "RateLimit-Policy: \"0/1s\";q=0;w=1, \"5/1m\";q=5;w=60\n\
@@ -312,7 +388,7 @@ mod tests {
             fixture.limiter.check_item(Item::new(key).with_cost(cost).with_limit(&limit)).unwrap()
         };
         let policy = |decisions: &[Decision]| {
-            let reply = Reply::json(Vec::new()).with_tightest(decisions.iter());
+            let reply = Reply::json(Vec::new()).with_tightest(decisions.iter(), LegacyHeaders::None);
             String::from_utf8(reply.headers).unwrap().lines().next().unwrap_or_default().to_owned()
         };
         let (much, little, none) = (check("a", "9/1m", 1), check("b", "5/1m", 1), check("c", "unlimited", 1));

@@ -165,7 +165,10 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
     if let Some(fault) = head.fault {
         return Err(Error::invalid(fault.message()));
     }
-    auth::authorise(exchange, &context.tokens(), &context.hosts, context.unix)?;
+    if !(context.open_health && head.found.is_some_and(|found| found.health)) {
+        auth::require_token(exchange, &context.tokens())?;
+    }
+    auth::refuse_pages(exchange, &context.hosts, context.unix)?;
     if head.chunked && context.unix {
         // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
         return Err(Error::invalid(

@@ -6,7 +6,7 @@ use tiny_http::Header;
 
 use super::super::gate::named::Gates;
 use super::super::guard::GuardHandle;
-use super::super::http::reply::Reply;
+use super::super::http::reply::{LegacyHeaders, Reply};
 use super::super::vitals::Vitals;
 use super::metrics::Metrics;
 use super::query::{Query, decode};
@@ -29,12 +29,15 @@ pub struct Sources<'a> {
     pub vitals: Option<&'a Vitals>,
     /// A command has none.
     pub gates: Option<&'a Gates>,
+    /// What replies with decisions bear besides.
+    pub legacy: LegacyHeaders,
 }
 
 impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
-        Sources { limiter, non_blocking: None, guard: None, metrics: None, vitals: None, gates: None }
+        let legacy = LegacyHeaders::None;
+        Sources { limiter, non_blocking: None, guard: None, metrics: None, vitals: None, gates: None, legacy }
     }
 }
 

@@ -21,7 +21,7 @@ pub fn check(call: &Call<'_>) -> Answer {
     if !decision.allowed {
         reply.status = denied_status;
     }
-    reply.decision(&decision);
+    reply.decision(&decision, call.sources.legacy);
     Ok(reply)
 }
 
@@ -51,7 +51,7 @@ pub fn take(call: &Call<'_>) -> Answer {
         None => format!("{word} {none}\n"),
     };
     let mut reply = Reply::new(status, "text/plain; charset=utf-8", text.into_bytes());
-    reply.decision(&decision);
+    reply.decision(&decision, call.sources.legacy);
     Ok(reply)
 }
 
@@ -66,7 +66,7 @@ pub fn check_all(call: &Call<'_>) -> Answer {
     if !all.allowed {
         reply.status = denied_status;
     }
-    Ok(reply.with_tightest(all.results.iter()))
+    Ok(reply.with_tightest(all.results.iter(), call.sources.legacy))
 }
 
 pub fn check_many(call: &Call<'_>) -> Answer {
@@ -75,5 +75,5 @@ pub fn check_many(call: &Call<'_>) -> Answer {
     let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
     let results = call.sources.limiter.check_many_for(&items, call.sources.non_blocking)?;
     write_many(&results, &items, &mut out);
-    Ok(Reply::json(out).with_tightest(results.iter().flatten()))
+    Ok(Reply::json(out).with_tightest(results.iter().flatten(), call.sources.legacy))
 }

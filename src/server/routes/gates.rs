@@ -52,7 +52,7 @@ fn decide<'a>(call: &Call<'_>, mut item: Item<'a>, limit: Option<&'a Limit>, pol
         true => Reply::new(NO_CONTENT, "", Vec::new()),
         false => Reply::new(policy.denied, "text/plain; charset=utf-8", denial(&decision)),
     };
-    reply.decision(&decision);
+    reply.decision(&decision, call.sources.legacy);
     reply.open_gate = policy.open;
     Ok(reply)
 }

@@ -69,6 +69,8 @@ const fn any(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answe
     Method { name: ANY, parameters, answer, foreign: false }
 }
 
+const HEALTH: &str = "/v1/health";
+
 /// All endpoints.
 pub const ENDPOINTS: [Endpoint; 15] = [
     quick("/v1/check", &[post(&["status"], checks::check)]),
@@ -77,7 +79,7 @@ pub const ENDPOINTS: [Endpoint; 15] = [
     quick("/v1/take/{key}", &[post(&["cost", "limit"], checks::take)]),
     gate("/v1/gate/{key}", &[any(&["cost", "limit", "deny", "on_error"], gates::gate)]),
     gate("/v1/gates/{name}", &[Method { foreign: true, ..any(&[], gates::named) }]),
-    quick("/v1/health", &[get(&[], operations::health)]),
+    quick(HEALTH, &[get(&[], operations::health)]),
     bulk(
         "/v1/limits",
         &[
@@ -104,7 +106,8 @@ pub fn find(target: &str) -> Option<Found> {
             None => path.strip_prefix(endpoint.path).filter(|rest| rest.is_empty())?,
         };
         let Endpoint { quick, gate, max_body, .. } = *endpoint;
-        Some(Found { index, key_at: path.len() - key.len(), quick, gate, max_body })
+        let health = endpoint.path == HEALTH;
+        Some(Found { index, key_at: path.len() - key.len(), quick, gate, health, max_body })
     })
 }
 
