@@ -30,7 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "server/routes",
         &["table", "gates", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"],
     ),
-    ("server/routes/body", &["limits", "checks", "values", "object", "scalars"]),
+    ("server/routes/body", &["limits", "checks", "values", "object", "syntax", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (
         "server/net",
