@@ -7,7 +7,8 @@
 //!
 //! Where to look (paths from `src/`). To add an endpoint: `server/routes/table.rs`. To add a command-line option:
 //! `cli/options/table.rs`. A request is handled by one function, `handle` in `server/pool/handle.rs`, unless there is
-//! no room for it. Bounds are constants in `bounds.rs`. The format of the records on disk is in `store/format/`.
+//! no room for it. What reverse proxies ask is in `gate/`. Bounds are constants in `bounds.rs`. The format of the
+//! records on disk is in `store/format/`.
 //!
 //! A *room* is a directory of `src/` with its `mod.rs`. Its modules have an order, which `tests/it/ladder.rs` holds:
 //! each module may use only those after it.
