@@ -73,6 +73,17 @@ pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// Largest body that configures an array of limits, in bytes: some 500 000 of them.
 pub const MAX_LIMITS_BYTES: usize = 64 * 1024 * 1024;
 
+/// Most values of which a gate makes a key.
+pub const MAX_GATE_PARTS: usize = 8;
+
+/// Longest value that stands in a gate's key as it is, in bytes; a longer one is a digest there. Also the longest name
+/// of a gate or of a header in its key: with all of them a key stays within [`MAX_KEY_BYTES`].
+pub const MAX_GATE_VALUE_BYTES: usize = 128;
+
+/// Shortest part of an IPv6 address that one client may be known by, in bits, and the usual one.
+pub const MIN_IPV6_PREFIX: u64 = 1;
+pub const IPV6_PREFIX: u64 = 64;
+
 /// Bodies over [`MAX_BODY_BYTES`] that are taken at once: each is in memory as a whole, and what is read from it too.
 pub const MAX_LARGE_BODIES: usize = 1;
 

@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use super::gate::named::Gates;
 use super::guard::GuardHandle;
 use super::http::auth::Tokens;
 use super::http::exchange::Exchange;
+use super::http::reply::LegacyHeaders;
 use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
 use super::vitals::Vitals;
@@ -21,6 +23,10 @@ pub struct Context {
     /// Replaced when the token file is read again.
     pub tokens: RwLock<Tokens>,
     pub hosts: Vec<String>,
+    pub gates: Gates,
+    /// Health needs no token.
+    pub open_health: bool,
+    pub legacy: LegacyHeaders,
     /// Only this machine's users reach a Unix socket; no browser does.
     pub unix: bool,
     /// Connections are told to close: the server stops, or a new image of this program is about to take over.
@@ -50,6 +56,8 @@ impl Context {
             guard: Some(self.guard),
             metrics: Some(&self.metrics),
             vitals: Some(&self.vitals),
+            gates: Some(&self.gates),
+            legacy: self.legacy,
         }
     }
 

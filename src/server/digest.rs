@@ -27,6 +27,12 @@ pub fn half_digest(parts: &[&[u8]]) -> [u8; 16] {
     half
 }
 
+/// The first half of the digest of a text, as 32 hexadecimal digits.
+pub fn short_digest(text: &str) -> String {
+    let [a, b, c, d, ..] = sha256(text.as_bytes().to_vec());
+    format!("{a:08x}{b:08x}{c:08x}{d:08x}")
+}
+
 fn sha256(bytes: Vec<u8>) -> [u32; 8] {
     // Fractional parts of the square roots of the first 8 primes.
     let mut state: [u32; 8] =
@@ -84,6 +90,7 @@ mod tests {
         assert_eq!(hex(two_blocks), "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
         assert_eq!(hex(&"a".repeat(55)), "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
         assert_eq!(hex(&"a".repeat(64)), "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb");
+        assert_eq!(short_digest("abc"), "ba7816bf8f01cfea414140de5dae2223");
         assert_eq!(half_digest(&[b"a", b"bc"]), half_digest(&[b"a", b"bc"]));
         assert_ne!(half_digest(&[b"a", b"bc"]), half_digest(&[b"ab", b"c"]));
         assert_ne!(half_digest(&[b"", b"a"]), half_digest(&[b"a", b""]));

@@ -7,7 +7,8 @@
 //!
 //! Where to look (paths from `src/`). To add an endpoint: `server/routes/table.rs`. To add a command-line option:
 //! `cli/options/table.rs`. A request is handled by one function, `handle` in `server/pool/handle.rs`, unless there is
-//! no room for it. Bounds are constants in `bounds.rs`. The format of the records on disk is in `store/format/`.
+//! no room for it. What reverse proxies ask is in `gate/`. Bounds are constants in `bounds.rs`. The format of the
+//! records on disk is in `store/format/`.
 //!
 //! A *room* is a directory of `src/` with its `mod.rs`. Its modules have an order, which `tests/it/ladder.rs` holds:
 //! each module may use only those after it.
@@ -110,6 +111,7 @@ mod context;
 mod digest;
 #[doc(hidden)]
 pub mod fuzz;
+mod gate;
 mod guard;
 mod http;
 mod net;
@@ -128,7 +130,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use self::gate::named::Gates;
+pub use self::gate::proxies::DEFAULT_TRUSTED;
 pub use self::http::auth::{Tokens, read_token_file};
+pub use self::http::reply::LegacyHeaders;
 pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
 pub use self::net::process::trim_memory;
@@ -162,6 +167,12 @@ pub struct Config {
     pub workers: usize,
     /// Names by which it may be called in a `Host` header, besides addresses and `localhost`.
     pub hosts: Vec<String>,
+    /// What reverse proxies may ask.
+    pub gates: Gates,
+    /// Whether `/v1/health` needs no token.
+    pub open_health: bool,
+    /// What replies with decisions bear besides the headers of the draft.
+    pub legacy: LegacyHeaders,
     /// How long a connection may be silent between two requests.
     pub idle_timeout: Duration,
     /// Connections at once; more of them end the longest idle.
@@ -266,6 +277,9 @@ impl Server {
             limiter,
             tokens: RwLock::new(config.tokens),
             hosts: config.hosts,
+            gates: config.gates,
+            open_health: config.open_health,
+            legacy: config.legacy,
             unix,
             draining: AtomicBool::new(false),
             guard: guard.handle(),

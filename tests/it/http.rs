@@ -206,9 +206,12 @@ fn decisions_as_text_and_as_headers() {
 
 /// Every method of every endpoint, a path that is none and a method that no endpoint has.
 fn endpoints() -> Vec<(&'static str, String)> {
-    let known = flint::server::ENDPOINTS
-        .iter()
-        .flat_map(|endpoint| endpoint.methods.iter().map(|method| (method.name, endpoint.path.replace("{key}", "k"))));
+    let known = flint::server::ENDPOINTS.iter().flat_map(|endpoint| {
+        endpoint
+            .methods
+            .iter()
+            .map(|method| (method.name, endpoint.path.replace("{key}", "k").replace("{name}", "web")))
+    });
     known.chain([("GET", "/nowhere".to_owned()), ("PUT", "/v1/check".to_owned())]).collect()
 }
 
@@ -369,15 +372,15 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
     client.get("/v1/nothing").error(404, "not_found");
     client.post("/", "").error(404, "not_found");
     for (method, path, allow) in [
-        ("POST", "/v1/health", "GET"),
+        ("POST", "/v1/health", "GET, HEAD"),
         ("GET", "/v1/check", "POST"),
         ("DELETE", "/v1/check", "POST"),
-        ("PUT", "/v1/limits", "GET, POST, DELETE"),
-        ("POST", "/v1/limits/k", "GET, DELETE"),
-        ("PUT", "/v1/limits/k", "GET, DELETE"),
+        ("PUT", "/v1/limits", "GET, HEAD, POST, DELETE"),
+        ("POST", "/v1/limits/k", "GET, HEAD, DELETE"),
+        ("PUT", "/v1/limits/k", "GET, HEAD, DELETE"),
         ("GET", "/v1/log/compact", "POST"),
         ("GET", "/v1/take/k", "POST"),
-        ("POST", "/v1/doctor", "GET"),
+        ("POST", "/v1/doctor", "GET, HEAD"),
         ("PATCH", "/v1/reset", "POST"),
     ] {
         let reply = client.ask(method, path, "");
@@ -436,13 +439,22 @@ fn web_pages_are_refused() {
         "Host: evil.example\r\n",
         &format!("Host: evil.example:{port}\r\n"),
         &format!("Host: localhost.evil.example:{port}\r\n"),
+        "Host: 127.0.0.1\r\nSec-Fetch-Site: cross-site\r\n",
+        "Host: 127.0.0.1\r\nsec-fetch-site: Same-Site\r\n",
     ] {
         ask(headers).error(403, "forbidden_origin");
+    }
+    for host in ["[::1].evil.example", "[::1", "[::1]x", "::1", "127.0.0.1:80:80"] {
+        let message = ask(&format!("Host: {host}\r\n")).error(400, "invalid_argument");
+        assert!(message.contains(&format!("`{host}`")), "{message}");
+    }
+    for headers in ["Sec-Fetch-Site: none\r\n", "Sec-Fetch-Site: same-origin\r\n"] {
+        ask(&format!("Host: localhost\r\n{headers}")).ok();
     }
     for host in [&format!("localhost:{port}"), &format!("127.0.0.1:{port}"), "[::1]:80", "LOCALHOST"] {
         ask(&format!("Host: {host}\r\n")).ok();
     }
-    assert_eq!(server.client().get("/v1/limits/k").ok()["total_allowed"], 4);
+    assert_eq!(server.client().get("/v1/limits/k").ok()["total_allowed"], 6);
 
     let server = Server::start(&parent.path().join("b"), &["--allow-host", "quota.internal"]);
     let ask = |host: &str| {
@@ -450,6 +462,35 @@ fn web_pages_are_refused() {
         server.client().raw(&head, false).unwrap().status
     };
     assert_eq!((ask("quota.internal:80"), ask("quota.external")), (200, 403));
+}
+
+#[test]
+fn health_may_be_open_and_headers_be_old() {
+    let args = ["--token", TOKEN, "--open-health", "--legacy-headers", "delta", "--gate", "web=by=path&limit=5/1d"];
+    let Fixture { server, mut client, .. } = start(&args, Some(TOKEN));
+    let mut stranger = server.client();
+    stranger.get("/v1/health").ok();
+    assert_eq!(stranger.ask("HEAD", "/v1/health", "").status, 200);
+    let page = "GET /v1/health HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n";
+    stranger.raw(page, false).unwrap().error(403, "forbidden_origin");
+    for path in ["/v1/doctor", "/v1/health/x", "/v1/limits", "/v1/gates/web"] {
+        server.client().get(path).error(401, "unauthorized");
+    }
+    let item = r#"{"key":"k","limit":"5/1d fixed_window_counter"}"#;
+    for (path, body, left) in [
+        ("/v1/check", item.to_owned(), "4"),
+        ("/v1/check-all", format!(r#"{{"items":[{item}]}}"#), "3"),
+        ("/v1/check-many", format!(r#"{{"items":[{item}]}}"#), "2"),
+        ("/v1/take/k", String::new(), "1"),
+        ("/v1/gates/web/x", String::new(), "4"),
+    ] {
+        let reply = client.post(&path.replace("take/k", "take/k?limit=5/1d%20fixed_window_counter"), &body);
+        assert_eq!(reply.header("X-RateLimit-Limit"), Some("5"), "{path}: {reply:?}");
+        assert_eq!(reply.header("X-RateLimit-Remaining"), Some(left), "{path}: {reply:?}");
+        let reset: u64 = reply.header("X-RateLimit-Reset").unwrap().parse().unwrap();
+        assert!((1..=86_400).contains(&reset), "{path}: {reply:?}");
+    }
+    server.terminate();
 }
 
 #[test]
@@ -461,7 +502,9 @@ fn connections_are_kept_or_closed_as_asked() {
     let reply = client.raw("GET /v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", false).unwrap();
     assert_eq!((reply.status, reply.header("Connection")), (200, Some("close")));
     let reply = client.ask("HEAD", "/v1/health", "");
-    assert_eq!((reply.status, reply.header("Allow")), (405, Some("GET")));
+    assert_eq!((reply.status, reply.header("Content-Length")), (200, Some("30")));
+    let reply = client.ask("HEAD", "/v1/check", "");
+    assert_eq!((reply.status, reply.header("Allow")), (405, Some("POST")));
     client.get("/v1/health").ok();
     // curl -d sends a form's type; Expect: 100-continue comes with larger bodies.
     configure(&mut client, "k", 10, "366d");

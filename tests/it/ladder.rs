@@ -20,14 +20,21 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
     (
         "server",
-        &["fuzz", "accept", "pool", "context", "work", "routes", "digest", "http", "waiting", "guard", "vitals", "net"],
+        &[
+            "fuzz", "accept", "pool", "context", "work", "routes", "gate", "digest", "http", "waiting", "guard",
+            "vitals", "net",
+        ],
     ),
     ("server/pool", &["decider", "worker", "slow", "passing", "handle"]),
+    ("server/gate", &["named", "proxies"]),
     ("server/http", &["auth", "sending", "exchange", "head", "unsent", "reply", "more", "instances"]),
     ("server/waiting", &["turns", "pending", "wake", "sync"]),
-    ("server/routes", &["table", "spend", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
+    (
+        "server/routes",
+        &["table", "gates", "spend", "operations", "limits", "call", "query", "metrics", "listing", "body"],
+    ),
     ("server/routes/spend", &["holds", "checks", "once"]),
-    ("server/routes/body", &["limits", "holds", "checks", "values", "object", "scalars"]),
+    ("server/routes/body", &["limits", "holds", "checks", "values", "object", "syntax", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (
         "server/net",

@@ -14,7 +14,7 @@ use crate::util::{Client, PATIENCE, Run, Server, run};
 const TOKEN: &str = "proxied-secret";
 const HOST: &str = "quota.example.org";
 
-fn missing(programs: &[&str]) -> bool {
+pub fn missing(programs: &[&str]) -> bool {
     let missing = programs.iter().find(|program| {
         let found = Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status();
         !found.is_ok_and(|status| status.success())
@@ -38,7 +38,7 @@ fn certificate(dir: &Path) {
 }
 
 /// The configuration in this subsection of the page, with these texts replaced, each of which must stand in it.
-fn configuration(title: &str, replacements: &[(&str, String)]) -> String {
+pub fn configuration(title: &str, replacements: &[(&str, String)]) -> String {
     let page = Page::read("flint-server.8");
     let mut blocks = displays(page.section(title));
     assert_eq!(blocks.len(), 1, "{title}");
@@ -51,10 +51,10 @@ fn configuration(title: &str, replacements: &[(&str, String)]) -> String {
 }
 
 /// A proxy that ends with its guard.
-struct Proxy {
+pub struct Proxy {
     child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
+    pub port: u16,
+    pub dir: tempfile::TempDir,
 }
 
 impl Drop for Proxy {
@@ -68,7 +68,7 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// Starts one by `start`, which gets a directory and a port. The port may be taken meanwhile: then it is tried again.
-    fn start(start: impl Fn(&Path, u16) -> Command) -> Proxy {
+    pub fn start(start: impl Fn(&Path, u16) -> Command) -> Proxy {
         for _ in 0..5 {
             let dir = tempfile::tempdir().unwrap();
             certificate(dir.path());
@@ -152,6 +152,20 @@ fn flint() -> (tempfile::TempDir, Server, String) {
     (dir, server, address)
 }
 
+/// nginx with this configuration.
+pub fn run_nginx(dir: &Path, text: &str) -> Command {
+    let here = dir.display().to_string();
+    // Where nginx was built to put bodies that do not fit its buffers belongs to another user here.
+    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let paths: String = kinds.iter().map(|kind| format!("{kind}_temp_path {here}/{kind};\n")).collect();
+    let file = dir.join("nginx.conf");
+    std::fs::write(&file, text.replacen("http {\n", &format!("http {{\n{paths}"), 1)).unwrap();
+    let mut nginx = Command::new("nginx");
+    let globals = if rustix::process::getuid().is_root() { "daemon off; user root;" } else { "daemon off;" };
+    nginx.args(["-p", &here, "-e", "stderr", "-g", globals, "-c"]).arg(file);
+    nginx
+}
+
 #[test]
 fn nginx() {
     if missing(&["nginx", "openssl", "curl"]) {
@@ -160,7 +174,7 @@ fn nginx() {
     let (_dir, server, address) = flint();
     let proxy = Proxy::start(|dir, port| {
         let here = dir.display().to_string();
-        let mut text = configuration(
+        let text = configuration(
             "nginx",
             &[
                 ("127.0.0.1:7878", address.clone()),
@@ -170,16 +184,7 @@ fn nginx() {
                 ("/run/nginx.pid", format!("{here}/nginx.pid")),
             ],
         );
-        // Where nginx was built to put bodies that do not fit its buffers belongs to another user here.
-        let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let paths: String = kinds.iter().map(|kind| format!("{kind}_temp_path {here}/{kind};\n")).collect();
-        text = text.replacen("http {\n", &format!("http {{\n{paths}"), 1);
-        let file = dir.join("nginx.conf");
-        std::fs::write(&file, text).unwrap();
-        let mut nginx = Command::new("nginx");
-        let globals = if rustix::process::getuid().is_root() { "daemon off; user root;" } else { "daemon off;" };
-        nginx.args(["-p", &here, "-e", "stderr", "-g", globals, "-c"]).arg(file);
-        nginx
+        run_nginx(dir, &text)
     });
     check(&server, &proxy);
     // The connections behind the proxy are kept: far fewer than requests.

@@ -425,6 +425,9 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Reply> {
 /// The body of a reply with this head (RFC 9112, 6.3): in chunks, of a length, or up to the connection's end.
 fn read_body(stream: &mut impl BufRead, head: &Reply) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
+    if head.status == 204 {
+        return Ok(body);
+    }
     match (head.header("Transfer-Encoding"), head.header("Content-Length")) {
         (Some("chunked"), None) => loop {
             let line = read_line(stream)?;

@@ -2,8 +2,9 @@
 //! here and its use in the command.
 
 use crate::bounds::{
-    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS, MAX_HOLDS,
-    MAX_KEYS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_SLOTS,
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IPV6_PREFIX, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS,
+    MAX_HOLDS, MAX_KEYS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_SLOTS,
+    MIN_IPV6_PREFIX,
 };
 use crate::limit::Algorithm;
 
@@ -54,7 +55,7 @@ pub static COMMANDS: [Command; 24] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 50] = [
+pub static OPTIONS: [CommandOption; 55] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -80,6 +81,19 @@ pub static OPTIONS: [CommandOption; 50] = [
     option(START, "--max-connections", CONNECTIONS, "connections at once; more end the longest idle")
         .count(MAX_CONNECTIONS as u64),
     option(START, "--allow-host", Text("NAME"), "accept this name in a Host header").repeatable(),
+    option(
+        START,
+        "--gate",
+        Text("NAME=OPTIONS"),
+        "what a reverse proxy may ask: 'web=by=ip,path&limit=100/1m&deny=403'",
+    )
+    .repeatable(),
+    option(START, "--trusted-proxies", Text("LIST"), "whose X-Forwarded-For counts: networks, loopback, unix or none")
+        .default(crate::server::DEFAULT_TRUSTED),
+    option(START, "--ipv6-prefix", Number("BITS", MIN_IPV6_PREFIX, 128), "of a client's IPv6 address in a gate's key")
+        .count(IPV6_PREFIX),
+    option(START, "--open-health", Flag, "answer /v1/health without a token"),
+    option(START, "--legacy-headers", Word(&["epoch", "delta"]), "add X-RateLimit-Limit, -Remaining and -Reset"),
     option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
     option(START, "--max-keys", KEYS, "keys that live by limits in requests; at more, new ones share one limit")
         .count(MAX_KEYS),

@@ -14,7 +14,7 @@ use crate::cli::output::{Output, counted};
 use crate::error::{Kind, Result};
 use crate::limit::{excerpt, parse_length};
 use crate::limiter::{Limiter, Options, SyncMode};
-use crate::server::{self, Bind, Bound, Config, Server, Tokens, refuse_open_bind};
+use crate::server::{self, Bind, Bound, Config, Gates, LegacyHeaders, Server, Tokens, refuse_open_bind};
 use crate::store::{Policy, ahead_notice, validate_policy};
 
 /// Serves until SIGTERM or SIGINT.
@@ -71,6 +71,13 @@ fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
         tokens: Tokens::new(global.tokens()?.iter().map(String::as_str)),
         workers: args.number("--max-blocking")? as usize,
         hosts: args.texts("--allow-host")?.into_iter().map(str::to_owned).collect(),
+        gates: Gates::parse(
+            &args.texts("--gate")?,
+            args.text("--trusted-proxies")?,
+            args.number("--ipv6-prefix")? as u8,
+        )?,
+        open_health: args.os_text("--open-health").is_some(),
+        legacy: args.given_text("--legacy-headers")?.and_then(LegacyHeaders::named).unwrap_or_default(),
         idle_timeout: idle_timeout(args)?,
         max_connections: args.number("--max-connections")? as usize,
         on_exhausted: signals.replacement_request(),

@@ -9,6 +9,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
+use rustix::net::SendFlags;
+
 use super::super::net::descriptors::{Probe, SocketId, socket_on};
 use super::super::net::names::{self, Name};
 use super::super::net::{facts, options, pressure};
@@ -22,6 +24,12 @@ use crate::bounds::{FEW_SHARE, SEND_PATIENCE_MS, SEND_TIMEOUT_MS};
 /// Kernel memory of replies, in bytes, at which a Unix connection takes no more: a client that has filled it before the
 /// guard saw it reads nothing.
 const UNIX_FULL: u64 = 128 << 10;
+
+/// What a client is told whose request does not end. The length is that of the body.
+const UNFINISHED: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: 233\r\n\
+    Connection: close\r\n\r\n{\"error\":\"the request did not end in time: this server speaks HTTP/1.1 without TLS; each \
+    line of a head must end with CR LF, the head with an empty line, and a body must have the length that was \
+    announced\",\"code\":\"invalid_argument\"}\n";
 
 const SEND_TIMEOUT: Duration = Duration::from_millis(SEND_TIMEOUT_MS);
 
@@ -370,6 +378,10 @@ fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, share
     if matches!(connection.peer, Peer::Tcp(_)) && reason != CutReason::Abandoned {
         // tiny_http would go on reading what has arrived (`ClientConnection::read_next_line`).
         facts::discard_received(fd);
+    }
+    if reason == CutReason::Head {
+        // No request was handed over, so nobody else writes. What the kernel does not take at once is left out.
+        let _ = rustix::net::send(fd, UNFINISHED.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
     if let Err(e) = facts::shutdown(fd) {
         log::debug!("connection guard: {}: {e}", connection.peer);

@@ -1,7 +1,7 @@
 //! Which requests are accepted: bearer tokens, hosts.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use super::exchange::Exchange;
@@ -44,26 +44,42 @@ impl Tokens {
     }
 }
 
-/// Refuses whatever bears no token, and web pages in browsers. A Unix socket is reached by neither.
+/// Refuses whatever bears no token, where there are any.
 ///
 /// # Errors
-/// `unauthorized`, `forbidden_origin`.
-pub fn authorise(exchange: &Exchange, tokens: &Tokens, hosts: &[String], unix: bool) -> Result<()> {
-    if !tokens.is_empty() && !tokens.accept(exchange.authorization()) {
-        return Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"));
+/// `unauthorized`.
+pub fn require_token(exchange: &Exchange, tokens: &Tokens) -> Result<()> {
+    if tokens.is_empty() || tokens.accept(exchange.authorization()) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"))
+}
+
+/// Refuses web pages in browsers, which do not reach a Unix socket. A gate's requests bear what a proxy's clients sent,
+/// web pages among them.
+///
+/// # Errors
+/// `forbidden_origin`; `invalid_argument` for a host that is none.
+pub fn refuse_pages(exchange: &Exchange, hosts: &[String], unix: bool) -> Result<()> {
+    if exchange.head.found.is_some_and(|found| found.gate) {
+        return Ok(());
     }
     if exchange.head.origin {
-        return Err(Error::new(Kind::ForbiddenOrigin, "requests of web pages (with an Origin header) are refused"));
+        let message =
+            "requests of web pages (with an Origin header, or for another site by Sec-Fetch-Site) are refused";
+        return Err(Error::new(Kind::ForbiddenOrigin, message));
     }
-    match exchange.host() {
-        Some(host) if !unix && !is_own_host(host, hosts) => Err(Error::new(
+    let Some(host) = exchange.host().filter(|_| !unix) else { return Ok(()) };
+    let shown = crate::limit::excerpt(host);
+    match name_of(host) {
+        Some(name) if is_own_name(name, hosts) => Ok(()),
+        Some(_) => Err(Error::new(
             Kind::ForbiddenOrigin,
-            format!(
-                "host `{}` is not a name of this server; use its address, or start it with --allow-host",
-                crate::limit::excerpt(host)
-            ),
+            format!("host `{shown}` is not a name of this server; use its address, or start it with --allow-host"),
         )),
-        _ => Ok(()),
+        None => Err(Error::invalid(format!(
+            "host `{shown}` must be NAME, ADDRESS or [IPV6 ADDRESS], each with :PORT or without"
+        ))),
     }
 }
 
@@ -88,15 +104,25 @@ pub fn read_token_file(path: &Path) -> Result<Vec<String>> {
     if tokens.is_empty() { Err(wrong("holds no token")) } else { Ok(tokens) }
 }
 
-/// Whether a `Host` header names this server: an address, `localhost`, or one of `names`. A page in a browser that was
-/// led here by another name (DNS rebinding) bears that name.
-pub fn is_own_host(host: &str, names: &[String]) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host
-            .rsplit_once(':')
-            .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }),
-    };
+/// The name or address in a `Host` header, without port and brackets, if it is well-formed.
+fn name_of(host: &str) -> Option<&str> {
+    let is_port = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit());
+    match host.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']')?;
+            address.parse::<Ipv6Addr>().ok()?;
+            (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port)).then_some(address)
+        }
+        None => match host.split_once(':') {
+            Some((name, port)) => is_port(port).then_some(name),
+            None => Some(host),
+        },
+    }
+}
+
+/// Whether this is a name of this server: an address, `localhost`, or one of `names`. A page in a browser that was led
+/// here by another name (DNS rebinding) bears that name.
+fn is_own_name(name: &str, names: &[String]) -> bool {
     name.parse::<IpAddr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
         || names.iter().any(|known| known.eq_ignore_ascii_case(name))
@@ -122,11 +148,19 @@ mod tests {
     #[test]
     fn hosts() {
         let names = ["quota.internal".to_owned()];
-        for own in ["127.0.0.1:7878", "127.0.0.1", "[::1]:7878", "LOCALHOST:1", "10.1.2.3", "quota.internal:80"] {
-            assert!(is_own_host(own, &names), "{own}");
+        let judge = |host: &str| name_of(host).map(|name| is_own_name(name, &names));
+        for own in
+            ["127.0.0.1:7878", "127.0.0.1", "[::1]:7878", "[::1]", "LOCALHOST:1", "10.1.2.3", "quota.internal:80"]
+        {
+            assert_eq!(judge(own), Some(true), "{own}");
         }
         for other in ["evil.example", "evil.example:7878", "localhost.evil.example", "", "127.0.0.1.evil.example"] {
-            assert!(!is_own_host(other, &names), "{other}");
+            assert_eq!(judge(other), Some(false), "{other}");
+        }
+        for bad in
+            ["[::1].evil.example", "[::1", "[::1]x", "[::1]:x", "[evil.example]", "::1", "a:b", "[]", "127.0.0.1:1:2"]
+        {
+            assert_eq!(judge(bad), None, "{bad}");
         }
     }
 }

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tiny_http::{Header, Request};
+use tiny_http::{Header, Request, Response};
 
 use super::super::guard::{Body, CutRequest, GuardHandle, RequestGuard};
 use super::super::waiting::turns::{Request as WaitingRequest, Turn};
 use super::head::{Class, Find, Head};
-use super::reply::Reply;
+use super::reply::{Reply, Then};
 use super::unsent::{Counted, Unsent};
 use crate::bounds::{MAX_BODY_BYTES, MAX_DROPPED_BODY_BYTES, MAX_LARGE_BODIES};
 use crate::error::{Error, Kind, too_large};
@@ -188,7 +188,12 @@ impl Exchange {
         let Some(request) = self.request.as_mut() else { return Ok(Progress::Done) };
         // The announced length bounds what is read where tiny_http does not.
         let bound = self.head.max_body();
-        let most = self.head.length.unwrap_or(bound as u64 + 1);
+        let most = match self.head.length {
+            Some(length) => length,
+            None if self.head.chunked => bound as u64 + 1,
+            // To ask tiny_http for a reader would send `100 Continue` to a request without a body.
+            None => 0,
+        };
         let left = most.saturating_sub(self.body.len() as u64);
         if left > 0 {
             self.body.reserve(self.head.length.map_or(0, |_| left as usize));
@@ -198,7 +203,7 @@ impl Exchange {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Waiting),
                 Err(error) => {
                     log::debug!("a body could not be read: {error}");
-                    return Err(cut_short());
+                    return Err(if self.head.chunked { bad_chunk() } else { cut_short() });
                 }
             }
         }
@@ -252,13 +257,32 @@ impl Exchange {
         self.let_go();
     }
 
+    /// Takes a body that is too long for an answer off the socket, if it is not much too long: then the connection can
+    /// be answered like any other. Returns whether nothing of it is left. Waits for the client.
+    pub fn drain_body(&mut self) -> bool {
+        let keep = self.must_be_kept();
+        let length = self.head.length.unwrap_or(0);
+        let Some(request) = self.request.as_mut().filter(|_| length > 0) else { return true };
+        if keep || self.head.chunked || length > MAX_DROPPED_BODY_BYTES as u64 {
+            return false;
+        }
+        let read = io::copy(&mut request.as_reader().take(length), &mut io::sink());
+        let done = read.is_ok_and(|read| read == length);
+        if let (true, Some(request_guard)) = (done, self.request_guard.as_mut()) {
+            request_guard.body_done();
+        }
+        done
+    }
+
     /// Answers where the request may never be dropped, or only after its connection has ended. The connection is never
     /// read from again: tiny_http holds it until the process is replaced, and the guard counts it.
-    pub fn send_and_keep(mut self, bytes: Vec<u8>) {
+    pub fn send_and_keep(mut self, bytes: &[u8]) {
         let Some(request) = self.request.take() else { return };
-        // The one way of tiny_http to write and keep the reader goes by an interim reply.
-        let writer = request.upgrade("close", tiny_http::Response::empty(100));
-        let mut unsent = Unsent::new(writer, bytes);
+        let Some((response, body)) = response(bytes) else { return std::mem::forget(request) };
+        // The one way of tiny_http to write and keep the reader. It sends the head of a reply without a length or a
+        // body, and says `Connection: upgrade`; what is lacking stands among the headers, and the body follows.
+        let writer = request.upgrade("HTTP/1.1", response);
+        let mut unsent = Unsent::new(writer, body.to_vec());
         if let Err(error) = unsent.finish(Instant::now()) {
             log::debug!("a reply could not be sent: {error}");
         }
@@ -306,7 +330,7 @@ impl Drop for Exchange {
             return;
         }
         let error = Error::new(Kind::Internal, "an error inside the server; its log on stderr says more");
-        let bytes = Reply::error(&error).encode(true, false, false);
+        let bytes = Reply::error(&error).encode(Then::Closed, false, false);
         self.give_up();
         let keep = self.must_be_kept();
         let Some(request) = self.request.take() else { return };
@@ -316,6 +340,23 @@ impl Drop for Exchange {
             log::debug!("a reply could not be sent: {error}");
         }
     }
+}
+
+/// The head of a reply as tiny_http sends it, and the body. The status line is tiny_http's own; all header lines are in
+/// the value of one, since tiny_http would leave out `Connection` and `Content-Length`.
+fn response(bytes: &[u8]) -> Option<(Response<io::Empty>, &[u8])> {
+    const END: &[u8] = b"\r\n\r\n";
+    let end = bytes.windows(END.len()).position(|window| window == END)?;
+    let (status_line, lines) = std::str::from_utf8(&bytes[..end]).ok()?.split_once("\r\n")?;
+    let status: u16 = status_line.split(' ').nth(1)?.parse().ok()?;
+    let header = Header::from_bytes("Server", format!("flint\r\n{lines}")).ok()?;
+    Some((Response::new(status.into(), vec![header], io::empty(), None, None), &bytes[end + END.len()..]))
+}
+
+fn bad_chunk() -> Error {
+    let message = "the body could not be read to its end: a chunk begins with its size in hexadecimal digits, lines end \
+                   with CR LF, and the last chunk, of size 0, is followed by an empty line; trailers are not taken";
+    Error::new(Kind::InvalidJson, message)
 }
 
 fn cut_short() -> Error {

@@ -35,6 +35,10 @@ pub struct Found {
     pub key_at: usize,
     /// It runs on a decider: a check of any kind, or health. Its reply may wait for the disk, without a thread.
     pub quick: bool,
+    /// It is a gate: a proxy sends what its own client sent, so `Origin` and `Host` say nothing about the proxy.
+    pub gate: bool,
+    /// It is health, which the operator may have opened.
+    pub health: bool,
     /// Largest body that it takes, in bytes.
     pub max_body: usize,
 }
@@ -51,6 +55,53 @@ enum Host {
     Authority,
 }
 
+/// What is wrong with a head, so that it is refused: an intermediary before Flint may have read it in another way, and
+/// would take the wrong bytes for the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Target,
+    Line,
+    NoHost,
+    SecondHost,
+    SecondAuthorization,
+    Length,
+    SecondLength,
+    Coding,
+    SecondCoding,
+    LengthAndCoding,
+    CodingAndUpgrade,
+    OldCoding,
+    OldExpect,
+}
+
+impl Fault {
+    /// Whether it can't be told where the request ends.
+    pub fn hides_end(self) -> bool {
+        !matches!(self, Fault::Target | Fault::NoHost | Fault::SecondHost | Fault::SecondAuthorization)
+    }
+
+    /// One sentence that says what would be right.
+    pub fn message(self) -> &'static str {
+        match self {
+            Fault::Target => "the target must not hold blanks or control characters; percent-encode them",
+            Fault::Line => {
+                "a header must have a name and no control characters, and its line must end with CR LF, nowhere else"
+            }
+            Fault::NoHost => "header Host is missing: every HTTP/1.1 request must have it",
+            Fault::SecondHost => "header Host stands twice; send it once",
+            Fault::SecondAuthorization => "header Authorization stands twice; send it once",
+            Fault::Length => "header Content-Length must be a number of bytes, in digits",
+            Fault::SecondLength => "header Content-Length stands twice; send it once",
+            Fault::Coding => "header Transfer-Encoding must be chunked, or missing where there is a Content-Length",
+            Fault::SecondCoding => "header Transfer-Encoding stands twice; send it once",
+            Fault::LengthAndCoding => "headers Content-Length and Transfer-Encoding don't go together; leave one out",
+            Fault::CodingAndUpgrade => "a body with Transfer-Encoding does not go together with Connection: upgrade",
+            Fault::OldCoding => "header Transfer-Encoding has no place in HTTP/1.0; send a Content-Length",
+            Fault::OldExpect => "header Expect has no place in HTTP/1.0; leave it out",
+        }
+    }
+}
+
 /// A request's head, as places in what tiny_http holds of it.
 #[derive(Debug, Clone)]
 pub struct Head {
@@ -61,15 +112,19 @@ pub struct Head {
     target: Range<usize>,
     authorization: Option<usize>,
     host: Host,
-    /// A web page sent it.
+    /// A web page sent it: with an `Origin`, or to another site (`Sec-Fetch-Site`).
     pub origin: bool,
     /// Length of the body as announced, in bytes; `None` for a chunked body or none.
     pub length: Option<u64>,
     pub chunked: bool,
-    /// It can't be told where the body ends, or which token it bears.
-    pub ambiguous: bool,
+    /// Why it is refused, if it is: it can't be told where the body ends, say, or which token it bears.
+    pub fault: Option<Fault>,
     /// The connection ends with this request.
     pub close: bool,
+    /// It does so by what tiny_http does not look at: the server must end it.
+    pub must_end: bool,
+    /// An HTTP/1.0 client waits to be told that the connection is kept.
+    pub tell_kept: bool,
     pub head_only: bool,
     /// The client understands a body in chunks.
     pub chunks_known: bool,
@@ -77,6 +132,18 @@ pub struct Head {
     pub unread: bool,
     /// Memory that the request takes while it waits, in bytes, about.
     pub weight: usize,
+}
+
+/// What the headers that were looked at say, as far as only all of them tell.
+#[derive(Default)]
+struct Seen {
+    host: bool,
+    expects: bool,
+    connection: bool,
+    upgrade: bool,
+    keep_alive: bool,
+    /// tiny_http ends the connection.
+    ended: bool,
 }
 
 impl Head {
@@ -88,6 +155,7 @@ impl Head {
     pub fn scan(find: Find, method: &str, url: &str, version: &HTTPVersion, headers: &[Header]) -> Head {
         let target = target_of(url);
         let found = find(&url[target.clone()]);
+        let recent = *version >= HTTPVersion(1, 1);
         let mut head = Head {
             class: Class::Work,
             found,
@@ -97,62 +165,107 @@ impl Head {
             origin: false,
             length: None,
             chunked: false,
-            ambiguous: url.bytes().any(|byte| byte <= b' ' || byte == 0x7f),
+            fault: url.bytes().any(|byte| byte <= b' ' || byte == 0x7f).then_some(Fault::Target),
             close: false,
-            chunks_known: *version >= HTTPVersion(1, 1),
+            must_end: false,
+            tell_kept: false,
+            chunks_known: recent,
             head_only: method == "HEAD",
             unread: false,
             weight: 512 + url.len(),
         };
-        let (mut expects, mut upgrade, mut keep_alive, mut hosts) = (false, false, *version >= HTTPVersion(1, 1), 0);
+        let mut seen = Seen { keep_alive: recent, ..Seen::default() };
         for (index, header) in headers.iter().enumerate() {
-            let (name, value) = (header.field.as_str().as_str(), header.value.as_str());
-            // tiny_http keeps two strings of each line.
-            head.weight += 128 + name.len() + value.len();
-            // tiny_http ends a line at CR LF only (`read_next_line` in its client.rs). A proxy in front of it may have
-            // ended the line at a bare LF, and read a header after it that is not seen here.
-            head.ambiguous |= name.is_empty() || name.bytes().chain(value.bytes()).any(is_control);
-            let is = |name: &'static str| header.field.equiv(name);
-            if is("Authorization") {
-                head.ambiguous |= head.authorization.replace(index).is_some();
-            } else if is("Host") {
-                hosts += 1;
-                if head.host == Host::Missing {
-                    head.host = Host::Header(index);
-                }
-            } else if is("Origin") {
-                head.origin = true;
-            } else if is("Expect") {
-                expects = true;
-            } else if is("Content-Length") {
-                // `+5` would be read as 5 here, and as something else elsewhere.
-                let length = value.parse().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
-                head.ambiguous |= length.is_none() || head.length.is_some();
-                head.length = length.max(head.length);
-            } else if is("Transfer-Encoding") {
-                head.ambiguous |= head.chunked || !value.eq_ignore_ascii_case("chunked");
-                head.chunked = true;
-            } else if is("Connection") {
-                let value = value.to_ascii_lowercase();
-                upgrade |= value.contains("upgrade");
-                head.close |= value.contains("close");
-                keep_alive |= value.contains("keep-alive");
-            }
+            head.look_at(index, header, &mut seen);
         }
-        head.ambiguous |= hosts > 1 || (head.chunked && (head.length.is_some() || upgrade));
-        head.close |= upgrade || !keep_alive;
-        if upgrade {
-            // What tiny_http offers as the body has no end but the connection's.
-            head.length = head.length.or(Some(0));
-        }
+        head.judge(&seen, recent);
         let length = head.length.unwrap_or(0);
-        head.unread =
-            head.chunked || length > READ_BY_TINY_HTTP || (length > 0 && (expects || upgrade)) || head.ambiguous;
+        head.unread = head.chunked
+            || length > READ_BY_TINY_HTTP
+            || (length > 0 && (seen.expects || seen.upgrade))
+            || head.fault.is_some();
         if !head.unread {
             head.weight += length as usize;
         }
         head.class = head.classify(headers.len());
         head
+    }
+
+    /// Takes what one header says.
+    fn look_at(&mut self, index: usize, header: &Header, seen: &mut Seen) {
+        let (name, value) = (header.field.as_str().as_str(), header.value.as_str());
+        // tiny_http keeps two strings of each line.
+        self.weight += 128 + name.len() + value.len();
+        // tiny_http ends a line at CR LF only (`read_next_line` in its client.rs). A proxy in front of it may have
+        // ended the line at a bare LF, and read a header after it that is not seen here.
+        self.note_if(name.is_empty() || name.bytes().chain(value.bytes()).any(is_control), Fault::Line);
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        match name.len() {
+            4 if is("Host") => {
+                self.note_if(std::mem::replace(&mut seen.host, true), Fault::SecondHost);
+                if self.host == Host::Missing {
+                    self.host = Host::Header(index);
+                }
+            }
+            6 if is("Origin") => self.origin = true,
+            6 if is("Expect") => seen.expects = true,
+            10 if is("Connection") => {
+                let value = value.to_ascii_lowercase();
+                let (upgrade, close) = (value.contains("upgrade"), value.contains("close"));
+                let keep_alive = value.contains("keep-alive");
+                // tiny_http looks at the first of these headers only (`next` in its client.rs).
+                if !std::mem::replace(&mut seen.connection, true) {
+                    seen.ended = upgrade || close || !(seen.keep_alive || keep_alive);
+                }
+                seen.upgrade |= upgrade;
+                self.close |= close;
+                seen.keep_alive |= keep_alive;
+            }
+            13 if is("Authorization") => {
+                let former = self.authorization.replace(index);
+                self.note_if(former.is_some(), Fault::SecondAuthorization);
+            }
+            14 if is("Content-Length") => {
+                // `+5` would be read as 5 here, and as something else elsewhere.
+                let length = value.parse().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
+                self.note_if(length.is_none(), Fault::Length);
+                self.note_if(self.length.is_some(), Fault::SecondLength);
+                self.length = length.max(self.length);
+            }
+            14 if is("Sec-Fetch-Site") => {
+                self.origin |= ["cross-site", "same-site"].iter().any(|site| value.eq_ignore_ascii_case(site));
+            }
+            17 if is("Transfer-Encoding") => {
+                self.note_if(self.chunked, Fault::SecondCoding);
+                self.note_if(!value.eq_ignore_ascii_case("chunked"), Fault::Coding);
+                self.chunked = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes what all headers together say.
+    fn judge(&mut self, seen: &Seen, recent: bool) {
+        self.note_if(self.chunked && self.length.is_some(), Fault::LengthAndCoding);
+        self.note_if(self.chunked && seen.upgrade, Fault::CodingAndUpgrade);
+        self.note_if(self.chunked && !recent, Fault::OldCoding);
+        // tiny_http would send `100 Continue`, which HTTP/1.0 does not know (`as_reader` in its request.rs).
+        self.note_if(!recent && seen.expects && self.length.is_some_and(|length| length > 0), Fault::OldExpect);
+        self.note_if(recent && !seen.host, Fault::NoHost);
+        self.close |= seen.upgrade || !seen.keep_alive;
+        self.must_end = self.close && !if seen.connection { seen.ended } else { !recent };
+        self.tell_kept = !recent && !self.close;
+        if seen.upgrade {
+            // What tiny_http offers as the body has no end but the connection's.
+            self.length = self.length.or(Some(0));
+        }
+    }
+
+    /// Notes what is wrong if it is so, unless something was found before.
+    fn note_if(&mut self, wrong: bool, fault: Fault) {
+        if wrong {
+            self.fault.get_or_insert(fault);
+        }
     }
 
     fn classify(&self, headers: usize) -> Class {

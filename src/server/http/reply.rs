@@ -18,6 +18,41 @@ const WINDOW_HEADERS: usize = 96;
 
 const SECOND: Micros = 1_000_000;
 
+/// The status of a reply without a body.
+pub const NO_CONTENT: u16 = 204;
+
+/// What becomes of the connection after a reply, as far as the client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It stays open, as HTTP/1.1 has it.
+    Open,
+    /// It stays open, as an HTTP/1.0 client has asked for: it waits to be told.
+    Kept,
+    Closed,
+}
+
+/// Whether replies with decisions bear the headers `X-RateLimit-…` besides, and how these tell a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LegacyHeaders {
+    #[default]
+    None,
+    /// In seconds since 1970.
+    Epoch,
+    /// In seconds from now.
+    Delta,
+}
+
+impl LegacyHeaders {
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<LegacyHeaders> {
+        match name {
+            "epoch" => Some(LegacyHeaders::Epoch),
+            "delta" => Some(LegacyHeaders::Delta),
+            _ => None,
+        }
+    }
+}
+
 /// A reply before it is written.
 pub struct Reply {
     /// HTTP status.
@@ -30,6 +65,8 @@ pub struct Reply {
     pub more: Option<Box<dyn More>>,
     /// Its type.
     pub content_type: &'static str,
+    /// A gate that lets requests through where no decision can be had: also where that is found only later.
+    pub open_gate: bool,
 }
 
 impl Reply {
@@ -46,7 +83,7 @@ impl Reply {
 
     /// A reply with this body.
     pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Reply {
-        Reply { status, headers: Vec::new(), body, more: None, content_type }
+        Reply { status, headers: Vec::new(), body, more: None, content_type, open_gate: false }
     }
 
     /// A JSON object whose first field is `ok`: serde_json sorts the names.
@@ -71,6 +108,19 @@ impl Reply {
         reply
     }
 
+    /// The reply of a gate that lets a request through without a decision.
+    pub fn degraded(error: &Error) -> Reply {
+        let mut reply = Reply::new(NO_CONTENT, "", Vec::new());
+        reply.header("Flint-Degraded", error.kind().code());
+        reply.header("Cache-Control", "no-store");
+        reply
+    }
+
+    /// The reply in place of this one, which can't be given.
+    pub fn instead(&self, error: &Error) -> Reply {
+        if self.open_gate { Reply::degraded(error) } else { Reply::error(error) }
+    }
+
     /// Adds a header.
     pub fn header(&mut self, name: &str, value: impl std::fmt::Display) {
         let _ = write!(self.headers, "{name}: {value}\r\n");
@@ -78,7 +128,7 @@ impl Reply {
 
     /// Adds the headers of a decision (draft-ietf-httpapi-ratelimit-headers-11): an item for each window, or one for
     /// slots.
-    pub fn decision(&mut self, decision: &Decision) {
+    pub fn decision(&mut self, decision: &Decision, legacy: LegacyHeaders) {
         let limit = &*decision.limit;
         let windows = limit.windows().iter().zip(decision.windows.as_slice()).enumerate();
         let wait = decision.retry_after.filter(|_| !decision.allowed);
@@ -123,8 +173,12 @@ impl Reply {
             }
             out.extend_from_slice(b"\r\n");
         }
+        if legacy != LegacyHeaders::None {
+            write_legacy(out, decision, legacy);
+        }
         out.extend_from_slice(b"Cache-Control: no-store\r\n");
-        if self.status == 429
+        // Gates may deny by 403.
+        if matches!(self.status, 429 | 403)
             && let Some(wait) = wait
         {
             self.header("Retry-After", wait);
@@ -132,25 +186,37 @@ impl Reply {
     }
 
     /// Adds the headers of one of several decisions: of the first that denied, else of the one with the least left.
-    pub fn with_tightest<'a>(mut self, decisions: impl Iterator<Item = &'a Decision> + Clone) -> Reply {
+    pub fn with_tightest<'a>(
+        mut self,
+        decisions: impl Iterator<Item = &'a Decision> + Clone,
+        legacy: LegacyHeaders,
+    ) -> Reply {
         let denied = decisions.clone().find(|decision| !decision.allowed);
         let least = || decisions.min_by_key(|decision| decision.remaining.unwrap_or(u64::MAX));
         match denied.or_else(least) {
-            Some(decision) => self.decision(decision),
+            Some(decision) => self.decision(decision, legacy),
             None => self.header("Cache-Control", "no-store"),
         }
         self
     }
 
     /// The bytes on the wire; of a long reply those that there are, in `chunked` form or up to the connection's end.
-    pub fn encode(&self, close: bool, head_only: bool, chunked: bool) -> Vec<u8> {
+    pub fn encode(&self, then: Then, head_only: bool, chunked: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + self.headers.len() + self.body.len());
         out.extend_from_slice(b"HTTP/1.1 ");
         write_number(&mut out, u64::from(self.status));
-        for part in [" ", reason(self.status), "\r\nContent-Type: ", self.content_type, "\r\n"] {
+        for part in [" ", reason(self.status), "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
+        let empty = self.status == NO_CONTENT;
+        if !empty {
+            for part in ["Content-Type: ", self.content_type, "\r\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
         match self.more {
+            // It has no body, and must not tell a length (RFC 9110, 8.6).
+            _ if empty => {}
             None => {
                 out.extend_from_slice(b"Content-Length: ");
                 write_number(&mut out, self.body.len() as u64);
@@ -160,16 +226,42 @@ impl Reply {
             Some(_) => {}
         }
         out.extend_from_slice(&self.headers);
-        if close {
-            out.extend_from_slice(b"Connection: close\r\n");
-        }
+        out.extend_from_slice(match then {
+            Then::Open => b"",
+            Then::Kept => b"Connection: keep-alive\r\n",
+            Then::Closed => b"Connection: close\r\n",
+        });
         out.extend_from_slice(b"\r\n");
-        if !head_only {
+        if !head_only && !empty {
             let begun = begin_chunk(&mut out, chunked && self.more.is_some());
             out.extend_from_slice(&self.body);
             end_chunk(&mut out, begun, false);
         }
         out
+    }
+}
+
+/// The headers that APIs had before there was a draft for them: of the window that binds.
+fn write_legacy(out: &mut Vec<u8>, decision: &Decision, legacy: LegacyHeaders) {
+    let (Some(window), Some(remaining)) = (decision.limit.windows().get(decision.binding), decision.remaining) else {
+        return;
+    };
+    out.extend_from_slice(b"X-RateLimit-Limit: ");
+    write_number(out, window.capacity());
+    out.extend_from_slice(b"\r\nX-RateLimit-Remaining: ");
+    write_number(out, remaining);
+    out.extend_from_slice(b"\r\n");
+    // On a denial a client that waits until then may ask again; nothing is told where that is never.
+    let reset = match decision.retry_after {
+        _ if decision.allowed => decision.reset_at,
+        Some(wait) => u64::try_from(wait.as_micros()).ok().map(|wait| decision.now.saturating_add(wait)),
+        None => None,
+    };
+    if let Some(reset) = reset {
+        let from = if legacy == LegacyHeaders::Delta { decision.now } else { 0 };
+        out.extend_from_slice(b"X-RateLimit-Reset: ");
+        write_number(out, reset.saturating_sub(from).div_ceil(SECOND));
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -182,6 +274,7 @@ fn length_of(window: &Window, now: Micros) -> Micros {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        NO_CONTENT => "No Content",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -229,7 +322,7 @@ mod tests {
         if !decision.allowed {
             reply.status = denied;
         }
-        reply.decision(&decision);
+        reply.decision(&decision, LegacyHeaders::None);
         String::from_utf8(reply.headers).unwrap().replace("\r\n", "\n")
     }
 
@@ -269,6 +362,29 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_old() {
+        let fixture = fixture();
+        let told = |key: &str, limit: &str, cost, legacy| {
+            let limit = limit.parse().unwrap();
+            let decision = fixture.limiter.check_item(Item::new(key).with_cost(cost).with_limit(&limit)).unwrap();
+            let mut reply = Reply::json(Vec::new());
+            reply.decision(&decision, legacy);
+            let headers = String::from_utf8(reply.headers).unwrap();
+            headers.lines().filter(|line| line.starts_with("X-")).collect::<Vec<_>>().join("\n")
+        };
+        let (several, delta, epoch) = ("10/1s, 30/1m", LegacyHeaders::Delta, LegacyHeaders::Epoch);
+        let expected = "X-RateLimit-Limit: 10\nX-RateLimit-Remaining: 2\nX-RateLimit-Reset: ";
+        // All is back after 16 s: 8 units at 30 a minute.
+        assert_eq!(told("a", several, 8, delta), format!("{expected}16"));
+        // A denial: 3 units need one more at 10 a second.
+        assert_eq!(told("a", several, 3, delta), format!("{expected}1"));
+        assert_eq!(told("a", several, 3, epoch), format!("{expected}{}", NOW / SECOND + 1));
+        assert_eq!(told("b", "0/1s", 1, epoch), "X-RateLimit-Limit: 0\nX-RateLimit-Remaining: 0");
+        assert_eq!(told("c", "unlimited", 1, epoch), "");
+        assert_eq!(told("d", several, 8, LegacyHeaders::None), "");
+    }
+
+    #[test]
     fn what_never_comes_has_no_time() {
         let fixture = fixture();
         let expected = "RateLimit-Policy: \"0/1s\";q=0;w=1, \"5/1m\";q=5;w=60\n\
@@ -285,7 +401,7 @@ mod tests {
             fixture.limiter.check_item(Item::new(key).with_cost(cost).with_limit(&limit)).unwrap()
         };
         let policy = |decisions: &[Decision]| {
-            let reply = Reply::json(Vec::new()).with_tightest(decisions.iter());
+            let reply = Reply::json(Vec::new()).with_tightest(decisions.iter(), LegacyHeaders::None);
             String::from_utf8(reply.headers).unwrap().lines().next().unwrap_or_default().to_owned()
         };
         let (much, little, none) = (check("a", "9/1m", 1), check("b", "5/1m", 1), check("c", "unlimited", 1));

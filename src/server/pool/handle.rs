@@ -8,7 +8,7 @@ use super::super::context::Context;
 use super::super::http::auth;
 use super::super::http::exchange::Exchange;
 use super::super::http::head::Class;
-use super::super::http::reply::Reply;
+use super::super::http::reply::{Reply, Then};
 use super::super::http::sending::{Sending, Sent};
 use super::super::routes;
 use super::super::routes::call::Sources;
@@ -51,7 +51,7 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
     }
     let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
     if let Err(error) = admit(context, &exchange) {
-        let reply = routes::refusal(&error, exchange.head.found);
+        let reply = routes::refusal(&error, exchange.head.found, exchange.target(), context.sources().gates);
         return answer_at_once(context, exchange, measure, reply, role);
     }
     if exchange.head.unread {
@@ -120,8 +120,8 @@ pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handle
     let Waiting { exchange, reply, measure } = waiting;
     let reply = match outcome {
         Outcome::Done => reply,
-        Outcome::Failed => Reply::error(&context.limiter.failure()),
-        Outcome::Late => Reply::error(&store::overloaded()),
+        Outcome::Failed => reply.instead(&context.limiter.failure()),
+        Outcome::Late => reply.instead(&store::overloaded()),
     };
     if is_to_panic_late(exchange.target()) {
         panic!("asked to by FLINT_TEST_PANIC_LATE");
@@ -136,7 +136,8 @@ pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handle
 /// Answers a request with an error, whether its body was read or not.
 pub fn refuse(context: &Context, exchange: Exchange, error: &Error) -> Handled {
     let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
-    answer(context, exchange, measure, Reply::error(error))
+    let reply = routes::refusal(error, exchange.head.found, exchange.target(), context.sources().gates);
+    answer(context, exchange, measure, reply)
 }
 
 /// The error for a request that there is no room for.
@@ -150,6 +151,7 @@ fn ask(exchange: &Exchange) -> routes::Ask<'_> {
         method: exchange.method(),
         target: exchange.target(),
         body: exchange.body(),
+        peer: exchange.peer.map(|peer| peer.ip()),
         headers: exchange.headers(),
     }
 }
@@ -160,14 +162,13 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
     if head.class == Class::Shed {
         return Err(overloaded());
     }
-    if head.ambiguous {
-        return Err(Error::invalid(
-            "headers Content-Length, Transfer-Encoding, Host and Authorization must stand once, the first as a number of \
-             bytes and not together with the second, which must be chunked, with no Upgrade; and neither the target nor a \
-             header may hold control characters",
-        ));
+    if let Some(fault) = head.fault {
+        return Err(Error::invalid(fault.message()));
     }
-    auth::authorise(exchange, &context.tokens(), &context.hosts, context.unix)?;
+    if !(context.open_health && head.found.is_some_and(|found| found.health)) {
+        auth::require_token(exchange, &context.tokens())?;
+    }
+    auth::refuse_pages(exchange, &context.hosts, context.unix)?;
     if head.chunked && context.unix {
         // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
         return Err(Error::invalid(
@@ -190,9 +191,16 @@ fn answer(context: &Context, exchange: Exchange, mut measure: Measure<'_>, reply
     let draining = context.is_draining();
     let (head_only, chunked) = (head.head_only, head.chunks_known);
     let until_end = reply.more.is_some() && !chunked;
-    let last = head.unread || draining || until_end;
-    let bytes = reply.encode(head.close || last, head_only, chunked);
-    if head.unread {
+    // tiny_http takes sizes of chunks that no front would, so what follows such a body may be another request there.
+    let (unread, in_chunks) = (head.unread, head.chunked && reply.more.is_none());
+    let last = unread || head.chunked || head.must_end || draining || until_end;
+    let then = match head.close || last {
+        true => Then::Closed,
+        false if head.tell_kept => Then::Kept,
+        false => Then::Open,
+    };
+    let bytes = reply.encode(then, head_only, chunked);
+    if unread || in_chunks {
         return Handled::Refused(exchange, bytes);
     }
     let more = reply.more.filter(|_| !head_only);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::context::Context;
 use super::super::http::exchange::Exchange;
+use super::super::http::head::Fault;
 use super::super::http::sending::Sending;
 use super::super::vitals::contain;
 use super::super::work::{Job, Task};
@@ -64,21 +65,23 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     if context.unix {
         exchange.go_away(&context.away);
     }
+    let bytes = Arc::new(bytes);
+    let to_send = Arc::clone(&bytes);
     let end = move |_: &Arc<Context>, mut exchange: Exchange| {
-        if bytes.is_empty() {
+        if to_send.is_empty() {
             exchange.discard_with_all(|guard, request| {
                 while !guard.is_done(request) {
                     thread::sleep(PAUSE);
                 }
             });
-        } else if exchange.head.ambiguous || exchange.head.chunked || exchange.read_body().is_err() {
-            exchange.send_and_keep(bytes);
-        } else if let Some(sending) = Sending::new(exchange, bytes) {
+        } else if exchange.head.fault.is_some_and(Fault::hides_end) || exchange.head.chunked || !exchange.drain_body() {
+            exchange.send_and_keep(&to_send);
+        } else if let Some(sending) = Sending::new(exchange, to_send.to_vec()) {
             sending.finish();
         }
     };
     if let Some(exchange) = aside(context, exchange, end) {
-        exchange.send_and_keep(Vec::new());
+        exchange.send_and_keep(&bytes);
     }
 }
 

@@ -1,9 +1,12 @@
 //! What the function of an endpoint is given.
 
+use std::net::IpAddr;
+
 use tiny_http::Header;
 
+use super::super::gate::named::Gates;
 use super::super::guard::GuardHandle;
-use super::super::http::reply::Reply;
+use super::super::http::reply::{LegacyHeaders, Reply};
 use super::super::vitals::Vitals;
 use super::metrics::Metrics;
 use super::query::{Query, decode};
@@ -24,12 +27,17 @@ pub struct Sources<'a> {
     pub guard: Option<GuardHandle>,
     pub metrics: Option<&'a Metrics>,
     pub vitals: Option<&'a Vitals>,
+    /// A command has none.
+    pub gates: Option<&'a Gates>,
+    /// What replies with decisions bear besides.
+    pub legacy: LegacyHeaders,
 }
 
 impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
-        Sources { limiter, non_blocking: None, guard: None, metrics: None, vitals: None }
+        let legacy = LegacyHeaders::None;
+        Sources { limiter, non_blocking: None, guard: None, metrics: None, vitals: None, gates: None, legacy }
     }
 }
 
@@ -40,6 +48,9 @@ pub struct Call<'a> {
     pub key: &'a str,
     pub query: Query<'a>,
     pub body: &'a [u8],
+    /// Who sent it; `None` on a Unix socket.
+    pub peer: Option<IpAddr>,
+    pub method: &'a str,
     /// Path and query, as they were sent.
     pub target: &'a str,
     pub headers: &'a [Header],

@@ -1,16 +1,16 @@
 //! Endpoints: from a method, a path and a body to a reply. No sockets here.
 //!
 //! A request finds its row in [`table`]; the function that is named there answers it. To add an endpoint, write
-//! `fn name(call: &Call<'_>) -> Answer` in `spend`, `limits` or `operations`, and add a row to
-//! [`table::ENDPOINTS`]:
-//! `endpoint(..)` runs on a worker and may block; `quick(..)` runs on a decider and must not, so it passes
-//! `call.sources.non_blocking` to the limiter. If that would block, a worker calls the function again from the start
-//! (with `None`), so it must change nothing before it asks the limiter. A function without body fields calls
-//! [`body::parse_empty`], unless it answers GET. Then document it in `man/flint-http.7`, which a test compares.
-//! `listing` has no endpoint: it streams long lists.
+//! `fn name(call: &Call<'_>) -> Answer` in `spend`, `gates`, `limits` or `operations`, and add a row to
+//! [`table::ENDPOINTS`]: `endpoint(..)` runs on a worker and may block; `quick(..)` runs on a decider and must not, so
+//! it passes `call.sources.non_blocking` to the limiter. If that would block, a worker calls the function again from
+//! the start (with `None`), so it must change nothing before it asks the limiter. A function without body fields calls
+//! [`body::parse_empty`], unless it answers GET or any method. Then document it in `man/flint-http.7`, which a test
+//! compares. `listing` has no endpoint: it streams long lists.
 
 pub mod body;
 pub mod call;
+mod gates;
 mod limits;
 mod listing;
 pub mod metrics;
@@ -19,11 +19,14 @@ mod query;
 mod spend;
 pub mod table;
 
+use std::net::IpAddr;
+
 use tiny_http::Header;
 
 use self::call::{Answer, Call, Sources};
-use self::query::Query;
-use self::table::{find, path_of};
+use self::query::{Query, path_of};
+use self::table::find;
+use super::gate::named::Gates;
 use super::http::head::Found;
 use super::http::reply::Reply;
 use crate::error::{Error, Kind, Result};
@@ -39,16 +42,23 @@ pub struct Ask<'a> {
     /// Path and query.
     pub target: &'a str,
     pub body: &'a [u8],
+    /// Who sent it; `None` on a Unix socket.
+    pub peer: Option<IpAddr>,
     pub headers: &'a [Header],
 }
 
 /// Answers one request of a client of the server.
 pub fn answer(sources: Sources<'_>, ask: &Ask<'_>) -> Reply {
-    try_answer(sources, ask).unwrap_or_else(|error| refusal(&error, ask.found))
+    try_answer(sources, ask).unwrap_or_else(|error| refusal(&error, ask.found, ask.target, sources.gates))
 }
 
-/// The reply that tells of an error.
-pub fn refusal(error: &Error, found: Option<Found>) -> Reply {
+/// The reply that tells of an error; of a gate that lets requests through without a decision, the reply that does so.
+pub fn refusal(error: &Error, found: Option<Found>, target: &str, gates: Option<&Gates>) -> Reply {
+    if let Some(found) = found.filter(|found| found.gate && gates::is_without_decision(error))
+        && gates::policy(found, target, gates).open
+    {
+        return Reply::degraded(error);
+    }
     let mut reply = Reply::error(error);
     if error.kind() == Kind::MethodNotAllowed {
         reply.header("Allow", found.map(table::allowed).unwrap_or_default());
@@ -58,7 +68,8 @@ pub fn refusal(error: &Error, found: Option<Found>) -> Reply {
 
 /// Answers one request of a command that has opened the data directory itself.
 pub fn answer_locally(limiter: &Limiter, method: &str, target: &str, body: &[u8]) -> Reply {
-    let mut reply = answer(Sources::of(limiter), &Ask { found: find(target), method, target, body, headers: &[] });
+    let mut reply =
+        answer(Sources::of(limiter), &Ask { found: find(target), method, target, body, peer: None, headers: &[] });
     if let Some(mut more) = reply.more.take() {
         while more.next(&mut reply.body) {}
     }
@@ -84,12 +95,13 @@ pub fn check_method(found: Option<Found>, method: &str, target: &str) -> Result<
 }
 
 fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Answer {
-    let Ask { found, method: name, target, body, headers } = *ask;
+    let Ask { found, method: name, target, body, peer, headers } = *ask;
     let Some((found, method)) = found.and_then(|found| Some((found, table::method(found, name)?))) else {
         check_method(found, name, target)?;
         return Err(Error::new(Kind::NotFound, "there is no such endpoint"));
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let query = Query::parse(query, method.parameters)?;
-    method.answer(&Call { sources, key: &path[found.key_at..], query, body, target, headers })
+    let query = if method.query_is_foreign() { Query::default() } else { Query::parse(query, method.parameters)? };
+    let key = &path[found.key_at..];
+    method.answer(&Call { sources, key, query, body, peer, method: name, target, headers })
 }

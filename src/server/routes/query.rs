@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::limit::excerpt;
 
 /// The parameters that follow the `?`.
+#[derive(Default)]
 pub struct Query<'a>(Vec<(&'a str, String)>);
 
 impl<'a> Query<'a> {
@@ -68,6 +69,11 @@ impl<'a> Query<'a> {
             })
             .transpose()
     }
+}
+
+/// The path of a target.
+pub fn path_of(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
 }
 
 /// Decodes percent-encoded text.

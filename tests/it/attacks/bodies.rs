@@ -101,9 +101,8 @@ fn bodies_in_chunks_byte_by_byte() {
                 }
                 let mut client = Client::on(stream);
                 let remaining = client.receive().unwrap().ok()["remaining"].as_u64().unwrap();
-                // The connection is good for another request.
-                client.send(request("GET", "/v1/limits/few", Some(TOKEN), "")).unwrap();
-                assert_eq!(client.receive().unwrap().ok()["key"], "few");
+                // tiny_http is not strict about chunks, so the connection ends after such a body.
+                assert_eq!(client.rest().unwrap(), "");
                 remaining
             })
         })

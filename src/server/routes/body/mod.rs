@@ -1,12 +1,14 @@
 //! Request bodies: from JSON to values, without copying what need not be, with errors that name the field.
 //!
-//! Each module may use only those after it in this list: `limits`, `holds`, `checks`, `values`, `object`, `scalars`.
+//! Each module may use only those after it in this list: `limits`, `holds`, `checks`, `values`, `object`, `syntax`,
+//! `scalars`.
 
 mod checks;
 mod holds;
 mod limits;
 mod object;
 mod scalars;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod values;

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::scalars::Text;
+use super::syntax::not_json;
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 
@@ -34,14 +35,13 @@ pub fn parse_empty(bytes: &[u8]) -> Result<()> {
 /// As [`parse`].
 pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| match serde_json::from_slice::<IgnoredAny>(bytes) {
-        Err(error) => Error::new(Kind::InvalidJson, format!("the body is not JSON: {error}")),
+        Err(error) => Error::new(Kind::InvalidJson, not_json(bytes, &error)),
         Ok(_) => {
             let text = error.to_string();
             let (text, _) = split_position(&text);
-            let whole = if text.starts_with(WRONG_TYPE) { in_place("the body", text) } else { text.to_owned() };
-            // In what is written on one line, the field says where.
-            let line = if error.line() > 1 { format!(" (line {})", error.line()) } else { String::new() };
-            Error::invalid(whole + &line)
+            // What was said in the value of a field, or of an item, names it.
+            let bare = text.starts_with(WRONG_TYPE) || text.ends_with(HALF_PAIR) || text == WRONG_BYTES;
+            Error::invalid(if bare { in_place("the body", text) } else { text.to_owned() })
         }
     })
 }
@@ -138,6 +138,12 @@ impl<'de, B: Body<'de>> Visitor<'de> for ObjectVisitor<B> {
 /// should be.
 const WRONG_TYPE: &str = "invalid type: ";
 
+/// How serde_json ends to say that an escape is half of a surrogate pair.
+const HALF_PAIR: &str = "hex escape";
+
+/// What serde_json says of a string that is not UTF-8.
+const WRONG_BYTES: &str = "invalid unicode code point";
+
 /// The text of an error in the value of a field.
 pub fn in_field(name: &str, text: &str) -> String {
     // Errors in values begin with the name.
@@ -151,7 +157,9 @@ pub fn in_place(place: &str, text: &str) -> String {
     match what.strip_prefix(WRONG_TYPE).and_then(|rest| rest.rsplit_once(", expected ")) {
         Some((found, wanted)) => format!("{place} must be {wanted}, not {}{position}", thing(found)),
         // Half of a surrogate pair.
-        None if what.ends_with("hex escape") => format!("{place} has a \\u that stands for no character{position}"),
+        None if what.ends_with(HALF_PAIR) => format!("{place} has a \\u that stands for no character{position}"),
+        None if what == WRONG_BYTES => format!("{place} must be UTF-8{position}"),
+        None if what == "number out of range" => format!("{place} must be a number that is not so large{position}"),
         None => format!("{place}: {text}"),
     }
 }

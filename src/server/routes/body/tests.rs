@@ -146,7 +146,7 @@ fn errors_are_in_the_words_of_users() {
         ),
         (
             "{\"key\":\"k\",\n\"rate\":1,\n\"per\":true}",
-            "field `per` must be a string such as \"10s\" or an integer of seconds, not true (line 3)",
+            "field `per` must be a string such as \"10s\" or an integer of seconds, not true",
         ),
         (
             r#"{"key":"k","rate":1,"per":"1s","for":"0s"}"#,
@@ -197,6 +197,43 @@ fn too_many_windows_are_counted() {
     for count in [9, 10, 1000] {
         let message = windows(count).unwrap_err().to_string();
         assert_eq!(message, format!("field `limit`: windows must be 1 to 8, not {count}"));
+    }
+}
+
+#[test]
+fn what_is_not_json_is_told_in_the_words_of_users() {
+    let value = "a value must be a string in double quotes, a number, true, false, null, an object or an array";
+    for (body, message) in [
+        ("\u{feff}{\"key\":\"k\"}", "it begins with a byte order mark (BOM); send UTF-8 without it".to_owned()),
+        ("{\"key\":", "it ends where a value must follow, near `{\"key\":`".to_owned()),
+        ("{\"key\":\"k", "it ends within a string, near `{\"key\":\"k`".to_owned()),
+        ("{\"key\":\"k\"", "it ends within an object; a `}` is missing, near `{\"key\":\"k\"`".to_owned()),
+        ("{\"key\":}", format!("{value}, near `{{\"key\":}}`")),
+        ("key=k", format!("{value}, near `key=k`")),
+        ("{'key':'k'}", "the name of a field must be in double quotes, near `{'key':'k'}`".to_owned()),
+        ("{\"key\":\"k\" \"cost\":1}", "a `,` or `}` is missing, near `{\"key\":\"k\" \"cost\":1}`".to_owned()),
+        ("{\"key\":\"k\"} x", "something follows after its end, near `{\"key\":\"k\"} x`".to_owned()),
+        ("{\"cost\":\n01}", "a number must be like 10 or 2.5, without a leading 0 or +, near".to_owned()),
+        ("{\"key\":\"\\q\"}", "a \\ in a string must have one of \" \\ / b f n r t u after it, near".to_owned()),
+        ("{\"key\":\"ä\nb\"}", "line breaks, tabs and other control characters in a string must be".to_owned()),
+    ] {
+        let error = parse::<Check<'_>>(body.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidJson, "{body}");
+        let said = error.message();
+        assert!(said.starts_with(&format!("the body is not JSON: {message}")), "{body}: {said}");
+        assert!(!said.contains("line 1") && !said.contains("column"), "{said}");
+    }
+    for (bytes, kind, message) in [
+        (&b"\xff\xfe{\0"[..], Kind::InvalidJson, "the body is not JSON: it is UTF-16; send UTF-8"),
+        (b"{\"key\":\"\xff\"", Kind::InvalidJson, "the body is not JSON: it must be UTF-8"),
+        (b"{\"key\":\"\xff\"}", Kind::InvalidArgument, "field `key` must be UTF-8"),
+        (b"{\"\\ud800\":1}", Kind::InvalidArgument, "the body has a \\u that stands for no character"),
+        (b"{\"cost\":1e400}", Kind::InvalidArgument, "field `cost` must be a number that is not so large"),
+        (b"[]", Kind::InvalidArgument, "the body must be an object, not an array"),
+        (b"{\"key\":\n[]}", Kind::InvalidArgument, "field `key` must be a string, not an array"),
+    ] {
+        let error = parse::<Check<'_>>(bytes).unwrap_err();
+        assert_eq!((error.kind(), error.message()), (kind, message));
     }
 }
 

@@ -22,7 +22,7 @@ pub fn check(call: &Call<'_>) -> Answer {
         if !decision.allowed {
             reply.status = denied_status;
         }
-        reply.decision(decision);
+        reply.decision(decision, call.sources.legacy);
         reply
     };
     once(call, |guard| {
@@ -62,7 +62,7 @@ pub fn take(call: &Call<'_>) -> Answer {
         None => format!("{word} {none}\n"),
     };
     let mut reply = Reply::new(status, "text/plain; charset=utf-8", text.into_bytes());
-    reply.decision(&decision);
+    reply.decision(&decision, call.sources.legacy);
     Ok(reply)
 }
 
@@ -77,7 +77,7 @@ pub fn check_all(call: &Call<'_>) -> Answer {
         if !all.allowed {
             reply.status = denied_status;
         }
-        reply.with_tightest(all.results.iter())
+        reply.with_tightest(all.results.iter(), call.sources.legacy)
     };
     once(call, |guard| {
         let all = match guard {
@@ -97,7 +97,7 @@ pub fn check_many(call: &Call<'_>) -> Answer {
     let reply = |results: &[Result<Decision>]| {
         let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
         write_many(results, &items, &mut out);
-        Reply::json(out).with_tightest(results.iter().flatten())
+        Reply::json(out).with_tightest(results.iter().flatten(), call.sources.legacy)
     };
     once(call, |guard| {
         let results = match guard {

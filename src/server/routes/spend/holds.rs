@@ -29,7 +29,7 @@ pub fn hold(call: &Call<'_>) -> Answer {
         if !all.allowed {
             reply.status = denied_status;
         }
-        reply.with_tightest(all.results.iter())
+        reply.with_tightest(all.results.iter(), call.sources.legacy)
     };
     once(call, |guard| {
         let held = match guard {
@@ -68,12 +68,12 @@ pub fn peek(call: &Call<'_>) -> Answer {
         Asked::One(item) => {
             let decision = call.sources.limiter.peek(item)?;
             decision.write_json(item.key, &mut out);
-            Ok(Reply::json(out).with_tightest(std::iter::once(&decision)))
+            Ok(Reply::json(out).with_tightest(std::iter::once(&decision), call.sources.legacy))
         }
         Asked::All(items) => {
             let all = call.sources.limiter.peek_all(&items)?;
             all.write_json(&items, &mut out);
-            Ok(Reply::json(out).with_tightest(all.results.iter()))
+            Ok(Reply::json(out).with_tightest(all.results.iter(), call.sources.legacy))
         }
     }
 }
