@@ -75,7 +75,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/holds", &["once", "settle", "renew", "hold", "known", "refund"]),
     ("limiter/held", &["book", "id"]),
     ("limiter/kept", &["shelf", "once"]),
-    ("limiter/check", &["several", "all", "walk", "many", "progress", "decide", "room", "slots", "wait"]),
+    ("limiter/check", &["several", "many", "all", "walk", "progress", "decide", "room", "slots", "wait"]),
     ("limiter/entry", &["table", "chunks", "recorded", "key", "text", "shares"]),
     ("limiter/background", &["helpers", "denials", "compact", "sweep"]),
     ("limiter/recovery", &["build", "settle", "redo", "replay", "shares", "by_id"]),

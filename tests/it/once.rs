@@ -76,7 +76,7 @@ fn what_was_spent_once_is_answered_again() {
             is_again(&first[index], &post(&mut client, path, &format!("{sync} {index}"), body));
         }
         assert_eq!((used(&mut client, "a"), used(&mut client, "gpu")), (21, 1), "{sync}");
-        let hold = first[4].json()["hold"].as_str().unwrap().to_owned();
+        let hold = first[5].json()["hold"].as_str().unwrap().to_owned();
         client.post("/v1/settle", &format!(r#"{{"hold":"{hold}"}}"#)).ok();
         server.terminate();
     }

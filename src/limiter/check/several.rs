@@ -268,7 +268,7 @@ pub fn validate_items(items: &[Item<'_>]) -> Result<()> {
     }
 }
 
-pub(super) fn validate_count(items: &[Item<'_>]) -> Result<()> {
+pub fn validate_count(items: &[Item<'_>]) -> Result<()> {
     if (1..=MAX_ITEMS).contains(&items.len()) {
         return Ok(());
     }

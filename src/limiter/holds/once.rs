@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::limiter::answers::{AllDecision, Decision, Hold, HoldDecision, Item, Status};
+use crate::limiter::check::several::validate_count;
 use crate::limiter::check::wait::{NonBlocking, Wait};
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::kept::{Begun, Keep, Once, Told};
@@ -83,6 +84,7 @@ impl Limiter {
         write: &mut dyn FnMut(&[Result<Decision>]) -> String,
         non_blocking: Option<&NonBlocking<'_>>,
     ) -> Result<Vec<Result<Decision>>> {
+        validate_count(items)?;
         let mut write = |told: Told<'_>| match told {
             Told::Each(results) => write(results),
             Told::Decided(..) | Told::Stands(_) => String::new(),
