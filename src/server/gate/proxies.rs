@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 
-/// What is trusted where nothing is said: [`TrustedProxies::parse`].
+/// What is trusted where nothing is said: `TrustedProxies::parse`.
 pub const DEFAULT_TRUSTED: &str = "loopback,unix";
 
 /// The proxies whose `X-Forwarded-For` counts.
