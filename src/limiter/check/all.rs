@@ -397,13 +397,12 @@ pub fn note_held(tables: &mut Tables<'_>, book: &Book, items: &[HeldItem]) {
 }
 
 /// Whether a key that was there has made room for one that is to be born.
-fn has_lost_any(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &Progress) -> bool {
-    let is_there = |tables: &mut Tables<'_>, ask: &Ask<'_>| {
-        table(tables, ask.hash).is_ok_and(|table| table.get(ask.hash, ask.key).is_some())
-    };
+pub fn has_lost_any(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &Progress) -> bool {
+    let mut is_gone = |hash: u64, key: &str| !table(tables, hash).is_ok_and(|table| table.get(hash, key).is_some());
     progress.drafts.iter().any(|draft| draft.is_born)
-        && asks
+        && (asks
             .iter()
             .zip(&progress.grounds)
-            .any(|(ask, ground)| matches!(ground, Ground::Entry) && !is_there(tables, ask))
+            .any(|(ask, ground)| matches!(ground, Ground::Entry) && is_gone(ask.hash, ask.key))
+            || progress.drafts.iter().any(|draft| !draft.is_born && is_gone(draft.hash, &draft.entry.key)))
 }

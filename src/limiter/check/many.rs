@@ -3,7 +3,7 @@
 
 use std::sync::MutexGuard;
 
-use super::all::Attempt;
+use super::all::{Attempt, has_lost_any};
 use super::decide::{Ask, MAX_ENDS, Pass, Step, asks_for_ends};
 use super::progress::{Progress, Tables, record};
 use super::room::Room;
@@ -235,6 +235,10 @@ impl Core {
                 }
                 Err(error) => errors.push(Some(error)),
             }
+        }
+        if has_lost_any(tables, &decided, &progress) {
+            self.give_up(&progress);
+            return Ok(Attempt::Again);
         }
         let (event, _) = record(tables, &decided, &progress, now)?;
         let event = event.map(|event| {

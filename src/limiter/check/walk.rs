@@ -110,15 +110,16 @@ impl Core {
         let now = walk.now;
         let version = self.version(now);
         let table = table(tables, ask.hash)?;
-        if walk.purpose != Purpose::Each
-            && let Some(entry) = table.get(ask.hash, ask.key)
-            && is_plain(entry, version, ask.brought)
-            && !asks_for_ends(&entry.limit)
-        {
-            walk.validate(ask, &entry.limit)?;
-            return Ok(None);
+        let plain = table.get(ask.hash, ask.key).filter(|entry| is_plain(entry, version, ask.brought));
+        match plain {
+            Some(entry) if walk.purpose != Purpose::Each && !asks_for_ends(&entry.limit) => {
+                walk.validate(ask, &entry.limit)?;
+                return Ok(None);
+            }
+            // It may have been born a moment ago, so that the record of these items has room for what is spent.
+            Some(_) => {}
+            None => self.forget_if_none(table, ask.hash, ask.key, now, version),
         }
-        self.forget_if_none(table, ask.hash, ask.key, now, version);
         let entry = table.get(ask.hash, ask.key);
         let served = self.served(entry.as_deref(), ask.key, ask.brought, now, version)?;
         walk.validate(ask, served.in_force(entry.as_deref()))?;

@@ -168,3 +168,21 @@ fn sleep_a_little() -> bool {
     std::thread::sleep(Duration::from_millis(1));
     false
 }
+
+/// Their one record would be too long, so the keys are born before it, also under windows of the calendar.
+#[test]
+fn a_thousand_long_keys_of_the_calendar_are_checked_at_once() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let limiter = open(dir.path(), &clock);
+    bounded(&limiter, "k*", "3/1h, 9/day, 9/week, 9/month, 9/quarter, 9/year", 2000);
+    let keys: Vec<String> = (0..1000).map(|number| format!("k{number:0>511}")).collect();
+    let items: Vec<Item<'_>> = keys.iter().map(|key| Item::new(key)).collect();
+    for left in [2, 1] {
+        let all = limiter.check_all(&items).unwrap();
+        assert!(all.allowed && all.results.iter().all(|result| result.remaining == Some(left)), "{left}");
+    }
+    let limiter = reopened(limiter, dir.path(), &clock, &[&keys[0], &keys[999], "k*"]);
+    assert!(limiter.check_all(&items).unwrap().allowed);
+    let denied = limiter.check_all(&items).unwrap();
+    assert_eq!((denied.allowed, denied.denied, live(&limiter, "k*")), (false, Some(0), 1000));
+}
