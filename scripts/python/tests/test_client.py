@@ -298,9 +298,18 @@ class Calls(WithServer):
         limiter = self.limiter()
         limiter.limit("signal", rate=10**6, per="365d")
         asked = []
+        depth = 0
 
         def handler(number, frame):
-            asked.append(limiter.check("signal", 2).cost)
+            nonlocal depth
+            # On a slow machine the next signal comes before this one is done.
+            if depth == 5:
+                return
+            depth += 1
+            try:
+                asked.append(limiter.check("signal", 2).cost)
+            finally:
+                depth -= 1
 
         before = signal.signal(signal.SIGALRM, handler)
         try:
