@@ -30,10 +30,11 @@ fn is_again(first: &Reply, again: &Reply) {
 const LIMITS: &str = r#"[{"key":"a","limit":"100/366d fixed_window_counter"},{"key":"b","limit":"100/366d"},
     {"key":"gpu","slots":2},{"key":"full","limit":"1/366d"}]"#;
 
-const REQUESTS: [(&str, &str); 7] = [
+const REQUESTS: [(&str, &str); 8] = [
     ("/v1/check", r#"{"key":"a","cost":3}"#),
     ("/v1/check?status=429", r#"{"key":"a","cost":3}"#),
     ("/v1/check-all", r#"{"items":[["a",3],"b"]}"#),
+    ("/v1/check-many", r#"{"items":[["a",3],"b",["a",3],"nobody",["a",1000]]}"#),
     ("/v1/hold", r#"{"key":"a","cost":3}"#),
     ("/v1/hold", r#"{"items":["gpu",["a",3]],"ttl":"1h"}"#),
     ("/v1/charge", r#"{"key":"a","cost":5}"#),
@@ -57,7 +58,7 @@ fn what_was_spent_once_is_answered_again() {
             is_again(&reply, &post(&mut client, path, &key, body));
             first.push(reply);
         }
-        assert_eq!(used(&mut client, "a"), 3 + 3 + 3 + 3 + 3 + 5 - 2, "{sync}");
+        assert_eq!(used(&mut client, "a"), 3 + 3 + 3 + 6 + 3 + 3 + 5 - 2, "{sync}");
         assert_eq!(used(&mut client, "gpu"), 1, "{sync}");
         // What relaxed answers may still be in memory.
         client.post("/v1/log/flush", "").ok();
@@ -74,11 +75,39 @@ fn what_was_spent_once_is_answered_again() {
         for (index, (path, body)) in REQUESTS.iter().enumerate() {
             is_again(&first[index], &post(&mut client, path, &format!("{sync} {index}"), body));
         }
-        assert_eq!((used(&mut client, "a"), used(&mut client, "gpu")), (18, 1), "{sync}");
-        let hold = first[4].json()["hold"].as_str().unwrap().to_owned();
+        assert_eq!((used(&mut client, "a"), used(&mut client, "gpu")), (24, 1), "{sync}");
+        let hold = first[5].json()["hold"].as_str().unwrap().to_owned();
         client.post("/v1/settle", &format!(r#"{{"hold":"{hold}"}}"#)).ok();
         server.terminate();
     }
+}
+
+/// As many items as there may be, with the longest keys: their answers are longer than any record of spends.
+#[test]
+fn the_longest_answers_are_kept_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start(&data, &[]);
+    let mut client = server.client();
+    let pattern = r#"{"key":"k*","windows":["100/1h","100/day","100/week","100/month","100/quarter","100/year"]}"#;
+    client.post("/v1/limits", pattern).ok();
+    let keys: Vec<String> = (0..1000).map(|number| format!("\"k{number:0>511}\"")).collect();
+    let body = format!("{{\"items\":[{}]}}", keys.join(","));
+    let paths = ["/v1/check-all", "/v1/check-many", "/v1/hold"];
+    let first = paths.map(|path| post(&mut client, path, path, &body));
+    assert!(first.iter().all(|reply| reply.status == 200 && reply.body.len() > 1_000_000), "{:?}", first[0].status);
+    for (path, first) in paths.iter().zip(&first) {
+        is_again(first, &post(&mut client, path, path, &body));
+    }
+    server.kill();
+    let server = Server::start(&data, &[]);
+    let mut client = server.client();
+    for (path, first) in paths.iter().zip(&first) {
+        is_again(first, &post(&mut client, path, path, &body));
+    }
+    let key = keys[999].trim_matches('"');
+    assert_eq!(client.get(&format!("/v1/limits/{key}")).ok()["used"], 3);
+    server.terminate();
 }
 
 #[test]

@@ -94,8 +94,19 @@ pub fn check_all(call: &Call<'_>) -> Answer {
 pub fn check_many(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.items()?;
-    let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
-    let results = call.sources.limiter.check_many_for(&items, call.sources.non_blocking)?;
-    write_many(&results, &items, &mut out);
-    Ok(Reply::json(out).with_tightest(results.iter().flatten()))
+    let reply = |results: &[Result<Decision>]| {
+        let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
+        write_many(results, &items, &mut out);
+        Reply::json(out).with_tightest(results.iter().flatten())
+    };
+    once(call, |guard| {
+        let results = match guard {
+            None => call.sources.limiter.check_many_for(&items, call.sources.non_blocking),
+            Some(guard) => {
+                let mut kept = |results: &[Result<Decision>]| write(&reply(results));
+                call.sources.limiter.check_many_once(&items, guard, &mut kept, call.sources.non_blocking)
+            }
+        };
+        results.map(|results| reply(&results))
+    })
 }
