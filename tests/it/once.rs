@@ -34,7 +34,7 @@ const REQUESTS: [(&str, &str); 8] = [
     ("/v1/check", r#"{"key":"a","cost":3}"#),
     ("/v1/check?status=429", r#"{"key":"a","cost":3}"#),
     ("/v1/check-all", r#"{"items":[["a",3],"b"]}"#),
-    ("/v1/check-many", r#"{"items":[["a",3],"unknown","b",["a",200]]}"#),
+    ("/v1/check-many", r#"{"items":[["a",3],"b",["a",3],"nobody",["a",1000]]}"#),
     ("/v1/hold", r#"{"key":"a","cost":3}"#),
     ("/v1/hold", r#"{"items":["gpu",["a",3]],"ttl":"1h"}"#),
     ("/v1/charge", r#"{"key":"a","cost":5}"#),
@@ -58,7 +58,7 @@ fn what_was_spent_once_is_answered_again() {
             is_again(&reply, &post(&mut client, path, &key, body));
             first.push(reply);
         }
-        assert_eq!(used(&mut client, "a"), 6 * 3 + 5 - 2, "{sync}");
+        assert_eq!(used(&mut client, "a"), 3 + 3 + 3 + 6 + 3 + 3 + 5 - 2, "{sync}");
         assert_eq!(used(&mut client, "gpu"), 1, "{sync}");
         // What relaxed answers may still be in memory.
         client.post("/v1/log/flush", "").ok();
@@ -75,11 +75,45 @@ fn what_was_spent_once_is_answered_again() {
         for (index, (path, body)) in REQUESTS.iter().enumerate() {
             is_again(&first[index], &post(&mut client, path, &format!("{sync} {index}"), body));
         }
-        assert_eq!((used(&mut client, "a"), used(&mut client, "gpu")), (21, 1), "{sync}");
+        assert_eq!((used(&mut client, "a"), used(&mut client, "gpu")), (24, 1), "{sync}");
         let hold = first[5].json()["hold"].as_str().unwrap().to_owned();
         client.post("/v1/settle", &format!(r#"{{"hold":"{hold}"}}"#)).ok();
         server.terminate();
     }
+}
+
+/// An answer is kept as long as it fits into a record; a longer one is refused before anything is spent.
+#[test]
+fn long_answers_are_kept_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start(&data, &[]);
+    let mut client = server.client();
+    client.post("/v1/limits", r#"{"key":"k*","limit":"100/1h fixed_window_counter"}"#).ok();
+    let items = |count: usize, width: usize| {
+        let keys: Vec<String> = (0..count).map(|number| format!("\"k{number:0>width$}\"")).collect();
+        format!("{{\"items\":[{}]}}", keys.join(","))
+    };
+    let paths = ["/v1/check-all", "/v1/check-many", "/v1/hold"];
+    let some = items(500, 8);
+    let first = paths.map(|path| post(&mut client, path, path, &some));
+    for (path, first) in paths.iter().zip(&first) {
+        is_again(first, &post(&mut client, path, path, &some));
+    }
+    let many = items(1000, 500);
+    for path in paths {
+        let error = post(&mut client, path, &format!("{path} 2"), &many).error(400, "invalid_argument");
+        assert!(error.contains("idempotency key; divide them"), "{path}: {error}");
+    }
+    server.kill();
+    let server = Server::start(&data, &[]);
+    let mut client = server.client();
+    for (path, first) in paths.iter().zip(&first) {
+        is_again(first, &post(&mut client, path, path, &some));
+    }
+    assert_eq!(used(&mut client, "k00000499"), 3);
+    assert_eq!(client.get("/v1/limits?live=true&limit=1000").ok().as_array().unwrap().len(), 501);
+    server.terminate();
 }
 
 #[test]

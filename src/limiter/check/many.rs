@@ -6,7 +6,7 @@ use std::sync::MutexGuard;
 use super::all::{Attempt, has_lost_any};
 use super::decide::{Ask, MAX_ENDS, Pass, Step, asks_for_ends};
 use super::progress::{Progress, Tables, record};
-use super::room::Room;
+use super::room::{Room, too_long_to_keep};
 use super::wait::{NonBlocking, Wait};
 use super::walk::{Purpose, Walk};
 use crate::bounds::{MAX_RECORD_BYTES, SHARDS};
@@ -251,10 +251,7 @@ impl Core {
             let bytes = encoded_len(&event);
             if bytes > MAX_RECORD_BYTES {
                 self.give_up(&progress);
-                return Err(Error::invalid(
-                    "items must not be so many or so long that the answer can't be kept for the idempotency key; divide \
-                     them among several requests",
-                ));
+                return Err(too_long_to_keep());
             }
             if !room.grow(self, bytes)? {
                 self.give_up(&progress);

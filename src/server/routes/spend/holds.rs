@@ -83,13 +83,13 @@ pub fn charge(call: &Call<'_>) -> Answer {
     let item = body.item()?;
     once(call, |guard| {
         let Some(guard) = guard else {
-            return call.sources.limiter.charge_for(item, call.sources.non_blocking).map(|status| told(&status));
+            return Ok(told(&call.sources.limiter.charge_for(item, call.sources.non_blocking)?));
         };
-        let mut kept = None;
-        let mut keep = |status: &Status| write(kept.insert(told(status)));
-        let status = call.sources.limiter.charge_once(&item, guard, &mut keep, call.sources.non_blocking)?;
-        // What is kept, to the letter.
-        Ok(kept.unwrap_or_else(|| told(&status)))
+        // A status of a moment later has other times than the one that is kept.
+        let mut first = None;
+        let mut kept = |status: &Status| write(first.insert(told(status)));
+        let status = call.sources.limiter.charge_once(&item, guard, &mut kept, call.sources.non_blocking)?;
+        Ok(first.unwrap_or_else(|| told(&status)))
     })
 }
 
@@ -98,13 +98,13 @@ pub fn refund(call: &Call<'_>) -> Answer {
     let item = body.item()?;
     once(call, |guard| {
         let Some(guard) = guard else {
-            return call.sources.limiter.refund_for(item, call.sources.non_blocking).map(|status| told(&status));
+            return Ok(told(&call.sources.limiter.refund_for(item, call.sources.non_blocking)?));
         };
-        let mut kept = None;
-        let mut keep = |status: &Status| write(kept.insert(told(status)));
-        let status = call.sources.limiter.refund_once(&item, guard, &mut keep, call.sources.non_blocking)?;
-        // What is kept, to the letter.
-        Ok(kept.unwrap_or_else(|| told(&status)))
+        // A status of a moment later has other times than the one that is kept.
+        let mut first = None;
+        let mut kept = |status: &Status| write(first.insert(told(status)));
+        let status = call.sources.limiter.refund_once(&item, guard, &mut kept, call.sources.non_blocking)?;
+        Ok(first.unwrap_or_else(|| told(&status)))
     })
 }
 
