@@ -91,8 +91,9 @@ class Client:
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
 
-    def ask(self, method, path, body=None):
-        self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
+    def ask(self, method, path, body=None, headers=None):
+        sent = {**self.headers, **headers} if headers else self.headers
+        self.connection.request(method, path, None if body is None else json.dumps(body), sent)
         response = self.connection.getresponse()
         return Reply(response.status, response.headers, response.read())
 
