@@ -34,6 +34,33 @@ def found(left, shared=None, denied=0):
     return states
 
 
+def holding(name="h", until="later", lost=False, made=2, used=1):
+    """Whether the slots of a connection that made two holds and settled the first are taken for what is found. Where
+    the answer to the second was lost, its id and its end are known by nobody."""
+    slots = harness.Slots()
+    told = {} if lost else {"id": "h", "until": "later"}
+    slots.holds, slots.allowed = {2: {"told": told, "until": told, "before": None}}, 2
+    found = {"holds": {name: (1, until)} if name else {}, "used": used, "total_allowed": made, "total_allowed_cost": made}
+    if not slots.matches(found):
+        return False
+    slots.adopt(found)
+    return told == {"id": name, "until": until}
+
+
+def hold_is_judged():
+    assert holding() and holding(name="i", until="soon", lost=True)
+    wrong = [{"name": "i"}, {"until": "soon"}, {"name": None}, {"made": 3}, {"used": 2}]
+    assert not any(holding(**each) for each in wrong)
+    assert not holding(name=None, lost=True)
+    limit = harness.Limit()
+    limit.take(3)
+    limit.correct(3, 5, resets=0)
+    limit.correct(5, 1, resets=0)
+    # Held before a reset that was not: given back no more.
+    limit.correct(1, 0, resets=-1)
+    assert limit.view() == (harness.CAPACITY, 1, 2, 5)
+
+
 def expect(outcome, states, *how):
     book = history()
     try:
@@ -69,3 +96,4 @@ def run():
     missing = found([3, 3])
     del missing[harness.SHARED[0]]
     expect(False, missing, "always")
+    hold_is_judged()
