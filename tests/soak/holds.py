@@ -1,7 +1,8 @@
 """A gateway's day of holds, under `kill -9` and under power cuts, on one directory that lives through all rounds.
 
 Clients hold units of several windows and slots at once, and settle to more, less or the same, renew, settle late, twice
-or never. Each client has a key of its own in everything it does, which tells whether a request that was not answered
+or never. A request that is not answered is sent again after the crash, by its `Idempotency-Key` where it has one, which
+must spend once. Each client has a key of its own in everything it does, which tells whether a request that was not answered
 was carried out; so after each crash every window must be exact to the unit, not only within what is open."""
 
 import os
@@ -19,6 +20,7 @@ from harness import Violation
 CLIENTS = 12
 SLACK = 0.25
 """Seconds by which a client's look at the clock may differ from the server's, on a busy machine."""
+CONNECTIONS, STORM = 32, 1024
 REMEMBERED = 90_000
 """Holds that may be made after another until it may be forgotten, with some room: 100 000 are remembered."""
 STREAMS, GPUS = "org:acme:streams", "org:acme:gpus"
@@ -36,6 +38,7 @@ SHARED = {
     "org:acme:counter": [{"rate": HUGE, "per": "366d", "algorithm": "sliding_window_counter"}],
     "org:acme:bucket": [{"rate": 10_000, "per": "366d", "burst": 10_000_000, "algorithm": "token_bucket"}],
 }
+SPENDING = ("hold", "check", "charge", "refund")
 IDEMPOTENT = os.environ.get("FLINT_SOAK_IDEMPOTENT", "1") == "1"
 
 
@@ -77,6 +80,7 @@ class Gateway:
         self.spent = {self.own: 0, **{key: 0 for key in SHARED}}
         self.holds, self.settled, self.all = [], [], []
         self.orphans, self.pending, self.retries = [], None, 0
+        self.kept = []
 
     def add(self, units):
         for key, cost in units.items():
@@ -98,8 +102,12 @@ class Gateway:
             return self.settle(client, hold, self.costs(hold))
         if self.settled and 0.60 <= chance < 0.70:
             return self.settle_again(client, self.random.choice(self.settled))
-        if 0.70 <= chance < 0.75:
+        if 0.70 <= chance < 0.74:
             return self.spend(client, "charge", self.random.randint(1, 9))
+        if 0.74 <= chance < 0.80:
+            return self.check(client)
+        if self.kept and 0.80 <= chance < 0.85:
+            return self.repeat(client)
         return self.hold(client)
 
     def costs(self, hold):
@@ -120,6 +128,8 @@ class Gateway:
         answered = time.time()
         sent, self.pending = self.pending[3], None
         self.tally.answered += 1
+        if key and reply.status == 200 and reply.json().get("allowed", True):
+            self.kept = [*self.kept[-10:], (path, body, key, reply.body, self.tally.made, sent)]
         return reply, sent, answered
 
     def fresh(self):
@@ -138,6 +148,47 @@ class Gateway:
         self.add(units)
         if reply.ok()["used"] != self.spent[self.own]:
             raise Violation(f"{what} of {cost}: {reply.body!r}, and not {self.spent[self.own]} used")
+
+    def check(self, client):
+        """A check, of one key or of all or each of several; only what can't be denied is asked for."""
+        cost = self.random.randint(1, 9)
+        if self.spent[self.own] + cost > self.rate:
+            return
+        units = {self.own: cost}
+        path, body = "/v1/check", {"key": self.own, "cost": cost}
+        if self.random.random() < 0.7:
+            units.update({key: self.random.randint(1, 9) for key in SHARED if self.random.random() < 0.7})
+            path = self.random.choice(["/v1/check-all", "/v1/check-many"])
+            body = {"items": [list(item) for item in units.items()]}
+        reply, _, _ = self.send(client, ("check", units), path, body, self.fresh())
+        self.checked(reply, units)
+
+    def checked(self, reply, units):
+        answer = reply.ok()
+        if not all(result["allowed"] for result in answer.get("results", [answer])):
+            raise Violation(f"{units} on {self.spent[self.own]} of {self.rate} was denied: {reply.body!r}")
+        self.add(units)
+
+    def repeat(self, client):
+        """What was answered is answered again by its key, also after crashes, and nothing else is."""
+        path, body, key, first, number, at = self.random.choice(self.kept)
+        # Of 100 000 answers and for 10 minutes.
+        if self.tally.answered > REMEMBERED or time.time() - at > 590:
+            self.kept = [kept for kept in self.kept if kept[2] != key]
+            return
+        headers = {"Idempotency-Key": key}
+        if self.random.random() < 0.3:
+            other = {"items": [[self.own, 97]]} if "items" in body else {"key": self.own, "cost": 97}
+            reply = client.ask("POST", path, other, headers)
+            if reply.status != 503 and (reply.status, reply.code()) != (422, "idempotency_mismatch"):
+                raise Violation(f"another request with the key of {path} {body}: {reply.status} {reply.body!r}")
+        else:
+            reply = client.ask("POST", path, body, headers)
+            if reply.status != 503 and (reply.body != first or reply.headers.get("Idempotency-Replayed") != "true"):
+                raise Violation(f"{path} {body} was answered {first!r}, and again {reply.status} {reply.body!r}")
+        if reply.status == 503:
+            raise ConnectionError("503")
+        self.tally.repeated += 1
 
     def hold(self, client):
         units = {self.own: self.random.randint(1, 12)}
@@ -265,7 +316,7 @@ class Gateway:
     def recover(self, used, listed):
         """Judges what is there of the own key, and so what became of the request that was not answered."""
         delta, op = {}, self.pending and self.pending[0]
-        if op and op[0] in ("hold", "charge", "refund"):
+        if op and op[0] in SPENDING:
             delta = op[1]
         elif op and op[0] == "settle":
             delta = {key: cost - op[1].units[key] for key, cost in op[2].items()}
@@ -302,11 +353,11 @@ class Gateway:
             reply, sent, answered = self.send(client, op, path, body)
             # Whether it was late was decided then or now.
             self.settle_done(op[1], op[2], reply, sent, answered, again=True)
-        elif op[0] in ("hold", "charge", "refund") and key is not None:
+        elif op[0] in SPENDING and key is not None:
             reply, sent, answered = self.send(client, op, path, body, key)
             self.retries += 1
             self.replayed(reply, op, sent, answered)
-        elif op[0] in ("hold", "charge", "refund"):
+        elif op[0] in SPENDING:
             if self.happened:
                 self.add(op[1])
             self.pending = None
@@ -319,7 +370,10 @@ class Gateway:
         if replayed is not self.happened:
             raise Violation(f"replayed is {replayed}, and before it was carried out: {self.happened} ({op}: {reply.body!r})")
         self.tally.replayed += replayed
+        if op[0] == "check":
+            return self.checked(reply, op[1])
         if op[0] != "hold":
+            reply.ok()
             return self.add(op[1])
         self.held(reply, op[1], op[2], self.asked_at if replayed else sent, answered)
         if replayed:
@@ -331,7 +385,7 @@ class Tally:
     """What all clients have in common."""
 
     def __init__(self):
-        self.answered = self.denied = self.settled = self.again = self.renewed = self.late = self.replayed = 0
+        self.answered = self.denied = self.settled = self.again = self.renewed = self.late = self.replayed = self.repeated = 0
         self.made, self.ids, self.crashed_at, self.compactions, self.looks = 0, set(), 0.0, 0, 0
 
     def next(self):
@@ -602,7 +656,7 @@ def said(day, what, rounds):
         f"{rounds} {what}, {tally.answered} answers: {tally.made} holds ({tally.denied} denied), {tally.settled} settled, "
         f"{tally.late} late, {tally.again} again, {tally.renewed} renewed, {tally.replayed} of "
         f"{sum(gateway.retries for gateway in day.gateways)} repeated ones were carried out before, "
-        f"{tally.compactions} compactions, {tally.looks} looks at the slots")
+        f"{tally.repeated} asked again once answered, {tally.compactions} compactions, {tally.looks} looks at the slots")
 
 
 def kills(options, parent):
@@ -654,7 +708,85 @@ def control(options, parent):
     return f"with syncs that do nothing a loss was found in {found} of {power.CONTROLS}"
 
 
-CASES = {"kills": kills, "cuts": cuts}
+class Storm:
+    """One request sent from many connections at once, again and again, over crashes."""
+
+    def __init__(self, path, body, key, first):
+        self.path, self.body, self.key = path, body, key
+        self.url, self.replies, self.failures = first, [], []
+        self.threads = [threading.Thread(target=self.guarded, daemon=True) for _ in range(CONNECTIONS)]
+        for thread in self.threads:
+            thread.start()
+
+    @staticmethod
+    def used(server):
+        found = harness.statuses(server)
+        return found["stormed"]["used"], found["stormed:slots"]["used"]
+
+    def guarded(self):
+        try:
+            self.drive()
+        except Exception:
+            self.failures.append(harness.traceback.format_exc())
+
+    def drive(self):
+        left = STORM // CONNECTIONS
+        while left:
+            url = self.url
+            client = harness.Client(url)
+            try:
+                while left:
+                    reply = client.ask("POST", self.path, self.body, {"Idempotency-Key": self.key})
+                    self.replies.append((reply.status, reply.body, reply.headers.get("Idempotency-Replayed")))
+                    left -= 1
+            except harness.BROKEN:
+                harness.wait_for("another start", lambda: self.url != url)
+
+    def ended(self):
+        return self.failures or not any(thread.is_alive() for thread in self.threads)
+
+
+def storm(number, directory):
+    sync = ["--sync", ("always", "batch")[number % 2]]
+    path, body = random.choice([
+        ("/v1/charge", {"key": "stormed", "cost": 3}), ("/v1/check", {"key": "stormed", "cost": 3}),
+        ("/v1/hold", {"key": "stormed", "cost": 3, "ttl": "1s"}),
+        ("/v1/hold", {"items": [["stormed", 3], "stormed:slots"], "ttl": "1h"}),
+        ("/v1/check-all", {"items": [["stormed", 3]]}), ("/v1/check-many", {"items": [["stormed", 3]]})])
+    run, starts = None, 0
+    while run is None or not run.ended():
+        with harness.serving(directory, *sync, *options_of(number)) as server:
+            if run is None:
+                client = server.client()
+                client.post("/v1/limits", {"key": "stormed", "limit": "1000000000/366d fixed_window_counter"}).ok()
+                client.post("/v1/limits", {"key": "stormed:slots", "slots": 1_000_000}).ok()
+                before = Storm.used(server)
+                run = Storm(path, body, f"storm {number}", server.url)
+            run.url = server.url
+            starts += 1
+            if starts < 4:
+                harness.wait_quietly(random.uniform(0.0, 0.1), run.ended)
+            else:
+                harness.wait_for("all answers", run.ended)
+            used = Storm.used(server)
+    bodies = {body for status, body, _ in run.replies if status == 200}
+    firsts = sum(1 for _, _, replayed in run.replies if replayed != "true")
+    if run.failures or len(bodies) != 1 or firsts > 1 or any(reply[0] != 200 for reply in run.replies):
+        raise Violation(f"{path}: {run.failures[:1]} {bodies}, {firsts} not replayed, {run.replies[:2]}")
+    if used != (before[0] + 3, before[1] + ("stormed:slots" in body.get("items", ()))):
+        raise Violation(f"{path} {body} sent {STORM} times: {before} used before, and {used} then")
+    return starts - 1
+
+
+def storms(options, parent):
+    """The same key a thousand times from 32 connections, over kills."""
+    directory = os.path.join(parent, "stormed")
+    kills = sum(storm(number, directory) for number in range(options.rounds))
+    harness.verify(directory)
+    return f"{options.rounds} requests sent {STORM} times each over {kills} kills were carried out once each"
+
+
+CASES = {"kills": kills, "cuts": cuts, "storms": storms}
 
 
 def run(options, parent):
