@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::decide::{Aside, Ask, born, count_allowed};
 use super::progress::{Draft, Ground, Progress, Tables, held_items, place, record, record_hold, table};
-use super::room::Room;
+use super::room::{Room, too_long_to_keep};
 use super::wait::{NonBlocking, Wait};
 use super::walk::{Purpose, Walk, Walked};
 use crate::bounds::{DEFAULT_HOLD_MS, MAX_ITEMS, MAX_RECORD_BYTES};
@@ -184,6 +184,13 @@ impl Core {
             None => None,
         };
         let answer = answer.map(|(once, answer)| Kept { once, at: now, answer: answer.into() });
+        // Fewer keys that are to be born would not make it shorter.
+        if answer.as_ref().is_some_and(|kept| kept.answer.len() + asks.len() * MAX_ITEM + MAX_FIXED > MAX_RECORD_BYTES)
+        {
+            drop(event);
+            self.give_up(&progress);
+            return Err(too_long_to_keep());
+        }
         let (event, bytes) = match (event, &answer) {
             (Some(event), Some(kept)) => {
                 let event = Event::Kept { answer: kept.to_record(), event: Box::new(event) };

@@ -4,7 +4,7 @@
 use super::all::Attempt;
 use super::decide::Ask;
 use super::progress::{Progress, Tables, record};
-use super::room::Room;
+use super::room::{Room, too_long_to_keep};
 use super::several::validate_count;
 use super::wait::{NonBlocking, Wait};
 use super::walk::{Purpose, Walk};
@@ -103,10 +103,7 @@ impl Core {
             let bytes = encoded_len(&event);
             if bytes > MAX_RECORD_BYTES {
                 self.give_up(&progress);
-                return Err(Error::invalid(
-                    "items must not be so many or so long that the answer can't be kept for the idempotency key; divide \
-                     them among several requests",
-                ));
+                return Err(too_long_to_keep());
             }
             if !room.grow(self, bytes)? {
                 self.give_up(&progress);

@@ -1,7 +1,7 @@
 //! Room in the log, which a decision has before it changes anything.
 
 use super::wait::Wait;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limiter::core::Core;
 use crate::store::Reservation;
 use crate::store::record::Event;
@@ -63,4 +63,12 @@ impl<'a> Room<'a> {
         }
         Ok(())
     }
+}
+
+/// The error where the answer to a request that may be sent again is longer than a record may be.
+pub fn too_long_to_keep() -> Error {
+    Error::invalid(
+        "items must not be so many or so long that the answer can't be kept for the idempotency key; divide them among \
+         several requests",
+    )
 }

@@ -82,11 +82,14 @@ pub fn charge(call: &Call<'_>) -> Answer {
     let body: Charge<'_> = body::parse(call.body)?;
     let item = body.item()?;
     once(call, |guard| {
-        let status = match guard {
-            None => call.sources.limiter.charge_for(item, call.sources.non_blocking),
-            Some(guard) => call.sources.limiter.charge_once(&item, guard, &mut kept, call.sources.non_blocking),
+        let Some(guard) = guard else {
+            return Ok(told(&call.sources.limiter.charge_for(item, call.sources.non_blocking)?));
         };
-        status.map(|status| told(&status))
+        // A status of a moment later has other times than the one that is kept.
+        let mut first = None;
+        let mut kept = |status: &Status| write(first.insert(told(status)));
+        let status = call.sources.limiter.charge_once(&item, guard, &mut kept, call.sources.non_blocking)?;
+        Ok(first.unwrap_or_else(|| told(&status)))
     })
 }
 
@@ -94,17 +97,15 @@ pub fn refund(call: &Call<'_>) -> Answer {
     let body: Charge<'_> = body::parse(call.body)?;
     let item = body.item()?;
     once(call, |guard| {
-        let status = match guard {
-            None => call.sources.limiter.refund_for(item, call.sources.non_blocking),
-            Some(guard) => call.sources.limiter.refund_once(&item, guard, &mut kept, call.sources.non_blocking),
+        let Some(guard) = guard else {
+            return Ok(told(&call.sources.limiter.refund_for(item, call.sources.non_blocking)?));
         };
-        status.map(|status| told(&status))
+        // A status of a moment later has other times than the one that is kept.
+        let mut first = None;
+        let mut kept = |status: &Status| write(first.insert(told(status)));
+        let status = call.sources.limiter.refund_once(&item, guard, &mut kept, call.sources.non_blocking)?;
+        Ok(first.unwrap_or_else(|| told(&status)))
     })
-}
-
-/// What is kept of it.
-fn kept(status: &Status) -> String {
-    write(&told(status))
 }
 
 fn told(status: &Status) -> Reply {
