@@ -81,6 +81,7 @@ class Gateway:
         self.holds, self.settled, self.all = [], [], []
         self.orphans, self.pending, self.retries = [], None, 0
         self.kept = []
+        self.recent = []
 
     def add(self, units):
         for key, cost in units.items():
@@ -127,6 +128,7 @@ class Gateway:
             raise ConnectionError("503")
         answered = time.time()
         sent, self.pending = self.pending[3], None
+        self.recent = [*self.recent[-5:], (sent, answered, path, body, key, reply.status, dict(reply.headers), reply.body)]
         self.tally.answered += 1
         if key and reply.status == 200 and reply.json().get("allowed", True):
             self.kept = [*self.kept[-10:], (path, body, key, reply.body, self.tally.made, sent)]
@@ -223,6 +225,8 @@ class Gateway:
             if result["key"] in SLOTS and not result["used"] <= SLOTS[result["key"]]:
                 raise Violation(f"more slots than there are: {reply.body!r}")
         self.add(units)
+        if answer["results"][0]["used"] != self.spent[self.own]:
+            raise Violation(f"{reply.body!r}, and not {self.spent[self.own]} used")
         hold = Hold(answer, units, slots, sent, answered, self.tally.next())
         if not sent + hold.ttl - SLACK <= hold.expires <= answered + hold.ttl + SLACK:
             raise Violation(f"expires at {hold.expires}, sent {sent}, answered {answered}: {reply.body!r}")
@@ -322,7 +326,8 @@ class Gateway:
             delta = {key: cost - op[1].units[key] for key, cost in op[2].items()}
         base, change = self.spent[self.own], delta.get(self.own, 0)
         if used not in (base, base + change):
-            raise Violation(f"{self.own} has {used} used, not {base} or {change} more ({op})")
+            raise Violation(f"{self.own} has {used} used, not {base} or {change} more ({op}); crashed at "
+                            f"{self.tally.crashed_at}, did {self.recent}")
         happened = change != 0 and used != base
         left = {key: self.spent[key] + (delta.get(key, 0) if happened else 0) for key in self.spent}
         if op and op[0] == "hold" and happened:
