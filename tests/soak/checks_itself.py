@@ -84,6 +84,8 @@ def run():
     expect(True, found([3, 2]), "relaxed", 3.2, 0.1, True)
     expect(False, found([3, 0]), "relaxed", 3.2, 0.1, True)
     ledger = history().ledgers[0]
+    # Sent at 1.0, 2.0 and 3.0, answered 0.05 later each.
+    assert [ledger.certain(*cut) for cut in [(3.01, 3.02), (2.01, 2.9), (2.01, 3.2), (4, 4)]] == [2, 3, 1, 3]
     assert ledger.changed() == 0
     ledger.ops[1] = ("reset", ledger.keys()[0])
     assert ledger.changed() == 2

@@ -282,6 +282,14 @@ class Ledger:
         in every mode, and all before it."""
         return max((at + 1 for at in range(len(self.answered_at)) if self.ops[at][0] not in SPENDING), default=0)
 
+    def certain(self, begun, ended):
+        """How many operations a power cut must leave: those that were answered before it began, and, since a disk that
+        is gone must be told, those that were sent when it was done and answered. A sync that it overtakes may return
+        as if it had succeeded: to ext4 a transaction that was aborted is over like one that was written. Such an
+        answer would not have left a machine without power."""
+        return max((at + 1 for at, answered in enumerate(self.answered_at)
+                    if answered < begun or self.sent_at[at] > ended), default=0)
+
     def keys(self):
         return [f"own{self.index}/{algorithm}" for algorithm in ALGORITHMS]
 
@@ -430,9 +438,9 @@ class Book:
         client.post("/v1/log/flush").ok()
         client.close()
 
-    def settle(self, found, sync, crashed_at=None, window=0.0, killed=False):
+    def settle(self, found, sync, crashed_at=None, window=0.0, killed=False, cut_until=None):
         """Judges what was found after a crash and goes on from there. `killed`: the process ended, and the machine did
-        not. Where a tail may be lost, what was answered longer than `window` seconds before the crash must be left
+        not. `cut_until`: when a power cut that began at `crashed_at` was done. Where a tail may be lost, what was answered longer than `window` seconds before the crash must be left
         too."""
         exact = sync == "always" or (killed and sync == "batch")
         lost_answered, kept_sent = [], []
@@ -440,7 +448,8 @@ class Book:
         for ledger in self.ledgers:
             left, state = ledger.settle(found)
             answered = len(ledger.answered_at)
-            floor = answered if exact else ledger.floor
+            certain = answered if cut_until is None else ledger.certain(crashed_at, cut_until)
+            floor = certain if exact else ledger.floor
             if killed:
                 floor = max(floor, ledger.changed())
             if crashed_at is not None:

@@ -38,6 +38,7 @@ SHARED = {
     "org:acme:counter": [{"rate": HUGE, "per": "366d", "algorithm": "sliding_window_counter"}],
     "org:acme:bucket": [{"rate": 10_000, "per": "366d", "burst": 10_000_000, "algorithm": "token_bucket"}],
 }
+FAR = float("inf")
 SPENDING = ("hold", "check", "charge", "refund")
 IDEMPOTENT = os.environ.get("FLINT_SOAK_IDEMPOTENT", "1") == "1"
 
@@ -126,8 +127,11 @@ class Gateway:
         reply = client.ask("POST", path, body, {"Idempotency-Key": key} if key else {})
         if reply.status == 503:
             raise ConnectionError("503")
-        answered = time.time()
-        sent, self.pending = self.pending[3], None
+        answered, sent = time.time(), self.pending[3]
+        if self.tally.cut_since < answered and sent < self.tally.crashed_at:
+            # See Ledger.certain: such an answer would not have left a machine without power.
+            raise ConnectionError("overtaken by the cut")
+        self.pending = None
         self.recent = [*self.recent[-5:], (sent, answered, path, body, key, reply.status, dict(reply.headers), reply.body)]
         self.tally.answered += 1
         if key and reply.status == 200 and reply.json().get("allowed", True):
@@ -391,7 +395,8 @@ class Tally:
 
     def __init__(self):
         self.answered = self.denied = self.settled = self.again = self.renewed = self.late = self.replayed = self.repeated = 0
-        self.made, self.ids, self.crashed_at, self.compactions, self.looks = 0, set(), 0.0, 0, 0
+        self.made, self.ids, self.compactions, self.looks = 0, set(), 0, 0
+        self.cut_since = self.crashed_at = FAR
 
     def next(self):
         self.made += 1
@@ -419,6 +424,7 @@ class Day:
     def load(self, server, span):
         """Runs the clients; ends with the crash, which the caller makes in `crash`."""
         self.over, self.failures, self.crashing = threading.Event(), [], False
+        self.tally.cut_since = self.tally.crashed_at = FAR
         runs = [lambda gateway=gateway: self.drive(server, gateway) for gateway in self.gateways]
         runs += [lambda: self.repeat(server, 0.04, self.compact), lambda: self.repeat(server, 0.01, self.look)]
         self.threads = [threading.Thread(target=self.guarded, args=(run,), daemon=True) for run in runs]
@@ -426,8 +432,10 @@ class Day:
             thread.start()
         harness.wait_quietly(span, lambda: self.failures)
 
-    def crash(self, how):
+    def crash(self, how, cut=False):
         self.crashing = True
+        if cut:
+            self.tally.cut_since = time.time()
         how()
         self.tally.crashed_at = time.time()
         self.over.set()
@@ -559,9 +567,9 @@ class Day:
         for gateway in self.gateways:
             gateway.all = [hold for hold in gateway.all if hold.latest > min(horizon, self.tally.crashed_at) - 5]
 
-    def all_run_out(self, server):
+    def all_run_out(self, server, since):
         """No slot is in use once all holds have run out."""
-        time.sleep(max(0.0, self.tally.crashed_at + 3 + SLACK - time.time()))
+        time.sleep(max(0.0, since + 3 + SLACK - time.time()))
         client = server.client()
         for key in SLOTS:
             status = client.get(f"/v1/limits/{key}").ok()
@@ -589,7 +597,7 @@ def resume_and_judge(server, day, number):
         return day.open(server)
     day.judge(server)
     if number % 8 == 0:
-        day.all_run_out(server)
+        day.all_run_out(server, day.tally.crashed_at)
     return None
 
 
@@ -611,7 +619,13 @@ def cut_round(number, disk, day):
         with harness.serving(directory, *options_of(number)) as server:
             resume_and_judge(server, day, number)
             day.load(server, random.choice([random.uniform(0.01, 0.3), random.uniform(0.3, 1.5)]))
-            day.crash(disk.cut)
+            day.crash(disk.cut, cut=True)
+            # A disk that is gone is told, not hidden.
+            client = server.client()
+            harness.wait_for("health 503 after the cut", lambda: client.get("/v1/health").status == 503)
+            reply = client.post("/v1/hold", {"key": "org:acme"})
+            if (reply.status, reply.code()) != (503, "log_failed"):
+                raise Violation(f"a hold was answered {reply.status} after the cut: {reply.body!r}")
             day.join()
 
 
@@ -623,7 +637,7 @@ def last_look(directory, day):
         for gateway in day.gateways:
             gateway.resume(client)
         race(server, day)
-        day.all_run_out(server)
+        day.all_run_out(server, time.time())
         server.terminate()
     with harness.serving(directory) as server:
         day.judge(server)
@@ -700,7 +714,7 @@ def control(options, parent):
         with disk.mount() as directory:
             with harness.serving(directory, wrapper=harness.trace(power.FAKED)) as server:
                 day.load(server, 0.5)
-                day.crash(disk.cut)
+                day.crash(disk.cut, cut=True)
                 server.kill()
                 day.join()
         try:
