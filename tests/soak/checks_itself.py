@@ -40,7 +40,8 @@ def holding(name="h", until="later", lost=False, made=2, used=1):
     slots = harness.Slots()
     told = {} if lost else {"id": "h", "until": "later"}
     slots.holds, slots.allowed = {2: {"told": told, "until": told, "before": None}}, 2
-    found = {"holds": {name: (1, until)} if name else {}, "used": used, "total_allowed": made, "total_allowed_cost": made}
+    holds = {name: (1, until)} if name else {}
+    found = {"holds": holds, "used": used, "total_allowed": made, "total_allowed_cost": made}
     if not slots.matches(found):
         return False
     slots.adopt(found)

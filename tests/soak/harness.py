@@ -440,8 +440,8 @@ class Book:
 
     def settle(self, found, sync, crashed_at=None, window=0.0, killed=False, cut_until=None):
         """Judges what was found after a crash and goes on from there. `killed`: the process ended, and the machine did
-        not. `cut_until`: when a power cut that began at `crashed_at` was done. Where a tail may be lost, what was answered longer than `window` seconds before the crash must be left
-        too."""
+        not. `cut_until`: when a power cut that began at `crashed_at` was done. Where a tail may be lost, what was
+        answered longer than `window` seconds before the crash must be left too."""
         exact = sync == "always" or (killed and sync == "batch")
         lost_answered, kept_sent = [], []
         shares = {key: [0, 0, 0] for key in SHARED}

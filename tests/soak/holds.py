@@ -1,9 +1,10 @@
 """A gateway's day of holds, under `kill -9` and under power cuts, on one directory that lives through all rounds.
 
-Clients hold units of several windows and slots at once, and settle to more, less or the same, renew, settle late, twice
-or never. A request that is not answered is sent again after the crash, by its `Idempotency-Key` where it has one, which
-must spend once. Each client has a key of its own in everything it does, which tells whether a request that was not answered
-was carried out; so after each crash every window must be exact to the unit, not only within what is open."""
+Clients hold units of several windows and slots at once, and settle to more, less or the same, renew, settle late,
+twice or never. A request that is not answered is sent again after the crash, by its `Idempotency-Key` where it has
+one, which must spend once. Each client has a key of its own in everything it does, which tells whether a request that
+was not answered was carried out; so after each crash every window must be exact to the unit, not only within what is
+open."""
 
 import os
 import random
@@ -40,7 +41,6 @@ SHARED = {
 }
 FAR = float("inf")
 SPENDING = ("hold", "check", "charge", "refund")
-IDEMPOTENT = os.environ.get("FLINT_SOAK_IDEMPOTENT", "1") == "1"
 
 
 def seconds(text):
@@ -116,7 +116,8 @@ class Gateway:
         """What it was in the end: the same, or of the own key certainly something else."""
         if self.random.random() < 0.25:
             return dict(hold.units)
-        costs = {key: self.random.choice([0, cost, self.random.randint(0, 3 * cost)]) for key, cost in hold.units.items()}
+        pick = self.random
+        costs = {key: pick.choice([0, cost, pick.randint(0, 3 * cost)]) for key, cost in hold.units.items()}
         while costs[self.own] == hold.units[self.own]:
             costs[self.own] = self.random.randint(0, 3 * hold.units[self.own] + 1)
         return costs
@@ -132,7 +133,7 @@ class Gateway:
             # See Ledger.certain: such an answer would not have left a machine without power.
             raise ConnectionError("overtaken by the cut")
         self.pending = None
-        self.recent = [*self.recent[-5:], (sent, answered, path, body, key, reply.status, dict(reply.headers), reply.body)]
+        self.recent = [*self.recent[-5:], (sent, answered, path, body, key, reply.status, reply.body)]
         self.tally.answered += 1
         if key and reply.status == 200 and reply.json().get("allowed", True):
             self.kept = [*self.kept[-10:], (path, body, key, reply.body, self.tally.made, sent)]
@@ -140,7 +141,7 @@ class Gateway:
 
     def fresh(self):
         """A key by which a request is known when it is sent again, or none."""
-        if IDEMPOTENT and self.random.random() < 0.5:
+        if self.random.random() < 0.5:
             return f"{self.index}-{self.random.getrandbits(64):x}"
         return None
 
@@ -377,7 +378,7 @@ class Gateway:
         """A request that was sent again with its key: if it was carried out before, that is answered."""
         replayed = reply.headers.get("Idempotency-Replayed") == "true"
         if replayed is not self.happened:
-            raise Violation(f"replayed is {replayed}, and before it was carried out: {self.happened} ({op}: {reply.body!r})")
+            raise Violation(f"replayed is {replayed}, carried out before {self.happened} ({op}: {reply.body!r})")
         self.tally.replayed += replayed
         if op[0] == "check":
             return self.checked(reply, op[1])
@@ -394,7 +395,8 @@ class Tally:
     """What all clients have in common."""
 
     def __init__(self):
-        self.answered = self.denied = self.settled = self.again = self.renewed = self.late = self.replayed = self.repeated = 0
+        self.answered = self.denied = self.settled = self.again = self.renewed = self.late = 0
+        self.replayed = self.repeated = 0
         self.made, self.ids, self.compactions, self.looks = 0, set(), 0, 0
         self.cut_since = self.crashed_at = FAR
 
@@ -654,7 +656,8 @@ def race(server, day, rounds=50, racers=4):
 
         def settle(cost):
             mine = server.client()
-            replies[cost] = mine.post("/v1/settle", {"hold": held["hold"], "costs": {gateway.own: cost, "org:acme": 9 * cost}})
+            costs = {gateway.own: cost, "org:acme": 9 * cost}
+            replies[cost] = mine.post("/v1/settle", {"hold": held["hold"], "costs": costs})
             mine.close()
 
         threads = [threading.Thread(target=settle, args=(cost,)) for cost in range(racers)]
@@ -671,11 +674,12 @@ def race(server, day, rounds=50, racers=4):
 
 def said(day, what, rounds):
     tally = day.tally
+    retries = sum(gateway.retries for gateway in day.gateways)
     return (
-        f"{rounds} {what}, {tally.answered} answers: {tally.made} holds ({tally.denied} denied), {tally.settled} settled, "
-        f"{tally.late} late, {tally.again} again, {tally.renewed} renewed, {tally.replayed} of "
-        f"{sum(gateway.retries for gateway in day.gateways)} repeated ones were carried out before, "
-        f"{tally.repeated} asked again once answered, {tally.compactions} compactions, {tally.looks} looks at the slots")
+        f"{rounds} {what}, {tally.answered} answers: {tally.made} holds ({tally.denied} denied), "
+        f"{tally.settled} settled, {tally.late} late, {tally.again} again, {tally.renewed} renewed; {retries} requests "
+        f"sent again by their key, {tally.replayed} of which were carried out before; {tally.repeated} asked again once "
+        f"answered; {tally.compactions} compactions, {tally.looks} looks at the slots")
 
 
 def kills(options, parent):
