@@ -201,7 +201,9 @@ class Gateway:
         units = {self.own: self.random.randint(1, 12)}
         for key in SHARED:
             if self.random.random() < 0.4:
-                units[key] = self.random.choice([1, self.random.randint(1, 20), 4000])
+                # The bucket can't be so large that it never is empty: a bound on how long it takes to fill.
+                most = 20 if key == "org:acme:bucket" else 4000
+                units[key] = self.random.choice([1, self.random.randint(1, 20), most])
         slots = {}
         if self.random.random() < 0.25:
             slots[STREAMS] = 1
@@ -678,8 +680,8 @@ def said(day, what, rounds):
     return (
         f"{rounds} {what}, {tally.answered} answers: {tally.made} holds ({tally.denied} denied), "
         f"{tally.settled} settled, {tally.late} late, {tally.again} again, {tally.renewed} renewed; {retries} requests "
-        f"sent again by their key, {tally.replayed} of which were carried out before; {tally.repeated} asked again once "
-        f"answered; {tally.compactions} compactions, {tally.looks} looks at the slots")
+        f"sent again by their key, {tally.replayed} of which were carried out before; {tally.repeated} asked again "
+        f"once answered; {tally.compactions} compactions, {tally.looks} looks at the slots")
 
 
 def kills(options, parent):
