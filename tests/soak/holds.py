@@ -124,11 +124,14 @@ class Gateway:
 
     def send(self, client, op, path, body, key=None):
         """Sends, and keeps the request in mind until it is answered."""
-        self.pending = (op, path, body, time.time(), key)
+        sent = time.time()
+        # When it was sent first, if it is sent again.
+        first = self.pending[3] if self.pending else sent
+        self.pending = (op, path, body, first, key)
         reply = client.ask("POST", path, body, {"Idempotency-Key": key} if key else {})
         if reply.status == 503:
             raise ConnectionError("503")
-        answered, sent = time.time(), self.pending[3]
+        answered = time.time()
         if self.tally.cut_since < answered and sent < self.tally.crashed_at:
             # See Ledger.certain: such an answer would not have left a machine without power.
             raise ConnectionError("overtaken by the cut")
