@@ -81,8 +81,7 @@ class Gateway:
         self.spent = {self.own: 0, **{key: 0 for key in SHARED}}
         self.holds, self.settled, self.all = [], [], []
         self.orphans, self.pending, self.retries = [], None, 0
-        self.kept = []
-        self.recent = []
+        self.kept, self.recent, self.sent = [], [], 0.0
 
     def add(self, units):
         for key, cost in units.items():
@@ -124,7 +123,7 @@ class Gateway:
 
     def send(self, client, op, path, body, key=None):
         """Sends, and keeps the request in mind until it is answered."""
-        sent = time.time()
+        sent = self.sent = time.time()
         # When it was sent first, if it is sent again.
         first = self.pending[3] if self.pending else sent
         self.pending = (op, path, body, first, key)
@@ -341,7 +340,7 @@ class Gateway:
         happened = change != 0 and used != base
         left = {key: self.spent[key] + (delta.get(key, 0) if happened else 0) for key in self.spent}
         if op and op[0] == "hold" and happened:
-            self.orphans.append((op[2], self.pending[3]))
+            self.orphans.append((op[2], self.sent))
         if op and op[0] == "renew":
             self.find_renewed(op[1], op[2], listed)
         self.happened = happened
