@@ -198,3 +198,20 @@ fn a_crowd_with_one_key_spends_once() {
     assert_eq!((replayed, used(&mut client, "a")), (32 * 32 - 1, 7));
     server.terminate();
 }
+
+/// A status tells when more is there, which is another time a millisecond later: the answer is what was kept.
+#[test]
+fn what_is_kept_is_what_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &["--sync", "relaxed"]);
+    let mut client = server.client();
+    client.post("/v1/limits", LIMITS).ok();
+    for round in 0..500 {
+        for (path, cost) in [("/v1/charge", 2), ("/v1/refund", 1)] {
+            let (key, body) = (format!("{path} {round}"), format!(r#"{{"key":"a","cost":{cost}}}"#));
+            let first = post(&mut client, path, &key, &body);
+            is_again(&first, &post(&mut client, path, &key, &body));
+        }
+    }
+    server.terminate();
+}

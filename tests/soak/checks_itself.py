@@ -34,6 +34,34 @@ def found(left, shared=None, denied=0):
     return states
 
 
+def holding(name="h", until="later", lost=False, made=2, used=1):
+    """Whether the slots of a connection that made two holds and settled the first are taken for what is found. Where
+    the answer to the second was lost, its id and its end are known by nobody."""
+    slots = harness.Slots()
+    told = {} if lost else {"id": "h", "until": "later"}
+    slots.holds, slots.allowed = {2: {"told": told, "until": told, "before": None}}, 2
+    holds = {name: (1, until)} if name else {}
+    found = {"holds": holds, "used": used, "total_allowed": made, "total_allowed_cost": made}
+    if not slots.matches(found):
+        return False
+    slots.adopt(found)
+    return told == {"id": name, "until": until}
+
+
+def hold_is_judged():
+    assert holding() and holding(name="i", until="soon", lost=True)
+    wrong = [{"name": "i"}, {"until": "soon"}, {"name": None}, {"made": 3}, {"used": 2}]
+    assert not any(holding(**each) for each in wrong)
+    assert not holding(name=None, lost=True)
+    limit = harness.Limit()
+    limit.take(3)
+    limit.correct(3, 5, resets=0)
+    limit.correct(5, 1, resets=0)
+    # Held before a reset that was not: given back no more.
+    limit.correct(1, 0, resets=-1)
+    assert limit.view() == (harness.CAPACITY, 1, 2, 5)
+
+
 def expect(outcome, states, *how):
     book = history()
     try:
@@ -57,6 +85,8 @@ def run():
     expect(True, found([3, 2]), "relaxed", 3.2, 0.1, True)
     expect(False, found([3, 0]), "relaxed", 3.2, 0.1, True)
     ledger = history().ledgers[0]
+    # Sent at 1.0, 2.0 and 3.0, answered 0.05 later each.
+    assert [ledger.certain(*cut) for cut in [(3.01, 3.02), (2.01, 2.9), (2.01, 3.2), (4, 4)]] == [2, 3, 1, 3]
     assert ledger.changed() == 0
     ledger.ops[1] = ("reset", ledger.keys()[0])
     assert ledger.changed() == 2
@@ -69,3 +99,4 @@ def run():
     missing = found([3, 3])
     del missing[harness.SHARED[0]]
     expect(False, missing, "always")
+    hold_is_judged()

@@ -30,6 +30,11 @@ BUCKET = 1000
 """Capacity of a token bucket that is refilled by one unit a year, in which nothing comes back while a part runs."""
 ALGORITHMS = ("token_bucket", "fixed_window_counter", "sliding_window_log", "sliding_window_counter")
 SHARED = ("shared/a", "shared/b")
+HOURS = 5
+"""How long a hold is made for: longer than any part runs."""
+HOLDING = ("hold", "renew", "settle")
+SPENDING = ("spend", *HOLDING)
+"""What a quiet server writes as late as the mode allows."""
 DENIED = "denied"
 SKIPPED = 77
 
@@ -91,8 +96,9 @@ class Client:
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
 
-    def ask(self, method, path, body=None):
-        self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
+    def ask(self, method, path, body=None, headers=None):
+        sent = {**self.headers, **headers} if headers else self.headers
+        self.connection.request(method, path, None if body is None else json.dumps(body), sent)
         response = self.connection.getresponse()
         return Reply(response.status, response.headers, response.read())
 
@@ -171,8 +177,13 @@ def serving(directory, *args, **options):
 
 
 def statuses(server):
+    """All limits; those of slots with their open holds by id: what each takes, and until when."""
     client = server.client()
     found = {status["key"]: status for status in client.get("/v1/limits").ok()}
+    for key, status in found.items():
+        if "slots" in status:
+            holds = client.get("/v1/limits/" + key.replace("/", "%2F")).ok()["holds"]
+            status["holds"] = {hold["hold"]: (hold["cost"], hold["expires_at"]) for hold in holds}
     client.close()
     return found
 
@@ -180,16 +191,69 @@ def statuses(server):
 class Limit:
     """How a limit of the book stands."""
 
-    __slots__ = ("capacity", "spent", "allowed", "cost")
+    __slots__ = ("capacity", "spent", "allowed", "cost", "resets")
 
     def __init__(self, capacity=CAPACITY):
-        self.capacity, self.spent, self.allowed, self.cost = capacity, 0, 0, 0
+        self.capacity, self.spent, self.allowed, self.cost, self.resets = capacity, 0, 0, 0, 0
 
     def view(self):
         return (self.capacity, self.spent, self.allowed, self.cost)
 
+    def matches(self, status):
+        return self.view() == view(status)
+
+    def take(self, cost):
+        self.spent, self.allowed, self.cost = self.spent + cost, self.allowed + 1, self.cost + cost
+
+    def correct(self, held, cost, resets):
+        """What was held has cost something else. Nothing is given back for what was held before a reset."""
+        if cost > held:
+            self.take(cost - held)
+        elif self.resets == resets:
+            self.spent -= held - cost
+
+
+class Slots:
+    """How the slots of a connection stand, and so its holds. What was not answered is told of by nobody: the id of
+    such a hold, and until when it lasts, are taken from what is found."""
+
+    __slots__ = ("holds", "allowed")
+
+    def __init__(self):
+        self.holds, self.allowed = {}, 0
+
+    def unknown(self, found):
+        known = {hold["told"].get("id") for hold in self.holds.values()}
+        return [name for name in found if name not in known]
+
+    def matches(self, status):
+        found, strange = status["holds"], 0
+        for hold in self.holds.values():
+            name, until = hold["told"].get("id"), hold["until"].get("until")
+            if name is None:
+                strange += 1
+            elif name not in found or found[name][0] != 1:
+                return False
+            elif found[name][1] != until and (until is not None or found[name][1] == hold["before"]):
+                return False
+            elif until is None and found[name][1] == hold["before"]:
+                return False
+        return (
+            strange == len(self.unknown(found)) and status["used"] == len(self.holds)
+            and (status["total_allowed"], status["total_allowed_cost"]) == (self.allowed, self.allowed))
+
+    def adopt(self, status):
+        """Learns from what is found what was not answered."""
+        found, strange = status["holds"], self.unknown(status["holds"])
+        for hold in self.holds.values():
+            if "id" not in hold["told"]:
+                hold["told"]["id"] = strange.pop()
+            hold["until"]["until"] = found[hold["told"]["id"]][1]
+
 
 def view(status):
+    if "slots" in status:
+        return (status["slots"], status["used"], status["total_allowed"], sorted(status.get("holds", ())))
     capacity = status["rate"] if status["burst"] is None else status["burst"]
     return (capacity, capacity - status["remaining"], status["total_allowed"], status["total_allowed_cost"])
 
@@ -202,19 +266,29 @@ class Ledger:
     def __init__(self, index, seed):
         self.index, self.random = index, random.Random(seed * 1000 + index)
         self.state = {key: Limit() for key in SHARED}
+        self.slots = f"own{index}/slots"
         self.made = 0
         self.churn = True
         self.begin()
 
     def begin(self):
         self.ops, self.sent_at, self.answered_at, self.floor = [], [], [], 0
-        self.ahead = {key: limit.capacity for key, limit in self.state.items() if "/new" in key}
-        self.spent = {key: limit.spent for key, limit in self.state.items()}
+        self.ahead = copy.deepcopy(self.state)
+        holds = self.state[self.slots].holds if self.slots in self.state else {}
+        self.ids = {number: hold["told"]["id"] for number, hold in holds.items()}
 
     def changed(self):
         """How many operations there are up to the last change of a limit that was answered: such a change is written
         in every mode, and all before it."""
-        return max((at + 1 for at in range(len(self.answered_at)) if self.ops[at][0] != "spend"), default=0)
+        return max((at + 1 for at in range(len(self.answered_at)) if self.ops[at][0] not in SPENDING), default=0)
+
+    def certain(self, begun, ended):
+        """How many operations a power cut must leave: those that were answered before it began, and, since a disk that
+        is gone must be told, those that were sent when it was done and answered. A sync that it overtakes may return
+        as if it had succeeded: to ext4 a transaction that was aborted is over like one that was written. Such an
+        answer would not have left a machine without power."""
+        return max((at + 1 for at, answered in enumerate(self.answered_at)
+                    if answered < begun or self.sent_at[at] > ended), default=0)
 
     def keys(self):
         return [f"own{self.index}/{algorithm}" for algorithm in ALGORITHMS]
@@ -222,66 +296,120 @@ class Ledger:
     def next_op(self):
         """A new operation; each one changes the connection's own keys, and none is denied."""
         bucket = self.keys()[0]
-        op = ("reset", bucket) if self.spent.get(bucket, 0) > BUCKET - 3 else self._any_op()
-        if op[0] == "reset":
-            self.spent[op[1]] = 0
-        elif op[0] == "spend":
-            for key, cost in op[1]:
-                self.spent[key] = self.spent.get(key, 0) + cost
+        op = ("reset", bucket) if self.ahead[bucket].spent > BUCKET - 10 else self._any_op()
+        self.apply(self.ahead, op)
         return op
 
     def _any_op(self):
+        if self.random.random() < 0.25:
+            return self._any_hold()
         turn = self.random.random()
         own = self.random.choice(self.keys())
         cost = self.random.randint(1, 3)
         if turn < 0.75 or not self.churn:
             return ("spend", ((own, cost),)) if turn < 0.6 else ("spend", ((own, cost), (SHARED[0], 2), (SHARED[1], 2)))
-        if turn < 0.80 and self.spent.get(own, 0) > 0:
+        if turn < 0.80 and self.ahead[own].spent > 0:
             return ("reset", own)
-        fresh = sorted(self.ahead)
+        fresh = sorted(key for key in self.ahead if "/new" in key)
         if turn < 0.88 or not fresh:
             self.made += 1
-            key = f"own{self.index}/new{self.made:06}"
-            self.ahead[key] = CAPACITY
-            return ("create", key, CAPACITY)
+            return ("create", f"own{self.index}/new{self.made:06}", CAPACITY)
         key = self.random.choice(fresh)
         # What was created and removed and did nothing between would leave no trace.
-        if turn < 0.93 or self.spent.get(key, 0) == 0:
+        if turn < 0.93 or self.ahead[key].spent == 0:
             return ("spend", ((key, cost), (own, 1)))
         if turn < 0.96:
-            self.ahead[key] += 1
-            return ("create", key, self.ahead[key])
-        del self.ahead[key]
+            return ("create", key, self.ahead[key].capacity + 1)
         return ("remove", key)
 
-    @staticmethod
-    def apply(state, op):
+    def _any_hold(self):
+        """A hold of units and of a slot, or what becomes of one. `told` and `until` are filled by the answer."""
+        holds, turn = self.ahead[self.slots].holds, self.random.random()
+        if not holds or (turn < 0.5 and len(holds) < 20):
+            self.made += 1
+            shared = self.random.choice([0, 2])
+            return ("hold", self.made, self.random.choice(self.keys()), self.random.randint(1, 3), shared, {})
+        number = self.random.choice(sorted(holds))
+        hold = holds[number]
+        if turn < 0.65:
+            # Never for as long as before, so that it is seen.
+            hours = self.random.choice([hours for hours in range(6, 25) if hours != hold["hours"]])
+            return ("renew", number, hours, {})
+        cost = self.random.choice([hold["cost"], 0, hold["cost"] + self.random.randint(1, 3)])
+        shared = ((SHARED[0], self.random.randint(0, 4)),) if hold["shared"] else ()
+        return ("settle", number, ((hold["own"], cost), *shared))
+
+    def body(self, op):
+        """What is asked for with a hold."""
+        if op[0] == "hold":
+            items = [(op[2], op[3]), (self.slots, 1)] + ([(SHARED[0], op[4])] if op[4] else [])
+            return {"items": items, "ttl": f"{HOURS}h"}
+        if op[0] == "renew":
+            return {"hold": self.ids[op[1]], "ttl": f"{op[2]}h"}
+        return {"hold": self.ids[op[1]], "costs": dict(op[2])}
+
+    def learn(self, op, answer):
+        """Keeps what an answer says of a hold."""
+        if op[0] == "hold":
+            op[5].update(id=answer["hold"], until=answer["expires_at"])
+            self.ids[op[1]] = answer["hold"]
+        elif op[0] == "renew":
+            op[3].update(until=answer["expires_at"])
+
+    def apply(self, state, op):
         if op[0] == "spend":
             for key, cost in op[1]:
-                limit = state[key]
-                limit.spent, limit.allowed, limit.cost = limit.spent + cost, limit.allowed + 1, limit.cost + cost
+                state[key].take(cost)
         elif op[0] == "reset":
             state[op[1]].spent = 0
+            state[op[1]].resets += 1
         elif op[0] == "create":
             state.setdefault(op[1], Limit()).capacity = op[2]
-        else:
+        elif op[0] == "remove":
             del state[op[1]]
+        else:
+            self._apply_hold(state, op)
+
+    def _apply_hold(self, state, op):
+        slots = state[self.slots]
+        if op[0] == "hold":
+            _, number, own, cost, shared, told = op
+            state[own].take(cost)
+            if shared:
+                state[SHARED[0]].take(shared)
+            slots.allowed += 1
+            slots.holds[number] = {
+                "own": own, "cost": cost, "shared": shared, "resets": state[own].resets, "hours": HOURS,
+                "told": told, "until": told, "before": None}
+        elif op[0] == "renew":
+            hold = slots.holds[op[1]]
+            before = hold["until"].get("until")
+            slots.holds[op[1]] = {**hold, "hours": op[2], "until": op[3], "before": before}
+        else:
+            hold = slots.holds.pop(op[1])
+            for key, cost in op[2]:
+                held, resets = (hold["shared"], 0) if key in SHARED else (hold["cost"], hold["resets"])
+                state[key].correct(held, cost, resets)
 
     def settle(self, found):
         """How many operations are left, by what was found of the connection's own keys."""
-        own = {key: view(status) for key, status in found.items() if key.startswith(f"own{self.index}/")}
+        own = {key: status for key, status in found.items() if key.startswith(f"own{self.index}/")}
         state, matches = copy.deepcopy(self.state), []
         for count in range(len(self.ops) + 1):
             if count > 0:
                 self.apply(state, self.ops[count - 1])
-            if {key: limit.view() for key, limit in state.items() if key not in SHARED} == own:
+            mine = {key: limit for key, limit in state.items() if key not in SHARED}
+            if mine.keys() == own.keys() and all(limit.matches(own[key]) for key, limit in mine.items()):
                 matches.append((count, copy.deepcopy(state)))
         if not matches:
             raise Violation(
                 f"connection {self.index}: what was found is not the state after any number of its "
-                f"{len(self.ops)} operations ({len(self.answered_at)} answered): {own}")
+                f"{len(self.ops)} operations ({len(self.answered_at)} answered): "
+                f"{ {key: view(status) for key, status in own.items()} }")
         if len(matches) > 1:
             raise AssertionError(f"connection {self.index}: an operation changed nothing: {self.ops}")
+        if self.slots in own:
+            matches[0][1][self.slots].adopt(own[self.slots])
         return matches[0]
 
 
@@ -300,6 +428,9 @@ class Book:
             for key, algorithm in zip(ledger.keys(), ALGORITHMS):
                 configure(client, key, algorithm)
                 ledger.state[key] = Limit(BUCKET if algorithm == "token_bucket" else CAPACITY)
+            client.post("/v1/limits", {"key": ledger.slots, "slots": BUCKET}).ok()
+            ledger.state[ledger.slots] = Slots()
+            ledger.begin()
         for key in SHARED:
             configure(client, key, "fixed_window_counter")
         client.post("/v1/limits", {"key": DENIED, "rate": 1, "per": "366d", "algorithm": "fixed_window_counter"}).ok()
@@ -307,17 +438,18 @@ class Book:
         client.post("/v1/log/flush").ok()
         client.close()
 
-    def settle(self, found, sync, crashed_at=None, window=0.0, killed=False):
+    def settle(self, found, sync, crashed_at=None, window=0.0, killed=False, cut_until=None):
         """Judges what was found after a crash and goes on from there. `killed`: the process ended, and the machine did
-        not. Where a tail may be lost, what was answered longer than `window` seconds before the crash must be left
-        too."""
+        not. `cut_until`: when a power cut that began at `crashed_at` was done. Where a tail may be lost, what was
+        answered longer than `window` seconds before the crash must be left too."""
         exact = sync == "always" or (killed and sync == "batch")
         lost_answered, kept_sent = [], []
         shares = {key: [0, 0, 0] for key in SHARED}
         for ledger in self.ledgers:
             left, state = ledger.settle(found)
             answered = len(ledger.answered_at)
-            floor = answered if exact else ledger.floor
+            certain = answered if cut_until is None else ledger.certain(crashed_at, cut_until)
+            floor = certain if exact else ledger.floor
             if killed:
                 floor = max(floor, ledger.changed())
             if crashed_at is not None:
@@ -364,7 +496,9 @@ def configure(client, key, algorithm):
     client.post("/v1/limits", body).ok()
 
 
-def send(client, op):
+def send(client, ledger, op):
+    if op[0] in HOLDING:
+        return client.post(f"/v1/{op[0]}", ledger.body(op))
     if op[0] == "reset":
         return client.post("/v1/reset", {"key": op[1]})
     if op[0] == "create":
@@ -436,14 +570,16 @@ class Load:
             op = ledger.next_op()
             ledger.ops.append(op)
             ledger.sent_at.append(time.monotonic())
-            reply = send(client, op)
+            reply = send(client, ledger, op)
             if reply.status != 200:
                 self.refusals.append(reply)
                 self.refused.add(ledger.index)
                 return
             ledger.answered_at.append(time.monotonic())
-            if op[0] == "spend" and not reply.json()["allowed"]:
+            answer = reply.json()
+            if op[0] in ("spend", "hold") and not answer["allowed"]:
                 raise Violation(f"{op} was denied: {reply.body!r}")
+            ledger.learn(op, answer)
             if self.pause:
                 self.over.wait(self.pause)
 

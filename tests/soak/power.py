@@ -55,7 +55,7 @@ class Disk:
 
 
 def load_until_cut(disk, directory, book, number, more, wrapper):
-    """Load, and a cut in the middle of it. What is answered behind the cut is answered all the same."""
+    """Load, and a cut in the middle of it. What is sent after the cut and answered is answered all the same."""
     sync, busy, (seconds, pause) = mode(number), number % 4 < 2, harness.span(number)
     options = ["--sync", sync, "--compact-after", "65536" if busy else "67108864"]
     options += more
@@ -71,6 +71,7 @@ def load_until_cut(disk, directory, book, number, more, wrapper):
         load.expect_end()
         begun = time.monotonic()
         disk.cut()
+        ended = time.monotonic()
         # A disk that is gone is told, not hidden: the log fails, and no check is answered 200 any more.
         client = server.client()
         harness.wait_for("health 503 after the cut", lambda: client.get("/v1/health").status == 503)
@@ -79,7 +80,7 @@ def load_until_cut(disk, directory, book, number, more, wrapper):
             raise harness.Violation(f"a check was answered {reply.status} after the cut: {reply.body!r}")
         server.kill()
         load.stop()
-        return load.answered(), begun
+        return load.answered(), begun, ended
 
 
 def mode(number):
@@ -88,10 +89,10 @@ def mode(number):
 
 def one_round(disk, book, number, more=(), wrapper=()):
     with disk.mount() as directory:
-        answered, cut_at = load_until_cut(disk, directory, book, number, more, wrapper)
+        answered, cut_at, cut_until = load_until_cut(disk, directory, book, number, more, wrapper)
     with disk.mount() as directory:
         with harness.serving(directory) as server:
-            book.settle(harness.statuses(server), mode(number), cut_at, harness.WINDOW)
+            book.settle(harness.statuses(server), mode(number), cut_at, harness.WINDOW, cut_until=cut_until)
             # Recovery is durable itself: the next cut comes at once.
             disk.cut()
     return answered
