@@ -181,9 +181,12 @@ impl Core {
     ) -> Result<Vec<Ask<'i>>> {
         let mut asks = Vec::new();
         for (item, cost) in items.iter().zip(costs).filter(|(item, cost)| is_corrected(item) && **cost > item.cost) {
-            let hash = self.hash(&item.key);
-            let entry = table(tables, hash)?.get(hash, &item.key);
-            let served = self.served(entry.as_deref(), &item.key, Brought::AsItStands, now, self.version(now));
+            let (hash, version) = (self.hash(&item.key), self.version(now));
+            let table = table(tables, hash)?;
+            // Whether a key of which nothing counts any more was swept makes no difference.
+            self.forget_if_none(table, hash, &item.key, now, version);
+            let entry = table.get(hash, &item.key);
+            let served = self.served(entry.as_deref(), &item.key, Brought::AsItStands, now, version);
             if served.is_ok_and(|served| served.in_force(entry.as_deref()).slots().is_none()) {
                 asks.push(Ask { hash, key: &item.key, cost: cost - item.cost, brought: Brought::AsItStands });
             }

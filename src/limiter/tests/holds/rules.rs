@@ -283,3 +283,25 @@ fn a_charge_spends_past_the_limit_and_a_refund_gives_back_what_is_used() {
     assert_eq!(kind(bench.limiter.charge(Item::new("a").with_cost(0))), Some(Kind::InvalidArgument));
     assert_eq!(kind(bench.limiter.refund(Item::new("a").with_cost(0))), Some(Kind::InvalidArgument));
 }
+
+#[test]
+fn a_surcharge_on_a_key_by_request_does_not_depend_on_the_sweep() {
+    let limit = limit_of("10/1m");
+    for swept in [false, true] {
+        for (pattern, configured) in [(false, false), (true, true)] {
+            let bench = Bench::new(if pattern { &[("v*", "10/1m")] } else { &[] });
+            let item = Item::new("visitor").with_cost(4).with_limit(&limit);
+            let hold = bench.limiter.hold_all(&[item], MINUTE).unwrap().hold.unwrap();
+            // It has run out, and all that it spent has come back.
+            bench.pass(MINUTE);
+            if swept {
+                bench.limiter.core.sweep_round();
+            }
+            let settled = bench.settle(&hold, 9);
+            assert!(settled.late);
+            assert_eq!(settled.results[0].configured, configured, "swept: {swept}, pattern: {pattern}");
+            let used = bench.limiter.status("visitor").unwrap().map(|status| status.used);
+            assert_eq!(used, configured.then_some(Some(5)), "swept: {swept}, pattern: {pattern}");
+        }
+    }
+}
