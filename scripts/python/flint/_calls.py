@@ -181,6 +181,26 @@ def check_all(items: Iterable[Item], limit: Optional[_values.Limit]) -> Call[Che
     return Call("POST", "/v1/check-all", {"items": _items(items, limit)}, decode, repeatable=False)
 
 
+def take(items: List[Dict[str, Any]]) -> Call[CheckResult]:
+    """Spends of all items or of none; the result is the decision of the one that denies, else of the one with the least
+    left."""
+    if len(items) == 1:
+        return Call(
+            "POST", "/v1/check", items[0], lambda reply: _result(_checked(reply), reply.headers), repeatable=False
+        )
+
+    def decode(reply: Reply) -> CheckResult:
+        results = _checked(reply)["results"]
+        binding = results[-1] if not results[-1]["allowed"] else min(results, key=_left)
+        return _result(binding, reply.headers)
+
+    return Call("POST", "/v1/check-all", {"items": items}, decode, repeatable=False)
+
+
+def _left(decision: Dict[str, Any]) -> float:
+    return float("inf") if decision["remaining"] is None else float(decision["remaining"])
+
+
 def check_many(
     items: Iterable[Item], limit: Optional[_values.Limit]
 ) -> Call[List[Union[CheckResult, FlintServerError]]]:

@@ -11,6 +11,10 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, TypedD
 Algorithm = Literal["token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"]
 Mode = Literal["enforce", "shadow"]
 
+#: What is done while no decision can be had.
+OnError = Literal["raise", "allow", "deny", "local"]
+ON_ERROR = ("raise", "allow", "deny", "local")
+
 #: A length of time: ``"250ms"``, ``"10s"``, ``"1m"``, ``"24h"``, ``"7d"``; seconds; or a timedelta.
 Duration = Union[str, int, timedelta]
 
@@ -47,6 +51,15 @@ def duration(value: Duration) -> Union[str, int]:
     if rest:
         raise ValueError("a length of time must be whole milliseconds, not %r" % value)
     return "%dms" % milliseconds
+
+
+def seconds(timeout: float) -> float:
+    """A time-out, if it can be one."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError("timeout must be a number of seconds, not %s" % type(timeout).__name__)
+    if not 0 < timeout <= 3600:
+        raise ValueError("timeout must be over 0 and at most 3600 seconds, not %r" % (timeout,))
+    return timeout
 
 
 def _window(window: Any) -> Any:

@@ -1,0 +1,570 @@
+"""A server in this process: answers the same calls, in memory, by a clock of its own.
+
+It decides in the place of a server that is away (``on_error="local"``), and for tests (:mod:`flint.testing`). Of what a
+server does it has no ``max_keys``, no history and nothing on a disk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Pattern, Set, Tuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ._bounds import MAX_COST, MAX_KEY_BYTES
+from ._calls import Call
+from ._counting import Quote, State, Values, Window, Wrong, length_ms, state, values
+from ._reply import Reply
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+#: Keys after which those that nothing counts for are forgotten.
+_SWEEP_EVERY = 10_000
+
+#: Windows of earlier values that rest until these come back.
+_MAX_RESTING = 8
+
+
+def _instant(micros: Optional[int]) -> Optional[str]:
+    """RFC 3339 in UTC with milliseconds, rounded up."""
+    if micros is None:
+        return None
+    when = _EPOCH + timedelta(milliseconds=-(-micros // 1000))
+    return when.strftime("%Y-%m-%dT%H:%M:%S.") + "%03dZ" % (when.microsecond // 1000)
+
+
+def _ms(micros: Optional[int]) -> Optional[int]:
+    return None if micros is None else -(-micros // 1000)
+
+
+def _longest(waits: Iterable[Optional[int]]) -> Optional[int]:
+    found = list(waits)
+    return None if None in found else max((wait for wait in found if wait is not None), default=0)
+
+
+class _Setting:
+    """What is configured for a key or a pattern: values, and others over them for a time."""
+
+    def __init__(self) -> None:
+        self.values: Optional[Values] = None
+        self.over: Optional[Tuple[Values, int]] = None
+        self.max_keys: Optional[int] = None
+
+    def at(self, now: int) -> Optional[Values]:
+        """The values that count."""
+        if self.over is not None and now >= self.over[1]:
+            self.over = None
+        return self.over[0] if self.over is not None else self.values
+
+
+class _Entry:
+    """What a key has counted, under its values of now and those before."""
+
+    def __init__(self) -> None:
+        self.states: Dict[Window, State] = {}
+        self.values: Optional[Values] = None
+        self.source = "request"
+        self.pattern: Optional[str] = None
+        self.totals = {"total_allowed": 0, "total_denied": 0, "total_allowed_cost": 0, "total_denied_cost": 0}
+        self.last: Dict[str, Optional[int]] = {"last_allowed_at": None, "last_denied_at": None, "last_reset_at": None}
+
+    def under(self, values: Values, now: int) -> List[State]:
+        """The states of these values' windows, brought to an instant."""
+        for each in self.states.values():
+            each.advance(now)
+        missing = [window for window in values.windows if window not in self.states]
+        if missing:
+            lump = max((each.used(now) for each in self.states.values()), default=0)
+            for window in missing:
+                self.states[window] = state(window)
+                if lump:
+                    self.states[window].spend(now, lump)
+            resting = [window for window in self.states if window not in values.windows]
+            for window in resting[_MAX_RESTING:]:
+                del self.states[window]
+        return [self.states[window] for window in values.windows]
+
+    def is_untouched(self, now: int) -> bool:
+        """Whether nothing that was spent still counts."""
+        for each in self.states.values():
+            each.advance(now)
+        return not any(each.used(now) for each in self.states.values())
+
+
+class _Verdict:
+    """One item's decision, before anything is spent."""
+
+    def __init__(self, key: str, cost: int, entry: _Entry, values: Values, now: int) -> None:
+        self.key, self.cost, self.entry, self.values, self.now = key, cost, entry, values, now
+        states = entry.under(values, now)
+        for window in values.windows:
+            if window.rate and cost > window.capacity:
+                message = "cost %d is over the capacity %d of limit `%s` and could never be allowed"
+                raise Wrong(message % (cost, window.capacity, key), "cost_exceeds_capacity")
+        self.spends = all(each.allows(now, cost) for each in states)
+        self.quotes = [each.quote(now, cost, self.spends) for each in states]
+        self.shadow = values.mode == "shadow"
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it is answered so."""
+        return self.spends or self.shadow
+
+    def spend(self) -> None:
+        """Spends it, in windows that rest too."""
+        if not self.values.unlimited:
+            for each in self.entry.states.values():
+                each.spend(self.now, self.cost)
+
+    def count(self) -> None:
+        """Counts it among the totals."""
+        word = "allowed" if self.spends else "denied"
+        self.entry.totals["total_" + word] += 1
+        self.entry.totals["total_%s_cost" % word] += self.cost
+        self.entry.last["last_%s_at" % word] = self.now
+
+    @property
+    def binding(self) -> int:
+        """The window that binds: on a denial the longest wait, else the least remaining."""
+        def rank(place: int) -> Tuple[float, int]:
+            quote = self.quotes[place]
+            wait = 0.0 if self.spends else (math.inf if quote.retry is None else quote.retry)
+            return -wait, quote.remaining
+
+        return min(range(len(self.quotes)), key=rank)
+
+    def decision(self) -> Dict[str, Any]:
+        """As JSON has it."""
+        found: Dict[str, Any] = {"key": self.key, "allowed": self.allowed, "cost": self.cost}
+        if self.values.unlimited:
+            found.update({"limit": None, "remaining": None, "used": None, "reset_at": None})
+            found.update({"retry_after_ms": 0, "next_ms": None, "algorithm": None})
+        else:
+            binding = self.quotes[self.binding]
+            window = self.values.windows[self.binding]
+            found.update({"limit": window.capacity, "remaining": binding.remaining, "used": binding.used})
+            found["reset_at"] = _instant(max(quote.reset_at for quote in self.quotes))
+            wait = None if self.spends else _longest(quote.retry for quote in self.quotes)
+            found["retry_after_ms"] = 0 if self.allowed else _ms(wait)
+            found["next_ms"] = _ms(_longest(quote.next for quote in self.quotes))
+            found["algorithm"] = window.algorithm
+            if binding.debt:
+                found["debt"] = binding.debt
+            if len(self.quotes) > 1:
+                found["window"] = window.short
+                pairs = zip(self.values.windows, self.quotes)
+                found["windows"] = [{**_figures(*pair), "retry_after_ms": _ms(pair[1].retry)} for pair in pairs]
+                for each, of in zip(found["windows"], self.values.windows):
+                    each.update({"algorithm": of.algorithm, "per": of.per})
+        if self.entry.pattern is not None:
+            found["pattern"] = self.entry.pattern
+        if self.shadow:
+            found["shadow"] = True
+            if not self.spends:
+                found["would_deny"] = True
+        return found
+
+    def fields(self) -> Dict[str, str]:
+        """Header fields of an answer with it."""
+        policy, standing = [], []
+        seen: Dict[str, int] = {}
+        for window, quote in zip(self.values.windows, self.quotes):
+            seen[window.short] = seen.get(window.short, 0) + 1
+            name = window.short if seen[window.short] == 1 else "%s#%d" % (window.short, seen[window.short])
+            length = window.length
+            if not length:
+                begin, end = window.bounds(self.now)
+                length = end - begin
+            policy.append('"%s";q=%d' % (name, window.capacity))
+            if length >= 1_000_000:
+                policy[-1] += ";w=%d" % -(-length // 1_000_000)
+            standing.append('"%s";r=%d' % (name, quote.remaining))
+            wait = quote.next if self.spends or quote.allowed else quote.retry
+            if wait is not None:
+                standing[-1] += ";t=%d" % -(-wait // 1_000_000)
+        found = {"cache-control": "no-store"}
+        if policy:
+            found.update({"ratelimit-policy": ", ".join(policy), "ratelimit": ", ".join(standing)})
+        return found
+
+
+def _figures(window: Window, quote: Quote) -> Dict[str, Any]:
+    return {
+        "name": window.short,
+        "limit": window.capacity,
+        "remaining": quote.remaining,
+        "used": quote.used,
+        "debt": quote.debt,
+        "reset_at": _instant(quote.reset_at),
+        "next_ms": _ms(quote.next),
+    }
+
+
+def _micros() -> int:
+    return time.time_ns() // 1000
+
+
+class Memory:
+    """Answers calls.
+
+    Args:
+        clock: microseconds since the epoch.
+        lenient: whether a key without a limit is allowed, and is not an error.
+    """
+
+    def __init__(self, clock: Callable[[], int] = _micros, lenient: bool = False) -> None:
+        self._clock = clock
+        self._lenient = lenient
+        self._exact: Dict[str, _Setting] = {}
+        self._patterns: Dict[str, Tuple[_Setting, Pattern[str]]] = {}
+        self._entries: Dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+        self._now = 0
+        self._sweep_at = _SWEEP_EVERY
+
+    def answer(self, call: Call[Any]) -> Reply:
+        """The reply to a call."""
+        body = json.loads(call.body.decode("utf-8", "surrogatepass")) if call.body else None
+        parts = urlsplit(call.path)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        reply = Reply()
+        reply.status, reply.keep, reply.begun = 200, True, True
+        with self._lock:
+            # Never back, whatever the clock does.
+            self._now = max(self._now, self._clock())
+            try:
+                found, reply.headers = self._route(call.method, parts.path, query, body)
+            except Wrong as error:
+                reply.status = error.status
+                found = {"error": str(error), "code": error.code}
+        reply.body = json.dumps(found).encode()
+        return reply
+
+    def _route(self, method: str, path: str, query: Dict[str, str], body: Any) -> Tuple[Any, Dict[str, str]]:
+        if path == "/v1/check":
+            return self._check(body)
+        if path == "/v1/check-all":
+            return self._check_all(body["items"])
+        return self._plain(method, path, query, body), {}
+
+    def _plain(self, method: str, path: str, query: Dict[str, str], body: Any) -> Any:
+        if path == "/v1/check-many":
+            return {"results": [self._alone(item) for item in self._asked(body["items"])]}
+        if path == "/v1/limits":
+            if method == "POST":
+                return {"ok": True, "created": self._configure(body)}
+            if method == "DELETE":
+                return {"ok": True, "removed": self._remove(query["prefix"])}
+            return self._page(query)
+        if path.startswith("/v1/limits/"):
+            key = unquote(path[len("/v1/limits/") :], errors="surrogatepass")
+            return self._remove_one(key) if method == "DELETE" else self._status(key)
+        if path == "/v1/reset":
+            return self._reset(body)
+        if path == "/v1/top":
+            return self._top(query["by"], int(query["limit"]))
+        if path == "/v1/health":
+            return {"ok": True, "version": "memory"}
+        # flush, compact and doctor of nothing.
+        return {"ok": True, "log_bytes_before": 0, "log_bytes_after": 0, "snapshot_bytes": 0}
+
+    # ---- which limit a key has
+
+    @staticmethod
+    def _key(key: Any) -> str:
+        try:
+            size = len(key.encode("utf-8"))
+        except (UnicodeError, AttributeError):
+            raise Wrong("key must be a string of UTF-8") from None
+        if not key.strip():
+            raise Wrong("key must not be blank")
+        if size > MAX_KEY_BYTES:
+            raise Wrong("key must be at most %d bytes, not %d" % (MAX_KEY_BYTES, size))
+        if _CONTROL.search(key):
+            raise Wrong("key `%s` must not hold a control character" % key)
+        return str(key)
+
+    def _found(self, key: str, brought: Optional[Values]) -> Tuple[Values, str, Optional[str]]:
+        setting = self._exact.get(key)
+        found = setting.at(self._now) if setting is not None else None
+        if found is not None:
+            return found, "exact", None
+        best: Optional[Tuple[Tuple[int, int, bytes], str, Values]] = None
+        for pattern, (setting, matcher) in self._patterns.items():
+            found = setting.at(self._now)
+            if found is not None and matcher.fullmatch(key):
+                literal = len(pattern) - pattern.count("*")
+                # Of equal ones the first by its bytes.
+                rank = (-pattern.index("*"), -literal, pattern.encode())
+                if best is None or rank < best[0]:
+                    best = rank, pattern, found
+        if best is not None:
+            return best[2], "pattern", best[1]
+        if brought is not None:
+            return brought, "request", None
+        if self._lenient:
+            return Values(()), "request", None
+        message = "no limit is configured for key `%s`; configure it first" % key
+        raise Wrong(message, "limit_not_configured", 404)
+
+    def _entry(self, key: str, brought: Optional[Values]) -> Tuple[_Entry, Values]:
+        values, source, pattern = self._found(key, brought)
+        entry = self._entries.get(key)
+        if entry is None or (source != "exact" and entry.is_untouched(self._now)):
+            entry = _Entry()
+        entry.source, entry.pattern = source, pattern
+        return entry, values
+
+    # ---- deciding
+
+    @staticmethod
+    def _asked(items: Any) -> List[Dict[str, Any]]:
+        if not isinstance(items, list) or not 1 <= len(items) <= 1000:
+            raise Wrong("items must hold 1 to 1000 items")
+        found: List[Dict[str, Any]] = []
+        for item in items:
+            if isinstance(item, str):
+                found.append({"key": item})
+            elif isinstance(item, dict):
+                found.append(item)
+            elif isinstance(item, list) and len(item) == 2:
+                found.append({"key": item[0], "cost": item[1]})
+            else:
+                raise Wrong("an item must be a key, an object or [key, cost]")
+        return found
+
+    def _verdict(self, item: Mapping[str, Any]) -> _Verdict:
+        for name in item:
+            if name not in ("key", "cost", "limit"):
+                raise Wrong("unknown field `%s`" % name)
+        key, cost = self._key(item.get("key")), item.get("cost", 1)
+        if isinstance(cost, bool) or not isinstance(cost, int):
+            raise Wrong("cost must be an integer")
+        if not 1 <= cost <= MAX_COST:
+            raise Wrong("cost must be from 1 to %d, not %d" % (MAX_COST, cost))
+        brought = values(item["limit"]) if item.get("limit") is not None else None
+        entry, its = self._entry(key, brought)
+        return _Verdict(key, cost, entry, its, self._now)
+
+    def _keep(self, verdict: _Verdict) -> None:
+        """A key that something was spent of, or that is configured, stays."""
+        if verdict.spends or verdict.entry.source != "request":
+            verdict.entry.values = verdict.values
+            self._entries[verdict.key] = verdict.entry
+        if len(self._entries) >= self._sweep_at:
+            for key in [key for key, entry in self._entries.items() if key not in self._exact]:
+                if self._entries[key].is_untouched(self._now):
+                    del self._entries[key]
+            self._sweep_at = max(_SWEEP_EVERY, 2 * len(self._entries))
+
+    def _check(self, body: Mapping[str, Any]) -> Tuple[Any, Dict[str, str]]:
+        verdict = self._verdict(body)
+        found, fields = verdict.decision(), verdict.fields()
+        if verdict.spends:
+            verdict.spend()
+        verdict.count()
+        self._keep(verdict)
+        return found, fields
+
+    def _alone(self, item: Mapping[str, Any]) -> Dict[str, Any]:
+        try:
+            found: Dict[str, Any] = self._check(item)[0]
+        except Wrong as error:
+            return {"error": str(error), "code": error.code}
+        return found
+
+    def _check_all(self, items: Any) -> Tuple[Any, Dict[str, str]]:
+        asked = self._asked(items)
+        seen: Set[Any] = set()
+        verdicts: List[_Verdict] = []
+        for item in asked:
+            if item.get("key") in seen:
+                raise Wrong("items must not hold the key `%s` twice; add up its costs" % item.get("key"))
+            seen.add(item.get("key"))
+            verdicts.append(self._verdict(item))
+        denied = next((place for place, verdict in enumerate(verdicts) if not verdict.allowed), None)
+        told = verdicts if denied is None else verdicts[: denied + 1]
+        found: Dict[str, Any] = {"allowed": denied is None, "denied_key": None if denied is None else told[-1].key}
+        found["results"] = [verdict.decision() for verdict in told]
+        shown = told[-1] if denied is not None else min(told, key=_least)
+        fields = shown.fields()
+        for verdict in verdicts if denied is None else told[-1:]:
+            if verdict.spends:
+                verdict.spend()
+            verdict.count()
+            self._keep(verdict)
+        return found, fields
+
+    # ---- configuring
+
+    def _configure(self, body: Dict[str, Any]) -> bool:
+        key = self._key(body.pop("key", None))
+        lasts = body.pop("for", None)
+        max_keys = body.pop("max_keys", None)
+        if max_keys is not None and "*" not in key:
+            raise Wrong("max_keys belongs to patterns only")
+        its = values(body)
+        until = None if lasts is None else self._now + length_ms(lasts, "for") * 1000
+        setting = self._patterns[key][0] if key in self._patterns else self._exact.get(key)
+        created = setting is None
+        if setting is None:
+            setting = _Setting()
+            if "*" in key:
+                parts = [re.escape(part) for part in key.split("*")]
+                self._patterns[key] = setting, re.compile("(?s:.+)".join(parts))
+            else:
+                self._exact[key] = setting
+        if until is None:
+            setting.values = its
+        else:
+            setting.over = its, until
+        setting.max_keys = max_keys
+        return created
+
+    def _remove_one(self, key: str) -> Any:
+        if key not in self._exact and key not in self._patterns:
+            raise Wrong("no limit is configured for key `%s`; configure it first" % key, "limit_not_configured", 404)
+        self._forget(key)
+        return {"ok": True}
+
+    def _forget(self, key: str) -> None:
+        if self._exact.pop(key, None) is not None:
+            self._entries.pop(key, None)
+        self._patterns.pop(key, None)
+
+    def _remove(self, prefix: str) -> int:
+        found = [key for key in [*self._exact, *self._patterns] if key.startswith(prefix)]
+        for key in found:
+            self._forget(key)
+        return len(found)
+
+    def _reset(self, body: Mapping[str, Any]) -> Any:
+        if "prefix" in body:
+            keys = [key for key in self._entries if key.startswith(body["prefix"])]
+        else:
+            keys = [body["key"]]
+            if body["key"] not in self._entries:
+                self._found(self._key(body["key"]), None)
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.states.clear()
+                entry.last["last_reset_at"] = self._now
+                if key not in self._exact:
+                    del self._entries[key]
+        return {"ok": True}
+
+    # ---- looking
+
+    def _status(self, key: str) -> Dict[str, Any]:
+        if key in self._patterns:
+            return self._pattern_status(key)
+        known = self._entries.get(key)
+        brought = known.values if known is not None and not known.is_untouched(self._now) else None
+        if self._lenient and brought is None:
+            brought = Values(())
+        entry, its = self._entry(key, brought)
+        return self._shown(key, entry, its)
+
+    def _shown(self, key: str, entry: _Entry, its: Values) -> Dict[str, Any]:
+        verdict = [each.quote(self._now, 0, False) for each in entry.under(its, self._now)]
+        states = [entry.states[window] for window in its.windows]
+        found: Dict[str, Any] = {"key": key}
+        found.update(_values(its))
+        for each in found.get("windows", ()):
+            place = found["windows"].index(each)
+            each.update(_figures(its.windows[place], verdict[place]))
+            each.update(_detail(states[place]))
+            del each["limit"]
+        found["source"] = entry.source
+        if entry.pattern is not None:
+            found["pattern"] = entry.pattern
+        if not verdict:
+            found.update({"remaining": None, "used": None, "reset_at": None, "next_ms": None})
+        else:
+            least = min(verdict, key=lambda quote: quote.remaining)
+            found.update({"remaining": least.remaining, "used": least.used})
+            if least.debt:
+                found["debt"] = least.debt
+            found["reset_at"] = _instant(max(quote.reset_at for quote in verdict))
+            found["next_ms"] = _ms(_longest(quote.next for quote in verdict))
+            if len(verdict) == 1:
+                found.update(_detail(states[0]))
+        self._lasting(found, self._exact.get(key))
+        found.update(entry.totals)
+        found.update({name: _instant(at) for name, at in entry.last.items()})
+        return found
+
+    def _lasting(self, found: Dict[str, Any], setting: Optional[_Setting]) -> None:
+        if setting is not None and setting.over is not None:
+            found["for_until"] = _instant(setting.over[1])
+            found["for_ms"] = _ms(setting.over[1] - self._now)
+            found["below"] = None if setting.values is None else _values(setting.values)
+
+    def _pattern_status(self, pattern: str) -> Dict[str, Any]:
+        setting = self._patterns[pattern][0]
+        its = setting.at(self._now)
+        if its is None:
+            raise Wrong("no limit is configured for key `%s`" % pattern, "limit_not_configured", 404)
+        found = self._shown(pattern, _Entry(), its)
+        found["source"] = "exact"
+        self._lasting(found, setting)
+        found["live"] = len(self._live(pattern))
+        if setting.max_keys is not None:
+            found["max_keys"] = setting.max_keys
+        return found
+
+    def _live(self, pattern: Optional[str]) -> List[str]:
+        found = []
+        for key, entry in self._entries.items():
+            if key not in self._exact and not entry.is_untouched(self._now):
+                if pattern is None or self._found(key, entry.values)[2] == pattern:
+                    found.append(key)
+        return found
+
+    def _page(self, query: Mapping[str, str]) -> List[Dict[str, Any]]:
+        if "pattern" in query:
+            keys = self._live(query["pattern"])
+        else:
+            keys = [key for key, setting in self._exact.items() if setting.at(self._now) is not None]
+            keys += [key for key, (setting, _) in self._patterns.items() if setting.at(self._now) is not None]
+            if query.get("live") == "true":
+                keys += self._live(None)
+        keys = sorted(key for key in keys if key.startswith(query.get("prefix", "")))
+        after = query.get("after")
+        keys = [key for key in keys if after is None or key > after]
+        return [self._status(key) for key in keys[: int(query.get("limit", "1000"))]]
+
+    def _top(self, by: str, limit: int) -> List[Dict[str, Any]]:
+        if by not in ("allowed", "denied"):
+            raise Wrong("by must be allowed or denied, not %s" % by)
+        name = "total_" + by
+        found = [self._status(key) for key in self._entries if self._entries[key].totals[name]]
+        return sorted(found, key=lambda status: (-status[name], status["key"]))[:limit]
+
+
+def _least(verdict: _Verdict) -> float:
+    return min((float(quote.remaining) for quote in verdict.quotes), default=math.inf)
+
+
+def _detail(of: State) -> Dict[str, Any]:
+    found = of.detail()
+    for name in ("oldest_at", "window_started_at"):
+        if name in found:
+            found[name] = _instant(found[name])
+    return found
+
+
+def _values(its: Values) -> Dict[str, Any]:
+    """Values as a status has them."""
+    if its.unlimited:
+        return {"unlimited": True, "mode": its.mode}
+    if len(its.windows) == 1:
+        return {**its.windows[0].fields(), "mode": its.mode}
+    named: List[Dict[str, Any]] = [{"name": window.short, **window.fields()} for window in its.windows]
+    return {"windows": named, "mode": its.mode}
