@@ -8,16 +8,14 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import unittest
 import urllib.error
 import urllib.request
 
+from registry import PACKAGE, environment
 from support import TOKEN, Server
-
-PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 with open(os.path.join(PACKAGE, "..", "..", "README.md"), encoding="utf-8") as readme:
     # The application that README shows, of which only the quota's period is another: nothing comes back meanwhile.
@@ -92,18 +90,7 @@ asyncio.run(main())
 class Registry(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        directory = tempfile.TemporaryDirectory(prefix="flint-venv-")
-        cls.addClassCleanup(directory.cleanup)
-        cls.bin = os.path.join(directory.name, "bin")
-        made = subprocess.run([sys.executable, "-m", "venv", directory.name], capture_output=True, text=True)
-        pip = [os.path.join(cls.bin, "pip"), "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-        packages = ["mypy", "fastapi", "uvicorn", "gunicorn", PACKAGE]
-        if made.returncode == 0:
-            options = ["--retries", "1", "--timeout", "15"]
-            made = subprocess.run(pip + options + packages, capture_output=True, text=True)
-        if made.returncode != 0:
-            print("SKIPPED: mypy, fastapi, uvicorn and gunicorn can't be installed: %s" % made.stderr.strip()[-200:])
-            raise unittest.SkipTest("the registry is out of reach")
+        cls.bin = environment()
 
     def mypy(self, *what, directory=PACKAGE):
         command = [os.path.join(self.bin, "mypy"), "--strict", "--cache-dir", os.devnull, *what]
