@@ -16,6 +16,7 @@ from ._client import SharedLimiter
 from ._errors import FlintConnectionError, FlintError, FlintServerError
 from ._guard import Guard
 from ._origin import client_address
+from ._server import Server
 from ._results import CheckAllResult, CheckResult, Decision, LimitStatus, RateLimitExceeded
 from ._values import Limit, LimitValues, Window
 from .middleware import ASGIMiddleware, WSGIMiddleware
@@ -35,6 +36,7 @@ __all__ = [
     "LimitStatus",
     "LimitValues",
     "RateLimitExceeded",
+    "Server",
     "SharedLimiter",
     "WSGIMiddleware",
     "Window",

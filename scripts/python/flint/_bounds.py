@@ -21,6 +21,9 @@ BREAKER_FAILURES = 5
 #: Seconds between two probes of a server that does not answer, and for one of them at most.
 PROBE_EVERY_SECONDS = 1.0
 
+#: Seconds that a private server has for its start: a large log is read then.
+START_TIMEOUT_SECONDS = 60.0
+
 #: Bytes of a key, and the largest cost, as the server has them: a guard keeps to them, whatever a client sends.
 MAX_KEY_BYTES = 512
 MAX_COST = 1_000_000_000_000

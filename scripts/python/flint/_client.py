@@ -85,7 +85,9 @@ class SharedLimiter:
         self._owed: Dict[str, Call[bool]] = {}
         self._pool = Pool(self._address, authorization, timeout)
         self._tasks = AsyncPool(self._address, authorization, timeout)
-        self._breaker = Breaker(self._address.url, self._probe)
+        pool = self._pool
+        # Without a reference to this limiter, which is let go of at once when nobody uses it.
+        self._breaker = Breaker(self._address.url, lambda: _probe(pool))
 
     def __repr__(self) -> str:
         return "SharedLimiter(%r)" % self._address.url
@@ -405,14 +407,6 @@ class SharedLimiter:
             self._warn_from = now + WARN_EVERY_SECONDS
             _log.warning("checks are %s without the server, by on_error: %s", _DONE[on_error], error)
 
-    def _probe(self) -> None:
-        try:
-            self._pool.call(_calls.health(), PROBE_EVERY_SECONDS)
-        except FlintServerError as error:
-            # Whatever it says, it has answered.
-            if error.status in (502, 504):
-                raise
-
     # ---- looking
 
     def status(self, key: str) -> Optional[LimitStatus]:
@@ -520,6 +514,16 @@ class SharedLimiter:
             timeout=timeout,
         )
         return lambda function: decorate(self, guard, function)
+
+
+def _probe(pool: Pool) -> None:
+    """Asks whether the server answers."""
+    try:
+        pool.call(_calls.health(), PROBE_EVERY_SECONDS)
+    except FlintServerError as error:
+        # Whatever it says, it has answered.
+        if error.status in (502, 504):
+            raise
 
 
 def _all_degraded(allowed: bool, error: FlintError) -> CheckAllResult:

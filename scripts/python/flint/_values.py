@@ -11,6 +11,9 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, TypedD
 Algorithm = Literal["token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"]
 Mode = Literal["enforce", "shadow"]
 
+#: How durable an answer is.
+Sync = Literal["always", "batch", "relaxed"]
+
 #: What is done while no decision can be had.
 OnError = Literal["raise", "allow", "deny", "local"]
 ON_ERROR = ("raise", "allow", "deny", "local")

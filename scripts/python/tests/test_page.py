@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 import unittest
 
 import flint
 import flint.testing
-from support import TOKEN, WithServer
+from support import FLINT, TOKEN, WithServer
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = os.path.join(PACKAGE, "..", "..", "man", "flint-python.3")
@@ -36,7 +37,9 @@ class Page(WithServer):
         self.assertGreaterEqual(len(examples), 5)
         environment = {**os.environ, "FLINT_SERVER": self.server.url, "FLINT_SERVER_TOKEN": TOKEN}
         environment["PYTHONPATH"] = PACKAGE
-        printed = [self.output(plain(example), environment) for example in examples]
+        with tempfile.TemporaryDirectory(prefix="flint-page-") as directory:
+            environment.update({"FLINT_BIN": os.path.abspath(FLINT), "XDG_RUNTIME_DIR": directory})
+            printed = [self.output(plain(example), environment, directory) for example in examples]
         self.assertEqual(
             printed,
             [
@@ -46,15 +49,21 @@ class Page(WithServer):
                 # None is lost.
                 "sent to ann\n" * 7,
                 "sent to bob\n" * 7,
+                "9\n",
                 "10 of 10\n",
                 "",
                 "[True, True, False]\nTrue\n",
             ],
         )
 
-    def output(self, program, environment):
+    def output(self, program, environment, directory=None):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""), program)
         return done.stdout
@@ -87,7 +96,7 @@ class Page(WithServer):
         checked = 0
         for owner, prefix, names in [
             (flint.SharedLimiter, "limiter.", [n for n in dir(flint.SharedLimiter) if not n.startswith("_")]),
-            (flint, "flint.", ["SharedLimiter", "Guard", "ASGIMiddleware", "WSGIMiddleware", "client_address"]),
+            (flint, "flint.", ["SharedLimiter", "Guard", "ASGIMiddleware", "WSGIMiddleware", "client_address", "Server"]),
             (flint.testing, "flint.testing.", ["FakeLimiter"]),
         ]:
             for name in names:
