@@ -18,6 +18,14 @@ _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w":
 _WORDS = {"second": 1000, "minute": 60_000, "hour": 3_600_000}
 _CALENDAR = ("day", "week", "month", "quarter", "year")
 _ALGORITHMS = ("token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter")
+# Of the calendar, the average.
+_NOMINAL = {
+    "day": 86_400_000_000,
+    "week": 604_800_000_000,
+    "month": 2_629_746_000_000,
+    "quarter": 3 * 2_629_746_000_000,
+    "year": 12 * 2_629_746_000_000,
+}
 _YEAR_MS = 366 * 86_400_000
 
 
@@ -70,6 +78,13 @@ class Window:
     def short(self) -> str:
         """``100/1m``."""
         return "%d/%s" % (self.rate, self.per)
+
+    @property
+    def place(self) -> Tuple[int, str, int, int, int, int]:
+        """Its place among others: the shortest first."""
+        nominal = self.length or _NOMINAL[self.per]
+        algorithm = _ALGORITHMS.index(self.algorithm)
+        return nominal, self.tz or "", self.anchor or 0, self.rate, algorithm, self.capacity
 
     def fields(self) -> Dict[str, Any]:
         """Its values as a status has them."""
@@ -163,7 +178,8 @@ def _window(given: Mapping[str, Any]) -> Window:
     capacity = rate if burst is None else _whole(burst, "burst", 1)
     if calendar:
         _zone(tz or "UTC")
-        return Window(rate, per, 0, algorithm, capacity, tz or "UTC", None if anchor == 1 else anchor)
+        anchored = (anchor or 1) if per in ("month", "quarter", "year") else None
+        return Window(rate, per, 0, algorithm, capacity, tz or "UTC", anchored)
     ms = length_ms(per)
     return Window(rate, length_text(ms), ms * 1000, algorithm, capacity)
 
@@ -435,7 +451,7 @@ def values(given: Any) -> Values:
         return Values((window(rest),), mode)
     if rest:
         raise Wrong("windows takes the place of %s; leave it out" % next(iter(rest)))
-    found: List[Window] = [window(each) for each in given["windows"]]
+    found: List[Window] = sorted((window(each) for each in given["windows"]), key=lambda each: each.place)
     if not 1 <= len(found) <= 8:
         raise Wrong("windows must hold 1 to 8 windows, not %d" % len(found))
     if len({(each.rate, each.per, each.algorithm) for each in found}) < len(found):

@@ -115,6 +115,11 @@ class _Verdict:
         """Whether it is answered so."""
         return self.spends or self.shadow
 
+    def stand(self) -> None:
+        """Tells how the windows stand, for an item that is not spent because another one is denied."""
+        states = [self.entry.states[window] for window in self.values.windows]
+        self.quotes = [each.quote(self.now, self.cost, False) for each in states]
+
     def spend(self) -> None:
         """Spends it, in windows that rest too."""
         if not self.values.unlimited:
@@ -165,14 +170,17 @@ class _Verdict:
             found["pattern"] = self.entry.pattern
         if self.shadow:
             found["shadow"] = True
-            if not self.spends:
-                found["would_deny"] = True
+            found["would_deny"] = not self.spends
         return found
 
     def fields(self) -> Dict[str, str]:
         """Header fields of an answer with it."""
         policy, standing = [], []
         seen: Dict[str, int] = {}
+        latest = None if self.allowed else _longest(quote.retry for quote in self.quotes)
+        if latest is not None:
+            # No later than the whole of it is allowed.
+            latest = max(-(-latest // 1_000_000), 1)
         for window, quote in zip(self.values.windows, self.quotes):
             seen[window.short] = seen.get(window.short, 0) + 1
             name = window.short if seen[window.short] == 1 else "%s#%d" % (window.short, seen[window.short])
@@ -184,9 +192,10 @@ class _Verdict:
             if length >= 1_000_000:
                 policy[-1] += ";w=%d" % -(-length // 1_000_000)
             standing.append('"%s";r=%d' % (name, quote.remaining))
-            wait = quote.next if self.spends or quote.allowed else quote.retry
+            wait = quote.next if self.allowed or quote.allowed else quote.retry
             if wait is not None:
-                standing[-1] += ";t=%d" % -(-wait // 1_000_000)
+                seconds = -(-wait // 1_000_000)
+                standing[-1] += ";t=%d" % (seconds if latest is None else min(seconds, latest))
         found = {"cache-control": "no-store"}
         if policy:
             found.update({"ratelimit-policy": ", ".join(policy), "ratelimit": ", ".join(standing)})
@@ -389,11 +398,15 @@ class Memory:
             verdicts.append(self._verdict(item))
         denied = next((place for place, verdict in enumerate(verdicts) if not verdict.allowed), None)
         told = verdicts if denied is None else verdicts[: denied + 1]
+        if denied is not None:
+            for verdict in told:
+                verdict.stand()
         found: Dict[str, Any] = {"allowed": denied is None, "denied_key": None if denied is None else told[-1].key}
         found["results"] = [verdict.decision() for verdict in told]
         shown = told[-1] if denied is not None else min(told, key=_least)
         fields = shown.fields()
-        for verdict in verdicts if denied is None else told[-1:]:
+        # What would be denied in shadow mode counts as denied, whatever the others are.
+        for verdict in verdicts if denied is None else [verdict for verdict in told if not verdict.spends]:
             if verdict.spends:
                 verdict.spend()
             verdict.count()
@@ -445,18 +458,19 @@ class Memory:
 
     def _reset(self, body: Mapping[str, Any]) -> Any:
         if "prefix" in body:
-            keys = [key for key in self._entries if key.startswith(body["prefix"])]
+            keys = [key for key in {*self._entries, *self._exact} if key.startswith(body["prefix"])]
         else:
             keys = [body["key"]]
-            if body["key"] not in self._entries:
+            known = self._entries.get(body["key"])
+            if known is None or known.is_untouched(self._now):
                 self._found(self._key(body["key"]), None)
         for key in keys:
-            entry = self._entries.get(key)
-            if entry is not None:
+            if key in self._exact:
+                entry = self._entries.setdefault(key, _Entry())
                 entry.states.clear()
                 entry.last["last_reset_at"] = self._now
-                if key not in self._exact:
-                    del self._entries[key]
+            else:
+                self._entries.pop(key, None)
         return {"ok": True}
 
     # ---- looking
