@@ -12,7 +12,20 @@ import functools
 import hashlib
 import inspect
 import re
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Sequence, TypeVar, Union, cast
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Optional,
+    Protocol,
+    Sequence,
+    TypedDict,
+    TypeVar,
+    Union,
+    cast,
+)
 
 from . import _origin
 from ._bounds import GUARD_TIMEOUT_SECONDS, MAX_COST, MAX_KEY_BYTES, MAX_PREFIX_BYTES
@@ -26,6 +39,24 @@ Cost = Union[int, Callable[..., int]]
 Brought = Union[Limit, Callable[..., Optional[Limit]]]
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class GuardValues(TypedDict, total=False):
+    """The arguments of a :class:`Guard`, as shells take them."""
+
+    limit: Optional[Brought]
+    key: Key
+    prefix: Optional[str]
+    cost: Cost
+    exempt: Union[Iterable[str], Callable[[Any], bool]]
+    rate: Optional[int]
+    per: Optional[Duration]
+    algorithm: Optional[Algorithm]
+    burst: Optional[int]
+    trusted_proxies: Iterable[str]
+    ipv6_prefix: int
+    on_error: Optional[OnError]
+    timeout: float
 
 
 class Limiter(Protocol):
@@ -55,10 +86,10 @@ class Guard:
     """The quota of a web request: what it is counted by, what it costs and what is free.
 
     Args:
-        limit: what counts for a key that no limit is configured for: ``"100/1m"``, ``["3/10s", "100/1d"]``, a dict, or a
-            function of the request that returns such (tiers of users), or None for what is configured alone.
-        key: the limit's key, or a function of the request; one that returns None lets the request pass. What is not fit
-            for a key is hashed.
+        limit: what counts for a key that no limit is configured for: ``"100/1m"``, ``["3/10s", "100/1d"]``, a dict, or
+            a function of the request that returns such (tiers of users), or None for what is configured only.
+        key: the limit's key, or a function of the request; one that returns None lets the request pass. What is not
+            fit for a key is hashed.
         prefix: stands before the key, with a colon. Else the application's name where no key is given, so that two
             applications have two quotas, and nothing where one is.
         cost: units of a request, or a function of it; 0 lets it pass.
@@ -70,8 +101,8 @@ class Guard:
             limiter's.
         timeout: seconds that a request waits for a decision at most.
 
-    Of several guards of one request, ``on_error`` and ``timeout`` are the first one's. Functions are given what the shell
-    has: an environ, a scope, or a request of the framework.
+    Of several guards of one request, ``on_error`` and ``timeout`` are the first one's. Functions are given what the
+    shell has: an environ, a scope, or a request of the framework.
     """
 
     def __init__(
@@ -95,7 +126,8 @@ class Guard:
             raise TypeError("exempt must be a list of paths, not a str")
         if not isinstance(ipv6_prefix, int) or not 1 <= ipv6_prefix <= 128:
             raise ValueError("ipv6_prefix must be 1 to 128 bits, not %r" % (ipv6_prefix,))
-        if prefix is not None and (len(prefix.encode("utf-8", "replace")) > MAX_PREFIX_BYTES or _CONTROL.search(prefix)):
+        size = len((prefix or "").encode("utf-8", "replace"))
+        if size > MAX_PREFIX_BYTES or _CONTROL.search(prefix or ""):
             raise ValueError("prefix must be at most %d bytes without control characters" % MAX_PREFIX_BYTES)
         if on_error is not None and on_error not in ON_ERROR:
             raise ValueError("on_error must be 'raise', 'allow', 'deny' or 'local', not %r" % (on_error,))
@@ -152,7 +184,7 @@ class Guard:
 class Guards:
     """The guards of an application, and who decides."""
 
-    def __init__(self, limiter: Limiter, guards: Sequence[Guard], values: Mapping[str, Any]) -> None:
+    def __init__(self, limiter: Limiter, guards: Sequence[Guard], values: GuardValues) -> None:
         self._limiter = limiter
         self._guards = [*guards, Guard(**values)] if values or not guards else [*guards]
         self._timeout = self._guards[0].timeout
@@ -187,8 +219,8 @@ class Guards:
         return found
 
     def take(self, items: List[Dict[str, Any]]) -> CheckResult:
-        """Spends all items or none, and answers with the one that binds. What costs more than its limit can ever allow is
-        denied for ever: a client may send what it likes."""
+        """Spends all items or none, and answers with the one that binds. What costs more than its limit can ever allow
+        is denied for ever: a client may send what it likes."""
         try:
             return self._limiter._take(items, self._timeout, self._on_error)
         except FlintServerError as error:

@@ -13,7 +13,9 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 #: Names that frameworks and tutorials give to any application: they tell none from another.
-_ANY = frozenset({"", "FastAPI", "Starlette", "__main__", "api", "app", "application", "asgi", "main", "server", "wsgi"})
+_ANY = frozenset(
+    {"", "FastAPI", "Starlette", "__main__", "api", "app", "application", "asgi", "main", "server", "wsgi"}
+)
 
 
 def plain(request: Any) -> Any:
@@ -95,8 +97,8 @@ def _forwarded(request: Any) -> str:
     """All lines of ``X-Forwarded-For``, joined."""
     if _is_wsgi(request):
         return str(request.get("HTTP_X_FORWARDED_FOR") or "")
-    lines = [value.decode("latin-1") for name, value in request.get("headers", ()) if name.lower() == b"x-forwarded-for"]
-    return ",".join(lines)
+    lines = [value for name, value in request.get("headers", ()) if name.lower() == b"x-forwarded-for"]
+    return b",".join(lines).decode("latin-1")
 
 
 def client(request: Any, trusted: Sequence[Network], ipv6_prefix: int) -> str:

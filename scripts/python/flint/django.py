@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, cast
 
 from ._client import SharedLimiter
-from ._guard import Guards
+from ._guard import Guards, GuardValues
 from ._http import denial, fields
 from ._results import CheckResult, RateLimitExceeded
 
@@ -29,7 +29,7 @@ class RateLimitMiddleware:
         settings: Any = importlib.import_module("django.conf").settings
         given: Dict[str, Any] = dict(getattr(settings, "FLINT", {}))
         limiter = given.pop("limiter", None) or SharedLimiter()
-        self._guards = Guards(limiter, given.pop("guards", ()), given)
+        self._guards = Guards(limiter, given.pop("guards", ()), cast(GuardValues, given))
         self._get_response = get_response
         self._response: Any = importlib.import_module("django.http").HttpResponse
         self._is_async = inspect.iscoroutinefunction(get_response)

@@ -9,15 +9,18 @@
 
 # No annotations as strings: FastAPI reads those of the dependency.
 
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ._guard import Guard, Guards, Limiter
+from ._guard import Guard, Guards, GuardValues, Limiter
 from ._http import denial, denial_fields, fields, message
 from ._results import CheckResult, RateLimitExceeded
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Denied(RateLimitExceeded, HTTPException):
@@ -39,7 +42,7 @@ class RateLimit:
         values: the arguments of one :class:`flint.Guard` more, whose functions are given the ``Request``.
     """
 
-    def __init__(self, limiter: Limiter, guards: Sequence[Guard] = (), **values: Any) -> None:
+    def __init__(self, limiter: Limiter, guards: Sequence[Guard] = (), **values: "Unpack[GuardValues]") -> None:
         self._guards = Guards(limiter, guards, values)
 
     async def __call__(self, request: Request, response: Response) -> None:

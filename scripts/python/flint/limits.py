@@ -3,15 +3,15 @@
     import flint.limits
     limiter = flask_limiter.Limiter(get_remote_address, app=app, storage_uri="flint://127.0.0.1:7878")
 
-``flint://HOST:PORT`` and ``flint+unix:///path/to.sock``, with ``async+`` before either for asyncio. The token stands in the
-place of the password, ``flint://:TOKEN@HOST:PORT``, or in the environment's ``FLINT_SERVER_TOKEN``. What is missing of the
-address is that of ``FLINT_SERVER``.
+``flint://HOST:PORT`` and ``flint+unix:///path/to.sock``, with ``async+`` before either for asyncio. The token stands in
+the place of the password, ``flint://:TOKEN@HOST:PORT``, or in the environment's ``FLINT_SERVER_TOKEN``. What is missing
+of the address is that of ``FLINT_SERVER``.
 
 How the strategies of ``limits`` are kept
 -----------------------------------------
-A hit is one check, which brings its limit. ``limits`` tells a fixed window's storage no limit, and counts what it denies
-too: it is a fixed window of the largest rate, of which only the count is used. A sliding window counter denies where the
-weighted count, rounded *down*, has no room, and Flint rounds nothing: there a unit is 1000, and the rate 999 more.
+A hit is one check, which brings its limit. ``limits`` tells a fixed window's storage no limit, and counts what it
+denies too: it is a fixed window of the largest rate, of which only the count is used. A sliding window counter denies
+where the weighted count, rounded *down*, has no room, and Flint rounds up: there a unit is 1000, and the rate 999 more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextvars
 import time
 from datetime import datetime, timezone
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from limits import errors
@@ -85,7 +85,8 @@ def _fixed(expiry: int) -> Any:
 
 
 def _moving(limit: int, expiry: int) -> Any:
-    return {"rate": limit, "per": int(expiry), "algorithm": "sliding_window_log"}
+    # Flint rounds the instant of a hit up to a millisecond; nothing is to count for longer than the period.
+    return {"rate": limit, "per": "%dms" % (int(expiry) * 1000 - 1), "algorithm": "sliding_window_log"}
 
 
 def _sliding(limit: int, expiry: int) -> Any:

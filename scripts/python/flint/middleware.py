@@ -1,19 +1,22 @@
 """Rate limits in front of web applications: WSGI (Flask, Django) and ASGI (FastAPI, Starlette).
 
 A denied request is answered 429 with ``Retry-After``; every answer bears the server's ``RateLimit`` and
-``RateLimit-Policy`` fields. Each check brings the limit that is given here. What is configured for the key, exactly or by
-a pattern, counts before it and is never changed.
+``RateLimit-Policy`` fields. Each check brings the limit that is given here. What is configured for the key, exactly or
+by a pattern, counts before it and is never changed.
 
 Two middlewares with the same limiter, one right inside the other, are one guard: both are spent, or none.
 """
 
 from __future__ import annotations
 
-from typing import Any, Awaitable, Callable, Dict, Iterable, List, Mapping, MutableMapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, Iterable, List, MutableMapping, Optional, Sequence
 
-from ._guard import Guard, Guards, Limiter
+from ._guard import Guard, Guards, GuardValues, Limiter
 from ._http import Fields, denial, encoded, fields
 from ._results import CheckResult, RateLimitExceeded
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -28,7 +31,7 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 class _Middleware:
     """What both have: an application, and its guards."""
 
-    def __init__(self, app: Any, limiter: Limiter, guards: Sequence[Guard], values: Mapping[str, Any]) -> None:
+    def __init__(self, app: Any, limiter: Limiter, guards: Sequence[Guard], values: GuardValues) -> None:
         self._app = app
         self._guards = Guards(limiter, guards, values)
         while type(self._app) is type(self) and self._guards.is_of(self._app._guards):
@@ -46,7 +49,7 @@ class WSGIMiddleware(_Middleware):
         values: the arguments of one :class:`flint.Guard` more, whose functions are given the environ.
     """
 
-    def __init__(self, app: WSGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Any) -> None:
+    def __init__(self, app: WSGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Unpack[GuardValues]) -> None:
         super().__init__(app, limiter, guards, values)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -84,7 +87,7 @@ class ASGIMiddleware(_Middleware):
     """An ASGI application behind limits; what is no HTTP request passes. Arguments as for :class:`WSGIMiddleware`, with
     functions of the scope."""
 
-    def __init__(self, app: ASGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Any) -> None:
+    def __init__(self, app: ASGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Unpack[GuardValues]) -> None:
         super().__init__(app, limiter, guards, values)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
