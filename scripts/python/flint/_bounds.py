@@ -24,6 +24,9 @@ PROBE_EVERY_SECONDS = 1.0
 #: Seconds that a private server has for its start: a large log is read then.
 START_TIMEOUT_SECONDS = 60.0
 
+#: Calls of ``limit()`` that are kept while the server is away.
+MAX_OWED = 1000
+
 #: Bytes of a key, and the largest cost, as the server has them: a guard keeps to them, whatever a client sends.
 MAX_KEY_BYTES = 512
 MAX_COST = 1_000_000_000_000

@@ -111,6 +111,9 @@ def _result(decision: Dict[str, Any], headers: Mapping[str, str]) -> CheckResult
     )
 
 
+# ---- the server, and configuring
+
+
 def _path(key: Optional[str]) -> str:
     if not isinstance(key, str):
         raise TypeError("key must be a str, not %s" % type(key).__name__)
@@ -140,6 +143,9 @@ def limit(key: str, windows: Any, lasts: Optional[_values.Duration], fields: Dic
         found = _values.duration(lasts)
         body["for"] = found if isinstance(found, str) else "%ds" % found
     return Call("POST", "/v1/limits", body, lambda reply: bool(_checked(reply)["created"]))
+
+
+# ---- deciding: what spends is not repeatable
 
 
 def check(key: str, cost: int, limit: Optional[_values.Limit]) -> Call[CheckResult]:
@@ -221,6 +227,9 @@ def check_many(
     return Call("POST", "/v1/check-many", {"items": asked}, decode, repeatable=False)
 
 
+# ---- looking, resetting and removing
+
+
 def _status(found: LimitStatus) -> LimitStatus:
     if not isinstance(found["key"], str):
         raise TypeError("no key")
@@ -289,6 +298,9 @@ def remove(key: Optional[str], prefix: Optional[str]) -> Call[int]:
 
     # Twice, it would answer that there is no such limit.
     return Call("DELETE", _path(key), None, one, repeatable=False)
+
+
+# ---- the log
 
 
 def flush() -> Call[None]:

@@ -16,6 +16,7 @@ from ._bounds import (
     DEFAULT_TIMEOUT_SECONDS,
     DEFAULT_URL,
     GUARD_TIMEOUT_SECONDS,
+    MAX_OWED,
     PROBE_EVERY_SECONDS,
     WARN_EVERY_SECONDS,
 )
@@ -197,6 +198,8 @@ class SharedLimiter:
     def _later(self, key: str, call: Call[bool], error: FlintError) -> bool:
         """Notes what the server is to be told when it can be had; raises the error where that is not to be done."""
         self._warn(error, self._on_error)
+        if key not in self._owed and len(self._owed) >= MAX_OWED:
+            raise error
         self._owed[key] = call
         if self._on_error == "local":
             self._memory.answer(call)
@@ -332,7 +335,10 @@ class SharedLimiter:
         self._breaker.enter()
         try:
             for key, owed in list(self._owed.items()):
-                self._pool.call(owed, timeout)
+                try:
+                    self._pool.call(owed, timeout)
+                except FlintServerError as error:
+                    self._refused(key, error)
                 self._owed.pop(key, None)
             answer = self._pool.call(call, timeout)
         except FlintError as error:
@@ -341,11 +347,21 @@ class SharedLimiter:
         self._breaker.succeeded()
         return answer
 
+    @staticmethod
+    def _refused(key: str, error: FlintServerError) -> None:
+        """What was said too late to whoever called ``limit()``; raises what may pass."""
+        if error.unavailable:
+            raise error
+        _log.error("the limit for %r could not be configured when the server was back: %s", key, error)
+
     async def _asent(self, call: Call[T], timeout: Optional[float]) -> T:
         self._breaker.enter()
         try:
             for key, owed in list(self._owed.items()):
-                await self._tasks.call(owed, timeout)
+                try:
+                    await self._tasks.call(owed, timeout)
+                except FlintServerError as error:
+                    self._refused(key, error)
                 self._owed.pop(key, None)
             answer = await self._tasks.call(call, timeout)
         except FlintError as error:

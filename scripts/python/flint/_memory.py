@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import threading
 import time
@@ -232,7 +233,9 @@ class Memory:
         self._exact: Dict[str, _Setting] = {}
         self._patterns: Dict[str, Tuple[_Setting, Pattern[str]]] = {}
         self._entries: Dict[str, _Entry] = {}
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may come in between and ask itself.
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
         self._now = 0
         self._sweep_at = _SWEEP_EVERY
 
@@ -243,6 +246,9 @@ class Memory:
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         reply = Reply()
         reply.status, reply.keep, reply.begun = 200, True, True
+        if self._pid != os.getpid():
+            # In a forked child nobody gives back what another thread of the parent held.
+            self._pid, self._lock = os.getpid(), threading.RLock()
         with self._lock:
             # Never back, whatever the clock does.
             self._now = max(self._now, self._clock())

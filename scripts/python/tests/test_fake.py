@@ -1,5 +1,5 @@
-"""``flint.testing.FakeLimiter`` does what the real one does: one suite over both, the real one's server with a clock that is
-set (``tests/clocked/server.rs``)."""
+"""``flint.testing.FakeLimiter`` does what the real one does: one suite over both, the real one's server with a clock that
+is set (``tests/clocked/server.rs``)."""
 
 import asyncio
 import dataclasses

@@ -115,7 +115,8 @@ class Clients(unittest.TestCase):
             with self.assertRaises((TypeError, ValueError)) as caught:
                 flint.Guard("1/1s", trusted_proxies=trusted)
             self.assertIn("trusted_proxies", str(caught.exception))
-        for wrong in ({"ipv6_prefix": 0}, {"ipv6_prefix": 129}, {"prefix": "a" * 257}, {"on_error": "x"}, {"timeout": 0}):
+        for name, value in [("ipv6_prefix", 0), ("ipv6_prefix", 129), ("prefix", "a" * 257), ("on_error", "x"), ("timeout", 0)]:
+            wrong = {name: value}
             with self.assertRaises(ValueError) as caught:
                 flint.Guard("1/1s", **wrong)
             self.assertIn(next(iter(wrong)), str(caught.exception))

@@ -96,6 +96,15 @@ class Hung(unittest.TestCase):
                 self.assertEqual(limiter.status(key)["source"], "exact")
         with self.assertRaises(flint.FlintServerError):
             limiter.limit("wrong", "0.5/1d")
+        # What is wrong with it is said late, but said, and stops no check.
+        fake = FakeLimiter(on_error="allow")
+        fake.fail()
+        fake.limit("wrong", "0.5/1d")
+        fake.fail(False)
+        with self.assertLogs("flint", "ERROR") as logged:
+            self.assertTrue(fake.check("k", limit="1/1d"))
+        self.assertIn("'wrong'", logged.output[0])
+        self.assertFalse(asyncio.run(fake.acheck("k", limit="1/1d")))
         limiter = self.limiter(timeout=0.3)
         self.stop()
         with self.assertRaises(flint.FlintConnectionError):

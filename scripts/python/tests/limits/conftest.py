@@ -1,5 +1,5 @@
-"""Stands in the place of the configuration of the tests of the package ``limits``, whose Docker fixtures it replaces: each
-of its tests runs on one storage only, Flint. The tests themselves are unchanged.
+"""Stands in the place of the configuration of the tests of the package ``limits``, whose Docker fixtures it replaces:
+each of its tests runs on one storage only, Flint. The tests themselves are unchanged.
 
 FLINT_SERVER names the server, FLINT_SERVER_TOKEN the token. What names the storage of another program is left out, and
 listed at the end.
