@@ -1,8 +1,8 @@
 """A circuit breaker: while the server does not answer, checks do not wait for it.
 
 It opens after some failures in a row. From then on nothing is asked but a probe, at most one a second, in a thread of
-its own, so that no caller waits for it; the first that succeeds closes it. Where nothing was asked for a while, so that no
-probe was sent either, the next call is let through as one.
+its own, so that no caller waits for it; the first that succeeds closes it. Where nothing was asked for a while, so that
+no probe was sent either, the next call is let through as one.
 
 No lock: threads that meet here may count a failure too few or send a probe too many, and forks and signal handlers find
 nothing held.

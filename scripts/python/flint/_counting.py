@@ -1,7 +1,7 @@
 """The windows of a limit and what they have counted, as the server has them: pure arithmetic in whole microseconds.
 
-Knows keys, requests and clocks from nowhere. What the server does with a changed limit is simpler here: a new window takes
-what the most used old one counts as one lump.
+Knows no keys, requests or clocks. What the server does with a changed limit is simpler here: a new window takes what the
+most used old one counts as one lump.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def length_ms(given: Any, name: str = "per") -> int:
     else:
         length = 0
     if not 1 <= length <= _YEAR_MS:
-        raise Wrong("%s must be a whole number and a unit (ms, s, m, h, d, w) from 1ms to 366d, not `%s`" % (name, given))
+        message = "%s must be a whole number and a unit (ms, s, m, h, d, w) from 1ms to 366d, not `%s`"
+        raise Wrong(message % (name, given))
     return length
 
 
@@ -89,8 +90,8 @@ class Window:
     def fields(self) -> Dict[str, Any]:
         """Its values as a status has them."""
         burst = self.capacity if self.algorithm == "token_bucket" and self.rate else None
-        found: Dict[str, Any] = {"rate": self.rate, "per": self.per, "per_millis": self.length // 1000 or None, "burst": burst}
-        found["algorithm"] = self.algorithm
+        found: Dict[str, Any] = {"rate": self.rate, "per": self.per, "per_millis": self.length // 1000 or None}
+        found.update({"burst": burst, "algorithm": self.algorithm})
         if self.tz is not None:
             found["tz"] = self.tz
         if self.anchor is not None:

@@ -1,5 +1,5 @@
-"""What a guard is: the quota of a request or a call, and when none is asked for. Decorator, middlewares and dependencies
-are thin shells over it.
+"""What a guard is: the quota of a request or a call, and when none is asked for. Decorator, middlewares and
+dependencies are thin shells over it.
 
 Nothing is configured by a guard, so that what an operator configures stays as it is, and a key that is used no more
 leaves nothing on the server. One guarded request is one request to the server, however many guards and windows it has:
@@ -97,8 +97,8 @@ class Guard:
         rate, per, algorithm, burst: the same as a limit of one window.
         trusted_proxies: where no key is given: reverse proxies whose ``X-Forwarded-For`` counts.
         ipv6_prefix: where no key is given: bits of an IPv6 address that count.
-        on_error: what happens while no decision can be had: ``"raise"``, ``"allow"``, ``"deny"`` or ``"local"``; else the
-            limiter's.
+        on_error: what happens while no decision can be had: ``"raise"``, ``"allow"``, ``"deny"`` or ``"local"``; else
+            as the limiter says.
         timeout: seconds that a request waits for a decision at most.
 
     Of several guards of one request, ``on_error`` and ``timeout`` are the first one's. Functions are given what the
@@ -131,12 +131,11 @@ class Guard:
             raise ValueError("prefix must be at most %d bytes without control characters" % MAX_PREFIX_BYTES)
         if on_error is not None and on_error not in ON_ERROR:
             raise ValueError("on_error must be 'raise', 'allow', 'deny' or 'local', not %r" % (on_error,))
-        self.on_error = on_error
+        self.on_error: Optional[OnError] = on_error
         self.timeout = seconds(timeout)
-        self._limit: Any = limit if callable(limit) else values(limit, rate, per, algorithm, burst)
-        if callable(limit):
-            # The others would say the same another time.
-            values(None if rate is None else "1/1s", rate, per, algorithm, burst)
+        self._tiers: Optional[Callable[..., Optional[Limit]]] = limit if callable(limit) else None
+        # What is given beside a function is refused like what is given beside a limit.
+        self._limit: Any = values("1/1s" if callable(limit) else limit, rate, per, algorithm, burst)
         self._key = key
         self._prefix = prefix
         self._cost = cost
@@ -145,8 +144,8 @@ class Guard:
         self._ipv6_prefix = ipv6_prefix
 
     def item(self, request: Any, plain: Any, app: Any) -> Optional[Dict[str, Any]]:
-        """What a request is to spend, as an item of check-all; None where it is free. ``plain`` is its scope or environ,
-        ``app`` what may tell the application's name."""
+        """What a request is to spend, as an item of check-all; None where it is free. ``plain`` is its scope or
+        environ, ``app`` what may tell the application's name."""
         if callable(self._exempt):
             if self._exempt(request):
                 return None
@@ -169,7 +168,7 @@ class Guard:
             raise TypeError("a guard's cost must be an int, not %s" % type(cost).__name__)
         if cost == 0:
             return None
-        brought = limit_values(self._limit(*args, **kwargs)) if callable(self._limit) else self._limit
+        brought = limit_values(self._tiers(*args, **kwargs)) if self._tiers is not None else self._limit
         item: Dict[str, Any] = {"key": key, "cost": min(max(cost, 1), MAX_COST)}
         if brought is not None:
             item["limit"] = brought
@@ -188,7 +187,7 @@ class Guards:
         self._limiter = limiter
         self._guards = [*guards, Guard(**values)] if values or not guards else [*guards]
         self._timeout = self._guards[0].timeout
-        self._on_error = self._guards[0].on_error
+        self._on_error: Optional[OnError] = self._guards[0].on_error
 
     def joined(self, others: "Guards") -> "Guards":
         """These and then the others', as one; those whose limiter is another are not to be joined."""

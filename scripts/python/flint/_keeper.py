@@ -1,10 +1,10 @@
-"""Keeps a private server for as long as anybody uses it. A program of its own, which `_server` starts; imports nothing of
-the package.
+"""Keeps a private server for as long as anybody uses it. A program of its own, which `_server` starts; imports nothing
+of the package.
 
     _keeper.py LOCK COMMAND...
 
-Each user holds a shared lock on the file LOCK, which the kernel gives back however the user ends. So this program is given
-the exclusive one when the last user is gone; then it stops the server and ends. While it does so, whoever comes new waits
+Each user holds a shared lock on the file LOCK, which the kernel gives back however the user ends. So this program is
+given the exclusive one when the last user is gone; then it stops the server and ends. While it does so, a new user waits
 for a shared lock, and finds no server.
 """
 

@@ -85,8 +85,8 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         self._end(None)
 
-    def connection_lost(self, error: Optional[Exception]) -> None:
-        self._end(error)
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        self._end(exc)
 
     def _end(self, error: Optional[Exception]) -> None:
         self._lost = True

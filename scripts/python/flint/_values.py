@@ -6,7 +6,7 @@ Only forms are brought together here; the values themselves are the server's to 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, TypedDict, Union
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, TypedDict, Union
 
 Algorithm = Literal["token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"]
 Mode = Literal["enforce", "shadow"]
@@ -16,7 +16,7 @@ Sync = Literal["always", "batch", "relaxed"]
 
 #: What is done while no decision can be had.
 OnError = Literal["raise", "allow", "deny", "local"]
-ON_ERROR = ("raise", "allow", "deny", "local")
+ON_ERROR: Tuple[OnError, ...] = ("raise", "allow", "deny", "local")
 
 #: A length of time: ``"250ms"``, ``"10s"``, ``"1m"``, ``"24h"``, ``"7d"``; seconds; or a timedelta.
 Duration = Union[str, int, timedelta]

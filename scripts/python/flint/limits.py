@@ -154,8 +154,6 @@ def _sliding_window(status: Optional[LimitStatus], expiry: int) -> Tuple[int, fl
 class _Keys:
     """Where a storage's keys are, and who is asked."""
 
-    STORAGE_SCHEME: Optional[List[str]]
-
     def _begin(self, uri: Optional[str], options: Mapping[str, Any]) -> None:
         prefix = str(options.get("key_prefix", "limits"))
         if not prefix:

@@ -49,7 +49,9 @@ class WSGIMiddleware(_Middleware):
         values: the arguments of one :class:`flint.Guard` more, whose functions are given the environ.
     """
 
-    def __init__(self, app: WSGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Unpack[GuardValues]) -> None:
+    def __init__(
+        self, app: WSGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Unpack[GuardValues]
+    ) -> None:
         super().__init__(app, limiter, guards, values)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -87,7 +89,9 @@ class ASGIMiddleware(_Middleware):
     """An ASGI application behind limits; what is no HTTP request passes. Arguments as for :class:`WSGIMiddleware`, with
     functions of the scope."""
 
-    def __init__(self, app: ASGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Unpack[GuardValues]) -> None:
+    def __init__(
+        self, app: ASGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Unpack[GuardValues]
+    ) -> None:
         super().__init__(app, limiter, guards, values)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TARGET = os.environ.get("CARGO_TARGET_DIR") or os.path.join(PACKAGE, "..", "..", "target")
 PACKAGES = [
     "mypy",
+    "pyright[nodejs]",
     "fastapi",
     "httpx",
     "uvicorn",

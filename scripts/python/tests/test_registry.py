@@ -111,6 +111,36 @@ class Registry(unittest.TestCase):
         done = self.mypy("flint")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
+    def pyright(self, *what, directory=PACKAGE):
+        python = os.path.join(self.bin, "python")
+        command = [os.path.join(self.bin, "pyright"), "--pythonpath", python, *what]
+        return subprocess.run(command, cwd=directory, capture_output=True, text=True)
+
+    def test_types_under_pyright(self):
+        done = self.pyright("flint")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_types_of_the_documentation_s_examples(self):
+        with open(os.path.join(PACKAGE, "..", "..", "man", "flint-python.3"), encoding="utf-8") as file:
+            examples = file.read().split(".Sh EXAMPLES")[1]
+        found = re.findall(r"^\.Bd -literal -offset indent\n(.*?)^\.Ed", examples, re.M | re.S)
+        found = [text.replace("\\(dq", '"').replace("\\e", "\\") for text in found]
+        for name in ("README.md", os.path.join("..", "..", "README.md")):
+            with open(os.path.join(PACKAGE, name), encoding="utf-8") as file:
+                found += re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
+        self.assertGreater(len(found), 10)
+        with tempfile.TemporaryDirectory() as directory:
+            names = ["example_%d.py" % place for place in range(len(found))]
+            for name, text in zip(names, found):
+                with open(os.path.join(directory, name), "w") as file:
+                    file.write(text)
+            done = self.pyright(*names, directory=directory)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            # Strict but for annotations, which examples have none of.
+            options = ["--allow-untyped-defs", "--allow-untyped-calls", "--allow-untyped-decorators"]
+            done = self.mypy(*options, *names, directory=directory)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
     def test_types_of_a_program_that_uses_the_installed_package(self):
         with tempfile.TemporaryDirectory() as directory:
             wrong = 'flint.WSGIMiddleware(app, limiter, on_error="never")\n'
