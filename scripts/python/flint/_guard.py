@@ -143,23 +143,29 @@ class Guard:
         self._trusted = _origin.networks(trusted_proxies)
         self._ipv6_prefix = ipv6_prefix
 
-    def item(self, request: Any, plain: Any, app: Any) -> Optional[Dict[str, Any]]:
+    @property
+    def needs_name(self) -> bool:
+        """Whether the application's name is to stand before the key."""
+        return self._prefix is None and self._key is _origin.client_address
+
+    def item(self, request: Any, plain: Any, name: str) -> Optional[Dict[str, Any]]:
         """What a request is to spend, as an item of check-all; None where it is free. ``plain`` is its scope or
-        environ, ``app`` what may tell the application's name."""
+        environ, ``name`` the application's."""
         if callable(self._exempt):
             if self._exempt(request):
                 return None
         elif self._exempt and _origin.path(plain) in self._exempt:
             return None
+        prefix = self._prefix or ""
         if self._key is _origin.client_address:
             if self._prefix is None:
-                self._prefix = fit(_origin.application(plain, app)[:100], "")
+                prefix = name
             key: Any = "client:" + _origin.client(plain, self._trusted, self._ipv6_prefix)
         else:
             key = self._key(request) if callable(self._key) else self._key
             if key is None:
                 return None
-        return self.priced(fit(key, self._prefix or ""), (request,), {})
+        return self.priced(fit(key, prefix), (request,), {})
 
     def priced(self, key: str, args: Any, kwargs: Any) -> Optional[Dict[str, Any]]:
         """The item for a key, with its cost and limit; None where it costs nothing."""
@@ -186,6 +192,8 @@ class Guards:
     def __init__(self, limiter: Limiter, guards: Sequence[Guard], values: GuardValues) -> None:
         self._limiter = limiter
         self._guards = [*guards, Guard(**values)] if values or not guards else [*guards]
+        self._needs_name = any(guard.needs_name for guard in self._guards)
+        self._name: Optional[str] = None
         self._timeout = self._guards[0].timeout
         self._on_error: Optional[OnError] = self._guards[0].on_error
 
@@ -202,9 +210,11 @@ class Guards:
         if _origin.method(plain) == "OPTIONS":
             # A browser asks before it sends the request that counts.
             return []
+        if self._name is None:
+            self._name = fit(_origin.application(plain, app)[:100], "") if self._needs_name else ""
         found: List[Dict[str, Any]] = []
         for guard in self._guards:
-            item = guard.item(request, plain, app)
+            item = guard.item(request, plain, self._name)
             if item is not None:
                 found.append(item)
         if len(found) > 1:

@@ -185,6 +185,10 @@ class Keys(WithServer):
         shop, blog = [flint.WSGIMiddleware(App(title), limiter, limit="1/1d") for title in ("Shop", "Blog")]
         self.assertEqual([wsgi(app)[0] for app in (shop, blog, shop, blog)], [200, 200, 429, 429])
         self.assertEqual(limiter.status("Shop:client:10.0.0.1")["used"], 1)
+        # One guard in front of two is two as well.
+        guard = flint.Guard("1/1d")
+        shop, blog = [flint.WSGIMiddleware(App(title), limiter, [guard]) for title in ("Shop 2", "Blog 2")]
+        self.assertEqual([wsgi(app)[0] for app in (shop, blog, shop, blog)], [200, 200, 429, 429])
 
     def test_preflights_are_free(self):
         limiter = self.limiter()
