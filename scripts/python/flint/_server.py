@@ -7,6 +7,7 @@ user that open the same data directory. Who uses it holds a lock; `_keeper` stop
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import select
 import shutil
@@ -63,16 +64,17 @@ class Server:
         if isinstance(options, str):
             raise TypeError("options must be a list, not a str")
         self.data_dir = os.path.realpath(os.fspath(data_dir))
-        place = _place(self.data_dir)
-        self.limiter = SharedLimiter("unix:%s/flint.sock" % place, timeout=timeout, on_error=on_error)
+        self._options = ["--sync", sync, *options]
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        self._use = _lock(os.path.join(place, "users"), True, deadline)
-        self._end = weakref.finalize(self, os.close, self._use)
+        place = _announced(self.data_dir) or _place(self.data_dir)
         try:
-            self._find_or_start(place, ["--sync", sync, *options], deadline)
-        except BaseException:
-            self._end()
-            raise
+            self._open(place, timeout, on_error, deadline)
+        except FlintError:
+            # A process with another XDG_RUNTIME_DIR may have been faster.
+            other = _announced(self.data_dir)
+            if other is None or other == place:
+                raise
+            self._open(other, timeout, on_error, deadline)
 
     def __repr__(self) -> str:
         return "Server(%r)" % self.data_dir
@@ -89,6 +91,16 @@ class Server:
         """Uses the server no more: it ends, unless others use it."""
         self.limiter.close()
         self._end()
+
+    def _open(self, place: str, timeout: float, on_error: OnError, deadline: float) -> None:
+        self.limiter = SharedLimiter("unix:%s/flint.sock" % place, timeout=timeout, on_error=on_error)
+        use = _lock(os.path.join(place, "users"), True, deadline)
+        self._end = weakref.finalize(self, os.close, use)
+        try:
+            self._find_or_start(place, self._options, deadline)
+        except BaseException:
+            self._end()
+            raise
 
     def _answers(self) -> bool:
         try:
@@ -108,20 +120,44 @@ class Server:
             os.close(starting)
 
 
+def _announced(data_dir: str) -> Optional[str]:
+    """The place of the private server that has the data directory, as that wrote into it; None where there is none."""
+    try:
+        with open(os.path.join(data_dir, "flint.lock"), "rb") as file:
+            url = json.loads(file.read(4096))["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    place, socket = os.path.split(url[len("unix:") :]) if isinstance(url, str) and url.startswith("unix:") else ("", "")
+    if socket != "flint.sock" or os.path.basename(place) != _name(data_dir):
+        return None
+    try:
+        _own(place)
+    except (OSError, FlintError):
+        return None
+    return place
+
+
+def _name(data_dir: str) -> str:
+    return hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
+
+
 def _place(data_dir: str) -> str:
     """The directory of the socket and the locks for a data directory, which nobody else can enter."""
     above = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     found = os.path.join(above, "flint-%d" % os.getuid())
-    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    for directory in (found, os.path.join(found, name)):
+    for directory in (found, os.path.join(found, _name(data_dir))):
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             pass
-        about = os.lstat(directory)
-        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
-            raise FlintError("%s must be a directory of this user alone: remove it, or set XDG_RUNTIME_DIR" % directory)
-    return os.path.join(found, name)
+        _own(directory)
+    return directory
+
+
+def _own(directory: str) -> None:
+    about = os.lstat(directory)
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+        raise FlintError("%s must be a directory of this user alone: remove it, or set XDG_RUNTIME_DIR" % directory)
 
 
 def _lock(path: str, shared: bool, deadline: float) -> int:

@@ -1,8 +1,10 @@
 """An environment with packages from the registry, for tests that need them: made once, under target/."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -61,7 +63,11 @@ def environment():
         if done.returncode == 0:
             done = _run(*pip, "install", *patience, *PACKAGES)
     if done is None or done.returncode == 0:
-        done = _run(*pip, "install", *patience, "--force-reinstall", "--no-deps", PACKAGE)
+        with tempfile.TemporaryDirectory(prefix="flint-package-") as directory:
+            # A copy, so that what building leaves there is of this time only.
+            copy = os.path.join(directory, "python")
+            shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "tests", "__pycache__"))
+            done = _run(*pip, "install", *patience, "--force-reinstall", "--no-deps", copy)
     if done.returncode != 0:
         print("SKIPPED: %s can't be installed: %s" % (", ".join(PACKAGES), done.stderr.strip()[-300:]))
         raise unittest.SkipTest("the registry is out of reach")

@@ -208,6 +208,14 @@ class OfTheFake(Suite, unittest.TestCase):
         with self.assertRaises(ValueError):
             clock.advance(-1)
 
+    def test_keys_that_nothing_counts_for_are_forgotten(self):
+        for place in range(9_999):
+            self.limiter.check("key:%d" % place, limit="1/1s")
+        self.side.advance(1)
+        for place in range(5):
+            self.limiter.check("new:%d" % place, limit="1/1s")
+        self.assertLess(len(self.limiter._fake.memory._entries), 10)
+
     def test_without_a_server(self):
         limiter = self.limiter
         limiter.check("k", 2, limit="5/1d")

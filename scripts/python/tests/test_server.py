@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 
 import flint
 from flint import _server
@@ -139,16 +140,32 @@ class Embedded(unittest.TestCase):
         server.close()
         self.gone()
 
-    def test_what_can_t_be(self):
-        with flint.Server(self.data):
-            os.environ["XDG_RUNTIME_DIR"] = tempfile.gettempdir()
-            with tempfile.TemporaryDirectory(prefix="flint-run-") as other:
-                os.environ["XDG_RUNTIME_DIR"] = other
-                with self.assertRaises(flint.FlintError) as caught:
-                    flint.Server(self.data)
-            self.assertIn("already locked", str(caught.exception))
+    def test_another_runtime_directory(self):
+        # A job of cron's has none, where its user has one in a session.
+        with tempfile.TemporaryDirectory(prefix="flint-run-") as other, flint.Server(self.data) as limiter:
+            limiter.allow("k", limit="5/1d")
+            os.environ["XDG_RUNTIME_DIR"] = other
+            with flint.Server(self.data) as found:
+                self.assertEqual(found.status("k")["used"], 1)
+            # Before the server has written where it is.
+            with unittest.mock.patch("flint._server._announced", side_effect=[None, _server._announced(self.data)]):
+                with flint.Server(self.data) as found:
+                    self.assertEqual(found.status("k")["used"], 1)
             os.environ["XDG_RUNTIME_DIR"] = self.runtime
+            self.assertEqual(len(servers(self.data)), 1)
         self.gone()
+
+    def test_what_can_t_be(self):
+        own = subprocess.Popen([FLINT, "--data-dir", self.data, "server", "start", "--bind", "127.0.0.1:0"],
+                               stdout=subprocess.PIPE, env={})
+        own.stdout.readline()
+        try:
+            with self.assertRaises(flint.FlintError) as caught:
+                flint.Server(self.data)
+        finally:
+            own.terminate()
+            own.communicate()
+        self.assertIn("already locked", str(caught.exception))
         del os.environ["FLINT_BIN"]
         path, os.environ["PATH"] = os.environ["PATH"], "/nowhere"
         try:
