@@ -1,4 +1,4 @@
-//! A server with a clock that is set by whoever started it, for the tests of clients (`scripts/python/tests`). The
+//! A server with a clock that is set by the process that started it, for the tests of clients (`scripts/python/tests`). The
 //! released program has no such switch.
 //!
 //!     clocked DATA_DIR MICROS

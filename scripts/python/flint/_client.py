@@ -87,7 +87,7 @@ class SharedLimiter:
         self._pool = Pool(self._address, authorization, timeout)
         self._tasks = AsyncPool(self._address, authorization, timeout)
         pool = self._pool
-        # Without a reference to this limiter, which is let go of at once when nobody uses it.
+        # Without a reference to this limiter, so that an unused one is freed at once.
         self._breaker = Breaker(self._address.url, lambda: _probe(pool))
 
     def __repr__(self) -> str:
@@ -281,7 +281,7 @@ class SharedLimiter:
     ) -> bool:
         """Waits until ``cost`` units could be spent, and were: True; or False once ``timeout`` seconds are over, or as
         soon as it is plain that they will be before. None waits for as long as it takes; a cost that can never be
-        allowed is False at once. Who waits longest need not be next.
+        allowed is False at once. The one that waits longest need not be the next.
         """
         deadline = None if timeout is None else self._now() + timeout
         while True:
@@ -349,7 +349,7 @@ class SharedLimiter:
 
     @staticmethod
     def _refused(key: str, error: FlintServerError) -> None:
-        """What was said too late to whoever called ``limit()``; raises what may pass."""
+        """Logs an error that ``limit()`` could not raise any more; raises what may pass."""
         if error.unavailable:
             raise error
         _log.error("the limit for %r could not be configured when the server was back: %s", key, error)
@@ -411,8 +411,8 @@ class SharedLimiter:
         return found
 
     def _warn(self, error: FlintError, on_error: OnError) -> None:
-        """Warns, where nobody would know else that nothing is limited, or that nobody is served; raises the error where
-        it is not for ``on_error``."""
+        """Warns: else it would go unnoticed that nothing is limited, or that all is denied. Raises the error where it is
+        not for ``on_error``."""
         unavailable = isinstance(error, FlintConnectionError) or (
             isinstance(error, FlintServerError) and error.unavailable
         )

@@ -134,7 +134,7 @@ class Guard:
         self.on_error: Optional[OnError] = on_error
         self.timeout = seconds(timeout)
         self._tiers: Optional[Callable[..., Optional[Limit]]] = limit if callable(limit) else None
-        # What is given beside a function is refused like what is given beside a limit.
+        # The other values are refused together with a function as they are together with a limit.
         self._limit: Any = values("1/1s" if callable(limit) else limit, rate, per, algorithm, burst)
         self._key = key
         self._prefix = prefix
@@ -187,7 +187,7 @@ class Guard:
 
 
 class Guards:
-    """The guards of an application, and who decides."""
+    """The guards of an application, and the limiter that decides."""
 
     def __init__(self, limiter: Limiter, guards: Sequence[Guard], values: GuardValues) -> None:
         self._limiter = limiter

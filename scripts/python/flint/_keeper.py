@@ -34,7 +34,7 @@ def _stop_when_unused(lock: int, server: "subprocess.Popen[bytes]") -> None:
 def main() -> None:
     """Starts the server, and ends with it. Its output is that of this program."""
     if os.fork():
-        # Nobody's child: the one that started this need not wait for its end.
+        # So the process that started this needs not wait for its end.
         os._exit(0)
     lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     server = subprocess.Popen(sys.argv[2:], preexec_fn=_die_with_parent)

@@ -247,7 +247,7 @@ class Memory:
         reply = Reply()
         reply.status, reply.keep, reply.begun = 200, True, True
         if self._pid != os.getpid():
-            # In a forked child nobody gives back what another thread of the parent held.
+            # In a forked child the threads of the parent are gone, and with them what would unlock this.
             self._pid, self._lock = os.getpid(), threading.RLock()
         with self._lock:
             # Never back, whatever the clock does.

@@ -1,4 +1,4 @@
-"""Whom a web request comes from, and which application it is for. Reads WSGI environs, ASGI scopes, and what frameworks
+"""Where a web request comes from, and which application it is for. Reads WSGI environs, ASGI scopes, and what frameworks
 make of them (``.scope``, ``.META``); knows nothing of limits.
 """
 
@@ -103,7 +103,7 @@ def _forwarded(request: Any) -> str:
 
 def client(request: Any, trusted: Sequence[Network], ipv6_prefix: int) -> str:
     """The client's address: the peer's, or where the peer is a trusted proxy the rightmost address of
-    ``X-Forwarded-For`` that is none. What stands to the left of that may be the client's invention.
+    ``X-Forwarded-For`` that is not one. What stands to the left of that may be the client's invention.
 
     A peer without an address has come through a Unix socket: it is a proxy of this machine, if any is trusted.
     """
@@ -132,7 +132,7 @@ def client_address(request: Any, *, trusted_proxies: Iterable[str] = (), ipv6_pr
 
     Args:
         trusted_proxies: addresses and networks of reverse proxies. Where one of them is the peer, the client is the
-            rightmost address of ``X-Forwarded-For`` that is none of them.
+            rightmost address of ``X-Forwarded-For`` that is not one of them.
         ipv6_prefix: bits of an IPv6 address that count; one household has 64 bits or less of its own.
     """
     return "client:" + client(plain(request), networks(trusted_proxies), ipv6_prefix)

@@ -1,7 +1,7 @@
 """A private server for a data directory: embedded mode for Python.
 
 The server listens on a Unix socket in a directory that only this user can enter, and is shared by all processes of this
-user that open the same data directory. Who uses it holds a lock; `_keeper` stops it when the last one is gone.
+user that open the same data directory. Each user of it holds a lock; `_keeper` stops it when the last one is gone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Server:
         with flint.Server("quotas") as limiter:
             limiter.allow("login", limit="5/1m")
 
-    The first who opens a directory starts a server for it, on a private Unix socket; others share it, in any number of
+    The first process that opens a directory starts a server for it, on a private Unix socket; others share it, in any number of
     processes of the same user, and it ends when the last one is closed or has ended in whatever way.
 
     Args:
@@ -142,7 +142,7 @@ def _name(data_dir: str) -> str:
 
 
 def _place(data_dir: str) -> str:
-    """The directory of the socket and the locks for a data directory, which nobody else can enter."""
+    """The directory of the socket and the locks for a data directory, which only this user can enter."""
     above = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     found = os.path.join(above, "flint-%d" % os.getuid())
     for directory in (found, os.path.join(found, _name(data_dir))):
@@ -157,7 +157,7 @@ def _place(data_dir: str) -> str:
 def _own(directory: str) -> None:
     about = os.lstat(directory)
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
-        raise FlintError("%s must be a directory of this user alone: remove it, or set XDG_RUNTIME_DIR" % directory)
+        raise FlintError("%s must be a directory that only this user can enter: remove it, or set XDG_RUNTIME_DIR" % directory)
 
 
 def _lock(path: str, shared: bool, deadline: float) -> int:
@@ -193,7 +193,7 @@ def _program() -> str:
 
 def _start(data_dir: str, place: str, options: List[str], deadline: float) -> None:
     command = [_program(), "--data-dir", data_dir, "server", "start", "--bind", "unix:%s/flint.sock" % place]
-    # A token of the environment is another server's: on this socket is nobody else.
+    # A token of the environment is another server's; this socket needs none.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLINT_")}
     if "FLINT_LOG" in os.environ:
         environment["FLINT_LOG"] = os.environ["FLINT_LOG"]
@@ -208,7 +208,7 @@ def _start(data_dir: str, place: str, options: List[str], deadline: float) -> No
         cwd="/",
     )
     said = b""
-    # It goes on as the child of nobody.
+    # It goes on in a process of its own.
     keeper.wait()
     assert keeper.stdout is not None
     with keeper.stdout as output:

@@ -120,7 +120,7 @@ class Pool:
 
     def _connect_tcp(self, deadline: float) -> socket.socket:
         # socket.create_connection would give each address of a name the whole time. Here each has its share of what is
-        # left: the first may be one whose packets nobody answers.
+        # left: the first may be one that drops packets.
         found = socket.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
         for turn, (family, _, _, _, where) in enumerate(found):
             try:

@@ -37,7 +37,7 @@ class RateLimit:
     """A dependency: the request goes on only if its quota allows. ``dependencies=[Depends(RateLimit(...))]``.
 
     Args:
-        limiter: who decides.
+        limiter: what decides.
         guards: what is counted, if it is more than one thing: all are spent, or none.
         values: the arguments of one :class:`flint.Guard` more, whose functions are given the ``Request``.
     """

@@ -152,7 +152,7 @@ def _sliding_window(status: Optional[LimitStatus], expiry: int) -> Tuple[int, fl
 
 
 class _Keys:
-    """Where a storage's keys are, and who is asked."""
+    """Where a storage's keys are, and the limiter that is asked."""
 
     def _begin(self, uri: Optional[str], options: Mapping[str, Any]) -> None:
         prefix = str(options.get("key_prefix", "limits"))

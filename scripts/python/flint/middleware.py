@@ -44,7 +44,7 @@ class WSGIMiddleware(_Middleware):
 
     Args:
         app: the application.
-        limiter: who decides; its ``on_error`` says what happens while no decision can be had, where a guard does not.
+        limiter: what decides; its ``on_error`` says what happens while no decision can be had, where a guard does not.
         guards: what is counted, if it is more than one thing: all are spent, or none.
         values: the arguments of one :class:`flint.Guard` more, whose functions are given the environ.
     """

@@ -1,4 +1,4 @@
-"""What a guard asks for, and whom it takes a client for: without frameworks, against a real server."""
+"""What a guard asks for, and which client it sees: without frameworks, against a real server."""
 
 import asyncio
 import unittest

@@ -139,7 +139,7 @@ class Addresses(unittest.TestCase):
 
         with mock.patch("socket.getaddrinfo", return_value=found):
             for get in (limiter.health, lambda: asyncio.run(ask())):
-                # The name of the host is none of this server's; an answer it is all the same.
+                # The server refuses this name of a host, but that is an answer.
                 began = time.monotonic()
                 try:
                     get()
@@ -220,7 +220,7 @@ class Circuit(unittest.TestCase):
         with self.assertRaises(flint.FlintConnectionError) as caught:
             asyncio.run(limiter.acheck("k"))
         self.assertEqual(caught.exception.reason, "open")
-        # Who asks for the server itself is told of it.
+        # What asks about the server itself is sent all the same.
         with self.assertRaises(flint.FlintConnectionError) as caught:
             limiter.health()
         self.assertEqual(caught.exception.reason, "connect")

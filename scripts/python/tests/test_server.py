@@ -182,7 +182,7 @@ class Embedded(unittest.TestCase):
         os.chmod(os.path.join(self.runtime, "flint-%d" % os.getuid()), 0o755)
         with self.assertRaises(flint.FlintError) as caught:
             flint.Server(self.data)
-        self.assertIn("this user alone", str(caught.exception))
+        self.assertIn("only this user", str(caught.exception))
 
 
 if __name__ == "__main__":
