@@ -4,7 +4,7 @@
 //! decision is returned. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
 //! and no command line here.
 //!
-//! Locks, by rank: 1 the compaction lock, 2 the lock for writing denials, 3 the lock of edits ([`registry`]), 4 shards
+//! Locks, by rank: 1 the compaction lock, 2 the lock for writing denials, 3 the lock of edits (`registry`), 4 shards
 //! in the order of their index, 5 what patterns there are, and the copies of values. Under a shard's lock time is read,
 //! a decision is made and a record is queued; nothing there waits for the disk, for another thread that does, or for
 //! memory of unbounded size. Records of one limit are therefore in the log in the order of their decisions.

@@ -233,6 +233,7 @@ impl Server {
     /// # Errors
     /// `io` when a thread can't be started.
     pub fn start(bound: Bound, config: Config, limiter: Arc<Limiter>) -> Result<Server> {
+        process::bound_free_memory();
         let failed = |error: std::io::Error| Error::new(Kind::Io, format!("cannot start the server: {error}"));
         let listener = Arc::new(bound.0);
         let unix = listener.is_unix();

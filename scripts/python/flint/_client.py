@@ -411,8 +411,8 @@ class SharedLimiter:
         return found
 
     def _warn(self, error: FlintError, on_error: OnError) -> None:
-        """Warns: else it would go unnoticed that nothing is limited, or that all is denied. Raises the error where it is
-        not for ``on_error``."""
+        """Warns: else it would go unnoticed that nothing is limited, or that all is denied. Raises the error where it
+        is not for ``on_error``."""
         unavailable = isinstance(error, FlintConnectionError) or (
             isinstance(error, FlintServerError) and error.unavailable
         )

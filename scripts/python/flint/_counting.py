@@ -1,7 +1,7 @@
 """The windows of a limit and what they have counted, as the server has them: pure arithmetic in whole microseconds.
 
-Knows no keys, requests or clocks. What the server does with a changed limit is simpler here: a new window takes what the
-most used old one counts as one lump.
+Knows no keys, requests or clocks. What the server does with a changed limit is simpler here: a new window takes what
+the most used old one counts as one lump.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ of the package.
     _keeper.py LOCK COMMAND...
 
 Each user holds a shared lock on the file LOCK, which the kernel gives back however the user ends. So this program is
-given the exclusive one when the last user is gone; then it stops the server and ends. While it does so, a new user waits
-for a shared lock, and finds no server.
+given the exclusive one when the last user is gone; then it stops the server and ends. While it does so, a new user
+waits for a shared lock, and finds no server.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Where a web request comes from, and which application it is for. Reads WSGI environs, ASGI scopes, and what frameworks
-make of them (``.scope``, ``.META``); knows nothing of limits.
+"""Where a web request comes from, and which application it is for. Reads WSGI environs, ASGI scopes, and what
+frameworks make of them (``.scope``, ``.META``); knows nothing of limits.
 """
 
 from __future__ import annotations

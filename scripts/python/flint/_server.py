@@ -34,8 +34,8 @@ class Server:
         with flint.Server("quotas") as limiter:
             limiter.allow("login", limit="5/1m")
 
-    The first process that opens a directory starts a server for it, on a private Unix socket; others share it, in any number of
-    processes of the same user, and it ends when the last one is closed or has ended in whatever way.
+    The first process that opens a directory starts a server for it, on a private Unix socket; other processes of the
+    same user share it, and it ends when the last one has closed it or has ended in whatever way.
 
     Args:
         data_dir: the data directory, made where it is not there yet.
@@ -157,7 +157,8 @@ def _place(data_dir: str) -> str:
 def _own(directory: str) -> None:
     about = os.lstat(directory)
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
-        raise FlintError("%s must be a directory that only this user can enter: remove it, or set XDG_RUNTIME_DIR" % directory)
+        message = "%s must be a directory that only this user can enter: remove it, or set XDG_RUNTIME_DIR"
+        raise FlintError(message % directory)
 
 
 def _lock(path: str, shared: bool, deadline: float) -> int:

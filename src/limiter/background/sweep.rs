@@ -27,6 +27,9 @@ const SHARE: u32 = 50;
 /// Keys taken out after which memory is given back: some MiB. It costs a walk through what the allocator has.
 const WORTH_GIVING_BACK: usize = 32 * 1024;
 
+/// The same where no key is left that may go: what follows would not come to more soon.
+const WORTH_IT_AT_LAST: usize = 1024;
+
 /// Work after which the processor is left to checks, for as long.
 const STRETCH: Duration = Duration::from_micros(500);
 
@@ -108,16 +111,23 @@ impl Core {
         table.shrink(|key| self.hash(key));
     }
 
+    /// Gives memory back once many keys were taken out, and when none is left that may go.
+    fn give_back_after(&self, removed: usize) {
+        let swept = self.swept.fetch_add(removed, Ordering::Relaxed) + removed;
+        let enough = if self.has_live.load(Ordering::SeqCst) { WORTH_GIVING_BACK } else { WORTH_IT_AT_LAST };
+        if swept >= enough {
+            self.swept.store(0, Ordering::Relaxed);
+            (self.give_back)();
+        }
+    }
+
     /// A round of the thread `flint-sweep`: sleeps while no key is there that may go.
     pub fn sweep_when_due(&self) {
         if !self.has_live.load(Ordering::SeqCst) {
             return thread::park();
         }
         let (work, removed) = self.sweep_round();
-        if self.swept.fetch_add(removed, Ordering::Relaxed) + removed >= WORTH_GIVING_BACK {
-            self.swept.store(0, Ordering::Relaxed);
-            (self.give_back)();
-        }
+        self.give_back_after(removed);
         self.rest((work * SHARE).clamp(EVERY, LONGEST));
     }
 }

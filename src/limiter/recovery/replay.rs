@@ -203,6 +203,10 @@ impl Replay for Replayed<'_> {
         Ok(())
     }
 
+    fn spent(&mut self, id: u64, cost: u64, at: Micros) -> Result<(), String> {
+        Replayed::spent(self, id, cost, at)
+    }
+
     fn event(&mut self, event: Event<'_>) -> Result<(), String> {
         match event {
             Event::Created { id, shard, at, limit, max_keys, key } => {

@@ -12,6 +12,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Where the system has its control groups.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
+/// Pieces of memory from this size on are mapped for themselves, in bytes: glibc's default.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 128 * 1024;
+
 /// Tells the thread that made it when a connection arrives at a listener. (poll(2) on the listener would not do: if
 /// tiny_http's accept wins the race, poll finds the queue empty and sleeps on.)
 ///
@@ -176,6 +180,17 @@ fn pids_limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u6
         groups.filter_map(|path| read(&path.join("pids.max"))?.trim().parse::<u64>().ok()).collect::<Vec<_>>()
     });
     limits.min()
+}
+
+/// Has the C library map large pieces of memory for themselves, and give back what is free at the end of a heap.
+/// Otherwise glibc raises both bounds after the first large piece that is freed (mallopt(3)), and each of its heaps,
+/// one for each thread of those that are busy, keeps up to some MiB that nothing uses.
+pub fn bound_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt has no precondition; a value that it does not take changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
 }
 
 /// Has the C library give free memory back to the system, if the library can.

@@ -41,6 +41,17 @@ impl<'a> Decoder<'a> {
         self.rest.len()
     }
 
+    /// The next record if it is a spent record and nothing is wrong with it: key, cost and instant. Nearly all of a log
+    /// are such.
+    #[inline]
+    pub fn spent(&mut self) -> Option<(u64, u64, Micros)> {
+        let (&tag::SPENT, rest) = self.rest.split_first()? else { return None };
+        let mut ahead = Decoder { rest, base: self.base, last: None };
+        let spent = (ahead.id().ok()?, ahead.number().ok()?, ahead.instant().ok()?);
+        self.rest = ahead.rest;
+        Some(spent)
+    }
+
     /// The next record; `Err` says what is wrong with it. Nothing is allocated by a length that was not checked
     /// against the bytes that are there.
     pub fn read(&mut self) -> Read<Record<'a>> {

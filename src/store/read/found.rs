@@ -19,6 +19,10 @@ pub trait Replay {
     fn pattern_totals(&mut self, totals: PatternTotals) -> std::result::Result<(), String>;
     /// One event of the log, or the record of the clock in a snapshot. `Err` says why it cannot be.
     fn event(&mut self, event: Event<'_>) -> std::result::Result<(), String>;
+    /// A spent event. Nearly all of a log are such.
+    fn spent(&mut self, id: u64, cost: u64, at: Micros) -> std::result::Result<(), String> {
+        self.event(Event::Spent { id, cost, at })
+    }
     /// The log ends here. `Err` says why it must not end yet.
     fn end(&mut self) -> std::result::Result<(), String> {
         Ok(())

@@ -172,8 +172,8 @@ impl<'a> Reader<'a> {
         if head.first != place.records || place.ended {
             return Err(Damage::at(path, offset as u64, "a frame is out of its place"));
         }
-        each_record(path, offset, &head, payload, |record| {
-            match record {
+        each_record(path, offset, &head, payload, |decoder| {
+            match decoder.read()? {
                 Record::Entry(entry) if !place.ended => {
                     place.limits += 1;
                     self.replay.entry(*entry)?;
@@ -269,13 +269,20 @@ impl<'a> Reader<'a> {
 
     fn read_events(&mut self, path: &Path, offset: usize, head: &FrameHeader, payload: &[u8]) -> Result<(), Damage> {
         let Reader { replay, found, .. } = self;
-        each_record(path, offset, head, payload, |record| {
-            let Record::Event(event) = record else { return Err("a record that has no place in the log".to_owned()) };
-            found.last_instant = found.last_instant.max(event.at().unwrap_or(0));
-            if let Event::Clock(reading) = event {
-                found.note(reading);
+        each_record(path, offset, head, payload, |decoder| {
+            if let Some((id, cost, at)) = decoder.spent() {
+                found.last_instant = found.last_instant.max(at);
+                replay.spent(id, cost, at)?;
+            } else {
+                let Record::Event(event) = decoder.read()? else {
+                    return Err("a record that has no place in the log".to_owned());
+                };
+                found.last_instant = found.last_instant.max(event.at().unwrap_or(0));
+                if let Event::Clock(reading) = event {
+                    found.note(reading);
+                }
+                replay.event(event)?;
             }
-            replay.event(event)?;
             found.next_sequence += 1;
             found.events += 1;
             Ok(())
@@ -285,19 +292,18 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Decodes the records of the frame at this offset. What is wrong with one is said of its place.
+/// Has `take` read each record of the frame at this offset. What is wrong with one is said of its place.
 fn each_record(
     path: &Path,
     offset: usize,
     head: &FrameHeader,
     payload: &[u8],
-    mut take: impl FnMut(Record<'_>) -> Result<(), String>,
+    mut take: impl FnMut(&mut Decoder<'_>) -> Result<(), String>,
 ) -> Result<(), Damage> {
     let mut decoder = Decoder::new(payload, head.base);
     for _ in 0..head.records {
         let at = offset + FRAME_HEADER + payload.len() - decoder.remaining();
-        let record = decoder.read().map_err(|what| Damage::at(path, at as u64, what))?;
-        take(record).map_err(|what| Damage::at(path, at as u64, what))?;
+        take(&mut decoder).map_err(|what| Damage::at(path, at as u64, what))?;
     }
     if !decoder.is_empty() {
         return Err(Damage::at(path, offset as u64, "a frame holds more than its records"));
