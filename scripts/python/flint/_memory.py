@@ -12,207 +12,19 @@ import os
 import re
 import threading
 import time
-from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Pattern, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Pattern, Set, Tuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ._bounds import MAX_COST, MAX_KEY_BYTES
 from ._calls import Call
-from ._counting import Quote, State, Values, Window, Wrong, length_ms, state, values
+from ._counting import Values, Wrong, length_ms, values
 from ._reply import Reply
+from ._standing import Entry, Setting, Verdict, detail, figures, instant, longest, milliseconds, values_of
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 #: Keys after which those that nothing counts for are forgotten.
 _SWEEP_EVERY = 10_000
-
-#: Windows of earlier values that rest until these come back.
-_MAX_RESTING = 8
-
-
-def _instant(micros: Optional[int]) -> Optional[str]:
-    """RFC 3339 in UTC with milliseconds, rounded up."""
-    if micros is None:
-        return None
-    when = _EPOCH + timedelta(milliseconds=-(-micros // 1000))
-    return when.strftime("%Y-%m-%dT%H:%M:%S.") + "%03dZ" % (when.microsecond // 1000)
-
-
-def _ms(micros: Optional[int]) -> Optional[int]:
-    return None if micros is None else -(-micros // 1000)
-
-
-def _longest(waits: Iterable[Optional[int]]) -> Optional[int]:
-    found = list(waits)
-    return None if None in found else max((wait for wait in found if wait is not None), default=0)
-
-
-class _Setting:
-    """What is configured for a key or a pattern: values, and others over them for a time."""
-
-    def __init__(self) -> None:
-        self.values: Optional[Values] = None
-        self.over: Optional[Tuple[Values, int]] = None
-        self.max_keys: Optional[int] = None
-
-    def at(self, now: int) -> Optional[Values]:
-        """The values that count."""
-        if self.over is not None and now >= self.over[1]:
-            self.over = None
-        return self.over[0] if self.over is not None else self.values
-
-
-class _Entry:
-    """What a key has counted, under its values of now and those before."""
-
-    def __init__(self) -> None:
-        self.states: Dict[Window, State] = {}
-        self.values: Optional[Values] = None
-        self.source = "request"
-        self.pattern: Optional[str] = None
-        self.totals = {"total_allowed": 0, "total_denied": 0, "total_allowed_cost": 0, "total_denied_cost": 0}
-        self.last: Dict[str, Optional[int]] = {"last_allowed_at": None, "last_denied_at": None, "last_reset_at": None}
-
-    def under(self, values: Values, now: int) -> List[State]:
-        """The states of these values' windows, brought to an instant."""
-        for each in self.states.values():
-            each.advance(now)
-        missing = [window for window in values.windows if window not in self.states]
-        if missing:
-            lump = max((each.used(now) for each in self.states.values()), default=0)
-            for window in missing:
-                self.states[window] = state(window)
-                if lump:
-                    self.states[window].spend(now, lump)
-            resting = [window for window in self.states if window not in values.windows]
-            for window in resting[_MAX_RESTING:]:
-                del self.states[window]
-        return [self.states[window] for window in values.windows]
-
-    def is_untouched(self, now: int) -> bool:
-        """Whether nothing that was spent still counts."""
-        for each in self.states.values():
-            each.advance(now)
-        return not any(each.used(now) for each in self.states.values())
-
-
-class _Verdict:
-    """One item's decision, before anything is spent."""
-
-    def __init__(self, key: str, cost: int, entry: _Entry, values: Values, now: int) -> None:
-        self.key, self.cost, self.entry, self.values, self.now = key, cost, entry, values, now
-        states = entry.under(values, now)
-        for window in values.windows:
-            if window.rate and cost > window.capacity:
-                message = "cost %d is over the capacity %d of limit `%s` and could never be allowed"
-                raise Wrong(message % (cost, window.capacity, key), "cost_exceeds_capacity")
-        self.spends = all(each.allows(now, cost) for each in states)
-        self.quotes = [each.quote(now, cost, self.spends) for each in states]
-        self.shadow = values.mode == "shadow"
-
-    @property
-    def allowed(self) -> bool:
-        """Whether it is answered so."""
-        return self.spends or self.shadow
-
-    def stand(self) -> None:
-        """Tells how the windows stand, for an item that is not spent because another one is denied."""
-        states = [self.entry.states[window] for window in self.values.windows]
-        self.quotes = [each.quote(self.now, self.cost, False) for each in states]
-
-    def spend(self) -> None:
-        """Spends it, in windows that rest too."""
-        if not self.values.unlimited:
-            for each in self.entry.states.values():
-                each.spend(self.now, self.cost)
-
-    def count(self) -> None:
-        """Counts it among the totals."""
-        word = "allowed" if self.spends else "denied"
-        self.entry.totals["total_" + word] += 1
-        self.entry.totals["total_%s_cost" % word] += self.cost
-        self.entry.last["last_%s_at" % word] = self.now
-
-    @property
-    def binding(self) -> int:
-        """The window that binds: on a denial the longest wait, else the least remaining."""
-        def rank(place: int) -> Tuple[float, int]:
-            quote = self.quotes[place]
-            wait = 0.0 if self.spends else (math.inf if quote.retry is None else quote.retry)
-            return -wait, quote.remaining
-
-        return min(range(len(self.quotes)), key=rank)
-
-    def decision(self) -> Dict[str, Any]:
-        """As JSON has it."""
-        found: Dict[str, Any] = {"key": self.key, "allowed": self.allowed, "cost": self.cost}
-        if self.values.unlimited:
-            found.update({"limit": None, "remaining": None, "used": None, "reset_at": None})
-            found.update({"retry_after_ms": 0, "next_ms": None, "algorithm": None})
-        else:
-            binding = self.quotes[self.binding]
-            window = self.values.windows[self.binding]
-            found.update({"limit": window.capacity, "remaining": binding.remaining, "used": binding.used})
-            found["reset_at"] = _instant(max(quote.reset_at for quote in self.quotes))
-            wait = None if self.spends else _longest(quote.retry for quote in self.quotes)
-            found["retry_after_ms"] = 0 if self.allowed else _ms(wait)
-            found["next_ms"] = _ms(_longest(quote.next for quote in self.quotes))
-            found["algorithm"] = window.algorithm
-            if binding.debt:
-                found["debt"] = binding.debt
-            if len(self.quotes) > 1:
-                found["window"] = window.short
-                pairs = zip(self.values.windows, self.quotes)
-                found["windows"] = [{**_figures(*pair), "retry_after_ms": _ms(pair[1].retry)} for pair in pairs]
-                for each, of in zip(found["windows"], self.values.windows):
-                    each.update({"algorithm": of.algorithm, "per": of.per})
-        if self.entry.pattern is not None:
-            found["pattern"] = self.entry.pattern
-        if self.shadow:
-            found["shadow"] = True
-            found["would_deny"] = not self.spends
-        return found
-
-    def fields(self) -> Dict[str, str]:
-        """Header fields of an answer with it."""
-        policy, standing = [], []
-        seen: Dict[str, int] = {}
-        latest = None if self.allowed else _longest(quote.retry for quote in self.quotes)
-        if latest is not None:
-            # No later than the whole of it is allowed.
-            latest = max(-(-latest // 1_000_000), 1)
-        for window, quote in zip(self.values.windows, self.quotes):
-            seen[window.short] = seen.get(window.short, 0) + 1
-            name = window.short if seen[window.short] == 1 else "%s#%d" % (window.short, seen[window.short])
-            length = window.length
-            if not length:
-                begin, end = window.bounds(self.now)
-                length = end - begin
-            policy.append('"%s";q=%d' % (name, window.capacity))
-            if length >= 1_000_000:
-                policy[-1] += ";w=%d" % -(-length // 1_000_000)
-            standing.append('"%s";r=%d' % (name, quote.remaining))
-            wait = quote.next if self.allowed or quote.allowed else quote.retry
-            if wait is not None:
-                seconds = -(-wait // 1_000_000)
-                standing[-1] += ";t=%d" % (seconds if latest is None else min(seconds, latest))
-        found = {"cache-control": "no-store"}
-        if policy:
-            found.update({"ratelimit-policy": ", ".join(policy), "ratelimit": ", ".join(standing)})
-        return found
-
-
-def _figures(window: Window, quote: Quote) -> Dict[str, Any]:
-    return {
-        "name": window.short,
-        "limit": window.capacity,
-        "remaining": quote.remaining,
-        "used": quote.used,
-        "debt": quote.debt,
-        "reset_at": _instant(quote.reset_at),
-        "next_ms": _ms(quote.next),
-    }
 
 
 def _micros() -> int:
@@ -230,9 +42,9 @@ class Memory:
     def __init__(self, clock: Callable[[], int] = _micros, lenient: bool = False) -> None:
         self._clock = clock
         self._lenient = lenient
-        self._exact: Dict[str, _Setting] = {}
-        self._patterns: Dict[str, Tuple[_Setting, Pattern[str]]] = {}
-        self._entries: Dict[str, _Entry] = {}
+        self._exact: Dict[str, Setting] = {}
+        self._patterns: Dict[str, Tuple[Setting, Pattern[str]]] = {}
+        self._entries: Dict[str, Entry] = {}
         # Reentrant: a signal handler may come in between and ask itself.
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -327,11 +139,11 @@ class Memory:
         message = "no limit is configured for key `%s`; configure it first" % key
         raise Wrong(message, "limit_not_configured", 404)
 
-    def _entry(self, key: str, brought: Optional[Values]) -> Tuple[_Entry, Values]:
+    def _entry(self, key: str, brought: Optional[Values]) -> Tuple[Entry, Values]:
         values, source, pattern = self._found(key, brought)
         entry = self._entries.get(key)
         if entry is None or (source != "exact" and entry.is_untouched(self._now)):
-            entry = _Entry()
+            entry = Entry()
         entry.source, entry.pattern = source, pattern
         return entry, values
 
@@ -353,7 +165,7 @@ class Memory:
                 raise Wrong("an item must be a key, an object or [key, cost]")
         return found
 
-    def _verdict(self, item: Mapping[str, Any]) -> _Verdict:
+    def _verdict(self, item: Mapping[str, Any]) -> Verdict:
         for name in item:
             if name not in ("key", "cost", "limit"):
                 raise Wrong("unknown field `%s`" % name)
@@ -364,9 +176,9 @@ class Memory:
             raise Wrong("cost must be from 1 to %d, not %d" % (MAX_COST, cost))
         brought = values(item["limit"]) if item.get("limit") is not None else None
         entry, its = self._entry(key, brought)
-        return _Verdict(key, cost, entry, its, self._now)
+        return Verdict(key, cost, entry, its, self._now)
 
-    def _keep(self, verdict: _Verdict) -> None:
+    def _keep(self, verdict: Verdict) -> None:
         """A key that something was spent of, or that is configured, stays."""
         if verdict.spends or verdict.entry.source != "request":
             verdict.entry.values = verdict.values
@@ -396,7 +208,7 @@ class Memory:
     def _check_all(self, items: Any) -> Tuple[Any, Dict[str, str]]:
         asked = self._asked(items)
         seen: Set[Any] = set()
-        verdicts: List[_Verdict] = []
+        verdicts: List[Verdict] = []
         for item in asked:
             if item.get("key") in seen:
                 raise Wrong("items must not hold the key `%s` twice; add up its costs" % item.get("key"))
@@ -432,7 +244,7 @@ class Memory:
         setting = self._patterns[key][0] if key in self._patterns else self._exact.get(key)
         created = setting is None
         if setting is None:
-            setting = _Setting()
+            setting = Setting()
             if "*" in key:
                 parts = [re.escape(part) for part in key.split("*")]
                 self._patterns[key] = setting, re.compile("(?s:.+)".join(parts))
@@ -472,7 +284,7 @@ class Memory:
                 self._found(self._key(body["key"]), None)
         for key in keys:
             if key in self._exact:
-                entry = self._entries.setdefault(key, _Entry())
+                entry = self._entries.setdefault(key, Entry())
                 entry.states.clear()
                 entry.last["last_reset_at"] = self._now
             else:
@@ -491,15 +303,15 @@ class Memory:
         entry, its = self._entry(key, brought)
         return self._shown(key, entry, its)
 
-    def _shown(self, key: str, entry: _Entry, its: Values) -> Dict[str, Any]:
+    def _shown(self, key: str, entry: Entry, its: Values) -> Dict[str, Any]:
         verdict = [each.quote(self._now, 0, False) for each in entry.under(its, self._now)]
         states = [entry.states[window] for window in its.windows]
         found: Dict[str, Any] = {"key": key}
-        found.update(_values(its))
+        found.update(values_of(its))
         for each in found.get("windows", ()):
             place = found["windows"].index(each)
-            each.update(_figures(its.windows[place], verdict[place]))
-            each.update(_detail(states[place]))
+            each.update(figures(its.windows[place], verdict[place]))
+            each.update(detail(states[place]))
             del each["limit"]
         found["source"] = entry.source
         if entry.pattern is not None:
@@ -511,27 +323,27 @@ class Memory:
             found.update({"remaining": least.remaining, "used": least.used})
             if least.debt:
                 found["debt"] = least.debt
-            found["reset_at"] = _instant(max(quote.reset_at for quote in verdict))
-            found["next_ms"] = _ms(_longest(quote.next for quote in verdict))
+            found["reset_at"] = instant(max(quote.reset_at for quote in verdict))
+            found["next_ms"] = milliseconds(longest(quote.next for quote in verdict))
             if len(verdict) == 1:
-                found.update(_detail(states[0]))
+                found.update(detail(states[0]))
         self._lasting(found, self._exact.get(key))
         found.update(entry.totals)
-        found.update({name: _instant(at) for name, at in entry.last.items()})
+        found.update({name: instant(at) for name, at in entry.last.items()})
         return found
 
-    def _lasting(self, found: Dict[str, Any], setting: Optional[_Setting]) -> None:
+    def _lasting(self, found: Dict[str, Any], setting: Optional[Setting]) -> None:
         if setting is not None and setting.over is not None:
-            found["for_until"] = _instant(setting.over[1])
-            found["for_ms"] = _ms(setting.over[1] - self._now)
-            found["below"] = None if setting.values is None else _values(setting.values)
+            found["for_until"] = instant(setting.over[1])
+            found["for_ms"] = milliseconds(setting.over[1] - self._now)
+            found["below"] = None if setting.values is None else values_of(setting.values)
 
     def _pattern_status(self, pattern: str) -> Dict[str, Any]:
         setting = self._patterns[pattern][0]
         its = setting.at(self._now)
         if its is None:
             raise Wrong("no limit is configured for key `%s`" % pattern, "limit_not_configured", 404)
-        found = self._shown(pattern, _Entry(), its)
+        found = self._shown(pattern, Entry(), its)
         found["source"] = "exact"
         self._lasting(found, setting)
         found["live"] = len(self._live(pattern))
@@ -568,23 +380,5 @@ class Memory:
         return sorted(found, key=lambda status: (-status[name], status["key"]))[:limit]
 
 
-def _least(verdict: _Verdict) -> float:
+def _least(verdict: Verdict) -> float:
     return min((float(quote.remaining) for quote in verdict.quotes), default=math.inf)
-
-
-def _detail(of: State) -> Dict[str, Any]:
-    found = of.detail()
-    for name in ("oldest_at", "window_started_at"):
-        if name in found:
-            found[name] = _instant(found[name])
-    return found
-
-
-def _values(its: Values) -> Dict[str, Any]:
-    """Values as a status has them."""
-    if its.unlimited:
-        return {"unlimited": True, "mode": its.mode}
-    if len(its.windows) == 1:
-        return {**its.windows[0].fields(), "mode": its.mode}
-    named: List[Dict[str, Any]] = [{"name": window.short, **window.fields()} for window in its.windows]
-    return {"windows": named, "mode": its.mode}
