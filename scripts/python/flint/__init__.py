@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from ._client import SharedLimiter
 from ._errors import FlintConnectionError, FlintError, FlintServerError
+from ._guard import Guard
+from ._origin import client_address
+from ._server import Server
 from ._results import CheckAllResult, CheckResult, Decision, LimitStatus, RateLimitExceeded
 from ._values import Limit, LimitValues, Window
-from .middleware import ASGIMiddleware, WSGIMiddleware, client_address
+from .middleware import ASGIMiddleware, WSGIMiddleware
 
 __version__ = "0.1.0"
 
@@ -28,10 +31,12 @@ __all__ = [
     "FlintConnectionError",
     "FlintError",
     "FlintServerError",
+    "Guard",
     "Limit",
     "LimitStatus",
     "LimitValues",
     "RateLimitExceeded",
+    "Server",
     "SharedLimiter",
     "WSGIMiddleware",
     "Window",

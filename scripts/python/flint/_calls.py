@@ -111,6 +111,9 @@ def _result(decision: Dict[str, Any], headers: Mapping[str, str]) -> CheckResult
     )
 
 
+# ---- the server, and configuring
+
+
 def _path(key: Optional[str]) -> str:
     if not isinstance(key, str):
         raise TypeError("key must be a str, not %s" % type(key).__name__)
@@ -140,6 +143,9 @@ def limit(key: str, windows: Any, lasts: Optional[_values.Duration], fields: Dic
         found = _values.duration(lasts)
         body["for"] = found if isinstance(found, str) else "%ds" % found
     return Call("POST", "/v1/limits", body, lambda reply: bool(_checked(reply)["created"]))
+
+
+# ---- deciding: what spends is not repeatable
 
 
 def check(key: str, cost: int, limit: Optional[_values.Limit]) -> Call[CheckResult]:
@@ -181,6 +187,26 @@ def check_all(items: Iterable[Item], limit: Optional[_values.Limit]) -> Call[Che
     return Call("POST", "/v1/check-all", {"items": _items(items, limit)}, decode, repeatable=False)
 
 
+def take(items: List[Dict[str, Any]]) -> Call[CheckResult]:
+    """Spends of all items or of none; the result is the decision of the one that denies, else of the one with the least
+    left."""
+    if len(items) == 1:
+        return Call(
+            "POST", "/v1/check", items[0], lambda reply: _result(_checked(reply), reply.headers), repeatable=False
+        )
+
+    def decode(reply: Reply) -> CheckResult:
+        results = _checked(reply)["results"]
+        binding = results[-1] if not results[-1]["allowed"] else min(results, key=_left)
+        return _result(binding, reply.headers)
+
+    return Call("POST", "/v1/check-all", {"items": items}, decode, repeatable=False)
+
+
+def _left(decision: Dict[str, Any]) -> float:
+    return float("inf") if decision["remaining"] is None else float(decision["remaining"])
+
+
 def check_many(
     items: Iterable[Item], limit: Optional[_values.Limit]
 ) -> Call[List[Union[CheckResult, FlintServerError]]]:
@@ -199,6 +225,9 @@ def check_many(
 
     asked = _items(items, limit)
     return Call("POST", "/v1/check-many", {"items": asked}, decode, repeatable=False)
+
+
+# ---- looking, resetting and removing
 
 
 def _status(found: LimitStatus) -> LimitStatus:
@@ -269,6 +298,9 @@ def remove(key: Optional[str], prefix: Optional[str]) -> Call[int]:
 
     # Twice, it would answer that there is no such limit.
     return Call("DELETE", _path(key), None, one, repeatable=False)
+
+
+# ---- the log
 
 
 def flush() -> Call[None]:

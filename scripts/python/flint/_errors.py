@@ -47,8 +47,9 @@ class FlintConnectionError(FlintError):
     Attributes:
         request_sent: False when the server cannot have carried the request out (it never had all of it): trying
             again is safe. True when it may have: a check that ends so has perhaps spent its cost.
-        reason: ``"connect"`` (no connection), ``"timeout"``, ``"closed"`` (the connection broke) or ``"protocol"``
-            (what came is not HTTP, or over a bound).
+        reason: ``"connect"`` (no connection), ``"timeout"``, ``"closed"`` (the connection broke), ``"protocol"``
+            (what came is not HTTP, or over a bound) or ``"open"`` (not asked, because the server has not answered for a
+            while).
     """
 
     def __init__(self, message: str, *, request_sent: bool = False, reason: str = "closed") -> None:

@@ -247,3 +247,10 @@ def degraded_result(key: str, cost: int, allowed: bool, error: FlintError) -> Ch
         degraded=True,
         error=error,
     )
+
+
+def never_result(key: str, cost: int) -> CheckResult:
+    """The denial of a cost that its limit can never allow."""
+    return CheckResult(
+        key=key, allowed=False, cost=cost, limit=None, remaining=None, reset_at="", retry_after_ms=None, algorithm=""
+    )

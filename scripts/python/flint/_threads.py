@@ -65,14 +65,15 @@ class Pool:
         self._pid = os.getpid()
         _close_all(self._idle)
 
-    def call(self, call: Call[T]) -> T:
-        """Sends a call and waits for its answer."""
-        deadline = time.monotonic() + self._timeout
+    def call(self, call: Call[T], timeout: Optional[float] = None) -> T:
+        """Sends a call and waits for its answer, for ``timeout`` seconds or the pool's own."""
+        timeout = self._timeout if timeout is None or timeout > self._timeout else timeout
+        deadline = time.monotonic() + timeout
         request = call.request(self._address.host_field, self._address.prefix, self._authorization)
         while True:
             kept = self._take()
             try:
-                reply = self._exchange(kept or self._connect(deadline), kept is not None, request, call, deadline)
+                reply = self._exchange(kept or self._connect(deadline), kept is not None, request, call, deadline, timeout)
             except _Stale:
                 continue
             return call.decode(reply)
@@ -118,11 +119,12 @@ class Pool:
             raise FlintConnectionError(message, reason=reason) from error
 
     def _connect_tcp(self, deadline: float) -> socket.socket:
-        # socket.create_connection would give each address of a name the whole time.
+        # socket.create_connection would give each address of a name the whole time. Here each has its share of what is
+        # left: the first may be one that drops packets.
         found = socket.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
         for turn, (family, _, _, _, where) in enumerate(found):
             try:
-                return _open(family, where, deadline)
+                return _open(family, where, share(deadline, len(found) - turn, time.monotonic()))
             except OSError as error:
                 if turn == len(found) - 1 or time.monotonic() >= deadline:
                     raise error
@@ -140,7 +142,7 @@ class Pool:
             raise
 
     def _exchange(
-        self, connection: socket.socket, kept: bool, request: bytes, call: Call[T], deadline: float
+        self, connection: socket.socket, kept: bool, request: bytes, call: Call[T], deadline: float, timeout: float
     ) -> Reply:
         reply = Reply()
         sent = False
@@ -165,7 +167,7 @@ class Pool:
         except OSError as error:
             connection.close()
             if isinstance(error, socket.timeout):
-                message = "no answer from %s within %g s" % (self._address.url, self._timeout)
+                message = "no answer from %s within %g s" % (self._address.url, timeout)
                 raise FlintConnectionError(message, request_sent=sent, reason="timeout") from error
             if kept and not reply.begun and (not sent or call.repeatable):
                 raise _Stale from error
@@ -188,6 +190,11 @@ def _close_all(idle: _Idle) -> None:
         except IndexError:
             return
         connection.close()
+
+
+def share(deadline: float, addresses: int, now: float) -> float:
+    """Until when the next of so many addresses may be tried."""
+    return now + (deadline - now) / addresses
 
 
 def _open(family: int, where: Any, deadline: float) -> socket.socket:

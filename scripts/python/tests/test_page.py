@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 import unittest
 
 import flint
-from support import TOKEN, WithServer
+import flint.testing
+from support import FLINT, TOKEN, WithServer
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = os.path.join(PACKAGE, "..", "..", "man", "flint-python.3")
@@ -35,16 +37,33 @@ class Page(WithServer):
         self.assertGreaterEqual(len(examples), 5)
         environment = {**os.environ, "FLINT_SERVER": self.server.url, "FLINT_SERVER_TOKEN": TOKEN}
         environment["PYTHONPATH"] = PACKAGE
-        printed = [self.output(plain(example), environment) for example in examples]
+        with tempfile.TemporaryDirectory(prefix="flint-page-") as directory:
+            environment.update({"FLINT_BIN": os.path.abspath(FLINT), "XDG_RUNTIME_DIR": directory})
+            printed = [self.output(plain(example), environment, directory) for example in examples]
         self.assertEqual(
             printed,
-            ["go\nTrue 94\n", "True None\n", "99 99\n4\n", "sent to ann\n" * printed[3].count("\n"), "10 of 10\n", ""],
+            [
+                "go\nTrue 94\n",
+                "True None\n",
+                "99 99\n4\n",
+                # None is lost.
+                "sent to ann\n" * 7,
+                "sent to bob\n" * 7,
+                "9\n",
+                "10 of 10\n",
+                "",
+                "[True, True, False]\nTrue\n",
+            ],
         )
-        self.assertGreaterEqual(printed[3].count("\n"), 5)
 
-    def output(self, program, environment):
+    def output(self, program, environment, directory=None):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""), program)
         return done.stdout
@@ -77,7 +96,8 @@ class Page(WithServer):
         checked = 0
         for owner, prefix, names in [
             (flint.SharedLimiter, "limiter.", [n for n in dir(flint.SharedLimiter) if not n.startswith("_")]),
-            (flint, "flint.", ["SharedLimiter", "ASGIMiddleware", "WSGIMiddleware"]),
+            (flint, "flint.", ["SharedLimiter", "Guard", "ASGIMiddleware", "WSGIMiddleware", "client_address", "Server"]),
+            (flint.testing, "flint.testing.", ["FakeLimiter"]),
         ]:
             for name in names:
                 if prefix == "limiter." and name.startswith("a") and hasattr(owner, name[1:]):
@@ -91,6 +111,9 @@ class Page(WithServer):
                         parameters.append("*")
                         keyword_only = True
                     default = parameter.default
+                    if parameter.kind is parameter.VAR_KEYWORD:
+                        parameters.append("**" + parameter.name)
+                        continue
                     if default is parameter.empty:
                         parameters.append(parameter.name)
                     elif default is flint.client_address:
