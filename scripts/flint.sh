@@ -9,6 +9,8 @@
 # flint_check KEY [COST] [LIMIT]                 spend COST units (1) if the limit allows it
 # flint_check_all [[--cost N] KEY]...            spend of all or of none; --cost counts for the next key
 # flint_take KEY [COST] [LIMIT]                  as flint_check; prints "ok REMAINING" or "denied RETRY_AFTER_MS"
+# flint_hold KEY [COST] [LIMIT] [TTL]            hold COST units or slots (1) for TTL (1m); prints the hold's id
+# flint_settle HOLD [COST]                       tell what a hold has cost (as held), and give back its slots
 # flint_status KEY, flint_list [PREFIX], flint_top [denied|allowed] [N]
 # flint_reset KEY, flint_remove KEY
 # flint_flush, flint_compact, flint_doctor, flint_health
@@ -16,7 +18,7 @@
 # A configured KEY with * is a pattern: every key that matches has such a limit of its own. Quote it: 'user:*'. LIMIT is
 # the RATE/PER of a key that no limit is configured for, such as 100/1m.
 #
-# They print what the server answers: JSON, but for flint_take. Exit statuses: 0 done, allowed, healthy; 1 the answer is
+# They print what the server answers: JSON, but for flint_take and flint_hold. Exit statuses: 0 done, allowed, healthy; 1 the answer is
 # no; 2 wrong usage; 3 it could not be done. An error is one line on stderr.
 #
 # FLINT_SERVER        http://HOST:PORT (default http://127.0.0.1:7878), https://HOST:PORT of a proxy, or unix:PATH
@@ -217,6 +219,35 @@ flint_take() (
         exit 1
         ;;
     esac
+    _flint_done
+)
+
+flint_hold() (
+    _flint_key "${1:-}"
+    _flint_number COST "${2:-1}"
+    _flint_json_body="{\"key\":$(_flint_json "$1"),\"cost\":${2:-1},\"ttl\":$(_flint_json "${4:-1m}")"
+    [ -z "${3:-}" ] || _flint_json_body="$_flint_json_body,\"limit\":$(_flint_json "$3")"
+    _flint_ask POST /v1/hold "$_flint_json_body}"
+    case $_flint_status$_flint_body in
+    200*'"hold":"'*)
+        _flint_hold=${_flint_body##*'"hold":"'}
+        printf '%s\n' "${_flint_hold%%'"'*}"
+        exit 0
+        ;;
+    200*'"allowed":false'*) exit 1 ;;
+    200*) _flint_fail 3 "the answer of $_flint_server lacks a hold; is it a flint server?" ;;
+    esac
+    _flint_done
+)
+
+flint_settle() (
+    [ -n "${1:-}" ] || _flint_fail 2 "HOLD is missing or empty"
+    _flint_json_body="{\"hold\":$(_flint_json "$1")"
+    if [ -n "${2:-}" ]; then
+        _flint_number COST "$2"
+        _flint_json_body="$_flint_json_body,\"cost\":$2"
+    fi
+    _flint_ask POST /v1/settle "$_flint_json_body}"
     _flint_done
 )
 

@@ -64,6 +64,9 @@ pub const MAX_KEPT_BYTES: usize = 32 * 1024 * 1024;
 /// Open holds of one key that its status lists at most.
 pub const MAX_LISTED_HOLDS: usize = 1000;
 
+/// Longest value of the header `Idempotency-Key`, in characters: a UUID, with what a client may put before it.
+pub const MAX_IDEMPOTENCY_KEY: usize = 128;
+
 /// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 

@@ -157,6 +157,17 @@ impl Limit {
         self.windows.is_empty() && self.slots.is_none()
     }
 
+    /// Whether both count over the same periods by the same algorithms, whatever the rates.
+    pub(crate) fn has_shape_of(&self, other: &Limit) -> bool {
+        // In canonical order a period's windows stand together, but not by algorithm.
+        let shape = |limit: &Limit| {
+            let mut shape: Vec<_> = limit.windows.iter().map(|window| (window.period(), window.algorithm())).collect();
+            shape.sort_unstable();
+            shape
+        };
+        self.windows.len() == other.windows.len() && (self.windows == other.windows || shape(self) == shape(other))
+    }
+
     /// Units that may be held at once; `None` for a limit of windows.
     pub fn slots(&self) -> Option<u64> {
         self.slots
@@ -198,9 +209,12 @@ impl FromStr for Limit {
             return Ok(Limit::unlimited().with_mode(mode));
         }
         if let Some(slots) = values.strip_prefix(SLOTS) {
-            let wrong =
-                |_| Error::invalid(format!("slots must be an integer of 1 to {MAX_SLOTS}, not `{}`", excerpt(slots)));
-            return Ok(Limit::of_slots(slots.parse().map_err(wrong)?)?.with_mode(mode));
+            let digits = slots.bytes().all(|byte| byte.is_ascii_digit());
+            let Some(slots) = slots.parse().ok().filter(|_| digits) else {
+                let text = excerpt(slots);
+                return Err(Error::invalid(format!("slots must be an integer of 1 to {MAX_SLOTS}, not `{text}`")));
+            };
+            return Ok(Limit::of_slots(slots)?.with_mode(mode));
         }
         // Counted first: a long text of commas is told so.
         let count = values.split(',').count();

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::answers::{
-    AllDecision, Compaction, Decision, Hold, HoldDecision, Item, OpenHold, Settled, SettledItem, SlotsInUse, Status,
+    AllDecision, Compaction, Decision, Hold, Item, OpenHold, Settled, SettledItem, SlotsInUse, Status,
 };
 use crate::clock::{LAST_INSTANT, Micros, rfc3339};
 use crate::limit::{Detail, Limit, Period, Quote, Window};
@@ -120,8 +120,8 @@ fn write_values(window: &Window, out: &mut Vec<u8>) {
     }
 }
 
-/// The values of a limit: those of its one window, or all of them in `windows`, or `slots`, or `unlimited`; and its mode. What
-/// `window` appends is told of each of several windows besides.
+/// The values of a limit: those of its one window, or all of them in `windows`, or `slots`, or `unlimited`; and its
+/// mode. What `window` appends is told of each of several windows besides.
 fn write_limit(limit: &Limit, out: &mut Vec<u8>, window: impl Fn(usize, &mut Vec<u8>)) {
     match limit.windows() {
         [] if limit.slots().is_some() => number(out, "slots", limit.slots()),
@@ -158,32 +158,28 @@ impl AllDecision {
     }
 }
 
-impl HoldDecision {
-    /// Appends the answer to a hold of several items as a JSON object: that to a check of them, and the hold if it was
-    /// allowed.
-    #[doc(hidden)]
-    pub fn write_json(&self, items: &[Item<'_>], out: &mut Vec<u8>) {
-        self.all.write_open(items, out);
-        self.end(out);
-    }
+/// Appends the answer to a hold of several items as a JSON object: that to a check of them, and the hold if it was
+/// allowed.
+pub fn write_hold(all: &AllDecision, hold: Option<&Hold>, items: &[Item<'_>], out: &mut Vec<u8>) {
+    all.write_open(items, out);
+    end_hold(hold, out);
+}
 
-    /// Appends the answer to a hold of one key as a JSON object: the decision, and the hold if it was allowed.
-    #[doc(hidden)]
-    pub fn write_json_of_one(&self, key: &str, out: &mut Vec<u8>) {
-        match self.all.results.first() {
-            Some(decision) => decision.write_open(key, out),
-            None => self.all.write_open(&[], out),
-        }
-        self.end(out);
+/// Appends the answer to a hold of one key as a JSON object: the decision, and the hold if it was allowed.
+pub fn write_hold_of_one(all: &AllDecision, hold: Option<&Hold>, key: &str, out: &mut Vec<u8>) {
+    match all.results.first() {
+        Some(decision) => decision.write_open(key, out),
+        None => all.write_open(&[], out),
     }
+    end_hold(hold, out);
+}
 
-    fn end(&self, out: &mut Vec<u8>) {
-        if let Some(hold) = &self.hold {
-            text(out, "hold", Some(&hold.id));
-            hold.write_times(out);
-        }
-        out.push(b'}');
+fn end_hold(hold: Option<&Hold>, out: &mut Vec<u8>) {
+    if let Some(hold) = hold {
+        text(out, "hold", Some(&hold.id));
+        hold.write_times(out);
     }
+    out.push(b'}');
 }
 
 impl Hold {
@@ -684,7 +680,7 @@ mod tests {
         let mut expected = value(|out| one().write_json("k", out));
         let all = AllDecision { allowed: true, denied: None, results: vec![one()] };
         let hold = Hold { id: "1abc".to_owned(), expires_at: 60_000_001, ttl: Duration::from_secs(60) };
-        let mut held = HoldDecision { all, hold: Some(hold.clone()) };
+        let mut all = all;
         let items = [("k", 5).into()];
         let with_hold = |mut value: Value| {
             value["hold"] = json!("1abc");
@@ -692,16 +688,15 @@ mod tests {
             value["ttl_ms"] = json!(60_000);
             value
         };
-        assert_eq!(value(|out| held.write_json_of_one("k", out)), with_hold(expected.clone()));
+        assert_eq!(value(|out| write_hold_of_one(&all, Some(&hold), "k", out)), with_hold(expected.clone()));
         let several = json!({"allowed": true, "denied_key": null, "results": [expected.clone()]});
-        assert_eq!(value(|out| held.write_json(&items, out)), with_hold(several));
+        assert_eq!(value(|out| write_hold(&all, Some(&hold), &items, out)), with_hold(several));
         let renewed = json!({"ok": true, "expires_at": "1970-01-01T00:01:00.001Z", "ttl_ms": 60_000});
         assert_eq!(value(|out| hold.write_json(out)), renewed);
         // Without one it is a denial, as a check has it.
-        held.hold = None;
-        held.all.results[0].allowed = false;
+        all.results[0].allowed = false;
         expected["allowed"] = json!(false);
-        assert_eq!(value(|out| held.write_json_of_one("k", out)), expected);
+        assert_eq!(value(|out| write_hold_of_one(&all, None, "k", out)), expected);
     }
 
     #[test]

@@ -51,7 +51,9 @@ pub use self::check::several::validate_items;
 pub use self::check::wait::NonBlocking;
 pub use self::core::Limiter;
 pub use self::holds::once::{Begin, Guard};
-pub use self::json::{millis_up, write_many, write_number, write_statuses, write_text, write_window_name};
+pub use self::json::{
+    millis_up, write_hold, write_hold_of_one, write_many, write_number, write_statuses, write_text, write_window_name,
+};
 pub use self::kept::Once;
 pub use self::limits::{Applied, Setting};
 pub use self::list::listing::{By, Listing, Page};

@@ -107,6 +107,7 @@
 
 mod accept;
 mod context;
+mod digest;
 #[doc(hidden)]
 pub mod fuzz;
 mod guard;

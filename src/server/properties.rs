@@ -57,6 +57,26 @@ fn brought_keys() -> impl Strategy<Value = String> {
     (0..4u8).prop_map(|number| format!("new:{number}"))
 }
 
+/// What a user of holds would send. Keys of slots are not those of checks.
+fn held() -> impl Strategy<Value = (String, Value)> {
+    let slots = |number: u8| json!({"key": format!("held:{number}"), "cost": number, "limit": {"slots": 2}});
+    (keys(), 1..4u8, 0..8usize, prop::sample::select(&["1s", "24h", "90m"][..])).prop_map(
+        move |(key, cost, form, ttl)| {
+            let (path, body) = match form {
+                0 => ("hold", json!({"key": key, "cost": cost, "ttl": ttl})),
+                1 => ("hold?status=429", json!({"items": [slots(cost), [key, cost]], "ttl": ttl})),
+                2 => ("hold", slots(cost)),
+                3 => ("peek", json!({"key": key, "cost": cost})),
+                4 => ("peek", json!({"items": [slots(cost), key]})),
+                5 => ("charge", json!({"key": key, "cost": cost})),
+                6 => ("refund", json!({"key": key, "cost": cost})),
+                _ => ("settle", json!({"hold": "1k14kdyy3pcsz6raegh", "costs": {key: cost}})),
+            };
+            (format!("/v1/{path}"), body)
+        },
+    )
+}
+
 /// What a user would send.
 fn sound() -> impl Strategy<Value = Ask> {
     let ask = |method: &str, target: String, body: String| Ask {
@@ -116,6 +136,7 @@ fn sound() -> impl Strategy<Value = Ask> {
         )
         .prop_map(move |target| ask("GET", target.to_owned(), String::new())),
         1 => Just(ask("POST", "/v1/log/flush".to_owned(), String::new())),
+        2 => held().prop_map(move |(path, body)| ask("POST", path, body.to_string())),
     ]
 }
 
@@ -165,9 +186,40 @@ fn mistaken() -> impl Strategy<Value = Ask> {
         Just(json!({"key": "a"})),
     ];
     let name = prop::sample::select(
-        &["key", "cost", "limit", "rate", "per", "algorithm", "burst", "windows", "mode", "for", "items", "other"][..],
+        &[
+            "key",
+            "cost",
+            "limit",
+            "rate",
+            "per",
+            "algorithm",
+            "burst",
+            "windows",
+            "mode",
+            "for",
+            "items",
+            "other",
+            "hold",
+            "ttl",
+            "costs",
+            "slots",
+        ][..],
     );
-    let target = prop::sample::select(&["/v1/check", "/v1/check-all", "/v1/limits", "/v1/reset", "/v1/take/a"][..]);
+    let target = prop::sample::select(
+        &[
+            "/v1/check",
+            "/v1/check-all",
+            "/v1/limits",
+            "/v1/reset",
+            "/v1/take/a",
+            "/v1/hold",
+            "/v1/settle",
+            "/v1/renew",
+            "/v1/peek",
+            "/v1/charge",
+            "/v1/refund",
+        ][..],
+    );
     (target, prop::collection::btree_map(name, value, 0..5)).prop_map(|(target, fields)| Ask {
         method: "POST".to_owned(),
         target: target.to_owned(),
@@ -279,7 +331,7 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
     let result = TestRunner::new(config).run(&asks, |ask| {
         let before = state(&limiter);
         let found = find(&ask.target);
-        let asked = Asked { found, method: &ask.method, target: &ask.target, body: &ask.body };
+        let asked = Asked { found, method: &ask.method, target: &ask.target, body: &ask.body, headers: &[] };
         let reply = answer(sources, &asked);
         well_formed(&ask, &reply)?;
         let changed = before != state(&limiter);
@@ -292,7 +344,9 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
             prop_assert!(!changed, "{} changed something", ask.method);
         }
         if ask.sound {
-            let known = ["limit_not_configured", "cost_exceeds_capacity"].iter().any(|code| said.contains(code));
+            let known = ["limit_not_configured", "cost_exceeds_capacity", "hold_not_found"]
+                .iter()
+                .any(|code| said.contains(code));
             prop_assert!([200, 429].contains(&reply.status) || known, "{}", said);
             spent.set(spent.get() + u32::from(changed));
         }

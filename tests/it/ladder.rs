@@ -15,15 +15,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("", &["cli", "server", "limiter", "store", "limit", "clock", "error", "bounds"]),
     ("cli", &["serve", "commands", "remote", "options", "status", "columns", "output", "answer"]),
     ("cli/serve", &["start", "control", "signals", "notify"]),
-    ("cli/commands", &["run", "program", "checks", "limits", "values", "listing", "storage"]),
+    ("cli/commands", &["run", "program", "parent", "holds", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
-    ("server", &["fuzz", "accept", "pool", "context", "work", "routes", "http", "waiting", "guard", "vitals", "net"]),
+    (
+        "server",
+        &["fuzz", "accept", "pool", "context", "work", "routes", "digest", "http", "waiting", "guard", "vitals", "net"],
+    ),
     ("server/pool", &["decider", "worker", "slow", "passing", "handle"]),
     ("server/http", &["auth", "sending", "exchange", "head", "unsent", "reply", "more", "instances"]),
     ("server/waiting", &["turns", "pending", "wake", "sync"]),
-    ("server/routes", &["table", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
-    ("server/routes/body", &["limits", "checks", "values", "object", "scalars"]),
+    ("server/routes", &["table", "spend", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
+    ("server/routes/spend", &["holds", "checks", "once"]),
+    ("server/routes/body", &["limits", "holds", "checks", "values", "object", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (
         "server/net",
@@ -74,7 +78,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "limit/counting",
-        &["standing", "reconfigure", "rest", "ceiling", "state", "algorithms", "speed", "quote", "parts"],
+        &["give_back", "standing", "reconfigure", "rest", "ceiling", "state", "algorithms", "speed", "quote", "parts"],
     ),
     (
         "limit/counting/algorithms",

@@ -128,6 +128,9 @@ fn fields_of_replies() {
     };
     assert_eq!(all(&decisions), listed("Decision"));
     assert_eq!(all(&statuses), listed("Status object"));
+    let holds: Vec<Value> =
+        statuses.iter().filter_map(|status| status["holds"].as_array()).flatten().cloned().collect();
+    assert_eq!(all(&holds), listed("Open hold"));
     assert_eq!(all(&[windows(&decisions), windows(&statuses)].concat()), listed("Window"));
     // What stands in every one of them.
     let plain = names(&client.post("/v1/check", r#"{"key":"other"}"#).ok());
@@ -142,12 +145,20 @@ fn fields_of_replies() {
     let denied = client.post("/v1/check?status=429", r#"{"key":"k"}"#);
     assert_eq!(denied.status, 429);
     assert!(headers.iter().all(|header| denied.header(header).is_some()), "{denied:?}");
+    let hold = client.post("/v1/hold", r#"{"key":"other"}"#).ok()["hold"].as_str().unwrap().to_owned();
+    let renewed = client.post("/v1/renew", &format!(r#"{{"hold":"{hold}"}}"#));
+    client.ask("DELETE", "/v1/limits/other", "").ok();
+    let settled = client.post("/v1/settle", &format!(r#"{{"hold":"{hold}"}}"#));
+    client.post("/v1/limits", r#"{"key":"other","rate":10,"per":"1h"}"#).ok();
     // Objects that the page describes in a sentence.
     let text = page.text();
     for (reply, missing) in [
         (client.post("/v1/check-all", r#"{"items":["k"]}"#), ""),
         (client.post("/v1/log/compact", ""), ""),
         (client.get("/v1/health"), ""),
+        (client.post("/v1/hold", r#"{"items":["other"]}"#), ""),
+        (renewed, ""),
+        (settled, ""),
     ] {
         let unnamed: Vec<String> =
             names(&reply.ok()).into_iter().filter(|name| !text.contains(name.as_str())).collect();
@@ -168,6 +179,7 @@ fn of_all_kinds(client: &mut Client) -> (Vec<Value>, Vec<Value>) {
         r#"{"key":"pair","rate":9,"per":"1h","algorithm":"sliding_window_counter"}"#.to_owned(),
         r#"{"key":"free","unlimited":true}"#.to_owned(),
         r#"{"key":"debt","rate":9,"per":"1h"}"#.to_owned(),
+        r#"{"key":"slots","slots":9}"#.to_owned(),
     ] {
         client.post("/v1/limits", &body).ok();
     }
@@ -178,8 +190,9 @@ fn of_all_kinds(client: &mut Client) -> (Vec<Value>, Vec<Value>) {
     }
     client.post("/v1/limits", r#"{"key":"debt","rate":9,"per":"1h","burst":1}"#).ok();
     decisions.push(client.post("/v1/check", r#"{"key":"debt"}"#).ok());
+    client.post("/v1/hold", r#"{"key":"slots"}"#).ok();
     let mut status = |key: &str| client.get(&format!("/v1/limits/{key}")).ok();
-    let keys = ["p:*", "p:1", "p:2", "all", "several", "log", "pair", "free", "debt"];
+    let keys = ["p:*", "p:1", "p:2", "all", "several", "log", "pair", "free", "debt", "slots"];
     (decisions, keys.map(&mut status).to_vec())
 }
 
@@ -217,6 +230,13 @@ fn bounds() {
         ("Rate", format!("0 to {MAX_UNITS} units")),
         ("Burst and cost", format!("1 to {MAX_UNITS} units")),
         ("Windows of one limit", format!("1 to {MAX_WINDOWS}")),
+        ("Slots", format!("1 to {MAX_SLOTS}")),
+        ("Time of a hold", format!("{} ms to {} ms, by default {DEFAULT_HOLD_MS} ms", HOLD_MS.start(), HOLD_MS.end())),
+        ("Open holds", format!("1 to {MAX_MAX_HOLDS}, by default {MAX_HOLDS}")),
+        ("Holds remembered that were settled or have run out", format!("{MAX_REMEMBERED}, each for {REMEMBER_MS} ms")),
+        ("Open holds listed of one key", MAX_LISTED_HOLDS.to_string()),
+        ("Idempotency-Key", format!("1 to {MAX_IDEMPOTENCY_KEY} characters")),
+        ("Answers kept for it", format!("{MAX_KEPT_ANSWERS}, {MAX_KEPT_BYTES} bytes, each for {REMEMBER_MS} ms")),
         ("Period", format!("{MIN_PERIOD_MS} ms to {MAX_PERIOD_MS} ms, which is {} d", MAX_PERIOD_MS / 86_400_000)),
         ("Time to fill an empty token bucket", format!("at most {MAX_REFILL_MS} ms")),
         ("Live keys of a pattern", format!("1 to {MAX_MAX_KEYS}, by default {MAX_KEYS}")),
@@ -273,7 +293,7 @@ fn examples_run_as_they_stand() {
     }
     assert!(!done.out.contains("\"error\""), "{done:?}");
     let doctor = Client::new(&server.url, Some(TOKEN)).get("/v1/doctor").ok();
-    assert_eq!((&doctor["allowed"], &doctor["denied"]), (&Value::from(7), &Value::from(4)));
+    assert_eq!((&doctor["allowed"], &doctor["denied"]), (&Value::from(9), &Value::from(4)));
     server.terminate();
 }
 

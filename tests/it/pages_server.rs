@@ -69,6 +69,7 @@ fn bounds_of_options() {
         ("--max-blocking", 1, MAX_MAX_BLOCKING as u64),
         ("--max-connections", 1, MAX_MAX_CONNECTIONS as u64),
         ("--max-keys", 1, MAX_MAX_KEYS),
+        ("--max-holds", 1, MAX_MAX_HOLDS),
         ("--compact-after", MIN_COMPACT_AFTER_BYTES, MAX_COMPACT_AFTER_BYTES),
     ] {
         assert!(options[name].contains(&format!("{low} to {high},")), "{name}: {}", options[name]);

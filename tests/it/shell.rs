@@ -91,6 +91,26 @@ expect 0 '"live":2' flint_status 'user:*'
 expect 0 '"ok":true' flint_remove 'user:*'
 expect 3 'no limit is configured' flint_take user:7
 expect 3 'no limit is configured' flint_remove visitor
+# Holds and slots.
+expect 0 '' flint_hold gpu 2 slots=2 90s
+hold=$(cat "$out")
+expect 1 '' flint_hold gpu 1 slots=2
+[ ! -s "$out" ] || exit 9
+expect 2 'over the 2 slots' flint_hold gpu 3 slots=2
+expect 2 'ttl' flint_hold gpu 1 slots=2 1ms
+expect 2 'COST' flint_hold gpu x
+expect 2 'KEY' flint_hold
+expect 3 'nobody' flint_hold nobody
+expect 0 "$hold" flint_status gpu
+expect 0 '"remaining":2' flint_settle "$hold"
+expect 0 '"ok":true' flint_settle "$hold" 5
+expect 2 'HOLD' flint_settle
+expect 2 'COST' flint_settle "$hold" x
+expect 3 'no such hold' flint_settle 'a"b'
+expect 0 '' flint_hold win 3
+expect 0 '"cost":1' flint_settle "$(cat "$out")" 1
+expect 0 '"ok":true' flint_reset win
+expect 0 '"remaining":6' flint_check_all --cost 4 win
 for odd in 'route:/v1/chat' 'a "b" \c\\ '"'q'" 'ключ 語' '%41?&#+' '"allowed":true,' '-n' '@file' '$HOME `x`' '\n' '{"error":"x"}'; do
     expect 0 created flint_limit "$odd" 1 366d
     expect 0 '"total_allowed":0' flint_status "$odd"

@@ -18,11 +18,11 @@ use crate::limit::window::Window;
 /// What a key has counted: the state of each window of its limit, and of windows of earlier values that still count.
 /// Every method is given the limit under which the key stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing(Kind);
+pub struct Standing(pub(super) Kind);
 
 /// A million of these are kept, nearly all of them of one window: 40 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     /// Under `unlimited`, and nothing rests.
     Nothing,
     /// One window, and nothing rests.
@@ -31,10 +31,10 @@ enum Kind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct More {
+pub struct More {
     /// One for each window of the limit.
-    states: Vec<State>,
-    rest: Rest,
+    pub states: Vec<State>,
+    pub rest: Rest,
 }
 
 impl Standing {
@@ -148,42 +148,6 @@ impl Standing {
         }
     }
 
-    /// Gives back `units` that were spent at `held_at`, at `now`, to which it was advanced: in each window as far as
-    /// they still count there. A bucket counts them until it has been full since, a fixed window until it ends, a
-    /// sliding counter for this window and the next, a log for one period.
-    pub fn give_back(&mut self, limit: &Limit, held_at: Micros, now: Micros, units: u64) {
-        self.give(limit, now, units, |state, window| state.give_back(window, held_at, units));
-    }
-
-    /// Gives back `units` at `now`, to which it was advanced: in each window no more than is used there; of a log the
-    /// newest first, of a sliding counter only what was spent in its current window.
-    pub fn refund(&mut self, limit: &Limit, now: Micros, units: u64) {
-        self.give(limit, now, units, |state, window| state.give(window, units));
-    }
-
-    fn give(&mut self, limit: &Limit, now: Micros, units: u64, mut give: impl FnMut(&mut State, &Window)) {
-        match (&mut self.0, limit.windows()) {
-            (Kind::One(state), [window]) => give(state, window),
-            (Kind::More(more), windows) => {
-                for (state, window) in more.states.iter_mut().zip(windows) {
-                    give(state, window);
-                }
-                // A window that rests for another period or algorithm has no part in what was held since.
-                let shape = |window: &Window| (window.period(), window.algorithm());
-                for (window, state) in &mut more.rest.windows {
-                    if windows.iter().any(|other| shape(other) == shape(window)) {
-                        give(state, window);
-                    }
-                }
-                if let Some(ceiling) = &mut more.rest.ceiling {
-                    ceiling.give(units);
-                }
-            }
-            _ => {}
-        }
-        self.advance(limit, now);
-    }
-
     /// Takes new values at `at`: what was spent stays spent.
     pub fn reconfigure(&mut self, old: &Limit, new: &Limit, at: Micros, ends: &mut dyn Ends) {
         // The mode is no value that counts.
@@ -200,8 +164,14 @@ impl Standing {
             Kind::One(state) => (vec![state], Rest::default()),
             Kind::More(more) => (more.states, more.rest),
         };
-        let old = old.windows().iter().copied().zip(states).collect();
-        let (states, rest) = reconfigure(old, rest, new.windows(), at, ends);
+        let windows = old.windows().iter().copied().zip(states).collect();
+        let (mut states, mut rest) = reconfigure(windows, rest, new.windows(), at, ends);
+        if !old.has_shape_of(new) {
+            let resting = rest.windows.iter_mut().map(|(window, state)| (&*window, state));
+            for (window, state) in new.windows().iter().zip(&mut states).chain(resting) {
+                state.forget_holds(window, at);
+            }
+        }
         *self = Standing::of(states, rest);
         // As a look would find it.
         self.advance(new, at);

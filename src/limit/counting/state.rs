@@ -197,29 +197,12 @@ impl State {
         }
     }
 
-    /// Gives back units that were spent at an instant, as far as they still count.
-    pub fn give_back(&mut self, window: &Window, held_at: Micros, units: u64) {
+    /// Gives back nothing that was held before an instant, to which it was advanced. Only buckets remember that.
+    pub fn forget_holds(&mut self, window: &Window, at: Micros) {
         match self {
-            State::Bucket(_) | State::Debt(_) if self.full_at() > held_at => {}
-            State::Bucket(_) | State::Debt(_) => self.give(window, units),
-            State::Events(log) => log.give_back(held_at, units),
-            State::Window(open) => open.give_back(held_at, units),
-            State::Pair(pair) => pair.give_back(window, held_at, units),
-        }
-    }
-
-    /// Gives back units of what counts now: of a log the newest, of a sliding counter those of this window.
-    pub fn give(&mut self, window: &Window, units: u64) {
-        match self {
-            State::Bucket(bucket) => bucket.give(window, units),
-            State::Debt(debt) => {
-                if let Some(bucket) = debt.give(window, units) {
-                    *self = State::Bucket(bucket);
-                }
-            }
-            State::Events(log) => log.give(units),
-            State::Window(open) => open.give(units),
-            State::Pair(pair) => pair.give(units),
+            State::Bucket(bucket) => *bucket = bucket.last_full(window, at),
+            State::Debt(debt) => **debt = debt.last_full(at),
+            State::Events(_) | State::Window(_) | State::Pair(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::bounds::{MAX_PERIOD_MS, MAX_UNITS, MAX_WINDOWS};
+use crate::bounds::{MAX_PERIOD_MS, MAX_SLOTS, MAX_UNITS, MAX_WINDOWS};
 use crate::error::Kind;
 
 /// Any period, a calendar's in a few zones.
@@ -41,7 +41,8 @@ pub fn limits() -> impl Strategy<Value = Limit> {
         let first = windows[0];
         Limit::of(windows).unwrap_or_else(|_| Limit::from(first))
     });
-    let any = prop_oneof![12 => several, 1 => Just(Limit::unlimited())];
+    let any = prop_oneof![12 => several, 1 => Just(Limit::unlimited()),
+        1 => (1..=MAX_SLOTS).prop_map(|slots| Limit::of_slots(slots).unwrap())];
     (any, mode).prop_map(|(limit, mode)| limit.with_mode(mode))
 }
 
@@ -298,6 +299,32 @@ proptest! {
 }
 
 #[test]
+fn slots_are_no_windows_and_not_unlimited() {
+    let limit = Limit::of_slots(4).unwrap();
+    assert_eq!((limit.slots(), limit.windows(), limit.is_unlimited()), (Some(4), &[][..], false));
+    assert_ne!(limit, Limit::unlimited());
+    assert_ne!(limit, Limit::of_slots(5).unwrap());
+    assert_eq!(Limit::unlimited().slots(), None);
+    assert_eq!(message(Limit::of_slots(0).unwrap_err()), "slots must be an integer of 1 to 1000000, not 0");
+    assert!(Limit::of_slots(MAX_SLOTS).is_ok() && Limit::of_slots(MAX_SLOTS + 1).is_err());
+    // Nothing is counted under them, as under `unlimited`.
+    let ends = &mut Live::default();
+    let mut standing = Standing::new(&limit);
+    standing.spend(&limit, 5, 3, ends);
+    assert!(standing.is_untouched(&limit, 5));
+    assert_eq!(standing, Standing::new(&Limit::unlimited()));
+    // What was there before rests, and is found again.
+    let windows: Limit = "10/1h".parse().unwrap();
+    let mut standing = Standing::new(&windows);
+    standing.advance(&windows, 5);
+    standing.spend(&windows, 5, 7, ends);
+    standing.reconfigure(&windows, &limit, 6, ends);
+    standing.spend(&limit, 6, 2, ends);
+    standing.reconfigure(&limit, &windows, 7, ends);
+    assert_eq!(standing.glance(&windows, 7, ends).windows.as_slice()[0].used, 7);
+}
+
+#[test]
 fn limits_as_text() {
     for (text, canonical) in [
         ("100/1m", "100/1m"),
@@ -318,6 +345,9 @@ fn limits_as_text() {
         ("100/1m enforce", "100/1m"),
         ("unlimited", "unlimited"),
         (" unlimited  shadow", "unlimited shadow"),
+        ("slots=1", "slots=1"),
+        (" slots=1000000\tshadow ", "slots=1000000 shadow"),
+        ("slots=4 enforce", "slots=4"),
     ] {
         let limit = text.parse::<Limit>().unwrap();
         assert_eq!(limit.to_string(), canonical, "{text}");
@@ -335,6 +365,13 @@ fn limits_as_text() {
         ("1/1m shadow, 2/1s", "algorithm `shadow`"),
         ("unlimited, 1/1m", "limit must be RATE/PER"),
         ("unlimited enforce enforce", "limit must be RATE/PER"),
+        ("slots=", "slots must be an integer of 1 to 1000000, not ``"),
+        ("slots=0", "slots must be an integer of 1 to 1000000, not 0"),
+        ("slots=1000001", "slots must be an integer of 1 to 1000000, not 1000001"),
+        ("slots=+4", "slots must be an integer of 1 to 1000000, not `+4`"),
+        ("slots= 4", "slots must be an integer of 1 to 1000000, not ` 4`"),
+        ("slots=4, 1/1m", "slots must be an integer of 1 to 1000000, not `4, 1/1m`"),
+        ("slots 4", "limit must be RATE/PER"),
         ("1/1m burst=", "burst must be a whole number, not ``"),
         ("1/1m burst=+2", "burst must be a whole number, not `+2`"),
         ("1/1m burst=2 burst=2", "limit must name a value once"),

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::Live;
 use crate::limiter::answers::{AllDecision, Decision, Hold};
 use crate::limiter::core::{Core, shard_of};
-use crate::limiter::entry::{Entry, Source};
+use crate::limiter::entry::{Entry, Source, Text};
 use crate::limiter::held::book::{Book, Item as HeldItem, Pledge};
 use crate::limiter::kept::shelf::Kept;
 use crate::limiter::kept::{Keep, Told};
@@ -61,7 +61,7 @@ impl Core {
         let most = match purpose {
             // Longer records have room of their own, beside which there must be some.
             Purpose::Hold => (MAX_FIXED + asks.iter().map(named).sum::<usize>()).min(MAX_ITEMS * MAX_ITEM),
-            Purpose::Spend | Purpose::Peek | Purpose::Charge => MAX_FIXED + asks.len() * MAX_ITEM,
+            Purpose::Spend | Purpose::Each | Purpose::Peek | Purpose::Charge => MAX_FIXED + asks.len() * MAX_ITEM,
         };
         let mut room = Room::new(self.reserve_for(non_blocking, 1, most)?, most);
         let mut shards: Vec<usize> = asks.iter().map(|ask| shard_of(ask.hash)).collect();
@@ -69,7 +69,7 @@ impl Core {
             let mut tables = self.lock_all(&mut shards, non_blocking)?;
             let mut book = match purpose {
                 Purpose::Hold => Some(self.lock_holds_for(non_blocking)?),
-                Purpose::Spend | Purpose::Charge | Purpose::Peek => None,
+                Purpose::Spend | Purpose::Each | Purpose::Charge | Purpose::Peek => None,
             };
             let now = self.clock.now();
             if let Some(book) = &mut book {
@@ -317,17 +317,18 @@ impl Core {
     /// Makes what was decided: everything is spent but what a shadow denied.
     pub fn commit(&self, tables: &mut Tables<'_>, asks: &[Ask<'_>], now: Micros, progress: Progress) -> Committed {
         let Progress { results, grounds, drafts, asides, .. } = progress;
+        // Of what was not spent: it is counted when what is spent of the same key is there.
+        let mut denied: Vec<(u64, Text, u64)> = Vec::new();
         for (index, result) in results.iter().enumerate() {
             let (hash, key) = place(asks, &grounds, &drafts, index);
-            let Ok(table) = table(tables, hash) else { continue };
-            let (Some(entry), counts) = table.get_with_counts(hash, key) else { continue };
-            match &grounds[index] {
-                _ if !result.is_spent() => self.deny(entry, counts, hash, now, asks[index].cost),
-                Ground::Entry => {
-                    entry.spend(now, asks[index].cost, &mut Live::default());
-                    count_allowed(entry, counts, asks[index].cost);
-                }
-                Ground::Draft(..) | Ground::Nothing => {}
+            if !result.is_spent() {
+                denied.push((hash, key.into(), result.cost));
+            } else if matches!(grounds[index], Ground::Entry)
+                && let Ok(table) = table(tables, hash)
+                && let (Some(entry), counts) = table.get_with_counts(hash, key)
+            {
+                entry.spend(now, result.cost, &mut Live::default());
+                count_allowed(entry, counts, result.cost);
             }
         }
         let spent = |draft: usize| {
@@ -356,6 +357,13 @@ impl Core {
                 for cost in costs {
                     count_allowed(entry, counts, cost);
                 }
+            }
+        }
+        for (hash, key, cost) in denied {
+            if let Ok(table) = table(tables, hash)
+                && let (Some(entry), counts) = table.get_with_counts(hash, &key)
+            {
+                self.deny(entry, counts, hash, now, cost);
             }
         }
         (results, asides)

@@ -10,18 +10,20 @@ use super::progress::{Draft, Ground, Progress, Tables, place, table};
 use super::slots::{Usage, refuse_slots, validate_slots};
 use crate::clock::Micros;
 use crate::error::{Error, Result};
-use crate::limit::{Limit, Live, Standing, Verdict, validate_cost};
+use crate::limit::{Limit, Live, Standing, Verdict, excerpt, validate_cost};
 use crate::limiter::answers::Decision;
 use crate::limiter::core::{Core, shard_of};
-use crate::limiter::entry::Table;
+use crate::limiter::entry::{Source, Table};
 use crate::limiter::held::book::Book;
-use crate::limiter::lookup::{Overflow, Served, changed, glance, is_plain};
+use crate::limiter::lookup::{Brought, Overflow, Served, changed, glance, is_plain};
 
 /// What is made of the decisions on several items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// They are spent, if all are allowed.
     Spend,
+    /// Each that is allowed is spent; a key may be there several times.
+    Each,
     /// Nothing.
     Peek,
     /// They are spent, or take slots, until a hold of them is settled.
@@ -77,12 +79,39 @@ impl Core {
         Ok(Walked::Decided(progress, served))
     }
 
+    /// Decides on one item by itself, after those before it. Returns a shard that has to be locked for that.
+    pub fn decide_each(
+        &self,
+        tables: &mut Tables<'_>,
+        ask: &Ask<'_>,
+        walk: &Walk<'_>,
+        progress: &mut Progress,
+    ) -> Result<Option<usize>> {
+        // What an earlier item spends of the same key is on its draft.
+        let known = progress.drafts.iter().position(|draft| draft.hash == ask.hash && *draft.entry.key == *ask.key);
+        let Some(known) = known else {
+            let served = self.served_in_all(tables, ask, walk)?;
+            return self.decide_in_all(tables, ask, served.as_ref(), walk, progress);
+        };
+        let entry = &progress.drafts[known].entry;
+        if let (Source::Request, Brought::Values(limit)) = (entry.source(), ask.brought)
+            && *entry.limit != *limit
+        {
+            let key = excerpt(ask.key);
+            return Err(Error::invalid(format!("key `{key}` is there twice with different limits; bring one for it")));
+        }
+        walk.validate(ask, entry.in_force())?;
+        self.decide_on_draft(progress, known, ask, walk);
+        Ok(None)
+    }
+
     /// How an item is served; `None` where the entry is as it is to be. Refuses what can't be.
     fn served_in_all(&self, tables: &mut Tables<'_>, ask: &Ask<'_>, walk: &Walk<'_>) -> Result<Option<Served>> {
         let now = walk.now;
         let version = self.version(now);
         let table = table(tables, ask.hash)?;
-        if let Some(entry) = table.get(ask.hash, ask.key)
+        if walk.purpose != Purpose::Each
+            && let Some(entry) = table.get(ask.hash, ask.key)
             && is_plain(entry, version, ask.brought)
             && !asks_for_ends(&entry.limit)
         {
@@ -275,7 +304,7 @@ impl Walk<'_> {
         match self.purpose {
             // Any cost: there is no limit to it.
             Purpose::Charge => validate_cost(ask.key, &Limit::unlimited(), ask.cost),
-            Purpose::Spend | Purpose::Peek | Purpose::Hold => {
+            Purpose::Spend | Purpose::Each | Purpose::Peek | Purpose::Hold => {
                 validate_cost(ask.key, limit, ask.cost)?;
                 validate_slots(ask.key, limit, ask.cost)
             }

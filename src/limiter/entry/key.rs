@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::text::Text;
 use crate::clock::Micros;
-use crate::limit::{Algorithm, Ends, Limit, Period, Standing, Window};
+use crate::limit::{Algorithm, Ends, Limit, Standing, Window};
 use crate::limiter::answers::Totals;
 use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK};
 use crate::store::record::{self, Overlay};
@@ -353,14 +353,14 @@ impl Entry {
     }
 
     /// Takes new values into the standing. Where they count over other periods or by other algorithms, nothing of what
-    /// was held before is given back. Buckets know that by themselves, and need no note of it.
+    /// was held before is given back. Buckets know that by themselves, and need no note of it; but they don't know what
+    /// was held while nothing was spent in windows.
     fn count_anew(&mut self, old: &Limit, new: &Limit, at: Micros, ends: &mut dyn Ends) {
         self.standing.reconfigure(old, new, at, ends);
         let is_bucket = |window: &Window| window.algorithm() == Algorithm::TokenBucket;
-        if old.windows() != new.windows()
-            && !old.windows().iter().chain(new.windows()).all(is_bucket)
-            && shape(old) != shape(new)
-        {
+        let knows = |limit: &Limit| !limit.windows().is_empty() && limit.windows().iter().all(is_bucket);
+        let keeps = old.has_shape_of(new) || knows(old) && knows(new);
+        if !keeps {
             let more = self.more();
             more.barrier = more.barrier.max(at + 1);
         }
@@ -485,20 +485,129 @@ impl Entry {
     }
 }
 
-/// By which periods and algorithms values count, in an order of its own.
-fn shape(limit: &Limit) -> Vec<(Period, Algorithm)> {
-    let mut shape: Vec<_> = limit.windows().iter().map(|window| (window.period(), window.algorithm())).collect();
-    shape.sort_unstable();
-    shape
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Live;
+    use crate::limiter::entry::shares::Shares;
 
     /// A million of them, each with its key and its place in a table, must fit in 200 MiB.
     #[test]
     fn an_entry_is_no_larger_than_it_says() {
         assert!(size_of::<Entry>() <= 120, "{}", size_of::<Entry>());
+    }
+
+    const START: Micros = 1_800_000_000_000_000;
+
+    fn limit(text: &str) -> Arc<Limit> {
+        Arc::new(text.parse().unwrap())
+    }
+
+    fn entry(text: &str) -> Entry {
+        Entry::new("k", 1, 0, Source::Exact, limit(text))
+    }
+
+    fn used(entry: &mut Entry, now: Micros) -> u64 {
+        let limit = Arc::clone(entry.in_force());
+        entry.standing.advance(&limit, now);
+        entry.standing.glance(&limit, now, &mut Live::default()).windows.as_slice().iter().map(|quote| quote.used).sum()
+    }
+
+    /// What was held while nothing counted is missing in no window, and does not come back to one.
+    #[test]
+    fn what_was_held_under_other_kinds_of_limits_is_not_given_back() {
+        for windows in ["1/1h burst=100", "100/1h fixed_window_counter", "100/1h sliding_window_log"] {
+            for between in ["unlimited", "slots=4"] {
+                let ends = &mut Live::default();
+                let mut entry = entry(windows);
+                entry.spend(START, 20, ends);
+                entry.reconfigure(limit(between), None, START + 1, ends);
+                entry.spend(START + 1, 30, ends);
+                entry.give_back(START + 1, START + 1, 5);
+                entry.refund(START + 1, 5);
+                entry.reconfigure(limit(windows), None, START + 1, ends);
+                entry.give_back(START, START + 2, 20);
+                entry.give_back(START + 1, START + 2, 30);
+                assert_eq!(used(&mut entry, START + 2), 20, "{windows} {between}");
+                entry.spend(START + 3, 7, ends);
+                entry.give_back(START + 3, START + 4, 7);
+                assert_eq!(used(&mut entry, START + 4), 20, "{windows} {between}");
+            }
+        }
+    }
+
+    /// A change of periods or algorithms, for a time or for good, and a reset: nothing of what was held before comes
+    /// back, also to windows that rest.
+    #[test]
+    fn nothing_held_before_a_change_of_shape_is_given_back() {
+        let shapes = [
+            "90/1m",
+            "90/1m fixed_window_counter",
+            "90/1m sliding_window_log",
+            "90/1m sliding_window_counter",
+            "90/2m",
+            "90/1m, 90/1h",
+            "90/day",
+            "90/day tz=Europe/Berlin",
+            "90/month",
+            "90/month anchor=15",
+        ];
+        for (from, to) in shapes.iter().flat_map(|from| shapes.iter().map(move |to| (*from, *to))) {
+            for overlay in [false, true] {
+                let ends = &mut Live::default();
+                let mut entry = entry(from);
+                entry.spend(START, 40, ends);
+                if from == to {
+                    entry.give_back(START, START + 1, 10);
+                    assert!(used(&mut entry, START + 1) <= 30 * entry.limit.windows().len() as u64, "{from}");
+                    entry.reset(START + 1);
+                } else if overlay {
+                    entry.lay_over(limit(to), START + 3_600_000_000, START + 1, ends);
+                } else {
+                    entry.reconfigure(limit(to), None, START + 1, ends);
+                }
+                let in_force = Arc::clone(entry.in_force());
+                entry.standing.advance(&in_force, START + 2);
+                let before = entry.standing.parts();
+                entry.give_back(START, START + 2, 25);
+                assert_eq!(entry.standing.parts(), before, "{from}, {to}, overlay {overlay}");
+                // Nor after it was changed back.
+                entry.reconfigure(limit(from), None, START + 3, ends);
+                let before = used(&mut entry, START + 3);
+                entry.give_back(START, START + 3, 25);
+                assert_eq!(used(&mut entry, START + 3), before, "{from}, {to}, overlay {overlay}");
+                // What is held from then on does.
+                entry.spend(START + 4, 5, ends);
+                let before = used(&mut entry, START + 4);
+                entry.give_back(START + 4, START + 4, 5);
+                assert!(used(&mut entry, START + 4) < before, "{from}, {to}, overlay {overlay}");
+            }
+        }
+    }
+
+    /// Another rate or burst leaves what was held what it was; and the barrier is in a snapshot.
+    #[test]
+    fn another_rate_is_no_barrier_and_a_snapshot_keeps_one() {
+        for (from, to) in [
+            ("90/1m", "60/1m burst=90"),
+            ("90/1m fixed_window_counter", "60/1m fixed_window_counter"),
+            ("90/1m sliding_window_log", "60/1m sliding_window_log"),
+            ("90/1m sliding_window_counter", "60/1m sliding_window_counter"),
+            ("90/day", "60/day shadow"),
+        ] {
+            let ends = &mut Live::default();
+            let mut entry = entry(from);
+            entry.spend(START, 40, ends);
+            entry.reconfigure(limit(to), None, START, ends);
+            assert_eq!(entry.barrier(), None, "{from}");
+            entry.give_back(START, START, 25);
+            assert_eq!(used(&mut entry, START), 15, "{from}");
+            entry.reset(START + 5);
+            let shares = Shares::default();
+            let record = entry.to_record(&shares);
+            let limit = Arc::clone(&record.limit);
+            let again = Entry::from_record(&record, Source::Exact, limit, None);
+            assert_eq!((again.barrier(), entry.barrier()), (Some(START + 5), Some(START + 5)));
+        }
     }
 }

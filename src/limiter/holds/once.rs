@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::limiter::answers::{AllDecision, Hold, HoldDecision, Item, Status};
+use crate::limiter::answers::{AllDecision, Decision, Hold, HoldDecision, Item, Status};
 use crate::limiter::check::wait::{NonBlocking, Wait};
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::kept::{Begun, Keep, Once, Told};
@@ -68,10 +68,27 @@ impl Limiter {
     ) -> Result<AllDecision> {
         let mut write = |told: Told<'_>| match told {
             Told::Decided(all, _) => write(all),
-            Told::Stands(_) => String::new(),
+            Told::Each(_) | Told::Stands(_) => String::new(),
         };
         let mut keep = Keep { once: guard.once, write: &mut write };
         self.core.check_all_kept(items, Some(&mut keep), non_blocking)
+    }
+
+    /// As [`Limiter::check_many`]; what `write` says of it is kept in the one record of all that it spends.
+    #[doc(hidden)]
+    pub fn check_many_once(
+        &self,
+        items: &[Item<'_>],
+        guard: &Guard<'_>,
+        write: &mut dyn FnMut(&[Result<Decision>]) -> String,
+        non_blocking: Option<&NonBlocking<'_>>,
+    ) -> Result<Vec<Result<Decision>>> {
+        let mut write = |told: Told<'_>| match told {
+            Told::Each(results) => write(results),
+            Told::Decided(..) | Told::Stands(_) => String::new(),
+        };
+        let mut keep = Keep { once: guard.once, write: &mut write };
+        self.core.check_many_kept(items, &mut keep, non_blocking)
     }
 
     /// As [`Limiter::hold_all`]; what `write` says of it is kept in its record, if it is allowed.
@@ -86,7 +103,7 @@ impl Limiter {
     ) -> Result<HoldDecision> {
         let mut write = |told: Told<'_>| match told {
             Told::Decided(all, hold) => write(all, hold),
-            Told::Stands(_) => String::new(),
+            Told::Each(_) | Told::Stands(_) => String::new(),
         };
         let mut keep = Keep { once: guard.once, write: &mut write };
         self.core.hold_all_kept(items, ttl, Some(&mut keep), non_blocking)
@@ -125,7 +142,7 @@ impl Core {
     fn write_status(&self, told: Told<'_>, item: &Item<'_>, write: &mut dyn FnMut(&Status) -> String) -> String {
         match told {
             Told::Stands(entry) => self.status_of_copy(entry, item).map(|status| write(&status)).unwrap_or_default(),
-            Told::Decided(..) => String::new(),
+            Told::Decided(..) | Told::Each(_) => String::new(),
         }
     }
 }

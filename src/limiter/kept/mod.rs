@@ -14,7 +14,7 @@ pub use self::once::Once;
 use self::shelf::{Found, Shelf};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::answers::{AllDecision, Hold};
+use crate::limiter::answers::{AllDecision, Decision, Hold};
 use crate::limiter::entry::Entry;
 
 /// How the answer to a request is kept: in the record of what it tells of.
@@ -26,6 +26,8 @@ pub struct Keep<'k> {
 
 /// What an answer tells of.
 pub enum Told<'t> {
+    /// Decisions on several keys, each by itself.
+    Each(&'t [Result<Decision>]),
     /// Decisions, and the hold that was made of them.
     Decided(&'t AllDecision, Option<&'t Hold>),
     /// How a key stands after it: a copy of its entry, if it has one.

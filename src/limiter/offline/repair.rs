@@ -152,7 +152,7 @@ fn nothing(dir: &Path, read: &RepairRead) -> Error {
 fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Option<Rewind>) -> Result<u64> {
     let lock = DirectoryLock::acquire(to, Access::Create)?;
     let clock = clock.restarted();
-    let begin = match &rewound {
+    let mut begin = match &rewound {
         Some(rewind) => rewind.found(found),
         None => Recovered {
             highest_number: found.highest_number,
@@ -162,6 +162,8 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
             ..Recovered::default()
         },
     };
+    // The ids of holds are made with that of the directory: a client knows them still.
+    begin.directory = found.directory;
     begin.resume(&clock);
     let hasher = RandomState::new();
     let disk: Arc<dyn Disk> = Arc::new(SystemDisk);

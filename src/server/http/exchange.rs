@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tiny_http::Request;
+use tiny_http::{Header, Request};
 
 use super::super::guard::{Body, CutRequest, GuardHandle, RequestGuard};
 use super::super::waiting::turns::{Request as WaitingRequest, Turn};
@@ -105,6 +105,10 @@ impl Exchange {
     /// Path and query.
     pub fn target(&self) -> &str {
         self.request.as_ref().map_or("/", |request| self.head.target(request.url()))
+    }
+
+    pub fn headers(&self) -> &[Header] {
+        self.request.as_ref().map_or(&[], |request| request.headers())
     }
 
     pub fn authorization(&self) -> Option<&str> {

@@ -150,6 +150,7 @@ fn ask(exchange: &Exchange) -> routes::Ask<'_> {
         method: exchange.method(),
         target: exchange.target(),
         body: exchange.body(),
+        headers: exchange.headers(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the function of an endpoint is given.
 
+use tiny_http::Header;
+
 use super::super::guard::GuardHandle;
 use super::super::http::reply::Reply;
 use super::super::vitals::Vitals;
@@ -38,6 +40,9 @@ pub struct Call<'a> {
     pub key: &'a str,
     pub query: Query<'a>,
     pub body: &'a [u8],
+    /// Path and query, as they were sent.
+    pub target: &'a str,
+    pub headers: &'a [Header],
 }
 
 impl Call<'_> {

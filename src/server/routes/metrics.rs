@@ -51,6 +51,7 @@ impl Metrics {
         let report = limiter.report();
         page.one("flint_build_info", "gauge", "The version that runs; always 1.", &version(), 1);
         limits(&mut page, &report);
+        holds(&mut page, &report);
         log(&mut page, &report);
         self.requests(&mut page);
         connections(&mut page, guard);
@@ -90,6 +91,14 @@ fn limits(page: &mut Page, report: &Report) {
     page.family(name, "counter", "Checks since the start, by what was decided.");
     page.sample(name, "result=\"allowed\"", report.allowed);
     page.sample(name, "result=\"denied\"", report.denied);
+}
+
+fn holds(page: &mut Page, report: &Report) {
+    page.one("flint_holds", "gauge", "Holds that are open.", "", report.holds);
+    let what = "Holds that have run out since the start.";
+    page.one("flint_holds_expired_total", "counter", what, "", report.holds_expired);
+    let what = "Holds that were settled after they had run out.";
+    page.one("flint_holds_late_total", "counter", what, "", report.holds_late);
 }
 
 fn log(page: &mut Page, report: &Report) {

@@ -1,7 +1,8 @@
 //! Endpoints: from a method, a path and a body to a reply. No sockets here.
 //!
 //! A request finds its row in [`table`]; the function that is named there answers it. To add an endpoint, write
-//! `fn name(call: &Call<'_>) -> Answer` in `checks`, `holds`, `limits` or `operations`, and add a row to [`table::ENDPOINTS`]:
+//! `fn name(call: &Call<'_>) -> Answer` in `spend`, `limits` or `operations`, and add a row to
+//! [`table::ENDPOINTS`]:
 //! `endpoint(..)` runs on a worker and may block; `quick(..)` runs on a decider and must not, so it passes
 //! `call.sources.non_blocking` to the limiter. If that would block, a worker calls the function again from the start
 //! (with `None`), so it must change nothing before it asks the limiter. A function without body fields calls
@@ -10,14 +11,15 @@
 
 pub mod body;
 pub mod call;
-mod checks;
-mod holds;
 mod limits;
 mod listing;
 pub mod metrics;
 mod operations;
 mod query;
+mod spend;
 pub mod table;
+
+use tiny_http::Header;
 
 use self::call::{Answer, Call, Sources};
 use self::query::Query;
@@ -37,6 +39,7 @@ pub struct Ask<'a> {
     /// Path and query.
     pub target: &'a str,
     pub body: &'a [u8],
+    pub headers: &'a [Header],
 }
 
 /// Answers one request of a client of the server.
@@ -55,7 +58,7 @@ pub fn refusal(error: &Error, found: Option<Found>) -> Reply {
 
 /// Answers one request of a command that has opened the data directory itself.
 pub fn answer_locally(limiter: &Limiter, method: &str, target: &str, body: &[u8]) -> Reply {
-    let mut reply = answer(Sources::of(limiter), &Ask { found: find(target), method, target, body });
+    let mut reply = answer(Sources::of(limiter), &Ask { found: find(target), method, target, body, headers: &[] });
     if let Some(mut more) = reply.more.take() {
         while more.next(&mut reply.body) {}
     }
@@ -81,12 +84,12 @@ pub fn check_method(found: Option<Found>, method: &str, target: &str) -> Result<
 }
 
 fn try_answer(sources: Sources<'_>, ask: &Ask<'_>) -> Answer {
-    let Ask { found, method: name, target, body } = *ask;
+    let Ask { found, method: name, target, body, headers } = *ask;
     let Some((found, method)) = found.and_then(|found| Some((found, table::method(found, name)?))) else {
         check_method(found, name, target)?;
         return Err(Error::new(Kind::NotFound, "there is no such endpoint"));
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let query = Query::parse(query, method.parameters)?;
-    method.answer(&Call { sources, key: &path[found.key_at..], query, body })
+    method.answer(&Call { sources, key: &path[found.key_at..], query, body, target, headers })
 }

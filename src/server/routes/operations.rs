@@ -68,6 +68,9 @@ pub fn doctor(call: &Call<'_>) -> Answer {
         "compactions": report.compactions,
         "allowed": report.allowed,
         "denied": report.denied,
+        "holds": report.holds,
+        "holds_expired": report.holds_expired,
+        "holds_late": report.holds_late,
     });
     if let Some(guard) = call.sources.guard {
         rest["connections"] = connections(guard);

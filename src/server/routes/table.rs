@@ -2,7 +2,8 @@
 
 use super::super::http::head::Found;
 use super::call::{Answer, Call};
-use super::{checks, holds, limits, operations};
+use super::spend::{checks, holds};
+use super::{limits, operations};
 use crate::bounds::{MAX_BODY_BYTES, MAX_LIMITS_BYTES};
 
 /// An endpoint, as the manual page names it.

@@ -105,22 +105,20 @@ impl FixedWindow {
             self.used = self.used.saturating_add(cost).min(most(window));
         }
     }
-}
 
-impl FixedWindow {
-    /// Gives back units that were spent at an instant, if that lies in this window.
-    pub fn give_back(&mut self, held_at: Micros, units: u64) {
-        if (self.start..self.end).contains(&held_at) {
-            self.give(units);
-        }
+    /// Gives back units that were spent at an instant, if that lies in this window. Returns how many.
+    pub fn give_back(&mut self, held_at: Micros, units: u64) -> u64 {
+        if (self.start..self.end).contains(&held_at) { self.give(units) } else { 0 }
     }
 
-    /// Gives back units; a window that comes to nothing is as none.
-    pub fn give(&mut self, units: u64) {
-        self.used = self.used.saturating_sub(units);
+    /// Gives back units; a window that comes to nothing is as none. Returns how many.
+    pub fn give(&mut self, units: u64) -> u64 {
+        let given = units.min(self.used);
+        self.used -= given;
         if self.used == 0 {
             *self = FixedWindow::default();
         }
+        given
     }
 }
 

@@ -109,29 +109,26 @@ impl WindowPair {
         self.current = self.current.saturating_add(cost).min(most(window).saturating_sub(weighted).max(self.current));
     }
 
-    /// Gives back units that were spent at an instant, if that lies in one of the two windows.
-    pub fn give_back(&mut self, window: &Window, held_at: Micros, units: u64) {
+    /// Gives back units that were spent at an instant, if that lies in one of the two windows. Returns how many.
+    pub fn give_back(&mut self, window: &Window, held_at: Micros, units: u64) -> u64 {
         let (start, period) = (self.start, length(window));
         if (start..start.saturating_add(period)).contains(&held_at) {
             return self.give(units);
         }
-        if (start.saturating_sub(period)..start).contains(&held_at) {
-            self.previous = self.previous.saturating_sub(units);
-        }
-        self.forget_nothing();
+        let before = start.saturating_sub(period)..start;
+        let given = if before.contains(&held_at) { units.min(self.previous) } else { 0 };
+        *self = WindowPair::restore(window, start, self.previous - given, self.current);
+        given
     }
 
-    /// Gives back units of this window.
-    pub fn give(&mut self, units: u64) {
-        self.current = self.current.saturating_sub(units);
-        self.forget_nothing();
-    }
-
-    /// Two counts of nothing are as none.
-    fn forget_nothing(&mut self) {
+    /// Gives back units of this window; two counts of nothing are as none. Returns how many.
+    pub fn give(&mut self, units: u64) -> u64 {
+        let given = units.min(self.current);
+        self.current -= given;
         if self.is_untouched() {
             *self = WindowPair::default();
         }
+        given
     }
 
     fn reset_at(&self, window: &Window, now: Micros) -> Micros {

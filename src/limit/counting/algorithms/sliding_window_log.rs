@@ -128,10 +128,10 @@ impl EventLog {
     }
 
     /// Gives back units that were spent at an instant, as long as that is logged. What came after it is walked through:
-    /// a hold is settled soon.
-    pub fn give_back(&mut self, held_at: Micros, units: u64) {
+    /// a hold is settled soon. Returns how many.
+    pub fn give_back(&mut self, held_at: Micros, units: u64) -> u64 {
         let at = held_at.checked_next_multiple_of(STEP).unwrap_or(held_at);
-        let Ok(place) = self.entries.binary_search_by_key(&at, |entry| entry.at) else { return };
+        let Ok(place) = self.entries.binary_search_by_key(&at, |entry| entry.at) else { return 0 };
         let before = if place == 0 { self.expired } else { self.entries[place - 1].total };
         let there = self.entries[place].total.wrapping_sub(before);
         let units = units.min(there);
@@ -141,10 +141,13 @@ impl EventLog {
         if units == there {
             self.entries.remove(place);
         }
+        units
     }
 
-    /// Gives back units, the newest first.
-    pub fn give(&mut self, mut units: u64) {
+    /// Gives back units, the newest first. Returns how many.
+    pub fn give(&mut self, units: u64) -> u64 {
+        let given = units.min(self.used());
+        let mut units = given;
         while let Some(last) = self.entries.back().copied().filter(|_| units > 0) {
             let before = self.entries.iter().nth_back(1).map_or(self.expired, |before| before.total);
             let there = last.total.wrapping_sub(before);
@@ -152,11 +155,12 @@ impl EventLog {
                 if let Some(last) = self.entries.back_mut() {
                     last.total = last.total.wrapping_sub(units);
                 }
-                return;
+                break;
             }
             self.entries.pop_back();
             units -= there;
         }
+        given
     }
 
     /// The instant under which what is spent at `now` is logged.

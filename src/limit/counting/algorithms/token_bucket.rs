@@ -183,10 +183,13 @@ impl Bucket {
         self.whole = i64::try_from(cost).map_or(LOWEST, |cost| self.whole.saturating_sub(cost).max(LOWEST));
     }
 
-    /// Gives back units, up to the capacity.
-    pub fn give(&mut self, window: &Window, units: u64) {
-        self.whole = i64::try_from(units).map_or(i64::MAX, |units| self.whole.saturating_add(units));
+    /// Gives back units, up to the capacity. Returns how many.
+    pub fn give(&mut self, window: &Window, units: u64) -> u64 {
+        // No more than is missing, which is at most the capacity and the largest debt.
+        let given = units.min(self.used(window));
+        self.whole = self.whole.saturating_add_unsigned(given);
         self.cap(window);
+        given
     }
 
     /// Microseconds until `level` whole units are there: the missing parts by the rate, rounded up. `None` for never.

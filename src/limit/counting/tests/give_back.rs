@@ -45,6 +45,10 @@ impl Key {
         self.standing.refund(&self.limit, self.now, units);
     }
 
+    fn allows(&self, cost: u64) -> bool {
+        self.standing.quote(&self.limit, self.now, cost, &mut Live::default()).allowed
+    }
+
     fn used(&self) -> Vec<u64> {
         let verdict = self.standing.glance(&self.limit, self.now, &mut Live::default());
         verdict.windows.as_slice().iter().map(|quote| quote.used).collect()
@@ -110,6 +114,58 @@ fn a_bucket_that_pays_faster_gives_back_too() {
     key.becomes("3600/2m burst=1000");
     key.give_back(held, 500);
     assert!(key.used()[0] > 499);
+}
+
+/// What was held since a window went to rest is spent there too, so it comes back there too.
+#[test]
+fn windows_that_rest_give_back_by_their_own_rules() {
+    let mut key = Key::new("10/1s burst=100");
+    key.spend(20);
+    key.becomes("10/2s burst=100");
+    let held = key.spend(40);
+    key.give_back(held, 40);
+    assert_eq!(key.used(), [20]);
+    key.becomes("10/1s burst=100");
+    assert_eq!(key.used(), [20]);
+    let mut key = Key::new("100/10s fixed_window_counter");
+    key.spend(20);
+    key.becomes("100/20s fixed_window_counter");
+    key.wait(9 * SECOND);
+    let held = key.spend(30);
+    key.wait(SECOND / 2);
+    key.give_back(held, 30);
+    key.becomes("100/10s fixed_window_counter");
+    assert_eq!(key.used(), [20]);
+    // Without a hold too, each no more than is used there.
+    let mut key = Key::new("10/1s burst=100");
+    key.spend(20);
+    key.becomes("10/2s burst=100");
+    key.refund(15);
+    key.becomes("10/1s burst=100");
+    assert_eq!(key.used(), [5]);
+}
+
+/// What no window counts any more is nothing to what all values together allow.
+#[test]
+fn a_ceiling_falls_by_no_more_than_every_window_gives_back() {
+    let mut key = Key::new("10/10s fixed_window_counter, 100/1h fixed_window_counter");
+    let first = key.spend(10);
+    key.becomes("20/10s fixed_window_counter, 100/1h fixed_window_counter");
+    key.wait(10 * SECOND);
+    let second = key.spend(15);
+    let whole = |key: &Key| key.standing.parts().ceiling.map(|ceiling| ceiling.whole);
+    let before = whole(&key);
+    assert!(before.is_some_and(|whole| whole >= 20), "{before:?}");
+    key.give_back(first, 10);
+    assert_eq!(key.used(), [15, 15]);
+    assert_eq!(whole(&key), before, "a window of the hold is over");
+    key.give_back(second, 9);
+    assert_eq!(whole(&key), before.map(|whole| whole - 9));
+    key.refund(2);
+    assert_eq!(whole(&key), before.map(|whole| whole - 11));
+    // The key is as one never seen once nothing counts in a window.
+    key.refund(50);
+    assert_eq!(whole(&key), None);
 }
 
 #[test]
@@ -209,69 +265,140 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
+/// The period of the windows that the model judges, and their rate.
+const PERIOD: Micros = 10 * SECOND;
+const RATE: u64 = 60;
+
 /// A model that keeps what is left of the spends of each instant.
 #[derive(Default)]
 struct Model {
     spends: BTreeMap<Micros, u64>,
-    /// Of the fixed window.
-    opened: Option<Micros>,
+    /// Since when the fixed window is open.
+    fixed: Option<Micros>,
+    /// When the current window of the sliding counter began.
+    pair: Option<Micros>,
+}
+
+impl Model {
+    /// What is left of what was spent in these instants.
+    fn left(&self, from: Micros, to: Micros) -> u64 {
+        self.spends.range(from..to).map(|(_, left)| left).sum()
+    }
+
+    /// What of it a log counts.
+    fn logged(&self, now: Micros) -> u64 {
+        self.spends.iter().filter(|(at, _)| at.next_multiple_of(1000) + PERIOD > now).map(|(_, left)| left).sum()
+    }
+
+    /// A window opens with the first spend after the former one ended, or came to nothing.
+    fn look(&mut self, now: Micros) {
+        self.fixed = self.fixed.filter(|start| now < start + PERIOD && self.left(*start, start + PERIOD) > 0);
+        self.pair = self.pair.filter(|start| now < start + 2 * PERIOD);
+        self.pair = self.pair.map(|start| if now < start + PERIOD { start } else { start + PERIOD });
+        self.pair = self.pair.filter(|start| self.left(start - PERIOD, start + PERIOD) > 0);
+    }
+
+    fn spend(&mut self, now: Micros, cost: u64) {
+        *self.spends.entry(now).or_default() += cost;
+        self.fixed.get_or_insert(now);
+        self.pair.get_or_insert(now);
+    }
+
+    /// The counts of the last window and of this one.
+    fn pair(&self) -> (u64, u64) {
+        self.pair.map_or((0, 0), |start| (self.left(start - PERIOD, start), self.left(start, start + PERIOD)))
+    }
+
+    /// Whether the sliding counter allows a cost.
+    fn pair_allows(&self, now: Micros, cost: u64) -> bool {
+        let (previous, current) = self.pair();
+        let ahead = self.pair.map_or(0, |start| start + PERIOD - now);
+        previous * ahead + (current + cost) * PERIOD <= RATE * PERIOD
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// A log and a fixed window count exactly what is left of the spends that lie in them.
+    /// Logs and counters count exactly what is left of the spends that lie in them, and decide by that.
     #[test]
     fn counters_count_what_is_left_of_each_spend(steps in steps()) {
-        const PERIOD: Micros = 10 * SECOND;
-        let mut log = Key::new("1000000/10s sliding_window_log");
-        let mut fixed = Key::new("1000000/10s fixed_window_counter");
+        let mut log = Key::new("60/10s sliding_window_log");
+        let mut fixed = Key::new("60/10s fixed_window_counter");
+        let mut pair = Key::new("60/10s sliding_window_counter");
         let mut model = Model::default();
         let mut holds: Vec<(Micros, u64)> = Vec::new();
         for step in steps {
+            let now = log.now;
+            let keys = [&mut log, &mut fixed, &mut pair];
             match step {
-                Step::Wait(time) => {
-                    log.wait(time);
-                    fixed.wait(time);
-                }
+                Step::Wait(time) => keys.map(|key| key.wait(time)),
                 Step::Spend(cost) => {
-                    let at = log.spend(cost);
-                    fixed.spend(cost);
-                    *model.spends.entry(at).or_default() += cost;
-                    holds.push((at, cost));
+                    model.spend(now, cost);
+                    holds.push((now, cost));
+                    keys.map(|key| { key.spend(cost); })
                 }
                 Step::GiveBack(which, part) if !holds.is_empty() => {
                     let (at, held) = holds.swap_remove(which % holds.len());
                     let units = held * part / 100;
-                    log.give_back(at, units);
-                    fixed.give_back(at, units);
                     *model.spends.entry(at).or_default() -= units;
+                    keys.map(|key| key.give_back(at, units))
+                }
+                Step::GiveBack(..) => continue,
+                Step::Snapshot => {
+                    keys.map(|key| key.standing = Standing::restore(&key.limit, &key.standing.parts()))
+                }
+            };
+            let now = log.now;
+            model.look(now);
+            prop_assert_eq!(log.used(), [model.logged(now)]);
+            prop_assert_eq!(fixed.used(), [model.fixed.map_or(0, |start| model.left(start, start + PERIOD))]);
+            let (previous, current) = model.pair();
+            let start = model.pair.unwrap_or(0);
+            prop_assert_eq!(pair.standing.parts().windows, [StateParts::Pair { start, previous, current }]);
+            for cost in [1, 7, 30, 60] {
+                prop_assert_eq!(log.allows(cost), model.logged(now) + cost <= RATE);
+                prop_assert_eq!(fixed.allows(cost), fixed.used()[0] + cost <= RATE);
+                prop_assert_eq!(pair.allows(cost), model.pair_allows(now, cost));
+            }
+        }
+    }
+
+    /// What a bucket is after a hold was given back whole: as it would be without the hold, unless it would have been
+    /// full meanwhile. Then it has more, by no more than was held; and nothing goes back where the bucket with the hold
+    /// was full too.
+    #[test]
+    fn a_hold_that_was_given_back_leaves_a_bucket_as_without_it(
+        steps in steps(), before in 1..60u64, held in 1..60u64
+    ) {
+        let (mut with, mut without) = (Key::new("3/1s burst=60"), Key::new("3/1s burst=60"));
+        with.spend(before);
+        without.spend(before);
+        let at = with.spend(held);
+        let (mut with_full, mut without_full) = (false, false);
+        for step in steps {
+            match step {
+                Step::Wait(time) => {
+                    with.wait(time);
+                    without.wait(time);
+                    with_full |= with.used() == [0];
+                    without_full |= without.used() == [0];
+                }
+                Step::Spend(cost) => {
+                    with.spend(cost / 4);
+                    without.spend(cost / 4);
                 }
                 Step::GiveBack(..) => {}
-                Step::Snapshot => {
-                    for key in [&mut log, &mut fixed] {
-                        key.standing = Standing::restore(&key.limit, &key.standing.parts());
-                    }
-                }
+                Step::Snapshot => with.standing = Standing::restore(&with.limit, &with.standing.parts()),
             }
-            let logged = |at: Micros| at.next_multiple_of(1000);
-            let now = log.now;
-            let counts: u64 =
-                model.spends.iter().filter(|(at, _)| logged(**at) + PERIOD > now).map(|(_, left)| left).sum();
-            prop_assert_eq!(log.used(), [counts]);
-            // A window opens with the first spend after the former one ended, or came to nothing.
-            let mut opened = model.opened.filter(|opened| now < opened + PERIOD);
-            let in_window = |opened: Micros| -> u64 {
-                model.spends.range(opened..opened + PERIOD).map(|(_, left)| left).sum()
-            };
-            if opened.is_some_and(|opened| in_window(opened) == 0) {
-                opened = None;
-            }
-            if opened.is_none() && matches!(step, Step::Spend(_)) {
-                opened = Some(now);
-            }
-            model.opened = opened;
-            prop_assert_eq!(fixed.used(), [opened.map_or(0, in_window)]);
+        }
+        let was = with.used()[0];
+        with.give_back(at, held);
+        let (now, without) = (with.used()[0], without.used()[0]);
+        match (with_full, without_full) {
+            (true, _) => prop_assert_eq!(now, was),
+            (false, true) => prop_assert!(now <= without && without <= now + held, "{} {}", now, without),
+            (false, false) => prop_assert_eq!(now, without),
         }
     }
 

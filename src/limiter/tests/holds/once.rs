@@ -120,3 +120,79 @@ fn charges_and_refunds_are_kept_too() {
         assert!(matches!(bench.limiter.once(once(key, 1), None), Ok(Begin::Before(_))));
     }
 }
+
+/// What is told of one item, without instants.
+fn told(result: &Result<Decision>) -> String {
+    match result {
+        Ok(one) => {
+            format!("{} {:?} {:?} {} {:?}", one.allowed, one.remaining, one.retry_after, one.overflow, one.pattern)
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+fn ask_many(limiter: &Limiter, once: Once, items: &[Item<'_>]) -> Result<(bool, String)> {
+    match limiter.once(once, None)? {
+        Begin::Before(answer) => Ok((false, answer.to_string())),
+        Begin::Fresh(guard) => {
+            let write = |results: &[Result<Decision>]| results.iter().map(told).collect::<Vec<_>>().join("\n");
+            let results = limiter.check_many_once(items, &guard, &mut { write }, None)?;
+            Ok((true, write(&results)))
+        }
+    }
+}
+
+/// Whether a request may be sent again makes no difference to what it decides; and its second time spends nothing.
+#[test]
+fn many_checks_are_decided_as_without_a_key() {
+    let brought = limit_of("4/1h");
+    let other = limit_of("9/1h");
+    let limits = [
+        ("a", "3/1h"),
+        ("log", "5/1h sliding_window_log"),
+        ("shadow", "2/1h shadow"),
+        ("all", "unlimited"),
+        ("p:*", "2/1h, 5/month"),
+        ("gpu", "slots=2"),
+    ];
+    let benches = [false, true].map(|_| Bench::new(&limits));
+    for bench in &benches {
+        bench.limiter.configure_setting(&Setting::new("few:*", limit_of("3/1h")).with_max_keys(1)).unwrap();
+    }
+    let keys = ["a", "log", "a", "p:1", "shadow", "all", "a", "p:1", "p:2", "few:1", "few:2", "few:3", "few:2", "none"];
+    let mut items: Vec<Item<'_>> = keys.into_iter().chain(["a", "p:1", "shadow", "shadow"]).map(Item::new).collect();
+    items.extend([Item::new("log").with_cost(3), Item::new("log").with_cost(9), Item::new(" "), Item::new("gpu")]);
+    items.extend([Item::new("own").with_limit(&brought), Item::new("own").with_limit(&brought).with_cost(3)]);
+    items.push(Item::new("own").with_limit(&brought));
+    let mut benches = benches;
+    for round in 0..4 {
+        let plain = benches[0].limiter.check_many(&items).unwrap();
+        let plain = plain.iter().map(told).collect::<Vec<_>>().join("\n");
+        let key = once(round, 1);
+        assert_eq!(ask_many(&benches[1].limiter, key, &items).unwrap(), (true, plain.clone()), "round {round}");
+        let spends = plain.lines().any(|line| line.starts_with("true Some"));
+        if spends {
+            assert_eq!(ask_many(&benches[1].limiter, key, &items).unwrap(), (false, plain));
+            assert_eq!(kind(ask_many(&benches[1].limiter, once(round, 2), &items)), Some(Kind::IdempotencyMismatch));
+        }
+        for key in ["a", "log", "shadow", "p:1", "p:2", "p:*", "few:1", "few:*", "own"] {
+            let totals = benches.each_ref().map(|bench| bench.limiter.status(key).unwrap().map(|status| status.totals));
+            assert_eq!(
+                totals[0].map(|totals| totals.allowed_cost),
+                totals[1].map(|totals| totals.allowed_cost),
+                "{key}"
+            );
+            // A kill may forget denials, of either.
+            if round < 2 {
+                assert_eq!(totals[0], totals[1], "{key}");
+            }
+        }
+        if round == 1 {
+            benches = benches.map(Bench::kill);
+        }
+        benches.iter().for_each(|bench| bench.pass(20 * MINUTE));
+    }
+    let two = [Item::new("new").with_limit(&brought), Item::new("new").with_limit(&other)];
+    let (_, answer) = ask_many(&benches[1].limiter, once(9, 1), &two).unwrap();
+    assert!(answer.ends_with("key `new` is there twice with different limits; bring one for it"), "{answer}");
+}

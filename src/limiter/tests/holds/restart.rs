@@ -110,5 +110,6 @@ fn a_repaired_directory_has_its_holds() {
     repair_at(dir.path(), to.path(), &clock).unwrap();
     let limiter = Limiter::open(to.path(), options(&clock.restarted())).unwrap();
     assert_eq!((limiter.report().holds, limiter.status("gpu").unwrap().unwrap().used), (1, Some(1)));
-    assert!(dir.path().exists() && !hold.id.is_empty());
+    assert_eq!(limiter.settle(&hold.id, Cost::AsHeld).unwrap().results.len(), 3, "its id is the same");
+    assert!(dir.path().exists());
 }

@@ -1,11 +1,12 @@
 //! The endpoints of holds, and those that spend and give back without a decision, or decide without spending: hold,
 //! settle, renew, peek, charge, refund.
 
-use super::super::http::reply::Reply;
-use super::body::{self, Asked, Charge, Hold, Peek, Renew, Settle};
-use super::call::{Answer, Call};
+use super::super::super::http::reply::Reply;
+use super::super::body::{self, Asked, Charge, Hold, Peek, Renew, Settle};
+use super::super::call::{Answer, Call};
 use super::checks::{DECISION_BYTES, denied_status};
-use crate::limiter::Status;
+use super::once::{once, write};
+use crate::limiter::{self, AllDecision, Status, write_hold, write_hold_of_one};
 
 /// Room for the id of a hold and its times, in bytes.
 const HOLD_BYTES: usize = 96;
@@ -18,17 +19,28 @@ pub fn hold(call: &Call<'_>) -> Answer {
         Asked::One(item) => std::slice::from_ref(item),
         Asked::All(items) => items,
     };
-    let held = call.sources.limiter.hold_all_for(items, ttl, call.sources.non_blocking)?;
-    let mut out = Vec::with_capacity(HOLD_BYTES + items.len() * DECISION_BYTES);
-    match &asked {
-        Asked::One(item) => held.write_json_of_one(item.key, &mut out),
-        Asked::All(items) => held.write_json(items, &mut out),
-    }
-    let mut reply = Reply::json(out);
-    if !held.all.allowed {
-        reply.status = denied_status;
-    }
-    Ok(reply.with_tightest(held.all.results.iter()))
+    let reply = |all: &AllDecision, hold: Option<&limiter::Hold>| {
+        let mut out = Vec::with_capacity(HOLD_BYTES + items.len() * DECISION_BYTES);
+        match &asked {
+            Asked::One(item) => write_hold_of_one(all, hold, item.key, &mut out),
+            Asked::All(items) => write_hold(all, hold, items, &mut out),
+        }
+        let mut reply = Reply::json(out);
+        if !all.allowed {
+            reply.status = denied_status;
+        }
+        reply.with_tightest(all.results.iter())
+    };
+    once(call, |guard| {
+        let held = match guard {
+            None => call.sources.limiter.hold_all_for(items, ttl, call.sources.non_blocking),
+            Some(guard) => {
+                let mut kept = |all: &AllDecision, hold: Option<&limiter::Hold>| write(&reply(all, hold));
+                call.sources.limiter.hold_all_once(items, ttl, guard, &mut kept, call.sources.non_blocking)
+            }
+        };
+        held.map(|held| reply(&held.all, held.hold.as_ref()))
+    })
 }
 
 pub fn settle(call: &Call<'_>) -> Answer {
@@ -68,12 +80,31 @@ pub fn peek(call: &Call<'_>) -> Answer {
 
 pub fn charge(call: &Call<'_>) -> Answer {
     let body: Charge<'_> = body::parse(call.body)?;
-    Ok(told(&call.sources.limiter.charge_for(body.item()?, call.sources.non_blocking)?))
+    let item = body.item()?;
+    once(call, |guard| {
+        let status = match guard {
+            None => call.sources.limiter.charge_for(item, call.sources.non_blocking),
+            Some(guard) => call.sources.limiter.charge_once(&item, guard, &mut kept, call.sources.non_blocking),
+        };
+        status.map(|status| told(&status))
+    })
 }
 
 pub fn refund(call: &Call<'_>) -> Answer {
     let body: Charge<'_> = body::parse(call.body)?;
-    Ok(told(&call.sources.limiter.refund_for(body.item()?, call.sources.non_blocking)?))
+    let item = body.item()?;
+    once(call, |guard| {
+        let status = match guard {
+            None => call.sources.limiter.refund_for(item, call.sources.non_blocking),
+            Some(guard) => call.sources.limiter.refund_once(&item, guard, &mut kept, call.sources.non_blocking),
+        };
+        status.map(|status| told(&status))
+    })
+}
+
+/// What is kept of it.
+fn kept(status: &Status) -> String {
+    write(&told(status))
 }
 
 fn told(status: &Status) -> Reply {
