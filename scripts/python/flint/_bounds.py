@@ -65,3 +65,6 @@ DEGRADED_RETRY_MS = 1000
 
 #: Seconds between two warnings that checks are decided without the server.
 WARN_EVERY_SECONDS = 60.0
+
+#: Seconds that a slot lasts unless it is renewed, which is done at a third of them: a process that was killed frees it then.
+SLOT_TTL_SECONDS = 30

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 from . import _calls
 from ._address import parse_url, resolve_token
@@ -18,14 +18,16 @@ from ._bounds import (
     GUARD_TIMEOUT_SECONDS,
     MAX_OWED,
     PROBE_EVERY_SECONDS,
+    SLOT_TTL_SECONDS,
     WARN_EVERY_SECONDS,
 )
 from ._breaker import Breaker
-from ._calls import Call, Item
+from ._calls import Call, Held, Item
 from ._errors import FlintConnectionError, FlintError, FlintServerError
 from ._guard import Brought, Cost, Guard, Key, decorate
+from ._hold import Asking, AsyncSlot, Hold, Renewal, Slot, Where, keep_by_task, keep_by_thread, made
 from ._memory import Memory
-from ._results import CheckAllResult, CheckResult, LimitStatus, degraded_result
+from ._results import CheckAllResult, CheckResult, LimitStatus, Settlement, degraded_result, degraded_status
 from ._tasks import AsyncPool
 from ._threads import Pool
 from ._values import ON_ERROR, Algorithm, Duration, Limit, Mode, OnError, Window, seconds
@@ -135,6 +137,7 @@ class SharedLimiter:
         burst: Optional[int] = None,
         tz: Optional[str] = None,
         anchor: Optional[int] = None,
+        slots: Optional[int] = None,
         mode: Optional[Mode] = None,
         unlimited: Optional[bool] = None,
         lasts: Optional[Duration] = None,
@@ -150,12 +153,13 @@ class SharedLimiter:
         Args:
             burst: of a token bucket, its capacity; else the rate.
             tz, anchor: of the calendar, the time zone and the day on which a month, quarter or year begins.
+            slots: how many may be held at once, in place of windows.
             mode: ``"shadow"`` decides and counts, but answers that all is allowed.
             unlimited: True allows every check and counts it, in place of the others.
             lasts: these values end by themselves after it, and the key's own come back.
             max_keys: of a pattern, how many keys may live by it.
         """
-        fields = _fields(rate, per, algorithm, burst, tz, anchor, mode, unlimited, max_keys)
+        fields = _fields(rate, per, algorithm, burst, tz, anchor, slots, mode, unlimited, max_keys)
         call = _calls.limit(key, windows, lasts, fields)
         try:
             created = self._sent(call, None)
@@ -175,13 +179,14 @@ class SharedLimiter:
         burst: Optional[int] = None,
         tz: Optional[str] = None,
         anchor: Optional[int] = None,
+        slots: Optional[int] = None,
         mode: Optional[Mode] = None,
         unlimited: Optional[bool] = None,
         lasts: Optional[Duration] = None,
         max_keys: Optional[int] = None,
     ) -> bool:
         """:meth:`limit` for asyncio."""
-        fields = _fields(rate, per, algorithm, burst, tz, anchor, mode, unlimited, max_keys)
+        fields = _fields(rate, per, algorithm, burst, tz, anchor, slots, mode, unlimited, max_keys)
         call = _calls.limit(key, windows, lasts, fields)
         try:
             created = await self._asent(call, None)
@@ -264,6 +269,24 @@ class SharedLimiter:
         """:meth:`allow_all` for asyncio."""
         return (await self.acheck_all(items, limit=limit))["allowed"]
 
+    def peek(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
+        """What :meth:`check` would answer, or of slots :meth:`hold`; spends nothing."""
+        call = _calls.peek(key, cost, limit)
+        return self._decided(call, lambda allowed, error: degraded_result(key, cost, allowed, error))
+
+    async def apeek(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
+        """:meth:`peek` for asyncio."""
+        call = _calls.peek(key, cost, limit)
+        return await self._adecided(call, lambda allowed, error: degraded_result(key, cost, allowed, error))
+
+    def peek_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> CheckAllResult:
+        """What :meth:`check_all` would answer, or :meth:`hold`; spends nothing."""
+        return self._decided(_calls.peek_all(items, limit), _all_degraded)
+
+    async def apeek_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> CheckAllResult:
+        """:meth:`peek_all` for asyncio."""
+        return await self._adecided(_calls.peek_all(items, limit), _all_degraded)
+
     def check_many(
         self, items: Iterable[Item], *, limit: Optional[Limit] = None
     ) -> List[Union[CheckResult, FlintServerError]]:
@@ -275,6 +298,161 @@ class SharedLimiter:
     ) -> List[Union[CheckResult, FlintServerError]]:
         """:meth:`check_many` for asyncio."""
         return await self._tasks.call(_calls.check_many(items, limit))
+
+    # ---- holding, and spending without a decision
+
+    def hold(
+        self,
+        key: Union[str, Iterable[Item]],
+        cost: int = 1,
+        *,
+        ttl: Optional[Duration] = None,
+        limit: Optional[Limit] = None,
+    ) -> Hold:
+        """Spends units whose final number is told later, by ``settle``, or takes slots until then, or both: ``key`` is
+        one, or a list of items as for :meth:`check_all`, of which all are held or none. Not settled within ``ttl`` (1 s
+        to 24 h, else a minute) units stay spent, and slots are free again.
+
+            with limiter.hold("llm:acme", cost=4000, ttl=120) as hold:
+                hold.settle(answer(question).tokens)
+
+        Raises:
+            RateLimitExceeded: it was denied; ``result`` is the decision of the key that denied.
+        """
+        call, keys = _holding(key, cost, ttl, limit)
+        return made(self, keys, *self._take_hold(call))
+
+    def ahold(
+        self,
+        key: Union[str, Iterable[Item]],
+        cost: int = 1,
+        *,
+        ttl: Optional[Duration] = None,
+        limit: Optional[Limit] = None,
+    ) -> Asking:
+        """:meth:`hold` for asyncio: ``hold = await limiter.ahold(...)``, or ``async with limiter.ahold(...) as hold:``."""
+        call, keys = _holding(key, cost, ttl, limit)
+        return Asking(self, keys, call)
+
+    def slot(
+        self,
+        key: Union[str, Iterable[Item]],
+        cost: int = 1,
+        *,
+        ttl: Duration = SLOT_TTL_SECONDS,
+        limit: Optional[Limit] = None,
+    ) -> Slot:
+        """Holds for as long as a block of code runs, and renews the hold meanwhile, at a third of its ``ttl``, from a
+        thread. If this process ends, however it does, the slot is free again after ``ttl``.
+
+            with limiter.slot("gpu", ttl=30):
+                work()
+
+        Raises:
+            RateLimitExceeded: at the beginning of the block; none is free.
+            HoldLost: at its end; the slot could not be renewed. The attribute ``lost`` tells it before.
+        """
+        asked, keys = (key, [key]) if isinstance(key, str) else _listed(key)
+        return Slot(self, keys, lambda: _calls.hold(asked, cost, ttl, limit))
+
+    def aslot(
+        self,
+        key: Union[str, Iterable[Item]],
+        cost: int = 1,
+        *,
+        ttl: Duration = SLOT_TTL_SECONDS,
+        limit: Optional[Limit] = None,
+    ) -> AsyncSlot:
+        """:meth:`slot` for asyncio, ``async with limiter.aslot("gpu"):``. Where the slot is lost, the block is cancelled
+        and ends by :class:`flint.HoldLost`."""
+        asked, keys = (key, [key]) if isinstance(key, str) else _listed(key)
+        return AsyncSlot(self, keys, lambda: _calls.hold(asked, cost, ttl, limit))
+
+    def charge(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
+        """Spends without asking, also past the limit: what is beyond it is ``debt``. Returns how the limit stands."""
+        return self._decided(_calls.charge(key, cost, limit), lambda _, error: degraded_status(key))
+
+    async def acharge(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
+        """:meth:`charge` for asyncio."""
+        return await self._adecided(_calls.charge(key, cost, limit), lambda _, error: degraded_status(key))
+
+    def refund(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
+        """Gives back units, at most what was spent and still counts. Returns how the limit stands."""
+        return self._decided(_calls.refund(key, cost, limit), lambda _, error: degraded_status(key))
+
+    async def arefund(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
+        """:meth:`refund` for asyncio."""
+        return await self._adecided(_calls.refund(key, cost, limit), lambda _, error: degraded_status(key))
+
+    def _take_hold(self, call: Call[Held]) -> "Tuple[Held, Where]":
+        """What hold and slot ask."""
+        try:
+            return self._sent(call, None), "server"
+        except FlintError as error:
+            return self._hold_instead(call, error)
+
+    async def _atake_hold(self, call: Call[Held]) -> "Tuple[Held, Where]":
+        """:meth:`_take_hold` for asyncio."""
+        try:
+            return await self._asent(call, None), "server"
+        except FlintError as error:
+            return self._hold_instead(call, error)
+
+    def _hold_instead(self, call: Call[Held], error: FlintError) -> "Tuple[Held, Where]":
+        def instead(allowed: bool, error: FlintError) -> Held:
+            return Held([degraded_result(key, cost, allowed, error) for key, cost in call.asked])
+
+        found = self._instead(call, instead, self._on_error, error)
+        return found, "nobody" if self._on_error != "local" else "memory"
+
+    def _settle(self, call: Call[Settlement], where: Where) -> Settlement:
+        """What a hold asks, by who knows it."""
+        if where != "server":
+            return self._settled_here(call, where)
+        try:
+            return self._sent(call, None)
+        except FlintError as error:
+            self._warn(error, self._on_error)
+            return self._settled_here(call, "nobody")
+
+    async def _asettle(self, call: Call[Settlement], where: Where) -> Settlement:
+        """:meth:`_settle` for asyncio."""
+        if where != "server":
+            return self._settled_here(call, where)
+        try:
+            return await self._asent(call, None)
+        except FlintError as error:
+            self._warn(error, self._on_error)
+            return self._settled_here(call, "nobody")
+
+    def _settled_here(self, call: Call[Settlement], where: Where) -> Settlement:
+        if where == "nobody":
+            return {"late": False, "results": [], "degraded": True}
+        return {**call.decode(self._memory.answer(call)), "degraded": True}
+
+    def _renew(self, call: "Call[Tuple[str, int]]", where: Where, timeout: Optional[float]) -> "Tuple[str, int]":
+        """What a hold asks, by who knows it. Not by way of the breaker: a hold is not to be lost because checks have
+        failed."""
+        return self._pool.call(call, timeout) if where == "server" else self._renewed_here(call, where)
+
+    async def _arenew(
+        self, call: "Call[Tuple[str, int]]", where: Where, timeout: Optional[float]
+    ) -> "Tuple[str, int]":
+        """:meth:`_renew` for asyncio."""
+        return await self._tasks.call(call, timeout) if where == "server" else self._renewed_here(call, where)
+
+    def _renewed_here(self, call: "Call[Tuple[str, int]]", where: Where) -> "Tuple[str, int]":
+        return ("", 0) if where == "nobody" else call.decode(self._memory.answer(call))
+
+    def _keep(self, renewal: Renewal) -> Callable[[], None]:
+        """Renews a hold until the function that it returns is called."""
+        return keep_by_thread(renewal)
+
+    def _akeep(self, renewal: Renewal, lost: Callable[[], None]) -> Callable[[], None]:
+        """:meth:`_keep` for asyncio."""
+        return keep_by_task(renewal, lost)
+
+    # ---- waiting
 
     def acquire(
         self, key: str, cost: int = 1, *, timeout: Optional[float] = None, limit: Optional[Limit] = None
@@ -405,6 +583,8 @@ class SharedLimiter:
         answer: Any = call.decode(self._memory.answer(call))
         if isinstance(answer, CheckResult):
             answer = dataclasses.replace(answer, degraded=True, error=error)
+        elif isinstance(answer, Held):
+            answer.results = [dataclasses.replace(each, degraded=True, error=error) for each in answer.results]
         else:
             answer["degraded"] = True
         found: T = answer
@@ -550,6 +730,26 @@ def _degraded_take(items: "List[Dict[str, Any]]") -> Callable[[bool, FlintError]
     return lambda allowed, error: degraded_result(items[0]["key"], items[0]["cost"], allowed, error)
 
 
+def _key_of(item: Item) -> str:
+    found = item["key"] if isinstance(item, Mapping) else item if isinstance(item, str) else item[0]
+    return str(found)
+
+
+def _listed(items: Iterable[Item]) -> "Tuple[List[Item], List[str]]":
+    """Items that can be looked at twice, and their keys."""
+    if isinstance(items, (bytes, Mapping)):
+        raise TypeError("key must be a str or a list of items, not %s" % type(items).__name__)
+    found = list(items)
+    return found, [_key_of(item) for item in found]
+
+
+def _holding(
+    key: Union[str, Iterable[Item]], cost: int, ttl: Optional[Duration], limit: Optional[Limit]
+) -> "Tuple[Call[Held], List[str]]":
+    asked, keys = (key, [key]) if isinstance(key, str) else _listed(key)
+    return _calls.hold(asked, cost, ttl, limit), keys
+
+
 def _fields(
     rate: Optional[int],
     per: Optional[Duration],
@@ -557,6 +757,7 @@ def _fields(
     burst: Optional[int],
     tz: Optional[str],
     anchor: Optional[int],
+    slots: Optional[int],
     mode: Optional[Mode],
     unlimited: Optional[bool],
     max_keys: Optional[int],
@@ -569,6 +770,7 @@ def _fields(
         "burst": burst,
         "tz": tz,
         "anchor": anchor,
+        "slots": slots,
         "mode": mode,
         "unlimited": unlimited,
         "max_keys": max_keys,

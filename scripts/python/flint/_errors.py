@@ -61,5 +61,23 @@ class FlintConnectionError(FlintError):
         return (_connection_error, (str(self), self.request_sent, self.reason))
 
 
+class HoldLost(FlintError):
+    """A hold that ``slot`` renews ran out before the end of its block: the server could not be told in time that it
+    goes on, or does not know it any more. Others may have the slot by now.
+
+    Attributes:
+        key: the slot's key; of several the first.
+        why: what happened.
+    """
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__("the hold on %r is lost: %s" % (key, why))
+        self.key = key
+        self.why = why
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return (type(self), (self.key, self.why))
+
+
 def _connection_error(message: str, request_sent: bool, reason: str) -> FlintConnectionError:
     return FlintConnectionError(message, request_sent=request_sent, reason=reason)

@@ -23,10 +23,6 @@ from ._threads import is_readable, share
 T = TypeVar("T")
 
 
-class _Stale(Exception):
-    """A kept connection was of no use, and the request can be sent again."""
-
-
 class _Connection(asyncio.Protocol):
     """One connection, with one request underway at most."""
 
@@ -232,9 +228,14 @@ class AsyncPool:
 
     async def _call(self, mine: _Loop, call: Call[T], deadline: float, sent: Dict[str, bool]) -> Reply:
         request = call.request(self._address.host_field, self._address.prefix, self._authorization)
+        broken = False
         while True:
-            kept = mine.take()
-            connection = kept or await self._connect(deadline)
+            try:
+                connection = (None if broken else mine.take()) or await self._connect(deadline)
+            except FlintConnectionError as error:
+                # The first one may have been carried out.
+                error.request_sent = broken
+                raise
             reply = Reply()
             try:
                 if mine.is_late(deadline):
@@ -246,8 +247,8 @@ class AsyncPool:
                 raise
             except OSError as error:
                 connection.close()
-                if kept is not None and not reply.begun and call.repeatable:
-                    sent.clear()
+                if not broken and call.repeatable:
+                    broken = True
                     continue
                 message = "the connection to %s broke: %s" % (self._address.url, error)
                 raise FlintConnectionError(message, request_sent=True, reason="closed") from error

@@ -35,9 +35,11 @@ class Window(TypedDict, total=False):
 
 
 class LimitValues(Window, total=False):
-    """The values of a limit: those of its one window, or several ``windows``, or ``unlimited``; and its ``mode``."""
+    """The values of a limit: those of its one window, or several ``windows``, or ``slots``, or ``unlimited``; and its
+    ``mode``."""
 
     windows: Sequence[Union[str, Window]]
+    slots: int
     mode: Mode
     unlimited: bool
 
