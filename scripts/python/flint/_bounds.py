@@ -68,3 +68,15 @@ WARN_EVERY_SECONDS = 60.0
 
 #: Seconds that a slot lasts unless it is renewed, which is done at a third of them: a process that was killed frees it then.
 SLOT_TTL_SECONDS = 30
+
+#: Slots of a limit, and seconds of a hold, as the server has them, for the one in memory.
+MAX_SLOTS = 1_000_000
+MIN_HOLD_SECONDS = 1
+MAX_HOLD_SECONDS = 86_400
+DEFAULT_HOLD_SECONDS = 60
+
+#: Seconds for which a hold that was settled or has run out is remembered.
+HOLD_MEMORY_SECONDS = 600
+
+#: Open holds that the status of a key lists.
+MAX_HOLDS_LISTED = 1000

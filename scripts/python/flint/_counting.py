@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple
 
-from ._bounds import MAX_COST
+from ._bounds import MAX_COST, MAX_SLOTS
 
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _WORDS = {"second": 1000, "minute": 60_000, "hour": 3_600_000}
@@ -26,6 +26,9 @@ _NOMINAL = {
     "quarter": 3 * 2_629_746_000_000,
     "year": 12 * 2_629_746_000_000,
 }
+
+#: What never comes is told as the last moment that can be written.
+NEVER = 253_402_300_799_999_000
 _YEAR_MS = 366 * 86_400_000
 
 
@@ -215,6 +218,14 @@ class State:
         """Spends, also past the limit."""
         raise NotImplementedError
 
+    def give_back(self, held_at: int, units: int) -> None:
+        """Gives back units that were held at an instant, as far as they still count."""
+        raise NotImplementedError
+
+    def refund(self, units: int) -> None:
+        """Gives back units, at most what counts: the newest first."""
+        raise NotImplementedError
+
     def until(self, now: int, units: int) -> Optional[int]:
         """Microseconds until so many units are left; None for never."""
         raise NotImplementedError
@@ -268,10 +279,13 @@ class _Bucket(State):
         super().__init__(window)
         self.parts = 0
         self.at = 0
+        self.full_at = 0
 
     def advance(self, now: int) -> None:
-        self.parts = max(self.parts - max(now - self.at, 0) * self.window.rate, 0)
-        self.at = max(self.at, now)
+        if now > self.at:
+            self.parts = max(self.parts - (now - self.at) * self.window.rate, 0)
+            self.at = now
+            self.full_at = self.full_at if self.parts else now
 
     def used(self, now: int) -> int:
         return -(-self.parts // self.window.length)
@@ -280,6 +294,15 @@ class _Bucket(State):
         self.at = max(self.at, now)
         self.parts += cost * self.window.length
 
+    def give_back(self, held_at: int, units: int) -> None:
+        # A bucket that was full since has forgotten what was held.
+        if self.full_at <= held_at:
+            self.refund(units)
+
+    def refund(self, units: int) -> None:
+        self.parts = max(self.parts - units * self.window.length, 0)
+        self.full_at = self.full_at if self.parts else self.at
+
     def until(self, now: int, units: int) -> Optional[int]:
         if not self.window.rate:
             return None
@@ -287,26 +310,38 @@ class _Bucket(State):
         return max(-(-missing // self.window.rate), 0)
 
     def reset_at(self, now: int) -> int:
-        return now + (self.until(now, self.window.capacity) or 0)
+        wait = self.until(now, self.window.capacity)
+        return NEVER if wait is None else now + wait
 
 
 class _Fixed(State):
     def __init__(self, window: Window) -> None:
         super().__init__(window)
         self.count = 0
+        self.start = 0
         self.end = 0
 
     def advance(self, now: int) -> None:
         if self.count and now >= self.end:
-            self.count, self.end = 0, 0
+            self.count, self.start, self.end = 0, 0, 0
 
     def used(self, now: int) -> int:
         return self.count
 
     def spend(self, now: int, cost: int) -> None:
         if not self.count:
-            self.end = now + self.window.length if self.window.length else self.window.bounds(now)[1]
+            length = self.window.length
+            self.start, self.end = (now, now + length) if length else self.window.bounds(now)
         self.count += cost
+
+    def give_back(self, held_at: int, units: int) -> None:
+        if self.start <= held_at < self.end:
+            self.refund(units)
+
+    def refund(self, units: int) -> None:
+        self.count -= min(units, self.count)
+        if not self.count:
+            self.start, self.end = 0, 0
 
     def until(self, now: int, units: int) -> Optional[int]:
         return max(self.end - now, 0)
@@ -342,6 +377,27 @@ class _Log(State):
             at, units = self.entries.pop()
             cost += units
         self.entries.append((at, cost))
+
+    def give_back(self, held_at: int, units: int) -> None:
+        held_at = -(-held_at // 1000) * 1000
+        for place, (at, there) in enumerate(self.entries):
+            if at == held_at:
+                self._take(place, min(units, there))
+                return
+
+    def refund(self, units: int) -> None:
+        while units and self.entries:
+            given = min(units, self.entries[-1][1])
+            self._take(len(self.entries) - 1, given)
+            units -= given
+
+    def _take(self, place: int, units: int) -> None:
+        at, there = self.entries[place]
+        self.total -= units
+        if there > units:
+            self.entries[place] = at, there - units
+        else:
+            del self.entries[place]
 
     def until(self, now: int, units: int) -> Optional[int]:
         gone = self.total - (self.window.capacity - units)
@@ -387,6 +443,20 @@ class _Pair(State):
             self.start = now
         self.current += cost
 
+    def give_back(self, held_at: int, units: int) -> None:
+        length = self.window.length
+        if self.start <= held_at < self.start + length:
+            self.refund(units)
+        elif self.start - length <= held_at < self.start:
+            self.previous -= min(units, self.previous)
+        if not self.previous and not self.current:
+            self.start = 0
+
+    def refund(self, units: int) -> None:
+        self.current -= min(units, self.current)
+        if not self.previous and not self.current:
+            self.start = 0
+
     def until(self, now: int, units: int) -> Optional[int]:
         free = self.window.rate - units
         if free < 0:
@@ -421,15 +491,16 @@ def state(window: Window) -> State:
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a limit. ``windows`` is empty where it is unlimited."""
+    """The values of a limit. ``windows`` is empty where it is unlimited, and where it has ``slots``."""
 
     windows: Tuple[Window, ...]
     mode: str = "enforce"
+    slots: int = 0
 
     @property
     def unlimited(self) -> bool:
         """Whether all is allowed."""
-        return not self.windows
+        return not self.windows and not self.slots
 
 
 def values(given: Any) -> Values:
@@ -440,10 +511,16 @@ def values(given: Any) -> Values:
         given = {"windows": given}
     if not isinstance(given, Mapping):
         raise Wrong("limit must be a string such as 100/1m, an array of them, or an object, not %r" % (given,))
-    rest = {name: value for name, value in given.items() if name not in ("mode", "unlimited", "windows")}
+    rest = {name: value for name, value in given.items() if name not in ("mode", "unlimited", "windows", "slots")}
     mode = given.get("mode", "enforce")
     if mode not in ("enforce", "shadow"):
         raise Wrong("mode must be enforce or shadow, not %r" % (mode,))
+    if given.get("slots") is not None:
+        if rest or "windows" in given or given.get("unlimited"):
+            raise Wrong("slots takes the place of rate, per, windows and unlimited; leave them out")
+        if not 1 <= _whole(given["slots"], "slots", 1) <= MAX_SLOTS:
+            raise Wrong("slots must be from 1 to %d, not %d" % (MAX_SLOTS, given["slots"]))
+        return Values((), mode, given["slots"])
     if given.get("unlimited"):
         if rest or "windows" in given:
             raise Wrong("unlimited takes the place of rate, per and windows; leave them out")

@@ -33,6 +33,10 @@ Where = Literal["server", "memory", "nobody"]
 _GONE = frozenset({"hold_expired", "hold_not_found", "hold_settled"})
 
 
+#: A clock in seconds is not more exact.
+_MICROSECOND = 1e-6
+
+
 class Limiter(Protocol):
     """As much of :class:`flint.SharedLimiter` as is used here."""
 
@@ -237,7 +241,7 @@ class Renewal:
 
     def judge(self) -> Optional[HoldLost]:
         """The loss, if it has run out by now."""
-        if self.lost is None and self.is_needed and self._limiter._now() >= self._until:
+        if self.lost is None and self.is_needed and self._limiter._now() >= self._until - _MICROSECOND:
             why = "nobody asked" if self._failure is None else str(self._failure)
             self._lose("it could not be renewed within %g s: %s" % (self._ttl, why))
         return self.lost

@@ -7,7 +7,6 @@ server does it has no ``max_keys``, no history and nothing on a disk.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import threading
@@ -15,11 +14,12 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Pattern, Set, Tuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ._bounds import MAX_COST, MAX_KEY_BYTES
+from ._bounds import DEFAULT_HOLD_SECONDS, MAX_COST, MAX_HOLDS_LISTED, MAX_KEY_BYTES
 from ._calls import Call
 from ._counting import Values, Wrong, length_ms, values
+from ._held import Book, Item, Pledge, ttl_of
 from ._reply import Reply
-from ._standing import Entry, Setting, Verdict, detail, figures, instant, longest, milliseconds, values_of
+from ._standing import Entry, Setting, Slots, SlotsVerdict, Verdict, detail, figures, instant, longest, milliseconds, values_of
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -45,6 +45,7 @@ class Memory:
         self._exact: Dict[str, Setting] = {}
         self._patterns: Dict[str, Tuple[Setting, Pattern[str]]] = {}
         self._entries: Dict[str, Entry] = {}
+        self._book = Book()
         # Reentrant: a signal handler may come in between and ask itself.
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -77,6 +78,11 @@ class Memory:
             return self._check(body)
         if path == "/v1/check-all":
             return self._check_all(body["items"])
+        if path == "/v1/peek":
+            items = body.get("items")
+            return self._check(body, peek=True) if items is None else self._check_all(items, peek=True)
+        if path == "/v1/hold":
+            return self._hold(body)
         return self._plain(method, path, query, body), {}
 
     def _plain(self, method: str, path: str, query: Dict[str, str], body: Any) -> Any:
@@ -91,6 +97,16 @@ class Memory:
         if path.startswith("/v1/limits/"):
             key = unquote(path[len("/v1/limits/") :], errors="surrogatepass")
             return self._remove_one(key) if method == "DELETE" else self._status(key)
+        if path == "/v1/settle":
+            return self._settle(body)
+        if path == "/v1/renew":
+            pledge = self._book.find(body["hold"], self._now)
+            ttl = ttl_of(body.get("ttl"))
+            self._book.renew(pledge, ttl, self._now)
+            told = pledge.told()
+            return {"ok": True, **told, "ttl_ms": told["ttl_ms"] if ttl is None else ttl // 1000}
+        if path in ("/v1/charge", "/v1/refund"):
+            return self._correct(body, path == "/v1/charge")
         if path == "/v1/reset":
             return self._reset(body)
         if path == "/v1/top":
@@ -142,10 +158,17 @@ class Memory:
     def _entry(self, key: str, brought: Optional[Values]) -> Tuple[Entry, Values]:
         values, source, pattern = self._found(key, brought)
         entry = self._entries.get(key)
-        if entry is None or (source != "exact" and entry.is_untouched(self._now)):
+        if entry is None or (source != "exact" and self._is_untouched(key, entry)):
             entry = Entry()
         entry.source, entry.pattern = source, pattern
         return entry, values
+
+    def _is_untouched(self, key: str, entry: Entry) -> bool:
+        return entry.is_untouched(self._now) and not self._book.taken(key, self._now)
+
+    def _slots(self, key: str, its: Values, ttl: Optional[int] = None) -> Slots:
+        until = self._now + (DEFAULT_HOLD_SECONDS * 1_000_000 if ttl is None else ttl)
+        return Slots(its.slots, self._book.taken(key, self._now), self._now, until)
 
     # ---- deciding
 
@@ -165,7 +188,7 @@ class Memory:
                 raise Wrong("an item must be a key, an object or [key, cost]")
         return found
 
-    def _verdict(self, item: Mapping[str, Any]) -> Verdict:
+    def _item(self, item: Mapping[str, Any]) -> Tuple[str, int, Optional[Values]]:
         for name in item:
             if name not in ("key", "cost", "limit"):
                 raise Wrong("unknown field `%s`" % name)
@@ -174,9 +197,20 @@ class Memory:
             raise Wrong("cost must be an integer")
         if not 1 <= cost <= MAX_COST:
             raise Wrong("cost must be from 1 to %d, not %d" % (MAX_COST, cost))
-        brought = values(item["limit"]) if item.get("limit") is not None else None
+        return key, cost, values(item["limit"]) if item.get("limit") is not None else None
+
+    def _verdict(self, item: Mapping[str, Any], holds: bool = False, ttl: Optional[int] = None) -> Verdict:
+        key, cost, brought = self._item(item)
         entry, its = self._entry(key, brought)
-        return Verdict(key, cost, entry, its, self._now)
+        if not its.slots:
+            return Verdict(key, cost, entry, its, self._now)
+        self._refuse_slots(key, its, holds)
+        return SlotsVerdict(key, cost, entry, its, self._slots(key, its, ttl))
+
+    @staticmethod
+    def _refuse_slots(key: str, its: Values, holds: bool = False) -> None:
+        if its.slots and not holds:
+            raise Wrong("`%s` has slots; ask for them with hold" % key)
 
     def _keep(self, verdict: Verdict) -> None:
         """A key that something was spent of, or that is configured, stays."""
@@ -185,13 +219,15 @@ class Memory:
             self._entries[verdict.key] = verdict.entry
         if len(self._entries) >= self._sweep_at:
             for key in [key for key, entry in self._entries.items() if key not in self._exact]:
-                if self._entries[key].is_untouched(self._now):
+                if self._is_untouched(key, self._entries[key]):
                     del self._entries[key]
             self._sweep_at = max(_SWEEP_EVERY, 2 * len(self._entries))
 
-    def _check(self, body: Mapping[str, Any]) -> Tuple[Any, Dict[str, str]]:
-        verdict = self._verdict(body)
+    def _check(self, body: Mapping[str, Any], peek: bool = False) -> Tuple[Any, Dict[str, str]]:
+        verdict = self._verdict(body, peek)
         found, fields = verdict.decision(), verdict.fields()
+        if peek:
+            return found, fields
         if verdict.spends:
             verdict.spend()
         verdict.count()
@@ -205,15 +241,20 @@ class Memory:
             return {"error": str(error), "code": error.code}
         return found
 
-    def _check_all(self, items: Any) -> Tuple[Any, Dict[str, str]]:
-        asked = self._asked(items)
+    def _check_all(self, items: Any, peek: bool = False) -> Tuple[Any, Dict[str, str]]:
+        return self._all(self._asked(items), peek, peek, None)[:2]
+
+    def _all(
+        self, asked: List[Dict[str, Any]], peek: bool, holds: bool, ttl: Optional[int]
+    ) -> Tuple[Any, Dict[str, str], List[Verdict]]:
+        """Spends of all or none; the verdicts are of those that were."""
         seen: Set[Any] = set()
         verdicts: List[Verdict] = []
         for item in asked:
             if item.get("key") in seen:
                 raise Wrong("items must not hold the key `%s` twice; add up its costs" % item.get("key"))
             seen.add(item.get("key"))
-            verdicts.append(self._verdict(item))
+            verdicts.append(self._verdict(item, holds, ttl))
         denied = next((place for place, verdict in enumerate(verdicts) if not verdict.allowed), None)
         told = verdicts if denied is None else verdicts[: denied + 1]
         if denied is not None:
@@ -221,15 +262,93 @@ class Memory:
                 verdict.stand()
         found: Dict[str, Any] = {"allowed": denied is None, "denied_key": None if denied is None else told[-1].key}
         found["results"] = [verdict.decision() for verdict in told]
-        shown = told[-1] if denied is not None else min(told, key=_least)
+        shown = told[-1] if denied is not None else min(told, key=lambda verdict: verdict.least)
         fields = shown.fields()
         # What would be denied in shadow mode counts as denied, whatever the others are.
-        for verdict in verdicts if denied is None else [verdict for verdict in told if not verdict.spends]:
+        counted = verdicts if denied is None else [verdict for verdict in told if not verdict.spends]
+        for verdict in [] if peek else counted:
             if verdict.spends:
                 verdict.spend()
             verdict.count()
             self._keep(verdict)
+        return found, fields, verdicts if denied is None else []
+
+    # ---- holding
+
+    def _hold(self, body: Dict[str, Any]) -> Tuple[Any, Dict[str, str]]:
+        ttl = ttl_of(body.pop("ttl", None))
+        several = body.get("items") is not None
+        found, fields, verdicts = self._all(self._asked(body["items"]) if several else [body], False, True, ttl)
+        if not several:
+            found = found["results"][0]
+        if verdicts:
+            # What a shadow denied is not held.
+            items = [
+                Item(each.key, each.cost if each.spends else 0, bool(each.values.slots), each.entry.era)
+                for each in verdicts
+            ]
+            pledge = self._book.make(items, self._now, ttl)
+            found.update({"hold": pledge.id, **pledge.told()})
         return found, fields
+
+    def _settle(self, body: Mapping[str, Any]) -> Any:
+        pledge = self._book.find(body["hold"], self._now)
+        costs = pledge.asked(body)
+        if pledge.costs is None:
+            pledge.costs, pledge.settled_at = costs, self._now
+            for item, cost in zip(pledge.items, costs):
+                if not item.slots and item.cost:
+                    self._settle_item(pledge, item, cost)
+        elif pledge.costs != costs:
+            message = "the hold was settled before, with another cost; it can be settled only once"
+            raise Wrong(message, "hold_settled", 409)
+        results = [self._settled(item, cost) for item, cost in zip(pledge.items, costs)]
+        return {"ok": True, "late": pledge.settled_at >= pledge.until, "results": results}
+
+    def _settle_item(self, pledge: Pledge, item: Item, cost: int) -> None:
+        standing = self._standing(item.key)
+        if standing is None:
+            return
+        entry, its = standing
+        if cost > item.cost and not its.slots:
+            self._entries[item.key] = entry
+            entry.charge(its, self._now, cost - item.cost)
+        elif cost < item.cost and entry.era is item.era:
+            entry.give_back(its, self._now, pledge.at, item.cost - cost)
+
+    def _settled(self, item: Item, cost: int) -> Dict[str, Any]:
+        found = {"key": item.key, "held": item.cost, "cost": cost, "remaining": None, "debt": 0}
+        standing = self._standing(item.key)
+        if standing is None:
+            found["configured"] = False
+            return found
+        entry, its = standing
+        status = self._shown(item.key, entry, its)
+        found.update({"remaining": status["remaining"], "debt": status.get("debt", 0)})
+        return found
+
+    def _standing(self, key: str) -> Optional[Tuple[Entry, Values]]:
+        """The entry of a key and its values, as they are without a request's."""
+        known = self._entries.get(key)
+        try:
+            return self._entry(key, None if known is None else known.values)
+        except Wrong:
+            return None
+
+    def _correct(self, body: Mapping[str, Any], charges: bool) -> Any:
+        """A charge, or a refund."""
+        if body.get("cost") is None:
+            raise Wrong("cost is missing")
+        key, cost, brought = self._item(body)
+        entry, its = self._entry(key, brought)
+        self._refuse_slots(key, its)
+        if charges:
+            entry.charge(its, self._now, cost)
+            entry.values = its
+            self._entries[key] = entry
+        else:
+            entry.refund(its, self._now, cost)
+        return self._shown(key, entry, its)
 
     # ---- configuring
 
@@ -280,12 +399,13 @@ class Memory:
         else:
             keys = [body["key"]]
             known = self._entries.get(body["key"])
-            if known is None or known.is_untouched(self._now):
+            if known is None or self._is_untouched(body["key"], known):
                 self._found(self._key(body["key"]), None)
         for key in keys:
             if key in self._exact:
                 entry = self._entries.setdefault(key, Entry())
                 entry.states.clear()
+                entry.era = object()
                 entry.last["last_reset_at"] = self._now
             else:
                 self._entries.pop(key, None)
@@ -297,11 +417,14 @@ class Memory:
         if key in self._patterns:
             return self._pattern_status(key)
         known = self._entries.get(key)
-        brought = known.values if known is not None and not known.is_untouched(self._now) else None
+        brought = known.values if known is not None and not self._is_untouched(key, known) else None
         if self._lenient and brought is None:
             brought = Values(())
         entry, its = self._entry(key, brought)
-        return self._shown(key, entry, its)
+        found = self._shown(key, entry, its)
+        if its.slots:
+            found["holds"] = self._book.listed(key, self._now)[:MAX_HOLDS_LISTED]
+        return found
 
     def _shown(self, key: str, entry: Entry, its: Values) -> Dict[str, Any]:
         verdict = [each.quote(self._now, 0, False) for each in entry.under(its, self._now)]
@@ -316,7 +439,9 @@ class Memory:
         found["source"] = entry.source
         if entry.pattern is not None:
             found["pattern"] = entry.pattern
-        if not verdict:
+        if its.slots:
+            found.update(self._slots(key, its).figures())
+        elif not verdict:
             found.update({"remaining": None, "used": None, "reset_at": None, "next_ms": None})
         else:
             least = min(verdict, key=lambda quote: quote.remaining)
@@ -354,7 +479,7 @@ class Memory:
     def _live(self, pattern: Optional[str]) -> List[str]:
         found = []
         for key, entry in self._entries.items():
-            if key not in self._exact and not entry.is_untouched(self._now):
+            if key not in self._exact and not self._is_untouched(key, entry):
                 if pattern is None or self._found(key, entry.values)[2] == pattern:
                     found.append(key)
         return found
@@ -370,15 +495,16 @@ class Memory:
         keys = sorted(key for key in keys if key.startswith(query.get("prefix", "")))
         after = query.get("after")
         keys = [key for key in keys if after is None or key > after]
-        return [self._status(key) for key in keys[: int(query.get("limit", "1000"))]]
+        found = [self._status(key) for key in keys[: int(query.get("limit", "1000"))]]
+        for status in found:
+            status.pop("holds", None)
+        return found
 
     def _top(self, by: str, limit: int) -> List[Dict[str, Any]]:
         if by not in ("allowed", "denied"):
             raise Wrong("by must be allowed or denied, not %s" % by)
         name = "total_" + by
         found = [self._status(key) for key in self._entries if self._entries[key].totals[name]]
+        for status in found:
+            status.pop("holds", None)
         return sorted(found, key=lambda status: (-status[name], status["key"]))[:limit]
-
-
-def _least(verdict: Verdict) -> float:
-    return min((float(quote.remaining) for quote in verdict.quotes), default=math.inf)

@@ -6,6 +6,7 @@ Knows no requests and no clock; `_memory` has both.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
@@ -54,6 +55,8 @@ class Entry:
 
     def __init__(self) -> None:
         self.states: Dict[Window, State] = {}
+        # Another after each reset: what was held before is not given back.
+        self.era = object()
         self.values: Optional[Values] = None
         self.source = "request"
         self.pattern: Optional[str] = None
@@ -69,12 +72,41 @@ class Entry:
             lump = max((each.used(now) for each in self.states.values()), default=0)
             for window in missing:
                 self.states[window] = state(window)
+                self.states[window].advance(now)
                 if lump:
                     self.states[window].spend(now, lump)
             resting = [window for window in self.states if window not in values.windows]
             for window in resting[_MAX_RESTING:]:
                 del self.states[window]
         return [self.states[window] for window in values.windows]
+
+    def give_back(self, values: Values, now: int, held_at: int, units: int) -> None:
+        """Gives back units that were held at an instant, in each window as far as they still count there."""
+        if values.windows:
+            self.under(values, now)
+            for each in self.states.values():
+                each.give_back(held_at, units)
+
+    def refund(self, values: Values, now: int, units: int) -> None:
+        """Gives back units, in each window as far as any count there."""
+        if values.windows:
+            self.under(values, now)
+            for each in self.states.values():
+                each.refund(units)
+
+    def charge(self, values: Values, now: int, units: int) -> None:
+        """Spends units, also past the limit."""
+        self.under(values, now)
+        if values.windows:
+            for each in self.states.values():
+                each.spend(now, units)
+        self.count("allowed", units, now)
+
+    def count(self, word: str, cost: int, now: int) -> None:
+        """Counts a decision among the totals."""
+        self.totals["total_" + word] += 1
+        self.totals["total_%s_cost" % word] += cost
+        self.last["last_%s_at" % word] = now
 
     def is_untouched(self, now: int) -> bool:
         """Whether nothing that was spent still counts."""
@@ -115,10 +147,12 @@ class Verdict:
 
     def count(self) -> None:
         """Counts it among the totals."""
-        word = "allowed" if self.spends else "denied"
-        self.entry.totals["total_" + word] += 1
-        self.entry.totals["total_%s_cost" % word] += self.cost
-        self.entry.last["last_%s_at" % word] = self.now
+        self.entry.count("allowed" if self.spends else "denied", self.cost, self.now)
+
+    @property
+    def least(self) -> float:
+        """What is left of it, for a comparison with others."""
+        return min((float(quote.remaining) for quote in self.quotes), default=math.inf)
 
     @property
     def binding(self) -> int:
@@ -153,6 +187,10 @@ class Verdict:
                 found["windows"] = [{**figures(*pair), "retry_after_ms": milliseconds(pair[1].retry)} for pair in pairs]
                 for each, of in zip(found["windows"], self.values.windows):
                     each.update({"algorithm": of.algorithm, "per": of.per})
+        return self.told(found)
+
+    def told(self, found: Dict[str, Any]) -> Dict[str, Any]:
+        """Adds what applies to all kinds of limits."""
         if self.entry.pattern is not None:
             found["pattern"] = self.entry.pattern
         if self.shadow:
@@ -189,6 +227,95 @@ class Verdict:
         return found
 
 
+@dataclass
+class Slots:
+    """The slots of a key: how many there are, and how many the open holds take, each until when, the first to end first;
+    ``until`` is when one that is asked for would run out."""
+
+    slots: int
+    taken: List[Tuple[int, int]]
+    now: int
+    until: int
+
+    @property
+    def used(self) -> int:
+        """Those in use."""
+        return sum(units for _, units in self.taken)
+
+    def freed(self, wanted: int) -> Optional[int]:
+        """Microseconds until so many are free that are not now; None for never."""
+        freed = 0
+        for until, units in self.taken:
+            if freed >= wanted:
+                break
+            freed += units
+            if freed >= wanted:
+                return until - self.now
+        return 0 if freed >= wanted else None
+
+    def retry(self, cost: int) -> Optional[int]:
+        """Microseconds until so many can be taken; None for never."""
+        return None if cost > self.slots else self.freed(max(self.used + cost - self.slots, 0))
+
+    def more(self, cost: int) -> "Slots":
+        """With so many of them taken."""
+        taken = sorted([*self.taken, (self.until, cost)]) if cost else self.taken
+        return Slots(self.slots, taken, self.now, self.until)
+
+    def figures(self) -> Dict[str, Any]:
+        """How they stand, as a decision and a status have it."""
+        used = self.used
+        found: Dict[str, Any] = {"remaining": max(self.slots - used, 0), "used": used}
+        if used > self.slots:
+            found["debt"] = used - self.slots
+        found["reset_at"] = instant(max([self.now, *(until for until, _ in self.taken)]))
+        found["next_ms"] = milliseconds(self.freed(used - min(used, self.slots) + 1) if used else 0)
+        return found
+
+
+class SlotsVerdict(Verdict):
+    """One item's decision where the limit has slots. They are taken by the hold that is made."""
+
+    def __init__(self, key: str, cost: int, entry: Entry, values: Values, slots: Slots) -> None:
+        if cost > values.slots:
+            message = "cost %d is over the %d slots of limit `%s` and could never be allowed"
+            raise Wrong(message % (cost, values.slots, key), "cost_exceeds_capacity")
+        self.key, self.cost, self.entry, self.values, self.now = key, cost, entry, values, slots.now
+        self.slots = slots
+        self.shadow = values.mode == "shadow"
+        self.spends = slots.used + cost <= slots.slots
+        self.left = slots.more(cost) if self.spends else slots
+        self.quotes = []
+
+    def stand(self) -> None:
+        self.left = self.slots
+
+    def spend(self) -> None:
+        pass
+
+    @property
+    def least(self) -> float:
+        return float(max(self.left.slots - self.left.used, 0))
+
+    def decision(self) -> Dict[str, Any]:
+        found: Dict[str, Any] = {"key": self.key, "allowed": self.allowed, "cost": self.cost, "limit": self.values.slots}
+        found.update(self.left.figures())
+        found["retry_after_ms"] = 0 if self.allowed else milliseconds(None if self.spends else self.slots.retry(self.cost))
+        found["algorithm"] = None
+        return self.told(found)
+
+    def fields(self) -> Dict[str, str]:
+        left = self.left
+        wait = left.freed(left.used - min(left.used, left.slots) + 1) if left.used else 0
+        if not self.allowed and not self.spends and left.used + self.cost > left.slots:
+            wait = self.slots.retry(self.cost)
+        standing = '"slots";r=%d' % max(left.slots - left.used, 0)
+        if wait is not None:
+            standing += ";t=%d" % -(-wait // 1_000_000)
+        policy = '"slots";q=%d' % left.slots
+        return {"cache-control": "no-store", "ratelimit-policy": policy, "ratelimit": standing}
+
+
 def figures(window: Window, quote: Quote) -> Dict[str, Any]:
     return {
         "name": window.short,
@@ -211,6 +338,8 @@ def detail(of: State) -> Dict[str, Any]:
 
 def values_of(its: Values) -> Dict[str, Any]:
     """Values as a status has them."""
+    if its.slots:
+        return {"slots": its.slots, "mode": its.mode}
     if its.unlimited:
         return {"unlimited": True, "mode": its.mode}
     if len(its.windows) == 1:

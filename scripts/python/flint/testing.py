@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timezone
-from typing import Any, Optional, Tuple, TypeVar
+from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 from ._breaker import Breaker
 from ._calls import Call
 from ._client import SharedLimiter
 from ._errors import FlintConnectionError
+from ._hold import Renewal
 from ._memory import Memory
 from ._values import OnError
 
@@ -33,6 +34,7 @@ class Clock:
 
     def __init__(self, start: float = 1_767_225_600.0) -> None:
         self._micros = round(start * 1_000_000)
+        self._renewals: List[Tuple[Renewal, Callable[[], None]]] = []
 
     def __call__(self) -> float:
         return self._micros / 1_000_000
@@ -51,7 +53,28 @@ class Clock:
         """Lets so many seconds pass."""
         if seconds < 0:
             raise ValueError("a clock does not go back: seconds must be 0 or more, not %r" % (seconds,))
-        self._micros += round(seconds * 1_000_000)
+        end = self._micros + round(seconds * 1_000_000)
+        while self._renewals:
+            # What a thread would do meanwhile.
+            first = min(self._renewals, key=lambda pair: pair[0].next)
+            renewal, lost = first
+            if round(renewal.next * 1_000_000) > end:
+                break
+            self._micros = max(self._micros, round(renewal.next * 1_000_000))
+            if not renewal.step():
+                self._renewals.remove(first)
+                if renewal.lost is not None:
+                    lost()
+        self._micros = end
+
+    def _keep(self, renewal: Renewal, lost: Callable[[], None]) -> Callable[[], None]:
+        self._renewals.append((renewal, lost))
+
+        def stop() -> None:
+            if (renewal, lost) in self._renewals:
+                self._renewals.remove((renewal, lost))
+
+        return stop
 
 
 class _Never(Breaker):
@@ -95,9 +118,10 @@ class _Tasks:
 
 class FakeLimiter(SharedLimiter):
     """A :class:`flint.SharedLimiter` in memory. Methods, results and exceptions are the same; ``acquire`` does not wait
-    but advances the clock.
+    but advances the clock, and a slot is renewed where the clock is advanced.
 
-    A changed limit takes over what the old one counted; the server is more exact in this. There is no ``max_keys``.
+    A changed limit takes over what the old one counted, and gives nothing back for what was held before; the server is
+    more exact in this. There is no ``max_keys``.
 
     Args:
         clock: a :class:`Clock`; else one of its own, as the attribute ``clock``.
@@ -130,6 +154,12 @@ class FakeLimiter(SharedLimiter):
 
     def _sleep(self, seconds: float) -> None:
         self.clock.advance(seconds)
+
+    def _keep(self, renewal: Renewal) -> Callable[[], None]:
+        return self.clock._keep(renewal, lambda: None)
+
+    def _akeep(self, renewal: Renewal, lost: Callable[[], None]) -> Callable[[], None]:
+        return self.clock._keep(renewal, lost)
 
     async def _asleep(self, seconds: float) -> None:
         self.clock.advance(seconds)

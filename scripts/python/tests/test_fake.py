@@ -181,6 +181,130 @@ class Suite:
         limiter.reset(prefix="a:")
         self.assertEqual([limiter.allow(key, limit="5/1m") for key in ("a:1", "a:2", "b:1")], [True, True, False])
 
+    def test_holds(self):
+        limiter = self.limiter
+        limiter.limit("llm", "10000/1h")
+        with limiter.hold("llm", cost=4000, ttl=120) as hold:
+            self.assertEqual((hold.keys, hold.ttl_ms, hold.result.remaining), (["llm"], 120_000, 6000))
+            self.assertEqual(hold.expires_time.timestamp(), -(-(START + 120) * 1000 // 1) / 1000)
+            found = hold.settle(1234)
+            held = {"key": "llm", "held": 4000, "cost": 1234, "remaining": 8766, "debt": 0}
+            self.assertEqual(found, {"late": False, "results": [held]})
+            self.assertEqual(hold.settle(1234), found)
+            with self.assertRaises(flint.FlintServerError) as caught:
+                hold.settle(1)
+            self.assertEqual((caught.exception.status, caught.exception.code), (409, "hold_settled"))
+        with limiter.hold("llm", 766):
+            pass
+        self.assertEqual(limiter.peek("llm").used, 2001)
+        with self.assertRaises(ZeroDivisionError), limiter.hold("llm", 8000):
+            1 / 0
+        self.assertEqual(limiter.status("llm")["used"], 2000)
+        with self.assertRaises(flint.RateLimitExceeded) as denied:
+            limiter.hold("llm", 8001)
+        self.assertEqual((denied.exception.result.cost, denied.exception.retry_after), (8001, 0.36))
+        with limiter.hold("llm", 10) as hold:
+            self.assertEqual(hold.settle(11_000)["results"][0]["debt"], 3000)
+
+    def test_holds_of_several_keys(self):
+        limiter = self.limiter
+        limiter.limit("org", ["100/1m", "1000/day"])
+        limiter.limit("org:streams", slots=2)
+        items = [("org", 40), "org:streams", {"key": "user", "cost": 3, "limit": "5/1m"}]
+        with limiter.hold(items) as hold:
+            self.assertEqual([result.remaining for result in hold.results], [60, 1, 2])
+            self.assertEqual((hold.key, hold.result.key), ("org", "org:streams"))
+            with self.assertRaises(flint.RateLimitExceeded) as denied:
+                limiter.hold(items)
+            self.assertEqual(denied.exception.key, "user")
+            with self.assertRaises(flint.FlintServerError):
+                hold.settle(5)
+            results = hold.settle({"org": 10, "user": 5})["results"]
+            self.assertEqual([(each["cost"], each["remaining"]) for each in results], [(10, 90), (1, 2), (5, 0)])
+        with self.assertRaises(KeyError), limiter.hold([("org", 40), "org:streams"]):
+            raise KeyError
+        self.assertEqual((limiter.peek("org").remaining, limiter.status("org:streams")["holds"]), (89, []))
+        with self.assertRaises(TypeError):
+            limiter.hold(["org"], 2)
+
+    def test_slots(self):
+        limiter = self.limiter
+        limiter.limit("gpu", slots=2)
+        first, second = limiter.hold("gpu", ttl=10), limiter.hold("gpu", ttl="20s")
+        self.assertEqual(limiter.peek("gpu").retry_after, 10.0)
+        self.assertEqual([hold["left_ms"] for hold in limiter.status("gpu")["holds"]], [10_000, 20_000])
+        self.assertNotIn("holds", limiter.list()[0])
+        self.side.advance(9)
+        first.renew()
+        self.side.advance(9)
+        self.assertEqual(limiter.status("gpu")["used"], 2)
+        second.renew(timedelta(minutes=1))
+        self.assertEqual(second.ttl_ms, 60_000)
+        self.side.advance(1)
+        self.assertEqual(limiter.status("gpu")["used"], 1)
+        with self.assertRaises(flint.FlintServerError) as caught:
+            first.renew()
+        self.assertEqual((caught.exception.status, caught.exception.code), (410, "hold_expired"))
+        self.assertTrue(first.settle()["late"])
+        self.side.advance(600)
+        for call in (first.settle, first.renew):
+            with self.assertRaises(flint.FlintServerError) as caught:
+                call()
+            self.assertEqual((caught.exception.status, caught.exception.code), (404, "hold_not_found"))
+        for call in (
+            lambda: limiter.check("gpu"),
+            lambda: limiter.charge("gpu", 1),
+            lambda: limiter.refund("gpu", 1),
+            lambda: limiter.hold("gpu", ttl=0),
+            lambda: limiter.hold("gpu", ttl="25h"),
+            lambda: limiter.hold("gpu", 3),
+            lambda: limiter.limit("gpu", "5/1m", slots=2),
+            lambda: limiter.limit("gpu", slots=0),
+            lambda: limiter.limit("gpu", slots=1_000_001),
+        ):
+            with self.assertRaises(flint.FlintServerError) as caught:
+                call()
+            self.assertEqual(caught.exception.status, 400)
+
+    def test_charges_and_refunds(self):
+        limiter = self.limiter
+        limiter.limit("k", {"rate": 100, "per": "1m", "algorithm": "fixed_window_counter"})
+        found = limiter.charge("k", 150)
+        self.assertEqual((found["remaining"], found["debt"], found["total_allowed_cost"]), (0, 50, 150))
+        self.assertEqual(limiter.refund("k", 70)["remaining"], 20)
+        self.assertEqual(limiter.refund("k", 1000)["used"], 0)
+        self.assertEqual(limiter.charge("new", 2, limit="5/1m")["remaining"], 3)
+        self.assertEqual(limiter.refund("newer", 2, limit="5/1m")["remaining"], 5)
+        with self.assertRaises(flint.FlintServerError):
+            limiter.charge("nobody", 1)
+        self.assertEqual(limiter.peek_all(["k", ("z", 2)], limit="5/1m")["results"][1]["remaining"], 3)
+        self.assertIsNone(limiter.status("z"))
+
+    def test_holds_for_asyncio(self):
+        async def work():
+            limiter = self.limiter
+            try:
+                hold = await limiter.ahold("k", 5, limit="9/1m")
+                await hold.arenew(90)
+                found = await hold.asettle(2)
+                async with limiter.ahold([("k", 3)], limit="9/1m"):
+                    pass
+                with self.assertRaises(ZeroDivisionError):
+                    async with limiter.ahold([("k", 3)], limit="9/1m"):
+                        1 / 0
+                async with limiter.aslot("gpu", limit={"slots": 1}):
+                    with self.assertRaises(flint.RateLimitExceeded):
+                        await limiter.ahold("gpu", limit={"slots": 1})
+                await limiter.acharge("k", 1, limit="9/1m")
+                await limiter.arefund("k", 2, limit="9/1m")
+                all_of = await limiter.apeek_all(["k"], limit="9/1m")
+                peeked = await limiter.apeek("k", limit="9/1m")
+                return hold.ttl_ms, found["results"][0]["remaining"], peeked.remaining, all_of["allowed"]
+            finally:
+                await self.limiter.aclose()
+
+        self.assertEqual(asyncio.run(work()), (90_000, 7, 4, True))
+
     def test_what_asks_for_nothing(self):
         self.limiter.flush()
         self.assertTrue(self.limiter.health()["ok"] and self.limiter.doctor() and self.limiter.compact())
@@ -216,6 +340,38 @@ class OfTheFake(Suite, unittest.TestCase):
             self.limiter.check("new:%d" % place, limit="1/1s")
         self.assertLess(len(self.limiter._fake.memory._entries), 10)
 
+    def test_a_slot_is_renewed_by_the_clock(self):
+        limiter = self.limiter
+        with limiter.slot("gpu", ttl=30, limit={"slots": 1}) as hold:
+            self.side.advance(3600)
+            self.assertEqual(limiter.status("gpu")["holds"][0]["age_ms"], 3_600_000)
+        self.assertTrue(hold.settled)
+        slot = limiter.slot("gpu", ttl=30, limit={"slots": 1})
+        with self.assertLogs("flint"), self.assertRaises(flint.HoldLost):
+            with slot:
+                self.side.advance(15)
+                limiter.fail()
+                self.side.advance(24.999)
+                self.assertFalse(slot.lost)
+                self.side.advance(0.001)
+                self.assertTrue(slot.lost)
+                limiter.fail(False)
+        # Once is enough to go on for.
+        with limiter.slot("gpu", ttl=30, limit={"slots": 1}):
+            limiter.fail()
+            self.side.advance(27)
+            limiter.fail(False)
+            self.side.advance(60)
+
+        async def work():
+            with self.assertLogs("flint"), self.assertRaises(flint.HoldLost):
+                async with limiter.aslot("gpu", ttl=30, limit={"slots": 1}):
+                    limiter.fail()
+                    self.side.advance(30)
+                    await asyncio.sleep(30)
+
+        asyncio.run(work())
+
     def test_without_a_server(self):
         limiter = self.limiter
         limiter.check("k", 2, limit="5/1d")
@@ -240,8 +396,15 @@ def outcome(call):
         found = call()
     except flint.FlintServerError as error:
         return error.status, error.code
+    except flint.RateLimitExceeded as denied:
+        found = denied.result
     if isinstance(found, flint.CheckResult):
         return dataclasses.asdict(found), found.rate_limit, found.rate_limit_policy
+    if isinstance(found, flint.Hold):
+        return [outcome(lambda: each) for each in found.results], found.expires_at, found.ttl_ms
+    if isinstance(found, dict) and "holds" in found:
+        # Each side has ids of its own.
+        found["holds"] = [dict(hold, hold="") for hold in found["holds"]]
     for each in found if isinstance(found, list) else [found]:
         if isinstance(each, dict) and each.get("source") not in (None, "exact"):
             # When a key is forgotten of which nothing counts, and its totals with it, is the server's to say.
@@ -269,6 +432,8 @@ class Alike(unittest.TestCase):
         {"rate": 50, "per": "month", "anchor": 31},
         ["10/week", "30/quarter", "90/year", "4/second"],
         {"rate": 2, "per": "10s", "mode": "shadow"},
+        {"slots": 4},
+        {"slots": 70, "mode": "shadow"},
         {"unlimited": True},
     ]
 
@@ -290,8 +455,12 @@ class Alike(unittest.TestCase):
             for side in (real, fake):
                 side.limiter.limit(key, windows, **values)
             limits[key] = None
-        for _ in range(150):
+        holds = []
+        for _ in range(250):
             what = chance.random()
+            if what < 0.3 and chance.random() < 0.5:
+                self.held(chance, (fake, real), limits, holds)
+                continue
             key = chance.choice(sorted(limits))
             cost = chance.choice([1, 1, 1, 2, 3, 7, 60])
             if what < 0.35:
@@ -322,6 +491,53 @@ class Alike(unittest.TestCase):
                 def call(limiter):
                     return limiter.list(live=True)
             self.assertEqual(outcome(lambda: call(fake.limiter)), outcome(lambda: call(real.limiter)), (key, cost, what))
+
+    def held(self, chance, sides, limits, holds):
+        """A call of holds, charges and refunds."""
+        what, number = chance.random(), chance.choice([0, 1, 2, 5, 30])
+        key, ttl = chance.choice(sorted(limits)), chance.choice([None, 1, 5, "10s", "1h"])
+        keys = chance.sample(sorted(limits), 3)
+        items = [{"key": each, "cost": max(number, 1)} for each in keys]
+        for item in items:
+            if limits[item["key"]] is not None:
+                item["limit"] = limits[item["key"]]
+        made = [None, None]
+
+        def hold(limiter, place):
+            if what < 0.1:
+                made[place] = limiter.hold(items, ttl=ttl)
+            else:
+                made[place] = limiter.hold(key, max(number, 1), ttl=ttl, limit=limits[key])
+            return made[place]
+
+        if what < 0.35 or not holds:
+            def call(limiter, place):
+                return hold(limiter, place)
+        elif what < 0.65:
+            pair = chance.choice(holds)
+            cost = chance.choice([None, number, {each: number for each in pair[0].keys[:2]}])
+
+            def call(limiter, place):
+                return pair[place].settle(cost)
+        elif what < 0.75:
+            pair = chance.choice(holds)
+
+            def call(limiter, place):
+                pair[place].renew(ttl)
+                return pair[place]
+        elif what < 0.85:
+            def call(limiter, place):
+                return limiter.charge(key, max(number, 1), limit=limits[key])
+        elif what < 0.93:
+            def call(limiter, place):
+                return limiter.refund(key, max(number, 1), limit=limits[key])
+        else:
+            def call(limiter, place):
+                return limiter.peek_all(items) if number == 5 else limiter.peek(key, max(number, 1), limit=limits[key])
+        found = [outcome(lambda: call(side.limiter, place)) for place, side in enumerate(sides)]
+        self.assertEqual(found[0], found[1], (key, number, what, ttl))
+        if made[0] is not None:
+            holds.append(made)
 
 
 if __name__ == "__main__":
