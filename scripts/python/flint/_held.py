@@ -16,11 +16,13 @@ from ._standing import instant, milliseconds
 
 @dataclass
 class Item:
-    """What is held of one key. ``era`` is that of the key's entry: what was held before a reset is not given back."""
+    """What is held of one key. ``era`` is that of the key's entry: what was held before a reset is not given back.
+    ``free`` is where it is unlimited, so that nothing is taken of anything."""
 
     key: str
     cost: int
     slots: bool
+    free: bool
     era: object
 
 
@@ -114,6 +116,11 @@ class Book:
         if not pledge.is_open(now):
             raise Wrong("the hold has run out, so it can't be renewed", "hold_expired", 410)
         pledge.until = now + (pledge.ttl if ttl is None else ttl)
+
+    def holds(self, key: str, now: int) -> bool:
+        """Whether a hold of this key is open, which keeps what is known of the key."""
+        items = (item for pledge in self._pledges.values() if pledge.is_open(now) for item in pledge.items)
+        return any(item.key == key and item.cost and not item.free for item in items)
 
     def taken(self, key: str, now: int) -> List[Tuple[int, int]]:
         """The slots of a key that are in use: until when, and how many; the first to end first."""

@@ -164,7 +164,7 @@ class Memory:
         return entry, values
 
     def _is_untouched(self, key: str, entry: Entry) -> bool:
-        return entry.is_untouched(self._now) and not self._book.taken(key, self._now)
+        return entry.is_untouched(self._now) and not self._book.holds(key, self._now)
 
     def _slots(self, key: str, its: Values, ttl: Optional[int] = None) -> Slots:
         until = self._now + (DEFAULT_HOLD_SECONDS * 1_000_000 if ttl is None else ttl)
@@ -284,8 +284,8 @@ class Memory:
         if verdicts:
             # What a shadow denied is not held.
             items = [
-                Item(each.key, each.cost if each.spends else 0, bool(each.values.slots), each.entry.era)
-                for each in verdicts
+                Item(each.key, each.cost if each.spends else 0, bool(its.slots), its.unlimited, each.entry.era)
+                for each, its in ((each, each.values) for each in verdicts)
             ]
             pledge = self._book.make(items, self._now, ttl)
             found.update({"hold": pledge.id, **pledge.told()})
@@ -294,31 +294,28 @@ class Memory:
     def _settle(self, body: Mapping[str, Any]) -> Any:
         pledge = self._book.find(body["hold"], self._now)
         costs = pledge.asked(body)
+        # What was live until now is told of, though nothing of it may be left.
+        standings = [self._standing(item.key) for item in pledge.items]
         if pledge.costs is None:
             pledge.costs, pledge.settled_at = costs, self._now
-            for item, cost in zip(pledge.items, costs):
-                if not item.slots and item.cost:
-                    self._settle_item(pledge, item, cost)
+            for item, cost, standing in zip(pledge.items, costs, standings):
+                if not item.slots and item.cost and standing is not None:
+                    self._settle_item(pledge, item, cost, *standing)
         elif pledge.costs != costs:
             message = "the hold was settled before, with another cost; it can be settled only once"
             raise Wrong(message, "hold_settled", 409)
-        results = [self._settled(item, cost) for item, cost in zip(pledge.items, costs)]
+        results = [self._settled(*told) for told in zip(pledge.items, costs, standings)]
         return {"ok": True, "late": pledge.settled_at >= pledge.until, "results": results}
 
-    def _settle_item(self, pledge: Pledge, item: Item, cost: int) -> None:
-        standing = self._standing(item.key)
-        if standing is None:
-            return
-        entry, its = standing
+    def _settle_item(self, pledge: Pledge, item: Item, cost: int, entry: Entry, its: Values) -> None:
         if cost > item.cost and not its.slots:
             self._entries[item.key] = entry
             entry.charge(its, self._now, cost - item.cost)
         elif cost < item.cost and entry.era is item.era:
             entry.give_back(its, self._now, pledge.at, item.cost - cost)
 
-    def _settled(self, item: Item, cost: int) -> Dict[str, Any]:
+    def _settled(self, item: Item, cost: int, standing: Optional[Tuple[Entry, Values]]) -> Dict[str, Any]:
         found = {"key": item.key, "held": item.cost, "cost": cost, "remaining": None, "debt": 0}
-        standing = self._standing(item.key)
         if standing is None:
             found["configured"] = False
             return found
@@ -330,8 +327,9 @@ class Memory:
     def _standing(self, key: str) -> Optional[Tuple[Entry, Values]]:
         """The entry of a key and its values, as they are without a request's."""
         known = self._entries.get(key)
+        live = known is not None and not self._is_untouched(key, known)
         try:
-            return self._entry(key, None if known is None else known.values)
+            return self._entry(key, known.values if known is not None and live else None)
         except Wrong:
             return None
 

@@ -438,7 +438,7 @@ class Alike(unittest.TestCase):
     ]
 
     def test_at_random(self):
-        for seed in range(12):
+        for seed in range(16):
             with self.subTest(seed=seed):
                 self.compare(random.Random(seed))
 
@@ -535,6 +535,13 @@ class Alike(unittest.TestCase):
             def call(limiter, place):
                 return limiter.peek_all(items) if number == 5 else limiter.peek(key, max(number, 1), limit=limits[key])
         found = [outcome(lambda: call(side.limiter, place)) for place, side in enumerate(sides)]
+        if all(isinstance(each, dict) and "late" in each for each in found):
+            for pair in zip(*(each["results"] for each in found)):
+                # When a key is forgotten of which nothing counts is the server's to say here too.
+                if any("configured" in each for each in pair) and not any(each["debt"] for each in pair):
+                    for each in pair:
+                        each.pop("configured", None)
+                        each["remaining"] = None
         self.assertEqual(found[0], found[1], (key, number, what, ttl))
         if made[0] is not None:
             holds.append(made)
