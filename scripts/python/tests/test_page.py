@@ -49,6 +49,8 @@ class Page(WithServer):
                 # None is lost.
                 "sent to ann\n" * 7,
                 "sent to bob\n" * 7,
+                "0\n",
+                "working\n",
                 "9\n",
                 "10 of 10\n",
                 "",
@@ -73,7 +75,7 @@ class Page(WithServer):
             (readme,) = re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
         (docstring,) = re.findall(r"\n\n((?:    .*\n)+)", flint.__doc__)
         environment = {**os.environ, "PYTHONPATH": PACKAGE}
-        for example, printed in [(readme, "go\nTrue 94 0.0\n4\nsent to ann\n"), (textwrap.dedent(docstring), "")]:
+        for example, printed in [(readme, "go\nTrue 94 0.0\n4\nsent to ann\nworking\n"), (textwrap.dedent(docstring), "")]:
             self.assertIn("http://127.0.0.1:7878", example)
             self.assertIn('token="%s"' % TOKEN, example)
             program = example.replace("http://127.0.0.1:7878", self.server.url)
@@ -88,6 +90,7 @@ class Page(WithServer):
         attributes = {name for name in dir(flint.CheckResult) if not name.startswith("_")}
         attributes |= set(inspect.signature(flint.CheckResult).parameters)
         attributes -= {"rate_limit_policy", "rate_limit"}
+        attributes |= {name for name in dir(flint.Hold) if not name.startswith("_")} - {"asettle", "arenew"}
         for name in {*flint.__all__, *(methods - twins), *attributes}:
             self.assertRegex(text, r"\b%s\b" % re.escape(name))
 
@@ -98,6 +101,7 @@ class Page(WithServer):
             (flint.SharedLimiter, "limiter.", [n for n in dir(flint.SharedLimiter) if not n.startswith("_")]),
             (flint, "flint.", ["SharedLimiter", "Guard", "ASGIMiddleware", "WSGIMiddleware", "client_address", "Server"]),
             (flint.testing, "flint.testing.", ["FakeLimiter"]),
+            (flint.Hold, "hold.", ["settle", "renew"]),
         ]:
             for name in names:
                 if prefix == "limiter." and name.startswith("a") and hasattr(owner, name[1:]):
