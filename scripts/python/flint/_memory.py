@@ -400,7 +400,7 @@ class Memory:
             if known is None or self._is_untouched(body["key"], known):
                 self._found(self._key(body["key"]), None)
         for key in keys:
-            if key in self._exact:
+            if key in self._exact or self._book.holds(key, self._now):
                 entry = self._entries.setdefault(key, Entry())
                 entry.states.clear()
                 entry.era = object()

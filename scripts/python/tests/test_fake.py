@@ -516,6 +516,10 @@ class Alike(unittest.TestCase):
         elif what < 0.65:
             pair = chance.choice(holds)
             cost = chance.choice([None, number, {each: number for each in pair[0].keys[:2]}])
+            if pair[0].expires_time <= sides[0].clock.now and any(limits[each] is not None for each in pair[0].keys):
+                # Whether such a key still has the limit that a request brought, to which more could be charged, depends
+                # on whether the server has swept it.
+                cost = None
 
             def call(limiter, place):
                 return pair[place].settle(cost)
