@@ -49,7 +49,7 @@ class Page(WithServer):
                 # None is lost.
                 "sent to ann\n" * 7,
                 "sent to bob\n" * 7,
-                "0\n",
+                "[10, 1]\n",
                 "working\n",
                 "9\n",
                 "10 of 10\n",

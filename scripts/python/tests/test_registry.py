@@ -80,7 +80,13 @@ twice = flint.WSGIMiddleware(app, limiter, limit=tiers)
 
 async def main() -> str:
     allowed: bool = await limiter.aallow("k")
-    return await job("ann") if allowed else "no"
+    async with limiter.ahold([("llm", 4000), "streams"], ttl="2m") as held:
+        settled: flint.Settlement = await held.asettle({"llm": 1234})
+    again: flint.Hold = await limiter.ahold("llm", 5)
+    async with limiter.aslot("gpu", limit={"slots": 1}):
+        await again.arenew(timedelta(seconds=90))
+    debt: int = settled["results"][0]["debt"]
+    return await job("ann") if allowed and not debt else "no"
 
 limiter.limit("user:*", ["10/1s", {"rate": 5, "per": "day", "tz": "UTC"}], lasts=timedelta(hours=1), max_keys=1000)
 limiter.limit("k", rate=5, per="1s", algorithm="sliding_window_log", mode="enforce")
@@ -92,6 +98,16 @@ found = limiter.check_all(["user:42", {"key": "org:acme", "cost": 10}, ("route:/
 denied: "str | None" = found["denied_key"] if not found["allowed"] else None
 for one in limiter.check_many([("a", 1), ("b", 2)]):
     word: str = one.code if isinstance(one, flint.FlintServerError) else one.key
+with limiter.hold("llm:acme", cost=4000, ttl=120) as hold:
+    late: bool = hold.settle(1234)["late"]
+slot: flint.Slot = limiter.slot("gpu", ttl=30)
+with slot as hold:
+    held_by: str = hold.id if not slot.lost else hold.expires_at
+limiter.limit("gpu", slots=4)
+debt: int = limiter.charge("k", 5, limit="100/1m").get("debt", 0)
+left: "int | None" = limiter.refund("k", 5)["remaining"]
+open_holds: int = len((limiter.status("gpu") or limiter.list()[0]).get("holds", []))
+free: bool = limiter.peek("k").allowed and limiter.peek_all(["k", ("l", 2)])["allowed"]
 status = limiter.status("k")
 print(status["remaining"] if status is not None else 0, [each["key"] for each in limiter.list("u:")])
 asyncio.run(main())
