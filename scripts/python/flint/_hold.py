@@ -317,11 +317,11 @@ def keep_by_task(renewal: Renewal, lost: Callable[[], None]) -> Callable[[], Non
             lost()
 
     task = asyncio.ensure_future(run())
-    return lambda: void(task.cancel())
 
+    def stop() -> None:
+        task.cancel()
 
-def void(_: object) -> None:
-    """Nothing, of anything."""
+    return stop
 
 
 class Slot:
@@ -366,7 +366,12 @@ class Slot:
         hold = made(self._limiter, self._keys, *self._limiter._take_hold(self._call()))
         renewal = self._begin(hold, asked)
         if renewal.is_needed:
-            self._stop = self._limiter._keep(renewal)
+            try:
+                self._stop = self._limiter._keep(renewal)
+            except BaseException as error:
+                # No more threads: nobody would give it back.
+                hold.__exit__(type(error), error, None)
+                raise
         return hold
 
     def __exit__(

@@ -7,10 +7,9 @@ import socket
 import threading
 import time
 import unittest
+import unittest.mock
 
 import flint
-from flint._hold import Renewal
-from flint.testing import Clock, FakeLimiter
 from support import TOKEN, Server, WithServer
 
 
@@ -188,6 +187,13 @@ class Slots(WithServer):
                 asyncio.current_task().uncancel() if hasattr(asyncio.Task, "uncancel") else None
 
         asyncio.run(work())
+
+    def test_a_slot_without_a_thread_is_given_back(self):
+        limiter = self.limiter()
+        with unittest.mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
+            with self.assertRaises(RuntimeError), limiter.slot("gpu:1", limit={"slots": 1}):
+                self.fail("it can't be renewed")
+        self.assertIsNone(limiter.status("gpu:1"))
 
     def test_a_forked_child_gives_nothing_back(self):
         limiter = self.limiter()
