@@ -278,6 +278,7 @@ class Held:
 def hold(
     key: Union[str, Iterable[Item]], cost: int, ttl: Optional[_values.Duration], limit: Optional[_values.Limit]
 ) -> Call[Held]:
+    body: Dict[str, Any]
     if isinstance(key, str):
         body = _asked(key, cost, limit)
     elif cost != 1:
@@ -297,7 +298,7 @@ def hold(
         return Held(results, found["hold"], found["expires_at"], found["ttl_ms"])
 
     call = Call("POST", "/v1/hold", body, decode, spends=True)
-    call.asked = [(body["key"], cost)] if isinstance(key, str) else [_priced(item) for item in body["items"]]
+    call.asked = [(key, cost)] if isinstance(key, str) else [_priced(item) for item in body["items"]]
     return call
 
 

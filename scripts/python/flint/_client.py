@@ -587,7 +587,8 @@ class SharedLimiter:
             answer.results = [dataclasses.replace(each, degraded=True, error=error) for each in answer.results]
         else:
             answer["degraded"] = True
-        found: T = answer
+        whole: Any = answer
+        found: T = whole
         return found
 
     def _warn(self, error: FlintError, on_error: OnError) -> None:

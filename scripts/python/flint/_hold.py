@@ -79,7 +79,7 @@ class Hold:
 
     def __init__(self, limiter: Limiter, keys: List[str], held: Held, where: Where) -> None:
         self._limiter = limiter
-        self._where = where
+        self._where: Where = where
         self._pid = os.getpid()
         self.keys = keys
         self.results = held.results
