@@ -12,6 +12,28 @@ DEFAULT_URL = "http://127.0.0.1:7878"
 #: Seconds for one call: connecting, sending and reading the whole reply together.
 DEFAULT_TIMEOUT_SECONDS = 10.0
 
+#: Seconds that a guard waits for a decision: a request of a web application must not hang with the limiter.
+GUARD_TIMEOUT_SECONDS = 0.25
+
+#: Failures in a row after which checks do not wait for the server any more.
+BREAKER_FAILURES = 5
+
+#: Seconds between two probes of a server that does not answer, and for one of them at most.
+PROBE_EVERY_SECONDS = 1.0
+
+#: Seconds that a private server has for its start: a large log is read then.
+START_TIMEOUT_SECONDS = 60.0
+
+#: Calls of ``limit()`` that are kept while the server is away.
+MAX_OWED = 1000
+
+#: Bytes of a key, and the largest cost, as the server has them: a guard keeps to them, whatever a client sends.
+MAX_KEY_BYTES = 512
+MAX_COST = 1_000_000_000_000
+
+#: Bytes of a guard's prefix: a hash has room after it.
+MAX_PREFIX_BYTES = 256
+
 #: Connections kept open while idle, for each limiter and process. More may be in use at once, one for each thread.
 IDLE_CONNECTIONS = 64
 
@@ -43,3 +65,18 @@ DEGRADED_RETRY_MS = 1000
 
 #: Seconds between two warnings that checks are decided without the server.
 WARN_EVERY_SECONDS = 60.0
+
+#: Seconds that a slot lasts unless it is renewed, which is done at a third of them: a process that was killed frees it then.
+SLOT_TTL_SECONDS = 30
+
+#: Slots of a limit, and seconds of a hold, as the server has them, for the one in memory.
+MAX_SLOTS = 1_000_000
+MIN_HOLD_SECONDS = 1
+MAX_HOLD_SECONDS = 86_400
+DEFAULT_HOLD_SECONDS = 60
+
+#: Seconds for which a hold that was settled or has run out is remembered.
+HOLD_MEMORY_SECONDS = 600
+
+#: Open holds that the status of a key lists.
+MAX_HOLDS_LISTED = 1000

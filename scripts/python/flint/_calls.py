@@ -6,6 +6,8 @@ Owns the requests' bytes and the meaning of replies. Threads and asyncio send th
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 from urllib.parse import quote
 
@@ -13,7 +15,7 @@ from . import _values
 from ._bounds import LIST_PAGE
 from ._errors import FlintServerError
 from ._reply import Reply, retry_after
-from ._results import CheckAllResult, CheckResult, LimitStatus
+from ._results import CheckAllResult, CheckResult, LimitStatus, Settlement
 
 T = TypeVar("T")
 
@@ -30,19 +32,30 @@ class Call(Generic[T]):
     """One request, and what its reply means.
 
     Attributes:
-        repeatable: the server may get it twice without harm. A check spends quota each time, so it is not.
+        repeatable: the server may get it twice without harm. What spends is so by an idempotency key of its own, by
+            which the server knows it again.
     """
 
-    __slots__ = ("method", "path", "body", "_decode", "repeatable")
+    __slots__ = ("method", "path", "body", "_decode", "repeatable", "_once", "asked")
 
     def __init__(
-        self, method: str, path: str, body: Any, decode: Callable[[Reply], T], repeatable: bool = True
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        decode: Callable[[Reply], T],
+        repeatable: bool = True,
+        spends: bool = False,
     ) -> None:
         self.method = method
         self.path = path
         self.body = b"" if body is None else _encode(body).encode("utf-8", "surrogatepass")
         self._decode = decode
         self.repeatable = repeatable
+        #: The items of a hold, for whoever decides in the server's place.
+        self.asked: List[Tuple[str, int]] = []
+        # Of the operating system, so that forked children have others.
+        self._once = "Idempotency-Key: %s\r\n" % os.urandom(16).hex() if spends else ""
 
     def decode(self, reply: Reply) -> T:
         """What a reply means; :class:`FlintServerError` for an error, and for what Flint does not say."""
@@ -54,13 +67,14 @@ class Call(Generic[T]):
 
     def request(self, host: str, prefix: str, authorization: str) -> bytes:
         """The bytes to send."""
-        head = "%s %s%s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n%s\r\n" % (
+        head = "%s %s%s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n%s%s\r\n" % (
             self.method,
             prefix,
             self.path,
             host,
             len(self.body),
             authorization,
+            self._once,
         )
         return head.encode("ascii") + self.body
 
@@ -111,6 +125,9 @@ def _result(decision: Dict[str, Any], headers: Mapping[str, str]) -> CheckResult
     )
 
 
+# ---- the server, and configuring
+
+
 def _path(key: Optional[str]) -> str:
     if not isinstance(key, str):
         raise TypeError("key must be a str, not %s" % type(key).__name__)
@@ -142,11 +159,31 @@ def limit(key: str, windows: Any, lasts: Optional[_values.Duration], fields: Dic
     return Call("POST", "/v1/limits", body, lambda reply: bool(_checked(reply)["created"]))
 
 
-def check(key: str, cost: int, limit: Optional[_values.Limit]) -> Call[CheckResult]:
+# ---- deciding: what spends is known again by the server if it comes twice
+
+
+def _asked(key: str, cost: int, limit: Optional[_values.Limit]) -> Dict[str, Any]:
     body: Dict[str, Any] = {"key": key, "cost": cost}
     if limit is not None:
         body["limit"] = _values.limit(limit)
-    return Call("POST", "/v1/check", body, lambda reply: _result(_checked(reply), reply.headers), repeatable=False)
+    return body
+
+
+def _one(reply: Reply) -> CheckResult:
+    return _result(_checked(reply), reply.headers)
+
+
+def _all(reply: Reply) -> CheckAllResult:
+    found: CheckAllResult = _checked(reply)
+    return {"allowed": found["allowed"], "denied_key": found["denied_key"], "results": found["results"]}
+
+
+def check(key: str, cost: int, limit: Optional[_values.Limit]) -> Call[CheckResult]:
+    return Call("POST", "/v1/check", _asked(key, cost, limit), _one, spends=True)
+
+
+def peek(key: str, cost: int, limit: Optional[_values.Limit]) -> Call[CheckResult]:
+    return Call("POST", "/v1/peek", _asked(key, cost, limit), _one)
 
 
 def _item(item: Item, limit: Any) -> Any:
@@ -174,11 +211,29 @@ def _items(items: Iterable[Item], limit: Optional[_values.Limit]) -> List[Any]:
 
 
 def check_all(items: Iterable[Item], limit: Optional[_values.Limit]) -> Call[CheckAllResult]:
-    def decode(reply: Reply) -> CheckAllResult:
-        found: CheckAllResult = _checked(reply)
-        return {"allowed": found["allowed"], "denied_key": found["denied_key"], "results": found["results"]}
+    return Call("POST", "/v1/check-all", {"items": _items(items, limit)}, _all, spends=True)
 
-    return Call("POST", "/v1/check-all", {"items": _items(items, limit)}, decode, repeatable=False)
+
+def peek_all(items: Iterable[Item], limit: Optional[_values.Limit]) -> Call[CheckAllResult]:
+    return Call("POST", "/v1/peek", {"items": _items(items, limit)}, _all)
+
+
+def take(items: List[Dict[str, Any]]) -> Call[CheckResult]:
+    """Spends of all items or of none; the result is the decision of the one that denies, else of the one with the least
+    left."""
+    if len(items) == 1:
+        return Call("POST", "/v1/check", items[0], _one, spends=True)
+
+    def decode(reply: Reply) -> CheckResult:
+        results = _checked(reply)["results"]
+        binding = results[-1] if not results[-1]["allowed"] else min(results, key=_left)
+        return _result(binding, reply.headers)
+
+    return Call("POST", "/v1/check-all", {"items": items}, decode, spends=True)
+
+
+def _left(decision: Dict[str, Any]) -> float:
+    return float("inf") if decision["remaining"] is None else float(decision["remaining"])
 
 
 def check_many(
@@ -198,7 +253,105 @@ def check_many(
         return results
 
     asked = _items(items, limit)
-    return Call("POST", "/v1/check-many", {"items": asked}, decode, repeatable=False)
+    return Call("POST", "/v1/check-many", {"items": asked}, decode, spends=True)
+
+
+# ---- holds, charges and refunds
+
+
+@dataclass
+class Held:
+    """The answer to a hold: how each item was decided, and where all were allowed the hold's id and times."""
+
+    results: List[CheckResult]
+    id: Optional[str] = None
+    expires_at: str = ""
+    ttl_ms: int = 0
+
+    @property
+    def binding(self) -> CheckResult:
+        """The decision of the item that denies, else of the one with the least left."""
+        last = self.results[-1]
+        return last if not last.allowed else min(self.results, key=_least)
+
+
+def hold(
+    key: Union[str, Iterable[Item]], cost: int, ttl: Optional[_values.Duration], limit: Optional[_values.Limit]
+) -> Call[Held]:
+    body: Dict[str, Any]
+    if isinstance(key, str):
+        body = _asked(key, cost, limit)
+    elif cost != 1:
+        raise TypeError("cost belongs to one key: give each of several its own, (key, cost)")
+    else:
+        body = {"items": _items(key, limit)}
+    if ttl is not None:
+        body["ttl"] = _values.duration(ttl)
+
+    def decode(reply: Reply) -> Held:
+        found = _checked(reply)
+        results = [_result(each, reply.headers) for each in found.get("results", [found])]
+        if not found["allowed"]:
+            return Held(results)
+        if not isinstance(found["hold"], str):
+            raise TypeError("no hold")
+        return Held(results, found["hold"], found["expires_at"], found["ttl_ms"])
+
+    call = Call("POST", "/v1/hold", body, decode, spends=True)
+    call.asked = [(key, cost)] if isinstance(key, str) else [_priced(item) for item in body["items"]]
+    return call
+
+
+def _priced(item: Any) -> Tuple[str, int]:
+    if isinstance(item, Mapping):
+        return str(item["key"]), int(item.get("cost") or 1)
+    return (item, 1) if isinstance(item, str) else (str(item[0]), int(item[1]))
+
+
+def settle(hold: str, cost: Union[int, Mapping[str, int], None]) -> Call[Settlement]:
+    """Twice the same does no harm."""
+    body: Dict[str, Any] = {"hold": hold}
+    if isinstance(cost, Mapping):
+        body["costs"] = dict(cost)
+    elif cost is not None:
+        body["cost"] = cost
+
+    def decode(reply: Reply) -> Settlement:
+        found: Settlement = _checked(reply)
+        return {"late": found["late"], "results": found["results"]}
+
+    return Call("POST", "/v1/settle", body, decode)
+
+
+def renew(hold: str, ttl: Optional[_values.Duration]) -> Call[Tuple[str, int]]:
+    body: Dict[str, Any] = {"hold": hold}
+    if ttl is not None:
+        body["ttl"] = _values.duration(ttl)
+
+    def decode(reply: Reply) -> Tuple[str, int]:
+        found = _checked(reply)
+        return str(found["expires_at"]), int(found["ttl_ms"])
+
+    return Call("POST", "/v1/renew", body, decode)
+
+
+def charge(key: str, cost: int, limit: Optional[_values.Limit]) -> Call[LimitStatus]:
+    return Call("POST", "/v1/charge", _asked(key, cost, limit), _its_status, spends=True)
+
+
+def refund(key: str, cost: int, limit: Optional[_values.Limit]) -> Call[LimitStatus]:
+    return Call("POST", "/v1/refund", _asked(key, cost, limit), _its_status, spends=True)
+
+
+def _its_status(reply: Reply) -> LimitStatus:
+    return _status(_checked(reply))
+
+
+def _least(result: CheckResult) -> float:
+    return float("inf") if result.remaining is None else float(result.remaining)
+
+
+# ---- looking, resetting and removing
 
 
 def _status(found: LimitStatus) -> LimitStatus:
@@ -269,6 +422,9 @@ def remove(key: Optional[str], prefix: Optional[str]) -> Call[int]:
 
     # Twice, it would answer that there is no such limit.
     return Call("DELETE", _path(key), None, one, repeatable=False)
+
+
+# ---- the log
 
 
 def flush() -> Call[None]:

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import logging
 import os
 import time
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 from . import _calls
 from ._address import parse_url, resolve_token
-from ._bounds import DEFAULT_TIMEOUT_SECONDS, DEFAULT_URL, WARN_EVERY_SECONDS
-from ._calls import Call, Item
+from ._bounds import (
+    DEFAULT_TIMEOUT_SECONDS,
+    DEFAULT_URL,
+    GUARD_TIMEOUT_SECONDS,
+    MAX_OWED,
+    PROBE_EVERY_SECONDS,
+    SLOT_TTL_SECONDS,
+    WARN_EVERY_SECONDS,
+)
+from ._breaker import Breaker
+from ._calls import Call, Held, Item
 from ._errors import FlintConnectionError, FlintError, FlintServerError
-from ._guard import Cost, Guard, Key, Quota
-from ._results import CheckAllResult, CheckResult, LimitStatus, degraded_result
+from ._guard import Brought, Cost, Guard, Key, decorate
+from ._hold import Asking, AsyncSlot, Hold, Renewal, Slot, Where, keep_by_task, keep_by_thread, made
+from ._memory import Memory
+from ._results import CheckAllResult, CheckResult, LimitStatus, Settlement, degraded_result, degraded_status
 from ._tasks import AsyncPool
 from ._threads import Pool
-from ._values import Algorithm, Duration, Limit, Mode, Window
+from ._values import ON_ERROR, Algorithm, Duration, Limit, Mode, OnError, Window, seconds
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("flint")
 
-_ON_ERROR = ("raise", "allow", "deny")
+_DONE = {"allow": "allowed", "deny": "denied", "local": "decided in this process"}
 
 
 class SharedLimiter:
@@ -39,9 +52,13 @@ class SharedLimiter:
         token: the bearer token; else the first in ``token_file`` (one a line, as the server's own ``--token-file``),
             else the environment's ``FLINT_SERVER_TOKEN``.
         timeout: seconds for one call, all in all.
-        on_error: what ``check``, ``allow``, ``check_all`` and ``allow_all`` do while the server can't be had (no
-            connection, no answer, statuses 502 to 504): ``"raise"``, or decide in its place: ``"allow"`` or ``"deny"``.
-            The logger ``flint`` warns of it, once a minute. A wrong use (an unknown limit, a wrong token) always raises.
+        on_error: what is done while no decision can be had (no connection, no answer, statuses 502 to 504):
+            ``"raise"``, or decide in the server's place: ``"allow"``, ``"deny"``, or ``"local"``, which counts in this
+            process by the same values, as far as they are known here: those that a check brings, and those of
+            ``limit()``; other keys are allowed. The logger ``flint`` warns of it, once a minute. ``limit()`` is then
+            said to the server before the next check. A wrong use (an unknown limit, a wrong token) always raises.
+
+    After 5 failures in a row nothing waits for the server until it answers a probe, one a second.
 
     Raises:
         ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can read.
@@ -55,22 +72,25 @@ class SharedLimiter:
         token: Optional[str] = None,
         token_file: Union[str, "os.PathLike[str]", None] = None,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
-        on_error: str = "raise",
+        on_error: OnError = "raise",
     ) -> None:
-        if on_error not in _ON_ERROR:
-            raise ValueError("on_error must be 'raise', 'allow' or 'deny', not %r" % (on_error,))
-        if not isinstance(timeout, (int, float)):
-            raise TypeError("timeout must be a number of seconds, not %s" % type(timeout).__name__)
-        if not 0 < timeout <= 3600:
-            raise ValueError("timeout must be over 0 and at most 3600 seconds, not %r" % (timeout,))
+        if on_error not in ON_ERROR:
+            raise ValueError("on_error must be 'raise', 'allow', 'deny' or 'local', not %r" % (on_error,))
         self._address = parse_url(url or os.environ.get("FLINT_SERVER") or DEFAULT_URL)
         self._secret = resolve_token(token, token_file)
         authorization = "Authorization: Bearer %s\r\n" % self._secret if self._secret else ""
-        self._timeout = timeout
-        self._on_error = on_error
+        self._timeout = seconds(timeout)
+        self._on_error: OnError = on_error
         self._warn_from = 0.0
+        # Decides in the server's place, once it must.
+        self._memory = Memory(lenient=True)
+        # What limit() could not tell the server, by key.
+        self._owed: Dict[str, Call[bool]] = {}
         self._pool = Pool(self._address, authorization, timeout)
         self._tasks = AsyncPool(self._address, authorization, timeout)
+        pool = self._pool
+        # Without a reference to this limiter, so that an unused one is freed at once.
+        self._breaker = Breaker(self._address.url, lambda: _probe(pool))
 
     def __repr__(self) -> str:
         return "SharedLimiter(%r)" % self._address.url
@@ -117,6 +137,7 @@ class SharedLimiter:
         burst: Optional[int] = None,
         tz: Optional[str] = None,
         anchor: Optional[int] = None,
+        slots: Optional[int] = None,
         mode: Optional[Mode] = None,
         unlimited: Optional[bool] = None,
         lasts: Optional[Duration] = None,
@@ -132,13 +153,20 @@ class SharedLimiter:
         Args:
             burst: of a token bucket, its capacity; else the rate.
             tz, anchor: of the calendar, the time zone and the day on which a month, quarter or year begins.
+            slots: how many may be held at once, in place of windows.
             mode: ``"shadow"`` decides and counts, but answers that all is allowed.
             unlimited: True allows every check and counts it, in place of the others.
             lasts: these values end by themselves after it, and the key's own come back.
             max_keys: of a pattern, how many keys may live by it.
         """
-        fields = _fields(rate, per, algorithm, burst, tz, anchor, mode, unlimited, max_keys)
-        return self._pool.call(_calls.limit(key, windows, lasts, fields))
+        fields = _fields(rate, per, algorithm, burst, tz, anchor, slots, mode, unlimited, max_keys)
+        call = _calls.limit(key, windows, lasts, fields)
+        try:
+            created = self._sent(call, None)
+        except FlintError as error:
+            return self._later(key, call, error)
+        self._configured(key, call)
+        return created
 
     async def alimit(
         self,
@@ -151,14 +179,36 @@ class SharedLimiter:
         burst: Optional[int] = None,
         tz: Optional[str] = None,
         anchor: Optional[int] = None,
+        slots: Optional[int] = None,
         mode: Optional[Mode] = None,
         unlimited: Optional[bool] = None,
         lasts: Optional[Duration] = None,
         max_keys: Optional[int] = None,
     ) -> bool:
         """:meth:`limit` for asyncio."""
-        fields = _fields(rate, per, algorithm, burst, tz, anchor, mode, unlimited, max_keys)
-        return await self._tasks.call(_calls.limit(key, windows, lasts, fields))
+        fields = _fields(rate, per, algorithm, burst, tz, anchor, slots, mode, unlimited, max_keys)
+        call = _calls.limit(key, windows, lasts, fields)
+        try:
+            created = await self._asent(call, None)
+        except FlintError as error:
+            return self._later(key, call, error)
+        self._configured(key, call)
+        return created
+
+    def _configured(self, key: str, call: Call[bool]) -> None:
+        self._owed.pop(key, None)
+        if self._on_error == "local":
+            self._memory.answer(call)
+
+    def _later(self, key: str, call: Call[bool], error: FlintError) -> bool:
+        """Notes what the server is to be told when it can be had; raises the error where that is not to be done."""
+        self._warn(error, self._on_error)
+        if key not in self._owed and len(self._owed) >= MAX_OWED:
+            raise error
+        self._owed[key] = call
+        if self._on_error == "local":
+            self._memory.answer(call)
+        return False
 
     def reset(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> None:
         """Gives back all that was spent of a limit, or of all whose keys begin with ``prefix``."""
@@ -184,17 +234,13 @@ class SharedLimiter:
         ``limit`` is what counts where none is configured for the key, neither exactly nor by a pattern: ``"100/1m"``,
         ``["10/1s", "5000/day"]`` or a dict of values.
         """
-        try:
-            return self._pool.call(_calls.check(key, cost, limit))
-        except FlintError as error:
-            return degraded_result(key, cost, self._instead(error), error)
+        call = _calls.check(key, cost, limit)
+        return self._decided(call, lambda allowed, error: degraded_result(key, cost, allowed, error))
 
     async def acheck(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
         """:meth:`check` for asyncio."""
-        try:
-            return await self._tasks.call(_calls.check(key, cost, limit))
-        except FlintError as error:
-            return degraded_result(key, cost, self._instead(error), error)
+        call = _calls.check(key, cost, limit)
+        return await self._adecided(call, lambda allowed, error: degraded_result(key, cost, allowed, error))
 
     def allow(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> bool:
         """Whether ``cost`` units could be spent, and were."""
@@ -209,19 +255,11 @@ class SharedLimiter:
 
         ``limit`` is what items bring that name none, as in :meth:`check`.
         """
-        call = _calls.check_all(items, limit)
-        try:
-            return self._pool.call(call)
-        except FlintError as error:
-            return {"allowed": self._instead(error), "denied_key": None, "results": [], "degraded": True}
+        return self._decided(_calls.check_all(items, limit), _all_degraded)
 
     async def acheck_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> CheckAllResult:
         """:meth:`check_all` for asyncio."""
-        call = _calls.check_all(items, limit)
-        try:
-            return await self._tasks.call(call)
-        except FlintError as error:
-            return {"allowed": self._instead(error), "denied_key": None, "results": [], "degraded": True}
+        return await self._adecided(_calls.check_all(items, limit), _all_degraded)
 
     def allow_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> bool:
         """Whether all could be spent, and were."""
@@ -230,6 +268,24 @@ class SharedLimiter:
     async def aallow_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> bool:
         """:meth:`allow_all` for asyncio."""
         return (await self.acheck_all(items, limit=limit))["allowed"]
+
+    def peek(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
+        """What :meth:`check` would answer, or of slots :meth:`hold`; spends nothing."""
+        call = _calls.peek(key, cost, limit)
+        return self._decided(call, lambda allowed, error: degraded_result(key, cost, allowed, error))
+
+    async def apeek(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
+        """:meth:`peek` for asyncio."""
+        call = _calls.peek(key, cost, limit)
+        return await self._adecided(call, lambda allowed, error: degraded_result(key, cost, allowed, error))
+
+    def peek_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> CheckAllResult:
+        """What :meth:`check_all` would answer, or :meth:`hold`; spends nothing."""
+        return self._decided(_calls.peek_all(items, limit), _all_degraded)
+
+    async def apeek_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> CheckAllResult:
+        """:meth:`peek_all` for asyncio."""
+        return await self._adecided(_calls.peek_all(items, limit), _all_degraded)
 
     def check_many(
         self, items: Iterable[Item], *, limit: Optional[Limit] = None
@@ -243,20 +299,310 @@ class SharedLimiter:
         """:meth:`check_many` for asyncio."""
         return await self._tasks.call(_calls.check_many(items, limit))
 
-    def _instead(self, error: FlintError) -> bool:
-        """What to decide in the server's place; raises the error where that is not to be done."""
+    # ---- holding, and spending without a decision
+
+    def hold(
+        self,
+        key: Union[str, Iterable[Item]],
+        cost: int = 1,
+        *,
+        ttl: Optional[Duration] = None,
+        limit: Optional[Limit] = None,
+    ) -> Hold:
+        """Spends units whose final number is told later, by ``settle``, or takes slots until then, or both: ``key`` is
+        one, or a list of items as for :meth:`check_all`, of which all are held or none. Not settled within ``ttl`` (1 s
+        to 24 h, else a minute) units stay spent, and slots are free again.
+
+            with limiter.hold("llm:acme", cost=4000, ttl=120) as hold:
+                hold.settle(answer(question).tokens)
+
+        Raises:
+            RateLimitExceeded: it was denied; ``result`` is the decision of the key that denied.
+        """
+        call, keys = _holding(key, cost, ttl, limit)
+        return made(self, keys, *self._take_hold(call))
+
+    def ahold(
+        self,
+        key: Union[str, Iterable[Item]],
+        cost: int = 1,
+        *,
+        ttl: Optional[Duration] = None,
+        limit: Optional[Limit] = None,
+    ) -> Asking:
+        """:meth:`hold` for asyncio: ``hold = await limiter.ahold(...)``, or ``async with limiter.ahold(...) as hold:``."""
+        call, keys = _holding(key, cost, ttl, limit)
+        return Asking(self, keys, call)
+
+    def slot(
+        self,
+        key: Union[str, Iterable[Item]],
+        cost: int = 1,
+        *,
+        ttl: Duration = SLOT_TTL_SECONDS,
+        limit: Optional[Limit] = None,
+    ) -> Slot:
+        """Holds for as long as a block of code runs, and renews the hold meanwhile, at a third of its ``ttl``, from a
+        thread. If this process ends, however it does, the slot is free again after ``ttl``.
+
+            with limiter.slot("gpu", ttl=30):
+                work()
+
+        Raises:
+            RateLimitExceeded: at the beginning of the block; none is free.
+            HoldLost: at its end; the slot could not be renewed. The attribute ``lost`` tells it before.
+        """
+        asked, keys = (key, [key]) if isinstance(key, str) else _listed(key)
+        return Slot(self, keys, lambda: _calls.hold(asked, cost, ttl, limit))
+
+    def aslot(
+        self,
+        key: Union[str, Iterable[Item]],
+        cost: int = 1,
+        *,
+        ttl: Duration = SLOT_TTL_SECONDS,
+        limit: Optional[Limit] = None,
+    ) -> AsyncSlot:
+        """:meth:`slot` for asyncio, ``async with limiter.aslot("gpu"):``. Where the slot is lost, the block is cancelled
+        and ends by :class:`flint.HoldLost`."""
+        asked, keys = (key, [key]) if isinstance(key, str) else _listed(key)
+        return AsyncSlot(self, keys, lambda: _calls.hold(asked, cost, ttl, limit))
+
+    def charge(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
+        """Spends without asking, also past the limit: what is beyond it is ``debt``. Returns how the limit stands."""
+        return self._decided(_calls.charge(key, cost, limit), lambda _, error: degraded_status(key))
+
+    async def acharge(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
+        """:meth:`charge` for asyncio."""
+        return await self._adecided(_calls.charge(key, cost, limit), lambda _, error: degraded_status(key))
+
+    def refund(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
+        """Gives back units, at most what was spent and still counts. Returns how the limit stands."""
+        return self._decided(_calls.refund(key, cost, limit), lambda _, error: degraded_status(key))
+
+    async def arefund(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
+        """:meth:`refund` for asyncio."""
+        return await self._adecided(_calls.refund(key, cost, limit), lambda _, error: degraded_status(key))
+
+    def _take_hold(self, call: Call[Held]) -> "Tuple[Held, Where]":
+        """What hold and slot ask."""
+        try:
+            return self._sent(call, None), "server"
+        except FlintError as error:
+            return self._hold_instead(call, error)
+
+    async def _atake_hold(self, call: Call[Held]) -> "Tuple[Held, Where]":
+        """:meth:`_take_hold` for asyncio."""
+        try:
+            return await self._asent(call, None), "server"
+        except FlintError as error:
+            return self._hold_instead(call, error)
+
+    def _hold_instead(self, call: Call[Held], error: FlintError) -> "Tuple[Held, Where]":
+        def instead(allowed: bool, error: FlintError) -> Held:
+            return Held([degraded_result(key, cost, allowed, error) for key, cost in call.asked])
+
+        found = self._instead(call, instead, self._on_error, error)
+        return found, "nobody" if self._on_error != "local" else "memory"
+
+    def _settle(self, call: Call[Settlement], where: Where) -> Settlement:
+        """What a hold asks, by who knows it."""
+        if where != "server":
+            return self._settled_here(call, where)
+        try:
+            return self._sent(call, None)
+        except FlintError as error:
+            self._warn(error, self._on_error)
+            return self._settled_here(call, "nobody")
+
+    async def _asettle(self, call: Call[Settlement], where: Where) -> Settlement:
+        """:meth:`_settle` for asyncio."""
+        if where != "server":
+            return self._settled_here(call, where)
+        try:
+            return await self._asent(call, None)
+        except FlintError as error:
+            self._warn(error, self._on_error)
+            return self._settled_here(call, "nobody")
+
+    def _settled_here(self, call: Call[Settlement], where: Where) -> Settlement:
+        if where == "nobody":
+            return {"late": False, "results": [], "degraded": True}
+        return {**call.decode(self._memory.answer(call)), "degraded": True}
+
+    def _renew(self, call: "Call[Tuple[str, int]]", where: Where, timeout: Optional[float]) -> "Tuple[str, int]":
+        """What a hold asks, by who knows it. Not by way of the breaker: a hold is not to be lost because checks have
+        failed."""
+        return self._pool.call(call, timeout) if where == "server" else self._renewed_here(call, where)
+
+    async def _arenew(
+        self, call: "Call[Tuple[str, int]]", where: Where, timeout: Optional[float]
+    ) -> "Tuple[str, int]":
+        """:meth:`_renew` for asyncio."""
+        return await self._tasks.call(call, timeout) if where == "server" else self._renewed_here(call, where)
+
+    def _renewed_here(self, call: "Call[Tuple[str, int]]", where: Where) -> "Tuple[str, int]":
+        return ("", 0) if where == "nobody" else call.decode(self._memory.answer(call))
+
+    def _keep(self, renewal: Renewal) -> Callable[[], None]:
+        """Renews a hold until the function that it returns is called."""
+        return keep_by_thread(renewal)
+
+    def _akeep(self, renewal: Renewal, lost: Callable[[], None]) -> Callable[[], None]:
+        """:meth:`_keep` for asyncio."""
+        return keep_by_task(renewal, lost)
+
+    # ---- waiting
+
+    def acquire(
+        self, key: str, cost: int = 1, *, timeout: Optional[float] = None, limit: Optional[Limit] = None
+    ) -> bool:
+        """Waits until ``cost`` units could be spent, and were: True; or False once ``timeout`` seconds are over, or as
+        soon as it is plain that they will be before. None waits for as long as it takes; a cost that can never be
+        allowed is False at once. The one that waits longest need not be the next.
+        """
+        deadline = None if timeout is None else self._now() + timeout
+        while True:
+            result = self.check(key, cost, limit=limit)
+            wait = self._wait(result, deadline)
+            if wait is None:
+                return result.allowed
+            self._sleep(wait)
+
+    async def aacquire(
+        self, key: str, cost: int = 1, *, timeout: Optional[float] = None, limit: Optional[Limit] = None
+    ) -> bool:
+        """:meth:`acquire` for asyncio."""
+        deadline = None if timeout is None else self._now() + timeout
+        while True:
+            result = await self.acheck(key, cost, limit=limit)
+            wait = self._wait(result, deadline)
+            if wait is None:
+                return result.allowed
+            await self._asleep(wait)
+
+    def _wait(self, result: CheckResult, deadline: Optional[float]) -> Optional[float]:
+        """Seconds until the next try; None where there is to be none."""
+        if result.allowed or result.retry_after_ms is None:
+            return None
+        if deadline is not None and self._now() + result.retry_after > deadline:
+            return None
+        return max(result.retry_after, 0.001)
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def _asleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def _take(self, items: "List[Dict[str, Any]]", timeout: float, on_error: Optional[OnError]) -> CheckResult:
+        """What guards ask: all items or none, in one request."""
+        return self._decided(_calls.take(items), _degraded_take(items), timeout, on_error)
+
+    async def _atake(self, items: "List[Dict[str, Any]]", timeout: float, on_error: Optional[OnError]) -> CheckResult:
+        """:meth:`_take` for asyncio."""
+        return await self._adecided(_calls.take(items), _degraded_take(items), timeout, on_error)
+
+    # ---- while the server is away
+
+    def _sent(self, call: Call[T], timeout: Optional[float]) -> T:
+        """The server's answer, as far as it is to be asked."""
+        self._breaker.enter()
+        try:
+            for key, owed in list(self._owed.items()):
+                try:
+                    self._pool.call(owed, timeout)
+                except FlintServerError as error:
+                    self._refused(key, error)
+                self._owed.pop(key, None)
+            answer = self._pool.call(call, timeout)
+        except FlintError as error:
+            self._breaker.failed(error)
+            raise
+        self._breaker.succeeded()
+        return answer
+
+    @staticmethod
+    def _refused(key: str, error: FlintServerError) -> None:
+        """Logs an error that ``limit()`` could not raise any more; raises what may pass."""
+        if error.unavailable:
+            raise error
+        _log.error("the limit for %r could not be configured when the server was back: %s", key, error)
+
+    async def _asent(self, call: Call[T], timeout: Optional[float]) -> T:
+        self._breaker.enter()
+        try:
+            for key, owed in list(self._owed.items()):
+                try:
+                    await self._tasks.call(owed, timeout)
+                except FlintServerError as error:
+                    self._refused(key, error)
+                self._owed.pop(key, None)
+            answer = await self._tasks.call(call, timeout)
+        except FlintError as error:
+            self._breaker.failed(error)
+            raise
+        self._breaker.succeeded()
+        return answer
+
+    def _decided(
+        self,
+        call: Call[T],
+        degraded: Callable[[bool, FlintError], T],
+        timeout: Optional[float] = None,
+        on_error: Optional[OnError] = None,
+    ) -> T:
+        """The server's decision, or the one in its place."""
+        try:
+            return self._sent(call, timeout)
+        except FlintError as error:
+            return self._instead(call, degraded, on_error or self._on_error, error)
+
+    async def _adecided(
+        self,
+        call: Call[T],
+        degraded: Callable[[bool, FlintError], T],
+        timeout: Optional[float] = None,
+        on_error: Optional[OnError] = None,
+    ) -> T:
+        try:
+            return await self._asent(call, timeout)
+        except FlintError as error:
+            return self._instead(call, degraded, on_error or self._on_error, error)
+
+    def _instead(
+        self, call: Call[T], degraded: Callable[[bool, FlintError], T], on_error: OnError, error: FlintError
+    ) -> T:
+        """The decision in the server's place; raises the error where none is to be taken."""
+        self._warn(error, on_error)
+        if on_error != "local":
+            return degraded(on_error == "allow", error)
+        answer: Any = call.decode(self._memory.answer(call))
+        if isinstance(answer, CheckResult):
+            answer = dataclasses.replace(answer, degraded=True, error=error)
+        elif isinstance(answer, Held):
+            answer.results = [dataclasses.replace(each, degraded=True, error=error) for each in answer.results]
+        else:
+            answer["degraded"] = True
+        whole: Any = answer
+        found: T = whole
+        return found
+
+    def _warn(self, error: FlintError, on_error: OnError) -> None:
+        """Warns: else it would go unnoticed that nothing is limited, or that all is denied. Raises the error where it
+        is not for ``on_error``."""
         unavailable = isinstance(error, FlintConnectionError) or (
             isinstance(error, FlintServerError) and error.unavailable
         )
-        if self._on_error == "raise" or not unavailable:
+        if on_error == "raise" or not unavailable:
             raise error
         now = time.monotonic()
         if now >= self._warn_from:
-            # Else nobody would know that nothing is limited, or that nobody is served.
             self._warn_from = now + WARN_EVERY_SECONDS
-            what = "allowed" if self._on_error == "allow" else "denied"
-            _log.warning("checks are %s without the server, by on_error: %s", what, error)
-        return self._on_error == "allow"
+            _log.warning("checks are %s without the server, by on_error: %s", _DONE[on_error], error)
 
     # ---- looking
 
@@ -337,19 +683,72 @@ class SharedLimiter:
         self,
         key: Key,
         *,
-        limit: Optional[Limit] = None,
+        limit: Optional[Brought] = None,
         rate: Optional[int] = None,
         per: Optional[Duration] = None,
         cost: Cost = 1,
         algorithm: Optional[Algorithm] = None,
         burst: Optional[int] = None,
+        prefix: Optional[str] = None,
+        on_error: Optional[OnError] = None,
+        timeout: float = GUARD_TIMEOUT_SECONDS,
     ) -> Callable[[F], F]:
         """A decorator: the function is called only if ``key`` allows it, else :class:`flint.RateLimitExceeded` is
-        raised. ``key`` and ``cost`` may be functions of the call's arguments. ``limit``, or ``rate`` and ``per``, is
-        what counts for a key that no limit is configured for, as in :meth:`check`. Works on plain functions and on
-        coroutine functions.
+        raised. ``key``, ``cost`` and ``limit`` may be functions of the call's arguments. ``limit``, or ``rate`` and
+        ``per``, is what counts for a key that no limit is configured for, as in :meth:`check`. Works on plain functions
+        and on coroutine functions. The rest is as for :class:`flint.Guard`.
         """
-        return Guard(Quota(self, limit, rate, per, algorithm, burst), key, cost).decorate
+        guard = Guard(
+            limit,
+            key=key,
+            prefix=prefix,
+            cost=cost,
+            rate=rate,
+            per=per,
+            algorithm=algorithm,
+            burst=burst,
+            on_error=on_error,
+            timeout=timeout,
+        )
+        return lambda function: decorate(self, guard, function)
+
+
+def _probe(pool: Pool) -> None:
+    """Asks whether the server answers."""
+    try:
+        pool.call(_calls.health(), PROBE_EVERY_SECONDS)
+    except FlintServerError as error:
+        # Whatever it says, it has answered.
+        if error.status in (502, 504):
+            raise
+
+
+def _all_degraded(allowed: bool, error: FlintError) -> CheckAllResult:
+    return {"allowed": allowed, "denied_key": None, "results": [], "degraded": True}
+
+
+def _degraded_take(items: "List[Dict[str, Any]]") -> Callable[[bool, FlintError], CheckResult]:
+    return lambda allowed, error: degraded_result(items[0]["key"], items[0]["cost"], allowed, error)
+
+
+def _key_of(item: Item) -> str:
+    found = item["key"] if isinstance(item, Mapping) else item if isinstance(item, str) else item[0]
+    return str(found)
+
+
+def _listed(items: Iterable[Item]) -> "Tuple[List[Item], List[str]]":
+    """Items that can be looked at twice, and their keys."""
+    if isinstance(items, (bytes, Mapping)):
+        raise TypeError("key must be a str or a list of items, not %s" % type(items).__name__)
+    found = list(items)
+    return found, [_key_of(item) for item in found]
+
+
+def _holding(
+    key: Union[str, Iterable[Item]], cost: int, ttl: Optional[Duration], limit: Optional[Limit]
+) -> "Tuple[Call[Held], List[str]]":
+    asked, keys = (key, [key]) if isinstance(key, str) else _listed(key)
+    return _calls.hold(asked, cost, ttl, limit), keys
 
 
 def _fields(
@@ -359,6 +758,7 @@ def _fields(
     burst: Optional[int],
     tz: Optional[str],
     anchor: Optional[int],
+    slots: Optional[int],
     mode: Optional[Mode],
     unlimited: Optional[bool],
     max_keys: Optional[int],
@@ -371,6 +771,7 @@ def _fields(
         "burst": burst,
         "tz": tz,
         "anchor": anchor,
+        "slots": slots,
         "mode": mode,
         "unlimited": unlimited,
         "max_keys": max_keys,
@@ -378,6 +779,6 @@ def _fields(
 
 
 def _again(
-    kind: "Type[SharedLimiter]", url: str, token: Optional[str], timeout: float, on_error: str
+    kind: "Type[SharedLimiter]", url: str, token: Optional[str], timeout: float, on_error: OnError
 ) -> "SharedLimiter":
     return kind(url, token=token, timeout=timeout, on_error=on_error)

@@ -47,8 +47,9 @@ class FlintConnectionError(FlintError):
     Attributes:
         request_sent: False when the server cannot have carried the request out (it never had all of it): trying
             again is safe. True when it may have: a check that ends so has perhaps spent its cost.
-        reason: ``"connect"`` (no connection), ``"timeout"``, ``"closed"`` (the connection broke) or ``"protocol"``
-            (what came is not HTTP, or over a bound).
+        reason: ``"connect"`` (no connection), ``"timeout"``, ``"closed"`` (the connection broke), ``"protocol"``
+            (what came is not HTTP, or over a bound) or ``"open"`` (not asked, because the server has not answered for a
+            while).
     """
 
     def __init__(self, message: str, *, request_sent: bool = False, reason: str = "closed") -> None:
@@ -58,6 +59,24 @@ class FlintConnectionError(FlintError):
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return (_connection_error, (str(self), self.request_sent, self.reason))
+
+
+class HoldLost(FlintError):
+    """A hold that ``slot`` renews ran out before the end of its block: the server could not be told in time that it
+    goes on, or does not know it any more. Others may have the slot by now.
+
+    Attributes:
+        key: the slot's key; of several the first.
+        why: what happened.
+    """
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__("the hold on %r is lost: %s" % (key, why))
+        self.key = key
+        self.why = why
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return (type(self), (self.key, self.why))
 
 
 def _connection_error(message: str, request_sent: bool, reason: str) -> FlintConnectionError:

@@ -1,90 +1,284 @@
-"""Quota taken for a call or a request, and the decorator: functions that are called as often as a limit allows."""
+"""What a guard is: the quota of a request or a call, and when none is asked for. Decorator, middlewares and
+dependencies are thin shells over it.
+
+Nothing is configured by a guard, so that what an operator configures stays as it is, and a key that is used no more
+leaves nothing on the server. One guarded request is one request to the server, however many guards and windows it has:
+all of them are spent, or none.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
-from typing import Any, Callable, Optional, Protocol, TypeVar, Union, cast
+import re
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Optional,
+    Protocol,
+    Sequence,
+    TypedDict,
+    TypeVar,
+    Union,
+    cast,
+)
 
-from ._results import CheckResult, RateLimitExceeded
-from ._values import Algorithm, Duration, Limit, values
+from . import _origin
+from ._bounds import GUARD_TIMEOUT_SECONDS, MAX_COST, MAX_KEY_BYTES, MAX_PREFIX_BYTES
+from ._errors import FlintServerError
+from ._results import CheckResult, RateLimitExceeded, never_result
+from ._values import ON_ERROR, Algorithm, Duration, Limit, OnError, limit as limit_values, seconds, values
 
 F = TypeVar("F", bound=Callable[..., Any])
-Key = Union[str, Callable[..., str]]
+Key = Union[str, Callable[..., Any]]
 Cost = Union[int, Callable[..., int]]
+Brought = Union[Limit, Callable[..., Optional[Limit]]]
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class GuardValues(TypedDict, total=False):
+    """The arguments of a :class:`Guard`, as shells take them."""
+
+    limit: Optional[Brought]
+    key: Key
+    prefix: Optional[str]
+    cost: Cost
+    exempt: Union[Iterable[str], Callable[[Any], bool]]
+    rate: Optional[int]
+    per: Optional[Duration]
+    algorithm: Optional[Algorithm]
+    burst: Optional[int]
+    trusted_proxies: Iterable[str]
+    ipv6_prefix: int
+    on_error: Optional[OnError]
+    timeout: float
 
 
 class Limiter(Protocol):
     """What quota is taken from: as much of :class:`flint.SharedLimiter` as is used here."""
 
-    def check(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult: ...
+    def _take(self, items: List[Dict[str, Any]], timeout: float, on_error: Optional[OnError]) -> CheckResult: ...
 
-    async def acheck(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult: ...
+    async def _atake(self, items: List[Dict[str, Any]], timeout: float, on_error: Optional[OnError]) -> CheckResult: ...
 
 
-class Quota:
-    """Checks that bring a limit, for keys that none is configured for. Nothing is configured here, so that what an
-    operator configures stays as it is, and a key that is used no more leaves nothing on the server."""
-
-    def __init__(
-        self,
-        limiter: Limiter,
-        limit: Optional[Limit],
-        rate: Optional[int],
-        per: Optional[Duration],
-        algorithm: Optional[Algorithm],
-        burst: Optional[int],
-    ) -> None:
-        self._limiter = limiter
-        self._limit: Optional[Limit] = values(limit, rate, per, algorithm, burst)
-
-    def take(self, key: str, cost: int) -> CheckResult:
-        """Spends ``cost`` units of ``key`` if its limit allows it."""
-        return self._limiter.check(key, cost, limit=self._limit)
-
-    async def atake(self, key: str, cost: int) -> CheckResult:
-        """:meth:`take` for asyncio."""
-        return await self._limiter.acheck(key, cost, limit=self._limit)
+def fit(key: Any, prefix: str) -> str:
+    """A key as the server takes it. What a client sent may be too long, or hold anything: that is hashed."""
+    if isinstance(key, bytes):
+        key = key.decode("latin-1")
+    elif isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
+    elif not isinstance(key, str):
+        raise TypeError("a guard's key must be a str, not %s" % type(key).__name__)
+    whole = "%s:%s" % (prefix, key) if prefix else str(key)
+    if not _CONTROL.search(whole) and whole.strip() and len(whole.encode("utf-8")) <= MAX_KEY_BYTES:
+        return whole
+    hashed = "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return "%s:%s" % (prefix, hashed) if prefix else hashed
 
 
 class Guard:
-    """Takes quota for each call of a function."""
+    """The quota of a web request: what it is counted by, what it costs and what is free.
 
-    def __init__(self, quota: Quota, key: Key, cost: Cost) -> None:
-        self._quota = quota
+    Args:
+        limit: what counts for a key that no limit is configured for: ``"100/1m"``, ``["3/10s", "100/1d"]``, a dict, or
+            a function of the request that returns such (tiers of users), or None for what is configured only.
+        key: the limit's key, or a function of the request; one that returns None lets the request pass. What is not
+            fit for a key is hashed.
+        prefix: stands before the key, with a colon. Else the application's name where no key is given, so that two
+            applications have two quotas, and nothing where one is.
+        cost: units of a request, or a function of it; 0 lets it pass.
+        exempt: paths that are free, or a function of the request that says so. ``OPTIONS`` always is.
+        rate, per, algorithm, burst: the same as a limit of one window.
+        trusted_proxies: where no key is given: reverse proxies whose ``X-Forwarded-For`` counts.
+        ipv6_prefix: where no key is given: bits of an IPv6 address that count.
+        on_error: what happens while no decision can be had: ``"raise"``, ``"allow"``, ``"deny"`` or ``"local"``; else
+            as the limiter says.
+        timeout: seconds that a request waits for a decision at most.
+
+    Of several guards of one request, ``on_error`` and ``timeout`` are the first one's. Functions are given what the
+    shell has: an environ, a scope, or a request of the framework.
+    """
+
+    def __init__(
+        self,
+        limit: Optional[Brought] = None,
+        *,
+        key: Key = _origin.client_address,
+        prefix: Optional[str] = None,
+        cost: Cost = 1,
+        exempt: Union[Iterable[str], Callable[[Any], bool]] = (),
+        rate: Optional[int] = None,
+        per: Optional[Duration] = None,
+        algorithm: Optional[Algorithm] = None,
+        burst: Optional[int] = None,
+        trusted_proxies: Iterable[str] = (),
+        ipv6_prefix: int = 64,
+        on_error: Optional[OnError] = None,
+        timeout: float = GUARD_TIMEOUT_SECONDS,
+    ) -> None:
+        if isinstance(exempt, str):
+            raise TypeError("exempt must be a list of paths, not a str")
+        if not isinstance(ipv6_prefix, int) or not 1 <= ipv6_prefix <= 128:
+            raise ValueError("ipv6_prefix must be 1 to 128 bits, not %r" % (ipv6_prefix,))
+        size = len((prefix or "").encode("utf-8", "replace"))
+        if size > MAX_PREFIX_BYTES or _CONTROL.search(prefix or ""):
+            raise ValueError("prefix must be at most %d bytes without control characters" % MAX_PREFIX_BYTES)
+        if on_error is not None and on_error not in ON_ERROR:
+            raise ValueError("on_error must be 'raise', 'allow', 'deny' or 'local', not %r" % (on_error,))
+        self.on_error: Optional[OnError] = on_error
+        self.timeout = seconds(timeout)
+        self._tiers: Optional[Callable[..., Optional[Limit]]] = limit if callable(limit) else None
+        # The other values are refused together with a function as they are together with a limit.
+        self._limit: Any = values("1/1s" if callable(limit) else limit, rate, per, algorithm, burst)
         self._key = key
+        self._prefix = prefix
         self._cost = cost
+        self._exempt = exempt if callable(exempt) else frozenset(exempt)
+        self._trusted = _origin.networks(trusted_proxies)
+        self._ipv6_prefix = ipv6_prefix
 
-    def decorate(self, function: F) -> F:
-        """The function, behind the limit."""
-        if inspect.isasyncgenfunction(function):
-            # Its call returns at once and can't wait for an answer.
-            raise TypeError("rate_limit can't guard an asynchronous generator: guard the function that iterates over it")
-        if _is_asynchronous(function):
+    @property
+    def needs_name(self) -> bool:
+        """Whether the application's name is to stand before the key."""
+        return self._prefix is None and self._key is _origin.client_address
 
-            @functools.wraps(function)
-            async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
-                self._judge(await self._quota.atake(*self._of_call(args, kwargs)))
-                return await function(*args, **kwargs)
+    def item(self, request: Any, plain: Any, name: str) -> Optional[Dict[str, Any]]:
+        """What a request is to spend, as an item of check-all; None where it is free. ``plain`` is its scope or
+        environ, ``name`` the application's."""
+        if callable(self._exempt):
+            if self._exempt(request):
+                return None
+        elif self._exempt and _origin.path(plain) in self._exempt:
+            return None
+        prefix = self._prefix or ""
+        if self._key is _origin.client_address:
+            if self._prefix is None:
+                prefix = name
+            key: Any = "client:" + _origin.client(plain, self._trusted, self._ipv6_prefix)
+        else:
+            key = self._key(request) if callable(self._key) else self._key
+            if key is None:
+                return None
+        return self.priced(fit(key, prefix), (request,), {})
 
-            return cast(F, guarded_coroutine)
+    def priced(self, key: str, args: Any, kwargs: Any) -> Optional[Dict[str, Any]]:
+        """The item for a key, with its cost and limit; None where it costs nothing."""
+        cost = self._cost(*args, **kwargs) if callable(self._cost) else self._cost
+        if isinstance(cost, bool) or not isinstance(cost, int):
+            raise TypeError("a guard's cost must be an int, not %s" % type(cost).__name__)
+        if cost == 0:
+            return None
+        brought = limit_values(self._tiers(*args, **kwargs)) if self._tiers is not None else self._limit
+        item: Dict[str, Any] = {"key": key, "cost": min(max(cost, 1), MAX_COST)}
+        if brought is not None:
+            item["limit"] = brought
+        return item
+
+    def called(self, args: Any, kwargs: Any) -> Optional[Dict[str, Any]]:
+        """What a call of a function is to spend: key, cost and limit are functions of its arguments."""
+        key = self._key(*args, **kwargs) if callable(self._key) else self._key
+        return None if key is None else self.priced(fit(key, self._prefix or ""), args, kwargs)
+
+
+class Guards:
+    """The guards of an application, and the limiter that decides."""
+
+    def __init__(self, limiter: Limiter, guards: Sequence[Guard], values: GuardValues) -> None:
+        self._limiter = limiter
+        self._guards = [*guards, Guard(**values)] if values or not guards else [*guards]
+        self._needs_name = any(guard.needs_name for guard in self._guards)
+        self._name: Optional[str] = None
+        self._timeout = self._guards[0].timeout
+        self._on_error: Optional[OnError] = self._guards[0].on_error
+
+    def joined(self, others: "Guards") -> "Guards":
+        """These and then the others', as one; those whose limiter is another are not to be joined."""
+        return Guards(self._limiter, self._guards + others._guards, {})
+
+    def is_of(self, others: "Guards") -> bool:
+        """Whether both ask the same limiter."""
+        return self._limiter is others._limiter
+
+    def items(self, request: Any, plain: Any, app: Any) -> List[Dict[str, Any]]:
+        """What a request is to spend; empty where it is free."""
+        if _origin.method(plain) == "OPTIONS":
+            # A browser asks before it sends the request that counts.
+            return []
+        if self._name is None:
+            self._name = fit(_origin.application(plain, app)[:100], "") if self._needs_name else ""
+        found: List[Dict[str, Any]] = []
+        for guard in self._guards:
+            item = guard.item(request, plain, self._name)
+            if item is not None:
+                found.append(item)
+        if len(found) > 1:
+            # One request can't name a key twice.
+            seen: Dict[str, int] = {}
+            for item in found:
+                key = item["key"]
+                seen[key] = seen.get(key, 0) + 1
+                if seen[key] > 1:
+                    item["key"] = fit("%s#%d" % (key, seen[key]), "")
+        return found
+
+    def take(self, items: List[Dict[str, Any]]) -> CheckResult:
+        """Spends all items or none, and answers with the one that binds. What costs more than its limit can ever allow
+        is denied for ever: a client may send what it likes."""
+        try:
+            return self._limiter._take(items, self._timeout, self._on_error)
+        except FlintServerError as error:
+            return _never(items, error)
+
+    async def atake(self, items: List[Dict[str, Any]]) -> CheckResult:
+        """:meth:`take` for asyncio."""
+        try:
+            return await self._limiter._atake(items, self._timeout, self._on_error)
+        except FlintServerError as error:
+            return _never(items, error)
+
+
+def _never(items: List[Dict[str, Any]], error: FlintServerError) -> CheckResult:
+    if error.code != "cost_exceeds_capacity":
+        raise error
+    dearest = max(items, key=lambda item: int(item["cost"]))
+    return never_result(dearest["key"], dearest["cost"])
+
+
+def decorate(limiter: Limiter, guard: Guard, function: F) -> F:
+    """A function behind a guard."""
+    if inspect.isasyncgenfunction(function):
+        # Its call returns at once and can't wait for an answer.
+        raise TypeError("rate_limit can't guard an asynchronous generator: guard the function that iterates over it")
+    if _is_asynchronous(function):
 
         @functools.wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            self._judge(self._quota.take(*self._of_call(args, kwargs)))
-            return function(*args, **kwargs)
+        async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
+            item = guard.called(args, kwargs)
+            if item is not None:
+                _judge(await limiter._atake([item], guard.timeout, guard.on_error))
+            return await function(*args, **kwargs)
 
-        return cast(F, guarded)
+        return cast(F, guarded_coroutine)
 
-    @staticmethod
-    def _judge(result: CheckResult) -> None:
-        if not result.allowed:
-            raise RateLimitExceeded(result)
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        item = guard.called(args, kwargs)
+        if item is not None:
+            _judge(limiter._take([item], guard.timeout, guard.on_error))
+        return function(*args, **kwargs)
 
-    def _of_call(self, args: Any, kwargs: Any) -> "tuple[str, int]":
-        key = self._key(*args, **kwargs) if callable(self._key) else self._key
-        cost = self._cost(*args, **kwargs) if callable(self._cost) else self._cost
-        return key, cost
+    return cast(F, guarded)
+
+
+def _judge(result: CheckResult) -> None:
+    if not result.allowed:
+        raise RateLimitExceeded(result)
 
 
 def _is_asynchronous(function: Callable[..., Any]) -> bool:

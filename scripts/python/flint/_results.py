@@ -11,6 +11,13 @@ from ._bounds import DEGRADED_RETRY_MS
 from ._errors import FlintError, FlintServerError
 
 
+def instant(text: str) -> Optional[datetime]:
+    """A time of the server's as an aware datetime; None for none."""
+    if not text:
+        return None
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """A decision. True in a condition when the check was allowed: ``if limiter.check("login"): ...``
@@ -77,9 +84,7 @@ class CheckResult:
     @property
     def reset_time(self) -> Optional[datetime]:
         """``reset_at`` as an aware :class:`datetime.datetime` in UTC; None where there is none."""
-        if not self.reset_at:
-            return None
-        return datetime.strptime(self.reset_at, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+        return instant(self.reset_at)
 
 
 class RateLimitExceeded(Exception):
@@ -186,6 +191,47 @@ class CheckAllResult(_CheckAllDegraded):
     results: List[Decision]
 
 
+class OpenHold(TypedDict):
+    """A hold that takes slots, in the status of their limit."""
+
+    hold: str
+    cost: int
+    held_at: str
+    expires_at: str
+    age_ms: int
+    left_ms: int
+
+
+class _SettledKeyBesides(TypedDict, total=False):
+    # False where the key has no limit any more: nothing could be corrected.
+    configured: bool
+
+
+class SettledKey(_SettledKeyBesides):
+    """What a hold has cost of one key. ``remaining`` is None where nothing limits it."""
+
+    key: str
+    held: int
+    cost: int
+    remaining: Optional[int]
+    debt: int
+
+
+class _SettlementBesides(TypedDict, total=False):
+    degraded: bool
+
+
+class Settlement(_SettlementBesides):
+    """The answer of ``hold.settle()``: each key of the hold, in its order.
+
+    ``late`` is true where the hold had run out. ``degraded`` is there, and true, only where no server was told, by
+    ``on_error``: what was held stays spent.
+    """
+
+    late: bool
+    results: List[SettledKey]
+
+
 class _LimitStatusBesides(TypedDict, total=False):
     # Of a limit with one window; of several, each element of `windows` has them.
     rate: int
@@ -200,6 +246,9 @@ class _LimitStatusBesides(TypedDict, total=False):
     # While values last for a time only.
     for_until: str
     below: Optional[Dict[str, Any]]
+    # Of slots, and where one key is asked for its open holds.
+    slots: int
+    holds: List[OpenHold]
     # Of a pattern.
     max_keys: int
     live: int
@@ -207,6 +256,8 @@ class _LimitStatusBesides(TypedDict, total=False):
     pattern: str
     overflow: bool
     debt: int
+    # Where no server answered.
+    degraded: bool
 
 
 class LimitStatus(_LimitStatusBesides):
@@ -246,4 +297,32 @@ def degraded_result(key: str, cost: int, allowed: bool, error: FlintError) -> Ch
         algorithm="",
         degraded=True,
         error=error,
+    )
+
+
+def degraded_status(key: str) -> LimitStatus:
+    """What is said of a limit in the server's place."""
+    return {
+        "key": key,
+        "mode": "enforce",
+        "source": "request",
+        "remaining": 0,
+        "used": 0,
+        "reset_at": None,
+        "next_ms": None,
+        "total_allowed": 0,
+        "total_denied": 0,
+        "total_allowed_cost": 0,
+        "total_denied_cost": 0,
+        "last_allowed_at": None,
+        "last_denied_at": None,
+        "last_reset_at": None,
+        "degraded": True,
+    }
+
+
+def never_result(key: str, cost: int) -> CheckResult:
+    """The denial of a cost that its limit can never allow."""
+    return CheckResult(
+        key=key, allowed=False, cost=cost, limit=None, remaining=None, reset_at="", retry_after_ms=None, algorithm=""
     )

@@ -18,13 +18,9 @@ from ._bounds import MAX_IDLE_SECONDS, TASK_CONNECTIONS
 from ._calls import Call
 from ._errors import FlintConnectionError
 from ._reply import Reply
-from ._threads import is_readable
+from ._threads import is_readable, share
 
 T = TypeVar("T")
-
-
-class _Stale(Exception):
-    """A kept connection was of no use, and the request can be sent again."""
 
 
 class _Connection(asyncio.Protocol):
@@ -85,8 +81,8 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         self._end(None)
 
-    def connection_lost(self, error: Optional[Exception]) -> None:
-        self._end(error)
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        self._end(exc)
 
     def _end(self, error: Optional[Exception]) -> None:
         self._lost = True
@@ -198,11 +194,12 @@ class AsyncPool:
         self._timeout = timeout
         self._loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
-    async def call(self, call: Call[T]) -> T:
-        """Sends a call and waits for its answer."""
+    async def call(self, call: Call[T], timeout: Optional[float] = None) -> T:
+        """Sends a call and waits for its answer, for ``timeout`` seconds or the pool's own."""
+        timeout = self._timeout if timeout is None or timeout > self._timeout else timeout
         loop = asyncio.get_running_loop()
         mine = self._loops.get(loop) or self._begin(loop)
-        deadline = loop.time() + self._timeout
+        deadline = loop.time() + timeout
         sent: Dict[str, bool] = {}
         try:
             await mine.enter(deadline)
@@ -211,7 +208,7 @@ class AsyncPool:
             finally:
                 mine.leave()
         except (asyncio.TimeoutError, TimeoutError) as error:
-            message = "no answer from %s within %g s" % (self._address.url, self._timeout)
+            message = "no answer from %s within %g s" % (self._address.url, timeout)
             raise FlintConnectionError(message, request_sent=bool(sent), reason="timeout") from error
         return call.decode(reply)
 
@@ -231,9 +228,14 @@ class AsyncPool:
 
     async def _call(self, mine: _Loop, call: Call[T], deadline: float, sent: Dict[str, bool]) -> Reply:
         request = call.request(self._address.host_field, self._address.prefix, self._authorization)
+        broken = False
         while True:
-            kept = mine.take()
-            connection = kept or await self._connect(deadline)
+            try:
+                connection = (None if broken else mine.take()) or await self._connect(deadline)
+            except FlintConnectionError as error:
+                # The first one may have been carried out.
+                error.request_sent = broken
+                raise
             reply = Reply()
             try:
                 if mine.is_late(deadline):
@@ -245,8 +247,8 @@ class AsyncPool:
                 raise
             except OSError as error:
                 connection.close()
-                if kept is not None and not reply.begun and call.repeatable:
-                    sent.clear()
+                if not broken and call.repeatable:
+                    broken = True
                     continue
                 message = "the connection to %s broke: %s" % (self._address.url, error)
                 raise FlintConnectionError(message, request_sent=True, reason="closed") from error
@@ -261,22 +263,42 @@ class AsyncPool:
             return reply
 
     async def _connect(self, deadline: float) -> _Connection:
-        address, loop = self._address, asyncio.get_running_loop()
-        connection = _Connection(loop)
+        address = self._address
         try:
             if address.socket_path:
-                opening: Any = loop.create_unix_connection(lambda: connection, address.socket_path)
-            else:
-                opening = loop.create_connection(
-                    lambda: connection, address.host, address.port, ssl=address.tls or None
-                )
-            await asyncio.wait_for(opening, max(deadline - loop.time(), 0.001))
+                return await self._open(deadline, "unix", address.socket_path)
+            connection = await self._connect_tcp(deadline)
         except (asyncio.TimeoutError, TimeoutError):
             raise
         except OSError as error:
             message = "cannot connect to %s: %s; is the server running?" % (address.url, error)
             raise FlintConnectionError(message, reason="connect") from error
         raw: Optional[socket.socket] = connection._transport.get_extra_info("socket")
-        if raw is not None and not address.socket_path:
+        if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    async def _connect_tcp(self, deadline: float) -> _Connection:
+        """Connects to the first address of the name that answers; each has its share of the time."""
+        address, loop = self._address, asyncio.get_running_loop()
+        looking = loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        found = await asyncio.wait_for(looking, max(deadline - loop.time(), 0.001))
+        for turn, (family, _, _, _, where) in enumerate(found):
+            try:
+                until = share(deadline, len(found) - turn, loop.time())
+                return await self._open(until, "tcp", where[0], where[1], family=family, **self._tls())
+            except (OSError, asyncio.TimeoutError):
+                if turn == len(found) - 1 or loop.time() >= deadline:
+                    raise
+        raise OSError("its name has no address")
+
+    def _tls(self) -> Dict[str, Any]:
+        return {"ssl": True, "server_hostname": self._address.host} if self._address.tls else {}
+
+    async def _open(self, deadline: float, kind: str, *where: Any, **more: Any) -> _Connection:
+        loop = asyncio.get_running_loop()
+        connection = _Connection(loop)
+        opening = loop.create_unix_connection if kind == "unix" else loop.create_connection
+        made: Any = opening(lambda: connection, *where, **more)
+        await asyncio.wait_for(made, max(deadline - loop.time(), 0.001))
         return connection

@@ -2,14 +2,15 @@
 
 When a request is sent again
 ----------------------------
-A check that is sent twice spends twice. So a request is repeated only where the server can't have carried it out:
-
 * A kept connection that the server has closed meanwhile is found readable before anything is sent: another is taken.
 * The send itself fails: then not all of the request's bytes were taken by the kernel, the server never had a whole
-  request, and it acts on whole requests alone.
-* All bytes were taken and the connection ended before the first byte of a reply: the request may have been carried out,
-  or may not. Calls that do no harm when they come twice are repeated, once, on a fresh connection; a check is not, and
-  raises FlintConnectionError with ``request_sent`` true.
+  request, and it acts on whole requests alone. On a kept connection another is taken.
+* All bytes were taken and the connection ended before the whole reply was there: the request may have been carried out,
+  or may not. It is repeated once, on a fresh connection: what spends bears an idempotency key, by which the server
+  answers the second as it did the first. The few calls that would do harm (see ``Call.repeatable``) are not repeated,
+  and raise FlintConnectionError with ``request_sent`` true.
+
+After a time-out nothing is repeated: there is no time left.
 """
 
 from __future__ import annotations
@@ -65,16 +66,25 @@ class Pool:
         self._pid = os.getpid()
         _close_all(self._idle)
 
-    def call(self, call: Call[T]) -> T:
-        """Sends a call and waits for its answer."""
-        deadline = time.monotonic() + self._timeout
+    def call(self, call: Call[T], timeout: Optional[float] = None) -> T:
+        """Sends a call and waits for its answer, for ``timeout`` seconds or the pool's own."""
+        timeout = self._timeout if timeout is None or timeout > self._timeout else timeout
+        deadline = time.monotonic() + timeout
         request = call.request(self._address.host_field, self._address.prefix, self._authorization)
+        broken = False
         while True:
-            kept = self._take()
+            kept = None if broken else self._take()
             try:
-                reply = self._exchange(kept or self._connect(deadline), kept is not None, request, call, deadline)
+                reply = self._exchange(kept or self._connect(deadline), kept is not None, request, deadline, timeout)
             except _Stale:
                 continue
+            except FlintConnectionError as error:
+                if not broken and call.repeatable and error.request_sent and error.reason == "closed":
+                    broken = True
+                    continue
+                # The first one may have been carried out.
+                error.request_sent = error.request_sent or broken
+                raise
             return call.decode(reply)
 
     def close(self) -> None:
@@ -118,11 +128,12 @@ class Pool:
             raise FlintConnectionError(message, reason=reason) from error
 
     def _connect_tcp(self, deadline: float) -> socket.socket:
-        # socket.create_connection would give each address of a name the whole time.
+        # socket.create_connection would give each address of a name the whole time. Here each has its share of what is
+        # left: the first may be one that drops packets.
         found = socket.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
         for turn, (family, _, _, _, where) in enumerate(found):
             try:
-                return _open(family, where, deadline)
+                return _open(family, where, share(deadline, len(found) - turn, time.monotonic()))
             except OSError as error:
                 if turn == len(found) - 1 or time.monotonic() >= deadline:
                     raise error
@@ -140,7 +151,7 @@ class Pool:
             raise
 
     def _exchange(
-        self, connection: socket.socket, kept: bool, request: bytes, call: Call[T], deadline: float
+        self, connection: socket.socket, kept: bool, request: bytes, deadline: float, timeout: float
     ) -> Reply:
         reply = Reply()
         sent = False
@@ -165,9 +176,9 @@ class Pool:
         except OSError as error:
             connection.close()
             if isinstance(error, socket.timeout):
-                message = "no answer from %s within %g s" % (self._address.url, self._timeout)
+                message = "no answer from %s within %g s" % (self._address.url, timeout)
                 raise FlintConnectionError(message, request_sent=sent, reason="timeout") from error
-            if kept and not reply.begun and (not sent or call.repeatable):
+            if kept and not sent:
                 raise _Stale from error
             message = "the connection to %s broke: %s" % (self._address.url, error)
             raise FlintConnectionError(message, request_sent=sent, reason="closed") from error
@@ -188,6 +199,11 @@ def _close_all(idle: _Idle) -> None:
         except IndexError:
             return
         connection.close()
+
+
+def share(deadline: float, addresses: int, now: float) -> float:
+    """Until when the next of so many addresses may be tried."""
+    return now + (deadline - now) / addresses
 
 
 def _open(family: int, where: Any, deadline: float) -> socket.socket:

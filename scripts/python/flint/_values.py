@@ -6,10 +6,17 @@ Only forms are brought together here; the values themselves are the server's to 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, TypedDict, Union
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, TypedDict, Union
 
 Algorithm = Literal["token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"]
 Mode = Literal["enforce", "shadow"]
+
+#: How durable an answer is.
+Sync = Literal["always", "batch", "relaxed"]
+
+#: What is done while no decision can be had.
+OnError = Literal["raise", "allow", "deny", "local"]
+ON_ERROR: Tuple[OnError, ...] = ("raise", "allow", "deny", "local")
 
 #: A length of time: ``"250ms"``, ``"10s"``, ``"1m"``, ``"24h"``, ``"7d"``; seconds; or a timedelta.
 Duration = Union[str, int, timedelta]
@@ -28,9 +35,11 @@ class Window(TypedDict, total=False):
 
 
 class LimitValues(Window, total=False):
-    """The values of a limit: those of its one window, or several ``windows``, or ``unlimited``; and its ``mode``."""
+    """The values of a limit: those of its one window, or several ``windows``, or ``slots``, or ``unlimited``; and its
+    ``mode``."""
 
     windows: Sequence[Union[str, Window]]
+    slots: int
     mode: Mode
     unlimited: bool
 
@@ -47,6 +56,15 @@ def duration(value: Duration) -> Union[str, int]:
     if rest:
         raise ValueError("a length of time must be whole milliseconds, not %r" % value)
     return "%dms" % milliseconds
+
+
+def seconds(timeout: float) -> float:
+    """A time-out, if it can be one."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError("timeout must be a number of seconds, not %s" % type(timeout).__name__)
+    if not 0 < timeout <= 3600:
+        raise ValueError("timeout must be over 0 and at most 3600 seconds, not %r" % (timeout,))
+    return timeout
 
 
 def _window(window: Any) -> Any:

@@ -154,24 +154,34 @@ class Tasks(WithServer):
 
 
 class Misbehaviour(unittest.TestCase):
-    def test_a_check_is_never_sent_twice(self):
+    def test_what_breaks_is_sent_again_once(self):
         def answer_once(stub, connection):
             stub.read(connection)
             connection.sendall(reply())
             stub.read(connection)
 
+        def break_off(stub, connection):
+            stub.read(connection)
+
+        async def work(stub, *calls):
+            async with flint.SharedLimiter(stub.url) as limiter:
+                for call in calls:
+                    await call(limiter)
+
+        def check(limiter):
+            return limiter.acheck("k")
+
         stub = Stub(answer_once)
         self.addCleanup(stub.close)
-
-        async def work():
-            async with flint.SharedLimiter(stub.url) as limiter:
-                self.assertTrue(await limiter.acheck("k"))
-                with self.assertRaises(flint.FlintConnectionError) as caught:
-                    await limiter.acheck("k")
-                self.assertTrue(caught.exception.request_sent)
-
-        asyncio.run(work())
-        self.assertEqual(len(stub.requests), 2)
+        asyncio.run(work(stub, check, check))
+        keys = [head.split(b"Idempotency-Key: ")[1][:32] for head, _ in stub.requests]
+        self.assertEqual((len(keys), len(set(keys)), keys[1], stub.connections), (3, 2, keys[2], 2))
+        for call, requests in [(check, 2), (lambda limiter: limiter.aremove("k"), 1)]:
+            stub = Stub(break_off)
+            self.addCleanup(stub.close)
+            with self.assertRaises(flint.FlintConnectionError) as caught:
+                asyncio.run(work(stub, call))
+            self.assertEqual((caught.exception.request_sent, len(stub.requests)), (True, requests))
 
     def test_a_place_that_does_not_come_in_time(self):
         stub = Stub(lambda stub, connection: stub.read(connection))

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pathlib
 import pickle
+import re
 import random
 import signal
 import socket
@@ -427,7 +428,7 @@ class Misbehaviour(unittest.TestCase):
         self.addCleanup(limiter.close)
         return stub, limiter
 
-    def test_a_check_is_never_sent_twice(self):
+    def test_what_breaks_is_sent_again_once(self):
         def answer_once(stub, connection):
             # The first is answered and the connection kept; the second is read, and the connection ends.
             stub.read(connection)
@@ -435,22 +436,38 @@ class Misbehaviour(unittest.TestCase):
             stub.read(connection)
 
         stub, limiter = self.stub(answer_once)
-        self.assertTrue(limiter.check("k"))
+        for _ in range(2):
+            self.assertTrue(limiter.check("k"))
+        keys = [re.search(rb"Idempotency-Key: ([0-9a-f]{32})", head).group(1) for head, _ in stub.requests]
+        self.assertEqual(stub.connections, 2)
+        # Another check has another key, and the same check the same.
+        self.assertEqual((len(keys), len(set(keys)), keys[1]), (3, 2, keys[2]))
+
+    def test_a_second_time_is_the_last(self):
+        def break_off(stub, connection):
+            stub.read(connection)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+
+        stub, limiter = self.stub(break_off)
         with self.assertRaises(flint.FlintConnectionError) as caught:
             limiter.check("k")
         self.assertEqual((caught.exception.request_sent, caught.exception.reason), (True, "closed"))
         self.assertEqual(len(stub.requests), 2)
 
-    def test_what_does_no_harm_is_sent_again(self):
-        def answer_once(stub, connection):
+    def test_what_would_do_harm_is_not_sent_again(self):
+        stub, limiter = self.stub(lambda stub, connection: stub.read(connection))
+        with self.assertRaises(flint.FlintConnectionError):
+            limiter.remove("k")
+        self.assertEqual(len(stub.requests), 1)
+
+    def test_what_spends_nothing_has_no_key(self):
+        def answer(stub, connection):
             stub.read(connection)
             connection.sendall(reply(b'{"ok":true}'))
-            stub.read(connection)
 
-        stub, limiter = self.stub(answer_once)
-        for _ in range(2):
-            self.assertTrue(limiter.health()["ok"])
-        self.assertEqual((len(stub.requests), stub.connections), (3, 2))
+        stub, limiter = self.stub(answer)
+        self.assertTrue(limiter.health()["ok"])
+        self.assertNotIn(b"Idempotency", stub.requests[0][0])
 
     def test_closed_connections_are_left_alone(self):
         def answer_and_close(stub, connection):

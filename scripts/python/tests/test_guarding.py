@@ -169,16 +169,16 @@ class Middleware(WithServer):
             return [b"hello"]
 
         limiter = self.limiter()
-        limiter.limit("client:10.9.0.1", "1/1d")
-        app = flint.WSGIMiddleware(hello, limiter, rate=100, per="1m")
+        limiter.limit("shop:client:10.9.0.1", "1/1d")
+        app = flint.WSGIMiddleware(hello, limiter, rate=100, per="1m", prefix="shop")
         for address in ("10.9.0.1", "10.9.0.1", "10.9.0.2"):
             status, headers, _ = self.wsgi(app, address=address)
         self.assertEqual((status, headers["RateLimit-Policy"]), ("200 OK", '"100/1m";q=100;w=60'))
         self.assertEqual(self.wsgi(app, address="10.9.0.1")[0], "429 Too Many Requests")
-        self.assertEqual([status["key"] for status in limiter.list("client:10.9.")], ["client:10.9.0.1"])
-        self.assertEqual(limiter.status("client:10.9.0.1")["rate"], 1)
+        self.assertEqual([status["key"] for status in limiter.list("shop:client:10.9.")], ["shop:client:10.9.0.1"])
+        self.assertEqual(limiter.status("shop:client:10.9.0.1")["rate"], 1)
         # A pattern that is configured later counts at once for clients that are known already.
-        limiter.limit("client:10.9.*", "1/1d")
+        limiter.limit("shop:client:10.9.*", "1/1d")
         self.assertEqual(self.wsgi(app, address="10.9.0.2")[0], "429 Too Many Requests")
 
     def test_wsgi_errors_and_no_server(self):

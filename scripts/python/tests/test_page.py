@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 import unittest
 
 import flint
-from support import TOKEN, WithServer
+import flint.testing
+from support import FLINT, TOKEN, WithServer
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = os.path.join(PACKAGE, "..", "..", "man", "flint-python.3")
@@ -35,16 +37,35 @@ class Page(WithServer):
         self.assertGreaterEqual(len(examples), 5)
         environment = {**os.environ, "FLINT_SERVER": self.server.url, "FLINT_SERVER_TOKEN": TOKEN}
         environment["PYTHONPATH"] = PACKAGE
-        printed = [self.output(plain(example), environment) for example in examples]
+        with tempfile.TemporaryDirectory(prefix="flint-page-") as directory:
+            environment.update({"FLINT_BIN": os.path.abspath(FLINT), "XDG_RUNTIME_DIR": directory})
+            printed = [self.output(plain(example), environment, directory) for example in examples]
         self.assertEqual(
             printed,
-            ["go\nTrue 94\n", "True None\n", "99 99\n4\n", "sent to ann\n" * printed[3].count("\n"), "10 of 10\n", ""],
+            [
+                "go\nTrue 94\n",
+                "True None\n",
+                "99 99\n4\n",
+                # None is lost.
+                "sent to ann\n" * 7,
+                "sent to bob\n" * 7,
+                "[10, 1]\n",
+                "working\n",
+                "9\n",
+                "10 of 10\n",
+                "",
+                "[True, True, False]\nTrue\n",
+            ],
         )
-        self.assertGreaterEqual(printed[3].count("\n"), 5)
 
-    def output(self, program, environment):
+    def output(self, program, environment, directory=None):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""), program)
         return done.stdout
@@ -54,7 +75,7 @@ class Page(WithServer):
             (readme,) = re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
         (docstring,) = re.findall(r"\n\n((?:    .*\n)+)", flint.__doc__)
         environment = {**os.environ, "PYTHONPATH": PACKAGE}
-        for example, printed in [(readme, "go\nTrue 94 0.0\n4\nsent to ann\n"), (textwrap.dedent(docstring), "")]:
+        for example, printed in [(readme, "go\nTrue 94 0.0\n4\nsent to ann\nworking\n"), (textwrap.dedent(docstring), "")]:
             self.assertIn("http://127.0.0.1:7878", example)
             self.assertIn('token="%s"' % TOKEN, example)
             program = example.replace("http://127.0.0.1:7878", self.server.url)
@@ -69,6 +90,7 @@ class Page(WithServer):
         attributes = {name for name in dir(flint.CheckResult) if not name.startswith("_")}
         attributes |= set(inspect.signature(flint.CheckResult).parameters)
         attributes -= {"rate_limit_policy", "rate_limit"}
+        attributes |= {name for name in dir(flint.Hold) if not name.startswith("_")} - {"asettle", "arenew"}
         for name in {*flint.__all__, *(methods - twins), *attributes}:
             self.assertRegex(text, r"\b%s\b" % re.escape(name))
 
@@ -77,7 +99,9 @@ class Page(WithServer):
         checked = 0
         for owner, prefix, names in [
             (flint.SharedLimiter, "limiter.", [n for n in dir(flint.SharedLimiter) if not n.startswith("_")]),
-            (flint, "flint.", ["SharedLimiter", "ASGIMiddleware", "WSGIMiddleware"]),
+            (flint, "flint.", ["SharedLimiter", "Guard", "ASGIMiddleware", "WSGIMiddleware", "client_address", "Server"]),
+            (flint.testing, "flint.testing.", ["FakeLimiter"]),
+            (flint.Hold, "hold.", ["settle", "renew"]),
         ]:
             for name in names:
                 if prefix == "limiter." and name.startswith("a") and hasattr(owner, name[1:]):
@@ -91,6 +115,9 @@ class Page(WithServer):
                         parameters.append("*")
                         keyword_only = True
                     default = parameter.default
+                    if parameter.kind is parameter.VAR_KEYWORD:
+                        parameters.append("**" + parameter.name)
+                        continue
                     if default is parameter.empty:
                         parameters.append(parameter.name)
                     elif default is flint.client_address:
