@@ -1,7 +1,7 @@
 //! What all threads of a server share.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::gate::named::Gates;
 use super::guard::GuardHandle;
@@ -16,6 +16,14 @@ use super::waiting::turns::Turns;
 use super::work::{Jobs, Slow, Waiting};
 use crate::limiter::Limiter;
 use crate::store::Completion;
+
+/// Requests that are to leave.
+#[derive(Default)]
+pub struct Leaving {
+    pub requests: Vec<Exchange>,
+    /// A thread lets go of them.
+    pub is_attended: bool,
+}
 
 /// What all threads of a server share.
 pub struct Context {
@@ -44,6 +52,8 @@ pub struct Context {
     pub away: Arc<AtomicUsize>,
     /// Threads that wait for one body each.
     pub bodies: AtomicUsize,
+    /// Requests of a Unix socket that are let go of when all its connections are ended.
+    pub leaving: Mutex<Leaving>,
     /// Requests with large bodies that are read or answered.
     pub large: Arc<AtomicUsize>,
 }

@@ -126,7 +126,7 @@ mod work;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -292,6 +292,7 @@ impl Server {
             slow,
             away: Arc::new(AtomicUsize::new(0)),
             bodies: AtomicUsize::new(0),
+            leaving: Mutex::default(),
             large: Arc::default(),
         });
         accept::start(&instances, &context, events, on_exhausted)?;

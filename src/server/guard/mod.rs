@@ -84,7 +84,7 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use self::config::GuardConfig;
-pub use self::handle::{Body, CutRequest, GuardHandle, RequestGuard};
+pub use self::handle::{Body, GuardHandle, RequestGuard};
 pub use self::verdict::CutReason;
 pub use self::walker::{Alarm, OnAlarm, OnWalk};
 

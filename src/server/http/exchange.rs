@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tiny_http::{Header, Request, Response};
 
-use super::super::guard::{Body, CutRequest, GuardHandle, RequestGuard};
+use super::super::guard::{Body, GuardHandle, RequestGuard};
 use super::super::waiting::turns::{Request as WaitingRequest, Turn};
 use super::head::{Class, Find, Head};
 use super::reply::{Reply, Then};
@@ -249,11 +249,9 @@ impl Exchange {
         self.let_go();
     }
 
-    /// On a Unix socket: lets go of the request once all connections are ended, since the replies to those after it
-    /// would be taken for its own. Waits for that.
-    pub fn discard_with_all(mut self, wait: impl Fn(&GuardHandle, CutRequest)) {
-        let request = self.guard.cut_all_unix();
-        wait(&self.guard, request);
+    /// On a Unix socket: lets go of the request, all connections having been ended: before that, the replies to those
+    /// after it would be taken for its own.
+    pub fn discard_after_cut(mut self) {
         self.let_go();
     }
 

@@ -1,7 +1,7 @@
 //! Which thread goes on with a request or a reply that is not done.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -65,16 +65,13 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     if context.unix {
         exchange.go_away(&context.away);
     }
+    if bytes.is_empty() {
+        return let_go_together(context, exchange);
+    }
     let bytes = Arc::new(bytes);
     let to_send = Arc::clone(&bytes);
     let end = move |_: &Arc<Context>, mut exchange: Exchange| {
-        if to_send.is_empty() {
-            exchange.discard_with_all(|guard, request| {
-                while !guard.is_done(request) {
-                    thread::sleep(PAUSE);
-                }
-            });
-        } else if exchange.head.fault.is_some_and(Fault::hides_end) || exchange.head.chunked || !exchange.drain_body() {
+        if exchange.head.fault.is_some_and(Fault::hides_end) || exchange.head.chunked || !exchange.drain_body() {
             exchange.send_and_keep(&to_send);
         } else if let Some(sending) = Sending::new(exchange, to_send.to_vec()) {
             sending.finish();
@@ -82,6 +79,43 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     };
     if let Some(exchange) = aside(context, exchange, end) {
         exchange.send_and_keep(&bytes);
+    }
+}
+
+/// On a Unix socket: has all connections ended, and lets go of the request then, in one thread for all of them. None may
+/// be kept: the replies to those after it on its connection wait until it is gone.
+fn let_go_together(context: &Arc<Context>, exchange: Exchange) {
+    let mut leaving = context.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+    leaving.requests.push(exchange);
+    if std::mem::replace(&mut leaving.is_attended, true) {
+        return;
+    }
+    drop(leaving);
+    let shared = Arc::clone(context);
+    let thread = thread::Builder::new().name("flint-body".to_owned()).stack_size(STACK_BYTES);
+    if let Err(error) = thread.spawn(move || let_go_of_all(&shared)) {
+        log::warn!("no thread could be started to let go of requests: {error}");
+        let_go_of_all(context);
+    }
+}
+
+/// Until none is left.
+fn let_go_of_all(context: &Context) {
+    loop {
+        let mut leaving = context.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        if leaving.requests.is_empty() {
+            leaving.is_attended = false;
+            return;
+        }
+        let requests = std::mem::take(&mut leaving.requests);
+        drop(leaving);
+        let cut = context.guard.cut_all_unix();
+        while !context.guard.is_done(cut) {
+            thread::sleep(PAUSE);
+        }
+        for exchange in requests {
+            contain(|| exchange.discard_after_cut());
+        }
     }
 }
 
