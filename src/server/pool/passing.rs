@@ -82,8 +82,8 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     }
 }
 
-/// On a Unix socket: has all connections ended, and lets go of the request then, in one thread for all of them. None may
-/// be kept: the replies to those after it on its connection wait until it is gone.
+/// On a Unix socket: has all connections ended, and lets go of the request then, in one thread for all of them. None
+/// may be kept: the replies to those after it on its connection wait until it is gone.
 fn let_go_together(context: &Arc<Context>, exchange: Exchange) {
     let mut leaving = context.leaving.lock().unwrap_or_else(PoisonError::into_inner);
     leaving.requests.push(exchange);
