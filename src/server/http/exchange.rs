@@ -249,8 +249,8 @@ impl Exchange {
         self.let_go();
     }
 
-    /// On a Unix socket: lets go of the request, all connections having been ended: before that, the replies to those
-    /// after it would be taken for its own.
+    /// Lets go of the request, and may wait for its client. On a Unix socket all connections must have been ended:
+    /// before that, the replies to those after it would be taken for its own.
     pub fn discard_after_cut(mut self) {
         self.let_go();
     }

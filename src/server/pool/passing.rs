@@ -64,14 +64,16 @@ fn read_aside(context: &Arc<Context>, mut exchange: Exchange) {
 fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     if context.unix {
         exchange.go_away(&context.away);
-    }
-    if bytes.is_empty() {
-        return let_go_together(context, exchange);
+        if bytes.is_empty() {
+            return let_go_together(context, exchange);
+        }
     }
     let bytes = Arc::new(bytes);
     let to_send = Arc::clone(&bytes);
     let end = move |_: &Arc<Context>, mut exchange: Exchange| {
-        if exchange.head.fault.is_some_and(Fault::hides_end) || exchange.head.chunked || !exchange.drain_body() {
+        if to_send.is_empty() {
+            exchange.discard_after_cut();
+        } else if exchange.head.fault.is_some_and(Fault::hides_end) || exchange.head.chunked || !exchange.drain_body() {
             exchange.send_and_keep(&to_send);
         } else if let Some(sending) = Sending::new(exchange, to_send.to_vec()) {
             sending.finish();
