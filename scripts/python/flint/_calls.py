@@ -52,7 +52,7 @@ class Call(Generic[T]):
         self.body = b"" if body is None else _encode(body).encode("utf-8", "surrogatepass")
         self._decode = decode
         self.repeatable = repeatable
-        #: The items of a hold, for whoever decides in the server's place.
+        #: The items of a hold, for the code that decides in the server's place.
         self.asked: List[Tuple[str, int]] = []
         # Of the operating system, so that forked children have others.
         self._once = "Idempotency-Key: %s\r\n" % os.urandom(16).hex() if spends else ""
