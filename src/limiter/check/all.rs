@@ -64,9 +64,8 @@ impl Core {
             Purpose::Spend | Purpose::Each | Purpose::Peek | Purpose::Charge => MAX_FIXED + asks.len() * MAX_ITEM,
         };
         let mut room = Room::new(self.reserve_for(non_blocking, 1, most)?, most);
-        let mut shards: Vec<usize> = asks.iter().map(|ask| shard_of(ask.hash)).collect();
-        loop {
-            let mut tables = self.lock_all(&mut shards, non_blocking)?;
+        let shards = asks.iter().map(|ask| shard_of(ask.hash)).collect();
+        self.decide_locked(shards, &mut room, non_blocking, |tables, room| {
             let mut book = match purpose {
                 Purpose::Hold => Some(self.lock_holds_for(non_blocking)?),
                 Purpose::Spend | Purpose::Each | Purpose::Charge | Purpose::Peek => None,
@@ -77,9 +76,22 @@ impl Core {
             }
             let walk = Walk { purpose, now, book: None, until: now.saturating_add(ttl) };
             let made = (book.as_deref_mut(), keep.as_deref_mut());
-            let attempt = self.try_all(&mut tables, asks, walk, made, &mut room, wait)?;
-            drop(book);
-            match attempt {
+            self.try_all(tables, asks, walk, made, room, wait)
+        })
+    }
+
+    /// Locks the shards and has it decided, with another shard or more room as often as that is needed. Counts what is
+    /// left to count when no lock is held.
+    pub fn decide_locked<'a, T>(
+        &'a self,
+        mut shards: Vec<usize>,
+        room: &mut Room<'a>,
+        non_blocking: Option<&NonBlocking<'_>>,
+        mut decide: impl FnMut(&mut Tables<'_>, &mut Room<'a>) -> Result<Attempt<T>>,
+    ) -> Result<T> {
+        loop {
+            let mut tables = self.lock_all(&mut shards, non_blocking)?;
+            match decide(&mut tables, room)? {
                 Attempt::Done(answer, asides) => {
                     drop(tables);
                     asides.iter().for_each(|aside| self.count_aside(aside));
@@ -193,7 +205,7 @@ impl Core {
         }
         let (event, bytes) = match (event, &answer) {
             (Some(event), Some(kept)) => {
-                let event = Event::Kept { answer: kept.to_record(), event: Box::new(event) };
+                let event = kept.with(event);
                 let bytes = encoded_len(&event);
                 (Some(event), bytes)
             }
@@ -211,12 +223,8 @@ impl Core {
             }
             let forgettable = held.is_some() || progress.results.iter().any(Decision::must_be_waited_for);
             self.settle_all_denials(tables, asks, &progress, now)?;
-            // A copy of the table has what was queued before its marker, and nothing else.
-            let shelf = answer.as_ref().map(|_| self.answers.lock());
-            room.append(self, event, bytes, if forgettable { wait } else { &Wait::Not })?;
-            if let (Some(mut shelf), Some(kept)) = (shelf, &answer) {
-                shelf.keep(kept.clone());
-            }
+            let wait = if forgettable { wait } else { &Wait::Not };
+            self.answers.keep_with(answer.as_ref(), || room.append(self, event, bytes, wait))?;
             items = held_items(asks, &progress, event);
         }
         drop(event);

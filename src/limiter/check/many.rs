@@ -20,7 +20,7 @@ use crate::limiter::kept::shelf::Kept;
 use crate::limiter::kept::{Keep, Told};
 use crate::limiter::lookup::{Brought, is_plain};
 use crate::store::encode::encoded_len;
-use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
+use crate::store::record::{MAX_FIXED, MAX_ITEM};
 
 /// Items of a `check_many` that are decided under one reservation.
 const MANY_STEP: usize = 64;
@@ -179,28 +179,16 @@ impl Core {
         let wait = Wait::by(self.sync, non_blocking);
         let most = MAX_FIXED + asks.len() * MAX_ITEM;
         let mut room = Room::new(self.reserve_for(non_blocking, 1, most)?, most);
-        let mut shards: Vec<usize> = asks.iter().flatten().map(|ask| shard_of(ask.hash)).collect();
-        loop {
-            let mut tables = self.lock_all(&mut shards, non_blocking)?;
-            match self.try_many(&mut tables, &asks, keep, &mut room, &wait)? {
-                Attempt::Done(results, asides) => {
-                    drop(tables);
-                    drop(room);
-                    asides.iter().for_each(|aside| self.count_aside(aside));
-                    self.count_overflows(results.iter().flatten());
-                    if results.iter().flatten().any(Decision::must_be_waited_for) {
-                        self.finish(&wait)?;
-                    }
-                    return Ok(results);
-                }
-                Attempt::Lock(shard) => shards.push(shard),
-                Attempt::Again => {}
-                Attempt::Grow(bytes) => {
-                    drop(tables);
-                    room.set_longer(self.reserve_for(non_blocking, 1, bytes)?, bytes);
-                }
-            }
+        let shards = asks.iter().flatten().map(|ask| shard_of(ask.hash)).collect();
+        let results = self.decide_locked(shards, &mut room, non_blocking, |tables, room| {
+            self.try_many(tables, &asks, keep, room, &wait)
+        })?;
+        drop(room);
+        self.count_overflows(results.iter().flatten());
+        if results.iter().flatten().any(Decision::must_be_waited_for) {
+            self.finish(&wait)?;
         }
+        Ok(results)
     }
 
     fn try_many<'a>(
@@ -247,7 +235,7 @@ impl Core {
             (event, kept)
         });
         if let Some((event, kept)) = event {
-            let event = Event::Kept { answer: kept.to_record(), event: Box::new(event) };
+            let event = kept.with(event);
             let bytes = encoded_len(&event);
             if bytes > MAX_RECORD_BYTES {
                 self.give_up(&progress);
@@ -259,11 +247,8 @@ impl Core {
             }
             self.settle_all_denials(tables, &decided, &progress, now)?;
             let forgettable = progress.results.iter().any(Decision::must_be_waited_for);
-            // A copy of the table has what was queued before its marker, and nothing else.
-            let mut shelf = self.answers.lock();
-            room.append(self, &event, bytes, if forgettable { wait } else { &Wait::Not })?;
-            drop(event);
-            shelf.keep(kept);
+            let wait = if forgettable { wait } else { &Wait::Not };
+            self.answers.keep_with(Some(&kept), || room.append(self, &event, bytes, wait))?;
         }
         let (results, asides) = self.commit(tables, &decided, now, progress);
         if let Some((_, first)) = tables.first_mut() {

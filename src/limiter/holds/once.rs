@@ -31,6 +31,13 @@ impl std::fmt::Debug for Guard<'_> {
     }
 }
 
+impl Guard<'_> {
+    /// The answer that was kept, if what was asked for has spent.
+    pub fn kept(&self) -> Option<Arc<str>> {
+        self.core.answers.of(&self.once)
+    }
+}
+
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         self.core.answers.end(&self.once);

@@ -150,7 +150,7 @@ impl Core {
         });
         let refunded = Event::Refunded { id, at: now, units };
         let event = match &answer {
-            Some(kept) => Event::Kept { answer: kept.to_record(), event: Box::new(refunded) },
+            Some(kept) => kept.with(refunded),
             None => refunded,
         };
         // A record takes what is left of a reservation with it, if that is less than a record of fixed length
@@ -164,11 +164,10 @@ impl Core {
             self.settle_denials(entry);
             log.append(reservation, moved, None);
         }
-        let shelf = answer.as_ref().map(|_| self.answers.lock());
-        log.append(reservation, &event, wait.pending());
-        if let (Some(mut shelf), Some(kept)) = (shelf, &answer) {
-            shelf.keep(kept.clone());
-        }
+        self.answers.keep_with(answer.as_ref(), || {
+            log.append(reservation, &event, wait.pending());
+            Ok(())
+        })?;
         match &served {
             Some(served) => self.replace(entry, to, served, counts),
             None => *entry = to,

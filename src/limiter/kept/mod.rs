@@ -11,7 +11,7 @@ pub mod shelf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 pub use self::once::Once;
-use self::shelf::{Found, Shelf};
+use self::shelf::{Found, Kept, Shelf};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::{AllDecision, Decision, Hold};
@@ -71,6 +71,21 @@ impl Answers {
                 Found::UnderWay => shelf = self.ended.wait(shelf).unwrap_or_else(PoisonError::into_inner),
             }
         }
+    }
+
+    /// Queues the record of what an answer tells of, if there is one, and keeps it: a copy of the table has what was
+    /// queued before its marker, and nothing else.
+    pub fn keep_with<T>(&self, kept: Option<&Kept>, queue: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(kept) = kept else { return queue() };
+        let mut shelf = self.lock();
+        let queued = queue()?;
+        shelf.keep(kept.clone());
+        Ok(queued)
+    }
+
+    /// The answer that is kept for a request.
+    pub fn of(&self, once: &Once) -> Option<Arc<str>> {
+        self.lock().get(once)
     }
 
     /// A request is under way no more.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::once::Once;
 use crate::bounds::{MAX_KEPT_ANSWERS, MAX_KEPT_BYTES, REMEMBER_MS};
 use crate::clock::Micros;
-use crate::store::record::Answer;
+use crate::store::record::{Answer, Event};
 
 type Key = [u8; 16];
 
@@ -33,6 +33,11 @@ impl Kept {
     /// What a snapshot says of it.
     pub fn to_record(&self) -> Answer<'_> {
         Answer { key: self.once.key, request: self.once.request, at: self.at, answer: &self.answer }
+    }
+
+    /// The record of what it tells of, with it inside.
+    pub fn with<'k>(&'k self, event: Event<'k>) -> Event<'k> {
+        Event::Kept { answer: self.to_record(), event: Box::new(event) }
     }
 }
 
@@ -78,6 +83,11 @@ impl Shelf {
                 Found::Nothing
             }
         }
+    }
+
+    /// The answer that is kept for a request.
+    pub fn get(&self, once: &Once) -> Option<Arc<str>> {
+        self.answers.get(&once.key).filter(|kept| kept.once == *once).map(|kept| Arc::clone(&kept.answer))
     }
 
     /// A request is under way no more.

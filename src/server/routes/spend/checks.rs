@@ -6,7 +6,7 @@ use super::super::call::{Answer, Call};
 use super::once::{once, write};
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, excerpt};
-use crate::limiter::{AllDecision, Decision, Item, millis_up, write_many};
+use crate::limiter::{AllDecision, Decision, Guard, Item, millis_up, write_many};
 
 /// Room for a decision on a key of usual length, in bytes.
 pub const DECISION_BYTES: usize = 320;
@@ -25,15 +25,16 @@ pub fn check(call: &Call<'_>) -> Answer {
         reply.decision(decision, call.sources.legacy);
         reply
     };
-    once(call, |guard| {
-        let Some(guard) = guard else {
-            return Ok(reply(&call.sources.limiter.check_for(item, call.sources.non_blocking)?));
-        };
-        let first = |all: &AllDecision| all.results.first().map(reply);
-        let mut kept = |all: &AllDecision| first(all).as_ref().map(write).unwrap_or_default();
-        let all = call.sources.limiter.check_all_once(&[item], guard, &mut kept, call.sources.non_blocking)?;
-        first(&all).ok_or_else(|| Error::new(Kind::Internal, "a check without a decision"))
-    })
+    let ask = |guard: Option<&Guard<'_>>| match guard {
+        None => call.sources.limiter.check_for(item, call.sources.non_blocking),
+        Some(guard) => {
+            let mut kept = |all: &AllDecision| all.results.first().map(|one| write(&reply(one))).unwrap_or_default();
+            let all = call.sources.limiter.check_all_once(&[item], guard, &mut kept, call.sources.non_blocking)?;
+            let one = all.results.into_iter().next();
+            one.ok_or_else(|| Error::new(Kind::Internal, "a check without a decision"))
+        }
+    };
+    once(call, ask, reply)
 }
 
 /// The status of a reply that denies.
@@ -79,16 +80,14 @@ pub fn check_all(call: &Call<'_>) -> Answer {
         }
         reply.with_tightest(all.results.iter(), call.sources.legacy)
     };
-    once(call, |guard| {
-        let all = match guard {
-            None => call.sources.limiter.check_all_for(&items, call.sources.non_blocking),
-            Some(guard) => {
-                let mut kept = |all: &AllDecision| write(&reply(all));
-                call.sources.limiter.check_all_once(&items, guard, &mut kept, call.sources.non_blocking)
-            }
-        };
-        all.map(|all| reply(&all))
-    })
+    let ask = |guard: Option<&Guard<'_>>| match guard {
+        None => call.sources.limiter.check_all_for(&items, call.sources.non_blocking),
+        Some(guard) => {
+            let mut kept = |all: &AllDecision| write(&reply(all));
+            call.sources.limiter.check_all_once(&items, guard, &mut kept, call.sources.non_blocking)
+        }
+    };
+    once(call, ask, reply)
 }
 
 pub fn check_many(call: &Call<'_>) -> Answer {
@@ -99,14 +98,12 @@ pub fn check_many(call: &Call<'_>) -> Answer {
         write_many(results, &items, &mut out);
         Reply::json(out).with_tightest(results.iter().flatten(), call.sources.legacy)
     };
-    once(call, |guard| {
-        let results = match guard {
-            None => call.sources.limiter.check_many_for(&items, call.sources.non_blocking),
-            Some(guard) => {
-                let mut kept = |results: &[Result<Decision>]| write(&reply(results));
-                call.sources.limiter.check_many_once(&items, guard, &mut kept, call.sources.non_blocking)
-            }
-        };
-        results.map(|results| reply(&results))
-    })
+    let ask = |guard: Option<&Guard<'_>>| match guard {
+        None => call.sources.limiter.check_many_for(&items, call.sources.non_blocking),
+        Some(guard) => {
+            let mut kept = |results: &[Result<Decision>]| write(&reply(results));
+            call.sources.limiter.check_many_once(&items, guard, &mut kept, call.sources.non_blocking)
+        }
+    };
+    once(call, ask, |results| reply(results))
 }

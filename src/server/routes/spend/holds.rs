@@ -6,7 +6,7 @@ use super::super::body::{self, Asked, Charge, Hold, Peek, Renew, Settle};
 use super::super::call::{Answer, Call};
 use super::checks::{DECISION_BYTES, denied_status};
 use super::once::{once, write};
-use crate::limiter::{self, AllDecision, Status, write_hold, write_hold_of_one};
+use crate::limiter::{self, AllDecision, Guard, Status, write_hold, write_hold_of_one};
 
 /// Room for the id of a hold and its times, in bytes.
 const HOLD_BYTES: usize = 96;
@@ -31,16 +31,14 @@ pub fn hold(call: &Call<'_>) -> Answer {
         }
         reply.with_tightest(all.results.iter(), call.sources.legacy)
     };
-    once(call, |guard| {
-        let held = match guard {
-            None => call.sources.limiter.hold_all_for(items, ttl, call.sources.non_blocking),
-            Some(guard) => {
-                let mut kept = |all: &AllDecision, hold: Option<&limiter::Hold>| write(&reply(all, hold));
-                call.sources.limiter.hold_all_once(items, ttl, guard, &mut kept, call.sources.non_blocking)
-            }
-        };
-        held.map(|held| reply(&held.all, held.hold.as_ref()))
-    })
+    let ask = |guard: Option<&Guard<'_>>| match guard {
+        None => call.sources.limiter.hold_all_for(items, ttl, call.sources.non_blocking),
+        Some(guard) => {
+            let mut kept = |all: &AllDecision, hold: Option<&limiter::Hold>| write(&reply(all, hold));
+            call.sources.limiter.hold_all_once(items, ttl, guard, &mut kept, call.sources.non_blocking)
+        }
+    };
+    once(call, ask, |held| reply(&held.all, held.hold.as_ref()))
 }
 
 pub fn settle(call: &Call<'_>) -> Answer {
@@ -81,31 +79,26 @@ pub fn peek(call: &Call<'_>) -> Answer {
 pub fn charge(call: &Call<'_>) -> Answer {
     let body: Charge<'_> = body::parse(call.body)?;
     let item = body.item()?;
-    once(call, |guard| {
-        let Some(guard) = guard else {
-            return Ok(told(&call.sources.limiter.charge_for(item, call.sources.non_blocking)?));
-        };
-        // A status of a moment later has other times than the one that is kept.
-        let mut first = None;
-        let mut kept = |status: &Status| write(first.insert(told(status)));
-        let status = call.sources.limiter.charge_once(&item, guard, &mut kept, call.sources.non_blocking)?;
-        Ok(first.unwrap_or_else(|| told(&status)))
-    })
+    let ask = |guard: Option<&Guard<'_>>| match guard {
+        None => call.sources.limiter.charge_for(item, call.sources.non_blocking),
+        Some(guard) => call.sources.limiter.charge_once(&item, guard, &mut kept, call.sources.non_blocking),
+    };
+    once(call, ask, told)
 }
 
 pub fn refund(call: &Call<'_>) -> Answer {
     let body: Charge<'_> = body::parse(call.body)?;
     let item = body.item()?;
-    once(call, |guard| {
-        let Some(guard) = guard else {
-            return Ok(told(&call.sources.limiter.refund_for(item, call.sources.non_blocking)?));
-        };
-        // A status of a moment later has other times than the one that is kept.
-        let mut first = None;
-        let mut kept = |status: &Status| write(first.insert(told(status)));
-        let status = call.sources.limiter.refund_once(&item, guard, &mut kept, call.sources.non_blocking)?;
-        Ok(first.unwrap_or_else(|| told(&status)))
-    })
+    let ask = |guard: Option<&Guard<'_>>| match guard {
+        None => call.sources.limiter.refund_for(item, call.sources.non_blocking),
+        Some(guard) => call.sources.limiter.refund_once(&item, guard, &mut kept, call.sources.non_blocking),
+    };
+    once(call, ask, told)
+}
+
+/// What is kept of it.
+fn kept(status: &Status) -> String {
+    write(&told(status))
 }
 
 fn told(status: &Status) -> Reply {

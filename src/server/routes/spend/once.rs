@@ -12,12 +12,17 @@ use crate::bounds::MAX_IDEMPOTENCY_KEY;
 use crate::error::{Error, Result};
 use crate::limiter::{Begin, Guard, Once};
 
-/// Answers a call that spends: once, if the client has given it a key.
+/// Answers a call that spends: once, if the client has given it a key. `reply` tells what `ask` came to; what is kept
+/// of it is the answer to the letter.
 ///
 /// # Errors
-/// `invalid_argument` for a bad key, `idempotency_mismatch`; and as `answer`.
-pub fn once(call: &Call<'_>, answer: impl FnOnce(Option<&Guard<'_>>) -> Answer) -> Answer {
-    let Some(key) = header(call, "Idempotency-Key")? else { return answer(None) };
+/// `invalid_argument` for a bad key, `idempotency_mismatch`; and as `ask`.
+pub fn once<T>(
+    call: &Call<'_>,
+    ask: impl FnOnce(Option<&Guard<'_>>) -> Result<T>,
+    reply: impl FnOnce(&T) -> Reply,
+) -> Answer {
+    let Some(key) = header(call, "Idempotency-Key")? else { return Ok(reply(&ask(None)?)) };
     if !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) || !key.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Err(Error::invalid(format!(
             "header Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters of ASCII"
@@ -31,8 +36,11 @@ pub fn once(call: &Call<'_>, answer: impl FnOnce(Option<&Guard<'_>>) -> Answer) 
         request: half_digest(&[b"POST", call.target.as_bytes(), call.body]),
     };
     match call.sources.limiter.once(once, call.sources.non_blocking)? {
-        Begin::Fresh(guard) => answer(Some(&guard)),
-        Begin::Before(kept) => Ok(read(&kept)),
+        Begin::Fresh(guard) => {
+            let told = ask(Some(&guard))?;
+            Ok(guard.kept().map_or_else(|| reply(&told), |kept| read(&kept)))
+        }
+        Begin::Before(kept) => Ok(read_again(&kept)),
     }
 }
 
@@ -57,6 +65,12 @@ fn read(kept: &str) -> Reply {
     let headers = headers.strip_suffix("\r\n").unwrap_or(headers);
     let mut reply = Reply::json_part(body.as_bytes().to_vec());
     reply.headers = headers.as_bytes().to_vec();
+    reply
+}
+
+/// The same, for a request that was sent again.
+fn read_again(kept: &str) -> Reply {
+    let mut reply = read(kept);
     reply.header("Idempotency-Replayed", "true");
     reply
 }
@@ -70,7 +84,7 @@ mod tests {
         for headers in ["", "RateLimit: \"5/1s\";r=4\r\nCache-Control: no-store\r\n"] {
             let mut reply = Reply::json(b"{\"key\":\"a\\r\\n{\"}".to_vec());
             reply.headers = headers.as_bytes().to_vec();
-            let again = read(&write(&reply));
+            let again = read_again(&write(&reply));
             assert_eq!((again.status, &again.body), (200, &reply.body));
             let expected = format!("{headers}Idempotency-Replayed: true\r\n");
             assert_eq!(String::from_utf8(again.headers).unwrap(), expected);
