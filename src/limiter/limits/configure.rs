@@ -127,6 +127,18 @@ enum Attempt {
     Grow(Grow),
 }
 
+/// A limit that is to be configured, and where.
+#[derive(Clone, Copy)]
+struct Asked<'m> {
+    /// Hash and key of its entry.
+    hash: u64,
+    key: &'m str,
+    /// The one copy that is kept of equal values.
+    limit: &'m Arc<Limit>,
+    want: &'m Want<'m>,
+    wait: &'m Wait<'m>,
+}
+
 impl Core {
     /// Hash and key of the entry that an operator means by `key`.
     pub fn place(&self, key: &str) -> (u64, Box<str>) {
@@ -157,13 +169,14 @@ impl Core {
     pub fn configure(&self, want: &Want<'_>, wait: &Wait<'_>) -> Result<Configured> {
         let (hash, key) = self.place(want.key);
         let limit = self.registry.intern(&want.limit);
+        let asked = Asked { hash, key: &key, limit: &limit, want, wait };
         let mut room = Room::default();
         loop {
             let attempt = {
                 let mut table = self.shard(hash);
                 match is_pattern(want.key) {
-                    true => self.configure_pattern(&mut table, hash, &key, &limit, want, &mut room, wait)?,
-                    false => self.configure_exact(&mut table, hash, &key, &limit, want, &mut room, wait)?,
+                    true => self.configure_pattern(&mut table, asked, &mut room)?,
+                    false => self.configure_exact(&mut table, asked, &mut room)?,
                 }
             };
             match attempt {
@@ -173,21 +186,12 @@ impl Core {
         }
     }
 
-    #[expect(clippy::too_many_arguments)]
-    fn configure_exact<'a>(
-        &'a self,
-        table: &mut Table,
-        hash: u64,
-        key: &str,
-        limit: &Arc<Limit>,
-        want: &Want<'_>,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-    ) -> Result<Attempt> {
+    fn configure_exact<'a>(&'a self, table: &mut Table, asked: Asked<'_>, room: &mut Room<'a>) -> Result<Attempt> {
+        let Asked { hash, key, limit, want, wait } = asked;
         let now = self.clock.now();
         self.forget_if_none(table, hash, key, now, self.version(now));
         let (entry, counts) = table.get_with_counts(hash, key);
-        let Some(entry) = entry else { return self.create_exact(table, hash, key, limit, want, room, wait) };
+        let Some(entry) = entry else { return self.create_exact(table, asked, room) };
         if is_same(entry, want) {
             return Ok(Attempt::Made(Configured::Same));
         }
@@ -218,17 +222,8 @@ impl Core {
         Ok(Attempt::Made(Configured::Done { created, number: table.count_configured() }))
     }
 
-    #[expect(clippy::too_many_arguments)]
-    fn create_exact<'a>(
-        &'a self,
-        table: &mut Table,
-        hash: u64,
-        key: &str,
-        limit: &Arc<Limit>,
-        want: &Want<'_>,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-    ) -> Result<Attempt> {
+    fn create_exact<'a>(&'a self, table: &mut Table, asked: Asked<'_>, room: &mut Room<'a>) -> Result<Attempt> {
+        let Asked { hash, key, limit, want, wait } = asked;
         let now = self.clock.now();
         let version = self.version(now);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -272,17 +267,8 @@ impl Core {
         Ok(Attempt::Made(Configured::Done { created: true, number: table.count_configured() }))
     }
 
-    #[expect(clippy::too_many_arguments)]
-    fn configure_pattern<'a>(
-        &'a self,
-        table: &mut Table,
-        hash: u64,
-        key: &str,
-        limit: &Arc<Limit>,
-        want: &Want<'_>,
-        room: &mut Room<'a>,
-        wait: &Wait<'_>,
-    ) -> Result<Attempt> {
+    fn configure_pattern<'a>(&'a self, table: &mut Table, asked: Asked<'_>, room: &mut Room<'a>) -> Result<Attempt> {
+        let Asked { hash, key, limit, want, wait } = asked;
         let (now, shard, max_keys) = (self.clock.now(), shard_of(hash) as u8, want.max_keys);
         let Some(entry) = table.get(hash, key) else {
             if want.span != Span::Ever {
