@@ -83,6 +83,21 @@ class WithServer(unittest.TestCase):
         return limiter
 
 
+def read_message(connection):
+    """A request or a reply, whole; None at the end."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = connection.recv(65536)
+        if not more:
+            return None
+        data += more
+    head, body = data.split(b"\r\n\r\n", 1)
+    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
 class Stub:
     """Answers each connection by a function of its own, and counts the requests it got."""
 
@@ -112,16 +127,10 @@ class Stub:
 
     def read(self, connection):
         """Reads one request; None at the connection's end."""
-        data = b""
-        while b"\r\n\r\n" not in data:
-            more = connection.recv(65536)
-            if not more:
-                return None
-            data += more
-        head, body = data.split(b"\r\n\r\n", 1)
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        while len(body) < length:
-            body += connection.recv(65536)
+        message = read_message(connection)
+        if message is None:
+            return None
+        head, body = message.split(b"\r\n\r\n", 1)
         self.requests.append((head, body))
         return head, body
 

@@ -10,7 +10,7 @@ import unittest
 import unittest.mock
 
 import flint
-from support import TOKEN, Server, WithServer
+from support import TOKEN, Server, WithServer, read_message
 
 
 class Cutting:
@@ -55,21 +55,6 @@ class Cutting:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.thread.join(10)
-
-
-def read_message(connection):
-    """A request or a reply, whole; None at the end."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = connection.recv(65536)
-        if not more:
-            return None
-        data += more
-    head, body = data.split(b"\r\n\r\n", 1)
-    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-    while len(body) < length:
-        body += connection.recv(65536)
-    return head + b"\r\n\r\n" + body
 
 
 class Cut(WithServer):

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::crash_disk::{Chance, CrashDisk, Image};
+use super::crash_disk::{Chance, CrashDisk, Image, open};
 use crate::bounds::{MAX_PERIOD_MS, MIN_SEGMENT_BYTES};
 use crate::limit::{Live, Standing};
 use crate::limiter::tests::*;
@@ -320,13 +320,6 @@ impl Pair {
         self.maps = vec![map];
         Ok(())
     }
-}
-
-fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Limiter {
-    // Segments of a few frames, so that there are several.
-    let policy = Policy { segment_bytes: 1500, ..Policy::default() };
-    let options = Options { sync, policy, disk: disk.clone(), ..options(clock) };
-    Limiter::open(dir, options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 proptest! {

@@ -11,9 +11,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::store::{Disk, ReadDisk, SystemDisk};
+use crate::clock::Clock;
+use crate::limiter::tests::options;
+use crate::limiter::{Limiter, Options, SyncMode};
+use crate::store::{Disk, Policy, ReadDisk, SystemDisk};
 
 const SECTOR: usize = 512;
 
@@ -249,4 +252,12 @@ impl Chance {
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ mixed >> 31) % bound as u64) as usize
     }
+}
+
+/// A limiter on such a disk.
+pub fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Limiter {
+    // Segments of a few frames, so that there are several.
+    let policy = Policy { segment_bytes: 1500, ..Policy::default() };
+    let options = Options { sync, policy, disk: disk.clone(), ..options(clock) };
+    Limiter::open(dir, options).unwrap_or_else(|error| panic!("{error}"))
 }

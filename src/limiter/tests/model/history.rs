@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::plain::{Decided, Lasting, Look, Model, Refused, rank};
 use crate::clock::Micros;
 use crate::limit::{Mode, Window};
-use crate::limiter::tests::disk::crash_disk::{Chance, CrashDisk, Image};
+use crate::limiter::tests::disk::crash_disk::{Chance, CrashDisk, Image, open};
 use crate::limiter::tests::*;
 
 const KEYS: [&str; 8] = ["user:1", "user:12", "user:2", "org:a", "org:ab:x", "job", "user:*", "1"];
@@ -486,13 +486,6 @@ impl Pair {
         self.unwritten = false;
         Ok(())
     }
-}
-
-fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Limiter {
-    // Segments of a few frames, so that there are several.
-    let policy = Policy { segment_bytes: 1500, ..Policy::default() };
-    let options = Options { sync, policy, disk: disk.clone(), ..options(clock) };
-    Limiter::open(dir, options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 proptest! {

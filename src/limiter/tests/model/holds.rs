@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::bounds::REMEMBER_MS;
 use crate::clock::Micros;
 use crate::limit::{Live, Standing};
-use crate::limiter::tests::disk::crash_disk::{Chance, CrashDisk};
+use crate::limiter::tests::disk::crash_disk::{Chance, CrashDisk, open};
 use crate::limiter::tests::*;
 
 const SECOND: Micros = 1_000_000;
@@ -221,12 +221,6 @@ struct Pair {
 }
 
 type Tested = std::result::Result<(), TestCaseError>;
-
-fn open(dir: &Path, sync: SyncMode, clock: &Clock, disk: &Arc<CrashDisk>) -> Limiter {
-    let policy = Policy { segment_bytes: 1500, ..Policy::default() };
-    let options = Options { sync, policy, disk: disk.clone(), ..options(clock) };
-    Limiter::open(dir, options).unwrap_or_else(|error| panic!("{error}"))
-}
 
 impl Pair {
     fn new(sync: SyncMode) -> Pair {
