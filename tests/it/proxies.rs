@@ -221,3 +221,110 @@ fn haproxy() {
     drop(proxy);
     server.terminate();
 }
+
+/// What the balancer hashes is found in the path, in the body or in a header, and is the same each time.
+#[test]
+fn keys_over_several_servers() {
+    if missing(&["haproxy", "openssl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let start = |number: usize, bind: &str| {
+        Server::start_on(&dir.path().join(format!("data-{number}")), bind, &["--token", TOKEN])
+    };
+    let mut servers: Vec<Option<Server>> = (0..3).map(|number| Some(start(number, "127.0.0.1:0"))).collect();
+    let addresses: Vec<String> =
+        servers.iter().flatten().map(|server| server.url.trim_start_matches("http://").to_owned()).collect();
+    let proxy = Proxy::start(|dir, port| {
+        let text = configuration(
+            "Keys over several servers",
+            &[
+                ("bind 127.0.0.1:7878", format!("bind 127.0.0.1:{port}")),
+                ("10.0.0.1:7878", addresses[0].clone()),
+                ("10.0.0.2:7878", addresses[1].clone()),
+                ("10.0.0.3:7878", addresses[2].clone()),
+            ],
+        );
+        let file = dir.join("haproxy.cfg");
+        std::fs::write(&file, text).unwrap();
+        let mut haproxy = Command::new("haproxy");
+        haproxy.arg("-db").arg("-f").arg(file);
+        haproxy
+    });
+    let url = format!("http://127.0.0.1:{}", proxy.port);
+    let mut client = Client::new(&url, Some(TOKEN));
+    let live = |server: &Option<Server>| -> Vec<Value> {
+        let server = server.as_ref().unwrap();
+        let listing = Client::new(&server.url, Some(TOKEN)).get("/v1/limits?live=true").ok();
+        listing.as_array().unwrap().clone()
+    };
+
+    // Three requests for each key: whatever bears it, they meet.
+    let keys: Vec<String> = (0..60).map(|number| format!("user:{number}/ключ")).collect();
+    for key in &keys {
+        let encoded = key.replace(':', "%3A").replace('/', "%2F").replace("ключ", "%D0%BA%D0%BB%D1%8E%D1%87");
+        let (plain, spaced) = (
+            format!(r#"{{"key":"{key}","limit":"3/1d"}}"#),
+            format!(r#"{{ "limit" : {{"rate":3,"per":"1d"}}, "cost" : 1, "key" : "{key}" }}"#),
+        );
+        assert_eq!(client.post("/v1/check", &plain).ok()["remaining"], 2);
+        assert_eq!(client.post("/v1/check", &spaced).ok()["remaining"], 1);
+        assert_eq!(client.post(&format!("/v1/take/{encoded}?limit=3/1d"), "").body, "ok 0\n");
+        assert_eq!(client.get(&format!("/v1/limits/{encoded}")).ok()["remaining"], 0);
+    }
+    let counts: Vec<usize> = servers.iter().map(|server| live(server).len()).collect();
+    assert!(counts.iter().sum::<usize>() == keys.len() && counts.iter().all(|count| *count > 5), "{counts:?}");
+
+    // A hold is settled where it was made, by the header.
+    for number in 0..10 {
+        let key = format!("gpu:{number}");
+        let held = client.post("/v1/hold", &format!(r#"{{"key":"{key}","limit":"9/1d","cost":5}}"#)).ok();
+        let settle = format!(r#"{{"hold":{},"cost":2}}"#, held["hold"]);
+        let raw = |header: &str| {
+            format!(
+                "POST /v1/settle HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n{header}\
+                 Content-Length: {}\r\n\r\n{settle}",
+                settle.len()
+            )
+        };
+        assert_eq!(client.raw(&raw(""), false).unwrap().status, 400);
+        let settled = client.raw(&raw(&format!("X-Flint-Key: {key}\r\n")), false).unwrap();
+        assert_eq!((settled.status, &settled.ok()["results"][0]["remaining"]), (200, &Value::from(7)));
+    }
+
+    // Where no key is found, nobody is asked: a wrong server would answer from nothing.
+    for (path, body) in [
+        ("/v1/check-all", r#"{"items":["user:1/ключ"]}"#),
+        ("/v1/check", r#"{"key":"a\u0062","limit":"3/1d"}"#),
+        ("/v1/check", r#"{"limit":"3/1d"}"#),
+        ("/v1/limits", r#"[{"key":"a","rate":1,"per":"1d"}]"#),
+    ] {
+        let reply = client.post(path, body);
+        assert!(reply.status == 400 && reply.body.contains("X-Flint-Key"), "{path} {body}: {reply:?}");
+    }
+    assert_eq!(client.get("/v1/limits").status, 400);
+
+    // The keys of a server that is away are not answered by others, and are right when it is back.
+    let owned: Vec<String> =
+        live(&servers[1]).iter().map(|status| status["key"].as_str().unwrap().to_owned()).collect();
+    servers[1].take().unwrap().kill();
+    let statuses = |client: &mut Client| -> Vec<(String, u16, Value)> {
+        keys.iter()
+            .map(|key| {
+                let reply = client.post("/v1/check", &format!(r#"{{"key":"{key}","limit":"3/1d"}}"#));
+                let allowed = if reply.status == 200 { reply.ok()["allowed"].clone() } else { Value::Null };
+                (key.clone(), reply.status, allowed)
+            })
+            .collect()
+    };
+    for (key, status, allowed) in statuses(&mut client) {
+        let expected = if owned.contains(&key) { (503, Value::Null) } else { (200, Value::from(false)) };
+        assert_eq!((status, allowed), expected, "{key}");
+    }
+    servers[1] = Some(start(1, &addresses[1]));
+    for (key, status, allowed) in statuses(&mut client) {
+        assert_eq!((status, allowed), (200, Value::from(false)), "{key}");
+    }
+    drop(proxy);
+    servers.into_iter().flatten().for_each(|server| drop(server.terminate()));
+}
