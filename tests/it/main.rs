@@ -20,6 +20,7 @@ mod pages_cli;
 mod pages_http;
 mod pages_server;
 mod proxies;
+mod queue;
 mod readme;
 mod repair;
 mod replies;

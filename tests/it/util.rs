@@ -516,7 +516,7 @@ pub fn segments(dir: &Path) -> Vec<PathBuf> {
 /// All files of the log with their bytes.
 pub fn log_files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
-    let ours = |path: &PathBuf| path.extension().is_some_and(|end| end != "lock");
+    let ours = |path: &PathBuf| path.extension().is_some_and(|end| end != "lock" && end != "queue");
     let mut files: Vec<_> = files.filter(ours).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     files.sort();
     files

@@ -1,12 +1,15 @@
 //! `flint limit check` and `check-all`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::values;
+use crate::bounds::QUEUE_WAIT_MS;
 use crate::cli::answer::{Answer, Document, not_understood, usage};
 use crate::cli::options::{Args, Global, text};
 use crate::cli::output::{Output, length, printable};
-use crate::cli::remote::{Request, ask};
+use crate::cli::remote::{Request, ask, ask_within};
 use crate::error::Result;
 use crate::limit::{excerpt, validate_key};
 use crate::limiter::{Access, Item};
@@ -20,11 +23,12 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Makes a check. `limit` is what it brings for a key that no limit is configured for.
+    /// Makes a check. `limit` is what it brings for a key that no limit is configured for, `patience` how long it may
+    /// wait for the data directory.
     ///
     /// # Errors
     /// As [`ask`]; `invalid_argument` for a bad key.
-    pub fn ask(global: &Global, key: &str, cost: u64, limit: Option<&Value>) -> Result<Decision> {
+    pub fn ask(global: &Global, key: &str, cost: u64, limit: Option<&Value>, patience: Duration) -> Result<Decision> {
         validate_key(key)?;
         let mut body = json!({"key": key, "cost": cost});
         // Without a limit of its own it can be decided only by what is configured, in a directory that is there.
@@ -33,7 +37,7 @@ impl Decision {
             body["limit"] = limit.clone();
             access = Access::Create;
         }
-        let reply = ask(global, access, &Request::post("/v1/check", &body))?;
+        let reply = ask_within(global, access, patience, &Request::post("/v1/check", &body))?;
         Ok(Decision { allowed: reply.bool("allowed")?, retry_after_ms: retry_after_ms(&reply.value)?, reply })
     }
 }
@@ -57,7 +61,8 @@ pub fn advice(retry_after_ms: Option<u64>) -> String {
 /// `limit check`
 pub fn check(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let limit = values::brought(args)?;
-    let decision = Decision::ask(global, args.key()?, args.number("--cost")?, limit.as_ref())?;
+    let patience = Duration::from_millis(QUEUE_WAIT_MS);
+    let decision = Decision::ask(global, args.key()?, args.number("--cost")?, limit.as_ref(), patience)?;
     output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
     Ok(decision.allowed.into())
 }

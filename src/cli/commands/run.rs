@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::checks::{Decision, advice};
 use super::program::{NOT_EXECUTABLE, NOT_FOUND, find};
 use super::values;
-use crate::bounds::MAX_PERIOD_MS;
+use crate::bounds::{MAX_PERIOD_MS, QUEUE_WAIT_MS};
 use crate::cli::answer::{Answer, usage};
 use crate::cli::options::{Args, Global, text};
 use crate::cli::output::{Output, print_error};
@@ -38,8 +38,10 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
         Err((status, why)) => return fail(status, &format!("{}: {why}", name.to_string_lossy())),
     };
     let started = Instant::now();
+    // The wait counts for the queue and for the quota.
+    let mut patience = wait.unwrap_or(Duration::from_millis(QUEUE_WAIT_MS));
     loop {
-        let decision = match Decision::ask(global, key, cost, limit.as_ref()) {
+        let decision = match Decision::ask(global, key, cost, limit.as_ref(), patience) {
             // It can never start, whatever the reason; 2 is kept for the command line.
             Err(error) if error.kind() == Kind::CostExceedsCapacity => return fail(3, error.message()),
             decision => decision?,
@@ -50,7 +52,10 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
         let pause = decision.retry_after_ms.map(|ms| Duration::from_millis(ms.max(1)));
         let left = wait.map(|wait| wait.saturating_sub(started.elapsed()));
         match (pause, left) {
-            (Some(pause), Some(left)) if pause <= left => std::thread::sleep(pause),
+            (Some(pause), Some(left)) if pause <= left => {
+                std::thread::sleep(pause);
+                patience = left - pause;
+            }
             _ => return denied(key, &decision, left.is_some(), output),
         }
     }

@@ -104,7 +104,7 @@ pub static OPTIONS: [CommandOption; 43] = [
     option(&["limit remove"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
-    option(&["run"], "--wait", Text("DURATION"), "when denied, wait for units for so long (30s, 5m)"),
+    option(&["run"], "--wait", Text("DURATION"), "wait so long for units, and for other commands (30s, 5m)"),
     option(&["log repair"], "--to", Directory("NEWDIR"), "where to; must be empty or not exist").required(),
     option(&["log repair"], "--rewind-clock", Flag, "set a log that is ahead of the system clock back to it"),
     option(EVERY, "--data-dir", Directory("DIR"), "the data directory; while a server owns it, the server is asked")
