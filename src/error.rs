@@ -21,6 +21,8 @@ pub enum Kind {
     Unauthorized,
     /// The request was made by a browser's page, or for another host.
     ForbiddenOrigin,
+    /// The token is not for this call, or not for a key of it.
+    Forbidden,
     /// No limit has this key.
     LimitNotConfigured,
     /// No such path.
@@ -58,6 +60,7 @@ impl Kind {
             Kind::CostExceedsCapacity => ("cost_exceeds_capacity", 400, 2),
             Kind::Unauthorized => ("unauthorized", 401, 3),
             Kind::ForbiddenOrigin => ("forbidden_origin", 403, 3),
+            Kind::Forbidden => ("forbidden", 403, 3),
             Kind::LimitNotConfigured => ("limit_not_configured", 404, 3),
             Kind::NotFound => ("not_found", 404, 3),
             Kind::MethodNotAllowed => ("method_not_allowed", 405, 3),
@@ -82,6 +85,7 @@ impl Kind {
         Kind::CostExceedsCapacity,
         Kind::Unauthorized,
         Kind::ForbiddenOrigin,
+        Kind::Forbidden,
         Kind::LimitNotConfigured,
         Kind::NotFound,
         Kind::MethodNotAllowed,

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::guard::GuardHandle;
-use super::http::auth::Tokens;
 use super::http::exchange::Exchange;
 use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
+use super::tokens::Tokens;
 use super::vitals::Vitals;
 use super::waiting::pending::Pending;
 use super::waiting::turns::Turns;

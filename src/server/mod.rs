@@ -116,6 +116,7 @@ mod pool;
 #[cfg(test)]
 mod properties;
 mod routes;
+mod tokens;
 mod vitals;
 mod waiting;
 mod work;
@@ -127,12 +128,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::http::auth::{Tokens, read_token_file};
 pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
 pub use self::net::process::trim_memory;
 pub use self::routes::answer_locally;
 pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
+pub use self::tokens::{Role, Token, TokenFile, Tokens};
 
 use self::context::Context;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig};

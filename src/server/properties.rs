@@ -279,7 +279,7 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
     let result = TestRunner::new(config).run(&asks, |ask| {
         let before = state(&limiter);
         let found = find(&ask.target);
-        let asked = Asked { found, method: &ask.method, target: &ask.target, body: &ask.body };
+        let asked = Asked { found, method: &ask.method, target: &ask.target, body: &ask.body, grant: None };
         let reply = answer(sources, &asked);
         well_formed(&ask, &reply)?;
         let changed = before != state(&limiter);

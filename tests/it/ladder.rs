@@ -18,7 +18,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli/commands", &["run", "program", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
-    ("server", &["fuzz", "accept", "pool", "context", "work", "routes", "http", "waiting", "guard", "vitals", "net"]),
+    (
+        "server",
+        &["fuzz", "accept", "pool", "context", "work", "routes", "http", "waiting", "guard", "tokens", "vitals", "net"],
+    ),
     ("server/pool", &["decider", "worker", "slow", "passing", "handle"]),
     ("server/http", &["auth", "sending", "exchange", "head", "unsent", "reply", "more", "instances"]),
     ("server/waiting", &["turns", "pending", "wake", "sync"]),

@@ -44,7 +44,7 @@ class SharedLimiter:
             The logger ``flint`` warns of it, once a minute. A wrong use (an unknown limit, a wrong token) always raises.
 
     Raises:
-        ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can read.
+        ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can write.
         OSError: a ``token_file`` that can't be read.
     """
 

@@ -205,8 +205,8 @@ class Calls(WithServer):
             file.flush()
             self.assertTrue(self.limiter(token=None, token_file=file.name).health()["ok"])
             self.assertTrue(self.limiter(token="", token_file=pathlib.Path(file.name)).health()["ok"])
-            os.chmod(file.name, 0o604)
-            with self.assertRaisesRegex(ValueError, "can be read by others"):
+            os.chmod(file.name, 0o602)
+            with self.assertRaisesRegex(ValueError, "can be written by others"):
                 self.limiter(token=None, token_file=file.name)
             os.chmod(file.name, 0o600)
             file.truncate(0)

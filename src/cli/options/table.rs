@@ -111,7 +111,12 @@ pub static OPTIONS: [CommandOption; 43] = [
         .default(".flint"),
     option(EVERY, "--server", Text("URL"), "ask this server: http://HOST:PORT or unix:PATH; without it, FLINT_SERVER"),
     option(EVERY, "--token", Text("TOKEN"), "bearer token, of the server that is started or asked (shows in ps)"),
-    option(EVERY, "--token-file", File("FILE"), "tokens, one a line; without either, FLINT_SERVER_TOKEN"),
+    option(
+        EVERY,
+        "--token-file",
+        File("FILE"),
+        "tokens, one a line; else of FLINT_TOKEN_FILE, else FLINT_SERVER_TOKEN",
+    ),
     option(EVERY, "--json", Flag, "print JSON, the same as the HTTP API's"),
     option(EVERY, "--help", Flag, "show this"),
     option(EVERY, "--version", Flag, "print the version"),

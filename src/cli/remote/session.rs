@@ -16,6 +16,7 @@ use crate::cli::output::{length, printable};
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{Access, Limiter, Options};
+use crate::server::TokenFile;
 use crate::store::{Queue, first_in_queue, owner, writer};
 
 /// How often a command that waits in the queue looks whether a server has started.
@@ -69,10 +70,12 @@ impl Session {
     /// As for opening the directory; `locked` when it was not to be had within `patience`; `unreachable`.
     pub fn open_within(global: &Global, access: Access, patience: Duration) -> Result<Session> {
         // A token file that can't be read is an error also where no token is needed.
-        global.tokens()?;
+        global.token_source().map(TokenFile::read).transpose()?;
         let served =
             |connection, address| Ok(Session::Served { address, token: global.token()?, connection: Some(connection) });
         if let Some((address, _)) = global.server()? {
+            // Before it is reached: a token that can't be sent is the caller's mistake.
+            global.token()?;
             return served(Connection::open(&address).map_err(|failed| failed.error)?, address);
         }
         let dir = &global.dir;

@@ -14,7 +14,7 @@ use crate::cli::output::{Output, counted};
 use crate::error::{Kind, Result};
 use crate::limit::{excerpt, parse_length};
 use crate::limiter::{Limiter, Options, SyncMode};
-use crate::server::{self, Bind, Bound, Config, Server, Tokens, refuse_open_bind};
+use crate::server::{self, Bind, Bound, Config, Server, TokenFile, Tokens, refuse_open_bind};
 use crate::store::{Policy, ahead_notice, validate_policy};
 
 /// Serves until SIGTERM or SIGINT.
@@ -64,11 +64,18 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
 
 /// The options of the server.
 fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
+    let tokens = match global.token_source().map(TokenFile::read).transpose()? {
+        None => global.tokens()?,
+        Some(read) => {
+            read.warning.iter().for_each(|warning| log::warn!("{warning}"));
+            read.tokens
+        }
+    };
     if global.token_shows() {
         log::warn!("--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not");
     }
     Ok(Config {
-        tokens: Tokens::new(global.tokens()?.iter().map(String::as_str)),
+        tokens: Tokens::new(tokens),
         workers: args.number("--max-blocking")? as usize,
         hosts: args.texts("--allow-host")?.into_iter().map(str::to_owned).collect(),
         idle_timeout: idle_timeout(args)?,

@@ -1,57 +1,28 @@
 //! Which requests are accepted: bearer tokens, hosts.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::path::Path;
+use std::sync::Arc;
 
+use super::super::tokens::{Grant, Tokens};
 use super::exchange::Exchange;
 use crate::error::{Error, Kind, Result};
 
-/// The tokens that are accepted. What is kept and compared is a keyed hash of fixed length, so that neither the time a
-/// comparison takes nor a memory dump tells a token.
-pub struct Tokens {
-    keys: (RandomState, RandomState),
-    digests: Vec<(u64, u64)>,
-}
-
-impl Tokens {
-    /// A set of tokens; empty ones do not count.
-    pub fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Tokens {
-        let keys = (RandomState::new(), RandomState::new());
-        let digests = tokens
-            .into_iter()
-            .filter(|token| !token.is_empty())
-            .map(|token| (keys.0.hash_one(token.as_bytes()), keys.1.hash_one(token.as_bytes())))
-            .collect();
-        Tokens { keys, digests }
-    }
-
-    /// Whether no token is configured: then everybody may ask.
-    pub fn is_empty(&self) -> bool {
-        self.digests.is_empty()
-    }
-
-    /// Whether the value of an `Authorization` header bears one of the tokens.
-    pub fn accept(&self, authorization: Option<&str>) -> bool {
-        let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' ')) else { return false };
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return false;
-        }
-        let token = token.trim().as_bytes();
-        let digest = (self.keys.0.hash_one(token), self.keys.1.hash_one(token));
-        // All are compared, without a branch on the outcome.
-        self.digests.iter().fold(false, |found, known| found | ((known.0 ^ digest.0) | (known.1 ^ digest.1) == 0))
-    }
-}
-
-/// Refuses whatever bears no token, and web pages in browsers. A Unix socket is reached by neither.
+/// Refuses whatever bears no token, and web pages in browsers. A Unix socket is reached by neither. Returns what the
+/// token may do; `None` for everything.
 ///
 /// # Errors
 /// `unauthorized`, `forbidden_origin`.
-pub fn authorise(exchange: &Exchange, tokens: &Tokens, hosts: &[String], unix: bool) -> Result<()> {
-    if !tokens.is_empty() && !tokens.accept(exchange.authorization()) {
-        return Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"));
-    }
+pub fn authorise(exchange: &Exchange, tokens: &Tokens, hosts: &[String], unix: bool) -> Result<Option<Arc<Grant>>> {
+    let grant = match tokens.is_empty() {
+        true => None,
+        false => match tokens.accept(exchange.authorization()) {
+            Some(grant) => grant.cloned(),
+            None => {
+                let message = "a bearer token is needed: Authorization: Bearer TOKEN";
+                return Err(Error::new(Kind::Unauthorized, message));
+            }
+        },
+    };
     if exchange.head.origin {
         return Err(Error::new(Kind::ForbiddenOrigin, "requests of web pages (with an Origin header) are refused"));
     }
@@ -63,29 +34,8 @@ pub fn authorise(exchange: &Exchange, tokens: &Tokens, hosts: &[String], unix: b
                 crate::limit::excerpt(host)
             ),
         )),
-        _ => Ok(()),
+        _ => Ok(grant),
     }
-}
-
-/// Reads a token file: one token a line, blank lines and lines that begin with `#` aside.
-///
-/// # Errors
-/// `usage` when others than its owner and group can read it, or when it holds no token; `io`.
-pub fn read_token_file(path: &Path) -> Result<Vec<String>> {
-    use std::os::unix::fs::PermissionsExt;
-    let wrong = |what: &str| Error::new(Kind::Usage, format!("--token-file {} {what}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
-    if metadata.permissions().mode() & 0o007 != 0 {
-        return Err(wrong("can be read by others; run chmod o-rwx on it"));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
-    let tokens: Vec<String> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect();
-    if tokens.is_empty() { Err(wrong("holds no token")) } else { Ok(tokens) }
 }
 
 /// Whether a `Host` header names this server: an address, `localhost`, or one of `names`. A page in a browser that was
@@ -105,19 +55,6 @@ pub fn is_own_host(host: &str, names: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tokens() {
-        let tokens = Tokens::new(["one", "", "two"]);
-        assert!(!tokens.is_empty() && Tokens::new([""]).is_empty());
-        for good in ["Bearer one", "bearer two", "BEARER  one "] {
-            assert!(tokens.accept(Some(good)), "{good}");
-        }
-        for bad in ["Bearer", "Bearer ", "Bearer on", "Bearer onee", "Basic one", "one", ""] {
-            assert!(!tokens.accept(Some(bad)), "{bad}");
-        }
-        assert!(!tokens.accept(None));
-    }
 
     #[test]
     fn hosts() {

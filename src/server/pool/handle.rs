@@ -50,7 +50,7 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
         return let_go(exchange);
     }
     let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
-    if let Err(error) = admit(context, &exchange) {
+    if let Err(error) = admit(context, &mut exchange) {
         let reply = routes::refusal(&error, exchange.head.found);
         return answer_at_once(context, exchange, measure, reply, role);
     }
@@ -150,11 +150,12 @@ fn ask(exchange: &Exchange) -> routes::Ask<'_> {
         method: exchange.method(),
         target: exchange.target(),
         body: exchange.body(),
+        grant: exchange.grant.as_deref(),
     }
 }
 
 /// Refuses what can be refused by the head.
-fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
+fn admit(context: &Context, exchange: &mut Exchange) -> Result<()> {
     let head = &exchange.head;
     if head.class == Class::Shed {
         return Err(overloaded());
@@ -166,7 +167,10 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
              header may hold control characters",
         ));
     }
-    auth::authorise(exchange, &context.tokens(), &context.hosts, context.unix)?;
+    let grant = auth::authorise(exchange, &context.tokens(), &context.hosts, context.unix)?;
+    if let Some(grant) = &grant {
+        routes::check_grant(grant, head.found, exchange.method(), exchange.target())?;
+    }
     if head.chunked && context.unix {
         // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
         return Err(Error::invalid(
@@ -179,6 +183,7 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
     if head.unread {
         routes::check_method(head.found, exchange.method(), exchange.target())?;
     }
+    exchange.grant = grant;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::guard::GuardHandle;
 use super::super::http::reply::Reply;
+use super::super::tokens::Grant;
 use super::super::vitals::Vitals;
 use super::metrics::Metrics;
 use super::query::{Query, decode};
@@ -38,14 +39,34 @@ pub struct Call<'a> {
     pub key: &'a str,
     pub query: Query<'a>,
     pub body: &'a [u8],
+    /// What the token may do; `None` for everything.
+    pub grant: Option<&'a Grant>,
 }
 
 impl Call<'_> {
-    /// The key in the path.
+    /// Refuses a key that the token is not for.
     ///
     /// # Errors
-    /// `invalid_argument` for a bad encoding.
+    /// `forbidden`.
+    pub fn permit(&self, key: &str) -> Result<()> {
+        self.grant.map_or(Ok(()), |grant| grant.check_key(key))
+    }
+
+    /// Refuses the keys that begin so, where the token is not for all of them.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn permit_prefix(&self, prefix: &str) -> Result<()> {
+        self.grant.map_or(Ok(()), |grant| grant.check_prefix(prefix))
+    }
+
+    /// The key in the path, which the token is for.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a bad encoding, `forbidden`.
     pub fn key(&self) -> Result<String> {
-        decode(self.key, "the key in the path")
+        let key = decode(self.key, "the key in the path")?;
+        self.permit(&key)?;
+        Ok(key)
     }
 }

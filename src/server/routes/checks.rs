@@ -13,6 +13,7 @@ const DECISION_BYTES: usize = 320;
 pub fn check(call: &Call<'_>) -> Answer {
     let check: Check<'_> = body::parse(call.body)?;
     let item = check.item()?;
+    call.permit(item.key)?;
     let denied_status = denied_status(call)?;
     let decision = call.sources.limiter.check_for(item, call.sources.non_blocking)?;
     let mut out = Vec::with_capacity(DECISION_BYTES);
@@ -58,6 +59,7 @@ pub fn take(call: &Call<'_>) -> Answer {
 pub fn check_all(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.items()?;
+    items.iter().try_for_each(|item| call.permit(item.key))?;
     let denied_status = denied_status(call)?;
     let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
     let all = call.sources.limiter.check_all_for(&items, call.sources.non_blocking)?;
@@ -72,6 +74,7 @@ pub fn check_all(call: &Call<'_>) -> Answer {
 pub fn check_many(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.items()?;
+    items.iter().try_for_each(|item| call.permit(item.key))?;
     let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
     let results = call.sources.limiter.check_many_for(&items, call.sources.non_blocking)?;
     write_many(&results, &items, &mut out);

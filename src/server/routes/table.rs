@@ -1,6 +1,7 @@
 //! The table of endpoints: the one place that knows paths, methods, query parameters and which function answers.
 
 use super::super::http::head::Found;
+use super::super::tokens::Role;
 use super::call::{Answer, Call};
 use super::{checks, limits, operations};
 use crate::bounds::{MAX_BODY_BYTES, MAX_LIMITS_BYTES};
@@ -22,6 +23,10 @@ pub struct Method {
     pub name: &'static str,
     /// The query parameters that it knows.
     pub parameters: &'static [&'static str],
+    /// The role that a token needs; `None` where any token will do.
+    pub role: Option<Role>,
+    /// It is also for tokens with a prefix: its function refuses keys that the token is not for.
+    pub keyed: bool,
     answer: fn(&Call<'_>) -> Answer,
 }
 
@@ -39,34 +44,34 @@ const fn bulk(path: &'static str, methods: &'static [Method]) -> Endpoint {
 }
 
 const fn get(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "GET", parameters, answer }
+    Method { name: "GET", parameters, role: Some(Role::Read), keyed: false, answer }
 }
 
 const fn post(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "POST", parameters, answer }
+    Method { name: "POST", parameters, role: Some(Role::Admin), keyed: false, answer }
 }
 
 const fn delete(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "DELETE", parameters, answer }
+    Method { name: "DELETE", parameters, role: Some(Role::Admin), keyed: false, answer }
 }
 
 /// All endpoints.
 pub const ENDPOINTS: [Endpoint; 13] = [
-    quick("/v1/check", &[post(&["status"], checks::check)]),
-    quick("/v1/check-all", &[post(&["status"], checks::check_all)]),
-    quick("/v1/check-many", &[post(&[], checks::check_many)]),
-    quick("/v1/take/{key}", &[post(&["cost", "limit"], checks::take)]),
-    quick("/v1/health", &[get(&[], operations::health)]),
+    quick("/v1/check", &[post(&["status"], checks::check).needs(Role::Check).keyed()]),
+    quick("/v1/check-all", &[post(&["status"], checks::check_all).needs(Role::Check).keyed()]),
+    quick("/v1/check-many", &[post(&[], checks::check_many).needs(Role::Check).keyed()]),
+    quick("/v1/take/{key}", &[post(&["cost", "limit"], checks::take).needs(Role::Check).keyed()]),
+    quick("/v1/health", &[get(&[], operations::health).for_all()]),
     bulk(
         "/v1/limits",
         &[
-            get(&["live", "prefix", "pattern", "limit", "after"], limits::list),
-            post(&[], limits::configure),
-            delete(&["prefix"], limits::remove_prefix),
+            get(&["live", "prefix", "pattern", "limit", "after"], limits::list).keyed(),
+            post(&[], limits::configure).keyed(),
+            delete(&["prefix"], limits::remove_prefix).keyed(),
         ],
     ),
-    endpoint("/v1/limits/{key}", &[get(&[], limits::status), delete(&[], limits::remove)]),
-    endpoint("/v1/reset", &[post(&[], limits::reset)]),
+    endpoint("/v1/limits/{key}", &[get(&[], limits::status).keyed(), delete(&[], limits::remove).keyed()]),
+    endpoint("/v1/reset", &[post(&[], limits::reset).keyed()]),
     endpoint("/v1/log/flush", &[post(&[], operations::flush)]),
     endpoint("/v1/log/compact", &[post(&[], operations::compact)]),
     endpoint("/v1/doctor", &[get(&[], operations::doctor)]),
@@ -108,6 +113,21 @@ pub fn allowed(found: Found) -> String {
 }
 
 impl Method {
+    /// It needs this role and no other than it.
+    const fn needs(self, role: Role) -> Method {
+        Method { role: Some(role), ..self }
+    }
+
+    /// Its function hands every key and prefix to [`Call::permit`] or [`Call::permit_prefix`].
+    const fn keyed(self) -> Method {
+        Method { keyed: true, ..self }
+    }
+
+    /// Any token will do: nothing is told of keys.
+    const fn for_all(self) -> Method {
+        Method { role: None, keyed: true, ..self }
+    }
+
     /// Answers a call.
     pub fn answer(&self, call: &Call<'_>) -> Answer {
         (self.answer)(call)
