@@ -258,7 +258,6 @@ impl Tokens {
 
     /// What the token in the value of an `Authorization` header may do: `Some(None)` for everything; `None` where it
     /// is none of these.
-    #[expect(clippy::option_option, reason = "the outer one is whether, the inner one how far")]
     pub fn accept(&self, authorization: Option<&str>) -> Option<Option<&Arc<Grant>>> {
         let (scheme, token) = authorization.and_then(|value| value.split_once(' '))?;
         if !scheme.eq_ignore_ascii_case("bearer") {

@@ -19,7 +19,12 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A command of the binary under test, without what the environment would add.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flint"));
-    command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_SERVER").env_remove("FLINT_LOG").env_remove("FLINT_TOKEN_FILE").stdin(Stdio::null());
+    command
+        .env_remove("FLINT_SERVER_TOKEN")
+        .env_remove("FLINT_SERVER")
+        .env_remove("FLINT_LOG")
+        .env_remove("FLINT_TOKEN_FILE")
+        .stdin(Stdio::null());
     command
 }
 

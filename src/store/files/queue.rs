@@ -41,11 +41,13 @@ impl Queue {
     pub fn join(dir: &Path, create: bool) -> Queue {
         let path = dir.join(QUEUE);
         let mut how = OpenOptions::new();
-        how.read(true);
-        if create {
-            how.write(true).create(true).truncate(false).mode(0o600);
-        }
-        let file = match how.open(&path) {
+        how.read(true).write(true).create(create).truncate(false).mode(0o600);
+        let opened = how.open(&path).or_else(|error| match create {
+            // To lock it a reader need not write it.
+            false => File::open(&path),
+            true => Err(error),
+        });
+        let file = match opened {
             Ok(file) => file,
             Err(error) => {
                 log::debug!("there is no queue at {}: {error}", path.display());
