@@ -22,7 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "server",
         &[
             "fuzz", "accept", "pool", "context", "work", "routes", "gate", "digest", "http", "waiting", "guard",
-            "vitals", "net",
+            "tokens", "vitals", "net",
         ],
     ),
     ("server/pool", &["decider", "worker", "slow", "passing", "handle"]),
@@ -43,7 +43,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["opening", "directory", "snapshot", "log", "read", "files", "format", "policy", "timings", "clocks"]),
     ("store/log", &["handle", "writer", "queue", "growth", "health", "segment", "wait", "sync"]),
     ("store/read", &["rewind", "repair", "recovery", "found"]),
-    ("store/files", &["lock", "view", "data_dir", "disk", "names", "random"]),
+    ("store/files", &["lock", "queue", "view", "data_dir", "disk", "names", "random"]),
     ("store/format", &["frame", "encode", "decode", "record"]),
     (
         "limiter",

@@ -25,6 +25,7 @@ mod pages_http;
 mod pages_server;
 mod proxied;
 mod proxies;
+mod queue;
 mod readme;
 mod repair;
 mod replies;

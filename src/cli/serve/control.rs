@@ -13,14 +13,14 @@ use crate::cli::answer::Answer;
 use crate::cli::output::counted;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
-use crate::server::{Server, Tokens, read_token_file};
+use crate::server::{Server, TokenFile, Tokens};
 use crate::store::Health;
 
 pub struct Control<'a> {
     pub limiter: &'a Limiter,
     pub signals: &'a Signals,
     /// The token file, if the tokens are from one.
-    pub token_file: Option<&'a Path>,
+    pub token_file: Option<&'a TokenFile>,
     pub notifier: Notifier,
 }
 
@@ -58,7 +58,7 @@ impl Control<'_> {
     /// Why the next image of this process could not start.
     fn obstacle(&self) -> Option<String> {
         match self.limiter.health() {
-            (Health::Healthy, _) => Some(read_token_file(self.token_file?).err()?.to_string()),
+            (Health::Healthy, _) => Some(self.token_file?.read().err()?.to_string()),
             (_, reason) => Some(reason.unwrap_or_else(|| "the log cannot be written".to_owned())),
         }
     }
@@ -82,12 +82,14 @@ impl Control<'_> {
 
     /// Reads the token file again; a bad one changes nothing. Returns what was done.
     fn reload(&self, server: &Server) -> String {
-        let (level, done) = match self.token_file.map(|file| (file, read_token_file(file))) {
+        let (level, done) = match self.token_file.map(|file| (file, file.read())) {
             None => (Level::Warn, "SIGHUP changes nothing: the tokens are not from a --token-file".to_owned()),
             Some((_, Err(error))) => (Level::Error, format!("SIGHUP changes nothing: {error}")),
-            Some((file, Ok(tokens))) => {
-                server.set_tokens(Tokens::new(tokens.iter().map(String::as_str)));
-                (Level::Info, format!("read {} from {}", counted(tokens.len(), "token"), file.display()))
+            Some((file, Ok(read))) => {
+                read.warning.iter().for_each(|warning| log::warn!("{warning}"));
+                let count = counted(read.tokens.len(), "token");
+                server.set_tokens(Tokens::new(read.tokens));
+                (Level::Info, format!("read {count} from {}", file.path.display()))
             }
         };
         log::log!(level, "{done}");

@@ -14,7 +14,7 @@ use crate::cli::output::{Output, counted};
 use crate::error::{Kind, Result};
 use crate::limit::{excerpt, parse_length};
 use crate::limiter::{Limiter, Options, SyncMode};
-use crate::server::{self, Bind, Bound, Config, Gates, LegacyHeaders, Server, Tokens, refuse_open_bind};
+use crate::server::{self, Bind, Bound, Config, Gates, LegacyHeaders, Server, TokenFile, Tokens, refuse_open_bind};
 use crate::store::{Policy, ahead_notice, validate_policy};
 
 /// Serves until SIGTERM or SIGINT.
@@ -64,11 +64,18 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
 
 /// The options of the server.
 fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
+    let tokens = match global.token_source().map(TokenFile::read).transpose()? {
+        None => global.tokens()?,
+        Some(read) => {
+            read.warning.iter().for_each(|warning| log::warn!("{warning}"));
+            read.tokens
+        }
+    };
     if global.token_shows() {
         log::warn!("--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not");
     }
     Ok(Config {
-        tokens: Tokens::new(global.tokens()?.iter().map(String::as_str)),
+        tokens: Tokens::new(tokens),
         workers: args.number("--max-blocking")? as usize,
         hosts: args.texts("--allow-host")?.into_iter().map(str::to_owned).collect(),
         gates: Gates::parse(
@@ -123,19 +130,24 @@ fn report_panics() {
     }));
 }
 
-/// Opens the data directory. A process that takes over from its former image waits for any command that has opened it
-/// in between; every other process waits only for commands that read the directory, which they do for a moment.
+/// Opens the data directory. Commands hold it for a moment, and are waited for, but not in their queue, which may be
+/// long. A process that takes over from its former image waits longer. Another server is not waited for.
 fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
     let begun = Instant::now();
-    let within = |ms| begun.elapsed() < Duration::from_millis(ms);
+    let patience = Duration::from_millis(if taken_over { TAKEOVER_WAIT_MS } else { LOCK_WAIT_MS });
     loop {
+        let tried = Instant::now();
+        let left = patience.saturating_sub(begun.elapsed());
         match Limiter::open(dir, options.clone()) {
-            Err(error)
-                if error.kind() == Kind::Locked
-                    && ((taken_over && within(TAKEOVER_WAIT_MS))
-                        || (within(LOCK_WAIT_MS) && crate::store::writer(dir).is_none())) =>
-            {
-                std::thread::sleep(Duration::from_millis(10));
+            Err(error) if error.kind() == Kind::Locked && !left.is_zero() => {
+                if !taken_over && crate::store::writer(dir).is_some_and(|writer| writer.url.is_some()) {
+                    return Err(error);
+                }
+                crate::store::wait_until_free(dir, left);
+                // Some other lock is in the way, or another process was faster.
+                if tried.elapsed() < Duration::from_millis(1) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
             result => return result,
         }

@@ -175,7 +175,7 @@ fn lock(file: &File, dir: &Path, access: Access) -> Result<()> {
             // The note is that of the last writer, and the lock may be held by readers.
             let read = access != Access::Read && fs4::FileExt::try_lock_shared(file).is_ok();
             let by = match owner(dir).pid {
-                _ if read => " (by a command that reads it; try again)".to_owned(),
+                _ if read => " (by a command that reads it)".to_owned(),
                 Some(pid) => format!(" (by process {pid})"),
                 None => String::new(),
             };
@@ -213,7 +213,7 @@ mod tests {
         let _second = DirectoryLock::acquire(&dir, Access::Read).unwrap();
         let error = DirectoryLock::acquire(&dir, Access::Write).unwrap_err();
         assert_eq!(error.kind(), Kind::Locked);
-        assert!(error.message().ends_with("(by a command that reads it; try again)"), "{error}");
+        assert!(error.message().ends_with("(by a command that reads it)"), "{error}");
         drop(reader);
     }
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// Name of the lock file. It is never unlinked: two processes could each lock a file of this name otherwise.
 pub const LOCK: &str = "flint.lock";
 
+/// Name of the file whose lock orders the commands that wait for the directory. It is never unlinked either.
+pub const QUEUE: &str = "flint.queue";
+
 /// Ending of a file that is still being written and counts for nothing.
 const UNFINISHED: &str = ".new";
 
