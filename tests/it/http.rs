@@ -372,7 +372,7 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
         ("POST", "/v1/health", "GET"),
         ("GET", "/v1/check", "POST"),
         ("DELETE", "/v1/check", "POST"),
-        ("PUT", "/v1/limits", "GET, POST, DELETE"),
+        ("PATCH", "/v1/limits", "GET, POST, PUT, DELETE"),
         ("POST", "/v1/limits/k", "GET, DELETE"),
         ("PUT", "/v1/limits/k", "GET, DELETE"),
         ("GET", "/v1/log/compact", "POST"),

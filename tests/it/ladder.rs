@@ -13,7 +13,7 @@ use crate::modules::{Module, Modules, Names, lines_without_tests};
 /// `mod.rs` declares, but for those of tests; and take the room off [`UNLISTED`].
 const ROOMS: &[(&str, &[&str])] = &[
     ("", &["cli", "server", "limiter", "store", "limit", "clock", "error", "bounds"]),
-    ("cli", &["serve", "commands", "remote", "options", "status", "columns", "output", "answer"]),
+    ("cli", &["serve", "commands", "remote", "options", "status", "columns", "limits_file", "output", "answer"]),
     ("cli/serve", &["start", "control", "signals", "notify"]),
     ("cli/commands", &["run", "program", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
@@ -23,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("server/http", &["auth", "sending", "exchange", "head", "unsent", "reply", "more", "instances"]),
     ("server/waiting", &["turns", "pending", "wake", "sync"]),
     ("server/routes", &["table", "checks", "operations", "limits", "call", "query", "metrics", "listing", "body"]),
-    ("server/routes/body", &["limits", "checks", "values", "object", "scalars"]),
+    ("server/routes/body", &["listed", "limits", "checks", "values", "object", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (
         "server/net",

@@ -1,5 +1,6 @@
 //! Integration tests: the real binary, over its real command line, sockets and files.
 
+mod applied;
 mod attacks;
 mod beside;
 mod cli;

@@ -146,7 +146,9 @@ impl Server {
         let mut child = Owned(command.spawn().unwrap());
         let mut line = String::new();
         BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some(url) = line.trim_end().strip_prefix("flint server listening on ") else {
+        let Some(url) =
+            line.trim_end().strip_prefix("flint server listening on ").and_then(|rest| rest.split(" (").next())
+        else {
             eprintln!("the server did not start: {line:?} {}", whole(&mut err));
             return None;
         };

@@ -53,7 +53,8 @@ impl Line {
         let words: Vec<_> = operands.iter().take(2).map(|word| word.to_string_lossy()).collect();
         let name = words.join(" ");
         let command = Command::find(&name).or_else(|| Command::find(words.first()?));
-        if let Some(option) = operands.iter().find(|operand| operand.as_bytes().starts_with(b"-")) {
+        if let Some(option) = operands.iter().find(|operand| operand.len() > 1 && operand.as_bytes().starts_with(b"-"))
+        {
             return Err(unknown_option(&option.to_string_lossy(), command));
         }
         if is_given("--help") && command.is_none_or(|command| command.name != "help") {

@@ -10,7 +10,7 @@ use crate::limit::Algorithm;
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
 /// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
-pub static COMMANDS: [Command; 19] = [
+pub static COMMANDS: [Command; 20] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
     command(
         "limit add",
@@ -23,6 +23,11 @@ pub static COMMANDS: [Command; 19] = [
     command("limit list", "", "List limits and patterns, sorted by key."),
     command("limit reset", "[KEY]", "Give back all that was spent of a limit, or of all below a prefix."),
     command("limit remove", "[KEY]", "Remove a limit, or all below a prefix."),
+    command(
+        "limit apply",
+        "FILE",
+        "Make the limits what a JSON file (- for standard input) says, as `limit list --json` prints it, all or none.",
+    ),
     command("limit top", "", "List the limits with the most denied or allowed checks."),
     command("limit history", "KEY", "Show the events of a limit that the log still has."),
     command(
@@ -45,7 +50,7 @@ pub static COMMANDS: [Command; 19] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 43] = [
+pub static OPTIONS: [CommandOption; 46] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -74,6 +79,12 @@ pub static OPTIONS: [CommandOption; 43] = [
     option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
     option(START, "--max-keys", KEYS, "keys that live by limits in requests; at more, new ones share one limit")
         .count(MAX_KEYS),
+    option(
+        START,
+        "--limits",
+        File("FILE"),
+        "limits to configure at the start and on SIGHUP, as limit apply takes them",
+    ),
     option(ADD, "--rate", ANY, "in place of RATE/PER: units per period, 0 to 10^12; at 0 every check is denied"),
     option(ADD, "--per", Text("PER"), "1ms to 366d (250ms, 10s, 1m, 24h, 7d), or day, week, month, quarter, year"),
     option(ADD, "--algorithm", Value::Algorithm, "how it counts").default("token_bucket"),
@@ -102,6 +113,8 @@ pub static OPTIONS: [CommandOption; 43] = [
     option(&["limit list"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them"),
     option(&["limit reset"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
     option(&["limit remove"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
+    option(&["limit apply"], "--prune", Flag, "remove the limits that FILE does not name"),
+    option(&["limit apply"], "--dry-run", Flag, "change nothing; only tell what would change"),
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
     option(&["run"], "--wait", Text("DURATION"), "when denied, wait for units for so long (30s, 5m)"),

@@ -46,6 +46,10 @@ const fn post(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answ
     Method { name: "POST", parameters, answer }
 }
 
+const fn put(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
+    Method { name: "PUT", parameters, answer }
+}
+
 const fn delete(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
     Method { name: "DELETE", parameters, answer }
 }
@@ -62,6 +66,7 @@ pub const ENDPOINTS: [Endpoint; 13] = [
         &[
             get(&["live", "prefix", "pattern", "limit", "after"], limits::list),
             post(&[], limits::configure),
+            put(&["prune", "dry_run"], limits::apply),
             delete(&["prefix"], limits::remove_prefix),
         ],
     ),

@@ -34,7 +34,7 @@ pub fn parse_empty(bytes: &[u8]) -> Result<()> {
 /// As [`parse`].
 pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| match serde_json::from_slice::<IgnoredAny>(bytes) {
-        Err(error) => Error::new(Kind::InvalidJson, format!("the body is not JSON: {error}")),
+        Err(error) => Error::new(Kind::InvalidJson, format!("the body is not JSON: {}", not_json(bytes, &error))),
         Ok(_) => {
             let text = error.to_string();
             let (text, _) = split_position(&text);
@@ -44,6 +44,31 @@ pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
             Error::invalid(whole + &line)
         }
     })
+}
+
+/// Why bytes are no JSON.
+fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "it ends too early; a bracket or a quote is not closed".to_owned();
+    }
+    let text = error.to_string();
+    if text.starts_with("recursion limit") {
+        return "it is nested too deeply".to_owned();
+    }
+    // The column counts bytes from 1, and is 0 where the line's end before it is what does not fit.
+    let mut lines = bytes.split(|byte| *byte == b'\n').skip(error.line().saturating_sub(1));
+    let line = String::from_utf8_lossy(lines.next().unwrap_or_default());
+    let most = error.column().saturating_sub(1).min(line.len());
+    let at = (0..=most).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+    let number = if error.line() > 1 { format!("line {}, ", error.line()) } else { String::new() };
+    match line[at..].chars().next() {
+        _ if std::str::from_utf8(bytes).is_err() => format!("{number}it is not UTF-8"),
+        Some(wrong) if !wrong.is_control() => {
+            let place = line[..at].chars().count() + 1;
+            format!("{number}the `{wrong}` in place {place} does not belong there; look also at what stands before it")
+        }
+        _ => format!("{number}there is a line's end or a control character where none may be"),
+    }
 }
 
 /// A JSON object with known fields.
