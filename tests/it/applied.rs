@@ -158,7 +158,7 @@ fn a_server_keeps_its_limits_in_a_file() {
 
     file(home.path(), good);
     let mut server = Server::spawn(command().env("FLINT_LOG", "info").arg("--data-dir").arg(&data).args(start));
-    let mut rate = |server: &Server| server.client().get("/v1/limits/a").ok()["rate"].as_u64().unwrap();
+    let rate = |server: &Server| server.client().get("/v1/limits/a").ok()["rate"].as_u64().unwrap();
     assert_eq!(rate(&server), 5);
     let mut hang_up = |text: &str, told: &str| {
         let before = server.stderr().matches(told).count();
@@ -182,21 +182,4 @@ fn a_server_keeps_its_limits_in_a_file() {
     let named = format!("SIGHUP changes nothing: {path}: item 2: field `rate` must be an integer from 0 to");
     assert!(err.contains(&named) && err.contains("(line 2)"), "{err}");
     assert!(err.contains(&format!("{path} is not JSON: it ends too early")), "{err}");
-}
-
-#[test]
-fn the_first_line_of_a_server_names_address_directory_and_limits() {
-    use std::io::{BufRead, BufReader};
-    let home = tempfile::tempdir().unwrap();
-    let data = home.path().join("data");
-    assert_eq!(flint(&data, &["limit", "add", "a", "1/1h"]).code, Some(0));
-    let mut start = command();
-    start.current_dir(home.path()).args(["--data-dir", "data", "server", "start", "--bind", "127.0.0.1:0"]);
-    let mut child = start.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let _ = (child.kill(), child.wait());
-    let rest = line.strip_prefix("flint server listening on http://127.0.0.1:").unwrap_or_else(|| panic!("{line}"));
-    let data = home.path().join("data");
-    assert!(rest.ends_with(&format!(" (data in {}, 1 limit)\n", data.display())), "{line}");
 }

@@ -7,6 +7,7 @@ mod cli;
 mod crash;
 mod deb;
 mod faults;
+mod first_steps;
 mod format;
 mod http;
 mod install;

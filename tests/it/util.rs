@@ -19,6 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A command of the binary under test, without what the environment would add.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flint"));
+    command.env_remove("FLINT_DATA_DIR");
     command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_SERVER").env_remove("FLINT_LOG").stdin(Stdio::null());
     command
 }

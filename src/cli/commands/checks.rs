@@ -58,7 +58,9 @@ pub fn advice(retry_after_ms: Option<u64>) -> String {
 pub fn check(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let limit = values::brought(args)?;
     let decision = Decision::ask(global, args.key()?, args.number("--cost")?, limit.as_ref())?;
-    output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
+    if args.os_text("--quiet").is_none() {
+        output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
+    }
     Ok(decision.allowed.into())
 }
 

@@ -28,7 +28,7 @@ const TIMED_OUT: u8 = 124;
 pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let cost = args.number("--cost")?;
     let wait = args.given_text("--wait")?.map(duration).transpose()?;
-    let limit = values::brought(args)?;
+    let (limit, quiet) = (values::brought(args)?, args.os_text("--quiet").is_some());
     let (key, words) = operands(args)?;
     let Some((name, arguments)) = words.split_first() else {
         return Err(usage("COMMAND is missing; it comes after --, as in `flint run KEY -- make`"));
@@ -51,6 +51,7 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
         let left = wait.map(|wait| wait.saturating_sub(started.elapsed()));
         match (pause, left) {
             (Some(pause), Some(left)) if pause <= left => std::thread::sleep(pause),
+            _ if quiet => return Ok(Answer::Status(if left.is_some() { TIMED_OUT } else { DENIED })),
             _ => return denied(key, &decision, left.is_some(), output),
         }
     }

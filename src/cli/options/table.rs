@@ -2,8 +2,9 @@
 //! here and its use in the command.
 
 use crate::bounds::{
-    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS, MAX_KEYS,
-    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_KEYS, MAX_PAGE,
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, MAX_ANCHOR, MAX_BLOCKING, MAX_COMPACT_AFTER_BYTES,
+    MAX_CONNECTIONS, MAX_FLUSH_EVERY_EVENTS, MAX_FLUSH_EVERY_MS, MAX_KEYS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS,
+    MAX_MAX_KEYS, MAX_PAGE, MAX_UNITS, MIN_COMPACT_AFTER_BYTES,
 };
 use crate::limit::Algorithm;
 
@@ -50,7 +51,7 @@ pub static COMMANDS: [Command; 20] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 46] = [
+pub static OPTIONS: [CommandOption; 47] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -59,10 +60,20 @@ pub static OPTIONS: [CommandOption; 46] = [
         "answer when a record is on disk, written to the log, or queued for it",
     )
     .default("always"),
-    option(START, "--flush-every-ms", ANY, "batch, relaxed: fsync after N milliseconds at the latest")
-        .count(FLUSH_EVERY_MS),
-    option(START, "--flush-every-events", ANY, "batch, relaxed: fsync after N records at the latest")
-        .count(FLUSH_EVERY_EVENTS),
+    option(
+        START,
+        "--flush-every-ms",
+        Number("N", 1, MAX_FLUSH_EVERY_MS),
+        "batch, relaxed: fsync after N milliseconds at the latest",
+    )
+    .count(FLUSH_EVERY_MS),
+    option(
+        START,
+        "--flush-every-events",
+        Number("N", 1, MAX_FLUSH_EVERY_EVENTS),
+        "batch, relaxed: fsync after N records at the latest",
+    )
+    .count(FLUSH_EVERY_EVENTS),
     option(
         START,
         "--max-blocking",
@@ -70,8 +81,13 @@ pub static OPTIONS: [CommandOption; 46] = [
         "threads that handle requests; 2 is the smallest pool",
     )
     .count(MAX_BLOCKING as u64),
-    option(START, "--compact-after", Number("BYTES", 0, u64::MAX), "compact when the log has grown past this")
-        .count(COMPACT_AFTER_BYTES),
+    option(
+        START,
+        "--compact-after",
+        Number("BYTES", MIN_COMPACT_AFTER_BYTES, MAX_COMPACT_AFTER_BYTES),
+        "compact when the log has grown past this",
+    )
+    .count(COMPACT_AFTER_BYTES),
     option(START, "--idle-timeout", Text("DURATION"), "end connections that are silent for so long").default("60s"),
     option(START, "--max-connections", CONNECTIONS, "connections at once; more end the longest idle")
         .count(MAX_CONNECTIONS as u64),
@@ -85,10 +101,15 @@ pub static OPTIONS: [CommandOption; 46] = [
         File("FILE"),
         "limits to configure at the start and on SIGHUP, as limit apply takes them",
     ),
-    option(ADD, "--rate", ANY, "in place of RATE/PER: units per period, 0 to 10^12; at 0 every check is denied"),
+    option(
+        ADD,
+        "--rate",
+        Number("N", 0, MAX_UNITS),
+        "in place of RATE/PER: units per period; at 0 every check is denied",
+    ),
     option(ADD, "--per", Text("PER"), "1ms to 366d (250ms, 10s, 1m, 24h, 7d), or day, week, month, quarter, year"),
     option(ADD, "--algorithm", Value::Algorithm, "how it counts").default("token_bucket"),
-    option(ADD, "--burst", ANY, "token_bucket only: the bucket's capacity; without it, the rate"),
+    option(ADD, "--burst", Number("N", 1, MAX_UNITS), "token_bucket only: the bucket's capacity; without it, the rate"),
     option(ADD, "--tz", Text("ZONE"), "calendar only: the time zone, such as Europe/Berlin").default("UTC"),
     option(ADD, "--anchor", Number("DAY", 1, MAX_ANCHOR as u64), "day on which a month, quarter or year begins")
         .count(1),
@@ -118,10 +139,16 @@ pub static OPTIONS: [CommandOption; 46] = [
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
     option(&["run"], "--wait", Text("DURATION"), "when denied, wait for units for so long (30s, 5m)"),
+    option(&["limit check", "run"], "--quiet", Flag, "say nothing of the decision; the exit status tells it"),
     option(&["log repair"], "--to", Directory("NEWDIR"), "where to; must be empty or not exist").required(),
     option(&["log repair"], "--rewind-clock", Flag, "set a log that is ahead of the system clock back to it"),
-    option(EVERY, "--data-dir", Directory("DIR"), "the data directory; while a server owns it, the server is asked")
-        .default(".flint"),
+    option(
+        EVERY,
+        "--data-dir",
+        Directory("DIR"),
+        "the data directory; without it, FLINT_DATA_DIR; while a server owns it, it is asked",
+    )
+    .default(".flint"),
     option(EVERY, "--server", Text("URL"), "ask this server: http://HOST:PORT or unix:PATH; without it, FLINT_SERVER"),
     option(EVERY, "--token", Text("TOKEN"), "bearer token, of the server that is started or asked (shows in ps)"),
     option(EVERY, "--token-file", File("FILE"), "tokens, one a line; without either, FLINT_SERVER_TOKEN"),
@@ -133,7 +160,6 @@ pub static OPTIONS: [CommandOption; 46] = [
 const START: &[&str] = &["server start"];
 const ADD: &[&str] = &["limit add"];
 const EVERY: &[&str] = &[];
-const ANY: Value = Number("N", 0, u64::MAX);
 const KEYS: Value = Number("N", 1, MAX_MAX_KEYS);
 const CONNECTIONS: Value = Number("N", 1, MAX_MAX_CONNECTIONS as u64);
 
