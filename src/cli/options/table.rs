@@ -19,7 +19,7 @@ pub static COMMANDS: [Command; 20] = [
         "Configure a limit of RATE units per PER (100/1m, 5000/day), or a pattern, quoted: 'user:*'.",
     ),
     command("limit check", "KEY", "Spend N units if the limit allows it. Exit status 0 allowed, 1 denied."),
-    command("limit check-all", "KEY...", "Spend of all limits or of none. Exit status 0 allowed, 1 denied."),
+    command("limit check-all", "KEY...", "Spend units of every key, or of none. Exit status 0 allowed, 1 denied."),
     command("limit status", "KEY", "Show how a limit stands."),
     command("limit list", "", "List limits and patterns, sorted by key."),
     command("limit reset", "[KEY]", "Give back all that was spent of a limit, or of all below a prefix."),

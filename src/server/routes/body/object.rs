@@ -34,10 +34,16 @@ pub fn parse_empty(bytes: &[u8]) -> Result<()> {
 /// As [`parse`].
 pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| match serde_json::from_slice::<IgnoredAny>(bytes) {
+        _ if std::str::from_utf8(bytes).is_err() => {
+            Error::new(Kind::InvalidJson, "the body is not JSON: it is not UTF-8")
+        }
         Err(error) => Error::new(Kind::InvalidJson, format!("the body is not JSON: {}", not_json(bytes, &error))),
         Ok(_) => {
             let text = error.to_string();
             let (text, _) = split_position(&text);
+            if text.contains("recursion limit exceeded") {
+                return Error::invalid("the body is nested too deeply");
+            }
             let whole = if text.starts_with(WRONG_TYPE) { in_place("the body", text) } else { text.to_owned() };
             // In what is written on one line, the field says where.
             let line = if error.line() > 1 { format!(" (line {})", error.line()) } else { String::new() };
@@ -52,8 +58,8 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
         return "it ends too early; a bracket or a quote is not closed".to_owned();
     }
     let text = error.to_string();
-    if text.starts_with("recursion limit") {
-        return "it is nested too deeply".to_owned();
+    if text.starts_with("control character") {
+        return "a string in it has a line's end or a control character; write it as \\n or \\u".to_owned();
     }
     // The column counts bytes from 1, and is 0 where the line's end before it is what does not fit.
     let mut lines = bytes.split(|byte| *byte == b'\n').skip(error.line().saturating_sub(1));
@@ -62,7 +68,6 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
     let at = (0..=most).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
     let number = if error.line() > 1 { format!("line {}, ", error.line()) } else { String::new() };
     match line[at..].chars().next() {
-        _ if std::str::from_utf8(bytes).is_err() => format!("{number}it is not UTF-8"),
         Some(wrong) if !wrong.is_control() => {
             let place = line[..at].chars().count() + 1;
             format!("{number}the `{wrong}` in place {place} does not belong there; look also at what stands before it")

@@ -217,3 +217,21 @@ fn what_is_wrong_is_named() {
     let deep = "[".repeat(1 << 20);
     assert!(parse::<Items<'_>>(format!("{{\"items\":{deep}").as_bytes()).is_err());
 }
+
+#[test]
+fn what_is_not_json_is_said_in_plain_words() {
+    for (body, why) in [
+        (r#"{"key":"a""#, "it ends too early; a bracket or a quote is not closed"),
+        (r#"{"key" "a"}"#, "the `\"` in place 8 does not belong there; look also at what stands before it"),
+        ("{\n \"ключ\": x}", "line 2, the `x` in place 10 does not belong there; look also at what stands before it"),
+        ("{\"key\":\"a\nb\"}", "a string in it has a line's end or a control character; write it as \\n or \\u"),
+    ] {
+        let error = settings(body).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidJson);
+        assert_eq!(error.message(), format!("the body is not JSON: {why}"), "{body}");
+    }
+    let deep = format!("[{{\"key\":\"a\",\"limit\":{}{}}}]", "[".repeat(200), "]".repeat(200));
+    let message = settings(&deep).unwrap_err().message().to_owned();
+    assert!(!message.contains("recursion") && !message.contains("column"), "{message}");
+    assert!(parse_settings(b"[\"\xff\"]").unwrap_err().message().ends_with("it is not UTF-8"));
+}
