@@ -138,6 +138,7 @@ pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
 pub use self::net::process::trim_memory;
 pub use self::routes::answer_locally;
+pub use self::routes::body::{Settings, parse_listed};
 pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
 pub use self::tokens::{Role, Token, TokenFile, Tokens};
 

@@ -260,7 +260,7 @@ fn tokens() {
     let add = ["limit", "add", "job", "--rate", "3", "--per", "366d"];
 
     let none = flint(&dir, &add);
-    assert!(complaint(&none, 3).contains("wants a token") && none.err.contains("--token-file"), "{none:?}");
+    assert!(complaint(&none, 3).contains("needs a token") && none.err.contains("--token-file"), "{none:?}");
     let wrong = flint(&dir, &[&["--token", "nonsense"][..], &add].concat());
     assert!(complaint(&wrong, 3).contains("refuses this token") && !wrong.err.contains("nonsense"), "{wrong:?}");
     assert_eq!(flint(&dir, &[&["--token", "secret"][..], &add].concat()).code, Some(0));

@@ -375,7 +375,7 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
         ("POST", "/v1/health", "GET, HEAD"),
         ("GET", "/v1/check", "POST"),
         ("DELETE", "/v1/check", "POST"),
-        ("PUT", "/v1/limits", "GET, HEAD, POST, DELETE"),
+        ("PATCH", "/v1/limits", "GET, HEAD, POST, PUT, DELETE"),
         ("POST", "/v1/limits/k", "GET, HEAD, DELETE"),
         ("PUT", "/v1/limits/k", "GET, HEAD, DELETE"),
         ("GET", "/v1/log/compact", "POST"),

@@ -13,7 +13,7 @@ use crate::modules::{Module, Modules, Names, lines_without_tests};
 /// `mod.rs` declares, but for those of tests; and take the room off [`UNLISTED`].
 const ROOMS: &[(&str, &[&str])] = &[
     ("", &["cli", "server", "limiter", "store", "limit", "clock", "error", "bounds"]),
-    ("cli", &["serve", "commands", "remote", "options", "status", "columns", "output", "answer"]),
+    ("cli", &["serve", "commands", "remote", "options", "status", "columns", "limits_file", "output", "answer"]),
     ("cli/serve", &["start", "control", "signals", "notify"]),
     ("cli/commands", &["run", "program", "parent", "holds", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
@@ -34,7 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["table", "gates", "spend", "operations", "limits", "call", "query", "metrics", "listing", "body"],
     ),
     ("server/routes/spend", &["holds", "checks", "once"]),
-    ("server/routes/body", &["limits", "holds", "checks", "values", "object", "syntax", "scalars"]),
+    ("server/routes/body", &["listed", "limits", "holds", "checks", "values", "object", "syntax", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (
         "server/net",

@@ -118,7 +118,7 @@ fn a_bad_new_file_changes_nothing() {
     for (before, (complaint, make)) in cases.into_iter().enumerate() {
         make();
         hang_up(&server);
-        until(complaint, || server.stderr().matches("SIGHUP changes nothing").count() == before + 1);
+        until(complaint, || server.stderr().matches("SIGHUP changes no token").count() == before + 1);
         let last = server.stderr().lines().last().unwrap().to_owned();
         let file = fixture.file();
         assert!(last.contains(complaint) && last.contains(file.to_str().unwrap()), "{complaint}: {last}");
@@ -242,6 +242,8 @@ fn roles() {
         ("POST", "/v1/reset", r#"{"key":"app1:u"}"#, admin, true),
         ("POST", "/v1/reset", r#"{"prefix":"app1:"}"#, admin, true),
         ("POST", "/v1/limits", r#"{"key":"app1:new","rate":1,"per":"1d"}"#, admin, true),
+        ("PUT", "/v1/limits", r#"[{"key":"app1:new","rate":2,"per":"1d"}]"#, admin, true),
+        ("PUT", "/v1/limits?prune=true&dry_run=true", r#"[{"key":"app1:new","rate":2,"per":"1d"}]"#, admin, false),
         ("DELETE", "/v1/limits/app1%3Anew", "", admin, true),
         ("DELETE", "/v1/limits?prefix=app1%3Anew", "", admin, true),
     ];
@@ -337,6 +339,7 @@ fn keys_outside_the_prefix() {
             "/v1/limits",
             r#"[{"key":"app1:x","rate":1,"per":"1s"},{"key":"KEY","rate":1,"per":"1s"}]"#,
         ),
+        ("admin-app", "PUT", "/v1/limits", r#"[{"key":"app1:x","limit":"1/1s"},{"key":"KEY","limit":"1/1s"}]"#),
     ];
     let state = || {
         let mut limits = ask("main", "GET", "/v1/limits?live=true", "").ok();
@@ -474,7 +477,7 @@ fn logged_at(level: &str) -> String {
     until("the file is read again", || server.stderr().contains("read 1 token from"));
     std::fs::remove_file(Path::new(&fixture.file())).unwrap();
     hang_up(&server);
-    until("the file is missed", || server.stderr().contains("SIGHUP changes nothing"));
+    until("the file is missed", || server.stderr().contains("SIGHUP changes no token"));
     client.post("/v1/log/compact", "").ok();
     let err = server.terminate();
     assert!(!err.contains(secret), "{err}");

@@ -20,6 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flint"));
     command
+        .env_remove("FLINT_DATA_DIR")
         .env_remove("FLINT_SERVER_TOKEN")
         .env_remove("FLINT_SERVER")
         .env_remove("FLINT_LOG")
@@ -151,7 +152,9 @@ impl Server {
         let mut child = Owned(command.spawn().unwrap());
         let mut line = String::new();
         BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some(url) = line.trim_end().strip_prefix("flint server listening on ") else {
+        let Some(url) =
+            line.trim_end().strip_prefix("flint server listening on ").and_then(|rest| rest.split(" (").next())
+        else {
             eprintln!("the server did not start: {line:?} {}", whole(&mut err));
             return None;
         };

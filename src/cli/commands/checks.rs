@@ -91,7 +91,9 @@ pub fn check(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     let limit = values::brought(args)?;
     let way = if args.os_text("--peek").is_some() { Way::Peek } else { Way::Check };
     let decision = Decision::ask(global, way, args.key()?, args.number("--cost")?, limit.as_ref(), PATIENCE)?;
-    output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
+    if args.os_text("--quiet").is_none() {
+        output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
+    }
     Ok(decision.allowed.into())
 }
 

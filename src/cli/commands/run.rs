@@ -34,7 +34,7 @@ const HOLD_PAUSE: Duration = Duration::from_secs(1);
 pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let cost = args.number("--cost")?;
     let wait = args.given_text("--wait")?.map(duration).transpose()?;
-    let limit = values::brought(args)?;
+    let (limit, quiet) = (values::brought(args)?, args.os_text("--quiet").is_some());
     let (key, words) = operands(args)?;
     let Some((name, arguments)) = words.split_first() else {
         return Err(usage("COMMAND is missing; it comes after --, as in `flint run KEY -- make`"));
@@ -72,6 +72,7 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
                     return Ok(Answer::Status(128 + signal as u8));
                 }
             }
+            _ if quiet => return Ok(Answer::Status(if left.is_some() { TIMED_OUT } else { DENIED })),
             _ => return denied(key, &decision, left.is_some(), output),
         }
         patience = wait.map_or(PATIENCE, |wait| wait.saturating_sub(started.elapsed()));

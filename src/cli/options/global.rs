@@ -11,7 +11,7 @@ use crate::server::{Token, TokenFile};
 
 /// Where a command works, and with which token.
 pub struct Global {
-    /// The data directory, where no server is named.
+    /// The data directory, where no server is named: `--data-dir`, else `FLINT_DATA_DIR`, else the table's default.
     pub dir: PathBuf,
     directory_given: bool,
     server: Option<Address>,
@@ -33,8 +33,10 @@ impl Global {
         if dir.is_some() && server.is_some() {
             return Err(usage("--server and --data-dir exclude each other: a server knows its own data directory"));
         }
+        let variable = std::env::var_os("FLINT_DATA_DIR").filter(|dir| !dir.is_empty());
+        let named = dir.map(PathBuf::from).or_else(|| variable.map(PathBuf::from));
         Ok(Global {
-            dir: dir.map_or_else(|| args.text("--data-dir").map(PathBuf::from), |dir| Ok(dir.into()))?,
+            dir: named.map_or_else(|| args.text("--data-dir").map(PathBuf::from), Ok)?,
             directory_given: dir.is_some(),
             server: server.map(|url| Address::parse(url, "--server")).transpose()?,
             token: args.given_text("--token")?.filter(|token| !token.is_empty()).map(str::to_owned),

@@ -182,7 +182,7 @@ fn refusal(status: u16, body: &Value, server: Option<(&Address, bool)>) -> Error
         (Some((address, with_token)), ..) if status == 401 => {
             let what = match with_token {
                 true => "refuses this token; give it one of its own",
-                false => "wants a token; give it with --token-file or FLINT_SERVER_TOKEN",
+                false => "needs a token; give it with --token-file or FLINT_SERVER_TOKEN",
             };
             Error::new(Kind::Unauthorized, format!("the server at {address} {what}"))
         }

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::control::Control;
+use super::control::{Control, apply};
 use super::notify::Notifier;
 use super::signals::Signals;
 use crate::bounds::{LOCK_WAIT_MS, MAX_IDLE_TIMEOUT_MS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS};
 use crate::cli::answer::{Answer, usage};
+use crate::cli::limits_file::LimitsFile;
 use crate::cli::options::{Args, Global, as_option};
 use crate::cli::output::{Output, counted};
 use crate::error::{Kind, Result};
@@ -26,13 +27,22 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     let options = options(args)?;
     let (address, socket_mode) = (args.text("--bind")?, socket_mode(args)?);
     let bind = Bind::parse(address)?;
+    let limits_file = args.os_text("--limits");
+    if limits_file.is_some_and(|file| file == "-") {
+        return Err(usage("--limits must be a file, not standard input: it is read again on SIGHUP"));
+    }
     let passed = server::passed_socket(&config.tokens)?;
     if passed.is_none() {
         refuse_open_bind(&bind, address, &config.tokens)?;
     }
 
-    report_panics();
+    // The next image of a process takes over its limits as they are.
     let taken_over = passed.as_ref().is_some_and(Bound::taken_over);
+    let limits = limits_file.filter(|_| !taken_over).map(LimitsFile::read).transpose()?;
+    if let Some(file) = &limits {
+        server::parse_listed(file.text.as_bytes()).map_err(|error| file.named(error))?;
+    }
+    report_panics();
     if taken_over {
         server::release_signals();
     }
@@ -41,10 +51,15 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     if let Some(ahead) = limiter.report().ahead {
         log::warn!("{}", ahead_notice(ahead));
     }
+    if let Some(file) = &limits {
+        log::info!("{}", apply(&limiter, file)?);
+    }
     let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
     let server = Server::start(bound, config, Arc::clone(&limiter))?;
     if !taken_over {
-        let line = output.line(&format!("flint server listening on {}", server.url()));
+        let (url, dir) = (server.url(), std::path::absolute(&global.dir).unwrap_or_else(|_| global.dir.clone()));
+        let limits = counted(limiter.report().limits, "limit");
+        let line = output.line(&format!("flint server listening on {url} (data in {}, {limits})", dir.display()));
         // A command whose reader has gone ends without a message; a server should not.
         line.and_then(|()| output.flush()).inspect_err(|error| log::error!("{error}"))?;
     }
@@ -59,7 +74,8 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     );
     let notifier = Notifier::from_environment();
     notifier.ready(&format!("listening on {}", server.url()));
-    Control { limiter: &limiter, signals: &signals, token_file: global.token_source(), notifier }.run(server)
+    Control { limiter: &limiter, signals: &signals, token_file: global.token_source(), limits_file, notifier }
+        .run(server)
 }
 
 /// The options of the server.

@@ -76,6 +76,14 @@ impl Call<'_> {
         items.iter().try_for_each(|item| self.permit(item.key))
     }
 
+    /// Refuses what concerns all keys, where the token is not for all of them. `what` is the method and path.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn permit_all_keys(&self, what: &str) -> Result<()> {
+        self.grant.map_or(Ok(()), |grant| grant.check_all_keys(|| what.to_owned()))
+    }
+
     /// Refuses the keys that begin so, where the token is not for all of them.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::listing;
 use crate::bounds::MAX_BODY_BYTES;
 use crate::error::{Error, Result, too_large};
 use crate::limit::excerpt;
-use crate::limiter::{By, Page, write_statuses};
+use crate::limiter::{Applied, By, Page, write_statuses};
 
 /// Limits that `top` tells of where nothing else is asked for.
 const TOP: u64 = 10;
@@ -41,6 +41,20 @@ pub fn configure(call: &Call<'_>) -> Answer {
         }
     };
     Ok(Reply::ok(true, &json!({"created": created})))
+}
+
+/// Makes the configured limits what the array says.
+pub fn apply(call: &Call<'_>) -> Answer {
+    let (prune, dry_run) = (call.query.flag("prune")?, call.query.flag("dry_run")?);
+    let mut body = body::parse_listed(call.body)?;
+    let settings = body.take();
+    settings.iter().try_for_each(|setting| call.permit(setting.key))?;
+    if prune {
+        call.permit_all_keys("PUT /v1/limits?prune=true")?;
+    }
+    let applied = call.sources.limiter.apply(&settings, prune, dry_run)?;
+    let Applied { added, changed, removed, .. } = applied;
+    Ok(Reply::ok(true, &json!({"added": added, "changed": changed, "removed": removed})))
 }
 
 pub fn status(call: &Call<'_>) -> Answer {

@@ -67,6 +67,10 @@ const fn post(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answ
     Method { name: "POST", parameters, role: Some(Role::Admin), keyed: false, answer, foreign: false }
 }
 
+const fn put(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
+    Method { name: "PUT", ..post(parameters, answer) }
+}
+
 const fn delete(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
     Method { name: "DELETE", parameters, role: Some(Role::Admin), keyed: false, answer, foreign: false }
 }
@@ -102,6 +106,7 @@ pub const ENDPOINTS: [Endpoint; 21] = [
         &[
             get(&["live", "prefix", "pattern", "limit", "after"], limits::list).keyed(),
             post(&[], limits::configure).keyed(),
+            put(&["prune", "dry_run"], limits::apply).keyed(),
             delete(&["prefix"], limits::remove_prefix).keyed(),
         ],
     ),

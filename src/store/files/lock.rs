@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::disk::is_no_space;
-use super::names::LOCK;
+use super::names::{IGNORE, LOCK};
 use crate::error::{Error, Kind, Result};
 
 /// How a data directory is opened.
@@ -154,6 +154,10 @@ fn create_directory(dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| Error::io("create data directory", dir, &error))?;
+    // It may be in somebody's work tree. It works as well without this file.
+    if let Err(error) = std::fs::write(dir.join(IGNORE), "*\n") {
+        log::debug!("cannot write {} in {}: {error}", IGNORE, dir.display());
+    }
     // Each new name must survive a power cut as the files in the directory do.
     for new in missing {
         let parent = new.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
