@@ -1,14 +1,12 @@
 //! `flint limit check` and `check-all`.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::values;
 use crate::cli::answer::{Answer, Document, not_understood, usage};
 use crate::cli::options::{Args, Global, text};
 use crate::cli::output::{Output, length, printable};
-use crate::cli::remote::{PATIENCE, Request, ask, ask_within};
+use crate::cli::remote::{PATIENCE, Patience, Request, ask, ask_within};
 use crate::error::Result;
 use crate::limit::{excerpt, validate_key};
 use crate::limiter::{Access, Item};
@@ -44,7 +42,7 @@ impl Decision {
         key: &str,
         cost: u64,
         limit: Option<&Value>,
-        patience: Duration,
+        patience: Patience<'_>,
     ) -> Result<Decision> {
         validate_key(key)?;
         let mut body = json!({"key": key, "cost": cost});

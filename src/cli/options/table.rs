@@ -61,7 +61,7 @@ pub static COMMANDS: [Command; 25] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 59] = [
+pub static OPTIONS: [CommandOption; 60] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -186,6 +186,7 @@ pub static OPTIONS: [CommandOption; 59] = [
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
     option(&["run"], "--hold", Flag, "hold the units or slots, and give them back when COMMAND has ended"),
+    option(&["run"], "--refund-on-failure", Flag, "give the units back when COMMAND fails or is killed"),
     option(&["run"], "--wait", Text("DURATION"), "wait so long for units, and for other commands (30s, 5m)"),
     option(&["limit check", "run"], "--quiet", Flag, "say nothing of the decision; the exit status tells it"),
     option(&["log repair"], "--to", Directory("NEWDIR"), "where to; must be empty or not exist").required(),

@@ -19,11 +19,31 @@ use crate::limiter::{Access, Limiter, Options};
 use crate::server::TokenFile;
 use crate::store::{Queue, first_in_queue, owner, writer};
 
-/// How long a command waits for the data directory where nobody has said so.
-pub const PATIENCE: Duration = Duration::from_millis(QUEUE_WAIT_MS);
+/// How long a command waits for the data directory.
+#[derive(Clone, Copy)]
+pub struct Patience<'a> {
+    pub most: Duration,
+    /// Tells that it is to wait no longer; looked at every half second.
+    pub is_over: Option<&'a dyn Fn() -> bool>,
+}
 
-/// How often a command that waits in the queue looks whether a server has started.
+/// As long as a command waits where nobody has said so.
+pub const PATIENCE: Patience<'static> = Patience::of(Duration::from_millis(QUEUE_WAIT_MS));
+
+impl<'a> Patience<'a> {
+    pub const fn of(most: Duration) -> Patience<'static> {
+        Patience { most, is_over: None }
+    }
+
+    /// It is over before that where this says so.
+    pub fn unless(self, is_over: Option<&'a dyn Fn() -> bool>) -> Patience<'a> {
+        Patience { is_over, ..self }
+    }
+}
+
+/// How often a command that waits in the queue looks whether a server has started, and whether it is to go on.
 const LOOK_FOR_SERVER: Duration = Duration::from_secs(1);
+const LOOK_FOR_END: Duration = Duration::from_millis(500);
 
 /// Pauses between two tries of the first in the queue.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
@@ -41,7 +61,7 @@ pub fn ask(global: &Global, access: Access, request: &Request) -> Result<Documen
 ///
 /// # Errors
 /// As [`ask`].
-pub fn ask_within(global: &Global, access: Access, patience: Duration, request: &Request) -> Result<Document> {
+pub fn ask_within(global: &Global, access: Access, patience: Patience<'_>, request: &Request) -> Result<Document> {
     Session::open_within(global, access, patience)?.last(request)
 }
 
@@ -71,7 +91,7 @@ impl Session {
     ///
     /// # Errors
     /// As for opening the directory; `locked` when it was not to be had within `patience`; `unreachable`.
-    pub fn open_within(global: &Global, access: Access, patience: Duration) -> Result<Session> {
+    pub fn open_within(global: &Global, access: Access, patience: Patience<'_>) -> Result<Session> {
         // A token file that can't be read is an error also where no token is needed.
         global.token_source().map(TokenFile::read).transpose()?;
         let served =
@@ -82,11 +102,13 @@ impl Session {
             return served(Connection::open(&address).map_err(|failed| failed.error)?, address);
         }
         let dir = &global.dir;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience.most;
+        let is_over = || patience.is_over.is_some_and(|is_over| is_over());
+        let look_after = if patience.is_over.is_some() { LOOK_FOR_END } else { LOOK_FOR_SERVER };
         let mut queue = None;
         let mut pause = SHORTEST_PAUSE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = if is_over() { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
             // The URL in the file counts only while the process that wrote it holds the lock. The lock is looked at
             // only where there is a URL: to look at it is to hold it for a moment.
             if let Some(url) = owner(dir).url.and_then(|_| writer(dir)).and_then(|writer| writer.url) {
@@ -99,7 +121,7 @@ impl Session {
                 }
             }
             let place = queue.get_or_insert_with(|| Queue::join(dir, access != Access::Read));
-            if place.wait(left.min(LOOK_FOR_SERVER)) {
+            if place.wait(left.min(look_after)) {
                 let locked = match Limiter::open(dir, Options { access, ..Options::default() }) {
                     // Readers go together: the next in the queue may try.
                     Ok(limiter) if access == Access::Read => return Ok(Session::Embedded(limiter, None)),
@@ -108,7 +130,7 @@ impl Session {
                     Err(error) => return Err(error),
                 };
                 if left.is_zero() {
-                    return Err(late(locked.message(), patience));
+                    return Err(late(locked.message(), patience.most));
                 }
                 // The first command has made the directory in the meantime, and the queue with it.
                 if place.is_absent() {
@@ -120,7 +142,7 @@ impl Session {
                 let first = first_in_queue(dir);
                 let holder = writer(dir).and_then(|writer| writer.pid).or(first);
                 let by = holder.map_or_else(String::new, |pid| format!(" (by process {pid})"));
-                return Err(late(&format!("data directory is already locked: {}{by}", dir.display()), patience));
+                return Err(late(&format!("data directory is already locked: {}{by}", dir.display()), patience.most));
             }
         }
     }
