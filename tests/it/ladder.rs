@@ -13,8 +13,9 @@ use crate::modules::{Module, Modules, Names, lines_without_tests};
 /// `mod.rs` declares, but for those of tests; and take the room off [`UNLISTED`].
 const ROOMS: &[(&str, &[&str])] = &[
     ("", &["cli", "server", "limiter", "store", "limit", "clock", "error", "bounds"]),
-    ("cli", &["serve", "commands", "remote", "options", "status", "columns", "limits_file", "output", "answer"]),
+    ("cli", &["serve", "top", "commands", "remote", "options", "status", "columns", "limits_file", "output", "answer"]),
     ("cli/serve", &["start", "control", "signals", "notify"]),
+    ("cli/top", &["terminal", "frame", "sample"]),
     ("cli/commands", &["run", "program", "parent", "holds", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::server::{Token, TokenFile};
 
 /// Where a command works, and with which token.
+#[derive(Clone)]
 pub struct Global {
     /// The data directory, where no server is named: `--data-dir`, else `FLINT_DATA_DIR`, else the table's default.
     pub dir: PathBuf,

@@ -12,7 +12,7 @@ use crate::limit::Algorithm;
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
 /// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
-pub static COMMANDS: [Command; 25] = [
+pub static COMMANDS: [Command; 26] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
     command(
         "limit add",
@@ -46,6 +46,7 @@ pub static COMMANDS: [Command; 25] = [
         "KEY -- COMMAND [ARGUMENT]...",
         "Spend N units, then become COMMAND. Exit status its own; 75 denied, 124 not allowed within --wait.",
     ),
+    command("top", "", "Show checks and denials a second and the busiest keys: live, or once in a pipe. q ends it."),
     command("log flush", "", "Make all that was answered durable."),
     command("log compact", "", "Write a snapshot and remove the log it stands for."),
     command("log dump", "", "Print snapshot and log as JSON lines."),
@@ -61,7 +62,7 @@ pub static COMMANDS: [Command; 25] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 60] = [
+pub static OPTIONS: [CommandOption; 62] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -185,6 +186,13 @@ pub static OPTIONS: [CommandOption; 60] = [
     option(&["limit apply"], "--dry-run", Flag, "change nothing; only tell what would change"),
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
+    option(&["top"], "--by", Word(&["allowed", "denied"]), "what to sort and draw by").default("allowed"),
+    option(
+        &["top"],
+        "--limit",
+        Number("N", 1, MAX_PAGE as u64),
+        "at most N keys; without it as many as there is room for, and 10 in a pipe",
+    ),
     option(&["run"], "--hold", Flag, "hold the units or slots, and give them back when COMMAND has ended"),
     option(&["run"], "--refund-on-failure", Flag, "give the units back when COMMAND fails or is killed"),
     option(&["run"], "--wait", Text("DURATION"), "wait so long for units, and for other commands (30s, 5m)"),
