@@ -37,4 +37,5 @@ mod run;
 mod shell;
 mod systemd;
 mod tokens;
+mod top;
 mod util;
