@@ -21,6 +21,8 @@ pub enum Kind {
     Unauthorized,
     /// The request was made by a browser's page, or for another host.
     ForbiddenOrigin,
+    /// The token is not for this call, or not for a key of it.
+    Forbidden,
     /// No limit has this key.
     LimitNotConfigured,
     /// No such hold: it was never given, or is forgotten.
@@ -68,6 +70,7 @@ impl Kind {
             Kind::CostExceedsCapacity => ("cost_exceeds_capacity", 400, 2),
             Kind::Unauthorized => ("unauthorized", 401, 3),
             Kind::ForbiddenOrigin => ("forbidden_origin", 403, 3),
+            Kind::Forbidden => ("forbidden", 403, 3),
             Kind::LimitNotConfigured => ("limit_not_configured", 404, 3),
             Kind::HoldNotFound => ("hold_not_found", 404, 3),
             Kind::HoldSettled => ("hold_settled", 409, 3),
@@ -97,6 +100,7 @@ impl Kind {
         Kind::CostExceedsCapacity,
         Kind::Unauthorized,
         Kind::ForbiddenOrigin,
+        Kind::Forbidden,
         Kind::LimitNotConfigured,
         Kind::HoldNotFound,
         Kind::HoldSettled,

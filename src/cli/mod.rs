@@ -3,18 +3,21 @@
 //! Owns: options, help texts and tables. Exit statuses: 0 done, allowed, healthy; 1 the answer is no; 2 wrong usage;
 //! 3 it could not be done.
 //!
-//! Its rooms, from the top: `serve` is `flint server start`; `commands` are all others; `remote` finds what answers
-//! their requests; `options` reads arguments by one table, from which help and completions are made too; `status` is
-//! the text of a limit, `columns` that of a table; `output` prints; `answer` is what a command ends with.
+//! Its rooms, from the top: `serve` is `flint server start`, `top` is `flint top`; `commands` are all others; `remote`
+//! finds what answers their requests; `options` reads arguments by one table, from which help and completions are made
+//! too; `status` is the text of a limit, `columns` that of a table; `limits_file` reads files of limits; `output`
+//! prints; `answer` is what a command ends with.
 
 mod answer;
 mod columns;
 mod commands;
+mod limits_file;
 mod options;
 mod output;
 mod remote;
 mod serve;
 mod status;
+mod top;
 
 use std::ffi::OsString;
 
@@ -76,9 +79,11 @@ fn action(command: &str) -> Option<Action> {
         "limit list" => listing::list,
         "limit reset" => limits::reset,
         "limit remove" => limits::remove,
+        "limit apply" => limits::apply,
         "limit top" => listing::top,
         "limit history" => storage::show_history,
         "run" => program::run,
+        "top" => top::top,
         "log flush" => storage::flush,
         "log compact" => storage::compact,
         "log dump" => storage::print_log,

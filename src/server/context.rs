@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::gate::named::Gates;
 use super::guard::GuardHandle;
-use super::http::auth::Tokens;
 use super::http::exchange::Exchange;
 use super::http::reply::LegacyHeaders;
 use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
+use super::tokens::Tokens;
 use super::vitals::Vitals;
 use super::waiting::pending::Pending;
 use super::waiting::turns::Turns;

@@ -119,6 +119,7 @@ mod pool;
 #[cfg(test)]
 mod properties;
 mod routes;
+mod tokens;
 mod vitals;
 mod waiting;
 mod work;
@@ -132,13 +133,14 @@ use std::time::{Duration, Instant};
 
 pub use self::gate::named::Gates;
 pub use self::gate::proxies::DEFAULT_TRUSTED;
-pub use self::http::auth::{Tokens, read_token_file};
 pub use self::http::reply::LegacyHeaders;
 pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
 pub use self::net::process::trim_memory;
 pub use self::routes::answer_locally;
+pub use self::routes::body::{Settings, parse_listed};
 pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
+pub use self::tokens::{Role, Token, TokenFile, Tokens};
 
 use self::context::Context;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig};

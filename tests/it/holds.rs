@@ -370,7 +370,7 @@ fn work(dir: &Path) {
         (&["charge", "tokens"], 2, "N is missing"),
         (&["charge", "tokens", "0"], 2, "N must be"),
         (&["refund", "tokens", "-1"], 2, "-1"),
-        (&["refund", "tokens", "1", "2"], 2, "too many"),
+        (&["refund", "tokens", "1", "2"], 2, "`2` is not expected"),
         (&["add", "x", "--slots", "0"], 2, "--slots"),
         (&["add", "x", "--slots", "1", "1/1s"], 2, "--slots"),
     ] {
@@ -503,6 +503,117 @@ fn a_slot_is_free_when_its_time_is_over() {
         assert_eq!(flint(&dir, args).code, Some(code), "{args:?}");
     }
     assert_eq!(used(&dir, "gpu"), 0);
+}
+
+fn check_refunds(parent: &Path, dir: &Path, name: &str) {
+    assert_eq!(flint(dir, &["limit", "add", "mail", "9/366d"]).code, Some(0));
+    let job = |words: &[&str]| flint(dir, &[&["run", "mail", "--cost", "3", "--refund-on-failure"], words].concat());
+    // What has done its work is paid for.
+    let done = job(&["--", "sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (Some(0), "out\n", "err\n"));
+    assert_eq!(used(dir, "mail"), 3);
+    // What has not, is not; nothing is said of that, since cron mails every word.
+    for (words, code) in [
+        (&["--", "sh", "-c", "exit 42"][..], 42),
+        (&["--", "sh", "-c", "kill -KILL $$"], 137),
+        (&["--hold", "--", "sh", "-c", "exit 1"], 1),
+        (&["--hold", "--ttl", "2s", "--", "sh", "-c", "kill -TERM $$"], 143),
+    ] {
+        let failed = job(words);
+        assert_eq!((failed.code, failed.out.as_str(), failed.err.as_str()), (Some(code), "", ""), "{words:?}");
+        assert_eq!(used(dir, "mail"), 3, "{words:?}");
+    }
+    let missing = job(&["--", "/nonexistent/command"]);
+    assert_eq!((missing.code, used(dir, "mail")), (Some(127), 3), "{missing:?}");
+    // Without the option a failure costs as much as a success.
+    assert_eq!(flint(dir, &["run", "mail", "--hold", "--", "false"]).code, Some(1));
+    assert_eq!(flint(dir, &["run", "mail", "--", "false"]).code, Some(1));
+    assert_eq!(used(dir, "mail"), 5);
+    // While it runs the units are spent, and a signal is passed on.
+    let (file, script) = waiting(parent, &format!("{name}-mail"), "7");
+    let mut first = Started::run(dir, &["run", "mail", "--cost=3", "--refund-on-failure", "--", "sh", "-c", &script]);
+    until("it runs", || file.exists());
+    assert_eq!(used(dir, "mail"), 8);
+    let denied = job(&["--", "true"]);
+    assert_eq!((denied.code, denied.err.lines().count()), (Some(75), 1), "{denied:?}");
+    first.signal("TERM");
+    assert_eq!((first.end(), used(dir, "mail")), (Some(7), 5));
+    // Another run in the meantime loses nothing by it.
+    assert_eq!(flint(dir, &["run", "mail", "--cost=4", "--", "true"]).code, Some(0));
+    assert_eq!(job(&["--", "false"]).code, Some(75));
+    assert_eq!(used(dir, "mail"), 9);
+    // A slot is for --hold.
+    assert_eq!(flint(dir, &["limit", "add", "desk", "--slots", "1"]).code, Some(0));
+    let slots = flint(dir, &["run", "desk", "--refund-on-failure", "--", "true"]);
+    let said = "flint: `desk` has slots; add --hold to hold them while the command runs\n";
+    assert_eq!((slots.code, slots.err.as_str(), used(dir, "desk")), (Some(3), said, 0));
+    assert_eq!(flint(dir, &["run", "desk", "--hold", "--refund-on-failure", "--", "false"]).code, Some(1));
+    assert_eq!(used(dir, "desk"), 0);
+    let ttl = flint(dir, &["run", "mail", "--refund-on-failure", "--ttl", "5s", "--", "true"]);
+    assert_eq!((ttl.code, ttl.err.as_str()), (Some(2), "flint: --ttl belongs to --hold\n"));
+    // Nothing is left open.
+    assert_eq!(number(&flint(dir, &["doctor", "--json"]).json()["holds"]), 0);
+}
+
+#[test]
+fn a_command_that_fails_costs_nothing_where_that_is_asked_for() {
+    let parent = tempfile::tempdir().unwrap();
+    check_refunds(parent.path(), &parent.path().join("alone"), "one");
+    let served = parent.path().join("served");
+    let server = Server::start(&served, &[]);
+    check_refunds(parent.path(), &served, "two");
+    server.terminate();
+}
+
+/// What was to be given back stays spent where nobody is there to do it: a crash gets nothing for free.
+#[test]
+fn a_run_that_is_killed_gives_nothing_back() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let (file, script) = waiting(parent.path(), "file", "0");
+    let script = format!("echo $$ >'{}.pid'; {script}", file.display());
+    let args = ["run", "mail", "--limit=5/366d", "--cost=2", "--refund-on-failure", "--", "sh", "-c", &script];
+    let mut first = Started::run(&dir, &args);
+    until("it runs", || file.exists());
+    first.signal("KILL");
+    first.end();
+    let pid = std::fs::read_to_string(format!("{}.pid", file.display())).unwrap();
+    run(Command::new("kill").args(["-TERM", pid.trim()]));
+    assert_eq!(used(&dir, "mail"), 2);
+}
+
+/// A server that comes and goes while the command runs takes the settlement all the same.
+#[test]
+fn a_run_outlives_its_server() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let server = Server::start(&dir, &[]);
+    assert_eq!(flint(&dir, &["limit", "add", "mail", "5/366d"]).code, Some(0));
+    let (file, script) = waiting(parent.path(), "file", "1");
+    let args = ["run", "mail", "--cost=2", "--refund-on-failure", "--", "sh", "-c", &script];
+    let mut first = Started::run(&dir, &args);
+    until("it runs", || file.exists());
+    assert_eq!(used(&dir, "mail"), 2);
+    server.terminate();
+    first.signal("TERM");
+    assert_eq!((first.end(), used(&dir, "mail")), (Some(1), 0));
+}
+
+/// A signal ends a run that waits in the queue for the directory, though it is caught to be passed on.
+#[test]
+fn a_run_in_the_queue_can_be_ended() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    assert_eq!(flint(&dir, &["limit", "add", "mail", "9/366d"]).code, Some(0));
+    let lock = std::fs::File::open(dir.join("flint.lock")).unwrap();
+    fs4::FileExt::lock(&lock).unwrap();
+    let args = ["run", "mail", "--refund-on-failure", "--wait", "100s", "--", "true"];
+    let mut waiting = Started::run(&dir, &args);
+    until("it is in the queue", || std::fs::metadata(dir.join("flint.queue")).is_ok_and(|file| file.len() > 0));
+    waiting.signal("INT");
+    assert_eq!(waiting.end(), Some(130));
+    drop(lock);
+    assert_eq!(used(&dir, "mail"), 0);
 }
 
 /// A source of numbers that is the same in each run of the test.

@@ -13,8 +13,9 @@ use crate::modules::{Module, Modules, Names, lines_without_tests};
 /// `mod.rs` declares, but for those of tests; and take the room off [`UNLISTED`].
 const ROOMS: &[(&str, &[&str])] = &[
     ("", &["cli", "server", "limiter", "store", "limit", "clock", "error", "bounds"]),
-    ("cli", &["serve", "commands", "remote", "options", "status", "columns", "output", "answer"]),
+    ("cli", &["serve", "top", "commands", "remote", "options", "status", "columns", "limits_file", "output", "answer"]),
     ("cli/serve", &["start", "control", "signals", "notify"]),
+    ("cli/top", &["terminal", "frame", "sample"]),
     ("cli/commands", &["run", "program", "parent", "holds", "checks", "limits", "values", "listing", "storage"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "args", "table"]),
@@ -22,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "server",
         &[
             "fuzz", "accept", "pool", "context", "work", "routes", "gate", "digest", "http", "waiting", "guard",
-            "vitals", "net",
+            "tokens", "vitals", "net",
         ],
     ),
     ("server/pool", &["decider", "worker", "slow", "passing", "handle"]),
@@ -34,7 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["table", "gates", "spend", "operations", "limits", "call", "query", "metrics", "listing", "body"],
     ),
     ("server/routes/spend", &["holds", "checks", "once"]),
-    ("server/routes/body", &["limits", "holds", "checks", "values", "object", "syntax", "scalars"]),
+    ("server/routes/body", &["listed", "limits", "holds", "checks", "values", "object", "syntax", "scalars"]),
     ("server/guard", &["walker", "memory", "cuts", "connection", "handle", "table", "verdict", "config"]),
     (
         "server/net",
@@ -43,7 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["opening", "directory", "snapshot", "log", "read", "files", "format", "policy", "timings", "clocks"]),
     ("store/log", &["handle", "writer", "queue", "growth", "health", "segment", "wait", "sync"]),
     ("store/read", &["rewind", "repair", "recovery", "found"]),
-    ("store/files", &["lock", "view", "data_dir", "disk", "names", "random"]),
+    ("store/files", &["lock", "queue", "view", "data_dir", "disk", "names", "random"]),
     ("store/format", &["frame", "encode", "decode", "record"]),
     (
         "limiter",

@@ -1,14 +1,16 @@
 //! `flint limit hold`, `settle`, `renew`, `charge` and `refund`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::checks::{Decision, Way, describe};
 use super::values;
-use crate::bounds::HOLD_MS;
+use crate::bounds::{HOLD_MS, SETTLE_WAIT_MS};
 use crate::cli::answer::{Answer, Document, not_understood, usage};
 use crate::cli::options::{Args, Global, text};
 use crate::cli::output::{Output, length, printable};
-use crate::cli::remote::{Request, ask};
+use crate::cli::remote::{PATIENCE, Patience, Request, ask, ask_within};
 use crate::error::Result;
 use crate::limit::{excerpt, parse_length};
 use crate::limiter::Access;
@@ -16,6 +18,8 @@ use crate::limiter::Access;
 /// A hold that was made.
 pub struct Held {
     pub id: String,
+    /// It is of slots, not of units.
+    pub slots: bool,
     /// How long it lasts, in milliseconds.
     pub ttl_ms: u64,
 }
@@ -27,15 +31,18 @@ impl Held {
     /// `unreachable`, when there is none.
     pub fn of(decision: &Decision) -> Result<Held> {
         let id = decision.reply.value["hold"].as_str().ok_or_else(not_understood)?;
-        Ok(Held { id: printable(id), ttl_ms: decision.reply.number("ttl_ms")? })
+        let told = &decision.reply.value;
+        let slots = told["algorithm"].is_null() && told["limit"].is_u64();
+        Ok(Held { id: printable(id), slots, ttl_ms: decision.reply.number("ttl_ms")? })
     }
 
-    /// Settles it: as it was held, or to this cost.
+    /// Settles it: as it was held, or to this cost. Many commands may end at once, so it waits long for its turn.
     ///
     /// # Errors
     /// As [`ask`].
     pub fn settle(&self, global: &Global, cost: Option<u64>) -> Result<Document> {
-        ask(global, Access::Write, &Request::post("/v1/settle", &json!({"hold": self.id, "cost": cost})))
+        let request = Request::post("/v1/settle", &json!({"hold": self.id, "cost": cost}));
+        ask_within(global, Access::Write, Patience::of(Duration::from_millis(SETTLE_WAIT_MS)), &request)
     }
 
     /// Lets it last for its time from now.
@@ -60,7 +67,7 @@ pub fn ttl(text: &str) -> Result<&str> {
 pub fn hold(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let limit = values::brought(args)?;
     let way = Way::Hold(ttl(args.text("--ttl")?)?);
-    let decision = Decision::ask(global, way, args.key()?, args.number("--cost")?, limit.as_ref())?;
+    let decision = Decision::ask(global, way, args.key()?, args.number("--cost")?, limit.as_ref(), PATIENCE)?;
     output.reply(&decision.reply, |output| match decision.allowed {
         true => output.line(&Held::of(&decision)?.id),
         false => output.line(&describe(&decision)?),

@@ -62,6 +62,16 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Whether one has come that was not taken yet.
+    pub fn has_come(&self) -> bool {
+        self.came.iter().any(|(.., flag)| flag.load(Ordering::Acquire))
+    }
+
+    /// The number of the next signal that came, which ends this process.
+    pub fn end(&self) -> Option<i32> {
+        self.next().map(|(number, _)| number)
+    }
+
     /// The next signal that came. A command is passed it.
     fn next(&self) -> Option<(i32, Signal)> {
         let came = self.came.iter().find(|(.., flag)| flag.swap(false, Ordering::AcqRel));
@@ -72,7 +82,7 @@ impl Signals {
     pub fn pause(&self, pause: Duration) -> Option<i32> {
         let deadline = Instant::now() + pause;
         loop {
-            if let Some((number, _)) = self.next() {
+            if let Some(number) = self.end() {
                 return Some(number);
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -50,7 +50,7 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
         return let_go(exchange);
     }
     let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
-    if let Err(error) = admit(context, &exchange) {
+    if let Err(error) = admit(context, &mut exchange) {
         let reply = routes::refusal(&error, exchange.head.found, exchange.target(), context.sources().gates);
         return answer_at_once(context, exchange, measure, reply, role);
     }
@@ -153,11 +153,12 @@ fn ask(exchange: &Exchange) -> routes::Ask<'_> {
         body: exchange.body(),
         peer: exchange.peer.map(|peer| peer.ip()),
         headers: exchange.headers(),
+        grant: exchange.grant.as_deref(),
     }
 }
 
 /// Refuses what can be refused by the head.
-fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
+fn admit(context: &Context, exchange: &mut Exchange) -> Result<()> {
     let head = &exchange.head;
     if head.class == Class::Shed {
         return Err(overloaded());
@@ -165,10 +166,12 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
     if let Some(fault) = head.fault {
         return Err(Error::invalid(fault.message()));
     }
-    if !(context.open_health && head.found.is_some_and(|found| found.health)) {
-        auth::require_token(exchange, &context.tokens())?;
-    }
+    let open = context.open_health && head.found.is_some_and(|found| found.health);
+    let grant = if open { None } else { auth::require_token(exchange, &context.tokens())? };
     auth::refuse_pages(exchange, &context.hosts, context.unix)?;
+    if let Some(grant) = &grant {
+        routes::check_grant(grant, head.found, exchange.method(), exchange.target())?;
+    }
     if head.chunked && context.unix {
         // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
         return Err(Error::invalid(
@@ -181,6 +184,7 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
     if head.unread {
         routes::check_method(head.found, exchange.method(), exchange.target())?;
     }
+    exchange.grant = grant;
     Ok(())
 }
 

@@ -7,11 +7,12 @@ use tiny_http::Header;
 use super::super::gate::named::Gates;
 use super::super::guard::GuardHandle;
 use super::super::http::reply::{LegacyHeaders, Reply};
+use super::super::tokens::Grant;
 use super::super::vitals::Vitals;
 use super::metrics::Metrics;
 use super::query::{Query, decode};
 use crate::error::Result;
-use crate::limiter::{Limiter, NonBlocking};
+use crate::limiter::{Item, Limiter, NonBlocking};
 
 /// What an endpoint's function gives back.
 pub type Answer = Result<Reply>;
@@ -54,14 +55,50 @@ pub struct Call<'a> {
     /// Path and query, as they were sent.
     pub target: &'a str,
     pub headers: &'a [Header],
+    /// What the token may do; `None` for everything.
+    pub grant: Option<&'a Grant>,
 }
 
 impl Call<'_> {
-    /// The key in the path.
+    /// Refuses a key that the token is not for.
     ///
     /// # Errors
-    /// `invalid_argument` for a bad encoding.
+    /// `forbidden`.
+    pub fn permit(&self, key: &str) -> Result<()> {
+        self.grant.map_or(Ok(()), |grant| grant.check_key(key))
+    }
+
+    /// Refuses items of which one has a key that the token is not for.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn permit_items(&self, items: &[Item<'_>]) -> Result<()> {
+        items.iter().try_for_each(|item| self.permit(item.key))
+    }
+
+    /// Refuses what concerns all keys, where the token is not for all of them. `what` is the method and path.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn permit_all_keys(&self, what: &str) -> Result<()> {
+        self.grant.map_or(Ok(()), |grant| grant.check_all_keys(|| what.to_owned()))
+    }
+
+    /// Refuses the keys that begin so, where the token is not for all of them.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn permit_prefix(&self, prefix: &str) -> Result<()> {
+        self.grant.map_or(Ok(()), |grant| grant.check_prefix(prefix))
+    }
+
+    /// The key in the path, which the token is for.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a bad encoding, `forbidden`.
     pub fn key(&self) -> Result<String> {
-        decode(self.key, "the key in the path")
+        let key = decode(self.key, "the key in the path")?;
+        self.permit(&key)?;
+        Ok(key)
     }
 }

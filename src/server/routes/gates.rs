@@ -27,6 +27,7 @@ pub fn named(call: &Call<'_>) -> Answer {
     let (gate, rest) = gates.find(rest).ok_or_else(|| unknown(call.key))?;
     let asking = Asking { peer: call.peer, method: call.method, headers: call.headers, rest };
     let key = gate.key(gates, &asking);
+    call.permit(&key)?;
     decide(call, Item::new(&key).with_cost(gate.cost), gate.limit.as_ref(), gate.policy)
 }
 

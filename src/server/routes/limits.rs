@@ -9,12 +9,14 @@ use super::listing;
 use crate::bounds::MAX_BODY_BYTES;
 use crate::error::{Error, Result, too_large};
 use crate::limit::excerpt;
-use crate::limiter::{By, Page, write_statuses};
+use crate::limiter::{Applied, By, Page, write_statuses};
 
 /// Limits that `top` tells of where nothing else is asked for.
 const TOP: u64 = 10;
 
 pub fn list(call: &Call<'_>) -> Answer {
+    // Where the token is for a prefix, the list must be too.
+    call.permit_prefix(call.query.get("prefix").unwrap_or(""))?;
     let limit = call.query.number("limit")?.map(as_size);
     let mut page =
         Page::default().with_prefix(call.query.get("prefix").unwrap_or("")).with_live(call.query.flag("live")?);
@@ -30,6 +32,7 @@ pub fn configure(call: &Call<'_>) -> Answer {
     }
     let mut body = body::parse_settings(call.body)?;
     let settings = body.take();
+    settings.iter().try_for_each(|setting| call.permit(setting.key))?;
     let created = match &settings[..] {
         [setting] if !is_array => json!(call.sources.limiter.configure_setting(setting)?),
         settings => {
@@ -38,6 +41,20 @@ pub fn configure(call: &Call<'_>) -> Answer {
         }
     };
     Ok(Reply::ok(true, &json!({"created": created})))
+}
+
+/// Makes the configured limits what the array says.
+pub fn apply(call: &Call<'_>) -> Answer {
+    let (prune, dry_run) = (call.query.flag("prune")?, call.query.flag("dry_run")?);
+    let mut body = body::parse_listed(call.body)?;
+    let settings = body.take();
+    settings.iter().try_for_each(|setting| call.permit(setting.key))?;
+    if prune {
+        call.permit_all_keys("PUT /v1/limits?prune=true")?;
+    }
+    let applied = call.sources.limiter.apply(&settings, prune, dry_run)?;
+    let Applied { added, changed, removed, .. } = applied;
+    Ok(Reply::ok(true, &json!({"added": added, "changed": changed, "removed": removed})))
 }
 
 pub fn status(call: &Call<'_>) -> Answer {
@@ -55,15 +72,20 @@ pub fn remove(call: &Call<'_>) -> Answer {
 
 pub fn remove_prefix(call: &Call<'_>) -> Answer {
     body::parse_empty(call.body)?;
-    let removed = call.sources.limiter.remove_prefix(call.query.required("prefix")?)?;
+    let prefix = call.query.required("prefix")?;
+    call.permit_prefix(prefix)?;
+    let removed = call.sources.limiter.remove_prefix(prefix)?;
     Ok(Reply::ok(true, &json!({"removed": removed})))
 }
 
 pub fn reset(call: &Call<'_>) -> Answer {
     let body: Reset<'_> = body::parse(call.body)?;
     match body.what()? {
-        ToReset::Key(key) => done(call.sources.limiter.reset(key)),
-        ToReset::Prefix(prefix) => done(call.sources.limiter.reset_prefix(prefix).map(|_| ())),
+        ToReset::Key(key) => call.permit(key).and_then(|()| done(call.sources.limiter.reset(key))),
+        ToReset::Prefix(prefix) => {
+            call.permit_prefix(prefix)?;
+            done(call.sources.limiter.reset_prefix(prefix).map(|_| ()))
+        }
     }
 }
 

@@ -146,7 +146,7 @@ fn errors_are_in_the_words_of_users() {
         ),
         (
             "{\"key\":\"k\",\n\"rate\":1,\n\"per\":true}",
-            "field `per` must be a string such as \"10s\" or an integer of seconds, not true",
+            "field `per` must be a string such as \"10s\" or an integer of seconds, not true (line 3)",
         ),
         (
             r#"{"key":"k","rate":1,"per":"1s","for":"0s"}"#,
@@ -230,7 +230,7 @@ fn what_is_not_json_is_told_in_the_words_of_users() {
         (b"{\"\\ud800\":1}", Kind::InvalidArgument, "the body has a \\u that stands for no character"),
         (b"{\"cost\":1e400}", Kind::InvalidArgument, "field `cost` must be a number that is not so large"),
         (b"[]", Kind::InvalidArgument, "the body must be an object, not an array"),
-        (b"{\"key\":\n[]}", Kind::InvalidArgument, "field `key` must be a string, not an array"),
+        (b"{\"key\":\n[]}", Kind::InvalidArgument, "field `key` must be a string, not an array (line 2)"),
     ] {
         let error = parse::<Check<'_>>(bytes).unwrap_err();
         assert_eq!((error.kind(), error.message()), (kind, message));
@@ -353,4 +353,14 @@ fn errors_of_holds_are_in_the_words_of_users() {
     ] {
         assert_eq!(told, message);
     }
+}
+
+#[test]
+fn the_line_of_a_fault_is_told_where_there_are_several() {
+    let message = |body: &str| parse_settings(body.as_bytes()).unwrap_err().message().to_owned();
+    assert!(message("{\n \"ключ\": x}").ends_with(" (line 2)"));
+    assert!(message("{\"key\":\"a\",\n\n\"rate\":-1}").ends_with("not -1 (line 3)"));
+    assert!(!message("{\"key\" x}").contains("line"));
+    let deep = format!("[{{\"key\":\"a\",\"limit\":{}{}}}]", "[".repeat(200), "]".repeat(200));
+    assert!(!message(&deep).contains("recursion") && !message(&deep).contains("column"), "{}", message(&deep));
 }

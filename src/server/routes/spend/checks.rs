@@ -14,6 +14,7 @@ pub const DECISION_BYTES: usize = 320;
 pub fn check(call: &Call<'_>) -> Answer {
     let check: Check<'_> = body::parse(call.body)?;
     let item = check.item()?;
+    call.permit(item.key)?;
     let denied_status = denied_status(call)?;
     let reply = |decision: &Decision| {
         let mut out = Vec::with_capacity(DECISION_BYTES);
@@ -70,6 +71,7 @@ pub fn take(call: &Call<'_>) -> Answer {
 pub fn check_all(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.items()?;
+    call.permit_items(&items)?;
     let denied_status = denied_status(call)?;
     let reply = |all: &AllDecision| {
         let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
@@ -93,6 +95,7 @@ pub fn check_all(call: &Call<'_>) -> Answer {
 pub fn check_many(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.items()?;
+    call.permit_items(&items)?;
     let reply = |results: &[Result<Decision>]| {
         let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
         write_many(results, &items, &mut out);
