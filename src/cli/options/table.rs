@@ -4,7 +4,7 @@
 use crate::bounds::{
     COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IPV6_PREFIX, MAX_ANCHOR, MAX_BLOCKING,
     MAX_COMPACT_AFTER_BYTES, MAX_CONNECTIONS, MAX_FLUSH_EVERY_EVENTS, MAX_FLUSH_EVERY_MS, MAX_HOLDS, MAX_KEYS,
-    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_SLOTS, MAX_UNITS,
+    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_REPLICAS, MAX_SLOTS, MAX_UNITS,
     MIN_COMPACT_AFTER_BYTES, MIN_IPV6_PREFIX,
 };
 use crate::limit::Algorithm;
@@ -61,7 +61,7 @@ pub static COMMANDS: [Command; 25] = [
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 59] = [
+pub static OPTIONS: [CommandOption; 61] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -70,6 +70,14 @@ pub static OPTIONS: [CommandOption; 59] = [
         "answer when a record is on disk, written to the log, or queued for it",
     )
     .default("always"),
+    option(START, "--store", Text("URL"), "keep limits in a store that servers share: redis://HOST, no data directory"),
+    option(
+        START,
+        "--replicas",
+        Number("N", 0, MAX_REPLICAS as u64),
+        "of the store that must have confirmed each answer",
+    )
+    .count(0),
     option(
         START,
         "--flush-every-ms",
