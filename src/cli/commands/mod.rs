@@ -4,6 +4,7 @@ pub mod checks;
 pub mod holds;
 pub mod limits;
 pub mod listing;
+pub mod moving;
 mod parent;
 pub mod program;
 pub mod run;

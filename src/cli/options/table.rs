@@ -12,7 +12,7 @@ use crate::limit::Algorithm;
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
 /// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
-pub static COMMANDS: [Command; 25] = [
+pub static COMMANDS: [Command; 27] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
     command(
         "limit add",
@@ -55,6 +55,16 @@ pub static COMMANDS: [Command; 25] = [
         "",
         "Save what can be read of a damaged directory into a new one; the old one is not changed.",
     ),
+    command(
+        "store import",
+        "DIR",
+        "Move all limits of a data directory, and what was spent of them, into an empty store.",
+    ),
+    command(
+        "store export",
+        "DIR",
+        "Move all limits of a store, and what was spent of them, into a new data directory.",
+    ),
     command("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems."),
     command("completions", "SHELL", "Print the completions for a shell: bash, zsh or fish."),
     command("help", "[COMMAND]...", "Show all commands, or the options of one."),
@@ -70,7 +80,12 @@ pub static OPTIONS: [CommandOption; 61] = [
         "answer when a record is on disk, written to the log, or queued for it",
     )
     .default("always"),
-    option(START, "--store", Text("URL"), "keep limits in a store that servers share: redis://HOST, no data directory"),
+    option(
+        &["server start", "store import", "store export"],
+        "--store",
+        Text("URL"),
+        "the store that servers share, in place of a data directory: redis://HOST; without it, FLINT_STORE",
+    ),
     option(
         START,
         "--replicas",

@@ -6,15 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::bounds::{LOCK_WAIT_MS, TAKEOVER_WAIT_MS};
 use crate::cli::answer::usage;
-use crate::cli::options::{Args, Global, as_option};
+use crate::cli::options::{Args, Global, as_option, store_url};
 use crate::engine::Engine;
 use crate::error::{Kind, Result};
 use crate::limiter::{Limiter, Options, SyncMode};
 use crate::server;
 use crate::store::{Policy, ahead_notice, validate_policy};
-
-/// Names a store where no option does.
-const VARIABLE: &str = "FLINT_STORE";
 
 /// Options that make no sense where a store keeps the limits.
 const OF_DIRECTORY: [&str; 5] = ["--data-dir", "--sync", "--flush-every-ms", "--flush-every-events", "--compact-after"];
@@ -40,16 +37,7 @@ impl Place {
     /// # Errors
     /// `usage`.
     pub fn read(args: &Args) -> Result<Place> {
-        let variable = std::env::var_os(VARIABLE).filter(|url| !url.is_empty());
-        let variable = variable.map(|url| {
-            url.into_string().map_err(|_| usage(format!("{VARIABLE} must be the URL of a store, in UTF-8")))
-        });
-        let named = match args.given_text("--store")? {
-            Some(url) => Some(url.to_owned()),
-            // A directory that is named counts more than the environment.
-            None if args.os_text("--data-dir").is_some() => None,
-            None => variable.transpose()?,
-        };
+        let named = store_url(args)?;
         let replicas = args.given_number("--replicas")?;
         let Some(url) = named else {
             if replicas.is_some() {
@@ -59,12 +47,6 @@ impl Place {
         };
         if let Some(option) = OF_DIRECTORY.iter().find(|option| args.os_text(option).is_some()) {
             return Err(usage(format!("{option} is for a data directory; with --store the store keeps everything")));
-        }
-        if cfg!(not(feature = "store")) {
-            return Err(usage(
-                "--store needs a flint that was built for it: cargo build --release --features store (store-tls for \
-                 rediss://)",
-            ));
         }
         Ok(Place::Store(StoreOptions {
             url,
