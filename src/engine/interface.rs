@@ -7,8 +7,8 @@ use crate::error::{Error, Kind, Result};
 use crate::limiter::{Applied, By, Compaction, Limiter, Page, Setting, Status};
 use crate::store::Health;
 
-/// What is asked of the limits: it may run several times, on this or that limiter, and only its last run counts. What it
-/// finds it keeps itself.
+/// What is asked of the limits: it may run several times, on this or that limiter, and only its last run counts. What
+/// it finds it keeps itself.
 pub type Operation = Box<dyn FnMut(&Limiter) + Send>;
 
 /// Called once, from any thread, when the outcome of an operation is as durable as it is promised to be, or never will
@@ -36,7 +36,8 @@ pub trait Engine: Send + Sync {
     /// Runs an operation, and returns once its outcome is as durable as it is promised to be.
     ///
     /// # Errors
-    /// `store_unavailable`, `outcome_unknown`, `overloaded`, `cross_slot`: what the operation has found counts for nothing.
+    /// `store_unavailable`, `outcome_unknown`, `overloaded`, `cross_slot`. What the operation has found counts for nothing
+    /// then.
     fn run(&self, operation: Operation) -> Result<()>;
 
     /// The same without waiting.

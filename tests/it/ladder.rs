@@ -15,10 +15,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("", &["cli", "server", "engine", "limiter", "store", "limit", "clock", "error", "bounds"]),
     ("cli", &["serve", "commands", "remote", "options", "status", "columns", "limits_file", "output", "answer"]),
     ("cli/serve", &["start", "opening", "control", "signals", "notify"]),
-    (
-        "cli/commands",
-        &["run", "program", "parent", "holds", "checks", "limits", "values", "listing", "storage", "moving"],
-    ),
+    ("cli/commands", &["run", "program", "parent", "holds", "checks", "limits", "values", "listing", "storage"]),
+    ("cli/commands/storage", &["files", "moving"]),
     ("cli/remote", &["session", "http"]),
     ("cli/options", &["completions", "help", "global", "address", "store", "args", "table"]),
     (

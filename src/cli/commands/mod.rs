@@ -4,7 +4,6 @@ pub mod checks;
 pub mod holds;
 pub mod limits;
 pub mod listing;
-pub mod moving;
 mod parent;
 pub mod program;
 pub mod run;

@@ -22,8 +22,8 @@ pub type Answer = Result<Reply>;
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     pub engine: &'a dyn Engine,
-    /// What operations on single keys are called on: the limiter that is open here, or a lane's. A lane has one operation
-    /// at a time, and whole questions are asked of the engine, never from a lane.
+    /// What operations on single keys are called on: the limiter that is open here, or a lane's. Questions about more
+    /// than that are asked of the engine, and never from a lane.
     pub limiter: Option<&'a Limiter>,
     /// For threads that must not wait: checks leave to it what becomes of the answer.
     pub non_blocking: Option<&'a NonBlocking<'a>>,

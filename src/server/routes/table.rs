@@ -33,7 +33,7 @@ pub struct Method {
     pub role: Option<Role>,
     /// It is also for tokens with a prefix: its function refuses keys that the token is not for.
     pub keyed: bool,
-    /// It is a question about single keys, and asked of a limiter, which may be a lane's; any other is asked of the engine.
+    /// It is a question about single keys, and asked of a limiter, which may be a lane's; others are the engine's.
     on_limiter: bool,
     answer: fn(&Call<'_>) -> Answer,
     /// The query is another server's.
