@@ -310,3 +310,6 @@ pub const MAX_MAX_KEYS: u64 = 1_000_000_000;
 
 /// Most overflow limits for values that requests bring: each set of values has one, and a client may choose the values.
 pub const MAX_OVERFLOWS: u64 = 64;
+
+/// Largest `--replicas`: more than anybody waits for.
+pub const MAX_REPLICAS: u32 = 16;

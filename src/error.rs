@@ -45,6 +45,12 @@ pub enum Kind {
     Overloaded,
     /// The log cannot be written: the disk is full, or an earlier write or fsync failed.
     LogFailed,
+    /// The store can't be asked, or too few of its replicas have confirmed a write.
+    StoreUnavailable,
+    /// The answer of the store was lost on the way, so that it can't be known whether anything was done.
+    OutcomeUnknown,
+    /// In a Cluster, the keys of one request do not share a slot.
+    CrossSlot,
     /// The command line is wrong.
     Usage,
     /// Another process owns the data directory.
@@ -82,6 +88,9 @@ impl Kind {
             Kind::BodyTooLarge => ("body_too_large", 413, 3),
             Kind::Overloaded => ("overloaded", 503, 3),
             Kind::LogFailed => ("log_failed", 503, 3),
+            Kind::StoreUnavailable => ("store_unavailable", 503, 3),
+            Kind::OutcomeUnknown => ("outcome_unknown", 503, 3),
+            Kind::CrossSlot => ("cross_slot", 400, 2),
             Kind::Usage => ("usage", 400, 2),
             Kind::Locked => ("locked", 503, 3),
             Kind::Corrupt => ("corrupt", 500, 3),
@@ -112,6 +121,9 @@ impl Kind {
         Kind::BodyTooLarge,
         Kind::Overloaded,
         Kind::LogFailed,
+        Kind::StoreUnavailable,
+        Kind::OutcomeUnknown,
+        Kind::CrossSlot,
         Kind::Usage,
         Kind::Locked,
         Kind::Corrupt,

@@ -89,6 +89,8 @@ fn action(command: &str) -> Option<Action> {
         "log dump" => storage::print_log,
         "log verify" => storage::check_log,
         "log repair" => storage::repair_log,
+        "store import" => storage::import,
+        "store export" => storage::export,
         "doctor" => storage::doctor,
         "completions" => |args, _, output| output.text(&options::script(args.operand()?)?).map(|()| Answer::Yes),
         _ => return None,

@@ -126,7 +126,7 @@ fn the_page_has_the_ranges_and_defaults_of_the_help() {
         ranges += usize::from(option.range.is_some());
         defaults += usize::from(option.default.is_some());
     }
-    assert_eq!((ranges, defaults), (8, 13), "read from the help");
+    assert_eq!((ranges, defaults), (9, 14), "read from the help");
 }
 
 /// The literal displays of the section EXAMPLES.

@@ -101,7 +101,9 @@ impl Global {
     pub fn refuse_server(&self) -> Result<()> {
         match self.server {
             None => Ok(()),
-            Some(_) => Err(usage("--server names a server that runs; server start takes --bind")),
+            Some(_) => {
+                Err(usage("--server names a server that runs, and this command asks none; server start takes --bind"))
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::bounds::{
     COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IPV6_PREFIX, MAX_ANCHOR, MAX_BLOCKING,
     MAX_COMPACT_AFTER_BYTES, MAX_CONNECTIONS, MAX_FLUSH_EVERY_EVENTS, MAX_FLUSH_EVERY_MS, MAX_HOLDS, MAX_KEYS,
-    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_SLOTS, MAX_UNITS,
+    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_REPLICAS, MAX_SLOTS, MAX_UNITS,
     MIN_COMPACT_AFTER_BYTES, MIN_IPV6_PREFIX,
 };
 use crate::limit::Algorithm;
@@ -12,7 +12,7 @@ use crate::limit::Algorithm;
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
 /// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
-pub static COMMANDS: [Command; 26] = [
+pub static COMMANDS: [Command; 28] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
     command(
         "limit add",
@@ -56,13 +56,23 @@ pub static COMMANDS: [Command; 26] = [
         "",
         "Save what can be read of a damaged directory into a new one; the old one is not changed.",
     ),
+    command(
+        "store import",
+        "DIR",
+        "Move all limits of a data directory, and what was spent of them, into an empty store.",
+    ),
+    command(
+        "store export",
+        "DIR",
+        "Move all limits of a store, and what was spent of them, into a new data directory.",
+    ),
     command("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems."),
     command("completions", "SHELL", "Print the completions for a shell: bash, zsh or fish."),
     command("help", "[COMMAND]...", "Show all commands, or the options of one."),
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 62] = [
+pub static OPTIONS: [CommandOption; 64] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -71,6 +81,19 @@ pub static OPTIONS: [CommandOption; 62] = [
         "answer when a record is on disk, written to the log, or queued for it",
     )
     .default("always"),
+    option(
+        &["server start", "store import", "store export"],
+        "--store",
+        Text("URL"),
+        "the store that servers share, in place of a data directory: redis://HOST; without it, FLINT_STORE",
+    ),
+    option(
+        START,
+        "--replicas",
+        Number("N", 0, MAX_REPLICAS as u64),
+        "of the store that must have confirmed each answer",
+    )
+    .count(0),
     option(
         START,
         "--flush-every-ms",

@@ -13,13 +13,13 @@ use super::signals::{Event, Signals};
 use crate::cli::answer::Answer;
 use crate::cli::limits_file::LimitsFile;
 use crate::cli::output::counted;
+use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::Limiter;
 use crate::server::{Server, TokenFile, Tokens, parse_listed};
 use crate::store::Health;
 
 pub struct Control<'a> {
-    pub limiter: &'a Limiter,
+    pub engine: &'a dyn Engine,
     pub signals: &'a Signals,
     /// The token file, if the tokens are from one.
     pub token_file: Option<&'a TokenFile>,
@@ -53,7 +53,7 @@ impl Control<'_> {
                     log::info!("stopping: answering what is in flight and closing the log");
                     self.notifier.stopping();
                     server.stop();
-                    return self.limiter.close().map(|()| Answer::Yes);
+                    return self.engine.close().map(|()| Answer::Yes);
                 }
             }
         }
@@ -61,7 +61,7 @@ impl Control<'_> {
 
     /// Why the next image of this process could not start.
     fn obstacle(&self) -> Option<String> {
-        match self.limiter.health() {
+        match self.engine.health() {
             (Health::Healthy, _) => Some(self.token_file?.read().err()?.to_string()),
             (_, reason) => Some(reason.unwrap_or_else(|| "the log cannot be written".to_owned())),
         }
@@ -73,7 +73,7 @@ impl Control<'_> {
         log::warn!("tiny_http holds connections that it will not let go: starting afresh on the same socket");
         self.notifier.status("starting afresh on the same socket");
         let retired = server.replace();
-        self.limiter.close()?;
+        self.engine.close()?;
         if self.signals.stop_requested() {
             log::info!("stopping: a signal came while the server was about to start afresh");
             self.notifier.stopping();
@@ -93,7 +93,7 @@ impl Control<'_> {
             server.set_tokens(Tokens::new(read.tokens));
             Ok(format!("read {count} from {}", file.path.display()))
         });
-        let limits = self.limits_file.map(|file| apply(self.limiter, &LimitsFile::read(file)?));
+        let limits = self.limits_file.map(|file| apply(self.engine, &LimitsFile::read(file)?));
         let mut done = Vec::new();
         for (what, result) in [("token", tokens), ("limit", limits)] {
             let (level, text) = match result {
@@ -117,9 +117,9 @@ impl Control<'_> {
 ///
 /// # Errors
 /// `usage`, naming the file and what is wrong in it; `log_failed`, `overloaded`. Nothing is changed then.
-pub fn apply(limiter: &Limiter, file: &LimitsFile) -> Result<String> {
+pub fn apply(engine: &dyn Engine, file: &LimitsFile) -> Result<String> {
     let mut settings = parse_listed(file.text.as_bytes()).map_err(|error| file.named(error))?;
-    let applied = limiter.apply(&settings.take(), false, false).map_err(|error| file.named(error))?;
+    let applied = engine.apply(&settings.take(), false, false).map_err(|error| file.named(error))?;
     let (added, changed) = (counted(applied.added, "limit"), applied.changed);
     Ok(format!("read {}: {added} added, {changed} changed", file.name()))
 }

@@ -1,22 +1,20 @@
 //! The start of a server.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::control::{Control, apply};
 use super::notify::Notifier;
+use super::opening::Place;
 use super::signals::Signals;
-use crate::bounds::{LOCK_WAIT_MS, MAX_IDLE_TIMEOUT_MS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS};
+use crate::bounds::{MAX_IDLE_TIMEOUT_MS, MIN_IDLE_TIMEOUT_MS};
 use crate::cli::answer::{Answer, usage};
 use crate::cli::limits_file::LimitsFile;
-use crate::cli::options::{Args, Global, as_option};
+use crate::cli::options::{Args, Global};
 use crate::cli::output::{Output, counted};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::limit::{excerpt, parse_length};
-use crate::limiter::{Limiter, Options, SyncMode};
 use crate::server::{self, Bind, Bound, Config, Gates, LegacyHeaders, Server, TokenFile, Tokens, refuse_open_bind};
-use crate::store::{Policy, ahead_notice, validate_policy};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
@@ -24,7 +22,7 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     // The signals are caught before the data directory is open.
     let signals = Signals::catch()?;
     let config = config(args, global, &signals)?;
-    let options = options(args)?;
+    let place = Place::read(args)?;
     let (address, socket_mode) = (args.text("--bind")?, socket_mode(args)?);
     let bind = Bind::parse(address)?;
     let limits_file = args.os_text("--limits");
@@ -46,35 +44,28 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     if taken_over {
         server::release_signals();
     }
-    let sync = options.sync;
-    let limiter = Arc::new(open(&global.dir, options, taken_over)?);
-    if let Some(ahead) = limiter.report().ahead {
-        log::warn!("{}", ahead_notice(ahead));
-    }
+    let (engine, place, kept) = place.open(global, taken_over)?;
     if let Some(file) = &limits {
-        log::info!("{}", apply(&limiter, file)?);
+        log::info!("{}", apply(&*engine, file)?);
     }
+    let limits =
+        engine.report().limits().map_or_else(|| "limits unknown".to_owned(), |limits| counted(limits, "limit"));
     let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
-    let server = Server::start(bound, config, Arc::clone(&limiter))?;
+    let server = Server::start(bound, config, Arc::clone(&engine))?;
     if !taken_over {
-        let (url, dir) = (server.url(), std::path::absolute(&global.dir).unwrap_or_else(|_| global.dir.clone()));
-        let limits = counted(limiter.report().limits, "limit");
-        let line = output.line(&format!("flint server listening on {url} (data in {}, {limits})", dir.display()));
+        let line = output.line(&format!("flint server listening on {} ({place}, {limits})", server.url()));
         // A command whose reader has gone ends without a message; a server should not.
         line.and_then(|()| output.flush()).inspect_err(|error| log::error!("{error}"))?;
     }
     log::info!(
-        "flint {} serves {} from {} on {}, --sync {}{}",
+        "flint {} serves {limits} ({place}, {kept}) on {}{}",
         env!("CARGO_PKG_VERSION"),
-        counted(limiter.report().limits, "limit"),
-        global.dir.display(),
         server.url(),
-        sync.name(),
         if taken_over { ", in place of its former image" } else { "" }
     );
     let notifier = Notifier::from_environment();
     notifier.ready(&format!("listening on {}", server.url()));
-    Control { limiter: &limiter, signals: &signals, token_file: global.token_source(), limits_file, notifier }
+    Control { engine: &*engine, signals: &signals, token_file: global.token_source(), limits_file, notifier }
         .run(server)
 }
 
@@ -107,22 +98,6 @@ fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
     })
 }
 
-/// The options of the limiter.
-fn options(args: &Args) -> Result<Options> {
-    let policy = Policy {
-        flush_every: Duration::from_millis(args.number("--flush-every-ms")?),
-        flush_every_events: args.number("--flush-every-events")?,
-        compact_after: args.number("--compact-after")?,
-        ..Policy::default()
-    };
-    as_option(validate_policy(&policy))?;
-    let named = args.text("--sync")?;
-    let sync = SyncMode::ALL.into_iter().find(|mode| mode.name() == named).unwrap_or_default();
-    let options = Options::default().with_sync(sync).with_max_keys(args.number("--max-keys")?);
-    let options = options.with_max_holds(args.number("--max-holds")?);
-    Ok(Options { policy, ..options.with_give_back(server::trim_memory) })
-}
-
 fn socket_mode(args: &Args) -> Result<u32> {
     let text = args.text("--socket-mode")?;
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
@@ -144,28 +119,4 @@ fn report_panics() {
         let thread = std::thread::current();
         log::log!(level, "thread {} panicked: {panic}", thread.name().unwrap_or("without a name"));
     }));
-}
-
-/// Opens the data directory. Commands hold it for a moment, and are waited for, but not in their queue, which may be
-/// long. A process that takes over from its former image waits longer. Another server is not waited for.
-fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
-    let begun = Instant::now();
-    let patience = Duration::from_millis(if taken_over { TAKEOVER_WAIT_MS } else { LOCK_WAIT_MS });
-    loop {
-        let tried = Instant::now();
-        let left = patience.saturating_sub(begun.elapsed());
-        match Limiter::open(dir, options.clone()) {
-            Err(error) if error.kind() == Kind::Locked && !left.is_zero() => {
-                if !taken_over && crate::store::writer(dir).is_some_and(|writer| writer.url.is_some()) {
-                    return Err(error);
-                }
-                crate::store::wait_until_free(dir, left);
-                // Some other lock is in the way, or another process was faster.
-                if tried.elapsed() < Duration::from_millis(1) {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-            }
-            result => return result,
-        }
-    }
 }

@@ -11,7 +11,8 @@ use super::super::tokens::Grant;
 use super::super::vitals::Vitals;
 use super::metrics::Metrics;
 use super::query::{Query, decode};
-use crate::error::Result;
+use crate::engine::Engine;
+use crate::error::{Error, Kind, Result};
 use crate::limiter::{Item, Limiter, NonBlocking};
 
 /// What an endpoint's function gives back.
@@ -20,7 +21,10 @@ pub type Answer = Result<Reply>;
 /// What requests are answered from.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
-    pub limiter: &'a Limiter,
+    pub engine: &'a dyn Engine,
+    /// What operations on single keys are called on: the limiter that is open here, or a lane's. Questions about more
+    /// than that are asked of the engine, and never from a lane.
+    pub limiter: Option<&'a Limiter>,
     /// For threads that must not wait: checks leave to it what becomes of the answer.
     pub non_blocking: Option<&'a NonBlocking<'a>>,
     /// What doctor and metrics tell of connections, requests and threads; a command that has opened the data directory
@@ -38,7 +42,16 @@ impl<'a> Sources<'a> {
     /// The limiter alone.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
         let legacy = LegacyHeaders::None;
-        Sources { limiter, non_blocking: None, guard: None, metrics: None, vitals: None, gates: None, legacy }
+        Sources {
+            engine: limiter,
+            limiter: Some(limiter),
+            non_blocking: None,
+            guard: None,
+            metrics: None,
+            vitals: None,
+            gates: None,
+            legacy,
+        }
     }
 }
 
@@ -59,7 +72,16 @@ pub struct Call<'a> {
     pub grant: Option<&'a Grant>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// What an operation on single keys is called on.
+    ///
+    /// # Errors
+    /// `internal` where the endpoint's row in the table is not `.on_limiter()`.
+    pub fn limiter(&self) -> Result<&'a Limiter> {
+        let missing = || Error::new(Kind::Internal, "this endpoint has no limiter, which is a defect of Flint");
+        self.sources.limiter.ok_or_else(missing)
+    }
+
     /// Refuses a key that the token is not for.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use tiny_http::Header;
 
 use self::call::{Answer, Call, Sources};
 use self::query::{Query, path_of};
-use self::table::find;
+use self::table::{Method, find};
 use super::gate::named::Gates;
 use super::http::head::Found;
 use super::http::reply::Reply;
@@ -97,6 +97,11 @@ pub fn check_method(found: Option<Found>, method: &str, target: &str) -> Result<
             Err(Error::new(Kind::MethodNotAllowed, format!("{path} takes {allowed}, not {method}")))
         }
     }
+}
+
+/// Whether a call is answered by questions about single keys alone.
+pub fn is_on_limiter(found: Option<Found>, name: &str) -> bool {
+    found.and_then(|found| table::method(found, name)).is_some_and(Method::is_on_limiter)
 }
 
 /// Refuses a call that its token is not for, as far as the head tells. The keys are for the endpoint's function.

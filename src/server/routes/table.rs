@@ -33,6 +33,8 @@ pub struct Method {
     pub role: Option<Role>,
     /// It is also for tokens with a prefix: its function refuses keys that the token is not for.
     pub keyed: bool,
+    /// It is a question about single keys, and asked of a limiter, which may be a lane's; others are the engine's.
+    on_limiter: bool,
     answer: fn(&Call<'_>) -> Answer,
     /// The query is another server's.
     foreign: bool,
@@ -60,11 +62,19 @@ const fn bulk(path: &'static str, methods: &'static [Method]) -> Endpoint {
 }
 
 const fn get(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "GET", parameters, role: Some(Role::Read), keyed: false, answer, foreign: false }
+    Method { name: "GET", parameters, role: Some(Role::Read), keyed: false, on_limiter: false, answer, foreign: false }
 }
 
 const fn post(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "POST", parameters, role: Some(Role::Admin), keyed: false, answer, foreign: false }
+    Method {
+        name: "POST",
+        parameters,
+        role: Some(Role::Admin),
+        keyed: false,
+        on_limiter: false,
+        answer,
+        foreign: false,
+    }
 }
 
 const fn put(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
@@ -72,12 +82,12 @@ const fn put(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answe
 }
 
 const fn delete(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "DELETE", parameters, role: Some(Role::Admin), keyed: false, answer, foreign: false }
+    Method { name: "DELETE", ..post(parameters, answer) }
 }
 
 /// Whatever spends quota, or asks what a check would answer.
 const fn spend(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    post(parameters, answer).needs(Role::Check).keyed()
+    post(parameters, answer).needs(Role::Check).keyed().on_limiter()
 }
 
 const fn any(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
@@ -110,7 +120,10 @@ pub const ENDPOINTS: [Endpoint; 21] = [
             delete(&["prefix"], limits::remove_prefix).keyed(),
         ],
     ),
-    endpoint("/v1/limits/{key}", &[get(&[], limits::status).keyed(), delete(&[], limits::remove).keyed()]),
+    endpoint(
+        "/v1/limits/{key}",
+        &[get(&[], limits::status).keyed().on_limiter(), delete(&[], limits::remove).keyed().on_limiter()],
+    ),
     endpoint("/v1/reset", &[post(&[], limits::reset).keyed()]),
     endpoint("/v1/log/flush", &[post(&[], operations::flush)]),
     endpoint("/v1/log/compact", &[post(&[], operations::compact)]),
@@ -165,6 +178,16 @@ impl Method {
     /// Its function hands every key and prefix to [`Call::permit`] or [`Call::permit_prefix`].
     const fn keyed(self) -> Method {
         Method { keyed: true, ..self }
+    }
+
+    /// Its function asks only [`Call::limiter`].
+    const fn on_limiter(self) -> Method {
+        Method { on_limiter: true, ..self }
+    }
+
+    /// Whether its function asks only [`Call::limiter`].
+    pub fn is_on_limiter(&self) -> bool {
+        self.on_limiter
     }
 
     /// Any token will do: nothing is told of keys.

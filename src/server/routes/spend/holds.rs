@@ -34,10 +34,10 @@ pub fn hold(call: &Call<'_>) -> Answer {
         reply.with_tightest(all.results.iter(), call.sources.legacy)
     };
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.hold_all_for(items, ttl, call.sources.non_blocking),
+        None => call.limiter()?.hold_all_for(items, ttl, call.sources.non_blocking),
         Some(guard) => {
             let mut kept = |all: &AllDecision, hold: Option<&limiter::Hold>| write(&reply(all, hold));
-            call.sources.limiter.hold_all_once(items, ttl, guard, &mut kept, call.sources.non_blocking)
+            call.limiter()?.hold_all_once(items, ttl, guard, &mut kept, call.sources.non_blocking)
         }
     };
     once(call, ask, |held| reply(&held.all, held.hold.as_ref()))
@@ -48,7 +48,7 @@ pub fn settle(call: &Call<'_>) -> Answer {
     let costs = body.costs();
     let (hold, cost) = (body.hold()?, body.cost(costs.as_deref())?);
     permit_hold(call, hold)?;
-    let settled = call.sources.limiter.settle_for(hold, cost, call.sources.non_blocking)?;
+    let settled = call.limiter()?.settle_for(hold, cost, call.sources.non_blocking)?;
     let mut out = Vec::new();
     settled.write_json(&mut out);
     Ok(Reply::json(out))
@@ -58,7 +58,7 @@ pub fn renew(call: &Call<'_>) -> Answer {
     let body: Renew<'_> = body::parse(call.body)?;
     let (hold, ttl) = (body.hold()?, body.ttl()?);
     permit_hold(call, hold)?;
-    let renewed = call.sources.limiter.renew_for(hold, ttl, call.sources.non_blocking)?;
+    let renewed = call.limiter()?.renew_for(hold, ttl, call.sources.non_blocking)?;
     let mut out = Vec::new();
     renewed.write_json(&mut out);
     Ok(Reply::json(out))
@@ -70,13 +70,13 @@ pub fn peek(call: &Call<'_>) -> Answer {
     match body.asked()? {
         Asked::One(item) => {
             call.permit(item.key)?;
-            let decision = call.sources.limiter.peek(item)?;
+            let decision = call.limiter()?.peek(item)?;
             decision.write_json(item.key, &mut out);
             Ok(Reply::json(out).with_tightest(std::iter::once(&decision), call.sources.legacy))
         }
         Asked::All(items) => {
             call.permit_items(&items)?;
-            let all = call.sources.limiter.peek_all(&items)?;
+            let all = call.limiter()?.peek_all(&items)?;
             all.write_json(&items, &mut out);
             Ok(Reply::json(out).with_tightest(all.results.iter(), call.sources.legacy))
         }
@@ -88,8 +88,8 @@ pub fn charge(call: &Call<'_>) -> Answer {
     let item = body.item()?;
     call.permit(item.key)?;
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.charge_for(item, call.sources.non_blocking),
-        Some(guard) => call.sources.limiter.charge_once(&item, guard, &mut kept, call.sources.non_blocking),
+        None => call.limiter()?.charge_for(item, call.sources.non_blocking),
+        Some(guard) => call.limiter()?.charge_once(&item, guard, &mut kept, call.sources.non_blocking),
     };
     once(call, ask, told)
 }
@@ -99,8 +99,8 @@ pub fn refund(call: &Call<'_>) -> Answer {
     let item = body.item()?;
     call.permit(item.key)?;
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.refund_for(item, call.sources.non_blocking),
-        Some(guard) => call.sources.limiter.refund_once(&item, guard, &mut kept, call.sources.non_blocking),
+        None => call.limiter()?.refund_for(item, call.sources.non_blocking),
+        Some(guard) => call.limiter()?.refund_once(&item, guard, &mut kept, call.sources.non_blocking),
     };
     once(call, ask, told)
 }
@@ -109,7 +109,7 @@ pub fn refund(call: &Call<'_>) -> Answer {
 fn permit_hold(call: &Call<'_>, hold: &str) -> Result<()> {
     match call.grant {
         None => Ok(()),
-        Some(_) => call.sources.limiter.each_key_of_hold(hold, call.sources.non_blocking, |key| call.permit(key)),
+        Some(_) => call.limiter()?.each_key_of_hold(hold, call.sources.non_blocking, |key| call.permit(key)),
     }
 }
 
