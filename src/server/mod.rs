@@ -69,8 +69,12 @@
 //!   left. Then workers answer every check and every change with 503 `log_failed`, also a check that would be denied;
 //!   nothing is spent or changed. Reads are still answered. A used-up disk quota counts as a full disk. The log tries
 //!   again every `NO_SPACE_RETRY_MS` (100 ms); service resumes by itself.
-//! - **A sync fails, a write of records fails for any reason (even lack of space), or space can't be filled for another
-//!   reason than lack of space:** final until a restart. Replies that wait become 503 `log_failed`; their units stay
+//! - **Disk full, on a file system that copies on write:** to overwrite filled space takes room too. The batch that
+//!   found none is written again at its place every `NO_SPACE_RETRY_MS`, and no space is promised meanwhile, so that
+//!   further checks are refused as above. The batch's replies become 503 `log_failed` at the second attempt; their units
+//!   stay spent in memory, and their records follow when there is room.
+//! - **A sync fails (even for lack of space), or a write fails for another reason than lack of space:** final until a
+//!   restart. Replies that wait become 503 `log_failed`; their units stay
 //!   spent in memory and may be on disk. Every later check and change gets 503 `log_failed` and changes nothing. Health
 //!   answers 503; the process goes on and still answers `doctor`. With `--sync batch` and `relaxed`, checks
 //!   that were answered after the last sync may be lost.

@@ -16,7 +16,7 @@ use super::log::handle::Log;
 use super::log::segment::Segment;
 use super::log::writer::Start;
 use super::policy::Policy;
-use super::read::found::{CleanEnd, Recovered};
+use super::read::found::Recovered;
 use super::snapshot::SnapshotWriter;
 use crate::clock::{Clock, Reading};
 use crate::error::{Error, Result};
@@ -131,7 +131,7 @@ impl Opening {
         let segment = match &found.clean {
             Some(end) => {
                 log_bytes = found.log_bytes;
-                reopen(&home, end)?
+                Segment::reopen(&home, end)?
             }
             None => {
                 if let Some(writer) = snapshot {
@@ -162,10 +162,4 @@ fn remove_superseded(home: &DataDir, found: &Recovered) {
         superseded.extend(found.snapshot.map(|number| Name::Snapshot(number).path(&home.path)));
     }
     superseded.iter().for_each(|path| remove_leftover(&*home.disk, path));
-}
-
-fn reopen(home: &DataDir, end: &CleanEnd) -> Result<Segment> {
-    let path = Name::Segment(end.number).path(&home.path);
-    let file = home.disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
-    Ok(Segment { file, path, number: end.number, salt: end.salt, position: end.length, filled: end.file_length })
 }

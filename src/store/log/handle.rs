@@ -194,6 +194,7 @@ impl Log {
     /// # Errors
     /// `log_failed` when not everything could be written.
     pub fn stop(&self) -> Result<()> {
+        self.shared.stopping.store(1, super::sync::Ordering::Release);
         let _ = self.queue.send(Message::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thread.map(JoinHandle::join) {
