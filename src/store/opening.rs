@@ -1,5 +1,6 @@
 //! Opening a store on what recovery has found.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ impl Opening {
             );
         }
         let id = found.directory.map_or_else(random, Ok).map_err(|error| Error::io("make an id for", dir, &error))?;
-        let home = DataDir { disk: Arc::clone(disk), path: dir.to_owned(), id };
+        let home = DataDir::new(disk, dir, id);
         let needs_snapshot = found.clean.is_none() && found.highest_number > 0;
         let snapshot = needs_snapshot.then(|| SnapshotWriter::begin(&home, found.highest_number + 1, true));
         Ok(Opening { lock, clock: clock.clone(), policy, snapshot: snapshot.transpose()?, home, found, sealed: None })
@@ -131,6 +132,10 @@ impl Opening {
         let segment = match &found.clean {
             Some(end) => {
                 log_bytes = found.log_bytes;
+                let older = found.segments.iter().filter(|number| **number != end.number).map(|n| Name::Segment(*n));
+                for name in older.chain(found.snapshot.map(Name::Snapshot)) {
+                    home.kept.add(name, &home.path, File::open(name.path(&home.path)));
+                }
                 Segment::reopen(&home, end)?
             }
             None => {

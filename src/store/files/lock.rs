@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::disk::is_no_space;
+use super::kept::leads_to;
 use super::names::LOCK;
 use crate::error::{Error, Kind, Result};
 
@@ -40,7 +41,10 @@ pub struct Owner {
 #[derive(Debug)]
 pub struct DirectoryLock {
     file: Option<File>,
-    _directory: File,
+    directory: File,
+    /// Whether the directory's path led to it at first. On some file systems that can't be told.
+    is_found: bool,
+    dir: PathBuf,
     path: PathBuf,
     writes: bool,
 }
@@ -84,11 +88,17 @@ impl DirectoryLock {
             lock(file, dir, access)?;
         }
         let writes = access != Access::Read;
-        let this = DirectoryLock { file, _directory: directory, path, writes };
+        let is_found = leads_to(dir, &directory) == Some(true);
+        let this = DirectoryLock { file, directory, is_found, dir: dir.to_owned(), path, writes };
         if writes {
             this.announce(None)?;
         }
         Ok(this)
+    }
+
+    /// Whether the directory's path does not lead to it any more.
+    pub fn is_moved(&self) -> bool {
+        self.is_found && leads_to(&self.dir, &self.directory) == Some(false)
     }
 
     /// Notes this process as the owner of the directory, and the URL of its server, for other processes to find.

@@ -1,9 +1,10 @@
 //! The files of the data directory: their names, how they are read and changed, and their owner.
 //!
-//! Each module may use only those after it in this list: `lock`, `view`, `data_dir`, `disk`, `names`, `random`.
+//! Each module may use only those after it in this list: `lock`, `view`, `data_dir`, `kept`, `disk`, `names`, `random`.
 
 pub mod data_dir;
 pub mod disk;
+pub mod kept;
 pub mod lock;
 pub mod names;
 pub mod random;

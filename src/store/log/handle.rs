@@ -144,6 +144,11 @@ impl Log {
         }
     }
 
+    /// Has the log fail for good, for this reason: from then on nothing is accepted. Returns at once.
+    pub fn give_up(&self, reason: String) {
+        let _ = self.queue.send(Message::GiveUp { reason });
+    }
+
     /// Why records are not made durable any more.
     pub fn failure(&self) -> Error {
         self.shared.condition.error()
@@ -231,7 +236,7 @@ mod tests {
 
     /// The log of a new directory.
     fn log_on(disk: Arc<dyn Disk>, dir: &std::path::Path, policy: Policy) -> Log {
-        let home = DataDir { disk, path: dir.to_owned(), id: [0; 16] };
+        let home = DataDir::new(&disk, dir, [0; 16]);
         Log::start(Start {
             segment: Segment::create(&home, 1, 1, 0).unwrap(),
             home,

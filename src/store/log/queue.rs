@@ -132,6 +132,10 @@ pub enum Message {
     Rotate {
         reply: Sender<Result<u64>>,
     },
+    /// Fail for good.
+    GiveUp {
+        reason: String,
+    },
     Stop,
 }
 

@@ -23,9 +23,9 @@ pub struct Segment {
     /// Up to where the file is filled with zeros.
     pub filled: u64,
     /// Where the copy of the last mark is, until the next frame is written.
-    mark_copy: Option<u64>,
+    pub mark_copy: Option<u64>,
     /// Whether something else may stand there, since there was no room for it.
-    copy_failed: bool,
+    pub copy_failed: bool,
 }
 
 /// Why a segment was not created.
@@ -66,6 +66,7 @@ impl Segment {
         };
         match create() {
             Ok((file, salt, filled)) => {
+                home.kept.add(name, &home.path, file.try_clone());
                 let position = FILE_HEADER as u64;
                 Ok(Segment { file, path, number, salt, position, filled, mark_copy: None, copy_failed: false })
             }
@@ -88,6 +89,7 @@ impl Segment {
     pub fn reopen(home: &DataDir, end: &CleanEnd) -> Result<Segment, Error> {
         let path = Name::Segment(end.number).path(&home.path);
         let file = home.disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
+        home.kept.add(Name::Segment(end.number), &home.path, file.try_clone());
         let (number, salt, position, filled) = (end.number, end.salt, end.length, end.file_length);
         let mark_copy = (filled > position).then(|| filled - FRAME_HEADER as u64);
         Ok(Segment { file, path, number, salt, position, filled, mark_copy, copy_failed: false })

@@ -146,6 +146,7 @@ impl Writer {
                         Some(Message::Rotate { reply }) => {
                             let _ = reply.send(self.rotate());
                         }
+                        Some(Message::GiveUp { reason }) => self.fail_for(reason),
                         Some(Message::Stop) => {
                             self.drain(messages);
                             return self.stop();
@@ -477,7 +478,14 @@ impl Writer {
     fn fail(&mut self, what: &str, error: &io::Error) {
         let (path, position) = (self.segment.path.display(), self.segment.position);
         let way_out = "nothing more is accepted; look at the disk, then restart";
-        let reason = format!("cannot {what} the log {path} at offset {position}: {error}; {way_out}");
+        self.fail_for(format!("cannot {what} the log {path} at offset {position}: {error}; {way_out}"));
+    }
+
+    /// For good.
+    fn fail_for(&mut self, reason: String) {
+        if !self.healthy() {
+            return;
+        }
         log::error!("{reason}");
         self.shared.condition.set(Health::Failed, Some(reason));
         self.mark_at = None;

@@ -24,6 +24,8 @@ pub struct FaultyDisk {
     failed: AtomicU32,
     /// Makes the next fdatasync fail.
     sync_fails: AtomicBool,
+    /// No file can be created while this is set.
+    pub creates_fail: AtomicBool,
     /// Stalls each fdatasync while it is locked.
     stall: Mutex<()>,
     /// What the next calls of the thread that compacts panic with.
@@ -38,6 +40,7 @@ impl FaultyDisk {
             only_once,
             failed: AtomicU32::new(0),
             sync_fails: AtomicBool::new(false),
+            creates_fail: AtomicBool::new(false),
             stall: Mutex::new(()),
             compaction_panics: Mutex::default(),
         })
@@ -68,6 +71,9 @@ impl ReadDisk for FaultyDisk {
 
 impl Disk for FaultyDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
+        if self.creates_fail.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(self.error));
+        }
         self.step(|| SystemDisk.create(path))
     }
     fn open(&self, path: &Path) -> io::Result<File> {
