@@ -134,7 +134,7 @@ impl Limiter {
         core.heal();
         // Denials that can't be written lose counters only. The error of the log is the one to return.
         let _ = core.write_denials();
-        store.log().stop()
+        store.stop()
     }
 }
 

@@ -71,17 +71,17 @@
 //!   again every `NO_SPACE_RETRY_MS` (100 ms); service resumes by itself.
 //! - **Disk full, on a file system that copies on write:** to overwrite filled space takes room too. The batch that
 //!   found none is written again at its place every `NO_SPACE_RETRY_MS`, and no space is promised meanwhile, so that
-//!   further checks are refused as above. The batch's replies become 503 `log_failed` at the second attempt; their units
-//!   stay spent in memory, and their records follow when there is room.
+//!   further checks are refused as above. The batch's replies become 503 `log_failed` at the second attempt; their
+//!   units stay spent in memory, and their records follow when there is room.
 //! - **A sync fails (even for lack of space), or a write fails for another reason than lack of space:** final until a
 //!   restart. Replies that wait become 503 `log_failed`; their units stay
 //!   spent in memory and may be on disk. Every later check and change gets 503 `log_failed` and changes nothing. Health
 //!   answers 503; the process goes on and still answers `doctor`. With `--sync batch` and `relaxed`, checks
 //!   that were answered after the last sync may be lost.
 //! - **A file of the log is removed, renamed or replaced below the process:** `flint-compact` looks every
-//!   `LOOK_AFTER_FILES_MS` (1 s), and at the end, whether the files that a start would need have their names, and compacts
-//!   at once if not (`limiter/background/heal.rs`). Doctor tells it from then on; health answers 503 while no snapshot can
-//!   be written. If the directory itself is gone: final, as above.
+//!   `LOOK_AFTER_FILES_MS` (1 s), and at the end, whether the files that a start would need have their names, and
+//!   compacts at once if not (`limiter/background/heal.rs`). Doctor tells it from then on; health answers 503 while no
+//!   snapshot can be written. If the directory itself is gone: final, as above.
 //! - **The disk hangs:** once a call has taken `STALL_MS` (1 s), new checks, and workers that wait for space, get 503
 //!   `overloaded` at once, and nothing is spent. A check that waits for its sync gets it after `LOG_WAIT_MS` (10 s):
 //!   the guard ends the waits in slots. Its units stay spent in memory, and its record may still reach the disk.

@@ -41,6 +41,17 @@ impl Store {
         &self.lock
     }
 
+    /// Closes the log in good order, and notes where it ends.
+    ///
+    /// # Errors
+    /// As [`Log::stop`].
+    pub fn stop(&self) -> Result<()> {
+        if let Some(closed) = self.log.stop()? {
+            self.lock.note_closed(closed);
+        }
+        Ok(())
+    }
+
     /// Begins the snapshot that will stand for everything before segment `number`, with markers in the log.
     pub fn begin_snapshot(&self, number: u64) -> Result<SnapshotWriter> {
         SnapshotWriter::begin(&self.home, number, false)

@@ -81,8 +81,8 @@ impl Segment {
         }
     }
 
-    /// Goes on with a segment that was closed: it ends with the copy of its last mark, which says what it confirms until
-    /// more follows.
+    /// Goes on with a segment that was closed: it ends with the copy of its last mark, which says what it confirms
+    /// until more follows.
     ///
     /// # Errors
     /// `io`.

@@ -8,10 +8,10 @@
 //! completed as failed, and nothing is written.
 //!
 //! A write for which there was no room is not final. File systems that copy on write (btrfs) need room also to
-//! overwrite filled space. Such a write has taken nothing, or the first bytes; so the frame, with what was queued since,
-//! is written again at the same offset until there is room. Meanwhile nothing more is promised, and the waiters of the
-//! frame are completed as failed at the second attempt, though their records will be written. If the process ends
-//! first, what stands there is a torn end, after all that was confirmed.
+//! overwrite filled space. Such a write has taken nothing, or the first bytes; so the frame, with what was queued
+//! since, is written again at the same offset until there is room. Meanwhile nothing more is promised, and the waiters
+//! of the frame are completed as failed at the second attempt, though their records will be written. If the process
+//! ends first, what stands there is a torn end, after all that was confirmed.
 //!
 //! A batch is written, then those are notified that wait for the write; it is synced, at once if somebody waits for
 //! that and else by the policy, then the others are.
@@ -31,6 +31,7 @@ use crate::error::Result;
 use crate::store::clocks::Clocks;
 use crate::store::files::data_dir::DataDir;
 use crate::store::files::disk::is_no_space;
+use crate::store::files::lock::Closed;
 use crate::store::format::encode::encode_event;
 use crate::store::format::frame::{self, FILE_HEADER, FRAME_HEADER, FrameHeader};
 use crate::store::format::record::{Event, MAX_FIXED};
@@ -125,7 +126,7 @@ impl Writer {
         }
     }
 
-    pub fn run(mut self, messages: &Receiver<Message>) -> Result<()> {
+    pub fn run(mut self, messages: &Receiver<Message>) -> Result<Closed> {
         let _guard = FailOnExit(Arc::clone(&self.shared));
         self.note_clocks();
         self.write_batch();
@@ -448,7 +449,7 @@ impl Writer {
     }
 
     /// Syncs all, marks the end as clean, and cuts off the filled space.
-    fn stop(&mut self) -> Result<()> {
+    fn stop(&mut self) -> Result<Closed> {
         if self.healthy() {
             self.sync();
         }
@@ -463,7 +464,8 @@ impl Writer {
             return Err(self.shared.condition.error());
         }
         self.shared.condition.set(Health::Failed, Some("the limiter is closed".to_owned()));
-        Ok(())
+        let Segment { number, salt, .. } = self.segment;
+        Ok(Closed { directory: self.home.id, segment: number, salt, last: self.next_sequence - 1 })
     }
 
     fn close_segment(&mut self) -> io::Result<()> {

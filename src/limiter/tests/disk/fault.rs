@@ -423,8 +423,8 @@ impl Disk for FullDisk {
     }
 }
 
-/// A disk that copies on write: while it is full, filled space can't be overwritten either. That may show when a part is
-/// written.
+/// A disk that copies on write: while it is full, filled space can't be overwritten either. That may show when a part
+/// is written.
 struct CopyingDisk {
     error: i32,
     /// How many writes are still to find no room.
