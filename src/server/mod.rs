@@ -26,7 +26,7 @@
 //! | `flint-body`, up to 16 | `pool/passing.rs` | reads one body (in chunks, or on a Unix socket), or ends one connection that was refused | one client |
 //! | `flint-guard` | `guard/` | shuts down connections that break a bound; ends waits in slots after `LOG_WAIT_MS` | its timer |
 //! | `flint-log` | `store/log/writer.rs` | writes and syncs records | the disk |
-//! | `flint-denials`, `flint-compact` | `limiter/background/` | write totals of denials; look after the files of the log, and compact it | disk, locks |
+//! | `flint-denials`, `flint-compact` | `limiter/background/` | write totals of denials; look after the log, compact it | disk, locks |
 //! | `flint-sweep` | `limiter/background/sweep.rs` | removes keys by pattern or request that are untouched again | locks |
 //! | `flint-zone`, for moments | `limit/zone.rs` | reads the data of a time zone when it is first named | a file |
 //!
@@ -88,9 +88,9 @@
 //!
 //! ## Locks, by rank
 //!
-//! A thread that holds a lock may only take one with a larger number: 0, the look after files; 1, the compaction; 2, the writing of denials; 3,
-//! the shards, in the order of their index. Never block while holding a shard's lock. The server's own locks (turns,
-//! pending, tokens, instances) are held briefly, and no other lock is taken under them.
+//! A thread that holds a lock may only take one with a larger number: 0, the look after files; 1, the compaction; 2,
+//! the writing of denials; 3, the shards, in the order of their index. Never block while holding a shard's lock. The
+//! server's own locks (turns, pending, tokens, instances) are held briefly, and no other lock is taken under them.
 //!
 //! ## Words
 //!
