@@ -156,6 +156,9 @@ pub const MAX_FLUSH_EVERY_EVENTS: u64 = 1_000_000_000;
 /// Quiet time after which the log writes an empty frame that covers the last confirmed batch, in milliseconds.
 pub const IDLE_MARK_MS: u64 = 20;
 
+/// Time between two looks at whether the files of the log still have their names, in milliseconds.
+pub const LOOK_AFTER_FILES_MS: u64 = 1000;
+
 /// Pause before the log tries again to fill space ahead after the disk was full, in milliseconds.
 pub const NO_SPACE_RETRY_MS: u64 = 100;
 

@@ -104,6 +104,30 @@ pub struct Core {
     pub found_bytes: u64,
     /// Compactions that succeeded since the start.
     pub compactions: AtomicU64,
+    /// Rank 0. Held while the files are looked after.
+    pub looking_after_files: Mutex<()>,
+    /// Locked for a moment, holding nothing else but that.
+    pub healing: Mutex<Healing>,
+}
+
+/// What was found and done about files that somebody removed, renamed or replaced below this process.
+#[derive(Debug, Default)]
+pub struct Healing {
+    /// Why a start would not find all that counts, if that could not be healed yet.
+    pub wound: Option<String>,
+    /// What was missing and written anew: when last, and how often since the start.
+    pub healed: Option<(String, u64)>,
+}
+
+impl Healing {
+    /// In words, for doctor.
+    pub fn problems(&self) -> Vec<String> {
+        let healed = self.healed.iter().map(|(what, count)| {
+            let often = if *count == 1 { String::new() } else { format!(", {count} times since the start") };
+            format!("{what}{often}; a new snapshot stands for it, and nothing was lost; find out what did that")
+        });
+        self.wound.iter().cloned().chain(healed).collect()
+    }
 }
 
 /// Rank 4, in the order of the index. Aligned so that two shards share no cache line.
@@ -155,6 +179,10 @@ impl Core {
         {
             helper.unpark();
         }
+    }
+
+    pub fn healing(&self) -> MutexGuard<'_, Healing> {
+        self.healing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_closing(&self) -> bool {

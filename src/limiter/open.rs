@@ -99,6 +99,8 @@ impl Limiter {
             flush_every,
             found_bytes,
             compactions: AtomicU64::new(0),
+            looking_after_files: Mutex::new(()),
+            healing: Mutex::default(),
             helpers: Mutex::default(),
         };
         build(&mut core, keys, renumber, opening)?;
@@ -128,9 +130,11 @@ impl Limiter {
         let core = &*self.core;
         helpers::end_all(core);
         let Some(store) = &core.store else { return Ok(()) };
+        // The next start looks for them.
+        core.heal();
         // Denials that can't be written lose counters only. The error of the log is the one to return.
         let _ = core.write_denials();
-        store.log().stop()
+        store.stop()
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Report {
     pub compactions: u64,
     /// Why the last compaction failed, if it did.
     pub compaction_error: Option<String>,
+    /// What is known of files that somebody removed, renamed or replaced below this process.
+    pub files: Vec<String>,
     /// Which work has stopped, if a thread ended that should not have.
     pub helper_ended: Option<&'static str>,
     /// Open holds.
@@ -117,6 +119,7 @@ impl Report {
         if let Some(error) = &self.compaction_error {
             problems.push(format!("the last compaction failed: {error}"));
         }
+        problems.extend(self.files.iter().cloned());
         problems.extend(self.helper_ended.map(str::to_owned));
         problems.extend(self.overflows.iter().map(Overflowing::to_string));
         problems.extend(self.ahead.map(store::ahead_notice));
@@ -173,6 +176,7 @@ impl Limiter {
             free_bytes: fs4::available_space(&core.dir).ok(),
             compactions: core.compactions.load(Ordering::Relaxed),
             compaction_error: core.last_compaction().and_then(Result::err).map(|error| error.to_string()),
+            files: core.healing().problems(),
             helper_ended: core.helper_ended.get().copied(),
             holds,
             holds_expired,
@@ -187,13 +191,18 @@ impl Limiter {
         self.core.sync
     }
 
-    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has ended. Cheap,
+    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has
+    /// ended, or when a start would not find what was answered. Cheap,
     /// and never waits for the disk.
     pub fn health(&self) -> (Health, Option<String>) {
         let log = self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health());
-        match self.core.helper_ended.get() {
-            Some(ended) if log.0 == Health::Healthy => (Health::Failed, Some((*ended).to_owned())),
-            _ => log,
+        if log.0 != Health::Healthy {
+            return log;
+        }
+        let ended = self.core.helper_ended.get().map(|ended| (*ended).to_owned());
+        match ended.or_else(|| self.core.healing().wound.clone()) {
+            Some(reason) => (Health::Failed, Some(reason)),
+            None => log,
         }
     }
 

@@ -26,7 +26,7 @@
 //! | `flint-body`, up to 16 | `pool/passing.rs` | reads one body (in chunks, or on a Unix socket), or ends one connection that was refused | one client |
 //! | `flint-guard` | `guard/` | shuts down connections that break a bound; ends waits in slots after `LOG_WAIT_MS` | its timer |
 //! | `flint-log` | `store/log/writer.rs` | writes and syncs records | the disk |
-//! | `flint-denials`, `flint-compact` | `limiter/background/` | write totals of denials; compact the log | disk, locks |
+//! | `flint-denials`, `flint-compact` | `limiter/background/` | write totals of denials; look after the log, compact it | disk, locks |
 //! | `flint-sweep` | `limiter/background/sweep.rs` | removes keys by pattern or request that are untouched again | locks |
 //! | `flint-zone`, for moments | `limit/zone.rs` | reads the data of a time zone when it is first named | a file |
 //!
@@ -69,20 +69,28 @@
 //!   left. Then workers answer every check and every change with 503 `log_failed`, also a check that would be denied;
 //!   nothing is spent or changed. Reads are still answered. A used-up disk quota counts as a full disk. The log tries
 //!   again every `NO_SPACE_RETRY_MS` (100 ms); service resumes by itself.
-//! - **A sync fails, a write of records fails for any reason (even lack of space), or space can't be filled for another
-//!   reason than lack of space:** final until a restart. Replies that wait become 503 `log_failed`; their units stay
+//! - **Disk full, on a file system that copies on write:** to overwrite filled space takes room too. The batch that
+//!   found none is written again at its place every `NO_SPACE_RETRY_MS`, and no space is promised meanwhile, so that
+//!   further checks are refused as above. The batch's replies become 503 `log_failed` at the second attempt; their
+//!   units stay spent in memory, and their records follow when there is room.
+//! - **A sync fails (even for lack of space), or a write fails for another reason than lack of space:** final until a
+//!   restart. Replies that wait become 503 `log_failed`; their units stay
 //!   spent in memory and may be on disk. Every later check and change gets 503 `log_failed` and changes nothing. Health
 //!   answers 503; the process goes on and still answers `doctor`. With `--sync batch` and `relaxed`, checks
 //!   that were answered after the last sync may be lost.
+//! - **A file of the log is removed, renamed or replaced below the process:** `flint-compact` looks every
+//!   `LOOK_AFTER_FILES_MS` (1 s), and at the end, whether the files that a start would need have their names, and
+//!   compacts at once if not (`limiter/background/heal.rs`). Doctor tells it from then on; health answers 503 while no
+//!   snapshot can be written. If the directory itself is gone: final, as above.
 //! - **The disk hangs:** once a call has taken `STALL_MS` (1 s), new checks, and workers that wait for space, get 503
 //!   `overloaded` at once, and nothing is spent. A check that waits for its sync gets it after `LOG_WAIT_MS` (10 s):
 //!   the guard ends the waits in slots. Its units stay spent in memory, and its record may still reach the disk.
 //!
 //! ## Locks, by rank
 //!
-//! A thread that holds a lock may only take one with a larger number: 1, the compaction; 2, the writing of denials; 3,
-//! the shards, in the order of their index. Never block while holding a shard's lock. The server's own locks (turns,
-//! pending, tokens, instances) are held briefly, and no other lock is taken under them.
+//! A thread that holds a lock may only take one with a larger number: 0, the look after files; 1, the compaction; 2,
+//! the writing of denials; 3, the shards, in the order of their index. Never block while holding a shard's lock. The
+//! server's own locks (turns, pending, tokens, instances) are held briefly, and no other lock is taken under them.
 //!
 //! ## Words
 //!

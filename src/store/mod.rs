@@ -19,9 +19,10 @@ mod snapshot;
 mod tests;
 mod timings;
 
-pub use self::directory::Store;
+pub use self::directory::{Store, Whereabouts};
 pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write_fully};
-pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
+pub use self::files::kept::{Fate, Missing};
+pub use self::files::lock::{Access, Closed, DirectoryLock, Owner, owner, writer};
 pub use self::files::names::LOCK;
 pub use self::files::queue::{Queue, first_in_queue, wait_until_free};
 pub use self::files::view::ReadOnlyView;

@@ -1,5 +1,6 @@
 //! Opening a store on what recovery has found.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::log::handle::Log;
 use super::log::segment::Segment;
 use super::log::writer::Start;
 use super::policy::Policy;
-use super::read::found::{CleanEnd, Recovered};
+use super::read::found::Recovered;
 use super::snapshot::SnapshotWriter;
 use crate::clock::{Clock, Reading};
 use crate::error::{Error, Result};
@@ -60,7 +61,7 @@ impl Opening {
             );
         }
         let id = found.directory.map_or_else(random, Ok).map_err(|error| Error::io("make an id for", dir, &error))?;
-        let home = DataDir { disk: Arc::clone(disk), path: dir.to_owned(), id };
+        let home = DataDir::new(disk, dir, id);
         let needs_snapshot = found.clean.is_none() && found.highest_number > 0;
         let snapshot = needs_snapshot.then(|| SnapshotWriter::begin(&home, found.highest_number + 1, true));
         Ok(Opening { lock, clock: clock.clone(), policy, snapshot: snapshot.transpose()?, home, found, sealed: None })
@@ -131,7 +132,11 @@ impl Opening {
         let segment = match &found.clean {
             Some(end) => {
                 log_bytes = found.log_bytes;
-                reopen(&home, end)?
+                let older = found.segments.iter().filter(|number| **number != end.number).map(|n| Name::Segment(*n));
+                for name in older.chain(found.snapshot.map(Name::Snapshot)) {
+                    home.kept.add(name, &home.path, File::open(name.path(&home.path)));
+                }
+                Segment::reopen(&home, end)?
             }
             None => {
                 if let Some(writer) = snapshot {
@@ -162,10 +167,4 @@ fn remove_superseded(home: &DataDir, found: &Recovered) {
         superseded.extend(found.snapshot.map(|number| Name::Snapshot(number).path(&home.path)));
     }
     superseded.iter().for_each(|path| remove_leftover(&*home.disk, path));
-}
-
-fn reopen(home: &DataDir, end: &CleanEnd) -> Result<Segment> {
-    let path = Name::Segment(end.number).path(&home.path);
-    let file = home.disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
-    Ok(Segment { file, path, number: end.number, salt: end.salt, position: end.length, filled: end.file_length })
 }

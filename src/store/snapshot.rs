@@ -122,6 +122,7 @@ impl SnapshotWriter {
         disk.rename(&self.path, &self.name.path(dir)).map_err(|error| Error::io("rename", &self.path, &error))?;
         self.finished = true;
         disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, &error))?;
+        self.home.kept.add(self.name, dir, self.file.try_clone());
         Ok(self.offset)
     }
 

@@ -46,7 +46,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["opening", "directory", "snapshot", "log", "read", "files", "format", "policy", "timings", "clocks"]),
     ("store/log", &["handle", "writer", "queue", "growth", "health", "segment", "wait", "sync"]),
     ("store/read", &["rewind", "repair", "recovery", "found"]),
-    ("store/files", &["lock", "queue", "view", "data_dir", "disk", "names", "random"]),
+    ("store/files", &["lock", "queue", "view", "data_dir", "kept", "disk", "names", "random"]),
     ("store/format", &["frame", "encode", "decode", "record"]),
     (
         "limiter",
@@ -80,7 +80,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/kept", &["shelf", "once"]),
     ("limiter/check", &["several", "many", "all", "walk", "progress", "decide", "room", "slots", "wait"]),
     ("limiter/entry", &["table", "chunks", "recorded", "key", "text", "shares"]),
-    ("limiter/background", &["helpers", "denials", "compact", "sweep"]),
+    ("limiter/background", &["helpers", "denials", "heal", "compact", "sweep"]),
     ("limiter/recovery", &["build", "settle", "redo", "replay", "shares", "by_id"]),
     (
         "limit",

@@ -160,11 +160,8 @@ impl Core {
         }
     }
 
-    /// A round of the thread `flint-compact`: sleeps until the log has grown past its bound.
-    pub fn compaction_round(&self) {
-        if !self.log().is_ok_and(|log| log.take_compaction_request()) {
-            return thread::park();
-        }
+    /// Compacts the log since it has grown past its bound.
+    pub fn compact_and_tell(&self) {
         match self.compact() {
             Ok(done) => log::info!(
                 "compacted the log from {} to {} bytes, snapshot {} bytes",

@@ -1,8 +1,10 @@
-//! What goes on beside the requests: denials are written, the log is compacted, keys that nothing counts for are swept.
+//! What goes on beside the requests: denials are written, the log is compacted, keys that nothing counts for
+//! are swept, files that somebody removes are written anew.
 //!
-//! Each module may use only those after it in this list: `helpers`, `denials`, `compact`, `sweep`.
+//! Each module may use only those after it in this list: `helpers`, `denials`, `heal`, `compact`, `sweep`.
 
 pub mod compact;
 pub mod denials;
+pub mod heal;
 pub mod helpers;
 pub mod sweep;

@@ -195,7 +195,7 @@ fn write(to: &Path, keys: Found, found: &Recovered, clock: &Clock, rewound: Opti
     let holds = keys.holds.iter().map(Pledge::to_record);
     write_tables(&mut opening, holds, keys.answers.iter().map(Kept::to_record), &ids, rewound.as_ref())?;
     let store = opening.finish()?;
-    store.log().stop()?;
+    store.stop()?;
     Ok(entries.len() as u64)
 }
 
@@ -238,7 +238,7 @@ impl Repair {
                 "events": found.events, "last_sequence": found.next_sequence.saturating_sub(1)},
             "damaged": self.damages.iter().map(damage).collect::<Vec<_>>(),
             "lost": {"limits": self.lost_limits, "bytes": self.lost.bytes, "frames": self.lost.frames,
-                "events": self.lost.events, "last_sequence": self.lost.last_sequence},
+                "events": self.lost.events, "missing": self.lost.missing, "last_sequence": self.lost.last_sequence},
         });
         if let Some(rewind) = &self.rewound {
             told["rewound"] = json!({"from": rfc3339(rewind.from).to_string(), "to": rfc3339(rewind.to).to_string()});
@@ -269,6 +269,10 @@ impl Repair {
                 count(lost.frames, "frame"),
                 count(lost.events, "event")
             ));
+        }
+        if lost.missing > 0 {
+            let upto = lost.last_sequence.map_or_else(String::new, |last| format!(", up to record {last}"));
+            lines.push(format!("lost: {} that no file has any more{upto}", count(lost.missing, "record")));
         }
         if let Some(Rewind { from, to }) = self.rewound {
             lines.push(format!("rewound: from {} to {}", rfc3339(from), rfc3339(to)));

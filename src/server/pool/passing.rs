@@ -80,7 +80,8 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
         }
     };
     if let Some(exchange) = aside(context, exchange, end) {
-        exchange.send_and_keep(&bytes);
+        // A decider may have come here, and the reply may have to wait for its client, or for a reply before it.
+        context.jobs.add(Job::Refuse(exchange, bytes.to_vec()));
     }
 }
 
@@ -97,12 +98,12 @@ fn let_go_together(context: &Arc<Context>, exchange: Exchange) {
     let thread = thread::Builder::new().name("flint-body".to_owned()).stack_size(STACK_BYTES);
     if let Err(error) = thread.spawn(move || let_go_of_all(&shared)) {
         log::warn!("no thread could be started to let go of requests: {error}");
-        let_go_of_all(context);
+        context.jobs.add(Job::LetGo);
     }
 }
 
 /// Until none is left.
-fn let_go_of_all(context: &Context) {
+pub fn let_go_of_all(context: &Context) {
     loop {
         let mut leaving = context.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         if leaving.requests.is_empty() {

@@ -1,5 +1,5 @@
 //! The threads `flint-work-N`: they handle requests that may block on the disk or a lock, make the next part of long
-//! replies, and on a Unix socket finish replies to slow clients.
+//! replies, and on a Unix socket finish replies to slow clients, and send refusals for which no other thread was free.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::super::context::Context;
 use super::super::vitals::contain;
 use super::super::work::Job;
 use super::handle::{self, Role};
-use super::passing::pass_on;
+use super::passing::{let_go_of_all, pass_on};
 
 /// Until the queue says that it is the end.
 pub fn work(context: &Arc<Context>, jobs: &Receiver<Job>) {
@@ -24,6 +24,8 @@ pub fn work(context: &Arc<Context>, jobs: &Receiver<Job>) {
                 pass_on(context, handle::send(sending));
             }
             Job::Finish(sending) => sending.finish(),
+            Job::Refuse(exchange, bytes) => exchange.send_and_keep(&bytes),
+            Job::LetGo => let_go_of_all(context),
             Job::End => {}
         });
     }

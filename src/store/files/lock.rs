@@ -2,16 +2,19 @@
 //!
 //! Owns: the directory's creation (0700), the two locks that make one process its only writer, and the note in
 //! `flint.lock` that names this process and the URL of its server. Two locks: one on `flint.lock`, and one on the
-//! directory itself, which holds even if the lock file is removed or replaced.
+//! directory itself, which holds even if the lock file is removed or replaced. The note keeps, too, where the log ended
+//! when it was last closed in good order: records only come after it, so a log that ends before has been cut since.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
 use super::disk::is_no_space;
+use super::kept::leads_to;
 use super::names::{IGNORE, LOCK};
 use crate::error::{Error, Kind, Result};
 
@@ -34,15 +37,49 @@ pub struct Owner {
     pub pid: Option<u32>,
     /// URL of its HTTP server, if it is one.
     pub url: Option<String>,
+    /// Where the log ended when it was last closed in good order.
+    pub closed: Option<Closed>,
+}
+
+/// Where a log ended that was closed in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Id of the data directory.
+    pub directory: [u8; 16],
+    /// Number of the segment that was written to.
+    pub segment: u64,
+    /// Its salt.
+    pub salt: u64,
+    /// Sequence number of the last record.
+    pub last: u64,
+}
+
+impl Closed {
+    fn to_json(self) -> Value {
+        let Closed { directory, segment, salt, last } = self;
+        let directory = format!("{:032x}", u128::from_be_bytes(directory));
+        json!({"directory": directory, "segment": segment, "salt": format!("{salt:016x}"), "last": last})
+    }
+
+    fn of_json(value: &Value) -> Option<Closed> {
+        let directory = u128::from_str_radix(value["directory"].as_str()?, 16).ok()?.to_be_bytes();
+        let salt = u64::from_str_radix(value["salt"].as_str()?, 16).ok()?;
+        Some(Closed { directory, segment: value["segment"].as_u64()?, salt, last: value["last"].as_u64()? })
+    }
 }
 
 /// The locks, held until this is dropped.
 #[derive(Debug)]
 pub struct DirectoryLock {
     file: Option<File>,
-    _directory: File,
+    directory: File,
+    /// Whether the directory's path led to it at first. On some file systems that can't be told.
+    is_found: bool,
+    dir: PathBuf,
     path: PathBuf,
     writes: bool,
+    /// Locked for a moment, holding nothing else.
+    closed: Mutex<Option<Closed>>,
 }
 
 impl DirectoryLock {
@@ -84,11 +121,18 @@ impl DirectoryLock {
             lock(file, dir, access)?;
         }
         let writes = access != Access::Read;
-        let this = DirectoryLock { file, _directory: directory, path, writes };
+        let is_found = leads_to(dir, &directory) == Some(true);
+        let closed = Mutex::new(owner(dir).closed);
+        let this = DirectoryLock { file, directory, is_found, dir: dir.to_owned(), path, writes, closed };
         if writes {
             this.announce(None)?;
         }
         Ok(this)
+    }
+
+    /// Whether the directory's path does not lead to it any more.
+    pub fn is_moved(&self) -> bool {
+        self.is_found && leads_to(&self.dir, &self.directory) == Some(false)
     }
 
     /// Notes this process as the owner of the directory, and the URL of its server, for other processes to find.
@@ -97,9 +141,15 @@ impl DirectoryLock {
     /// `io` when the note cannot be written. A full disk is not an error: the lock holds without the note.
     pub fn announce(&self, url: Option<&str>) -> Result<()> {
         let Some(mut file) = self.file.as_ref() else { return Ok(()) };
-        let note = format!("{}\n", json!({ "pid": std::process::id(), "url": url }));
-        let written =
-            file.set_len(0).and_then(|()| io::Seek::rewind(&mut file)).and_then(|()| file.write_all(note.as_bytes()));
+        let mut note = json!({ "pid": std::process::id(), "url": url });
+        if let Some(closed) = *self.closed() {
+            note["closed"] = closed.to_json();
+        }
+        let note = format!("{note}\n");
+        // In place: on a full disk the former note stays, with its first line or without.
+        let written = io::Seek::rewind(&mut file)
+            .and_then(|()| file.write_all(note.as_bytes()))
+            .and_then(|()| file.set_len(note.len() as u64));
         match written {
             Err(error) if is_no_space(&error) => {
                 log::warn!("no room for the owner's note in {}: {error}", self.path.display());
@@ -107,6 +157,21 @@ impl DirectoryLock {
             }
             written => written.map_err(|error| Error::io("write", &self.path, &error)),
         }
+    }
+}
+
+impl DirectoryLock {
+    /// Notes where the log ended that was just closed in good order. It need not be on disk: without it nothing is
+    /// compared.
+    pub fn note_closed(&self, closed: Closed) {
+        *self.closed() = Some(closed);
+        if let Err(error) = self.announce(None) {
+            log::warn!("the end of the log was not noted: {error}");
+        }
+    }
+
+    fn closed(&self) -> MutexGuard<'_, Option<Closed>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,15 +186,22 @@ impl Drop for DirectoryLock {
 
 /// Reads the note of the owner. Empty where it cannot be read; the note of an owner that has ended remains.
 pub fn owner(dir: &Path) -> Owner {
-    let mut text = String::new();
-    let read = File::open(dir.join(LOCK)).and_then(|file| file.take(4096).read_to_string(&mut text));
-    let note: Value = match read {
-        Ok(_) => serde_json::from_str(&text).unwrap_or_default(),
-        Err(_) => Value::Null,
-    };
+    let mut note = Vec::new();
+    match File::open(dir.join(LOCK)).and_then(|file| file.take(4096).read_to_end(&mut note)) {
+        Ok(_) => parse_note(&note),
+        Err(_) => Owner::default(),
+    }
+}
+
+/// Reads a note. Empty where it is none.
+pub fn parse_note(note: &[u8]) -> Owner {
+    // A longer one may have stood there a moment ago.
+    let line = note.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let note: Value = serde_json::from_slice(line).unwrap_or_default();
     Owner {
         pid: note["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
         url: note["url"].as_str().map(str::to_owned),
+        closed: Closed::of_json(&note["closed"]),
     }
 }
 
@@ -227,9 +299,10 @@ mod tests {
         assert_eq!(owner(dir.path()), Owner::default());
         let lock = DirectoryLock::acquire(dir.path(), Access::Create).unwrap();
         let pid = Some(std::process::id());
-        assert_eq!(owner(dir.path()), Owner { pid, url: None });
+        assert_eq!(owner(dir.path()), Owner { pid, ..Owner::default() });
         lock.announce(Some("http://127.0.0.1:7878")).unwrap();
-        assert_eq!(owner(dir.path()), Owner { pid, url: Some("http://127.0.0.1:7878".into()) });
+        let url = Some("http://127.0.0.1:7878".into());
+        assert_eq!(owner(dir.path()), Owner { pid, url, ..Owner::default() });
         assert_eq!(writer(dir.path()), Some(owner(dir.path())));
         drop(lock);
         assert_eq!(owner(dir.path()).url, None, "a server that has ended is not found");
@@ -240,7 +313,30 @@ mod tests {
         assert_eq!(writer(dir.path()), None);
         drop(reader);
         assert!(owner(dir.path()).url.is_some());
+        // A note that was written over a longer one, and not cut yet.
+        std::fs::write(dir.path().join(LOCK), "{\"pid\":7}\n127.0.0.1:1\"}\n").unwrap();
+        assert_eq!(owner(dir.path()).pid, Some(7));
         std::fs::write(dir.path().join(LOCK), "not json").unwrap();
         assert_eq!(owner(dir.path()), Owner::default());
+    }
+
+    #[test]
+    fn where_the_log_was_closed_is_kept_by_all_that_come_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let closed = Closed { directory: *b"\x000123456789abcde", segment: 3, salt: u64::MAX, last: 1 << 60 };
+        let lock = DirectoryLock::acquire(dir.path(), Access::Create).unwrap();
+        lock.note_closed(closed);
+        assert_eq!(owner(dir.path()).closed, Some(closed));
+        drop(lock);
+        let lock = DirectoryLock::acquire(dir.path(), Access::Write).unwrap();
+        lock.announce(Some("http://127.0.0.1:7878")).unwrap();
+        assert_eq!(owner(dir.path()).closed, Some(closed));
+        drop(lock);
+        assert_eq!(owner(dir.path()).closed, Some(closed));
+        for wrong in
+            ["{}", "{\"directory\":\"x\"}", "7", "{\"directory\":\"1\",\"salt\":\"1\",\"segment\":-1,\"last\":1}"]
+        {
+            assert_eq!(parse_note(format!("{{\"pid\":1,\"closed\":{wrong}}}").as_bytes()).closed, None, "{wrong}");
+        }
     }
 }

@@ -15,6 +15,9 @@ pub const IGNORE: &str = ".gitignore";
 /// Ending of a file that is still being written and counts for nothing.
 const UNFINISHED: &str = ".new";
 
+/// Ending of a file of somebody else that had taken a name of ours.
+const ASIDE: &str = ".replaced";
+
 /// A file of the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
@@ -33,6 +36,11 @@ impl Name {
     /// The path of the file while it is being written.
     pub fn unfinished(self, dir: &Path) -> PathBuf {
         dir.join(format!("{self}{UNFINISHED}"))
+    }
+
+    /// The path of a file of somebody else that has taken this name.
+    pub fn aside(self, dir: &Path) -> PathBuf {
+        dir.join(format!("{self}{ASIDE}"))
     }
 
     /// Reads a name; `None` for a file that is not ours.

@@ -18,13 +18,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::disk::{ReadDisk, SystemDisk};
-use super::names::Name;
+use super::names::{LOCK, Name};
 
 /// How often a listing is repeated that a compaction keeps changing.
 const ATTEMPTS: u32 = 100;
 
 /// The files of a directory that another process writes, as they were at one moment.
-pub struct ReadOnlyView(HashMap<PathBuf, File>);
+pub struct ReadOnlyView {
+    files: HashMap<PathBuf, File>,
+    /// What the lock file says. Read first: it may tell where the log was closed, and what is read after it has all
+    /// that was there by then.
+    note: Vec<u8>,
+}
 
 impl ReadOnlyView {
     /// Opens what is there now. Numbers only grow, so a listing that is the same before and after was true all the time
@@ -34,6 +39,7 @@ impl ReadOnlyView {
     /// Of the operating system.
     pub fn open(dir: &Path) -> io::Result<ReadOnlyView> {
         for _ in 0..ATTEMPTS {
+            let note = std::fs::read(dir.join(LOCK)).unwrap_or_default();
             let before = names(dir)?;
             let mut files = HashMap::new();
             for name in &before {
@@ -46,7 +52,7 @@ impl ReadOnlyView {
                 }
             }
             if files.len() == before.len() && names(dir)? == before {
-                return Ok(ReadOnlyView(files));
+                return Ok(ReadOnlyView { files, note });
             }
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "its files change all the time"))
@@ -75,7 +81,10 @@ fn read_all(file: &File) -> io::Result<Vec<u8>> {
 
 impl ReadDisk for ReadOnlyView {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = self.0.get(path).ok_or(io::ErrorKind::NotFound)?;
+        if path.file_name() == Some(OsStr::new(LOCK)) {
+            return Ok(self.note.clone());
+        }
+        let file = self.files.get(path).ok_or(io::ErrorKind::NotFound)?;
         let first = read_all(file)?;
         if !matches!(path.file_name().and_then(Name::parse), Some(Name::Segment(_))) {
             return Ok(first);
@@ -89,6 +98,6 @@ impl ReadDisk for ReadOnlyView {
     }
 
     fn list(&self, _: &Path) -> io::Result<Vec<OsString>> {
-        Ok(self.0.keys().filter_map(|path| path.file_name()).map(OsStr::to_owned).collect())
+        Ok(self.files.keys().filter_map(|path| path.file_name()).map(OsStr::to_owned).collect())
     }
 }

@@ -14,6 +14,7 @@ use super::writer::{Start, Writer};
 use crate::bounds::{LOG_WAIT_MS, STACK_BYTES};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
+use crate::store::files::lock::Closed;
 use crate::store::format::frame::FRAME_HEADER;
 use crate::store::format::record::Event;
 use crate::store::timings::Timings;
@@ -25,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_micros(200);
 pub struct Log {
     shared: Arc<Shared>,
     queue: Sender<Message>,
-    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+    thread: Mutex<Option<JoinHandle<Result<Closed>>>>,
     base: Micros,
 }
 
@@ -144,6 +145,11 @@ impl Log {
         }
     }
 
+    /// Has the log fail for good, for this reason: from then on nothing is accepted. Returns at once.
+    pub fn give_up(&self, reason: String) {
+        let _ = self.queue.send(Message::GiveUp { reason });
+    }
+
     /// Why records are not made durable any more.
     pub fn failure(&self) -> Error {
         self.shared.condition.error()
@@ -189,16 +195,18 @@ impl Log {
         self.shared.growth.take_request()
     }
 
-    /// Writes and syncs what is queued, marks the end as clean, and ends the thread. A second call does nothing.
+    /// Writes and syncs what is queued, marks the end as clean, and ends the thread. Returns where the log ends. A
+    /// second call does nothing.
     ///
     /// # Errors
     /// `log_failed` when not everything could be written.
-    pub fn stop(&self) -> Result<()> {
+    pub fn stop(&self) -> Result<Option<Closed>> {
+        self.shared.stopping.store(1, super::sync::Ordering::Release);
         let _ = self.queue.send(Message::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thread.map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(result)) => result,
+            None => Ok(None),
+            Some(Ok(result)) => result.map(Some),
             Some(Err(_)) => Err(Error::new(Kind::Internal, "the log thread panicked")),
         }
     }
@@ -230,7 +238,7 @@ mod tests {
 
     /// The log of a new directory.
     fn log_on(disk: Arc<dyn Disk>, dir: &std::path::Path, policy: Policy) -> Log {
-        let home = DataDir { disk, path: dir.to_owned(), id: [0; 16] };
+        let home = DataDir::new(&disk, dir, [0; 16]);
         Log::start(Start {
             segment: Segment::create(&home, 1, 1, 0).unwrap(),
             home,

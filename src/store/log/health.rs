@@ -1,5 +1,7 @@
 //! Whether records are written, and whether the disk answers.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::AtomicU64 as Counter;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -13,9 +15,10 @@ use crate::error::{Error, Kind};
 pub enum Health {
     /// Records are written.
     Healthy,
-    /// There is no room ahead. The log tries again, and takes records as long as filled space is left.
+    /// There is no room ahead. The log tries again, and takes records as long as filled space is left and can be
+    /// written to.
     NoSpace,
-    /// A write or an fsync failed: nothing is written any more.
+    /// An fsync failed, or a write for another reason than lack of room: nothing is written any more.
     Failed,
 }
 
@@ -49,6 +52,24 @@ impl Condition {
     pub fn set(&self, health: Health, reason: Option<String>) {
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
         self.health.store(health as u8, Ordering::Release);
+    }
+
+    /// Notes that there is no room for the log of this directory.
+    pub fn note_no_room(&self, dir: &Path, error: &io::Error) {
+        if self.get() == Health::Healthy {
+            let way_out = "make room on the disk, and service resumes by itself";
+            let reason = format!("no room for the log in {}: {error}; {way_out}", dir.display());
+            log::error!("{reason}");
+            self.set(Health::NoSpace, Some(reason));
+        }
+    }
+
+    /// Notes that there is room again.
+    pub fn note_room(&self, dir: &Path) {
+        if self.get() == Health::NoSpace {
+            log::warn!("there is room for the log again in {}", dir.display());
+            self.set(Health::Healthy, None);
+        }
     }
 
     pub fn error(&self) -> Error {

@@ -105,9 +105,11 @@ fn log_on(disk: &Arc<ModelDisk>) -> Arc<Log> {
         salt: 0,
         position: header,
         filled: header,
+        mark_copy: None,
+        copy_failed: false,
     };
     let log = Log::start(Start {
-        home: DataDir { disk: Arc::clone(disk) as Arc<dyn Disk>, path: PathBuf::new(), id: [0; 16] },
+        home: DataDir::new(&(Arc::clone(disk) as Arc<dyn Disk>), Path::new(""), [0; 16]),
         segment,
         next_sequence: 1,
         base: 0,

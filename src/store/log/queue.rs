@@ -12,11 +12,14 @@
 //! succeeds. It reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after it,
 //! by a thread that sees the new `available`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::growth::Growth;
-use super::health::Condition;
-use super::sync::{AtomicU64, Instant, Ordering, Receiver, RecvTimeoutError, Sender, look_for, sleep, yield_now};
+use super::health::{Condition, Health};
+use super::sync::{
+    AtomicU8, AtomicU64, Instant, Ordering, Receiver, RecvTimeoutError, Sender, look_for, sleep, yield_now,
+};
 use super::wait::Pending;
 use crate::clock::Micros;
 use crate::error::Result;
@@ -32,6 +35,21 @@ pub struct Shared {
     pub condition: Condition,
     pub growth: Growth,
     pub syncs: Timings,
+    /// Not 0 once the log thread is to stop, which it may be unable to see in its queue.
+    pub stopping: AtomicU8,
+}
+
+/// Dropped when the log thread ends, before its queue and its waiters are: nothing may be accepted any more. After a
+/// panic the health would be good for ever.
+pub struct FailOnExit(pub Arc<Shared>);
+
+impl Drop for FailOnExit {
+    fn drop(&mut self) {
+        if self.0.condition.get() != Health::Failed {
+            let reason = "the log thread has ended; nothing more is accepted; restart flint".to_owned();
+            self.0.condition.set(Health::Failed, Some(reason));
+        }
+    }
 }
 
 /// Promised space, and the space that there is, in bytes. All threads write it, so it has a cache line of its own.
@@ -113,6 +131,10 @@ pub enum Message {
     },
     Rotate {
         reply: Sender<Result<u64>>,
+    },
+    /// Fail for good.
+    GiveUp {
+        reason: String,
     },
     Stop,
 }

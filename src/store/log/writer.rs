@@ -7,6 +7,12 @@
 //! later fsync that succeeds would prove nothing (<https://lwn.net/Articles/752063/>). From then on every waiter is
 //! completed as failed, and nothing is written.
 //!
+//! A write for which there was no room is not final. File systems that copy on write (btrfs) need room also to
+//! overwrite filled space. Such a write has taken nothing, or the first bytes; so the frame, with what was queued
+//! since, is written again at the same offset until there is room. Meanwhile nothing more is promised, and the waiters
+//! of the frame are completed as failed at the second attempt, though their records will be written. If the process
+//! ends first, what stands there is a torn end, after all that was confirmed.
+//!
 //! A batch is written, then those are notified that wait for the write; it is synced, at once if somebody waits for
 //! that and else by the policy, then the others are.
 
@@ -15,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::Health;
-use super::queue::{Intake, Message, Shared};
+use super::queue::{FailOnExit, Intake, Message, Shared};
 use super::segment::{NotCreated, Segment};
 use super::sync::{Instant, Ordering, Receiver, RecvTimeoutError, sleep};
 use super::wait::Waiting;
@@ -25,6 +31,7 @@ use crate::error::Result;
 use crate::store::clocks::Clocks;
 use crate::store::files::data_dir::DataDir;
 use crate::store::files::disk::is_no_space;
+use crate::store::files::lock::Closed;
 use crate::store::format::encode::encode_event;
 use crate::store::format::frame::{self, FILE_HEADER, FRAME_HEADER, FrameHeader};
 use crate::store::format::record::{Event, MAX_FIXED};
@@ -37,17 +44,11 @@ const SLACK: u64 = 8192;
 /// How often a log thread that stops looks for the records of reservations that are still held.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
-/// Dropped when the log thread ends, before its queue and its waiters are: nothing may be accepted any more. After a
-/// panic the health would be good for ever.
-struct FailOnExit(Arc<Shared>);
-
-impl Drop for FailOnExit {
-    fn drop(&mut self) {
-        if self.0.condition.get() != Health::Failed {
-            let reason = "the log thread has ended; nothing more is accepted; restart flint".to_owned();
-            self.0.condition.set(Health::Failed, Some(reason));
-        }
-    }
+/// The frame or mark that found no room, and is written again.
+#[derive(Clone, Copy)]
+struct Blocked {
+    attempts: u32,
+    retry_at: Instant,
 }
 
 /// What a log begins with.
@@ -85,9 +86,9 @@ pub struct Writer {
     intake: Intake,
     /// When to write a mark, if nothing happens until then.
     mark_at: Option<Instant>,
-    /// Where the copy of the last mark is, until the next frame is written.
-    mark_copy: Option<u64>,
     retry_fill_at: Option<Instant>,
+    /// Set while there is no room even in filled space.
+    blocked: Option<Blocked>,
     base: Micros,
     clocks: Clocks,
     policy: Policy,
@@ -99,8 +100,6 @@ pub struct Writer {
 impl Writer {
     pub fn new(start: Start, shared: Arc<Shared>) -> Writer {
         let Start { home, segment, next_sequence, base, clocks, policy, .. } = start;
-        // A closed segment ends with the copy of its last mark, which says what it confirms until more follows.
-        let mark_copy = (segment.filled > segment.position).then(|| segment.filled - FRAME_HEADER as u64);
         Writer {
             shared,
             home,
@@ -117,8 +116,8 @@ impl Writer {
             unsynced_since: None,
             intake: Intake::new(policy.gathers),
             mark_at: None,
-            mark_copy,
             retry_fill_at: None,
+            blocked: None,
             base,
             clocks,
             rotate_at: policy.segment_bytes,
@@ -127,11 +126,15 @@ impl Writer {
         }
     }
 
-    pub fn run(mut self, messages: &Receiver<Message>) -> Result<()> {
+    pub fn run(mut self, messages: &Receiver<Message>) -> Result<Closed> {
         let _guard = FailOnExit(Arc::clone(&self.shared));
         self.note_clocks();
         self.write_batch();
         loop {
+            if self.blocked.is_some() && self.frame.len() >= MAX_FRAME_BYTES {
+                self.wait_for_room();
+                continue;
+            }
             let deadline = self.deadline();
             match self.intake.receive(messages, deadline) {
                 Ok(message) => {
@@ -144,6 +147,7 @@ impl Writer {
                         Some(Message::Rotate { reply }) => {
                             let _ = reply.send(self.rotate());
                         }
+                        Some(Message::GiveUp { reason }) => self.fail_for(reason),
                         Some(Message::Stop) => {
                             self.drain(messages);
                             return self.stop();
@@ -151,7 +155,10 @@ impl Writer {
                         _ => {}
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.sync_if_due(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.write_batch();
+                    self.sync_if_due();
+                }
                 Err(RecvTimeoutError::Disconnected) => return self.stop(),
             }
             self.housekeeping();
@@ -161,7 +168,10 @@ impl Writer {
     /// When something is to be done though no message comes. An idle log has no deadline.
     fn deadline(&self) -> Option<Instant> {
         let flush = self.unsynced_since.map(|since| since + self.policy.flush_every);
-        [flush, self.mark_at, self.retry_fill_at].into_iter().flatten().min()
+        match self.blocked {
+            Some(blocked) => [flush, Some(blocked.retry_at)].into_iter().flatten().min(),
+            None => [flush, self.mark_at, self.retry_fill_at].into_iter().flatten().min(),
+        }
     }
 
     /// Takes the message and all that are queued after it into the frame, up to its bound. Returns the first one that
@@ -202,22 +212,23 @@ impl Writer {
 
     /// Writes the frame, and notifies those that wait for that.
     fn write_batch(&mut self) {
-        if self.records > self.readings {
+        if !self.closing && self.blocked.is_some_and(|blocked| blocked.retry_at > Instant::now()) {
+            return;
+        }
+        if self.records > self.readings && self.blocked.is_none() {
             self.note_clocks();
         }
-        let (records, readings) = (u64::from(self.records), u64::from(std::mem::take(&mut self.readings)));
-        if records > 0 && self.healthy() {
-            if let Err(error) = self.write_frame(false) {
-                self.fail("write", &error);
-            } else {
-                self.shared.growth.events.fetch_add(records - readings, Ordering::Relaxed);
-                self.unsynced += records;
-                self.unsynced_since.get_or_insert_with(Instant::now);
-                self.mark_at = None;
+        if (self.records > 0 || self.blocked.is_some()) && self.healthy() {
+            // A mark shows too whether there is room.
+            let written = if self.records > 0 { self.write_frame(false) } else { self.write_mark(false) };
+            match written {
+                Ok(()) => self.note_written(),
+                Err(error) if is_no_space(&error) && !self.closing => return self.block(&error),
+                Err(error) => self.fail("write", &error),
             }
         }
         self.frame.truncate(FRAME_HEADER);
-        self.records = 0;
+        (self.records, self.readings) = (0, 0);
         self.shared.account.release(std::mem::take(&mut self.promised));
         if self.healthy() {
             self.waiting.complete_written();
@@ -226,43 +237,71 @@ impl Writer {
         }
     }
 
+    fn note_written(&mut self) {
+        if self.records > 0 {
+            let (records, readings) = (u64::from(self.records), u64::from(self.readings));
+            self.shared.growth.events.fetch_add(records - readings, Ordering::Relaxed);
+            self.unsynced += records;
+            self.unsynced_since.get_or_insert_with(Instant::now);
+            self.mark_at = None;
+        }
+        if self.blocked.take().is_some() {
+            self.account();
+            self.note_room();
+        }
+    }
+
+    /// Keeps the frame for another attempt.
+    fn block(&mut self, error: &io::Error) {
+        let attempts = self.blocked.map_or(0, |blocked| blocked.attempts) + 1;
+        let retry_at = Instant::now() + Duration::from_millis(NO_SPACE_RETRY_MS);
+        self.blocked = Some(Blocked { attempts, retry_at });
+        self.account();
+        self.shared.condition.note_no_room(&self.home.path, error);
+        if attempts > 1 {
+            self.waiting.complete(false);
+        }
+    }
+
+    /// For a frame that can take no more of the queue, where the message to stop may be.
+    fn wait_for_room(&mut self) {
+        if let Some(blocked) = self.blocked {
+            sleep(blocked.retry_at.saturating_duration_since(Instant::now()));
+        }
+        self.closing |= self.shared.stopping.load(Ordering::Acquire) != 0;
+        self.write_batch();
+        self.sync_if_due();
+    }
+
     /// Writes the frame as it is. Its space was promised, or is of the slack.
     fn write_frame(&mut self, clean: bool) -> io::Result<()> {
         let (records, first) = (self.records, self.next_sequence);
         let header = FrameHeader { records, clean, first, durable: self.durable, base: self.base };
         frame::seal(&mut self.frame, &header, self.segment.salt);
-        if let Some(copy) = self.mark_copy.take() {
-            // The frame may cover a part of the copy; the rest of it would then look like a torn end.
-            self.home.disk.write_at(&self.segment.file, &[0; FRAME_HEADER], copy)?;
-        }
-        let (disk, segment) = (&self.home.disk, &self.segment);
-        self.shared.condition.at_disk(|| disk.write_at(&segment.file, &self.frame, segment.position))?;
-        let length = self.frame.len() as u64;
-        self.segment.position += length;
+        self.shared.condition.at_disk(|| self.segment.append(&*self.home.disk, &self.frame))?;
         self.next_sequence += u64::from(records);
-        self.shared.growth.bytes.fetch_add(length, Ordering::Relaxed);
+        self.shared.growth.bytes.fetch_add(self.frame.len() as u64, Ordering::Relaxed);
         self.account();
         Ok(())
     }
 
-    /// Writes a frame without records, which says up to where the log is on disk, and its copy in the next page: the
-    /// loss of a page takes the last record and one of the two, and the other still confirms the record.
+    /// Writes a frame without records, which says up to where the log is on disk.
     fn write_mark(&mut self, clean: bool) -> io::Result<()> {
         self.write_frame(clean)?;
-        let copy = frame::copy_offset(self.segment.position);
-        if copy + FRAME_HEADER as u64 <= self.segment.filled {
-            self.mark_copy = Some(copy);
-            self.home.disk.write_at(&self.segment.file, &self.frame, copy)?;
-        }
-        Ok(())
+        self.segment.copy_mark(&*self.home.disk, &self.frame)
     }
 
     fn sync_if_due(&mut self) {
-        let due = self.waiting.len().1 > 0
+        // Those that wait for a frame that found no room wait on.
+        let blocked = self.blocked.is_some();
+        let due = (self.waiting.len().1 > 0 && !blocked)
             || self.unsynced >= self.policy.flush_every_events
             || self.unsynced_since.is_some_and(|since| since.elapsed() >= self.policy.flush_every);
         if due && self.healthy() {
-            self.sync();
+            match blocked {
+                true => drop(self.sync_segment()),
+                false => self.sync(),
+            }
         }
         if due && !self.healthy() {
             self.waiting.complete(false);
@@ -293,15 +332,16 @@ impl Writer {
 
     /// What is done between two batches, when its time has come.
     fn housekeeping(&mut self) {
-        if !self.healthy() {
+        if !self.healthy() || self.blocked.is_some() {
             return;
         }
         if self.mark_at.is_some_and(|at| at <= Instant::now()) {
             self.mark_at = None;
             // It confirms what is durable anyway, and nothing is missing if it is lost. So it is not synced.
-            if let Err(error) = self.write_mark(false) {
-                self.fail("write", &error);
-                return;
+            match self.write_mark(false) {
+                Ok(()) => {}
+                Err(error) if is_no_space(&error) => return self.block(&error),
+                Err(error) => return self.fail("write", &error),
             }
         }
         if self.segment.position >= self.rotate_at
@@ -318,7 +358,8 @@ impl Writer {
     }
 
     fn account(&self) {
-        let available = if self.closing { 0 } else { self.segment.room().saturating_sub(SLACK) };
+        let available =
+            if self.closing || self.blocked.is_some() { 0 } else { self.segment.room().saturating_sub(SLACK) };
         self.shared.account.available.store(available, Ordering::Release);
     }
 
@@ -327,6 +368,8 @@ impl Writer {
     fn drain(&mut self, messages: &Receiver<Message>) {
         self.closing = true;
         self.account();
+        // What found no room is written now or never.
+        self.write_batch();
         let deadline = Instant::now() + Duration::from_millis(LOG_WAIT_MS);
         while self.shared.account.reserved.fetch_add(0, Ordering::AcqRel) > 0 && Instant::now() < deadline {
             match messages.try_recv() {
@@ -345,29 +388,27 @@ impl Writer {
     /// it too.
     pub fn fill(&mut self) {
         let zeros = vec![0; self.fill_step as usize];
-        let (disk, segment, condition) = (&self.home.disk, &self.segment, &self.shared.condition);
-        match condition.at_disk(|| disk.write_at(&segment.file, &zeros, segment.filled)) {
+        let (disk, segment) = (&self.home.disk, &self.segment);
+        match self.shared.condition.at_disk(|| disk.write_at(&segment.file, &zeros, segment.filled)) {
             Ok(()) => {
                 self.segment.filled += self.fill_step;
                 self.fill_step = FILL_BYTES;
                 self.retry_fill_at = None;
                 self.account();
-                if condition.get() == Health::NoSpace {
-                    log::warn!("there is room for the log again in {}", self.home.path.display());
-                    condition.set(Health::Healthy, None);
-                }
+                self.note_room();
             }
             Err(error) if is_no_space(&error) => {
                 self.retry_fill_at = Some(Instant::now() + Duration::from_millis(NO_SPACE_RETRY_MS));
-                if condition.get() == Health::Healthy {
-                    let dir = self.home.path.display();
-                    let way_out = "make room on the disk, and service resumes by itself";
-                    let reason = format!("no room for the log in {dir}: {error}; {way_out}");
-                    log::error!("{reason}");
-                    condition.set(Health::NoSpace, Some(reason));
-                }
+                self.shared.condition.note_no_room(&self.home.path, &error);
             }
             Err(error) => self.fail("write", &error),
+        }
+    }
+
+    /// Notes that a write found room, unless another is still to find it.
+    fn note_room(&self) {
+        if self.blocked.is_none() && self.retry_fill_at.is_none() {
+            self.shared.condition.note_room(&self.home.path);
         }
     }
 
@@ -375,7 +416,7 @@ impl Writer {
     fn rotate(&mut self) -> Result<u64> {
         // All of the old segment must be on disk before the new one can be seen, also a mark without a waiter: a bad
         // frame in an older segment is corruption.
-        if !self.healthy() || !self.sync_segment() {
+        if !self.healthy() || self.blocked.is_some() || !self.sync_segment() {
             return Err(self.shared.condition.error());
         }
         self.waiting.complete(true);
@@ -395,7 +436,6 @@ impl Writer {
             }
         };
         std::mem::swap(&mut self.segment, &mut next);
-        self.mark_copy = None;
         self.account();
         self.fill_step = FILL_BYTES;
         self.rotate_at = self.policy.segment_bytes;
@@ -409,7 +449,7 @@ impl Writer {
     }
 
     /// Syncs all, marks the end as clean, and cuts off the filled space.
-    fn stop(&mut self) -> Result<()> {
+    fn stop(&mut self) -> Result<Closed> {
         if self.healthy() {
             self.sync();
         }
@@ -424,18 +464,13 @@ impl Writer {
             return Err(self.shared.condition.error());
         }
         self.shared.condition.set(Health::Failed, Some("the limiter is closed".to_owned()));
-        Ok(())
+        let Segment { number, salt, .. } = self.segment;
+        Ok(Closed { directory: self.home.id, segment: number, salt, last: self.next_sequence - 1 })
     }
 
     fn close_segment(&mut self) -> io::Result<()> {
         self.write_mark(true)?;
-        let (disk, file) = (&self.home.disk, &self.segment.file);
-        let end = self.mark_copy.map_or(self.segment.position, |copy| copy + FRAME_HEADER as u64);
-        disk.set_len(file, end)?;
-        disk.sync_all(file).inspect_err(|_| {
-            // What may be only in memory must not look closed, or the next start would append to it.
-            let _ = disk.set_len(file, end + 1);
-        })
+        self.segment.close(&*self.home.disk)
     }
 
     fn healthy(&self) -> bool {
@@ -445,11 +480,19 @@ impl Writer {
     fn fail(&mut self, what: &str, error: &io::Error) {
         let (path, position) = (self.segment.path.display(), self.segment.position);
         let way_out = "nothing more is accepted; look at the disk, then restart";
-        let reason = format!("cannot {what} the log {path} at offset {position}: {error}; {way_out}");
+        self.fail_for(format!("cannot {what} the log {path} at offset {position}: {error}; {way_out}"));
+    }
+
+    /// For good.
+    fn fail_for(&mut self, reason: String) {
+        if !self.healthy() {
+            return;
+        }
         log::error!("{reason}");
         self.shared.condition.set(Health::Failed, Some(reason));
         self.mark_at = None;
         self.retry_fill_at = None;
+        self.blocked = None;
         self.unsynced_since = None;
         self.waiting.complete(false);
     }

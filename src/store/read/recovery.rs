@@ -9,14 +9,16 @@
 //! - the end, if only zeros follow, and among them at most one mark (the copy of the last one);
 //! - a torn end otherwise: a crash while appending, and nothing that was confirmed is missing.
 //!
-//! In an older segment a torn end is corruption too, and so is a segment that ends before the next one begins.
+//! In an older segment a torn end is corruption too, and so is a segment that ends before the next one begins, and a
+//! log that ends before the last record that it had when it was closed in good order, which the lock file tells.
 
 use std::path::Path;
 
 use super::found::{CleanEnd, Damage, Files, Recovered, Replay, Step, Stop, Torn};
 use crate::error::{Error, Kind};
 use crate::store::files::disk::ReadDisk;
-use crate::store::files::names::Name;
+use crate::store::files::lock::{Closed, parse_note};
+use crate::store::files::names::{LOCK, Name};
 use crate::store::format::decode::Decoder;
 use crate::store::format::frame::{self, BadHeader, FRAME_HEADER, FileHeader, FileKind, FrameHeader, VERSION};
 use crate::store::format::record::{Event, MAX_COUNTER, MIN_ENTRY, Record};
@@ -50,18 +52,23 @@ pub(super) struct Reader<'a> {
     pub skipped: Option<Vec<Damage>>,
     /// Limits that the snapshot should hold and that were not read.
     pub lost_limits: u64,
+    /// Where the log ended when it was last closed in good order, unless that is of another log.
+    pub closed: Option<Closed>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(dir: &'a Path, disk: &'a dyn ReadDisk, replay: &'a mut dyn Replay) -> Reader<'a> {
         let found = Recovered { next_sequence: 1, ..Recovered::default() };
-        Reader { dir, disk, replay, found, skipped: None, lost_limits: 0 }
+        // It is told of all that is read after it. What can't be read is not compared.
+        let closed = disk.read(&dir.join(LOCK)).ok().and_then(|note| parse_note(&note).closed);
+        Reader { dir, disk, replay, found, skipped: None, lost_limits: 0, closed }
     }
 
     /// Reads it up to the first damaged place.
     pub(super) fn read(&mut self, files: &Files, snapshot: Option<u64>) -> Step<()> {
         self.found.highest_number = files.snapshots.last().max(files.segments.last()).copied().unwrap_or(0);
         self.found.snapshot = snapshot;
+        let mut end = 0;
         let segments = files.after(snapshot);
         if let Some(number) = snapshot {
             let complete = self.read_snapshot(number)?;
@@ -73,13 +80,31 @@ impl<'a> Reader<'a> {
             if *number != expected {
                 return Err(self.missing(expected));
             }
-            let end = self.read_segment(*number, Some(number) == segments.last())?;
+            end = self.read_segment(*number, Some(number) == segments.last())?;
             self.found.segments.push(*number);
             if Some(number) == segments.last() {
                 self.replay.end().map_err(|what| Damage::at(&Name::Segment(*number).path(self.dir), end, what))?;
             }
         }
-        Ok(())
+        self.compare(end)
+    }
+
+    /// Compares the end of the log, at this offset of its last segment, with that at which it was closed.
+    fn compare(&self, end: u64) -> Step<()> {
+        let Some(closed) = self.closed else { return Ok(()) };
+        let what = format!("records up to {} were there when the log was closed", closed.last);
+        let has_it = self.found.segments.contains(&closed.segment);
+        if self.found.highest_number < closed.segment || self.found.highest_number == closed.segment && !has_it {
+            let file = Name::Segment(closed.segment).path(self.dir);
+            return Err(Stop::Damaged(Damage { file, offset: None, what }));
+        }
+        match self.found.segments.last() {
+            Some(last) if has_it && self.found.next_sequence <= closed.last => {
+                let what = format!("record {} should begin there, and {what}", self.found.next_sequence);
+                Err(Damage::at(&Name::Segment(*last).path(self.dir), end, what).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn missing(&self, number: u64) -> Stop {
@@ -114,6 +139,12 @@ impl<'a> Reader<'a> {
             }
             _ => {
                 self.found.directory = Some(header.directory);
+                // The salt of a snapshot is another one.
+                let is_other_file = |closed: &Closed| {
+                    kind == FileKind::Segment && closed.segment == number && closed.salt != header.salt
+                };
+                self.closed =
+                    self.closed.filter(|closed| closed.directory == header.directory && !is_other_file(closed));
                 Ok((file, header))
             }
         }

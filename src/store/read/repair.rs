@@ -36,7 +36,9 @@ pub struct Lost {
     pub frames: u64,
     /// Records in these.
     pub events: u64,
-    /// The highest sequence number in these.
+    /// Records that were there when the log was last closed in good order, and are in no file.
+    pub missing: u64,
+    /// The highest sequence number that is lost, as far as is known.
     pub last_sequence: Option<u64>,
 }
 
@@ -101,7 +103,7 @@ fn read<R: Replay>(
     let mut reader = Reader::new(dir, disk, &mut replay);
     reader.skipped = skip.then(Vec::new);
     let end = reader.read(files, snapshot);
-    let Reader { found, skipped, lost_limits, .. } = reader;
+    let Reader { found, skipped, lost_limits, closed, .. } = reader;
     let begun = found.events > 0 || found.snapshot_bytes > 0 || !found.segments.is_empty();
     let mut damages = skipped.unwrap_or_default();
     let mut lost = Lost::default();
@@ -111,6 +113,11 @@ fn read<R: Replay>(
         Err(Stop::Damaged(damage)) if !begun => return Ok(Err(damage)),
         Err(Stop::Damaged(damage)) => {
             lost = lost_after(dir, disk, files, &found, &damage)?;
+            let known = lost.last_sequence.max(Some(found.next_sequence.saturating_sub(1)));
+            if let Some(closed) = closed.filter(|closed| Some(closed.last) > known) {
+                lost.missing = closed.last - known.unwrap_or(0);
+                lost.last_sequence = Some(closed.last);
+            }
             damages.push(damage);
         }
     }

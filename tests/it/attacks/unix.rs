@@ -93,6 +93,43 @@ fn a_process_with_many_connections_ends_its_own() {
     drop(quarry.dir);
 }
 
+/// All threads that end refused bodies are busy, and one more is to be ended whose reply has to wait for its client.
+#[test]
+fn a_refusal_that_has_to_wait_keeps_no_decider() {
+    let quarry = start(&[]);
+    let mut good = Client::new(&quarry.server.url, Some(TOKEN));
+    let limits: Vec<_> =
+        (0..4000).map(|number| json!({"key": format!("{number:0200}"), "rate": 1, "per": "1m"})).collect();
+    good.post("/v1/limits", &Value::from(limits).to_string()).ok();
+    let refused = "POST /v1/check HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer wrong\r\nContent-Length: 5000\r\n\r\n";
+    let connect = || UnixStream::connect(&quarry.path).unwrap();
+    let busy: Vec<_> = (0..flint::bounds::MAX_WAITING_BODIES).map(|_| connect()).collect();
+    for mut stream in &busy {
+        stream.write_all(refused.as_bytes()).unwrap();
+    }
+    let process = quarry.server.process();
+    let deadline = Instant::now() + PATIENCE;
+    while process.thread_names().iter().filter(|name| *name == "flint-body").count() < busy.len() {
+        assert!(Instant::now() < deadline, "each should have its thread: {:?}", process.thread_names());
+    }
+    // The list is longer than what fits into the socket, and its client reads none of it.
+    let mut slow = connect();
+    let list = format!("GET /v1/limits HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    slow.write_all(list.as_bytes()).unwrap();
+    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    slow.read_exact(&mut [0; 12]).unwrap();
+    slow.write_all(refused.as_bytes()).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        let asked = Instant::now();
+        good.post("/v1/check", r#"{"key":"k0"}"#).ok();
+        assert!(asked.elapsed() < Duration::from_secs(1), "after {:?}", asked.elapsed());
+    }
+    drop((busy, slow));
+    quarry.server.terminate();
+    drop(quarry.dir);
+}
+
 #[test]
 fn a_body_in_chunks_is_refused() {
     let quarry = start(&[]);

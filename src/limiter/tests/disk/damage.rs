@@ -554,3 +554,105 @@ fn a_log_that_ends_before_the_markers_of_its_snapshot_is_refused() {
     std::fs::write(&segment, &whole).unwrap();
     assert_eq!(recovered(&dir, &clock).unwrap(), before);
 }
+
+/// Two segments that were closed in good order, and the records in all.
+fn closed_directory(dir: &Path, clock: &Clock) -> u64 {
+    let policy = Policy { segment_bytes: 3000, ..Policy::default() };
+    let limiter = Limiter::open(dir, Options { policy, ..options(clock) }).unwrap();
+    limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    while !dir.join("0000000002.aof").exists() {
+        limiter.check("k", 1).unwrap();
+    }
+    for _ in 0..10 {
+        limiter.check("k", 1).unwrap();
+    }
+    limiter.close().unwrap();
+    // The reading of the clock, the limit, and each check.
+    2 + all(&limiter)[0].totals.allowed
+}
+
+#[test]
+fn a_log_that_was_closed_and_is_cut_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, to) = (parent.path().join("data"), parent.path().join("to"));
+    let clock = Clock::manual(START);
+    let last = closed_directory(&dir, &clock);
+    let segment = dir.join("0000000002.aof");
+    let whole = std::fs::read(&segment).unwrap();
+    let (found, end) = frames(&whole);
+    let confirmed = format!("records up to {last} were there when the log was closed");
+    let with_records: Vec<usize> = found.iter().filter(|(_, records)| *records).map(|(at, _)| *at).collect();
+    let all_records = found.iter().find(|(at, _)| at > with_records.last().unwrap()).unwrap().0;
+    let count = with_records.len() as u64;
+    for (kept, at) in (0..).zip(with_records) {
+        // Between two frames, and within one, with filled space after it or without.
+        for (cut, length) in [(at, at), (at + 20, at + 20), (at, whole.len()), (at + 20, whole.len())] {
+            let mut damaged = whole[..cut].to_vec();
+            damaged.resize(length, 0);
+            std::fs::write(&segment, &damaged).unwrap();
+            let error = assert_refused(&dir, "0000000002.aof", "a cut log");
+            assert!(error.contains(&format!("at offset {at}: record ")) && error.contains(&confirmed), "{error}");
+            assert_eq!(verify(&dir).unwrap_err().message(), error);
+            let _ = std::fs::remove_dir_all(&to);
+            let done = repaired(&dir, &to);
+            let lost = &done["lost"];
+            assert_eq!((&done["damaged"][0]["offset"], &lost["last_sequence"]), (&at.into(), &last.into()), "{done}");
+            assert_eq!(lost["missing"], count - kept, "{done}");
+            assert_eq!(allowed(&to).unwrap(), last - 2 - (count - kept));
+        }
+    }
+    // Only marks are cut: nothing is missing.
+    for cut in [all_records, all_records + 20, end] {
+        std::fs::write(&segment, &whole[..cut]).unwrap();
+        assert_eq!(allowed(&dir).unwrap(), last - 2);
+    }
+    for gone in ["0000000002.aof", "0000000001.aof"] {
+        std::fs::remove_file(dir.join(gone)).unwrap();
+        let error = Limiter::open(&dir, options(&clock)).err().unwrap();
+        let what = "0000000002.aof is missing: ";
+        assert!(error.kind() == Kind::Corrupt && error.message().contains(what), "{error}");
+        assert!(error.message().contains(&confirmed), "{error}");
+    }
+    let error = repair(&dir, &parent.path().join("nothing")).unwrap_err();
+    assert!(error.message().contains(&confirmed) && error.message().contains("nothing can be recovered"), "{error}");
+}
+
+#[test]
+fn what_comes_after_a_log_was_closed_is_compared_with_its_end_too() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, crashed) = (parent.path().join("data"), parent.path().join("crashed"));
+    let clock = Clock::manual(START);
+    let last = closed_directory(&dir, &clock);
+    let limiter = Limiter::open(&dir, options(&clock)).unwrap();
+    let closed_at = std::fs::read(dir.join("0000000002.aof")).unwrap();
+    let (_, closed_at) = frames(&closed_at);
+    limiter.check("k", 1).unwrap();
+    limiter.check("k", 1).unwrap();
+    copy(&dir, &crashed);
+    let segment = crashed.join("0000000002.aof");
+    let whole = std::fs::read(&segment).unwrap();
+    // What was never confirmed by a clean stop may be missing, as after a power cut of a disk that lies.
+    std::fs::write(&segment, &whole[..closed_at]).unwrap();
+    assert_eq!(allowed(&crashed).unwrap(), last - 2);
+    let before = frames(&whole).0.iter().rev().find(|(at, records)| *records && *at < closed_at).unwrap().0;
+    std::fs::write(&segment, &whole[..before]).unwrap();
+    assert_refused(&crashed, "0000000002.aof", "a cut log");
+    // A snapshot stands for what is gone.
+    limiter.compact().unwrap();
+    assert_eq!(recovered(&dir, &clock).unwrap(), all(&limiter));
+    limiter.close().unwrap();
+    drop(limiter);
+    for file in ["0000000003.aof", "0000000003.snapshot"] {
+        std::fs::remove_file(dir.join(file)).unwrap();
+        let error = Limiter::open(&dir, options(&clock)).err().unwrap();
+        assert!(error.message().contains("0000000003.aof is missing"), "{error}");
+    }
+    // What the lock file says of another log is nothing to this one.
+    let other = parent.path().join("other");
+    closed_directory(&other, &clock);
+    for number in 1..=2 {
+        let file = format!("{number:010}.aof");
+        std::fs::copy(other.join(&file), dir.join(&file)).unwrap();
+    }
+    assert_eq!(recovered(&dir, &clock).unwrap(), recovered(&other, &clock).unwrap());
+}

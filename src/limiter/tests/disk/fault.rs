@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::bounds::MAX_FRAME_BYTES;
 use crate::limiter::registry::Registry;
 use crate::limiter::tests::*;
 use crate::store::{ReadDisk, retry_interrupted, write_fully};
@@ -23,6 +24,8 @@ pub struct FaultyDisk {
     failed: AtomicU32,
     /// Makes the next fdatasync fail.
     sync_fails: AtomicBool,
+    /// No file can be created while this is set.
+    pub creates_fail: AtomicBool,
     /// Stalls each fdatasync while it is locked.
     stall: Mutex<()>,
     /// What the next calls of the thread that compacts panic with.
@@ -37,6 +40,7 @@ impl FaultyDisk {
             only_once,
             failed: AtomicU32::new(0),
             sync_fails: AtomicBool::new(false),
+            creates_fail: AtomicBool::new(false),
             stall: Mutex::new(()),
             compaction_panics: Mutex::default(),
         })
@@ -67,6 +71,9 @@ impl ReadDisk for FaultyDisk {
 
 impl Disk for FaultyDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
+        if self.creates_fail.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(self.error));
+        }
         self.step(|| SystemDisk.create(path))
     }
     fn open(&self, path: &Path) -> io::Result<File> {
@@ -413,6 +420,135 @@ impl Disk for FullDisk {
             return Err(io::Error::from_raw_os_error(28));
         }
         SystemDisk.write_at(file, bytes, offset)
+    }
+}
+
+/// A disk that copies on write: while it is full, filled space can't be overwritten either. That may show when a part
+/// is written.
+struct CopyingDisk {
+    error: i32,
+    /// How many writes are still to find no room.
+    full: AtomicI64,
+    refused: AtomicU32,
+    /// Holds up each write while it is locked.
+    gate: Mutex<()>,
+}
+
+impl CopyingDisk {
+    fn new(error: i32) -> Arc<CopyingDisk> {
+        Arc::new(CopyingDisk { error, full: AtomicI64::new(0), refused: AtomicU32::new(0), gate: Mutex::new(()) })
+    }
+}
+
+impl ReadDisk for CopyingDisk {}
+
+impl Disk for CopyingDisk {
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        drop(self.gate.lock().unwrap());
+        if self.full.fetch_sub(1, Ordering::SeqCst) > 0 {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            file.write_at(&bytes[..bytes.len() / 2], offset)?;
+            return Err(io::Error::from_raw_os_error(self.error));
+        }
+        SystemDisk.write_at(file, bytes, offset)
+    }
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_write_into_filled_space_that_finds_no_room_is_made_again_until_there_is_some() {
+    for (sync, error) in [(SyncMode::Always, ENOSPC), (SyncMode::Batch, EDQUOT), (SyncMode::Always, EDQUOT)] {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(START);
+        let disk = CopyingDisk::new(error);
+        let limiter = Limiter::open(dir.path(), Options { sync, disk: disk.clone(), ..options(&clock) }).unwrap();
+        limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+        limiter.check("k", 1).unwrap();
+        let spent = || limiter.status("k").unwrap().unwrap().totals.allowed;
+        disk.full.store(i64::MAX, Ordering::SeqCst);
+        // The first finds out, unless a mark was written meanwhile. The others are refused before anything changes.
+        let error = limiter.check("k", 1).unwrap_err();
+        assert!(error.kind() == Kind::LogFailed && error.message().contains("no room"), "{error}");
+        let after = spent();
+        assert!(after <= 2, "{after}");
+        for _ in 0..10 {
+            assert_eq!(limiter.check("k", 1).unwrap_err().kind(), Kind::LogFailed);
+            assert_eq!(limiter.compact().unwrap_err().kind(), Kind::LogFailed);
+        }
+        assert_eq!((spent(), limiter.health().0), (after, Health::NoSpace));
+        assert_eq!(limiter.flush().unwrap_err().kind(), Kind::LogFailed);
+        assert_eq!(recovered(dir.path(), &clock).unwrap()[0].totals.allowed, 1, "after a crash meanwhile");
+        let before = disk.refused.load(Ordering::SeqCst);
+        wait_until("it should be tried again", || disk.refused.load(Ordering::SeqCst) > before + 1);
+
+        disk.full.store(0, Ordering::SeqCst);
+        wait_until("service should resume once there is room", || limiter.health().0 == Health::Healthy);
+        assert!(limiter.check("k", 1).unwrap().allowed);
+        assert_eq!(spent(), after + 1);
+        limiter.flush().unwrap();
+        limiter.compact().unwrap();
+        assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter));
+        limiter.close().unwrap();
+        assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter));
+    }
+}
+
+#[test]
+fn a_check_does_not_notice_that_there_was_no_room_for_a_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(START);
+    let disk = CopyingDisk::new(ENOSPC);
+    let limiter = Limiter::open(dir.path(), Options { disk: disk.clone(), ..options(&clock) }).unwrap();
+    limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+    for round in 1..=3 {
+        disk.full.store(1, Ordering::SeqCst);
+        // Refused only if a mark has found out, so that nothing is promised for a moment.
+        let answered = limiter.check("k", 1);
+        assert_eq!(disk.refused.load(Ordering::SeqCst), round);
+        wait_until("service should resume", || limiter.health().0 == Health::Healthy);
+        assert!(answered.is_ok_and(|decision| decision.allowed) || limiter.check("k", 1).unwrap().allowed);
+        assert_eq!(limiter.status("k").unwrap().unwrap().totals.allowed, u64::from(round));
+        assert_eq!(recovered(dir.path(), &clock).unwrap(), all(&limiter));
+    }
+}
+
+/// Also where the frame that found no room can take no more of the queue.
+#[test]
+fn a_log_without_room_can_be_closed_and_has_what_was_answered() {
+    for (sync, fills) in [(SyncMode::Always, false), (SyncMode::Relaxed, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(START);
+        let disk = CopyingDisk::new(ENOSPC);
+        let limiter = Limiter::open(dir.path(), Options { sync, disk: disk.clone(), ..options(&clock) }).unwrap();
+        limiter.configure("k", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+        limiter.configure("long:*", limit(1_000_000, Algorithm::FixedWindowCounter)).unwrap();
+        limiter.check("k", 1).unwrap();
+        limiter.flush().unwrap();
+        let keys: Vec<String> = (0..1600).map(|number| format!("long:{number:0490}")).collect();
+        let gate = disk.gate.lock().unwrap();
+        disk.full.store(i64::MAX, Ordering::SeqCst);
+        // All of it is queued while the log thread is at the gate, in large records: soon the disk counts as stalled.
+        let queued = || limiter.report().queued_bytes;
+        for keys in keys.chunks(400).filter(|_| fills) {
+            let items: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
+            limiter.check_all(&items).unwrap_or_else(|error| panic!("{} bytes queued: {error}", queued()));
+        }
+        assert!(!fills || queued() > MAX_FRAME_BYTES as u64, "{}", queued());
+        drop(gate);
+        wait_until("it should find no room", || disk.refused.load(Ordering::SeqCst) > 2 || !fills);
+        let begun = Instant::now();
+        assert_eq!(limiter.close().unwrap_err().kind(), Kind::LogFailed);
+        assert!(begun.elapsed() < Duration::from_secs(5), "it waits for no room");
+        // In relaxed an end of the process may lose what was not written yet.
+        let found = recovered(dir.path(), &clock).unwrap();
+        assert_eq!(found.iter().map(|status| status.totals.allowed).collect::<Vec<_>>(), [1, 0]);
     }
 }
 

@@ -137,8 +137,7 @@ fn a_key_with_an_open_hold_is_not_swept() {
 
 #[test]
 fn keys_without_room_share_the_slots_of_one_limit() {
-    let dir = tempfile::tempdir().unwrap();
-    let bench = Bench { dir, ..Bench::new(&[]) };
+    let bench = Bench::new(&[]);
     let setting = Setting::new("pool:*", limit_of("slots=3")).with_max_keys(1);
     bench.limiter.configure_setting(&setting).unwrap();
     let own = bench.hold("pool:a", 3);
