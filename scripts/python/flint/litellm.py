@@ -89,7 +89,7 @@ class _Limiter(Limiter, Protocol):
     ) -> "Tuple[Held, Where]": ...
 
 
-class TokenLimit(CustomLogger):  # type: ignore[misc, unused-ignore]
+class TokenLimit(CustomLogger):
     """A callback of LiteLLM that limits tokens: for the ``callbacks`` of its proxy's configuration, or
     ``litellm.callbacks``, where it counts ``acompletion`` and the like. A request that is denied is answered 429 by the
     proxy, with ``Retry-After``; without the proxy it raises :class:`flint.RateLimitExceeded`.
@@ -244,7 +244,12 @@ class TokenLimit(CustomLogger):  # type: ignore[misc, unused-ignore]
                 request.abandon()
 
     async def async_post_call_response_headers_hook(
-        self, data: Any, user_api_key_dict: Any, response: Any, request_headers: Any = None, **more: Any
+        self,
+        data: Any,
+        user_api_key_dict: Any,
+        response: Any,
+        request_headers: Any = None,
+        litellm_call_info: Any = None,
     ) -> Optional[Dict[str, str]]:
         """Of the proxy: the fields that say what is left."""
         request = self._of(data)

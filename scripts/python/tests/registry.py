@@ -37,7 +37,11 @@ PACKAGES = [
 ]
 #: In an environment of its own: its proxy wants other versions of what is above. The version is the last one before those
 #: of March 2026 that were tampered with.
-LITELLM = ["litellm[proxy]==1.82.6", "mypy"]
+LITELLM = ["litellm[proxy]==1.82.6"]
+
+
+#: Whether it was said that all of this is left out.
+_told = []
 
 
 def _run(*command):
@@ -56,7 +60,10 @@ def environment(name="", packages=PACKAGES):
     """The directory of programs of an environment in which this package is installed as it is now; skips the test where
     the registry is out of reach, or packages from there are not wanted."""
     if os.environ.get("FLINT_PEERS") == "no":
-        raise unittest.SkipTest("needs packages from the registry: scripts/test --peers")
+        if not _told:
+            _told.append(True)
+            print("SKIPPED: what needs packages from the registry: scripts/test --peers")
+        raise unittest.SkipTest("needs packages from the registry")
     where = os.path.abspath(os.path.join(TARGET, "python-%d.%d" % sys.version_info[:2] + name))
     pip = [os.path.join(where, "bin", "python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
     patience = ["--retries", "1", "--timeout", "15"]
@@ -79,6 +86,11 @@ def environment(name="", packages=PACKAGES):
     with open(made, "w") as file:
         file.write(wanted)
     return os.path.join(where, "bin")
+
+
+def litellm_environment():
+    """The same for the tests of LiteLLM."""
+    return environment("-litellm", LITELLM)
 
 
 def sources(distribution):

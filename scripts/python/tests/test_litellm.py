@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import tempfile
+import textwrap
 import time
 import unittest
 import urllib.error
 import urllib.request
 
 import flint
-from registry import LITELLM, PACKAGE, environment
+from registry import PACKAGE, litellm_environment
 from support import TOKEN, Server
 
 CONFIG = '''
@@ -86,12 +87,8 @@ class Endless(CustomLLM):
 
 class Silent(CustomLLM):
     """Tells no usage."""
-    async def aimage_generation(self, *args, **kwargs):
-        raise NotImplementedError
     async def acompletion(self, *args, **kwargs):
-        found = ModelResponse(choices=[{"message": {"role": "assistant", "content": "hm"}}])
-        del found.usage
-        return found
+        return ModelResponse(choices=[{"message": {"role": "assistant", "content": "hm"}}])
 
 broken, endless, silent = Broken(), Endless(), Silent()
 '''
@@ -137,11 +134,10 @@ async def main():
         pass
     await seen("bob")
     wrong = {**text, "mock_response": "litellm.InternalServerError"}
-    for more in ({}, {"num_retries": 1}):
-        try:
-            await litellm.acompletion(model="gpt-4o", user="cy", **more, **wrong)
-        except litellm.InternalServerError:
-            await seen("cy")
+    try:
+        await litellm.acompletion(model="gpt-4o", user="cy", **wrong)
+    except litellm.InternalServerError:
+        await seen("cy")
     fallbacks = [{"model": "gpt-4o-mini", "mock_response": "hi there"}]
     await litellm.acompletion(model="gpt-4o", user="dan", fallbacks=fallbacks, **wrong)
     await seen("dan")
@@ -209,7 +205,7 @@ def use(port, path, body, stream=False):
 class LiteLLM(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.bin = environment("-litellm", LITELLM)
+        cls.bin = litellm_environment()
         cls.server = Server("--sync", "batch")
         cls.addClassCleanup(cls.server.close)
         variables = {"FLINT_SERVER": cls.server.url, "FLINT_SERVER_TOKEN": TOKEN, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -317,7 +313,9 @@ class LiteLLM(unittest.TestCase):
         chat("broken", "broken", stream=True)
         self.used("broken", 16 + 3)
         # What nobody knows.
-        self.assertEqual(chat("silent", "silent")[0], 200)
+        status, _, body = chat("silent", "silent")
+        self.assertEqual(status, 200, body)
+        self.used("silent", 1016)
         # What has no tokens passes.
         use(port, "/v1/images/generations", {"model": "silent", "user": "picture", "prompt": "a cat"})
         self.used("picture", 0)
@@ -325,6 +323,29 @@ class LiteLLM(unittest.TestCase):
         self.assertEqual(status, 200, body)
         self.used("embedded", json.loads(body)["usage"]["prompt_tokens"])
         self.leave(port)
+
+    def test_the_page_s_example_and_signature(self):
+        with open(os.path.join(PACKAGE, "..", "..", "man", "flint-python.3"), encoding="utf-8") as file:
+            page = file.read()
+        text = page.split("\nLiteLLM's proxy, with a hundred thousand")[1]
+        module, config = [textwrap.dedent(found) for found in re.findall(r"^\.Bd -literal -compact\n(.*?)^\.Ed", text, re.M | re.S)[:2]]
+        self.environment = {**self.environment, "OPENAI_API_KEY": "none", "LITELLM_MASTER_KEY": "sk-1234"}
+        port = self.proxy(config, flint_limits=module)
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "mock_response": "hi"}
+        status, headers, _ = use(port, "/v1/chat/completions", body)
+        self.assertEqual(status, 200)
+        self.assertIn('"100000/1m";r=', headers["RateLimit"])
+        (key,) = [found["key"] for found in self.limiter.list("llm:", live=True) if "windows" in found]
+        self.assertRegex(key, "^llm:[0-9a-f]{64}$")
+        program = (
+            "import flint.litellm, inspect, json\n"
+            "found = inspect.signature(flint.litellm.TokenLimit).parameters.values()\n"
+            "print(*[p.name if p.default is p.empty else p.name + '=' + json.dumps(p.default) for p in found], sep=', ')"
+        )
+        python = os.path.join(self.bin, "python")
+        done = subprocess.run([python, "-c", program], env=self.environment, capture_output=True, text=True, timeout=60)
+        shown = done.stdout.strip().replace("null", "None").replace("limit=None, ", "limit=None, *, ")
+        self.assertIn("flint.litellm.TokenLimit(%s)" % shown, " ".join(page.split()))
 
     def leave(self, port):
         """A client that leaves in the middle of a stream has cost what it has sent and what came."""
@@ -347,9 +368,27 @@ class LiteLLM(unittest.TestCase):
         python = os.path.join(self.bin, "python")
         done = subprocess.run([python, "-c", LIBRARY], env=self.environment, capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        print(done.stdout)
-        held, back, paid = ("hold", 80), ("settle", 0), ("settle", 30)
-        self.assertEqual(done.stdout.splitlines(), [])
+        hold, back, paid = ("hold", 81), ("settle", 0), ("settle", 30)
+        self.assertEqual(
+            done.stdout.splitlines(),
+            [
+                "anybody %s 30" % [hold, paid],
+                "ann %s 30" % [("hold", 45), paid],
+                "bob %s 30" % [hold, paid],
+                "cy %s None" % [hold, back],
+                "dan %s 30" % [hold, back, hold, back, hold, paid],
+                "eve %s 30" % [hold, back, hold, back, hold, back, hold, paid],
+                "fay %s 31" % [hold, ("settle", 31)],
+                "RateLimitExceeded llm:gus",
+                "inf",
+                "ian %s 10" % [("hold", 6), ("settle", 10)],
+                "joe %s 30" % [hold, paid],
+                # Out of the cache.
+                "joe %s 30" % [hold, back],
+                "away",
+                "30",
+            ],
+        )
 
 
 if __name__ == "__main__":

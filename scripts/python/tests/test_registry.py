@@ -14,7 +14,7 @@ import unittest
 import urllib.error
 import urllib.request
 
-from registry import PACKAGE, environment
+from registry import PACKAGE, environment, litellm_environment
 from support import TOKEN, Server
 
 with open(os.path.join(PACKAGE, "..", "..", "README.md"), encoding="utf-8") as readme:
@@ -123,17 +123,30 @@ class Registry(unittest.TestCase):
         command = [os.path.join(self.bin, "mypy"), "--strict", "--cache-dir", os.devnull, *what]
         return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
+    def modules(self):
+        """The package's, but for the one whose package has an environment of its own."""
+        names = sorted(os.listdir(os.path.join(PACKAGE, "flint")))
+        self.assertIn("litellm.py", names)
+        return [os.path.join("flint", name) for name in names if name.endswith(".py") and name != "litellm.py"]
+
     def test_types(self):
-        done = self.mypy("flint")
+        done = self.mypy(*self.modules())
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
-    def pyright(self, *what, directory=PACKAGE):
-        python = os.path.join(self.bin, "python")
+    def test_types_of_litellm(self):
+        module, python = os.path.join("flint", "litellm.py"), os.path.join(litellm_environment(), "python")
+        done = self.mypy("--python-executable", python, module)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        done = self.pyright(module, python=python)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def pyright(self, *what, directory=PACKAGE, python=None):
+        python = python or os.path.join(self.bin, "python")
         command = [os.path.join(self.bin, "pyright"), "--pythonpath", python, *what]
         return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
     def test_types_under_pyright(self):
-        done = self.pyright("flint")
+        done = self.pyright(*self.modules())
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_types_of_the_documentation_s_examples(self):
