@@ -91,9 +91,20 @@ def _checked(reply: Reply) -> Any:
     try:
         error = json.loads(reply.body)
         code, message = str(error["code"]), str(error["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise FlintServerError(reply.status, code, message, retry_after(reply.headers))
+
+
+def is_unknown(reply: Reply) -> bool:
+    """Whether the server says that the request may have been carried out, or may not."""
+    if reply.status != 503:
+        return False
+    try:
+        _checked(reply)
+    except FlintServerError as error:
+        return error.code == "outcome_unknown"
+    return False
 
 
 def _ignore(reply: Reply) -> None:
@@ -236,14 +247,25 @@ def _left(decision: Dict[str, Any]) -> float:
     return float("inf") if decision["remaining"] is None else float(decision["remaining"])
 
 
+#: The statuses of errors that an item may have, but for those of 400.
+_STATUSES = {
+    "forbidden": 403,
+    "limit_not_configured": 404,
+    "overloaded": 503,
+    "log_failed": 503,
+    "store_unavailable": 503,
+    "outcome_unknown": 503,
+}
+
+
 def check_many(
     items: Iterable[Item], limit: Optional[_values.Limit]
 ) -> Call[List[Union[CheckResult, FlintServerError]]]:
     def one(result: Dict[str, Any]) -> Union[CheckResult, FlintServerError]:
         if "error" in result:
-            # An item has no status of its own; these codes are those of 400 and 404.
-            status = 404 if result.get("code") == "limit_not_configured" else 400
-            return FlintServerError(status, str(result.get("code")), str(result["error"]))
+            # An item has no status of its own.
+            code = str(result.get("code"))
+            return FlintServerError(_STATUSES.get(code, 400), code, str(result["error"]))
         return _result(result, {})
 
     def decode(reply: Reply) -> List[Union[CheckResult, FlintServerError]]:

@@ -15,7 +15,7 @@ from typing import Any, AsyncGenerator, Deque, Dict, List, Optional, TypeVar
 
 from ._address import Address
 from ._bounds import MAX_IDLE_SECONDS, TASK_CONNECTIONS
-from ._calls import Call
+from ._calls import Call, is_unknown
 from ._errors import FlintConnectionError
 from ._reply import Reply
 from ._threads import is_readable, share
@@ -205,6 +205,9 @@ class AsyncPool:
             await mine.enter(deadline)
             try:
                 reply = await self._call(mine, call, deadline, sent)
+                if "again" not in sent and call.repeatable and is_unknown(reply):
+                    sent["again"] = True
+                    reply = await self._call(mine, call, deadline, sent)
             finally:
                 mine.leave()
         except (asyncio.TimeoutError, TimeoutError) as error:
@@ -234,7 +237,7 @@ class AsyncPool:
                 connection = (None if broken else mine.take()) or await self._connect(deadline)
             except FlintConnectionError as error:
                 # The first one may have been carried out.
-                error.request_sent = broken
+                error.request_sent = "again" in sent
                 raise
             reply = Reply()
             try:
@@ -247,8 +250,8 @@ class AsyncPool:
                 raise
             except OSError as error:
                 connection.close()
-                if not broken and call.repeatable:
-                    broken = True
+                if "again" not in sent and call.repeatable:
+                    broken = sent["again"] = True
                     continue
                 message = "the connection to %s broke: %s" % (self._address.url, error)
                 raise FlintConnectionError(message, request_sent=True, reason="closed") from error

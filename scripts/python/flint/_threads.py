@@ -9,6 +9,7 @@ When a request is sent again
   or may not. It is repeated once, on a fresh connection: what spends bears an idempotency key, by which the server
   answers the second as it did the first. The few calls that would do harm (see ``Call.repeatable``) are not repeated,
   and raise FlintConnectionError with ``request_sent`` true.
+* The server answers ``outcome_unknown``: to it the same has happened on the way to its store. The same holds.
 
 After a time-out nothing is repeated: there is no time left.
 """
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Deque, Optional, Tuple, TypeVar
 
 from ._address import Address
 from ._bounds import IDLE_CONNECTIONS, MAX_IDLE_SECONDS, READ_BYTES
-from ._calls import Call
+from ._calls import Call, is_unknown
 from ._errors import FlintConnectionError
 from ._reply import Reply
 
@@ -71,7 +72,7 @@ class Pool:
         timeout = self._timeout if timeout is None or timeout > self._timeout else timeout
         deadline = time.monotonic() + timeout
         request = call.request(self._address.host_field, self._address.prefix, self._authorization)
-        broken = False
+        again = broken = False
         while True:
             kept = None if broken else self._take()
             try:
@@ -79,12 +80,15 @@ class Pool:
             except _Stale:
                 continue
             except FlintConnectionError as error:
-                if not broken and call.repeatable and error.request_sent and error.reason == "closed":
-                    broken = True
+                if not again and call.repeatable and error.request_sent and error.reason == "closed":
+                    again = broken = True
                     continue
                 # The first one may have been carried out.
-                error.request_sent = error.request_sent or broken
+                error.request_sent = error.request_sent or again
                 raise
+            if not again and call.repeatable and is_unknown(reply):
+                again = True
+                continue
             return call.decode(reply)
 
     def close(self) -> None:
