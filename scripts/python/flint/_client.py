@@ -516,12 +516,13 @@ class SharedLimiter:
         """The server's answer, as far as it is to be asked."""
         self._breaker.enter()
         try:
-            for key, owed in list(self._owed.items()):
-                try:
-                    self._pool.call(owed, timeout)
-                except FlintServerError as error:
-                    self._refused(key, error)
-                self._owed.pop(key, None)
+            if self._owed:
+                for key, owed in list(self._owed.items()):
+                    try:
+                        self._pool.call(owed, timeout)
+                    except FlintServerError as error:
+                        self._refused(key, error)
+                    self._owed.pop(key, None)
             answer = self._pool.call(call, timeout)
         except FlintError as error:
             self._breaker.failed(error)
@@ -539,12 +540,13 @@ class SharedLimiter:
     async def _asent(self, call: Call[T], timeout: Optional[float]) -> T:
         self._breaker.enter()
         try:
-            for key, owed in list(self._owed.items()):
-                try:
-                    await self._tasks.call(owed, timeout)
-                except FlintServerError as error:
-                    self._refused(key, error)
-                self._owed.pop(key, None)
+            if self._owed:
+                for key, owed in list(self._owed.items()):
+                    try:
+                        await self._tasks.call(owed, timeout)
+                    except FlintServerError as error:
+                        self._refused(key, error)
+                    self._owed.pop(key, None)
             answer = await self._tasks.call(call, timeout)
         except FlintError as error:
             self._breaker.failed(error)
