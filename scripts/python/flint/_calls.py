@@ -264,7 +264,13 @@ def take(items: List[Dict[str, Any]]) -> Call[CheckResult]:
     """Spends of all items or of none; the result is the decision of the one that denies, else of the one with the least
     left."""
     if len(items) == 1:
-        return Call("POST", "/v1/check", items[0], _one, spends=True)
+        item = items[0]
+        body: Any = item
+        if type(item["key"]) is str and type(item["cost"]) is int:
+            limit = item.get("limit")
+            end = "}" if limit is None else f',"limit":{_quoted(limit) if type(limit) is str else _encode(limit)}}}'
+            body = f'{{"key":{_quoted(item["key"])},"cost":{item["cost"]}{end}'
+        return Call("POST", "/v1/check", body, _one, spends=True)
 
     def decode(reply: Reply) -> CheckResult:
         results = _checked(reply)["results"]
