@@ -26,10 +26,11 @@ Item = Union[str, Mapping[str, Any], Tuple[str, int], Sequence[Any]]
 
 # ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery anew for each call. A check is but a key
 # and a cost, and most replies are one object without anything around it.
+_parts: Any = json.JSONDecoder(), json.encoder
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _decode = json.JSONDecoder().decode
-_scan: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once
-_quoted: Callable[[str], str] = json.encoder.encode_basestring  # type: ignore[attr-defined, unused-ignore]
+_scan: Callable[[str, int], Tuple[Any, int]] = _parts[0].scan_once
+_quoted: Callable[[str], str] = _parts[1].encode_basestring
 
 
 class _Keys:

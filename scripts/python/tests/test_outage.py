@@ -52,6 +52,8 @@ class Hung(unittest.TestCase):
                     began = time.monotonic()
                     self.assertEqual(ask(app)[0], 200)
                     times.append(time.monotonic() - began)
+                # One of them may have waited for the machine besides.
+                self.assertLess(sorted(times[:5])[3], 0.3)
                 self.assertLess(max(times[:5]), 0.5)
                 self.assertGreater(min(times[:5]), 0.2)
                 # Later ones wait for nothing.
