@@ -5,6 +5,7 @@ Owns the requests' bytes and the meaning of replies. Threads and asyncio send th
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -23,9 +24,34 @@ T = TypeVar("T")
 Item = Union[str, Mapping[str, Any], Tuple[str, int], Sequence[Any]]
 
 
-# ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery anew for each call.
+# ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery anew for each call. A check is but a key
+# and a cost, and most replies are one object without anything around it.
+_parts: Any = json.JSONDecoder(), json.encoder
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _decode = json.JSONDecoder().decode
+_scan: Callable[[str, int], Tuple[Any, int]] = _parts[0].scan_once
+_quoted: Callable[[str], str] = _parts[1].encode_basestring
+
+
+class _Keys:
+    """Idempotency keys of this process: a number of its own, and one that goes up. Nobody can guess them, and a forked child
+    has others."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        start = int.from_bytes(os.urandom(6), "big")
+        self._form, self._next = "Idempotency-Key: %s%%016x\r\n" % os.urandom(8).hex(), itertools.count(start).__next__
+
+    def line(self) -> str:
+        """The header field of another one."""
+        return self._form % self._next()
+
+
+_keys = _Keys()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keys.begin)
 
 
 class Call(Generic[T]):
@@ -49,13 +75,14 @@ class Call(Generic[T]):
     ) -> None:
         self.method = method
         self.path = path
-        self.body = b"" if body is None else _encode(body).encode("utf-8", "surrogatepass")
+        if type(body) is not str:
+            body = "" if body is None else _encode(body)
+        self.body: bytes = body.encode("utf-8", "surrogatepass")
         self._decode = decode
         self.repeatable = repeatable
         #: The items of a hold, for the code that decides in the server's place.
         self.asked: List[Tuple[str, int]] = []
-        # Of the operating system, so that forked children have others.
-        self._once = "Idempotency-Key: %s\r\n" % os.urandom(16).hex() if spends else ""
+        self._once = _keys.line() if spends else ""
 
     def decode(self, reply: Reply) -> T:
         """What a reply means; :class:`FlintServerError` for an error, and for what Flint does not say."""
@@ -67,20 +94,18 @@ class Call(Generic[T]):
 
     def request(self, host: str, prefix: str, authorization: str) -> bytes:
         """The bytes to send."""
-        head = "%s %s%s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n%s%s\r\n" % (
-            self.method,
-            prefix,
-            self.path,
-            host,
-            len(self.body),
-            authorization,
-            self._once,
-        )
+        line = f"{self.method} {prefix}{self.path} HTTP/1.1\r\nHost: {host}\r\n"
+        head = f"{line}Content-Length: {len(self.body)}\r\n{authorization}{self._once}\r\n"
         return head.encode("ascii") + self.body
 
 
 def _json(reply: Reply) -> Any:
-    return _decode(reply.body.decode("utf-8"))
+    text = reply.body.decode("utf-8")
+    try:
+        found, end = _scan(text, 0)
+    except StopIteration:
+        return _decode(text)
+    return found if end == len(text) else _decode(text)
 
 
 def _checked(reply: Reply) -> Any:
@@ -91,38 +116,51 @@ def _checked(reply: Reply) -> Any:
     try:
         error = json.loads(reply.body)
         code, message = str(error["code"]), str(error["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise FlintServerError(reply.status, code, message, retry_after(reply.headers))
+
+
+def is_unknown(reply: Reply) -> bool:
+    """Whether the server says that the request may have been carried out, or may not."""
+    if reply.status != 503:
+        return False
+    try:
+        _checked(reply)
+    except FlintServerError as error:
+        return error.code == "outcome_unknown"
+    return False
 
 
 def _ignore(reply: Reply) -> None:
     _checked(reply)
 
 
-def _result(decision: Dict[str, Any], headers: Mapping[str, str]) -> CheckResult:
-    return CheckResult(
-        key=decision["key"],
-        allowed=decision["allowed"],
-        cost=decision["cost"],
-        limit=decision["limit"],
-        remaining=decision["remaining"],
+#: How many fields decisions have as a rule, and those that some have besides.
+_PLAIN_FIELDS = 10
+_RARE_FIELDS = ("debt", "window", "windows", "pattern", "overflow", "shadow", "would_deny")
+
+
+def _result(decision: Dict[str, Any], reply: Optional[Reply]) -> CheckResult:
+    """A decision, with the header fields of its reply where it is the one that they are about."""
+    found = {
+        "key": decision["key"],
+        "allowed": decision["allowed"],
+        "cost": decision["cost"],
+        "limit": decision["limit"],
+        "remaining": decision["remaining"],
         # Without a limit there is neither.
-        reset_at=decision["reset_at"] or "",
-        retry_after_ms=decision["retry_after_ms"],
-        algorithm=decision["algorithm"] or "",
-        used=decision.get("used"),
-        debt=decision.get("debt", 0),
-        next_ms=decision.get("next_ms"),
-        window=decision.get("window"),
-        windows=decision.get("windows", ()),
-        pattern=decision.get("pattern"),
-        overflow=decision.get("overflow", False),
-        shadow=decision.get("shadow", False),
-        would_deny=decision.get("would_deny", False),
-        rate_limit_policy=headers.get("ratelimit-policy", ""),
-        rate_limit=headers.get("ratelimit", ""),
-    )
+        "reset_at": decision["reset_at"] or "",
+        "retry_after_ms": decision["retry_after_ms"],
+        "algorithm": decision["algorithm"] or "",
+        "used": decision.get("used"),
+        "next_ms": decision.get("next_ms"),
+    }
+    if len(decision) > _PLAIN_FIELDS:
+        found.update((name, decision[name]) for name in _RARE_FIELDS if name in decision)
+    if reply is not None:
+        found["rate_limit_policy"], found["rate_limit"] = reply.field("ratelimit-policy"), reply.field("ratelimit")
+    return CheckResult.of(found)
 
 
 # ---- the server, and configuring
@@ -162,7 +200,12 @@ def limit(key: str, windows: Any, lasts: Optional[_values.Duration], fields: Dic
 # ---- deciding: what spends is known again by the server if it comes twice
 
 
-def _asked(key: str, cost: int, limit: Optional[_values.Limit]) -> Dict[str, Any]:
+def _asked(key: str, cost: int, limit: Optional[_values.Limit]) -> Any:
+    """The body of a check."""
+    if type(key) is str and type(cost) is int and (limit is None or type(limit) is str):
+        if limit is None:
+            return f'{{"key":{_quoted(key)},"cost":{cost}}}'
+        return f'{{"key":{_quoted(key)},"cost":{cost},"limit":{_quoted(limit)}}}'
     body: Dict[str, Any] = {"key": key, "cost": cost}
     if limit is not None:
         body["limit"] = _values.limit(limit)
@@ -170,7 +213,7 @@ def _asked(key: str, cost: int, limit: Optional[_values.Limit]) -> Dict[str, Any
 
 
 def _one(reply: Reply) -> CheckResult:
-    return _result(_checked(reply), reply.headers)
+    return _result(_checked(reply), reply)
 
 
 def _all(reply: Reply) -> CheckAllResult:
@@ -222,12 +265,18 @@ def take(items: List[Dict[str, Any]]) -> Call[CheckResult]:
     """Spends of all items or of none; the result is the decision of the one that denies, else of the one with the least
     left."""
     if len(items) == 1:
-        return Call("POST", "/v1/check", items[0], _one, spends=True)
+        item = items[0]
+        body: Any = item
+        if type(item["key"]) is str and type(item["cost"]) is int:
+            limit = item.get("limit")
+            end = "}" if limit is None else f',"limit":{_quoted(limit) if type(limit) is str else _encode(limit)}}}'
+            body = f'{{"key":{_quoted(item["key"])},"cost":{item["cost"]}{end}'
+        return Call("POST", "/v1/check", body, _one, spends=True)
 
     def decode(reply: Reply) -> CheckResult:
         results = _checked(reply)["results"]
         binding = results[-1] if not results[-1]["allowed"] else min(results, key=_left)
-        return _result(binding, reply.headers)
+        return _result(binding, reply)
 
     return Call("POST", "/v1/check-all", {"items": items}, decode, spends=True)
 
@@ -236,15 +285,26 @@ def _left(decision: Dict[str, Any]) -> float:
     return float("inf") if decision["remaining"] is None else float(decision["remaining"])
 
 
+#: The statuses of errors that an item may have, but for those of 400.
+_STATUSES = {
+    "forbidden": 403,
+    "limit_not_configured": 404,
+    "overloaded": 503,
+    "log_failed": 503,
+    "store_unavailable": 503,
+    "outcome_unknown": 503,
+}
+
+
 def check_many(
     items: Iterable[Item], limit: Optional[_values.Limit]
 ) -> Call[List[Union[CheckResult, FlintServerError]]]:
     def one(result: Dict[str, Any]) -> Union[CheckResult, FlintServerError]:
         if "error" in result:
-            # An item has no status of its own; these codes are those of 400 and 404.
-            status = 404 if result.get("code") == "limit_not_configured" else 400
-            return FlintServerError(status, str(result.get("code")), str(result["error"]))
-        return _result(result, {})
+            # An item has no status of its own.
+            code = str(result.get("code"))
+            return FlintServerError(_STATUSES.get(code, 400), code, str(result["error"]))
+        return _result(result, None)
 
     def decode(reply: Reply) -> List[Union[CheckResult, FlintServerError]]:
         results = [one(result) for result in _checked(reply)["results"]]
@@ -280,7 +340,9 @@ def hold(
 ) -> Call[Held]:
     body: Dict[str, Any]
     if isinstance(key, str):
-        body = _asked(key, cost, limit)
+        body = {"key": key, "cost": cost}
+        if limit is not None:
+            body["limit"] = _values.limit(limit)
     elif cost != 1:
         raise TypeError("cost belongs to one key: give each of several its own, (key, cost)")
     else:
@@ -290,7 +352,7 @@ def hold(
 
     def decode(reply: Reply) -> Held:
         found = _checked(reply)
-        results = [_result(each, reply.headers) for each in found.get("results", [found])]
+        results = [_result(each, reply) for each in found.get("results", [found])]
         if not found["allowed"]:
             return Held(results)
         if not isinstance(found["hold"], str):

@@ -384,26 +384,30 @@ class SharedLimiter:
         """:meth:`refund` for asyncio."""
         return await self._adecided(_calls.refund(key, cost, limit), lambda _, error: degraded_status(key))
 
-    def _take_hold(self, call: Call[Held]) -> "Tuple[Held, Where]":
+    def _take_hold(
+        self, call: Call[Held], timeout: Optional[float] = None, on_error: Optional[OnError] = None
+    ) -> "Tuple[Held, Where]":
         """What hold and slot ask."""
         try:
-            return self._sent(call, None), "server"
+            return self._sent(call, timeout), "server"
         except FlintError as error:
-            return self._hold_instead(call, error)
+            return self._hold_instead(call, on_error or self._on_error, error)
 
-    async def _atake_hold(self, call: Call[Held]) -> "Tuple[Held, Where]":
+    async def _atake_hold(
+        self, call: Call[Held], timeout: Optional[float] = None, on_error: Optional[OnError] = None
+    ) -> "Tuple[Held, Where]":
         """:meth:`_take_hold` for asyncio."""
         try:
-            return await self._asent(call, None), "server"
+            return await self._asent(call, timeout), "server"
         except FlintError as error:
-            return self._hold_instead(call, error)
+            return self._hold_instead(call, on_error or self._on_error, error)
 
-    def _hold_instead(self, call: Call[Held], error: FlintError) -> "Tuple[Held, Where]":
+    def _hold_instead(self, call: Call[Held], on_error: OnError, error: FlintError) -> "Tuple[Held, Where]":
         def instead(allowed: bool, error: FlintError) -> Held:
             return Held([degraded_result(key, cost, allowed, error) for key, cost in call.asked])
 
-        found = self._instead(call, instead, self._on_error, error)
-        return found, "nobody" if self._on_error != "local" else "memory"
+        found = self._instead(call, instead, on_error, error)
+        return found, "nobody" if on_error != "local" else "memory"
 
     def _settle(self, call: Call[Settlement], where: Where) -> Settlement:
         """What a hold asks, by who knows it."""
@@ -512,12 +516,13 @@ class SharedLimiter:
         """The server's answer, as far as it is to be asked."""
         self._breaker.enter()
         try:
-            for key, owed in list(self._owed.items()):
-                try:
-                    self._pool.call(owed, timeout)
-                except FlintServerError as error:
-                    self._refused(key, error)
-                self._owed.pop(key, None)
+            if self._owed:
+                for key, owed in list(self._owed.items()):
+                    try:
+                        self._pool.call(owed, timeout)
+                    except FlintServerError as error:
+                        self._refused(key, error)
+                    self._owed.pop(key, None)
             answer = self._pool.call(call, timeout)
         except FlintError as error:
             self._breaker.failed(error)
@@ -535,12 +540,13 @@ class SharedLimiter:
     async def _asent(self, call: Call[T], timeout: Optional[float]) -> T:
         self._breaker.enter()
         try:
-            for key, owed in list(self._owed.items()):
-                try:
-                    await self._tasks.call(owed, timeout)
-                except FlintServerError as error:
-                    self._refused(key, error)
-                self._owed.pop(key, None)
+            if self._owed:
+                for key, owed in list(self._owed.items()):
+                    try:
+                        await self._tasks.call(owed, timeout)
+                    except FlintServerError as error:
+                        self._refused(key, error)
+                    self._owed.pop(key, None)
             answer = await self._tasks.call(call, timeout)
         except FlintError as error:
             self._breaker.failed(error)

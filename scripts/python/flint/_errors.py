@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Optional, Tuple
 
-#: Statuses that say that the service cannot be had at the moment: the server's own 503 (``overloaded``,
-#: ``log_failed``), and what a reverse proxy answers when it cannot reach the server.
+#: Statuses that say that the service cannot be had at the moment: the server's own 503 (``overloaded``, ``log_failed``,
+#: ``store_unavailable``, ``outcome_unknown``), and what a reverse proxy answers when it cannot reach the server.
 UNAVAILABLE_STATUSES = frozenset({502, 503, 504})
 
 
@@ -18,9 +18,10 @@ class FlintServerError(FlintError):
 
     Attributes:
         status: the HTTP status (400, 401, 403, 404, 413, 503, ...).
-        code: the stable word for programs: ``invalid_argument``, ``unauthorized``, ``cost_exceeds_capacity``,
-            ``limit_not_configured``, ``overloaded``, ``log_failed`` and the like. ``invalid_response`` when the
-            answer is not one of Flint's (another program listens at this address).
+        code: the stable word for programs: ``invalid_argument``, ``unauthorized``, ``forbidden``,
+            ``cost_exceeds_capacity``, ``limit_not_configured``, ``overloaded``, ``log_failed`` and the like.
+            ``outcome_unknown`` when the server itself does not know whether the request was carried out.
+            ``invalid_response`` when the answer is not one of Flint's (another program listens at this address).
         message: the sentence for people.
         retry_after: seconds after which to come again, where the server named them; else None.
     """

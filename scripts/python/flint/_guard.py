@@ -76,6 +76,9 @@ def fit(key: Any, prefix: str) -> str:
     elif not isinstance(key, str):
         raise TypeError("a guard's key must be a str, not %s" % type(key).__name__)
     whole = "%s:%s" % (prefix, key) if prefix else str(key)
+    if len(whole) <= MAX_KEY_BYTES and whole.isascii() and whole.isprintable() and whole.strip():
+        # As a rule.
+        return whole
     if not _CONTROL.search(whole) and whole.strip() and len(whole.encode("utf-8")) <= MAX_KEY_BYTES:
         return whole
     hashed = "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

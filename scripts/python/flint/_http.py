@@ -39,6 +39,12 @@ def denial(result: CheckResult) -> Tuple[Fields, bytes]:
     return own + denial_fields(result), body
 
 
+def encoded_fields(result: CheckResult) -> List[Tuple[bytes, bytes]]:
+    """:func:`fields` as ASGI has them."""
+    found = ((b"ratelimit-policy", result.rate_limit_policy), (b"ratelimit", result.rate_limit))
+    return [(name, value.encode("latin-1")) for name, value in found if value]
+
+
 def encoded(headers: Fields) -> List[Tuple[bytes, bytes]]:
     """Header fields as ASGI has them."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

@@ -21,17 +21,31 @@ class Reply:
 
     Attributes:
         status: of the final reply; interim ones (1xx) are passed over.
-        headers: by their names in lower case.
+        headers: by their names in lower case; `field` is the fast way to one.
         body: its bytes.
         keep: whether the connection may be used again.
         begun: whether any byte has come.
     """
 
-    __slots__ = ("status", "headers", "body", "keep", "begun", "_buffer", "_left", "_chunked", "_to_the_end")
+    __slots__ = (
+        "status",
+        "body",
+        "keep",
+        "begun",
+        "_head",
+        "_lower",
+        "_headers",
+        "_buffer",
+        "_left",
+        "_chunked",
+        "_to_the_end",
+    )
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: Dict[str, str] = {}
+        # The head in its own case and in lower case: most of its fields nobody asks for.
+        self._head = self._lower = ""
+        self._headers: Optional[Dict[str, str]] = None
         self.body = b""
         self.keep = False
         self.begun = False
@@ -70,26 +84,50 @@ class Reply:
             return True
         return False
 
+    @property
+    def headers(self) -> Dict[str, str]:
+        if self._headers is None:
+            self._headers = {}
+            for line in self._head.split("\r\n")[1:]:
+                name, _, value = line.partition(":")
+                self._headers[name.lower()] = value.strip()
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: Dict[str, str]) -> None:
+        self._headers = headers
+
+    def field(self, name: str) -> str:
+        """The value of a header field, by its name in lower case; empty where there is none."""
+        if self._headers is not None:
+            return self._headers.get(name, "")
+        at = self._lower.rfind(f"\r\n{name}:")
+        if at < 0:
+            return ""
+        end = self._head.find("\r\n", at + 2)
+        return self._head[at + len(name) + 3 : end if end >= 0 else None].strip()
+
     def _read_head(self, head: bytes) -> None:
-        lines = head.decode("latin-1").split("\r\n")
-        parts = lines[0].split(" ", 2)
-        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or len(parts[1]) != 3 or _number(parts[1]) is None:
-            raise _not_http("is not HTTP: is another program listening there?")
-        status = int(parts[1])
-        if status < 200:
-            return
-        headers: Dict[str, str] = {}
-        for line in lines[1:]:
-            name, colon, value = line.partition(":")
-            if not colon:
-                raise _not_http("has a header line without a colon")
-            headers[name.lower()] = value.strip()
-        self.status, self.headers = status, headers
-        self.keep = parts[0] == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
-        length = headers.get("content-length")
-        if headers.get("transfer-encoding", "").lower() == "chunked":
+        text = head.decode("latin-1")
+        # As a rule it is exactly this.
+        if not text.startswith("HTTP/1.1 200 "):
+            parts = text.partition("\r\n")[0].split(" ", 2)
+            if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or len(parts[1]) != 3 or _number(parts[1]) is None:
+                raise _not_http("is not HTTP: is another program listening there?")
+            status = int(parts[1])
+            if status < 200:
+                return
+            self.status = status
+        else:
+            self.status = 200
+        self._head, self._lower = text, text.lower()
+        self.keep = text.startswith("HTTP/1.1 ")
+        if "\r\nconnection:" in self._lower and "close" in self.field("connection").lower():
+            self.keep = False
+        length = self.field("content-length")
+        if "\r\ntransfer-encoding:" in self._lower and self.field("transfer-encoding").lower() == "chunked":
             self._chunked = True
-        elif length is None:
+        elif not length:
             self.keep = False
             self._to_the_end = True
         else:

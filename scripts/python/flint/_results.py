@@ -73,6 +73,13 @@ class CheckResult:
     shadow: bool = False
     would_deny: bool = False
 
+    @classmethod
+    def of(cls, fields: Dict[str, Any]) -> "CheckResult":
+        """One with these fields, and the others at their defaults, without the price of setting each."""
+        found = object.__new__(cls)
+        object.__setattr__(found, "__dict__", fields)
+        return found
+
     def __bool__(self) -> bool:
         return self.allowed
 

@@ -7,15 +7,16 @@ here a request counts as sent once it was handed to the transport.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import time
 import weakref
 from collections import deque
-from typing import Any, AsyncGenerator, Deque, Dict, List, Optional, TypeVar
+from typing import Any, AsyncGenerator, Callable, Deque, Dict, List, Optional, TypeVar
 
 from ._address import Address
 from ._bounds import MAX_IDLE_SECONDS, TASK_CONNECTIONS
-from ._calls import Call
+from ._calls import Call, is_unknown
 from ._errors import FlintConnectionError
 from ._reply import Reply
 from ._threads import is_readable, share
@@ -33,18 +34,39 @@ class _Connection(asyncio.Protocol):
         self._reply = Reply()
         self._lost = False
         self._since = 0.0
+        self._poll: Optional[Callable[[int], Any]] = None
+        # One for many requests: it looks whether the one underway is late, and is not stopped with each.
+        self._timer: Optional[asyncio.TimerHandle] = None
+        self._deadline = 0.0
 
     async def ask(self, request: bytes, reply: Reply, deadline: float) -> None:
         """Sends a request and waits until ``reply`` is whole; OSError if it never will be."""
         if self._lost:
             raise ConnectionResetError("the connection was closed")
         waiter = self._loop.create_future()
-        self._reply, self._waiter = reply, waiter
+        self._reply, self._waiter, self._deadline = reply, waiter, deadline
+        if self._timer is None or self._timer.when() > deadline:
+            self._set_timer()
         try:
             self._transport.write(request)
-            await _until(waiter, deadline)
+            await waiter
         finally:
             self._waiter = None
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        """The time of a request that was underway some time ago is over."""
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer()
+        else:
+            _expire(self._waiter)
 
     def rest(self) -> None:
         """Notes that the connection is idle from now on."""
@@ -54,10 +76,16 @@ class _Connection(asyncio.Protocol):
         """Whether a request may be tried: not idle for long, and its end not seen, not even by the kernel alone."""
         if self._lost or self._transport.is_closing() or time.monotonic() - self._since >= MAX_IDLE_SECONDS:
             return False
+        if self._poll is not None:
+            return not self._poll(0)
         raw = self._transport.get_extra_info("socket")
         return raw is not None and not is_readable(raw)
 
     def close(self) -> None:
+        self._poll = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         try:
             self._transport.close()
         except RuntimeError:
@@ -66,6 +94,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        raw = transport.get_extra_info("socket")
+        if raw is not None and hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(raw, select.POLLIN)
+            self._poll = poll.poll
 
     def data_received(self, data: bytes) -> None:
         if self._waiter is None or self._waiter.done():
@@ -86,6 +119,7 @@ class _Connection(asyncio.Protocol):
 
     def _end(self, error: Optional[Exception]) -> None:
         self._lost = True
+        self._poll = None
         if self._waiter is None or self._waiter.done():
             return
         if error is None and self._reply.end():
@@ -119,7 +153,7 @@ class _Loop:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._idle: List[_Connection] = []
         self._free = TASK_CONNECTIONS
         self._queue: Deque["asyncio.Future[None]"] = deque()
@@ -135,7 +169,7 @@ class _Loop:
         if self._free > 0:
             self._free -= 1
             return
-        turn = self._loop.create_future()
+        turn = self.loop.create_future()
         self._queue.append(turn)
         try:
             await _until(turn, deadline)
@@ -156,7 +190,7 @@ class _Loop:
 
     def is_late(self, deadline: float) -> bool:
         """Whether it is too late to send anything: its answer would be for nobody."""
-        return self._loop.time() >= deadline
+        return self.loop.time() >= deadline
 
     def take(self) -> Optional[_Connection]:
         while self._idle:
@@ -192,19 +226,26 @@ class AsyncPool:
         self._address = address
         self._authorization = authorization
         self._timeout = timeout
+        # The last that asked.
+        self._recent: Optional[_Loop] = None
         self._loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
     async def call(self, call: Call[T], timeout: Optional[float] = None) -> T:
         """Sends a call and waits for its answer, for ``timeout`` seconds or the pool's own."""
         timeout = self._timeout if timeout is None or timeout > self._timeout else timeout
         loop = asyncio.get_running_loop()
-        mine = self._loops.get(loop) or self._begin(loop)
+        mine = self._recent
+        if mine is None or mine.loop is not loop:
+            mine = self._recent = self._loops.get(loop) or self._begin(loop)
         deadline = loop.time() + timeout
         sent: Dict[str, bool] = {}
         try:
             await mine.enter(deadline)
             try:
                 reply = await self._call(mine, call, deadline, sent)
+                if "again" not in sent and call.repeatable and is_unknown(reply):
+                    sent["again"] = True
+                    reply = await self._call(mine, call, deadline, sent)
             finally:
                 mine.leave()
         except (asyncio.TimeoutError, TimeoutError) as error:
@@ -234,7 +275,7 @@ class AsyncPool:
                 connection = (None if broken else mine.take()) or await self._connect(deadline)
             except FlintConnectionError as error:
                 # The first one may have been carried out.
-                error.request_sent = broken
+                error.request_sent = "again" in sent
                 raise
             reply = Reply()
             try:
@@ -247,8 +288,8 @@ class AsyncPool:
                 raise
             except OSError as error:
                 connection.close()
-                if not broken and call.repeatable:
-                    broken = True
+                if "again" not in sent and call.repeatable:
+                    broken = sent["again"] = True
                     continue
                 message = "the connection to %s broke: %s" % (self._address.url, error)
                 raise FlintConnectionError(message, request_sent=True, reason="closed") from error

@@ -9,6 +9,7 @@ When a request is sent again
   or may not. It is repeated once, on a fresh connection: what spends bears an idempotency key, by which the server
   answers the second as it did the first. The few calls that would do harm (see ``Call.repeatable``) are not repeated,
   and raise FlintConnectionError with ``request_sent`` true.
+* The server answers ``outcome_unknown``: to it the same has happened on the way to its store. The same holds.
 
 After a time-out nothing is repeated: there is no time left.
 """
@@ -21,11 +22,11 @@ import socket
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Optional, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Deque, Optional, TypeVar
 
 from ._address import Address
 from ._bounds import IDLE_CONNECTIONS, MAX_IDLE_SECONDS, READ_BYTES
-from ._calls import Call
+from ._calls import Call, is_unknown
 from ._errors import FlintConnectionError
 from ._reply import Reply
 
@@ -39,9 +40,89 @@ class _Stale(Exception):
     """A kept connection was of no use, and the request can be sent again."""
 
 
-#: Idle connections, each with the time since when. A deque takes and gives from both ends without a lock: none is held
-#: when a signal handler or a finalizer comes in between and asks for a check itself, nor when another thread forks.
-_Idle = Deque[Tuple[socket.socket, float]]
+class _Line:
+    """A connection, which waits as ``settimeout`` has it: what needs no more than a socket.
+
+    Attributes:
+        since: since when it is idle.
+    """
+
+    __slots__ = ("_socket", "since")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self.since = 0.0
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come unasked, not even its end."""
+        return not is_readable(self._socket)
+
+    def send(self, request: bytes, deadline: float) -> None:
+        """Hands all of a request to the kernel."""
+        self._socket.settimeout(_left(deadline))
+        self._socket.sendall(request)
+
+    def receive(self, deadline: float) -> bytes:
+        """Waits for more of a reply; empty at the end."""
+        self._socket.settimeout(_left(deadline))
+        return self._socket.recv(READ_BYTES)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._socket.close()
+
+
+class _Polled(_Line):
+    """The same with half the calls of the kernel, each of which lets another thread in: the socket itself never waits."""
+
+    __slots__ = ("_poll",)
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        connection.setblocking(False)
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        self._poll = poll.poll
+
+    def is_quiet(self) -> bool:
+        try:
+            return not self._poll(0)
+        except (OSError, ValueError):
+            return False
+
+    def send(self, request: bytes, deadline: float) -> None:
+        _left(deadline)
+        try:
+            sent = self._socket.send(request)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(request):
+            # More than fits at once: the socket may wait.
+            super().send(request[sent:], deadline)
+            self._socket.setblocking(False)
+
+    def receive(self, deadline: float) -> bytes:
+        while True:
+            # As the kernel has it, 0 would be not at all.
+            if not self._poll(max(_left(deadline) * 1000, 1)):
+                raise socket.timeout("timed out")
+            try:
+                return self._socket.recv(READ_BYTES)
+            except BlockingIOError:
+                pass
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then; raises where there are none: an answer would be for nobody."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise socket.timeout("timed out")
+    return left
+
+
+#: Idle connections. A deque takes and gives from both ends without a lock: none is held when a signal handler or a
+#: finalizer comes in between and asks for a check itself, nor when another thread forks.
+_Idle = Deque[_Line]
 
 
 class Pool:
@@ -71,46 +152,55 @@ class Pool:
         timeout = self._timeout if timeout is None or timeout > self._timeout else timeout
         deadline = time.monotonic() + timeout
         request = call.request(self._address.host_field, self._address.prefix, self._authorization)
-        broken = False
+        again = broken = False
         while True:
             kept = None if broken else self._take()
             try:
-                reply = self._exchange(kept or self._connect(deadline), kept is not None, request, deadline, timeout)
+                reply = self._exchange(kept or self._dial(deadline), kept is not None, request, deadline, timeout)
             except _Stale:
                 continue
             except FlintConnectionError as error:
-                if not broken and call.repeatable and error.request_sent and error.reason == "closed":
-                    broken = True
+                if not again and call.repeatable and error.request_sent and error.reason == "closed":
+                    again = broken = True
                     continue
                 # The first one may have been carried out.
-                error.request_sent = error.request_sent or broken
+                error.request_sent = error.request_sent or again
                 raise
+            if not again and call.repeatable and is_unknown(reply):
+                again = True
+                continue
             return call.decode(reply)
 
     def close(self) -> None:
         """Closes the idle connections. The pool can be used again."""
         _close_all(self._idle)
 
-    def _take(self) -> Optional[socket.socket]:
+    def _take(self) -> Optional[_Line]:
         if self._pid != os.getpid():
             self._renew()
         now = time.monotonic()
         while True:
             try:
-                connection, since = self._idle.pop()
+                line = self._idle.pop()
             except IndexError:
                 return None
             # What is readable before anything was asked is the connection's end.
-            if now - since < MAX_IDLE_SECONDS and not is_readable(connection):
-                return connection
-            connection.close()
+            if now - line.since < MAX_IDLE_SECONDS and line.is_quiet():
+                return line
+            line.close()
 
-    def _give_back(self, connection: socket.socket) -> None:
+    def _give_back(self, line: _Line) -> None:
         # Several threads at once may pass the bound by one each.
         if len(self._idle) < IDLE_CONNECTIONS:
-            self._idle.append((connection, time.monotonic()))
+            line.since = time.monotonic()
+            self._idle.append(line)
         else:
-            connection.close()
+            line.close()
+
+    def _dial(self, deadline: float) -> _Line:
+        connection = self._connect(deadline)
+        # Under TLS what has come need not be readable, and some platforms have no poll.
+        return _Line(connection) if self._address.tls or not hasattr(select, "poll") else _Polled(connection)
 
     def _connect(self, deadline: float) -> socket.socket:
         address = self._address
@@ -151,30 +241,21 @@ class Pool:
             raise
 
     def _exchange(
-        self, connection: socket.socket, kept: bool, request: bytes, deadline: float, timeout: float
+        self, line: _Line, kept: bool, request: bytes, deadline: float, timeout: float
     ) -> Reply:
         reply = Reply()
         sent = False
         try:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                # Its answer would be for nobody.
-                raise socket.timeout("timed out")
-            connection.settimeout(left)
-            connection.sendall(request)
+            line.send(request, deadline)
             sent = True
             while True:
-                data = connection.recv(READ_BYTES)
+                data = line.receive(deadline)
                 if reply.feed(data) if data else reply.end():
                     break
                 if not data:
                     raise ConnectionResetError("the connection was closed before the reply was whole")
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise socket.timeout("timed out")
-                connection.settimeout(left)
         except OSError as error:
-            connection.close()
+            line.close()
             if isinstance(error, socket.timeout):
                 message = "no answer from %s within %g s" % (self._address.url, timeout)
                 raise FlintConnectionError(message, request_sent=sent, reason="timeout") from error
@@ -183,22 +264,22 @@ class Pool:
             message = "the connection to %s broke: %s" % (self._address.url, error)
             raise FlintConnectionError(message, request_sent=sent, reason="closed") from error
         except BaseException:
-            connection.close()
+            line.close()
             raise
         if reply.keep:
-            self._give_back(connection)
+            self._give_back(line)
         else:
-            connection.close()
+            line.close()
         return reply
 
 
 def _close_all(idle: _Idle) -> None:
     while True:
         try:
-            connection, _ = idle.pop()
+            line = idle.pop()
         except IndexError:
             return
-        connection.close()
+        line.close()
 
 
 def share(deadline: float, addresses: int, now: float) -> float:

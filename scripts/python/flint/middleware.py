@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, Iterable, List, MutableMapping, Optional, Sequence
 
 from ._guard import Guard, Guards, GuardValues, Limiter
-from ._http import Fields, denial, encoded, fields
+from ._http import Fields, denial, encoded, encoded_fields, fields
 from ._results import CheckResult, RateLimitExceeded
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class ASGIMiddleware(_Middleware):
             if not result.allowed:
                 await _asgi_denied(result, scope, send)
                 return
-        own = encoded(fields(result)) if result is not None else []
+        own = encoded_fields(result) if result is not None else []
         started = False
 
         async def send_with_fields(message: Message) -> None:

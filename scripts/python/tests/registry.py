@@ -35,6 +35,13 @@ PACKAGES = [
     "hatchling",
     "hatch-vcs",
 ]
+#: In an environment of its own: its proxy wants other versions of what is above. The version is the last one before those
+#: of March 2026 that were tampered with.
+LITELLM = ["litellm[proxy]==1.82.6"]
+
+
+#: Whether it was said that all of this is left out.
+_told = []
 
 
 def _run(*command):
@@ -49,19 +56,24 @@ def _holds(path, text):
         return False
 
 
-def environment():
-    """Its directory of programs, in which this package is installed as it is now; skips the test where the registry is
-    out of reach."""
-    where = os.path.abspath(os.path.join(TARGET, "python-%d.%d" % sys.version_info[:2]))
+def environment(name="", packages=PACKAGES):
+    """The directory of programs of an environment in which this package is installed as it is now; skips the test where
+    the registry is out of reach, or packages from there are not wanted."""
+    if os.environ.get("FLINT_PEERS") == "no":
+        if not _told:
+            _told.append(True)
+            print("SKIPPED: what needs packages from the registry: scripts/test --peers")
+        raise unittest.SkipTest("needs packages from the registry")
+    where = os.path.abspath(os.path.join(TARGET, "python-%d.%d" % sys.version_info[:2] + name))
     pip = [os.path.join(where, "bin", "python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
     patience = ["--retries", "1", "--timeout", "15"]
     made = os.path.join(where, "made")
-    wanted = "\n".join(PACKAGES)
+    wanted = "\n".join(packages)
     done = None
     if not _holds(made, wanted):
         done = _run(sys.executable, "-m", "venv", where)
         if done.returncode == 0:
-            done = _run(*pip, "install", *patience, *PACKAGES)
+            done = _run(*pip, "install", *patience, *packages)
     if done is None or done.returncode == 0:
         with tempfile.TemporaryDirectory(prefix="flint-package-") as directory:
             # A copy, so that what building leaves there is of this time only.
@@ -69,11 +81,16 @@ def environment():
             shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "tests", "__pycache__"))
             done = _run(*pip, "install", *patience, "--force-reinstall", "--no-deps", copy)
     if done.returncode != 0:
-        print("SKIPPED: %s can't be installed: %s" % (", ".join(PACKAGES), done.stderr.strip()[-300:]))
+        print("SKIPPED: %s can't be installed: %s" % (", ".join(packages), done.stderr.strip()[-300:]))
         raise unittest.SkipTest("the registry is out of reach")
     with open(made, "w") as file:
         file.write(wanted)
     return os.path.join(where, "bin")
+
+
+def litellm_environment():
+    """The same for the tests of LiteLLM."""
+    return environment("-litellm", LITELLM)
 
 
 def sources(distribution):

@@ -7,6 +7,7 @@ import unittest
 import warnings
 
 import flint
+from flint import _calls
 from flint._bounds import TASK_CONNECTIONS
 from support import TOKEN, Stub, WithServer, open_files, reply
 
@@ -154,6 +155,33 @@ class Tasks(WithServer):
 
 
 class Misbehaviour(unittest.TestCase):
+    def test_each_request_of_a_connection_has_a_time_of_its_own(self):
+        def answer(stub, connection):
+            for wait in (0, 0, 0.3, 5):
+                stub.read(connection)
+                over.wait(wait)
+                connection.sendall(reply())
+
+        over = threading.Event()
+        stub = Stub(answer)
+        self.addCleanup(stub.close)
+        self.addCleanup(over.set)
+
+        async def work():
+            loop = asyncio.get_running_loop()
+            async with flint.SharedLimiter(stub.url) as limiter:
+                # The longer time is over long after the shorter one, and the other way round.
+                for timeout in (10, 0.2, 10):
+                    await limiter._tasks.call(_calls.check("k", 1, None), timeout)
+                began = loop.time()
+                with self.assertRaises(flint.FlintConnectionError) as caught:
+                    await limiter._tasks.call(_calls.check("k", 1, None), 0.2)
+                self.assertEqual(caught.exception.reason, "timeout")
+                self.assertTrue(0.15 < loop.time() - began < 2)
+
+        asyncio.run(work())
+        self.assertEqual((stub.connections, len(stub.requests)), (1, 4))
+
     def test_what_breaks_is_sent_again_once(self):
         def answer_once(stub, connection):
             stub.read(connection)

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import datetime
 import gc
+import json
 import multiprocessing
 import os
 import pathlib
@@ -23,6 +24,7 @@ import unittest.mock
 import warnings
 
 import flint
+from flint import _calls
 from flint._reply import Reply, retry_after
 from support import TOKEN, Server, Stub, WithServer, open_files, reply
 
@@ -459,6 +461,46 @@ class Misbehaviour(unittest.TestCase):
             limiter.check("k")
         self.assertEqual((caught.exception.request_sent, caught.exception.reason), (True, "closed"))
         self.assertEqual(len(stub.requests), 2)
+
+    def test_a_request_that_the_kernel_takes_in_parts(self):
+        def answer(stub, connection):
+            # Two of the first size, and one whose rest nobody takes.
+            for _ in range(2):
+                time.sleep(0.2)
+                stub.read(connection)
+                connection.sendall(reply(b'{"results":[]}'))
+            over.wait(5)
+
+        over = threading.Event()
+        self.addCleanup(over.set)
+        stub, limiter = self.stub(answer, timeout=5)
+        items = ["k" * 500] * 40_000
+        for _ in range(2):
+            with self.assertRaises(flint.FlintServerError):
+                limiter.check_many(items)
+        self.assertEqual([len(json.loads(body)["items"]) for _, body in stub.requests], [40_000] * 2)
+        self.assertEqual(stub.connections, 1)
+        began = time.monotonic()
+        with self.assertRaises(flint.FlintConnectionError) as caught:
+            limiter._pool.call(_calls.check_many(items, None), 0.3)
+        self.assertEqual((caught.exception.reason, caught.exception.request_sent), ("timeout", False))
+        self.assertLess(time.monotonic() - began, 2)
+
+    def test_a_forked_child_has_idempotency_keys_of_its_own(self):
+        ours = [_calls._keys.line() for _ in range(3)]
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, _calls._keys.line().encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writing)
+        with os.fdopen(reading) as file:
+            theirs = file.read().strip()
+        lines = [line.strip() for line in (*ours, _calls._keys.line(), theirs)]
+        self.assertEqual(len(set(lines)), 5)
+        self.assertTrue(all(re.fullmatch("Idempotency-Key: [0-9a-f]{32}", line) for line in lines))
+        self.assertNotEqual(theirs[:33], lines[0][:33])
 
     def test_what_would_do_harm_is_not_sent_again(self):
         stub, limiter = self.stub(lambda stub, connection: stub.read(connection))

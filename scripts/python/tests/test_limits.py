@@ -101,6 +101,9 @@ class Limits(unittest.TestCase):
             # One request for each hit, and one for what the headers say.
             self.assertEqual(statuses, "[200, 200, 200, 429, 429] 10", strategy)
             self.assertEqual(remaining, "['2', '1', '0', '0', '0']", strategy)
+            self.server.restart(signal.SIGKILL)
+            done = self.python("-c", FLASK, strategy, self.address())
+            self.assertEqual(done.stdout.splitlines()[0], "[429, 429, 429, 429, 429] 10", done.stderr)
 
     def test_slowapi_and_a_killed_server(self):
         for strategy in ("fixed-window", "moving-window", "sliding-window-counter"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import time
@@ -51,6 +52,8 @@ class Hung(unittest.TestCase):
                     began = time.monotonic()
                     self.assertEqual(ask(app)[0], 200)
                     times.append(time.monotonic() - began)
+                # One of them may have waited for the machine besides.
+                self.assertLess(sorted(times[:5])[3], 0.3)
                 self.assertLess(max(times[:5]), 0.5)
                 self.assertGreater(min(times[:5]), 0.2)
                 # Later ones wait for nothing.
@@ -236,6 +239,105 @@ class Circuit(unittest.TestCase):
             for _ in range(8):
                 self.assertTrue(limiter.check("k").degraded)
         self.assertEqual(len(stub.requests), 8)
+
+
+class NoDecision(unittest.TestCase):
+    """Errors that say that no decision was had, and those that do not."""
+
+    def stub(self, *answers, **more):
+        """A limiter whose server gives these answers, the last for ever."""
+        left = [*answers]
+
+        def answer(stub, connection):
+            while stub.read(connection):
+                code = left.pop(0) if len(left) > 1 else left[0]
+                if code is None:
+                    return
+                status = {b"ok": b"200 OK", b"forbidden": b"403 Forbidden"}.get(code, b"503 Service Unavailable")
+                error = b'{"error":"so it is","code":"%s"}' % code
+                connection.sendall(reply(status=status) if code == b"ok" else reply(error, status))
+
+        stub = Stub(answer)
+        self.addCleanup(stub.close)
+        limiter = flint.SharedLimiter(stub.url, **more)
+        self.addCleanup(limiter.close)
+        return stub, limiter
+
+    def both(self, limiter, *arguments):
+        """A check by a thread and one by a task; their results, or their errors."""
+
+        async def ask():
+            try:
+                return await limiter.acheck("k", *arguments)
+            finally:
+                await limiter.aclose()
+
+        found = []
+        for call in (lambda: limiter.check("k", *arguments), lambda: asyncio.run(ask())):
+            try:
+                found.append(call())
+            except flint.FlintError as error:
+                found.append(error)
+            limiter.close()
+        return found
+
+    def keys(self, stub):
+        return [re.search(rb"Idempotency-Key: ([0-9a-f]{32})", head).group(1) for head, _ in stub.requests]
+
+    def test_a_store_that_is_away(self):
+        for code in (b"store_unavailable", b"outcome_unknown"):
+            for on_error, allowed in [("allow", True), ("deny", False), ("local", True)]:
+                stub, limiter = self.stub(code, on_error=on_error)
+                for result in self.both(limiter):
+                    self.assertEqual((result.degraded, result.allowed, result.error.code), (True, allowed, code.decode()))
+                guarded = flint.WSGIMiddleware(hello, limiter, limit="1/1d")
+                self.assertEqual(wsgi(guarded)[0], 200 if allowed else 429)
+                # It was answered, at once: nothing is to be spared.
+                self.assertFalse(limiter._breaker.is_open)
+            _, limiter = self.stub(code)
+            for error in self.both(limiter):
+                self.assertEqual((error.status, error.code, error.unavailable), (503, code.decode(), True))
+
+    def test_an_unknown_outcome_is_asked_for_once_more_by_the_same_key(self):
+        stub, limiter = self.stub(b"outcome_unknown", b"ok", b"outcome_unknown", b"ok")
+        self.assertEqual([result.remaining for result in self.both(limiter)], [4, 4])
+        first, second, third, fourth = self.keys(stub)
+        self.assertTrue(first == second != third == fourth)
+        # Once: not again where the connection breaks, or the other way round.
+        for answers in ([b"outcome_unknown"], [None, b"outcome_unknown"], [b"outcome_unknown", None]):
+            stub, limiter = self.stub(*answers)
+            (error, _), keys = self.both(limiter), self.keys(stub)
+            self.assertIsInstance(error, flint.FlintError)
+            self.assertEqual((keys.count(keys[0]), keys.count(keys[-1]), len(keys)), (2, 2, 4), answers)
+        # Away is away: to ask again is the caller's to decide.
+        stub, limiter = self.stub(b"store_unavailable")
+        self.both(limiter)
+        self.assertEqual(len(stub.requests), 2)
+        # What would do harm the second time is not repeated.
+        stub, limiter = self.stub(b"outcome_unknown")
+        with self.assertRaises(flint.FlintServerError):
+            limiter.remove("k")
+        self.assertEqual(len(stub.requests), 1)
+
+    def test_an_item_of_many(self):
+        def answer(stub, connection):
+            stub.read(connection)
+            error = b'{"error":"so it is","code":"outcome_unknown"}'
+            connection.sendall(reply(b'{"results":[%s,%s]}' % (error, error.replace(b"outcome_unknown", b"forbidden"))))
+
+        stub = Stub(answer)
+        self.addCleanup(stub.close)
+        with flint.SharedLimiter(stub.url) as limiter:
+            found = limiter.check_many(["a", "b"])
+        self.assertEqual([(each.status, each.unavailable) for each in found], [(503, True), (403, False)])
+
+    def test_a_token_whose_role_does_not_reach(self):
+        for on_error in ("raise", "allow", "deny", "local"):
+            _, limiter = self.stub(b"forbidden", on_error=on_error)
+            for error in self.both(limiter):
+                self.assertEqual((error.status, error.code, error.unavailable), (403, "forbidden", False))
+            with self.assertRaises(flint.FlintServerError):
+                wsgi(flint.WSGIMiddleware(hello, limiter, limit="1/1d"))
 
 
 class Local(unittest.TestCase):

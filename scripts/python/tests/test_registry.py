@@ -2,6 +2,7 @@
 application under gunicorn, which forks its workers off a process that has asked already. Skipped aloud where the registry
 is out of reach."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import unittest
 import urllib.error
 import urllib.request
 
-from registry import PACKAGE, environment
+import flint
+from registry import PACKAGE, environment, litellm_environment
 from support import TOKEN, Server
 
 with open(os.path.join(PACKAGE, "..", "..", "README.md"), encoding="utf-8") as readme:
@@ -123,17 +125,30 @@ class Registry(unittest.TestCase):
         command = [os.path.join(self.bin, "mypy"), "--strict", "--cache-dir", os.devnull, *what]
         return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
+    def modules(self):
+        """The package's, but for the one whose package has an environment of its own."""
+        names = sorted(os.listdir(os.path.join(PACKAGE, "flint")))
+        self.assertIn("litellm.py", names)
+        return [os.path.join("flint", name) for name in names if name.endswith(".py") and name != "litellm.py"]
+
     def test_types(self):
-        done = self.mypy("flint")
+        done = self.mypy(*self.modules())
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
-    def pyright(self, *what, directory=PACKAGE):
-        python = os.path.join(self.bin, "python")
+    def test_types_of_litellm(self):
+        module, python = os.path.join("flint", "litellm.py"), os.path.join(litellm_environment(), "python")
+        done = self.mypy("--python-executable", python, module)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        done = self.pyright(module, python=python)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def pyright(self, *what, directory=PACKAGE, python=None):
+        python = python or os.path.join(self.bin, "python")
         command = [os.path.join(self.bin, "pyright"), "--pythonpath", python, *what]
         return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
     def test_types_under_pyright(self):
-        done = self.pyright("flint")
+        done = self.pyright(*self.modules())
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_types_of_the_documentation_s_examples(self):
@@ -179,9 +194,50 @@ class Registry(unittest.TestCase):
         options = ["--workers", "2", "--worker-class", "gevent", "--log-level", "warning", "--bind"]
         self.share(WSGI, "gunicorn", "quota_app:app", *options, address="127.0.0.1:", expected=2)
 
-    def share(self, program, *command, address="", expected=4):
+    def test_two_windows_in_one_guard_are_spent_all_or_none(self):
+        few = '["3/10s", "100/1d"]'
+        uvicorn = ["uvicorn", "quota_app:app", "--workers", "4", "--log-level", "warning", "--port"]
+        gunicorn = ["gunicorn", "quota_app:app", "--workers", "4", "--log-level", "warning", "--bind"]
+        gevent = [*gunicorn[:-1], "--worker-class", "gevent", "--bind"]
+        for program, command, address in [(APP, uvicorn, ""), (WSGI, gunicorn, "127.0.0.1:"), (WSGI, gevent, "127.0.0.1:")]:
+            self.assertEqual(program.count('["100/365d", "5000/day"]'), 1)
+            with self.subTest(command):
+                self.few(program.replace('["100/365d", "5000/day"]', few), command, address)
+
+    def few(self, program, command, address):
         server = Server("--sync", "batch")
         self.addCleanup(server.close)
+        with self.running(server, program, command, address) as port:
+            self.workers(port, 2)
+            began = time.monotonic()
+            answers = [self.get(port, "/") for _ in range(6)]
+            # One comes back after a third of 10 s.
+            most = 3 + int((time.monotonic() - began) / (10 / 3))
+            # What was answered last.
+            with flint.SharedLimiter(server.url, token=TOKEN) as limiter:
+                (status,) = [found for found in limiter.list(live=True) if "windows" in found]
+        allowed = [status for status, _, _ in answers].count(200)
+        self.assertTrue(3 <= allowed <= most and allowed < 6, answers)
+        for code, headers, _ in answers:
+            self.assertEqual(headers["RateLimit-Policy"], '"3/10s";q=3;w=10, "100/1d";q=100;w=86400')
+            self.assertEqual("Retry-After" in headers, code == 429)
+            left = [int(each) for each in re.findall(r";r=(\d+)", headers["RateLimit"])]
+            self.assertEqual((len(left), left[0] == 0 or code == 200), (2, True), headers["RateLimit"])
+        # Nothing of the day was spent by what the ten seconds denied.
+        self.assertEqual(status["windows"][1]["remaining"], 100 - allowed)
+        self.assertEqual(self.checks(server), 6)
+
+    def checks(self, server):
+        """The requests for checks that a server has got."""
+        request = urllib.request.Request(server.url + "/v1/metrics", headers={"Authorization": "Bearer " + TOKEN})
+        with urllib.request.urlopen(request) as answer:
+            metrics = answer.read().decode()
+        counted = re.findall(r'^flint_request_duration_seconds_count\{route="/v1/check.*\} (\d+)$', metrics, re.M)
+        return sum(int(count) for count in counted)
+
+    @contextlib.contextmanager
+    def running(self, server, program, command, address):
+        """The port of an application, while it runs."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         with tempfile.TemporaryDirectory() as directory:
@@ -195,38 +251,42 @@ class Registry(unittest.TestCase):
                 start_new_session=True,
             )
             try:
-                workers, statuses = self.ask(port, expected)
+                yield port
             finally:
                 os.killpg(app.pid, signal.SIGTERM)
                 app.wait(30)
+
+    def share(self, program, *command, address="", expected=4):
+        server = Server("--sync", "batch")
+        self.addCleanup(server.close)
+        with self.running(server, program, command, address) as port:
+            workers = self.workers(port, expected)
+            statuses = [self.get(port, "/")[0] for _ in range(130)]
         self.assertGreater(len(workers), 1, "several workers answered")
         self.assertEqual((statuses.count(200), statuses.count(429)), (100, 30))
-        with urllib.request.urlopen(
-            urllib.request.Request(server.url + "/v1/metrics", headers={"Authorization": "Bearer " + TOKEN})
-        ) as answer:
-            metrics = answer.read().decode()
-        counted = re.findall(r'^flint_request_duration_seconds_count\{route="/v1/check.*\} (\d+)$', metrics, re.M)
         # One for each that is guarded.
-        self.assertEqual(sum(int(count) for count in counted), 130)
+        self.assertEqual(self.checks(server), 130)
 
-    def ask(self, port, expected):
-        def get(path):
-            try:
-                with urllib.request.urlopen("http://127.0.0.1:%d%s" % (port, path), timeout=30) as answer:
-                    return answer.status, json.load(answer)
-            except urllib.error.HTTPError as error:
-                with error:
-                    self.assertTrue(int(error.headers["Retry-After"]) > 0 and error.headers["RateLimit"])
-                    return error.code, None
+    def get(self, port, path):
+        """Status, header fields and body of an answer."""
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:%d%s" % (port, path), timeout=30) as answer:
+                return answer.status, answer.headers, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                self.assertTrue(int(error.headers["Retry-After"]) > 0 and error.headers["RateLimit"])
+                return error.code, error.headers, None
 
+    def workers(self, port, expected):
+        """The processes that answer, once there are so many."""
         deadline = time.monotonic() + 60
         workers = set()
         while len(workers) < expected and time.monotonic() < deadline:
             try:
-                workers.add(get("/health")[1]["pid"])
+                workers.add(self.get(port, "/health")[2]["pid"])
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.1)
-        return workers, [get("/")[0] for _ in range(130)]
+        return workers
 
 
 if __name__ == "__main__":
