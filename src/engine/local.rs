@@ -63,7 +63,7 @@ impl Engine for Limiter {
     }
 
     fn report(&self) -> EngineReport {
-        EngineReport::Directory(Limiter::report(self))
+        EngineReport::Directory(Box::new(Limiter::report(self)))
     }
 
     fn flush(&self) -> Result<()> {

@@ -7,7 +7,7 @@ use crate::store::Health;
 #[derive(Debug, Clone)]
 pub enum EngineReport {
     /// A data directory.
-    Directory(Report),
+    Directory(Box<Report>),
     /// A store.
     Store(StoreReport),
 }

@@ -12,7 +12,6 @@ use super::routes::metrics::Suspended;
 use crate::bounds::{MIN_QUEUED, QUEUED_PER_WORKER};
 
 /// What a worker does.
-#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 pub enum Job {
     Request(Exchange),
     /// Make the next part of a long reply, and send it.
