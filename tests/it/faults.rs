@@ -482,6 +482,7 @@ fn soak(part: &str, rounds: &str) {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/soak").join(format!("{part}.py"));
     let mut command = Command::new("python3");
     command.arg(program).args(["--rounds", rounds]).env("FLINT_BIN", env!("CARGO_BIN_EXE_flint"));
+    command.env("FLINT_SOAK_LIMITS", "500");
     let Ok(output) = command.stdin(Stdio::null()).output() else { return skip("python3 is not installed") };
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     match output.status.code() {
@@ -499,6 +500,11 @@ fn kills_at_random_moments_lose_nothing_that_was_promised() {
 #[test]
 fn kills_at_system_calls_lose_nothing_that_was_promised() {
     soak("strace", "2");
+}
+
+#[test]
+fn kills_while_limits_are_applied_leave_all_or_none() {
+    soak("apply", "8");
 }
 
 #[test]
