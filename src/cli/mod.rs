@@ -19,7 +19,7 @@ mod status;
 use std::ffi::OsString;
 
 use self::answer::Answer;
-use self::commands::{checks, holds, limits, listing, run as program, storage};
+use self::commands::{backup, checks, holds, limits, listing, run as program, storage};
 use self::options::{Args, Global, Line};
 use self::output::Output;
 use crate::error::Result;
@@ -84,6 +84,8 @@ fn action(command: &str) -> Option<Action> {
         "log dump" => storage::print_log,
         "log verify" => storage::check_log,
         "log repair" => storage::repair_log,
+        "log backup" => backup::take,
+        "log restore" => backup::restore,
         "doctor" => storage::doctor,
         "completions" => |args, _, output| output.text(&options::script(args.operand()?)?).map(|()| Answer::Yes),
         _ => return None,

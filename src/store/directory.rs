@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use super::backup::copy::Backup;
 use super::files::data_dir::DataDir;
 use super::files::disk::Disk;
 use super::files::lock::DirectoryLock;
 use super::files::names::Name;
 use super::log::handle::Log;
 use super::snapshot::SnapshotWriter;
+use crate::clock::Clock;
 use crate::error::Result;
 
 /// An open data directory whose log takes records.
@@ -31,6 +33,15 @@ impl Store {
     /// Begins the snapshot that will stand for everything before segment `number`, with markers in the log.
     pub fn begin_snapshot(&self, number: u64) -> Result<SnapshotWriter> {
         SnapshotWriter::begin(&self.home, number, false)
+    }
+
+    /// A copy of the directory with all that was queued before. No compaction may begin or end meanwhile.
+    ///
+    /// # Errors
+    /// `log_failed`, `overloaded`, `io`.
+    pub fn backup(&self, clock: &Clock) -> Result<Backup> {
+        let cut = self.log.cut()?;
+        Backup::open(&self.home.path, Some(cut), clock)
     }
 
     /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. A

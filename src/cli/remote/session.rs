@@ -4,11 +4,12 @@
 //! Owns: that choice. Called by the commands. Both ways take the same request and give the same JSON, since both go
 //! through the routes of `server`: what a command prints can't depend on where it was answered.
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::http::{Connection, Request};
+use super::http::{Connection, Download, Request};
 use crate::bounds::LOCK_WAIT_MS;
 use crate::cli::answer::Document;
 use crate::cli::options::{Address, Global};
@@ -25,6 +26,71 @@ pub fn ask(global: &Global, access: Access, request: &Request) -> Result<Documen
     Session::open(global, access)?.last(request)
 }
 
+/// What answers requests: this process, by what it has opened, or a server.
+enum Place<T> {
+    Here(T),
+    Served(Address, Connection),
+}
+
+/// Finds it. What `open` says of a directory that is locked counts only where no server is found.
+fn find<T>(global: &Global, open: impl Fn() -> Result<T>) -> Result<Place<T>> {
+    // A token file that can't be read is an error also where no token is needed.
+    global.tokens()?;
+    if let Some((address, _)) = global.server()? {
+        let connection = Connection::open(&address).map_err(|failed| failed.error)?;
+        return Ok(Place::Served(address, connection));
+    }
+    let deadline = Instant::now() + Duration::from_millis(LOCK_WAIT_MS);
+    loop {
+        let late = Instant::now() >= deadline;
+        let locked = match open() {
+            Ok(opened) => return Ok(Place::Here(opened)),
+            Err(error) if error.kind() == Kind::Locked => error,
+            Err(error) => return Err(error),
+        };
+        // The URL in the file counts only while the process that wrote it holds the lock; readers may hold it too.
+        match crate::store::writer(&global.dir).and_then(|writer| writer.url) {
+            Some(url) => {
+                let address = Address::parse(&url, "the address in flint.lock")?;
+                match Connection::open(&address) {
+                    Ok(connection) => return Ok(Place::Served(address, connection)),
+                    // It has just stopped listening, and will release the lock.
+                    Err(failed) if failed.refused && !late => {}
+                    Err(failed) => return Err(failed.error),
+                }
+            }
+            None if late => return Err(locked),
+            None => {}
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The bytes that `open` gives where this process may open the directory, else those of a server's reply; and what
+/// messages call them.
+///
+/// # Errors
+/// As for [`Session::open`], as `open` says, and as the server's answer says.
+pub fn download<R: Read + 'static>(
+    global: &Global,
+    request: &Request,
+    open: impl Fn() -> Result<R>,
+) -> Result<(Box<dyn Read>, String)> {
+    match find(global, open)? {
+        Place::Here(bytes) => Ok((Box::new(bytes), format!("the copy of {}", global.dir.display()))),
+        Place::Served(address, connection) => {
+            let token = global.token()?;
+            match connection.download(request, token.as_deref())? {
+                Download::Body(body) => Ok((Box::new(body), format!("the copy from the server at {address}"))),
+                Download::Refused(status, body) => {
+                    let value = serde_json::from_slice(&body).unwrap_or_default();
+                    Err(refusal(status, &value, Some((&address, token.is_some()))))
+                }
+            }
+        }
+    }
+}
+
 /// Several requests to one place.
 pub enum Session {
     Embedded(Limiter),
@@ -38,36 +104,11 @@ impl Session {
     /// # Errors
     /// As for opening the directory; `unreachable`.
     pub fn open(global: &Global, access: Access) -> Result<Session> {
-        // A token file that can't be read is an error also where no token is needed.
-        global.tokens()?;
-        let served =
-            |connection, address| Ok(Session::Served { address, token: global.token()?, connection: Some(connection) });
-        if let Some((address, _)) = global.server()? {
-            return served(Connection::open(&address).map_err(|failed| failed.error)?, address);
-        }
-        let deadline = Instant::now() + Duration::from_millis(LOCK_WAIT_MS);
-        loop {
-            let late = Instant::now() >= deadline;
-            let locked = match Limiter::open(&global.dir, Options { access, ..Options::default() }) {
-                Ok(limiter) => return Ok(Session::Embedded(limiter)),
-                Err(error) if error.kind() == Kind::Locked => error,
-                Err(error) => return Err(error),
-            };
-            // The URL in the file counts only while the process that wrote it holds the lock; readers may hold it too.
-            match crate::store::writer(&global.dir).and_then(|writer| writer.url) {
-                Some(url) => {
-                    let address = Address::parse(&url, "the address in flint.lock")?;
-                    match Connection::open(&address) {
-                        Ok(connection) => return served(connection, address),
-                        // It has just stopped listening, and will release the lock.
-                        Err(failed) if failed.refused && !late => {}
-                        Err(failed) => return Err(failed.error),
-                    }
-                }
-                None if late => return Err(locked),
-                None => {}
+        match find(global, || Limiter::open(&global.dir, Options { access, ..Options::default() }))? {
+            Place::Here(limiter) => Ok(Session::Embedded(limiter)),
+            Place::Served(address, connection) => {
+                Ok(Session::Served { address, token: global.token()?, connection: Some(connection) })
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

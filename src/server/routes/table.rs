@@ -4,7 +4,7 @@ use super::super::http::head::Found;
 use super::call::{Answer, Call};
 use super::query::path_of;
 use super::spend::{checks, holds};
-use super::{gates, limits, operations};
+use super::{backup, gates, limits, operations};
 use crate::bounds::{MAX_BODY_BYTES, MAX_LIMITS_BYTES};
 
 /// An endpoint, as the manual page names it.
@@ -73,7 +73,7 @@ const fn any(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answe
 const HEALTH: &str = "/v1/health";
 
 /// All endpoints.
-pub const ENDPOINTS: [Endpoint; 21] = [
+pub const ENDPOINTS: [Endpoint; 22] = [
     quick("/v1/check", &[post(&["status"], checks::check)]),
     quick("/v1/check-all", &[post(&["status"], checks::check_all)]),
     quick("/v1/check-many", &[post(&[], checks::check_many)]),
@@ -99,6 +99,7 @@ pub const ENDPOINTS: [Endpoint; 21] = [
     endpoint("/v1/reset", &[post(&[], limits::reset)]),
     endpoint("/v1/log/flush", &[post(&[], operations::flush)]),
     endpoint("/v1/log/compact", &[post(&[], operations::compact)]),
+    endpoint("/v1/log/backup", &[post(&[], backup::backup)]),
     endpoint("/v1/doctor", &[get(&[], operations::doctor)]),
     endpoint("/v1/top", &[get(&["by", "limit"], limits::top)]),
     endpoint("/v1/metrics", &[get(&[], operations::metrics)]),

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// Name of the lock file. It is never unlinked: two processes could each lock a file of this name otherwise.
 pub const LOCK: &str = "flint.lock";
 
+/// Name of the file that is in a directory while a backup is restored into it. With it the directory is refused.
+pub const RESTORING: &str = "flint.restoring";
+
 /// Ending of a file that is still being written and counts for nothing.
 const UNFINISHED: &str = ".new";
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::growth::Growth;
 use super::health::Condition;
+use super::segment::Cut;
 use super::sync::{AtomicU64, Instant, Ordering, Receiver, RecvTimeoutError, Sender, look_for, sleep, yield_now};
 use super::wait::Pending;
 use crate::clock::Micros;
@@ -113,6 +114,10 @@ pub enum Message {
     },
     Rotate {
         reply: Sender<Result<u64>>,
+    },
+    /// Make all durable that was queued before, and tell where that ends.
+    Cut {
+        reply: Sender<Result<Cut>>,
     },
     Stop,
 }
