@@ -36,9 +36,12 @@
 //! It holds up nothing but the space of files that a compaction has removed. A copy with a deadline ends at it with a
 //! block that says so, and its files are closed.
 //!
-//! Each module may use only those after it in this list: `restore`, `unpack`, `copy`, `format`.
+//! Each module may use only those after it in this list: `restore`, `unpack`, `copy`, `format`. `properties` tests
+//! them.
 
 pub mod copy;
 pub mod format;
+#[cfg(test)]
+mod properties;
 pub mod restore;
 pub mod unpack;
