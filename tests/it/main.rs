@@ -1,6 +1,7 @@
 //! Integration tests: the real binary, over its real command line, sockets and files.
 
 mod attacks;
+mod backup;
 mod beside;
 mod cli;
 mod crash;
