@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use flint::bounds::MAX_BACKUPS;
 use serde_json::{Value, json};
 
+use crate::format::Page;
 use crate::util::{Client, PATIENCE, Run, Server, command, flint, run};
 
 /// Takes a backup of the directory into a file, with or without its server.
@@ -202,6 +203,24 @@ fn a_file_is_new_private_and_whole_or_not_there() {
     assert_eq!(allowed(&to, "k"), 1);
     let people = flint(&parent.path().join("more"), &["log", "restore", file_text]);
     assert!(people.code == Some(0) && people.out.starts_with("restored 1 file with "), "{people:?}");
+}
+
+#[test]
+fn the_page_has_the_format() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, file) = (parent.path().join("data"), parent.path().join("b"));
+    let server = Server::start(&dir, &[]);
+    let mut client = server.client();
+    client.post("/v1/limits", r#"{"key":"k","rate":100,"per":"1h"}"#).ok();
+    client.post("/v1/log/compact", "").ok();
+    client.post("/v1/check", r#"{"key":"k"}"#).ok();
+    back_up(&dir, &file);
+    server.terminate();
+    let files = Page::read().unpack(&std::fs::read(&file).unwrap());
+    assert_eq!(files.iter().map(|(kind, number, _)| (*kind, *number)).collect::<Vec<_>>(), [(1, 2), (2, 2)]);
+    assert_eq!(files[0].2, std::fs::read(dir.join("0000000002.snapshot")).unwrap());
+    // The server wrote on after it.
+    assert!(std::fs::read(dir.join("0000000002.aof")).unwrap().starts_with(&files[1].2));
 }
 
 #[test]
