@@ -100,6 +100,16 @@ pub const REPLY_PART_BYTES: usize = 64 * 1024;
 /// Lists of limits longer than [`REPLY_PART_BYTES`] that are sent at once: each keeps up to 16 MiB of keys.
 pub const MAX_LONG_LISTS: usize = 16;
 
+/// Backups that are sent at once: each holds files open that a compaction may have removed meanwhile.
+pub const MAX_BACKUPS: usize = 2;
+
+/// Time in which a client may take a backup however small it is, in milliseconds.
+pub const BACKUP_MS: u64 = 60_000;
+
+/// Bytes of a larger backup for each further second in which a client may take it. After that time it is given up: a
+/// client that is slow would keep the space of removed files for ever.
+pub const BACKUP_BYTES_PER_SECOND: u64 = 256 * 1024;
+
 /// Most status objects in one page of a listing that names `limit`.
 pub const MAX_PAGE: usize = 100_000;
 

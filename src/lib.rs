@@ -72,7 +72,7 @@ pub use limiter::{
     OpenHold, Options, Origin, Overflowing, Page, Report, Setting, Settled, SettledItem, SlotsInUse, Status, SyncMode,
     Totals,
 };
-pub use store::{Access, Health};
+pub use store::{Access, Backup, Health};
 
 /// The Rust of README.md compiles.
 #[cfg(doctest)]

@@ -22,7 +22,7 @@ mod top;
 use std::ffi::OsString;
 
 use self::answer::Answer;
-use self::commands::{checks, holds, limits, listing, run as program, storage};
+use self::commands::{backup, checks, holds, limits, listing, run as program, storage};
 use self::options::{Args, Global, Line};
 use self::output::Output;
 use crate::error::Result;
@@ -91,6 +91,8 @@ fn action(command: &str) -> Option<Action> {
         "log repair" => storage::repair_log,
         "store import" => storage::import,
         "store export" => storage::export,
+        "log backup" => backup::take,
+        "log restore" => backup::restore,
         "doctor" => storage::doctor,
         "completions" => |args, _, output| output.text(&options::script(args.operand()?)?).map(|()| Answer::Yes),
         _ => return None,

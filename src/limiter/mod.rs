@@ -57,8 +57,9 @@ pub use self::json::{
 pub use self::kept::Once;
 pub use self::limits::{Applied, Setting};
 pub use self::list::listing::{By, Listing, Page};
+pub use self::offline::backup::{backup, restore};
 pub use self::offline::inspect::{dump, history, verify};
 pub use self::offline::repair::{Repair, repair, repair_at, rewind, rewind_at};
 pub use self::options::{Options, SyncMode};
 pub use self::report::{Overflowing, Report};
-pub use crate::store::Access;
+pub use crate::store::{Access, Backup, Restored};

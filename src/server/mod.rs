@@ -21,7 +21,7 @@
 //! | tiny_http's (`ps` shows `flint-accept-N`) | tiny_http | accept; read heads, and bodies of up to 1024 bytes | clients |
 //! | `flint-accept-N` | `accept.rs` | starts a tiny_http instance, and the next when it stops accepting; hands over what the old one still receives | the instance |
 //! | `flint-http-N`, the deciders | `pool/decider.rs` | take requests, decide checks, send replies | see below |
-//! | `flint-work-N`, the workers | `pool/worker.rs` | administration, large checks, checks that would block, parts of long replies | disk, locks; on a Unix socket a client |
+//! | `flint-work-N`, the workers | `pool/worker.rs` | administration, large checks, checks that would block, parts of long replies and backups | disk, locks; on a Unix socket a client |
 //! | `flint-slow` | `pool/slow.rs` | one epoll loop for slow bodies and slow readers over TCP | any client, never just one |
 //! | `flint-body`, up to 16 | `pool/passing.rs` | reads one body (in chunks, or on a Unix socket), or ends one connection that was refused | one client |
 //! | `flint-guard` | `guard/` | shuts down connections that break a bound; ends waits in slots after `LOG_WAIT_MS` | its timer |

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::backup::copy::Backup;
 use super::files::data_dir::DataDir;
 use super::files::disk::Disk;
 use super::files::kept::{Fate, Missing};
@@ -10,6 +11,7 @@ use super::files::names::Name;
 use super::log::handle::Log;
 use super::log::health::Health;
 use super::snapshot::SnapshotWriter;
+use crate::clock::Clock;
 use crate::error::Result;
 
 /// Whether the files that a start would need are where it would look for them.
@@ -83,6 +85,15 @@ impl Store {
                 Err(error) => log::warn!("cannot rename {}: {error}", path.display()),
             }
         }
+    }
+
+    /// A copy of the directory with all that was queued before. No compaction may begin or end meanwhile.
+    ///
+    /// # Errors
+    /// `log_failed`, `overloaded`, `io`.
+    pub fn backup(&self, clock: &Clock) -> Result<Backup> {
+        let cut = self.log.cut()?;
+        Backup::open(&self.home.path, Some(cut), clock)
     }
 
     /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. A

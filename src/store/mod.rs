@@ -3,9 +3,10 @@
 //! Owns: every file of the data directory. Called by `limiter`. It knows records, not what they mean: what is read
 //! goes to a [`Replay`], and what a snapshot holds comes from its caller.
 //!
-//! Each module may use only those after it in this list: `opening`, `directory`, `snapshot`, `log`, `read`, `files`,
-//! `format`, `policy`, `timings`, `clocks`. Each room below has a list of its own.
+//! Each module may use only those after it in this list: `opening`, `directory`, `backup`, `snapshot`, `log`, `read`,
+//! `files`, `format`, `policy`, `timings`, `clocks`. Each room below has a list of its own.
 
+mod backup;
 mod clocks;
 mod directory;
 mod files;
@@ -19,6 +20,9 @@ mod snapshot;
 mod tests;
 mod timings;
 
+pub use self::backup::copy::Backup;
+pub use self::backup::restore::{Restored, restore};
+pub use self::backup::unpack::Unpacker;
 pub use self::directory::{Store, Whereabouts};
 pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write_fully};
 pub use self::files::kept::{Fate, Missing};
@@ -30,6 +34,7 @@ pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;
 pub use self::log::health::{Health, overloaded};
 pub use self::log::queue::Reservation;
+pub use self::log::segment::Cut;
 pub use self::log::wait::{Completion, Pending, Stage, Waiter};
 pub use self::opening::Opening;
 pub use self::policy::{Policy, validate_policy};

@@ -498,6 +498,11 @@ fn kills_at_random_moments_lose_nothing_that_was_promised() {
 }
 
 #[test]
+fn backups_under_load_hold_what_was_answered_before() {
+    soak("backup", "3");
+}
+
+#[test]
 fn kills_at_system_calls_lose_nothing_that_was_promised() {
     soak("strace", "2");
 }

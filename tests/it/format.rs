@@ -28,7 +28,8 @@ impl Page {
                 tables.last_mut().unwrap().push(cells);
             }
         }
-        assert_eq!(tables.len(), 5, "file header, frame, records, types, algorithms");
+        let titles = "file header, frame, records, types, algorithms; of a backup header, block, payloads";
+        assert_eq!(tables.len(), 8, "{titles}");
         Page { text, tables }
     }
 
@@ -38,6 +39,42 @@ impl Page {
 
     pub fn frame(&self) -> Layout {
         Layout::new(&self.tables[1])
+    }
+
+    /// The files of a backup, by what the page says of its blocks: kind, number and bytes.
+    pub fn unpack(&self, backup: &[u8]) -> Vec<(u8, u64, Vec<u8>)> {
+        let (header, block) = (Layout::new(&self.tables[5]), Layout::new(&self.tables[6]));
+        let payloads: Vec<&str> = self.tables[7].iter().map(|row| row[0].as_str()).collect();
+        assert_eq!(payloads, ["FLfi", "FLda", "FLen", "FLno"]);
+        assert_eq!(header.bytes(backup, "magic"), b"FLINTBAK");
+        assert_eq!((header.get(backup, "version"), header.get(backup, "reserved")), (1, 0));
+        assert_eq!(header.get(backup, "crc"), crc32(&[&backup[..header.size() - 4]]));
+        let salt = header.bytes(backup, "salt");
+        let (mut files, mut at) = (Vec::<(u8, u64, Vec<u8>)>::new(), header.size());
+        loop {
+            let rest = &backup[at..];
+            let length = block.get(rest, "length") as usize;
+            let payload = &rest[block.size()..block.size() + length];
+            let offset = (at as u64).to_le_bytes();
+            let crc = crc32(&[salt, &offset, block.bytes(rest, "magic"), block.bytes(rest, "length"), payload]);
+            assert_eq!(block.get(rest, "crc"), crc, "block at {at}");
+            let number =
+                |range: std::ops::Range<usize>| payload[range].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+            match block.bytes(rest, "magic") {
+                b"FLfi" => files.push((payload[0], number(1..9), Vec::with_capacity(number(9..17) as usize))),
+                b"FLda" => files.last_mut().unwrap().2.extend_from_slice(payload),
+                b"FLen" => {
+                    let bytes: usize = files.iter().map(|file| file.2.len()).sum();
+                    let totals = (number(0..4), number(4..12), number(12..16));
+                    assert_eq!(totals, (files.len() as u64, bytes as u64, crc32(&[&backup[..at]])));
+                    assert_eq!((header.get(backup, "files"), header.get(backup, "total")), (totals.0, totals.1));
+                    assert_eq!(at + block.size() + length, backup.len());
+                    return files;
+                }
+                other => panic!("{other:?}"),
+            }
+            at += block.size() + length;
+        }
     }
 
     /// Name and fields of the record with this tag.

@@ -2,6 +2,7 @@
 
 mod applied;
 mod attacks;
+mod backup;
 mod beside;
 mod cli;
 mod container;

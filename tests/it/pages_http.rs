@@ -268,6 +268,8 @@ fn bounds() {
                  {MAX_BODY_BYTES} bytes"
             ),
         ),
+        ("Backups at once", MAX_BACKUPS.to_string()),
+        ("Time to take a backup", format!("{BACKUP_MS} ms, and a second for each {BACKUP_BYTES_PER_SECOND} bytes")),
         ("Head", format!("{MAX_HEAD_BYTES} bytes; beyond it the connection is ended")),
         ("Time for a head", format!("{HEAD_TIMEOUT_MS} ms")),
         ("Time for a body", format!("{BODY_TIMEOUT_MS} ms")),

@@ -1,5 +1,6 @@
 //! The commands that ask or look, a file for each group.
 
+pub mod backup;
 pub mod checks;
 pub mod holds;
 pub mod limits;

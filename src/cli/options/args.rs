@@ -53,8 +53,7 @@ impl Line {
         let words: Vec<_> = operands.iter().take(2).map(|word| word.to_string_lossy()).collect();
         let name = words.join(" ");
         let command = Command::find(&name).or_else(|| Command::find(words.first()?));
-        if let Some(option) = operands.iter().find(|operand| operand.len() > 1 && operand.as_bytes().starts_with(b"-"))
-        {
+        if let Some(option) = operands.iter().find(|operand| is_dashed(operand, command)) {
             return Err(unknown_option(&option.to_string_lossy(), command));
         }
         if is_given("--help") && command.is_none_or(|command| command.name != "help") {
@@ -74,6 +73,12 @@ impl Line {
         let args = Args { command, given, operands, program };
         args.check().map(|()| Line::Command(args))
     }
+}
+
+/// Whether it would be an option: begins with a dash, and is not the `-` of a command that takes a file.
+fn is_dashed(operand: &OsStr, command: Option<&Command>) -> bool {
+    let takes_file = command.is_some_and(|command| command.operands.contains("|-"));
+    operand.as_bytes().starts_with(b"-") && !(takes_file && operand == "-")
 }
 
 /// Options with their values, in no order. A flag's is empty.

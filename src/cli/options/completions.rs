@@ -31,6 +31,11 @@ fn pairs() -> impl Iterator<Item = &'static str> {
     groups().into_iter().filter(|group| !members(group).is_empty())
 }
 
+/// Whether its operand is the name of a file.
+fn takes_file(command: &Command) -> bool {
+    command.operands.starts_with("FILE")
+}
+
 /// What a first word is about.
 fn about(word: &str) -> String {
     Command::find(word).map_or_else(|| members(word).join(", "), |command| command.about.to_owned())
@@ -80,7 +85,7 @@ fn quoted(text: &str) -> String {
 const BASH: &str = r#"# bash completion for flint; written by `flint completions bash`
 _flint() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} IFS=$' \t\n'
-    local words= command= word= skip= helping= dashes= at
+    local words= command= word= skip= helping= dashes= files= at
     COMPREPLY=()
     for ((at = 1; at < COMP_CWORD; at++)); do
         word=${COMP_WORDS[at]}
@@ -123,6 +128,7 @@ _flint() {
     esac
     [[ -n $helping || -n $dashes ]] || words+=' @GLOBAL@'
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+    [[ -z $files || $current == -* ]] || _flint_names -f
 }
 _flint_names() { # names of files (-f) or directories (-d)
     compopt -o filenames 2>/dev/null || :
@@ -148,7 +154,8 @@ fn bash() -> String {
             "completions" => ("completions".to_owned(), SHELLS.join(" ")),
             name => (format!("'{name}'"), String::new()),
         };
-        format!("        {pattern}) words='{}{more}' ;;\n", names(command.own_options()))
+        let files = if takes_file(command) { " files=1" } else { "" };
+        format!("        {pattern}) words='{}{more}'{files} ;;\n", names(command.own_options()))
     };
     BASH.replace("@WITH_VALUE@", &with_value().replace(' ', "|"))
         .replace("@VALUES@", &values(0))
@@ -219,7 +226,8 @@ fn zsh() -> String {
     };
     let of_command = |command: &Command| {
         let pattern = if command.name == "run" { "run*".to_owned() } else { quoted(command.name) };
-        format!("    {pattern}) offered=({}) ;;\n", items(&mut command.own_options()))
+        let files = if takes_file(command) { "; _files" } else { "" };
+        format!("    {pattern}) offered=({}){files} ;;\n", items(&mut command.own_options()))
     };
     let first: Vec<String> = groups().iter().map(|word| item(word, &about(word))).collect();
     ZSH.replace("@WITH_VALUE@", &with_value().replace(' ', "|"))
@@ -290,6 +298,9 @@ fn fish() -> String {
         if let Some((group, member)) = command.name.split_once(' ') {
             let condition = format!("__flint_at {group} \"help {group}\"");
             out += &format!("complete -c flint -n '{condition}' -a {member} -d {}\n", escaped(command.about));
+        }
+        if takes_file(command) {
+            out += &format!("complete -c flint -n '__flint_at \"{}\"' -F\n", command.name);
         }
     }
     for option in &OPTIONS {

@@ -12,7 +12,7 @@ use crate::limit::Algorithm;
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
 /// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
-pub static COMMANDS: [Command; 28] = [
+pub static COMMANDS: [Command; 30] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
     command(
         "limit add",
@@ -66,6 +66,12 @@ pub static COMMANDS: [Command; 28] = [
         "DIR",
         "Move all limits of a store, and what was spent of them, into a new data directory.",
     ),
+    command(
+        "log backup",
+        "FILE|-",
+        "Copy the data directory into one new file, or to standard output, while checks go on.",
+    ),
+    command("log restore", "FILE|-", "Make a data directory of a backup; --data-dir must be empty or not exist."),
     command("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems."),
     command("completions", "SHELL", "Print the completions for a shell: bash, zsh or fish."),
     command("help", "[COMMAND]...", "Show all commands, or the options of one."),

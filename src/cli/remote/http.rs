@@ -111,21 +111,82 @@ impl Connection {
     pub fn send(self, request: &Request, token: Option<&str>) -> Result<(u16, Vec<u8>)> {
         let Connection { socket, address } = self;
         let mut stream = Timed { socket, deadline: Instant::now() + request.patience };
-        let host = match &address {
-            Address::Tcp(authority) => authority,
-            Address::Unix(_) => "localhost",
-        };
-        let Request { method, url, body, most, .. } = request;
-        let authorization = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-        let head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n", body.len());
-        let sent = stream.write_all(format!("{head}Connection: close\r\n{authorization}\r\n{body}").as_bytes());
+        let sent = write_request(&mut stream, &address, request, token, "1.1");
         // A server may refuse a body without reading it: its reply counts more than an error of sending.
-        receive(&mut stream, *most).map_err(|error| {
+        receive(&mut stream, request.most).map_err(|error| {
             let what = describe(&if is_failure(&error) { sent.err().unwrap_or(error) } else { error });
-            let doubt = if *method == "GET" { "" } else { "; the request may have been carried out or not" };
+            let doubt = if request.method == "GET" { "" } else { "; the request may have been carried out or not" };
             Error::new(Kind::Unreachable, format!("the server at {address} {what}{doubt}"))
         })
     }
+
+    /// Sends the request, and reads the reply's head: its body is read as it comes, however long it is. By HTTP/1.0, in
+    /// which it ends with the connection; the reader must know by itself whether that was all.
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    pub fn download(self, request: &Request, token: Option<&str>) -> Result<Download> {
+        let Connection { socket, address } = self;
+        let mut stream = Timed { socket, deadline: Instant::now() + request.patience };
+        let sent = write_request(&mut stream, &address, request, token, "1.0");
+        let received = receive_head(&mut stream).and_then(|(head, rest)| match (head.status, head.chunked) {
+            (200, false) => Ok(Download::Body(Body { rest: io::Cursor::new(rest), stream })),
+            (200, true) => Err(not_flint("sent chunks to a client that does not know them")),
+            _ => {
+                let status = head.status;
+                let body = receive_body(&mut stream, head, rest, request.most)?;
+                Ok(Download::Refused(status, body))
+            }
+        });
+        received.map_err(|error| {
+            let what = describe(&if is_failure(&error) { sent.err().unwrap_or(error) } else { error });
+            Error::new(Kind::Unreachable, format!("the server at {address} {what}"))
+        })
+    }
+}
+
+/// What comes of a request for a long body.
+pub enum Download {
+    Body(Body),
+    /// The reply has another status than 200, and this body.
+    Refused(u16, Vec<u8>),
+}
+
+/// A body that is read as it comes. Each read may take [`REPLY_MS`].
+pub struct Body {
+    rest: io::Cursor<Vec<u8>>,
+    stream: Timed,
+}
+
+impl Read for Body {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self.rest.read(bytes)? {
+            0 => {}
+            read => return Ok(read),
+        }
+        self.stream.deadline = Instant::now() + Duration::from_millis(REPLY_MS);
+        self.stream.read(bytes).map_err(|error| match error.kind() {
+            ErrorKind::Interrupted => error,
+            _ => io::Error::other(format!("the server {}", describe(&error))),
+        })
+    }
+}
+
+fn write_request(
+    stream: &mut Timed,
+    address: &Address,
+    request: &Request,
+    token: Option<&str>,
+    version: &str,
+) -> io::Result<()> {
+    let host = match address {
+        Address::Tcp(authority) => authority,
+        Address::Unix(_) => "localhost",
+    };
+    let Request { method, url, body, .. } = request;
+    let authorization = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+    let head = format!("{method} {url} HTTP/{version}\r\nHost: {host}\r\nContent-Length: {}\r\n", body.len());
+    stream.write_all(format!("{head}Connection: close\r\n{authorization}\r\n{body}").as_bytes())
 }
 
 /// The error for a reply that is not one of flint's.
@@ -189,6 +250,13 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
 
 /// Reads status and body.
 fn receive(stream: &mut impl Read, most: usize) -> io::Result<(u16, Vec<u8>)> {
+    let (head, rest) = receive_head(stream)?;
+    let status = head.status;
+    receive_body(stream, head, rest, most).map(|body| (status, body))
+}
+
+/// Reads the head, and what came with it of the body.
+fn receive_head(stream: &mut impl Read) -> io::Result<(Head, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut passed = 0;
     let head = loop {
@@ -212,6 +280,11 @@ fn receive(stream: &mut impl Read, most: usize) -> io::Result<(u16, Vec<u8>)> {
         }
     };
     let rest = bytes.split_off(head.bytes);
+    Ok((head, rest))
+}
+
+/// Reads the rest of a body.
+fn receive_body(stream: &mut impl Read, head: Head, rest: Vec<u8>, most: usize) -> io::Result<Vec<u8>> {
     let source = rest.as_slice().chain(stream);
     let mut body = Vec::new();
     let bound = most as u64 + 1;
@@ -231,7 +304,7 @@ fn receive(stream: &mut impl Read, most: usize) -> io::Result<(u16, Vec<u8>)> {
     };
     match (body.len() > most, whole) {
         (true, _) => too_long(),
-        (false, true) => Ok((head.status, body)),
+        (false, true) => Ok(body),
         (false, false) => Err(ErrorKind::UnexpectedEof.into()),
     }
 }

@@ -4,4 +4,4 @@ mod http;
 mod session;
 
 pub use http::{Request, encode};
-pub use session::{PATIENCE, Patience, Session, ask, ask_within};
+pub use session::{PATIENCE, Patience, Session, ask, ask_within, download};

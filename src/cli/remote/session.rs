@@ -4,11 +4,12 @@
 //! Owns: that choice. Called by the commands. Both ways take the same request and give the same JSON, since both go
 //! through the routes of `server`: what a command prints can't depend on where it was answered.
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::http::{Connection, Request};
+use super::http::{Connection, Download, Request};
 use crate::bounds::QUEUE_WAIT_MS;
 use crate::cli::answer::Document;
 use crate::cli::options::{Address, Global};
@@ -65,6 +66,94 @@ pub fn ask_within(global: &Global, access: Access, patience: Patience<'_>, reque
     Session::open_within(global, access, patience)?.last(request)
 }
 
+/// What answers requests: this process, by what it has opened and with its place in the queue, or a server.
+enum Place<T> {
+    Here(T, Option<Queue>),
+    Served(Address, Connection),
+}
+
+/// Finds it. Commands that need the directory at the same time queue for it. Only the first tries to open it, which a
+/// server, an application or a reader may keep from it for a while; a server that listens in the meantime takes over all
+/// of them.
+fn find<T>(global: &Global, access: Access, patience: Patience<'_>, open: impl Fn() -> Result<T>) -> Result<Place<T>> {
+    // A token file that can't be read is an error also where no token is needed.
+    global.token_source().map(TokenFile::read).transpose()?;
+    let served = |connection, address| Ok(Place::Served(address, connection));
+    if let Some((address, _)) = global.server()? {
+        // Before it is reached: a token that can't be sent is the caller's mistake.
+        global.token()?;
+        return served(Connection::open(&address).map_err(|failed| failed.error)?, address);
+    }
+    let dir = &global.dir;
+    let deadline = Instant::now() + patience.most;
+    let is_over = || patience.is_over.is_some_and(|is_over| is_over());
+    let look_after = if patience.is_over.is_some() { LOOK_FOR_END } else { LOOK_FOR_SERVER };
+    let mut queue = None;
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        let left = if is_over() { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
+        // The URL in the file counts only while the process that wrote it holds the lock. The lock is looked at
+        // only where there is a URL: to look at it is to hold it for a moment.
+        if let Some(url) = owner(dir).url.and_then(|_| writer(dir)).and_then(|writer| writer.url) {
+            let address = Address::parse(&url, "the address in flint.lock")?;
+            match Connection::open(&address) {
+                Ok(connection) => return served(connection, address),
+                // It has just stopped listening, and will release the lock.
+                Err(failed) if failed.refused && !left.is_zero() => {}
+                Err(failed) => return Err(failed.error),
+            }
+        }
+        let place = queue.get_or_insert_with(|| Queue::join(dir, access != Access::Read));
+        if place.wait(left.min(look_after)) {
+            let locked = match open() {
+                // Readers go together: the next in the queue may try.
+                Ok(opened) => return Ok(Place::Here(opened, queue.filter(|_| access != Access::Read))),
+                Err(error) if error.kind() == Kind::Locked => error,
+                Err(error) => return Err(error),
+            };
+            if left.is_zero() {
+                return Err(late(locked.message(), patience.most));
+            }
+            // The first command has made the directory in the meantime, and the queue with it.
+            if place.is_absent() {
+                queue = None;
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        } else if left.is_zero() {
+            let first = first_in_queue(dir);
+            let holder = writer(dir).and_then(|writer| writer.pid).or(first);
+            let by = holder.map_or_else(String::new, |pid| format!(" (by process {pid})"));
+            return Err(late(&format!("data directory is already locked: {}{by}", dir.display()), patience.most));
+        }
+    }
+}
+
+/// The bytes that `open` gives where this process may open the directory, else those of a server's reply; and what
+/// messages call them.
+///
+/// # Errors
+/// As for [`Session::open`], as `open` says, and as the server's answer says.
+pub fn download<R: Read + 'static>(
+    global: &Global,
+    request: &Request,
+    open: impl Fn() -> Result<R>,
+) -> Result<(Box<dyn Read>, String)> {
+    match find(global, Access::Read, PATIENCE, open)? {
+        Place::Here(bytes, _) => Ok((Box::new(bytes), format!("the copy of {}", global.dir.display()))),
+        Place::Served(address, connection) => {
+            let token = global.token()?;
+            match connection.download(request, token.as_deref())? {
+                Download::Body(body) => Ok((Box::new(body), format!("the copy from the server at {address}"))),
+                Download::Refused(status, body) => {
+                    let value = serde_json::from_slice(&body).unwrap_or_default();
+                    Err(refusal(status, &value, Some((&address, token.is_some()))))
+                }
+            }
+        }
+    }
+}
+
 /// Several requests to one place.
 pub enum Session {
     /// The place in the queue is given up after the directory is closed.
@@ -85,64 +174,16 @@ impl Session {
         Session::open_within(global, access, PATIENCE)
     }
 
-    /// Finds where requests are answered. Commands that need the directory at the same time queue for it. Only the
-    /// first tries to open it, which a server, an application or a reader may keep from it for a while; a server that
-    /// listens in the meantime takes over all of them.
+    /// The same, with a time to wait for the directory.
     ///
     /// # Errors
     /// As for opening the directory; `locked` when it was not to be had within `patience`; `unreachable`.
     pub fn open_within(global: &Global, access: Access, patience: Patience<'_>) -> Result<Session> {
-        // A token file that can't be read is an error also where no token is needed.
-        global.token_source().map(TokenFile::read).transpose()?;
-        let served =
-            |connection, address| Ok(Session::Served { address, token: global.token()?, connection: Some(connection) });
-        if let Some((address, _)) = global.server()? {
-            // Before it is reached: a token that can't be sent is the caller's mistake.
-            global.token()?;
-            return served(Connection::open(&address).map_err(|failed| failed.error)?, address);
-        }
-        let dir = &global.dir;
-        let deadline = Instant::now() + patience.most;
-        let is_over = || patience.is_over.is_some_and(|is_over| is_over());
-        let look_after = if patience.is_over.is_some() { LOOK_FOR_END } else { LOOK_FOR_SERVER };
-        let mut queue = None;
-        let mut pause = SHORTEST_PAUSE;
-        loop {
-            let left = if is_over() { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
-            // The URL in the file counts only while the process that wrote it holds the lock. The lock is looked at
-            // only where there is a URL: to look at it is to hold it for a moment.
-            if let Some(url) = owner(dir).url.and_then(|_| writer(dir)).and_then(|writer| writer.url) {
-                let address = Address::parse(&url, "the address in flint.lock")?;
-                match Connection::open(&address) {
-                    Ok(connection) => return served(connection, address),
-                    // It has just stopped listening, and will release the lock.
-                    Err(failed) if failed.refused && !left.is_zero() => {}
-                    Err(failed) => return Err(failed.error),
-                }
-            }
-            let place = queue.get_or_insert_with(|| Queue::join(dir, access != Access::Read));
-            if place.wait(left.min(look_after)) {
-                let locked = match Limiter::open(dir, Options { access, ..Options::default() }) {
-                    // Readers go together: the next in the queue may try.
-                    Ok(limiter) if access == Access::Read => return Ok(Session::Embedded(limiter, None)),
-                    Ok(limiter) => return Ok(Session::Embedded(limiter, queue)),
-                    Err(error) if error.kind() == Kind::Locked => error,
-                    Err(error) => return Err(error),
-                };
-                if left.is_zero() {
-                    return Err(late(locked.message(), patience.most));
-                }
-                // The first command has made the directory in the meantime, and the queue with it.
-                if place.is_absent() {
-                    queue = None;
-                }
-                std::thread::sleep(pause.min(left));
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            } else if left.is_zero() {
-                let first = first_in_queue(dir);
-                let holder = writer(dir).and_then(|writer| writer.pid).or(first);
-                let by = holder.map_or_else(String::new, |pid| format!(" (by process {pid})"));
-                return Err(late(&format!("data directory is already locked: {}{by}", dir.display()), patience.most));
+        let open = || Limiter::open(&global.dir, Options { access, ..Options::default() });
+        match find(global, access, patience, open)? {
+            Place::Here(limiter, queue) => Ok(Session::Embedded(limiter, queue)),
+            Place::Served(address, connection) => {
+                Ok(Session::Served { address, token: global.token()?, connection: Some(connection) })
             }
         }
     }

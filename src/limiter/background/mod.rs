@@ -1,8 +1,9 @@
 //! What goes on beside the requests: denials are written, the log is compacted, keys that nothing counts for
 //! are swept, files that somebody removes are written anew.
 //!
-//! Each module may use only those after it in this list: `helpers`, `denials`, `heal`, `compact`, `sweep`.
+//! Each module may use only those after it in this list: `helpers`, `backup`, `denials`, `heal`, `compact`, `sweep`.
 
+pub mod backup;
 pub mod compact;
 pub mod denials;
 pub mod heal;

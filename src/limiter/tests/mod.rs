@@ -1,5 +1,6 @@
 //! Tests of the limiter and its store together, and what they share.
 
+mod backup;
 mod check;
 mod disk;
 mod helper;

@@ -1,7 +1,8 @@
 //! Endpoints: from a method, a path and a body to a reply. No sockets here.
 //!
 //! A request finds its row in [`table`]; the function that is named there answers it. To add an endpoint, write
-//! `fn name(call: &Call<'_>) -> Answer` in `spend`, `gates`, `limits` or `operations`, and add a row to
+//! `fn name(call: &Call<'_>) -> Answer` in `spend`, `gates`, `limits`, `operations` or
+//! `backup`, and add a row to
 //! [`table::ENDPOINTS`]: `endpoint(..)` runs on a worker and may block; `quick(..)` runs on a decider and must not, so
 //! it passes `call.sources.non_blocking` to the limiter. If that would block, a worker calls the function again from
 //! the start (with `None`), so it must change nothing before it asks the limiter. A function without body fields calls
@@ -10,6 +11,7 @@
 //! method must hand each key and prefix to [`Call::permit`] or [`Call::permit_prefix`] before it does anything. Then
 //! document it in `man/flint-http.7`, which a test compares. `listing` has no endpoint: it streams long lists.
 
+mod backup;
 pub mod body;
 pub mod call;
 mod gates;

@@ -5,7 +5,7 @@ use super::super::tokens::Role;
 use super::call::{Answer, Call};
 use super::query::path_of;
 use super::spend::{checks, holds};
-use super::{gates, limits, operations};
+use super::{backup, gates, limits, operations};
 use crate::bounds::{MAX_BODY_BYTES, MAX_LIMITS_BYTES};
 
 /// An endpoint, as the manual page names it.
@@ -97,7 +97,7 @@ const fn any(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answe
 const HEALTH: &str = "/v1/health";
 
 /// All endpoints.
-pub const ENDPOINTS: [Endpoint; 21] = [
+pub const ENDPOINTS: [Endpoint; 22] = [
     quick("/v1/check", &[spend(&["status"], checks::check)]),
     quick("/v1/check-all", &[spend(&["status"], checks::check_all)]),
     quick("/v1/check-many", &[spend(&[], checks::check_many)]),
@@ -127,6 +127,7 @@ pub const ENDPOINTS: [Endpoint; 21] = [
     endpoint("/v1/reset", &[post(&[], limits::reset).keyed()]),
     endpoint("/v1/log/flush", &[post(&[], operations::flush)]),
     endpoint("/v1/log/compact", &[post(&[], operations::compact)]),
+    endpoint("/v1/log/backup", &[post(&[], backup::backup)]),
     endpoint("/v1/doctor", &[get(&[], operations::doctor)]),
     endpoint("/v1/top", &[get(&["by", "limit"], limits::top)]),
     endpoint("/v1/metrics", &[get(&[], operations::metrics)]),

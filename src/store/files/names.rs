@@ -11,6 +11,8 @@ pub const QUEUE: &str = "flint.queue";
 
 /// Name of the file that tells git to leave the directory out.
 pub const IGNORE: &str = ".gitignore";
+/// Name of the file that is in a directory while a backup is restored into it. With it the directory is refused.
+pub const RESTORING: &str = "flint.restoring";
 
 /// Ending of a file that is still being written and counts for nothing.
 const UNFINISHED: &str = ".new";

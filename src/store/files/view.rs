@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::disk::{ReadDisk, SystemDisk};
-use super::names::{LOCK, Name};
+use super::names::{LOCK, Name, RESTORING};
 
 /// How often a listing is repeated that a compaction keeps changing.
 const ATTEMPTS: u32 = 100;
@@ -59,10 +59,10 @@ impl ReadOnlyView {
     }
 }
 
-/// The names of our files.
+/// The names of our files, and of one with which a directory is refused.
 fn names(dir: &Path) -> io::Result<BTreeSet<OsString>> {
     let names = SystemDisk.list(dir)?;
-    Ok(names.into_iter().filter(|name| Name::parse(name).is_some()).collect())
+    Ok(names.into_iter().filter(|name| Name::parse(name).is_some() || name == RESTORING).collect())
 }
 
 fn read_all(file: &File) -> io::Result<Vec<u8>> {

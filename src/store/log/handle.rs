@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::growth::Growth;
 use super::health::{Health, overloaded, stalled};
 use super::queue::{Message, Payload, Reservation, Shared};
+use super::segment::Cut;
 use super::sync::{Builder, Instant, JoinHandle, RecvTimeoutError, Sender, bounded, sleep, unbounded};
 use super::wait::{Outcome, Pending, Stage, Waiter};
 use super::writer::{Start, Writer};
@@ -136,8 +137,21 @@ impl Log {
     /// # Errors
     /// `log_failed` or `io`; the log then goes on in its segment, if it can.
     pub fn rotate(&self) -> Result<u64> {
+        self.ask(|reply| Message::Rotate { reply })
+    }
+
+    /// Makes all durable that was queued before, and returns where that ends. Bytes before the cut are never written
+    /// again. A full disk is no error.
+    ///
+    /// # Errors
+    /// `log_failed`, `overloaded`.
+    pub fn cut(&self) -> Result<Cut> {
+        self.ask(|reply| Message::Cut { reply })
+    }
+
+    fn ask<T>(&self, message: impl FnOnce(Sender<Result<T>>) -> Message) -> Result<T> {
         let (reply, answer) = bounded(1);
-        self.queue.send(Message::Rotate { reply }).map_err(|_| self.failure())?;
+        self.queue.send(message(reply)).map_err(|_| self.failure())?;
         match answer.recv_timeout(Duration::from_millis(LOG_WAIT_MS)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(overloaded()),

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::growth::Growth;
 use super::health::{Condition, Health};
+use super::segment::Cut;
 use super::sync::{
     AtomicU8, AtomicU64, Instant, Ordering, Receiver, RecvTimeoutError, Sender, look_for, sleep, yield_now,
 };
@@ -135,6 +136,10 @@ pub enum Message {
     /// Fail for good.
     GiveUp {
         reason: String,
+    },
+    /// Make all durable that was queued before, and tell where that ends.
+    Cut {
+        reply: Sender<Result<Cut>>,
     },
     Stop,
 }

@@ -28,6 +28,15 @@ pub struct Segment {
     pub copy_failed: bool,
 }
 
+/// Where the log ends at some moment: all that was queued before is in front of this, and durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Number of the open segment.
+    pub segment: u64,
+    /// Where its last frame ends.
+    pub length: u64,
+}
+
 /// Why a segment was not created.
 #[derive(Debug)]
 pub struct NotCreated {

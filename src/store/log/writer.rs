@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::health::Health;
 use super::queue::{FailOnExit, Intake, Message, Shared};
-use super::segment::{NotCreated, Segment};
+use super::segment::{Cut, NotCreated, Segment};
 use super::sync::{Instant, Ordering, Receiver, RecvTimeoutError, sleep};
 use super::wait::Waiting;
 use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
@@ -148,6 +148,9 @@ impl Writer {
                             let _ = reply.send(self.rotate());
                         }
                         Some(Message::GiveUp { reason }) => self.fail_for(reason),
+                        Some(Message::Cut { reply }) => {
+                            let _ = reply.send(self.cut());
+                        }
                         Some(Message::Stop) => {
                             self.drain(messages);
                             return self.stop();
@@ -312,6 +315,17 @@ impl Writer {
     fn sync(&mut self) {
         if self.unsynced == 0 || self.sync_segment() {
             self.waiting.complete(true);
+        }
+    }
+
+    /// Makes all records that are written durable, and tells where they end.
+    fn cut(&mut self) -> Result<Cut> {
+        if self.healthy() {
+            self.sync();
+        }
+        match self.healthy() {
+            true => Ok(Cut { segment: self.segment.number, length: self.segment.position }),
+            false => Err(self.shared.condition.error()),
         }
     }
 

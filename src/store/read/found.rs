@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::clock::{Clock, Micros, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::store::files::disk::ReadDisk;
-use crate::store::files::names::Name;
+use crate::store::files::names::{Name, RESTORING};
 use crate::store::format::record::{Answer, Entry, Event, HoldEntry, PatternTotals};
 
 /// Takes what is read, in the order of the log.
@@ -70,6 +70,8 @@ pub struct Recovered {
     pub segments: Vec<u64>,
     /// Their size without zero-filled space, in bytes.
     pub log_bytes: u64,
+    /// Where the last frame of the last one ends.
+    pub last_end: u64,
     /// Events that were read.
     pub events: u64,
     /// Frames of segments that were read, without marks.
@@ -189,9 +191,15 @@ pub struct Files {
 }
 
 impl Files {
+    /// # Errors
+    /// `corrupt` while a backup is being restored into it, or after that was interrupted; `io`.
     pub fn list(dir: &Path, disk: &dyn ReadDisk) -> Result<Files> {
         let mut files = Files::default();
         for name in disk.list(dir).map_err(|error| Error::io("list", dir, &error))? {
+            if name == RESTORING {
+                let what = format!("a backup was being restored into {}, and not to its end", dir.display());
+                return Err(Error::new(Kind::Corrupt, format!("{what}; restore it again, or remove the directory")));
+            }
             match Name::parse(&name) {
                 Some(Name::Snapshot(number)) => files.snapshots.push(number),
                 Some(Name::Segment(number)) => files.segments.push(number),

@@ -82,6 +82,7 @@ impl<'a> Reader<'a> {
             }
             end = self.read_segment(*number, Some(number) == segments.last())?;
             self.found.segments.push(*number);
+            self.found.last_end = end;
             if Some(number) == segments.last() {
                 self.replay.end().map_err(|what| Damage::at(&Name::Segment(*number).path(self.dir), end, what))?;
             }
