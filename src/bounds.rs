@@ -305,3 +305,10 @@ pub const MAX_MAX_KEYS: u64 = 1_000_000_000;
 
 /// Most overflow limits for values that requests bring: each set of values has one, and a client may choose the values.
 pub const MAX_OVERFLOWS: u64 = 64;
+
+/// Longest time of one exchange with a store, in milliseconds: connecting, sending again and waiting for replicas
+/// included.
+pub const STORE_TIMEOUT_MS: u64 = 2000;
+
+/// Largest `--replicas`: more than anybody waits for.
+pub const MAX_REPLICAS: u32 = 16;

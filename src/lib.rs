@@ -51,6 +51,8 @@ pub mod cli;
 #[doc(hidden)]
 pub mod clock;
 #[doc(hidden)]
+pub mod engine;
+#[doc(hidden)]
 pub mod error;
 #[doc(hidden)]
 pub mod limit;
