@@ -1,0 +1,144 @@
+//! What records are called in the store, and the lists in which keys stand.
+//!
+//! | name | what |
+//! |---|---|
+//! | `flint:KEY` | a limit, or a key that lives by a pattern or by what a request brought |
+//! | `flint.patterns` | all patterns |
+//! | `flint.hold:NUMBER` | a hold, in a Cluster with the tag of the slot of its keys |
+//! | `flint.answer:HEX` | a kept answer, in a Cluster with the tag of the slot of its request's keys |
+//! | `flint.identity` | what ids of holds are made of |
+//! | `flint.numbers` | the last number that was set aside for holds |
+//! | `flint.counted:ID:…` | what was counted for the pattern of this id |
+//!
+//! No key has a control character, so the members of lists that are made of several parts are told apart by one.
+
+use super::link::{limit_key, slot_of, tag_of};
+use crate::limiter::scratch::{Live, Name};
+
+/// What ids of holds are made of.
+pub const IDENTITY: &[u8] = b"flint.identity";
+
+/// The last number that was set aside for holds.
+pub const NUMBERS: &[u8] = b"flint.numbers";
+
+/// The list of keys that are configured, or have values for a time.
+pub const CONFIGURED: u8 = 0;
+
+/// The list of keys that live by a pattern or by what a request brought.
+pub const LIVE: u8 = 1;
+
+/// The same keys, each after what it lives by.
+pub const LIVE_BY: u8 = 2;
+
+/// The list of holds that are open or remembered.
+pub const HOLDS: u8 = 3;
+
+/// The list of limits that keys share which found no room.
+pub const OVERFLOWS: u8 = 4;
+
+/// The list of answers that are kept.
+pub const ANSWERS: u8 = 5;
+
+/// Bits of the number of a hold in a Cluster that are its slot.
+pub const SLOT_BITS: u32 = 14;
+
+/// How records are called: in a Cluster some names have the tag of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    Plain,
+    /// In a Cluster, for operations on keys of this slot.
+    Slot(u16),
+}
+
+impl Naming {
+    /// The name of a record in the store.
+    pub fn key(self, name: &Name) -> Vec<u8> {
+        match (name, self) {
+            (Name::Key(key), _) => limit_key(key),
+            (Name::Patterns, _) => b"flint.patterns".to_vec(),
+            (Name::Hold(number), Naming::Plain) => format!("flint.hold:{number}").into_bytes(),
+            (Name::Hold(number), Naming::Slot(_)) => {
+                let tag = tag_of((number & ((1 << SLOT_BITS) - 1)) as u16);
+                format!("flint.hold:{{{tag}}}:{number}").into_bytes()
+            }
+            (Name::Answer(hash), Naming::Plain) => format!("flint.answer:{}", hex(hash)).into_bytes(),
+            (Name::Answer(hash), Naming::Slot(slot)) => {
+                format!("flint.answer:{{{}}}:{}", tag_of(slot), hex(hash)).into_bytes()
+            }
+        }
+    }
+}
+
+/// The slot in which a record has to be, where its name says so.
+pub fn slot_of_name(name: &Name) -> Option<u16> {
+    match name {
+        Name::Key(key) => Some(slot_of(&limit_key(key))),
+        Name::Hold(number) => Some((number & ((1 << SLOT_BITS) - 1)) as u16),
+        Name::Patterns | Name::Answer(_) => None,
+    }
+}
+
+/// The member of [`LIVE_BY`] that a key has.
+pub fn live_member(live: Live, key: &str) -> Vec<u8> {
+    let mut member = live_prefix(live);
+    member.extend_from_slice(key.as_bytes());
+    member
+}
+
+/// How the members of [`LIVE_BY`] begin that live by the same.
+pub fn live_prefix(live: Live) -> Vec<u8> {
+    match live {
+        Live::Pattern(id) => format!("{id:016x}\u{1}").into_bytes(),
+        Live::Requested => b"requested\x01".to_vec(),
+    }
+}
+
+/// The counters of what was counted for a pattern: allowed, denied, allowed cost, denied cost.
+pub fn counters(pattern: u64) -> [Vec<u8>; 4] {
+    ["allowed", "denied", "allowed-cost", "denied-cost"].map(|what| format!("flint.counted:{pattern}:{what}").into_bytes())
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes that were written so.
+pub fn unhex(text: &[u8]) -> Option<[u8; 16]> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let mut bytes = [0; 16];
+    if text.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_names_are_the_same() {
+        let names = [
+            Name::Key("a".into()),
+            Name::Key("\u{2}a".into()),
+            Name::Key("hold:1".into()),
+            Name::Patterns,
+            Name::Hold(1),
+            Name::Hold(2),
+            Name::Answer([0; 16]),
+            Name::Answer([1; 16]),
+        ];
+        for naming in [Naming::Plain, Naming::Slot(7)] {
+            let mut keys: Vec<Vec<u8>> = names.iter().map(|name| naming.key(name)).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), names.len());
+        }
+        assert_eq!(Naming::Plain.key(&Name::Key("api:user-42".into())), b"flint:api:user-42");
+        assert_eq!(unhex(hex(&[0xa5; 16]).as_bytes()), Some([0xa5; 16]));
+        assert_eq!((unhex(b"zz"), unhex(&[b'g'; 32])), (None, None));
+    }
+}
