@@ -36,10 +36,14 @@ mod held;
 mod json;
 mod kept;
 mod lookup;
+#[cfg(feature = "store")]
+mod notes;
 mod offline;
 mod options;
 mod recovery;
 mod registry;
+#[cfg(feature = "store")]
+pub mod scratch;
 #[cfg(test)]
 mod tests;
 

@@ -6,13 +6,11 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// What an operation has looked at and changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Touched<N> {
-    /// All that it looked at, in any order, each name once or more often.
-    pub looked: Vec<N>,
-    /// Of these, what it changed.
-    pub changed: Vec<N>,
+/// What an operation has looked at, in any order, and what of it it changed.
+#[derive(Debug)]
+pub struct Touched<'a, N> {
+    pub looked: &'a [N],
+    pub changed: &'a [N],
 }
 
 /// Operations that are made together.
@@ -26,11 +24,11 @@ pub struct Group<N> {
 
 /// Joins operations that looked at the same name. `is_common` says which names tie nobody as long as nobody changes
 /// them. Operations without a name are in no group.
-pub fn join<N: Hash + Eq + Clone>(round: &[Touched<N>], is_common: impl Fn(&N) -> bool) -> Vec<Group<N>> {
+pub fn join<N: Hash + Eq + Clone>(round: &[Touched<'_, N>], is_common: impl Fn(&N) -> bool) -> Vec<Group<N>> {
     let mut ids: HashMap<&N, usize> = HashMap::new();
     let mut changed: Vec<bool> = Vec::new();
     for touched in round {
-        for (names, changes) in [(&touched.looked, false), (&touched.changed, true)] {
+        for (names, changes) in [(touched.looked, false), (touched.changed, true)] {
             for name in names {
                 let next = ids.len();
                 let id = *ids.entry(name).or_insert(next);
@@ -44,7 +42,7 @@ pub fn join<N: Hash + Eq + Clone>(round: &[Touched<N>], is_common: impl Fn(&N) -
     let mut sets = Sets::new(round.len());
     let mut first: Vec<Option<usize>> = vec![None; changed.len()];
     for (index, touched) in round.iter().enumerate() {
-        for name in touched.looked.iter().chain(&touched.changed) {
+        for name in touched.looked.iter().chain(touched.changed) {
             let id = ids[name];
             if !changed[id] && is_common(name) {
                 continue;
@@ -69,7 +67,7 @@ pub fn join<N: Hash + Eq + Clone>(round: &[Touched<N>], is_common: impl Fn(&N) -
             groups.len() - 1
         });
         groups[group].operations.push(index);
-        for name in touched.looked.iter().chain(&touched.changed) {
+        for name in touched.looked.iter().chain(touched.changed) {
             let id = ids[name];
             if listed.insert((group, id), ()).is_none() {
                 groups[group].names.push((name.clone(), changed[id]));
@@ -110,8 +108,8 @@ mod tests {
 
     use super::*;
 
-    fn touched(looked: &[u32], changed: &[u32]) -> Touched<u32> {
-        Touched { looked: looked.to_vec(), changed: changed.to_vec() }
+    fn touched<'a>(looked: &'a [u32], changed: &'a [u32]) -> Touched<'a, u32> {
+        Touched { looked, changed }
     }
 
     #[test]
@@ -139,7 +137,7 @@ mod tests {
         fn groups_are_apart(round in prop::collection::vec(
             (prop::collection::vec(0..12_u32, 0..4), prop::collection::vec(0..12_u32, 0..2)), 0..20)
         ) {
-            let round: Vec<Touched<u32>> = round.iter().map(|(looked, changed)| touched(looked, changed)).collect();
+            let round: Vec<Touched<'_, u32>> = round.iter().map(|(looked, changed)| touched(looked, changed)).collect();
             let groups = join(&round, |name| *name < 3);
             let mut seen = HashSet::new();
             let mut owner = std::collections::HashMap::new();
@@ -147,7 +145,7 @@ mod tests {
                 prop_assert!(group.operations.is_sorted());
                 for operation in &group.operations {
                     prop_assert!(seen.insert(*operation));
-                    for name in round[*operation].looked.iter().chain(&round[*operation].changed) {
+                    for name in round[*operation].looked.iter().chain(round[*operation].changed) {
                         let found = group.names.iter().filter(|(known, _)| known == name).count();
                         prop_assert_eq!(found, 1);
                     }

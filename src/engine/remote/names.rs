@@ -13,7 +13,7 @@
 //! No key has a control character, so the members of lists that are made of several parts are told apart by one.
 
 use super::link::{limit_key, slot_of, tag_of};
-use crate::limiter::scratch::{Live, Name};
+use crate::limiter::scratch::{Live, Name, Place};
 
 /// What ids of holds are made of.
 pub const IDENTITY: &[u8] = b"flint.identity";
@@ -83,6 +83,28 @@ pub fn live_member(live: Live, key: &str) -> Vec<u8> {
     let mut member = live_prefix(live);
     member.extend_from_slice(key.as_bytes());
     member
+}
+
+/// The lists in which a name stands, and the member that it is there.
+pub fn members(name: &Name, place: Place) -> Vec<(u8, Vec<u8>)> {
+    match (name, place) {
+        (Name::Key(key), Place::Key { configured, live }) => {
+            let key_bytes = || key.as_bytes().to_vec();
+            let mut members = Vec::new();
+            if configured {
+                members.push((CONFIGURED, key_bytes()));
+            }
+            if let Some(live) = live {
+                members.push((LIVE, key_bytes()));
+                members.push((LIVE_BY, live_member(live, key)));
+            }
+            members
+        }
+        (Name::Key(key), Place::Overflow) => vec![(OVERFLOWS, key.as_bytes().to_vec())],
+        (Name::Hold(number), Place::Hold) => vec![(HOLDS, format!("{number:016x}").into_bytes())],
+        (Name::Answer(hash), Place::Answer) => vec![(ANSWERS, hex(hash).into_bytes())],
+        _ => Vec::new(),
+    }
 }
 
 /// How the members of [`LIVE_BY`] begin that live by the same.

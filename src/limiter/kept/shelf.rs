@@ -90,6 +90,12 @@ impl Shelf {
         self.answers.get(&once.key).filter(|kept| kept.once == *once).map(|kept| Arc::clone(&kept.answer))
     }
 
+    /// Whether an answer is kept under this key.
+    #[cfg(feature = "store")]
+    pub fn has(&self, key: &Key) -> bool {
+        self.answers.contains_key(key)
+    }
+
     /// A request is under way no more.
     pub fn end(&mut self, once: &Once) {
         self.under_way.remove(&once.key);

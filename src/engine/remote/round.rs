@@ -1,0 +1,429 @@
+//! One round of a lane: operations are run on the scratch limiter, joined, sent, and answered or kept for another round.
+//!
+//! The scratch limiter is a copy of some of the store's records. What an operation changes in it stands only if the
+//! store takes it: each group of operations is one attempt, which says what versions its records are known by. An
+//! attempt that loses comes back with the records of now; these replace the copy, and its operations run again in the
+//! next round. After an error nobody knows what the store has, so the copy is *stale*: fetched anew before it is used.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use super::group::{Touched, join};
+use super::link::{Attempt, ErrorKind, Found, Known, LinkError, Mark, Outcome, Part, Write};
+use super::names::{self, Naming};
+use super::wire::Wire;
+use crate::engine::Operation;
+use crate::error::{Error, Kind, Result};
+use crate::limiter::scratch::{Live, Looked, Name, Place, Scratch};
+
+/// Numbers of holds that are set aside at once.
+const NUMBERS_AT_ONCE: u64 = 1024;
+
+/// How much longer than it makes a difference a record is left to the store, in milliseconds.
+const MARGIN_MS: u64 = 60_000;
+
+/// Records that are fetched at once.
+const FETCHED_AT_ONCE: usize = 1024;
+
+/// Called when the outcome of an operation is known, from a lane's thread: it must not wait.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// An operation that waits for its outcome.
+pub struct Job {
+    pub operation: Operation,
+    pub done: Done,
+    /// When it has to have one.
+    pub deadline: Instant,
+    /// How often it was run and lost.
+    pub losses: u32,
+}
+
+/// An operation in a round.
+struct Turn {
+    job: Job,
+    looked: Looked,
+    /// Its outcome, if that is known before anything is sent.
+    ended: Option<Result<()>>,
+}
+
+/// What is known of a record in the store.
+#[derive(Debug, Clone, Copy)]
+struct Stand {
+    version: Known,
+    /// In which lists its name stands.
+    place: Place,
+}
+
+/// What was counted since it was last told to the store.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// For patterns: allowed, denied, allowed cost, denied cost.
+    pub counted: HashMap<u64, [u64; 4]>,
+    /// Keys that were born, less those that went.
+    pub births: HashMap<Live, i64>,
+}
+
+/// The scratch limiter of a lane, its link, and what it knows of the store.
+pub struct Round<W> {
+    pub scratch: Scratch,
+    pub wire: W,
+    pub naming: Naming,
+    known: HashMap<Name, Stand>,
+    /// Loaded, and maybe not as the store has it.
+    stale: HashSet<Name>,
+    pub tally: Tally,
+}
+
+/// A record that an attempt looks at or changes.
+struct Planned {
+    name: Name,
+    key: Vec<u8>,
+    known: Known,
+    change: Option<Change>,
+    /// Where it stands in lists then.
+    place: Place,
+}
+
+enum Change {
+    Put(Vec<u8>, Option<u64>),
+    Delete,
+}
+
+impl<W: Wire> Round<W> {
+    pub fn new(scratch: Scratch, wire: W, naming: Naming) -> Round<W> {
+        let mut stale = HashSet::new();
+        if naming == Naming::Plain {
+            stale.insert(Name::Patterns);
+        }
+        Round { scratch, wire, naming, known: HashMap::new(), stale, tally: Tally::default() }
+    }
+
+    /// Runs operations. Returns those that lost, in their order; all others are answered.
+    pub fn run(&mut self, jobs: Vec<Job>) -> Vec<Job> {
+        let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return Vec::new() };
+        if let Err(error) = self.refresh(deadline) {
+            jobs.into_iter().for_each(|job| (job.done)(Err(error.clone())));
+            return Vec::new();
+        }
+        let turn = |job| Turn { job, looked: Looked::default(), ended: None };
+        let mut turns: Vec<Turn> = jobs.into_iter().map(turn).collect();
+        self.decide(&mut turns, deadline);
+        self.send(&mut turns, deadline);
+        let mut lost = Vec::new();
+        for Turn { job, ended, .. } in turns {
+            match ended {
+                Some(ended) => (job.done)(ended),
+                None => lost.push(Job { losses: job.losses + 1, ..job }),
+            }
+        }
+        lost
+    }
+
+    /// Fetches what is stale.
+    fn refresh(&mut self, deadline: Instant) -> Result<()> {
+        while !self.stale.is_empty() {
+            let names: Vec<Name> = self.stale.iter().take(FETCHED_AT_ONCE).cloned().collect();
+            self.fetch(&names, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Loads what the store has under these names.
+    fn fetch(&mut self, names: &[Name], deadline: Instant) -> Result<()> {
+        for names in names.chunks(FETCHED_AT_ONCE) {
+            let keys: Vec<Vec<u8>> = names.iter().map(|name| self.naming.key(name)).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let found = self.wire.fetch(&keys, deadline).map_err(|error| told(&error, false))?;
+            for (name, found) in names.iter().zip(found) {
+                self.load(name, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces what is known of a record. One that can't be read is not known, and whatever needs it asks again.
+    fn load(&mut self, name: &Name, found: Found) -> Result<()> {
+        let (version, loaded) = match &found {
+            Found::Same => return Ok(()),
+            Found::Absent => (Known::Absent, self.scratch.load(name, None)),
+            Found::Present(value) => {
+                (Known::Version(value.version()), self.scratch.load(name, Some(value.record())))
+            }
+        };
+        self.stale.remove(name);
+        match loaded {
+            Ok(()) => {
+                let place = self.scratch.place(name);
+                self.known.insert(name.clone(), Stand { version, place });
+                Ok(())
+            }
+            Err(error) => {
+                self.known.remove(name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs all operations, until each has seen all that it looked at, or has ended.
+    fn decide(&mut self, turns: &mut [Turn], deadline: Instant) {
+        let mut left: Vec<usize> = (0..turns.len()).collect();
+        while !left.is_empty() {
+            let (mut again, mut wants_numbers) = (HashSet::new(), false);
+            for index in left {
+                let turn = &mut turns[index];
+                turn.ended = self.run_one(turn);
+                if turn.ended.is_some() || !turn.looked.is_complete() {
+                    again.insert(index);
+                    wants_numbers |= turn.looked.wants_numbers;
+                }
+            }
+            if again.is_empty() {
+                return;
+            }
+            // What these have changed, and all that saw it, never was.
+            let mut names = HashSet::new();
+            left = Vec::new();
+            for group in groups(turns) {
+                if !group.operations.iter().any(|index| again.contains(index)) {
+                    continue;
+                }
+                names.extend(group.names.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name));
+                for index in group.operations {
+                    names.extend(turns[index].looked.missing.iter().cloned());
+                    if turns[index].ended.is_none() {
+                        left.push(index);
+                    } else {
+                        turns[index].looked = Looked::default();
+                    }
+                }
+            }
+            let names: Vec<Name> = names.into_iter().collect();
+            self.stale.extend(names.iter().filter(|name| self.known.contains_key(*name)).cloned());
+            let numbers = if wants_numbers { self.take_numbers(deadline) } else { Ok(()) };
+            if let Err(error) = numbers.and_then(|()| self.fetch(&names, deadline)) {
+                for index in left {
+                    turns[index].looked = Looked::default();
+                    turns[index].ended = Some(Err(error.clone()));
+                }
+                return;
+            }
+            left.sort_unstable();
+        }
+    }
+
+    /// Runs an operation. Returns its outcome if it panicked.
+    fn run_one(&mut self, turn: &mut Turn) -> Option<Result<()>> {
+        self.scratch.begin();
+        let ran = catch_unwind(AssertUnwindSafe(|| (turn.job.operation)(self.scratch.limiter())));
+        turn.looked = self.scratch.end();
+        ran.err().map(|panic| {
+            drop(panic);
+            log::error!("an operation panicked, which is a defect of Flint; nothing was changed by it");
+            let what = "the request met a defect of Flint, and nothing was changed; please report it";
+            Err(Error::new(Kind::Internal, what))
+        })
+    }
+
+    /// Sets numbers aside for holds to come.
+    fn take_numbers(&mut self, deadline: Instant) -> Result<()> {
+        let counters = [(names::NUMBERS, NUMBERS_AT_ONCE as i64)];
+        let last = self.wire.add(&counters, deadline).map_err(|error| told(&error, false))?;
+        let end = last.first().map_or(0, |last| (*last).max(0) as u64) + 1;
+        self.scratch.set_hold_numbers(end.saturating_sub(NUMBERS_AT_ONCE)..end);
+        Ok(())
+    }
+
+    /// Sends each group as one attempt. Turns without an outcome have lost.
+    fn send(&mut self, turns: &mut [Turn], deadline: Instant) {
+        let groups = groups(turns);
+        for turn in turns.iter_mut().filter(|turn| turn.looked.touched.is_empty() && turn.ended.is_none()) {
+            // It looked at nothing, such as a request with an argument out of range.
+            turn.ended = Some(Ok(()));
+        }
+        if groups.is_empty() {
+            return;
+        }
+        let planned: Vec<Vec<Planned>> =
+            groups.iter().map(|group| group.names.iter().map(|name| self.plan(name)).collect()).collect();
+        let outcomes = self.exchange(&planned, deadline);
+        for ((group, planned), outcome) in groups.iter().zip(planned).zip(outcomes) {
+            let writes = planned.iter().any(|part| part.change.is_some());
+            match outcome {
+                Ok(Outcome::Won(version)) => {
+                    let mut all = Looked::default();
+                    for index in &group.operations {
+                        all.join(std::mem::take(&mut turns[*index].looked));
+                        turns[*index].ended = Some(Ok(()));
+                    }
+                    self.win(planned, version, &all);
+                }
+                Ok(Outcome::Lost(found)) => {
+                    if let Err(error) = self.lose(planned, found) {
+                        group.operations.iter().for_each(|index| turns[*index].ended = Some(Err(error.clone())));
+                    }
+                }
+                Err(error) => {
+                    self.stale.extend(planned.into_iter().map(|part| part.name));
+                    let error = told(&error, writes);
+                    group.operations.iter().for_each(|index| turns[*index].ended = Some(Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// What an attempt has to say of a name.
+    fn plan(&mut self, (name, changed): &(Name, bool)) -> Planned {
+        let Stand { version: known, place } =
+            self.known.get(name).copied().unwrap_or(Stand { version: Known::Absent, place: Place::None });
+        let key = self.naming.key(name);
+        let (change, place) = match changed {
+            false => (None, place),
+            true => match self.scratch.save(name) {
+                Some(saved) => {
+                    let expires = saved.until.map(|until| until.div_ceil(1000).saturating_add(MARGIN_MS));
+                    (Some(Change::Put(saved.record, expires)), self.scratch.place(name))
+                }
+                None if known == Known::Absent => (None, Place::None),
+                None => (Some(Change::Delete), Place::None),
+            },
+        };
+        Planned { name: name.clone(), key, known, change, place }
+    }
+
+    fn exchange(
+        &mut self,
+        planned: &[Vec<Planned>],
+        deadline: Instant,
+    ) -> Vec<std::result::Result<Outcome, LinkError>> {
+        let members: Vec<Vec<(u8, Vec<u8>, bool)>> = planned.iter().map(|parts| self.marks(parts)).collect();
+        let attempt = |(parts, members): (&Vec<Planned>, &Vec<(u8, Vec<u8>, bool)>)| Attempt {
+            parts: parts.iter().filter(|part| self.is_sent(part)).map(part_of).collect(),
+            marks: members.iter().map(|(list, member, present)| Mark { list: *list, member, present: *present }).collect(),
+        };
+        let attempts: Vec<Attempt<'_>> = planned.iter().zip(&members).map(attempt).collect();
+        self.wire.exchange(&attempts, deadline)
+    }
+
+    /// Whether a record is in the attempt: in a Cluster that of all patterns lies elsewhere.
+    fn is_sent(&self, part: &Planned) -> bool {
+        self.naming == Naming::Plain || part.name != Name::Patterns
+    }
+
+    /// The changes of lists that belong to an attempt.
+    fn marks(&self, parts: &[Planned]) -> Vec<(u8, Vec<u8>, bool)> {
+        let mut marks = Vec::new();
+        for part in parts.iter().filter(|part| part.change.is_some()) {
+            let before = self.known.get(&part.name).map_or(Place::None, |stand| stand.place);
+            if before == part.place {
+                continue;
+            }
+            let (old, new) = (names::members(&part.name, before), names::members(&part.name, part.place));
+            let gone = old.iter().filter(|member| !new.contains(member));
+            marks.extend(gone.map(|(list, member)| (*list, member.clone(), false)));
+            marks.extend(new.iter().filter(|member| !old.contains(member)).map(|(list, member)| (*list, member.clone(), true)));
+        }
+        marks
+    }
+
+    /// A group was written, or what it looked at was found to be as it was.
+    fn win(&mut self, planned: Vec<Planned>, version: super::link::Version, all: &Looked) {
+        for part in planned {
+            let version = match part.change {
+                None => continue,
+                Some(Change::Put(..)) => Known::Version(version),
+                Some(Change::Delete) => Known::Absent,
+            };
+            self.known.insert(part.name, Stand { version, place: part.place });
+        }
+        for (pattern, counted) in &all.counted {
+            let sums = self.tally.counted.entry(*pattern).or_default();
+            sums.iter_mut().zip(counted).for_each(|(sum, counted)| *sum += counted);
+        }
+        for (live, births) in &all.births {
+            *self.tally.births.entry(*live).or_default() += births;
+        }
+        self.scratch.won(all);
+    }
+
+    /// A group was not written: what the store has replaces all that it touched.
+    fn lose(&mut self, planned: Vec<Planned>, found: Vec<Found>) -> Result<()> {
+        let mut found = found.into_iter();
+        let mut first_error = Ok(());
+        for part in planned {
+            let found = if self.is_sent(&part) { found.next() } else { Some(Found::Same) };
+            match found {
+                // As it was before these operations; the copy has what they made of it.
+                None | Some(Found::Same) if part.change.is_some() => {
+                    self.stale.insert(part.name);
+                }
+                None | Some(Found::Same) => {}
+                Some(found) => first_error = first_error.and(self.load(&part.name, found)),
+            }
+        }
+        first_error
+    }
+
+    /// Writes the denials that were told and are not in the store yet. What another server has changed meanwhile is
+    /// left for the next call.
+    pub fn write_denials(&mut self, deadline: Instant) -> Result<()> {
+        self.refresh(deadline)?;
+        let names = self.scratch.unsaved_denials();
+        for names in names.chunks(FETCHED_AT_ONCE) {
+            let planned: Vec<Vec<Planned>> = names.iter().map(|name| vec![self.plan(&(name.clone(), true))]).collect();
+            let outcomes = self.exchange(&planned, deadline);
+            for ((name, planned), outcome) in names.iter().zip(planned).zip(outcomes) {
+                match outcome {
+                    Ok(Outcome::Won(version)) => {
+                        let (touched, changed) = (vec![name.clone()], vec![name.clone()]);
+                        self.win(planned, version, &Looked { touched, changed, ..Looked::default() });
+                    }
+                    Ok(Outcome::Lost(found)) => self.lose(planned, found)?,
+                    Err(error) => {
+                        self.stale.insert(name.clone());
+                        return Err(told(&error, true));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of copies, if there are more than so many.
+    pub fn bound(&mut self, most: usize) {
+        if self.scratch.loaded() > most {
+            self.scratch.forget_all();
+            let scratch = &self.scratch;
+            self.known.retain(|name, _| scratch.is_loaded(name));
+            self.stale.retain(|name| scratch.is_loaded(name));
+        }
+    }
+}
+
+fn groups(turns: &[Turn]) -> Vec<super::group::Group<Name>> {
+    let touched: Vec<Touched<'_, Name>> = turns
+        .iter()
+        .map(|turn| Touched { looked: &turn.looked.touched, changed: &turn.looked.changed })
+        .collect();
+    join(&touched, |name| *name == Name::Patterns)
+}
+
+fn part_of(part: &Planned) -> Part<'_> {
+    let write = match &part.change {
+        None => Write::Keep,
+        Some(Change::Put(record, expire_at_ms)) => Write::Put { record, expire_at_ms: *expire_at_ms },
+        Some(Change::Delete) => Write::Delete,
+    };
+    Part { key: &part.key, known: part.known, write }
+}
+
+/// What users are told of an error of the link. `writes`: whether something was to be written.
+pub fn told(error: &LinkError, writes: bool) -> Error {
+    let kind = match error.kind() {
+        ErrorKind::OutcomeUnknown if writes => Kind::OutcomeUnknown,
+        ErrorKind::Unavailable | ErrorKind::OutcomeUnknown | ErrorKind::Refused => Kind::StoreUnavailable,
+        ErrorKind::CrossSlot => Kind::CrossSlot,
+        ErrorKind::Corrupt => Kind::Corrupt,
+    };
+    Error::new(kind, error.message())
+}
