@@ -43,6 +43,12 @@ pub enum Kind {
     Overloaded,
     /// The log cannot be written: the disk is full, or an earlier write or fsync failed.
     LogFailed,
+    /// The store cannot be used now: nothing was spent.
+    StoreUnavailable,
+    /// The store did not say whether it has done it.
+    OutcomeUnknown,
+    /// Keys of one request are in different slots of a Cluster.
+    CrossSlot,
     /// The command line is wrong.
     Usage,
     /// Another process owns the data directory.
@@ -79,6 +85,9 @@ impl Kind {
             Kind::BodyTooLarge => ("body_too_large", 413, 3),
             Kind::Overloaded => ("overloaded", 503, 3),
             Kind::LogFailed => ("log_failed", 503, 3),
+            Kind::StoreUnavailable => ("store_unavailable", 503, 3),
+            Kind::OutcomeUnknown => ("outcome_unknown", 503, 3),
+            Kind::CrossSlot => ("cross_slot", 400, 2),
             Kind::Usage => ("usage", 400, 2),
             Kind::Locked => ("locked", 503, 3),
             Kind::Corrupt => ("corrupt", 500, 3),
@@ -108,6 +117,9 @@ impl Kind {
         Kind::BodyTooLarge,
         Kind::Overloaded,
         Kind::LogFailed,
+        Kind::StoreUnavailable,
+        Kind::OutcomeUnknown,
+        Kind::CrossSlot,
         Kind::Usage,
         Kind::Locked,
         Kind::Corrupt,

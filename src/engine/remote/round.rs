@@ -13,8 +13,8 @@ use super::group::{Touched, join};
 use super::link::{Attempt, ErrorKind, Found, Known, LinkError, Mark, Outcome, Part, Write};
 use super::names::{self, Naming};
 use super::wire::Wire;
-use crate::engine::Operation;
 use crate::error::{Error, Kind, Result};
+use crate::limiter::Limiter;
 use crate::limiter::scratch::{Live, Looked, Name, Place, Scratch};
 
 /// Numbers of holds that are set aside at once.
@@ -26,13 +26,44 @@ const MARGIN_MS: u64 = 60_000;
 /// Records that are fetched at once.
 const FETCHED_AT_ONCE: usize = 1024;
 
+/// What is to be done with a limiter. It may run several times: only its last run counts.
+pub type Operation = Box<dyn FnMut(&Limiter) + Send>;
+
 /// Called when the outcome of an operation is known, from a lane's thread: it must not wait.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Tells the outcome of an operation, once: dropped before, that nobody takes it any more.
+pub struct Answer(Option<Done>);
+
+impl Answer {
+    pub fn new(done: Done) -> Answer {
+        Answer(Some(done))
+    }
+
+    pub fn give(mut self, outcome: Result<()>) {
+        if let Some(done) = self.0.take() {
+            done(outcome);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Err(closed()));
+        }
+    }
+}
+
+/// The error of operations that no lane takes any more.
+pub fn closed() -> Error {
+    Error::new(Kind::StoreUnavailable, "the server is stopping; ask another one")
+}
 
 /// An operation that waits for its outcome.
 pub struct Job {
     pub operation: Operation,
-    pub done: Done,
+    pub answer: Answer,
     /// When it has to have one.
     pub deadline: Instant,
     /// How often it was run and lost.
@@ -72,6 +103,8 @@ pub struct Round<W> {
     known: HashMap<Name, Stand>,
     /// Loaded, and maybe not as the store has it.
     stale: HashSet<Name>,
+    /// Records that were fetched in this round and could not be read.
+    bad: HashMap<Name, Error>,
     pub tally: Tally,
 }
 
@@ -96,16 +129,17 @@ impl<W: Wire> Round<W> {
         if naming == Naming::Plain {
             stale.insert(Name::Patterns);
         }
-        Round { scratch, wire, naming, known: HashMap::new(), stale, tally: Tally::default() }
+        Round { scratch, wire, naming, known: HashMap::new(), stale, bad: HashMap::new(), tally: Tally::default() }
     }
 
     /// Runs operations. Returns those that lost, in their order; all others are answered.
     pub fn run(&mut self, jobs: Vec<Job>) -> Vec<Job> {
         let Some(deadline) = jobs.iter().map(|job| job.deadline).min() else { return Vec::new() };
         if let Err(error) = self.refresh(deadline) {
-            jobs.into_iter().for_each(|job| (job.done)(Err(error.clone())));
+            jobs.into_iter().for_each(|job| job.answer.give(Err(error.clone())));
             return Vec::new();
         }
+        self.bad.clear();
         let turn = |job| Turn { job, looked: Looked::default(), ended: None };
         let mut turns: Vec<Turn> = jobs.into_iter().map(turn).collect();
         self.decide(&mut turns, deadline);
@@ -113,7 +147,7 @@ impl<W: Wire> Round<W> {
         let mut lost = Vec::new();
         for Turn { job, ended, .. } in turns {
             match ended {
-                Some(ended) => (job.done)(ended),
+                Some(ended) => job.answer.give(ended),
                 None => lost.push(Job { losses: job.losses + 1, ..job }),
             }
         }
@@ -136,16 +170,16 @@ impl<W: Wire> Round<W> {
             let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
             let found = self.wire.fetch(&keys, deadline).map_err(|error| told(&error, false))?;
             for (name, found) in names.iter().zip(found) {
-                self.load(name, found)?;
+                self.load(name, found);
             }
         }
         Ok(())
     }
 
-    /// Replaces what is known of a record. One that can't be read is not known, and whatever needs it asks again.
-    fn load(&mut self, name: &Name, found: Found) -> Result<()> {
+    /// Replaces what is known of a record. One that can't be read is not known, and whatever needs it fails.
+    fn load(&mut self, name: &Name, found: Found) {
         let (version, loaded) = match &found {
-            Found::Same => return Ok(()),
+            Found::Same => return,
             Found::Absent => (Known::Absent, self.scratch.load(name, None)),
             Found::Present(value) => {
                 (Known::Version(value.version()), self.scratch.load(name, Some(value.record())))
@@ -156,11 +190,10 @@ impl<W: Wire> Round<W> {
             Ok(()) => {
                 let place = self.scratch.place(name);
                 self.known.insert(name.clone(), Stand { version, place });
-                Ok(())
             }
             Err(error) => {
                 self.known.remove(name);
-                Err(error)
+                self.bad.insert(name.clone(), error);
             }
         }
     }
@@ -172,7 +205,7 @@ impl<W: Wire> Round<W> {
             let (mut again, mut wants_numbers) = (HashSet::new(), false);
             for index in left {
                 let turn = &mut turns[index];
-                turn.ended = self.run_one(turn);
+                turn.ended = self.run_one(turn).or_else(|| self.refusal(&turn.looked));
                 if turn.ended.is_some() || !turn.looked.is_complete() {
                     again.insert(index);
                     wants_numbers |= turn.looked.wants_numbers;
@@ -210,6 +243,11 @@ impl<W: Wire> Round<W> {
             }
             left.sort_unstable();
         }
+    }
+
+    /// The outcome of an operation that needs a record which can't be read.
+    fn refusal(&self, looked: &Looked) -> Option<Result<()>> {
+        looked.missing.iter().find_map(|name| self.bad.get(name)).map(|error| Err(error.clone()))
     }
 
     /// Runs an operation. Returns its outcome if it panicked.
@@ -258,11 +296,7 @@ impl<W: Wire> Round<W> {
                     }
                     self.win(planned, version, &all);
                 }
-                Ok(Outcome::Lost(found)) => {
-                    if let Err(error) = self.lose(planned, found) {
-                        group.operations.iter().for_each(|index| turns[*index].ended = Some(Err(error.clone())));
-                    }
-                }
+                Ok(Outcome::Lost(found)) => self.lose(planned, found),
                 Err(error) => {
                     self.stale.extend(planned.into_iter().map(|part| part.name));
                     let error = told(&error, writes);
@@ -297,11 +331,17 @@ impl<W: Wire> Round<W> {
         deadline: Instant,
     ) -> Vec<std::result::Result<Outcome, LinkError>> {
         let members: Vec<Vec<(u8, Vec<u8>, bool)>> = planned.iter().map(|parts| self.marks(parts)).collect();
-        let attempt = |(parts, members): (&Vec<Planned>, &Vec<(u8, Vec<u8>, bool)>)| Attempt {
-            parts: parts.iter().filter(|part| self.is_sent(part)).map(part_of).collect(),
-            marks: members.iter().map(|(list, member, present)| Mark { list: *list, member, present: *present }).collect(),
-        };
-        let attempts: Vec<Attempt<'_>> = planned.iter().zip(&members).map(attempt).collect();
+        let attempts: Vec<Attempt<'_>> = planned
+            .iter()
+            .zip(&members)
+            .map(|(parts, members)| Attempt {
+                parts: parts.iter().filter(|part| self.is_sent(part)).map(part_of).collect(),
+                marks: members
+                    .iter()
+                    .map(|(list, member, present)| Mark { list: *list, member, present: *present })
+                    .collect(),
+            })
+            .collect();
         self.wire.exchange(&attempts, deadline)
     }
 
@@ -347,9 +387,8 @@ impl<W: Wire> Round<W> {
     }
 
     /// A group was not written: what the store has replaces all that it touched.
-    fn lose(&mut self, planned: Vec<Planned>, found: Vec<Found>) -> Result<()> {
+    fn lose(&mut self, planned: Vec<Planned>, found: Vec<Found>) {
         let mut found = found.into_iter();
-        let mut first_error = Ok(());
         for part in planned {
             let found = if self.is_sent(&part) { found.next() } else { Some(Found::Same) };
             match found {
@@ -358,10 +397,9 @@ impl<W: Wire> Round<W> {
                     self.stale.insert(part.name);
                 }
                 None | Some(Found::Same) => {}
-                Some(found) => first_error = first_error.and(self.load(&part.name, found)),
+                Some(found) => self.load(&part.name, found),
             }
         }
-        first_error
     }
 
     /// Writes the denials that were told and are not in the store yet. What another server has changed meanwhile is
@@ -375,10 +413,12 @@ impl<W: Wire> Round<W> {
             for ((name, planned), outcome) in names.iter().zip(planned).zip(outcomes) {
                 match outcome {
                     Ok(Outcome::Won(version)) => {
-                        let (touched, changed) = (vec![name.clone()], vec![name.clone()]);
-                        self.win(planned, version, &Looked { touched, changed, ..Looked::default() });
+                        let mut looked = Looked::default();
+                        looked.touched.push(name.clone());
+                        looked.changed.push(name.clone());
+                        self.win(planned, version, &looked);
                     }
-                    Ok(Outcome::Lost(found)) => self.lose(planned, found)?,
+                    Ok(Outcome::Lost(found)) => self.lose(planned, found),
                     Err(error) => {
                         self.stale.insert(name.clone());
                         return Err(told(&error, true));

@@ -47,4 +47,15 @@ impl Scratch {
             }
         }
     }
+    /// How many keys may live by a pattern, or by what requests brought.
+    pub fn most_live(&self, of: Live) -> u64 {
+        let registry = &self.limiter().core.registry;
+        match of {
+            Live::Requested => registry.max_requested,
+            Live::Pattern(id) => {
+                let known = registry.known();
+                known.rows().find(|row| row.pattern.id == id).map_or(0, |row| row.max_keys)
+            }
+        }
+    }
 }
