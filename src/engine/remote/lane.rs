@@ -240,18 +240,22 @@ impl<W: Wire> Lane<W> {
             (births.unsigned_abs() >= allowed).then_some(*live)
         };
         let due: Vec<Live> = self.round.tally.births.iter().filter_map(due).collect();
-        for live in due {
-            self.ask(live);
-        }
+        self.ask(&due);
     }
 
-    fn ask(&mut self, live: Live) {
+    fn ask(&mut self, asked: &[Live]) {
         let deadline = Instant::now() + self.timeout;
-        let Ok(count) = self.round.wire.count(names::LIVE_BY, &names::live_prefix(live), deadline) else { return };
-        self.round.tally.births.remove(&live);
-        self.round.scratch.set_live(live, count);
-        let room = self.round.scratch.most_live(live).saturating_sub(count);
-        self.live.insert(live, (room / ROOM_SHARE).max(BIRTHS));
+        for asked in asked.chunks(MAX_ASKED) {
+            let prefixes: Vec<Vec<u8>> = asked.iter().map(|live| names::live_prefix(*live)).collect();
+            let lists: Vec<(u8, &[u8])> = prefixes.iter().map(|prefix| (names::LIVE_BY, prefix.as_slice())).collect();
+            let Ok(counts) = self.round.wire.counts(&lists, deadline) else { return };
+            for (live, count) in asked.iter().zip(counts) {
+                self.round.tally.births.remove(live);
+                self.round.scratch.set_live(*live, count);
+                let room = self.round.scratch.most_live(*live).saturating_sub(count);
+                self.live.insert(*live, (room / ROOM_SHARE).max(BIRTHS));
+            }
+        }
     }
 
     /// Tells the store what was counted, and asks for what others have counted.
@@ -277,9 +281,7 @@ impl<W: Wire> Lane<W> {
         if patterns.len() <= MAX_ASKED {
             asked.extend(patterns.iter().map(|(id, _)| Live::Pattern(*id)).filter(|live| !self.round.tally.births.contains_key(live)));
         }
-        for live in asked {
-            self.ask(live);
-        }
+        self.ask(&asked);
         self.round.bound(MAX_LOADED);
     }
 

@@ -8,6 +8,8 @@ mod lane;
 pub mod link;
 mod names;
 mod round;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use self::engine::{Remote, Settings};

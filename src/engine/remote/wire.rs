@@ -15,8 +15,8 @@ pub trait Wire: Send {
     /// As [`Link::add`].
     fn add(&mut self, counters: &[(&[u8], i64)], deadline: Instant) -> Result<Vec<i64>, LinkError>;
 
-    /// How many members of a list begin with `prefix`.
-    fn count(&mut self, list: u8, prefix: &[u8], deadline: Instant) -> Result<u64, LinkError>;
+    /// As [`Link::counts`].
+    fn counts(&mut self, lists: &[(u8, &[u8])], deadline: Instant) -> Result<Vec<u64>, LinkError>;
 }
 
 impl Wire for Link {
@@ -32,8 +32,7 @@ impl Wire for Link {
         Link::add(self, counters, deadline)
     }
 
-    fn count(&mut self, list: u8, prefix: &[u8], deadline: Instant) -> Result<u64, LinkError> {
-        let _ = prefix;
-        Link::count(self, list, deadline)
+    fn counts(&mut self, lists: &[(u8, &[u8])], deadline: Instant) -> Result<Vec<u64>, LinkError> {
+        Link::counts(self, lists, deadline)
     }
 }

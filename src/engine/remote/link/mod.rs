@@ -227,6 +227,14 @@ impl Value {
     }
 }
 
+#[cfg(test)]
+impl Value {
+    /// One that a single link has written.
+    pub fn of(version: Version, record: &[u8]) -> Value {
+        Value { bytes: [&[1, 1], &version.0[..], record].concat() }
+    }
+}
+
 /// A connection to each master that was needed, for one lane.
 pub struct Link {}
 
@@ -272,6 +280,11 @@ impl Link {
     /// How many members a list has, those of vanished keys included.
     pub fn count(&mut self, list: u8, deadline: Instant) -> Result<u64, LinkError> {
         todo!("{:?}", (list, deadline))
+    }
+
+    /// How many members of each list begin with a prefix, those of vanished keys included.
+    pub fn counts(&mut self, lists: &[(u8, &[u8])], deadline: Instant) -> Result<Vec<u64>, LinkError> {
+        todo!("{:?}", (lists, deadline))
     }
 
     /// Takes members off a list whose key the store has no more. Each is `(member, key)`; those whose key is there stay.
