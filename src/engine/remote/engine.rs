@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::lane::{self, Figures, Inbox};
 use super::link::{Address, Options, Store};
-use super::names::{self, Naming};
-use super::round::{Done, Operation, Round, told};
+use super::names;
+use super::reader::Source;
+use super::round::{Done, Mode, Operation, Round, told};
 use crate::bounds::{MAX_HOLDS, MAX_KEYS, STORE_TIMEOUT_MS};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::limiter::scratch::Scratch;
 
 /// How a store is used.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ impl Settings {
 
 /// Limits in a store.
 pub struct Remote {
-    store: Store,
+    pub(super) source: Source,
     lanes: Vec<Inbox>,
     threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
     figures: Arc<Figures>,
@@ -68,11 +68,12 @@ impl Remote {
         let mut link = store.link();
         let identity = link.identity(names::IDENTITY, deadline).map_err(|error| told(&error, false))?;
         let figures = Arc::new(Figures::default());
-        let scratch = Scratch::new(settings.clock.clone(), &identity, settings.max_keys, settings.max_holds);
-        let round = Round::new(scratch, link, Naming::Plain);
+        let Settings { clock, max_keys, max_holds, timeout, .. } = settings.clone();
+        let source = Source { store, clock, identity, max_keys, max_holds, timeout };
+        let round = Round::new(source.scratch(), link, Mode::All);
         let (inbox, thread) = lane::start(round, 0, &figures, settings.timeout)?;
         let threads = std::sync::Mutex::new(vec![thread]);
-        Ok(Remote { store, lanes: vec![inbox], threads, figures, timeout: settings.timeout })
+        Ok(Remote { source, lanes: vec![inbox], threads, figures, timeout: settings.timeout })
     }
 
     /// Runs an operation, and returns once its outcome is known.
@@ -87,7 +88,7 @@ impl Remote {
 
     /// The same without waiting: `done` is called later, from any thread, once.
     pub fn submit(&self, operation: Operation, done: Done) {
-        self.lanes[0].submit(operation, done, self.timeout);
+        self.lanes[0].submit(operation, done, None, self.timeout);
     }
 
     /// Answers what waits, writes what was counted, and ends the lanes.

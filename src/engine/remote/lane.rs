@@ -67,8 +67,9 @@ pub struct Inbox {
 
 impl Inbox {
     /// Hands an operation over. `done` is called at once where the lane takes no more.
-    pub fn submit(&self, operation: Operation, done: Done, timeout: Duration) {
-        let job = Job { operation, answer: Answer::new(done), deadline: Instant::now() + timeout, losses: 0 };
+    pub fn submit(&self, operation: Operation, done: Done, slot: Option<u16>, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let job = Job { operation, answer: Answer::new(done), deadline, losses: 0, slot };
         if self.closed.load(Ordering::Acquire) {
             return job.answer.give(Err(closed()));
         }

@@ -42,40 +42,46 @@ pub const ANSWERS: u8 = 5;
 /// Bits of the number of a hold in a Cluster that are its slot.
 pub const SLOT_BITS: u32 = 14;
 
-/// How records are called: in a Cluster some names have the tag of a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Naming {
-    Plain,
-    /// In a Cluster, for operations on keys of this slot.
-    Slot(u16),
+/// The name of a record in the store. In a Cluster some names have the tag of a slot: a hold's is in its number, and
+/// that of an answer is `slot`, that of its request's keys.
+pub fn key(name: &Name, slot: Option<u16>) -> Vec<u8> {
+    match (name, slot) {
+        (Name::Key(key), _) => limit_key(key),
+        (Name::Patterns, _) => b"flint.patterns".to_vec(),
+        (Name::Hold(number), None) => format!("flint.hold:{number}").into_bytes(),
+        (Name::Hold(number), Some(_)) => {
+            format!("flint.hold:{{{}}}:{number}", tag_of(slot_of_hold(*number))).into_bytes()
+        }
+        (Name::Answer(hash), None) => format!("flint.answer:{}", hex(hash)).into_bytes(),
+        (Name::Answer(hash), Some(slot)) => format!("flint.answer:{{{}}}:{}", tag_of(slot), hex(hash)).into_bytes(),
+    }
 }
 
-impl Naming {
-    /// The name of a record in the store.
-    pub fn key(self, name: &Name) -> Vec<u8> {
-        match (name, self) {
-            (Name::Key(key), _) => limit_key(key),
-            (Name::Patterns, _) => b"flint.patterns".to_vec(),
-            (Name::Hold(number), Naming::Plain) => format!("flint.hold:{number}").into_bytes(),
-            (Name::Hold(number), Naming::Slot(_)) => {
-                let tag = tag_of((number & ((1 << SLOT_BITS) - 1)) as u16);
-                format!("flint.hold:{{{tag}}}:{number}").into_bytes()
-            }
-            (Name::Answer(hash), Naming::Plain) => format!("flint.answer:{}", hex(hash)).into_bytes(),
-            (Name::Answer(hash), Naming::Slot(slot)) => {
-                format!("flint.answer:{{{}}}:{}", tag_of(slot), hex(hash)).into_bytes()
-            }
-        }
-    }
+fn slot_of_hold(number: u64) -> u16 {
+    (number & ((1 << SLOT_BITS) - 1)) as u16
 }
 
 /// The slot in which a record has to be, where its name says so.
 pub fn slot_of_name(name: &Name) -> Option<u16> {
     match name {
         Name::Key(key) => Some(slot_of(&limit_key(key))),
-        Name::Hold(number) => Some((number & ((1 << SLOT_BITS) - 1)) as u16),
+        Name::Hold(number) => Some(slot_of_hold(*number)),
         Name::Patterns | Name::Answer(_) => None,
     }
+}
+
+/// Two keys of an operation that lie in different slots, if there are some.
+pub fn apart(names: &[Name]) -> Option<(&str, &str)> {
+    let mut first: Option<(&str, u16)> = None;
+    for name in names {
+        let (Some(slot), Name::Key(key)) = (slot_of_name(name), name) else { continue };
+        match first {
+            None => first = Some((key, slot)),
+            Some((other, known)) if known != slot => return Some((other, key)),
+            Some(_) => {}
+        }
+    }
+    None
 }
 
 /// The member of [`LIVE_BY`] that a key has.
@@ -153,13 +159,13 @@ mod tests {
             Name::Answer([0; 16]),
             Name::Answer([1; 16]),
         ];
-        for naming in [Naming::Plain, Naming::Slot(7)] {
-            let mut keys: Vec<Vec<u8>> = names.iter().map(|name| naming.key(name)).collect();
+        for slot in [None, Some(7)] {
+            let mut keys: Vec<Vec<u8>> = names.iter().map(|name| key(name, slot)).collect();
             keys.sort_unstable();
             keys.dedup();
             assert_eq!(keys.len(), names.len());
         }
-        assert_eq!(Naming::Plain.key(&Name::Key("api:user-42".into())), b"flint:api:user-42");
+        assert_eq!(key(&Name::Key("api:user-42".into()), None), b"flint:api:user-42");
         assert_eq!(unhex(hex(&[0xa5; 16]).as_bytes()), Some([0xa5; 16]));
         assert_eq!((unhex(b"zz"), unhex(&[b'g'; 32])), (None, None));
     }

@@ -4,14 +4,19 @@
 //! store takes it: each group of operations is one attempt, which says what versions its records are known by. An
 //! attempt that loses comes back with the records of now; these replace the copy, and its operations run again in the
 //! next round. After an error nobody knows what the store has, so the copy is *stale*: fetched anew before it is used.
+//!
+//! In a Cluster the records of an attempt must share a slot, and that of all patterns is in one of its own. So lanes for
+//! keys know patterns by a [`Lease`], and a lane for patterns knows nothing else.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::group::{Touched, join};
 use super::link::{Attempt, ErrorKind, Found, Known, LinkError, Mark, Outcome, Part, Write};
-use super::names::{self, Naming};
+use super::lease::{IN_TIME, LEASE, Lease};
+use super::names;
 use super::wire::Wire;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
@@ -68,6 +73,8 @@ pub struct Job {
     pub deadline: Instant,
     /// How often it was run and lost.
     pub losses: u32,
+    /// In a Cluster the slot of its keys.
+    pub slot: Option<u16>,
 }
 
 /// An operation in a round.
@@ -95,11 +102,26 @@ pub struct Tally {
     pub births: HashMap<Live, i64>,
 }
 
+/// What a lane is for.
+#[derive(Clone)]
+pub enum Mode {
+    /// All: one attempt may have any records.
+    All,
+    /// Keys of a Cluster, and their holds and answers: those of an attempt share a slot.
+    Keys(Arc<Lease>),
+    /// The patterns of a Cluster.
+    Patterns,
+}
+
 /// The scratch limiter of a lane, its link, and what it knows of the store.
 pub struct Round<W> {
     pub scratch: Scratch,
     pub wire: W,
-    pub naming: Naming,
+    mode: Mode,
+    /// The slots of answers, in a Cluster.
+    slots: HashMap<Name, u16>,
+    /// The number of the lease's patterns that are loaded.
+    lease: u64,
     known: HashMap<Name, Stand>,
     /// Loaded, and maybe not as the store has it.
     stale: HashSet<Name>,
@@ -124,12 +146,12 @@ enum Change {
 }
 
 impl<W: Wire> Round<W> {
-    pub fn new(scratch: Scratch, wire: W, naming: Naming) -> Round<W> {
+    pub fn new(scratch: Scratch, wire: W, mode: Mode) -> Round<W> {
         let mut stale = HashSet::new();
-        if naming == Naming::Plain {
+        if !matches!(mode, Mode::Keys(_)) {
             stale.insert(Name::Patterns);
         }
-        Round { scratch, wire, naming, known: HashMap::new(), stale, bad: HashMap::new(), tally: Tally::default() }
+        Round { scratch, wire, mode, slots: HashMap::new(), lease: 0, known: HashMap::new(), stale, bad: HashMap::new(), tally: Tally::default() }
     }
 
     /// Runs operations. Returns those that lost, in their order; all others are answered.
@@ -156,6 +178,12 @@ impl<W: Wire> Round<W> {
 
     /// Fetches what is stale.
     fn refresh(&mut self, deadline: Instant) -> Result<()> {
+        if let Mode::Keys(lease) = &self.mode
+            && let Some((number, record)) = lease.newer(self.lease)
+        {
+            self.scratch.load(&Name::Patterns, record.as_deref())?;
+            self.lease = number;
+        }
         while !self.stale.is_empty() {
             let names: Vec<Name> = self.stale.iter().take(FETCHED_AT_ONCE).cloned().collect();
             self.fetch(&names, deadline)?;
@@ -166,7 +194,7 @@ impl<W: Wire> Round<W> {
     /// Loads what the store has under these names.
     fn fetch(&mut self, names: &[Name], deadline: Instant) -> Result<()> {
         for names in names.chunks(FETCHED_AT_ONCE) {
-            let keys: Vec<Vec<u8>> = names.iter().map(|name| self.naming.key(name)).collect();
+            let keys: Vec<Vec<u8>> = names.iter().map(|name| self.key(name)).collect();
             let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
             let found = self.wire.fetch(&keys, deadline).map_err(|error| told(&error, false))?;
             for (name, found) in names.iter().zip(found) {
@@ -174,6 +202,14 @@ impl<W: Wire> Round<W> {
             }
         }
         Ok(())
+    }
+
+    fn key(&self, name: &Name) -> Vec<u8> {
+        let slot = match self.mode {
+            Mode::All => None,
+            Mode::Keys(_) | Mode::Patterns => Some(self.slots.get(name).copied().unwrap_or_default()),
+        };
+        names::key(name, slot)
     }
 
     /// Replaces what is known of a record. One that can't be read is not known, and whatever needs it fails.
@@ -205,7 +241,8 @@ impl<W: Wire> Round<W> {
             let (mut again, mut wants_numbers) = (HashSet::new(), false);
             for index in left {
                 let turn = &mut turns[index];
-                turn.ended = self.run_one(turn).or_else(|| self.refusal(&turn.looked));
+                turn.ended = self.run_one(turn).or_else(|| self.refusal(&turn.looked).map(Err));
+                self.note_slot(turn);
                 if turn.ended.is_some() || !turn.looked.is_complete() {
                     again.insert(index);
                     wants_numbers |= turn.looked.wants_numbers;
@@ -245,13 +282,44 @@ impl<W: Wire> Round<W> {
         }
     }
 
-    /// The outcome of an operation that needs a record which can't be read.
-    fn refusal(&self, looked: &Looked) -> Option<Result<()>> {
-        looked.missing.iter().find_map(|name| self.bad.get(name)).map(|error| Err(error.clone()))
+    /// Why an operation can't be made: it needs a record that can't be read, or records that can't change together.
+    fn refusal(&self, looked: &Looked) -> Option<Error> {
+        if let Some(error) = looked.missing.iter().find_map(|name| self.bad.get(name)) {
+            return Some(error.clone());
+        }
+        match &self.mode {
+            Mode::All => None,
+            Mode::Keys(lease) => {
+                if looked.changed.contains(&Name::Patterns) {
+                    return Some(apart_from_patterns());
+                }
+                if looked.touched.contains(&Name::Patterns) && !lease.is_fresh() {
+                    return Some(lease.error());
+                }
+                names::apart(&looked.touched).map(|(one, other)| cross_slot(one, other))
+            }
+            Mode::Patterns => {
+                let only = looked.touched.iter().all(|name| *name == Name::Patterns);
+                (!only).then(apart_from_patterns)
+            }
+        }
+    }
+
+    /// Notes in which slot the answer to a request is kept. One that was kept in another slot is another answer.
+    fn note_slot(&mut self, turn: &Turn) {
+        let Some(slot) = turn.job.slot else { return };
+        for name in turn.looked.touched.iter().filter(|name| matches!(name, Name::Answer(_))) {
+            if self.slots.insert(name.clone(), slot).is_some_and(|former| former != slot) {
+                self.stale.insert(name.clone());
+            }
+        }
     }
 
     /// Runs an operation. Returns its outcome if it panicked.
     fn run_one(&mut self, turn: &mut Turn) -> Option<Result<()>> {
+        if let Some(slot) = turn.job.slot {
+            self.scratch.set_hold_low(names::SLOT_BITS, slot.into());
+        }
         self.scratch.begin();
         let ran = catch_unwind(AssertUnwindSafe(|| (turn.job.operation)(self.scratch.limiter())));
         turn.looked = self.scratch.end();
@@ -282,9 +350,18 @@ impl<W: Wire> Round<W> {
         if groups.is_empty() {
             return;
         }
+        let by_patterns = groups.iter().any(|group| group.names.iter().any(|(name, _)| *name == Name::Patterns));
+        let deadline = match self.mode {
+            Mode::Keys(_) if by_patterns => deadline.min(Instant::now() + IN_TIME),
+            _ => deadline,
+        };
         let planned: Vec<Vec<Planned>> =
             groups.iter().map(|group| group.names.iter().map(|name| self.plan(name)).collect()).collect();
         let outcomes = self.exchange(&planned, deadline);
+        if matches!(self.mode, Mode::Patterns) && planned.iter().flatten().any(|part| part.change.is_some()) {
+            // Until no server goes by what was before.
+            std::thread::sleep(LEASE + IN_TIME);
+        }
         for ((group, planned), outcome) in groups.iter().zip(planned).zip(outcomes) {
             let writes = planned.iter().any(|part| part.change.is_some());
             match outcome {
@@ -310,7 +387,7 @@ impl<W: Wire> Round<W> {
     fn plan(&mut self, (name, changed): &(Name, bool)) -> Planned {
         let Stand { version: known, place } =
             self.known.get(name).copied().unwrap_or(Stand { version: Known::Absent, place: Place::None });
-        let key = self.naming.key(name);
+        let key = self.key(name);
         let (change, place) = match changed {
             false => (None, place),
             true => match self.scratch.save(name) {
@@ -347,7 +424,7 @@ impl<W: Wire> Round<W> {
 
     /// Whether a record is in the attempt: in a Cluster that of all patterns lies elsewhere.
     fn is_sent(&self, part: &Planned) -> bool {
-        self.naming == Naming::Plain || part.name != Name::Patterns
+        !matches!(self.mode, Mode::Keys(_)) || part.name != Name::Patterns
     }
 
     /// The changes of lists that belong to an attempt.
@@ -436,6 +513,7 @@ impl<W: Wire> Round<W> {
             let scratch = &self.scratch;
             self.known.retain(|name, _| scratch.is_loaded(name));
             self.stale.retain(|name| scratch.is_loaded(name));
+            self.slots.clear();
         }
     }
 }
@@ -466,4 +544,17 @@ pub fn told(error: &LinkError, writes: bool) -> Error {
         ErrorKind::Corrupt => Kind::Corrupt,
     };
     Error::new(kind, error.message())
+}
+
+fn cross_slot(one: &str, other: &str) -> Error {
+    let what = format!(
+        "the keys `{one}` and `{other}` are in different slots of the Cluster, so they can't be spent together; give them a \
+         common tag, such as `{{user:42}}:a` and `{{user:42}}:b`"
+    );
+    Error::new(Kind::CrossSlot, what)
+}
+
+fn apart_from_patterns() -> Error {
+    let what = "patterns and limits of single keys can't be changed together in a Cluster; send each kind for itself";
+    Error::new(Kind::CrossSlot, what)
 }

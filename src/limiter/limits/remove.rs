@@ -78,7 +78,7 @@ impl Limiter {
 
 /// Patterns come before exact limits, which may be led to them, and the less preferred before those whose keys may be
 /// led to them.
-fn place_in_removal(key: &str) -> (bool, usize, usize, Reverse<&str>) {
+pub fn place_in_removal(key: &str) -> (bool, usize, usize, Reverse<&str>) {
     let begin = key.split('*').next().map_or(0, str::len);
     let literals = key.chars().filter(|c| *c != '*').count();
     (!is_pattern(key), begin, literals, Reverse(key))

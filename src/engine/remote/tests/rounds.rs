@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::super::names::{self, Naming};
-use super::super::round::{Answer, Job, Operation, Round};
+use super::super::names;
+use super::super::round::{Answer, Job, Mode, Operation, Round};
 use super::fake::{Fake, Fault};
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
@@ -22,7 +22,7 @@ type Cell<T> = Arc<Mutex<Option<T>>>;
 impl Node {
     fn new(store: &Fake, clock: &Clock) -> Node {
         let scratch = Scratch::new(clock.clone(), &[7; 16], 1000, 1000);
-        Node { round: Round::new(scratch, store.clone(), Naming::Plain), left: Vec::new() }
+        Node { round: Round::new(scratch, store.clone(), Mode::All), left: Vec::new() }
     }
 
     /// Queues an operation. Returns where its result and its outcome will be.
@@ -35,7 +35,7 @@ impl Node {
         let operation: Operation = Box::new(move |limiter| *into.lock().unwrap() = Some(operation(limiter)));
         let done = Box::new(move |done| assert!(told.lock().unwrap().replace(done).is_none(), "told twice"));
         let deadline = Instant::now() + Duration::from_secs(2);
-        self.left.push(Job { operation, answer: Answer::new(done), deadline, losses: 0 });
+        self.left.push(Job { operation, answer: Answer::new(done), deadline, losses: 0, slot: None });
         (result, outcome)
     }
 
@@ -205,7 +205,7 @@ fn denials_are_written_later_and_counted_once() {
     assert!(two.check("a").unwrap().allowed);
     assert!(!one.check("a").unwrap().allowed);
     one.round.write_denials(deadline).unwrap();
-    assert_eq!(two.run(|limiter| limiter.peek("a", 1)).unwrap().unwrap().allowed, false);
+    assert!(!two.run(|limiter| limiter.peek(Item::from(("a", 1)))).unwrap().unwrap().allowed);
     assert_eq!(two.status("a").unwrap().totals.denied, 5);
 }
 
