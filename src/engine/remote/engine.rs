@@ -1,18 +1,25 @@
 //! The engine over a store: its lanes, and what is asked of the whole store.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::keeper;
 use super::lane::{self, Figures, Inbox};
+use super::lease::Lease;
 use super::link::{Address, Options, Store};
 use super::names;
 use super::reader::Source;
-use super::round::{Done, Mode, Operation, Round, told};
+use super::round::{Done, Mode, Operation, Round, closed, told};
+use super::router::{Route, Router};
 use crate::bounds::{MAX_HOLDS, MAX_KEYS, STORE_TIMEOUT_MS};
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+
+/// Times as long as other operations an edit of patterns may take in a Cluster.
+const EDIT_TIMES: u32 = 5;
 
 /// How a store is used.
 #[derive(Clone)]
@@ -46,13 +53,37 @@ impl Settings {
     }
 }
 
+/// Connects to a store. The first to come gives it its identity: `own`, or one that is drawn.
+///
+/// # Errors
+/// `invalid_argument` for a bad address, `store_unavailable`.
+pub fn connect(settings: &Settings, own: Option<&[u8; 16]>) -> Result<Source> {
+    let address = Address::parse(&settings.url).map_err(Error::invalid)?;
+    let options = Options { replicas: settings.replicas, clock: settings.clock.clone() };
+    let store = Store::open(address, options).map_err(|error| told(&error, false))?;
+    let deadline = Instant::now() + settings.timeout;
+    let identity = store.link().identity(names::IDENTITY, own, deadline).map_err(|error| told(&error, false))?;
+    let Settings { clock, max_keys, max_holds, timeout, .. } = settings.clone();
+    Ok(Source { store, clock, identity, max_keys, max_holds, timeout })
+}
+
 /// Limits in a store.
 pub struct Remote {
     pub(super) source: Source,
+    /// For keys, one for each shard.
     lanes: Vec<Inbox>,
-    threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// In a Cluster.
+    apart: Option<Apart>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    keeper: Mutex<Option<keeper::Handle>>,
     figures: Arc<Figures>,
-    timeout: Duration,
+}
+
+/// What a Cluster needs, where keys and patterns can't change together.
+struct Apart {
+    router: Router,
+    patterns: Inbox,
+    lease: Arc<Lease>,
 }
 
 impl Remote {
@@ -61,19 +92,27 @@ impl Remote {
     /// # Errors
     /// `invalid_argument` for a bad address, `store_unavailable`, `io`.
     pub fn open(settings: Settings) -> Result<Remote> {
-        let address = Address::parse(&settings.url).map_err(Error::invalid)?;
-        let options = Options { replicas: settings.replicas, clock: settings.clock.clone() };
-        let store = Store::open(address, options).map_err(|error| told(&error, false))?;
-        let deadline = Instant::now() + settings.timeout;
-        let mut link = store.link();
-        let identity = link.identity(names::IDENTITY, deadline).map_err(|error| told(&error, false))?;
+        let source = connect(&settings, None)?;
         let figures = Arc::new(Figures::default());
-        let Settings { clock, max_keys, max_holds, timeout, .. } = settings.clone();
-        let source = Source { store, clock, identity, max_keys, max_holds, timeout };
-        let round = Round::new(source.scratch(), link, Mode::All);
-        let (inbox, thread) = lane::start(round, 0, &figures, settings.timeout)?;
-        let threads = std::sync::Mutex::new(vec![thread]);
-        Ok(Remote { source, lanes: vec![inbox], threads, figures, timeout: settings.timeout })
+        let mut threads = Vec::new();
+        let mut start = |mode| {
+            let round = Round::new(source.scratch(), source.store.link(), mode);
+            let (inbox, thread) = lane::start(round, threads.len(), &figures, settings.timeout)?;
+            threads.push(thread);
+            Ok(inbox)
+        };
+        let lease = source.store.is_cluster().then(|| Arc::new(Lease::default()));
+        let (lanes, apart) = match &lease {
+            None => (vec![start(Mode::All)?], None),
+            Some(lease) => {
+                let keys = |_| start(Mode::Keys(Arc::clone(lease)));
+                let lanes = (0..source.store.shards().max(1)).map(keys).collect::<Result<_>>()?;
+                let (router, patterns) = (Router::new(source.scratch()), start(Mode::Patterns)?);
+                (lanes, Some(Apart { router, patterns, lease: Arc::clone(lease) }))
+            }
+        };
+        let keeper = Mutex::new(Some(keeper::start(&source, lease)?));
+        Ok(Remote { source, lanes, apart, threads: Mutex::new(threads), keeper, figures })
     }
 
     /// Runs an operation, and returns once its outcome is known.
@@ -83,18 +122,51 @@ impl Remote {
     pub fn run(&self, operation: Operation) -> Result<()> {
         let (sender, outcome) = sync_channel(1);
         self.submit(operation, Box::new(move |done| drop(sender.try_send(done))));
-        outcome.recv().unwrap_or_else(|_| Err(super::round::closed()))
+        outcome.recv().unwrap_or_else(|_| Err(closed()))
     }
 
     /// The same without waiting: `done` is called later, from any thread, once.
-    pub fn submit(&self, operation: Operation, done: Done) {
-        self.lanes[0].submit(operation, done, None, self.timeout);
+    pub fn submit(&self, mut operation: Operation, done: Done) {
+        let timeout = self.source.timeout;
+        let Some(apart) = &self.apart else { return self.lanes[0].submit(operation, done, None, timeout) };
+        match apart.router.route(&mut operation) {
+            Route::Keys(key, slot) => {
+                let lane = self.source.store.shard_of(&key) % self.lanes.len();
+                self.lanes[lane].submit(operation, done, Some(slot), timeout);
+            }
+            // An edit waits until no server goes by what was before, and those after it wait for that too.
+            Route::Patterns => apart.patterns.submit(operation, done, None, EDIT_TIMES * timeout),
+        }
     }
 
-    /// Answers what waits, writes what was counted, and ends the lanes.
+    /// Why nothing can be decided, if that is so: at once, without asking the store.
+    ///
+    /// # Errors
+    /// `store_unavailable`, `internal`.
+    pub fn health(&self) -> Result<()> {
+        if self.figures.ended.load(Ordering::Acquire) {
+            let what = "a thread that decides has ended, which is a defect of Flint; restart the server";
+            return Err(Error::new(Kind::Internal, what));
+        }
+        if let Some(error) = self.source.store.away() {
+            return Err(told(&error, false));
+        }
+        match &self.apart {
+            Some(apart) if !apart.lease.is_fresh() => Err(apart.lease.error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the lanes have done since the start.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    /// Answers what waits, writes what was counted, and ends the threads.
     pub fn close(&self) {
-        self.lanes.iter().for_each(Inbox::close);
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lanes.iter().chain(self.apart.iter().map(|apart| &apart.patterns)).for_each(Inbox::close);
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 }

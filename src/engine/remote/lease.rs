@@ -10,7 +10,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::link::Found;
 use crate::error::{Error, Kind};
 
 /// How often a server reads the patterns.
@@ -41,12 +40,7 @@ impl Lease {
     }
 
     /// Notes what the store has, which was asked for then.
-    pub fn renew(&self, found: &Found, asked: Instant) {
-        let record = match found {
-            Found::Same => return,
-            Found::Absent => None,
-            Found::Present(value) => Some(value.record().to_vec()),
-        };
+    pub fn renew(&self, record: Option<Vec<u8>>, asked: Instant) {
         let mut read = self.read();
         if read.number == 0 || read.record != record {
             read.number += 1;

@@ -1,21 +1,25 @@
 //! Limits in a store that speaks Redis' protocol, shared by any number of servers.
 //!
-//! Each module may use only those after it in this list: `admin`, `engine`, `listing`, `reader`, `lane`, `round`, `wire`,
+//! Each module may use only those after it in this list: `port`, `admin`, `engine`, `listing`, `keeper`, `reader`, `lane`, `router`, `round`, `wire`,
 //! `lease`, `names`, `group`, `link`.
 
 mod admin;
 mod engine;
 mod group;
+mod keeper;
 mod lane;
 mod lease;
 pub mod link;
 mod listing;
 mod names;
+mod port;
 mod reader;
 mod round;
+mod router;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use self::engine::{Remote, Settings};
 pub use self::listing::Listing;
+pub use self::port::{Moved, export, import};

@@ -39,6 +39,12 @@ pub const OVERFLOWS: u8 = 4;
 /// The list of answers that are kept.
 pub const ANSWERS: u8 = 5;
 
+/// All lists.
+pub const LISTS: [u8; 6] = [CONFIGURED, LIVE, LIVE_BY, HOLDS, OVERFLOWS, ANSWERS];
+
+/// Lists in which all records but that of the patterns stand: those together that may have the same names.
+pub const LISTS_OF_RECORDS: [&[u8]; 4] = [&[CONFIGURED, LIVE], &[OVERFLOWS], &[HOLDS], &[ANSWERS]];
+
 /// Bits of the number of a hold in a Cluster that are its slot.
 pub const SLOT_BITS: u32 = 14;
 
@@ -113,6 +119,16 @@ pub fn members(name: &Name, place: Place) -> Vec<(u8, Vec<u8>)> {
     }
 }
 
+/// The name of the record that has this member in a list, but [`LIVE_BY`].
+pub fn name_of(list: u8, member: &str) -> Option<Name> {
+    match list {
+        CONFIGURED | LIVE | OVERFLOWS => Some(Name::Key(member.into())),
+        HOLDS => u64::from_str_radix(member, 16).ok().map(Name::Hold),
+        ANSWERS => unhex(member.as_bytes()).map(Name::Answer),
+        _ => None,
+    }
+}
+
 /// How the members of [`LIVE_BY`] begin that live by the same.
 pub fn live_prefix(live: Live) -> Vec<u8> {
     match live {
@@ -146,6 +162,22 @@ pub fn unhex(text: &[u8]) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_come_back_from_lists() {
+        let configured = Place::Key { configured: true, live: Some(Live::Pattern(3)) };
+        for (name, place) in [
+            (Name::Key("a:b".into()), configured),
+            (Name::Key("\u{2}a*".into()), Place::Overflow),
+            (Name::Hold(1_800_000_000_000_000), Place::Hold),
+            (Name::Answer([0x5a; 16]), Place::Answer),
+        ] {
+            for (list, member) in members(&name, place).into_iter().filter(|(list, _)| *list != LIVE_BY) {
+                assert_eq!(name_of(list, std::str::from_utf8(&member).unwrap()).as_ref(), Some(&name));
+            }
+        }
+        assert_eq!(members(&Name::Key("a".into()), configured).len(), 3);
+    }
 
     #[test]
     fn no_two_names_are_the_same() {

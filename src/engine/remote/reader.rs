@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::link::{Found, Link};
+use super::link::{Attempt, Found, Link, Outcome};
 use super::names;
 use super::round::told;
 use crate::clock::Clock;
@@ -91,6 +91,16 @@ impl Reader {
         Ok(())
     }
 
+    /// The patterns that have room for a tenth of their keys at most.
+    pub fn crowded(&self) -> Vec<u64> {
+        let is_crowded = |id: &u64| {
+            let live = Live::Pattern(*id);
+            let (most, count) = (self.scratch.most_live(live), self.scratch.live(live));
+            count > 0 && count >= most - most / 10
+        };
+        self.scratch.patterns().into_iter().map(|(id, _)| id).filter(is_crowded).collect()
+    }
+
     /// Copies records.
     ///
     /// # Errors
@@ -119,6 +129,15 @@ impl Reader {
             Found::Present(value) => Some(value.record().to_vec()),
         };
         Ok(found.into_iter().map(record).collect())
+    }
+
+    /// Sends attempts.
+    pub fn exchange(
+        &mut self,
+        attempts: &[Attempt<'_>],
+        time: Duration,
+    ) -> Vec<std::result::Result<Outcome, super::link::LinkError>> {
+        self.link.exchange(attempts, Instant::now() + time)
     }
 
     /// Whether names have the tag of a slot. Answers, whose slot nobody knows here, are not looked at in a Cluster.

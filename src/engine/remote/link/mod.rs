@@ -260,8 +260,8 @@ impl Link {
     }
 
     /// The 16 random bytes that the store keeps under `key`, drawn by whoever asks first.
-    pub fn identity(&mut self, key: &[u8], deadline: Instant) -> Result<[u8; 16], LinkError> {
-        todo!("{:?}", (key, deadline))
+    pub fn identity(&mut self, key: &[u8], own: Option<&[u8; 16]>, deadline: Instant) -> Result<[u8; 16], LinkError> {
+        todo!("{:?}", (key, own, deadline))
     }
 
     /// Members of a list that begin with `prefix`, in the order of their bytes, those after `after` only, `limit` at
