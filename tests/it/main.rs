@@ -30,6 +30,8 @@ mod repair;
 mod replies;
 mod run;
 mod shell;
+#[cfg(feature = "store")]
+mod store;
 mod systemd;
 mod tokens;
 mod util;
