@@ -23,6 +23,8 @@ pub use self::directory::Store;
 pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write_fully};
 pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
 pub use self::files::names::LOCK;
+#[cfg(feature = "store")]
+pub use self::files::random::random;
 pub use self::files::view::ReadOnlyView;
 pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;

@@ -539,6 +539,8 @@ fn part_of(part: &Planned) -> Part<'_> {
 pub fn told(error: &LinkError, writes: bool) -> Error {
     let kind = match error.kind() {
         ErrorKind::OutcomeUnknown if writes => Kind::OutcomeUnknown,
+        // Its sentence says that it is written, and may be lost.
+        ErrorKind::TooFewReplicas => Kind::StoreUnavailable,
         ErrorKind::Unavailable | ErrorKind::OutcomeUnknown | ErrorKind::Refused => Kind::StoreUnavailable,
         ErrorKind::CrossSlot => Kind::CrossSlot,
         ErrorKind::Corrupt => Kind::Corrupt,
