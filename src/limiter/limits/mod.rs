@@ -15,4 +15,6 @@ mod setting;
 mod status;
 
 pub use self::group::Applied;
+#[cfg(feature = "store")]
+pub use self::remove::{Led, led};
 pub use self::setting::Setting;
