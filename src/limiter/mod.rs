@@ -10,9 +10,9 @@
 //! for another thread that does, or for memory of unbounded size. Records of one limit are therefore in the log in
 //! the order of their decisions.
 //!
-//! Each module may use only those after it in this list: `open`, `offline`, `list`, `holds`, `limits`, `check`,
+//! Each module may use only those after it in this list: `scratch`, `open`, `offline`, `list`, `holds`, `limits`, `check`,
 //! `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`, `registry`,
-//! `json`, `answers`. Each room below has a list of its own.
+//! `notes`, `json`, `answers`. Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;
@@ -36,7 +36,6 @@ mod held;
 mod json;
 mod kept;
 mod lookup;
-#[cfg(feature = "store")]
 mod notes;
 mod offline;
 mod options;

@@ -30,8 +30,6 @@ mod repair;
 mod replies;
 mod run;
 mod shell;
-#[cfg(feature = "store")]
-mod store;
 mod systemd;
 mod tokens;
 mod util;

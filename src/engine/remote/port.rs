@@ -58,7 +58,7 @@ impl Moved {
 /// directory; `corrupt`, `store_unavailable`, `outcome_unknown`, after which the store may have a part of it.
 pub fn import(dir: &Path, settings: &Settings) -> Result<Moved> {
     let limiter = Limiter::open(dir, Options::default().with_access(Access::Read))?;
-    let identity = scratch::identity(dir)?;
+    let identity = scratch::identity(&limiter);
     let source = connect(settings, Some(&identity))?;
     if source.identity != identity {
         return Err(in_use(settings));
@@ -126,7 +126,7 @@ impl Import<'_> {
             _ => {}
         }
         self.scratch.load(&name, Some(&saved.record))?;
-        let place = self.scratch.place(&name);
+        let place = self.scratch.place_of(&name);
         self.moved.count(&name);
         self.waiting.push((name, saved, place));
         if self.waiting.len() >= NAMES_AT_ONCE { self.send() } else { Ok(()) }

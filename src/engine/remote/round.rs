@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::group::{Touched, join};
+use super::group::{Group, Touched, join};
 use super::link::{Attempt, ErrorKind, Found, Known, LinkError, Mark, Outcome, Part, Write};
 use super::lease::{IN_TIME, LEASE, Lease};
 use super::names;
@@ -185,14 +185,15 @@ impl<W: Wire> Round<W> {
             self.lease = number;
         }
         while !self.stale.is_empty() {
-            let names: Vec<Name> = self.stale.iter().take(FETCHED_AT_ONCE).cloned().collect();
-            self.fetch(&names, deadline)?;
+            let names: Vec<Name> = self.stale.iter().cloned().collect();
+            self.fetch(names, deadline)?;
         }
         Ok(())
     }
 
-    /// Loads what the store has under these names.
-    fn fetch(&mut self, names: &[Name], deadline: Instant) -> Result<()> {
+    /// Loads what the store has under these names; patterns come first.
+    fn fetch(&mut self, mut names: Vec<Name>, deadline: Instant) -> Result<()> {
+        names.sort_unstable_by_key(|name| *name != Name::Patterns);
         for names in names.chunks(FETCHED_AT_ONCE) {
             let keys: Vec<Vec<u8>> = names.iter().map(|name| self.key(name)).collect();
             let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
@@ -224,7 +225,7 @@ impl<W: Wire> Round<W> {
         self.stale.remove(name);
         match loaded {
             Ok(()) => {
-                let place = self.scratch.place(name);
+                let place = self.scratch.place_of(name);
                 self.known.insert(name.clone(), Stand { version, place });
             }
             Err(error) => {
@@ -234,52 +235,69 @@ impl<W: Wire> Round<W> {
         }
     }
 
-    /// Runs all operations, until each has seen all that it looked at, or has ended.
+    /// Runs all operations, until each has seen all that it looked at, or has ended. What an operation did that was not
+    /// complete is put back already.
     fn decide(&mut self, turns: &mut [Turn], deadline: Instant) {
         let mut left: Vec<usize> = (0..turns.len()).collect();
         while !left.is_empty() {
-            let (mut again, mut wants_numbers) = (HashSet::new(), false);
+            let (mut names, mut wants_numbers, mut panicked) = (HashSet::new(), false, Vec::new());
+            let mut again = Vec::new();
             for index in left {
                 let turn = &mut turns[index];
-                turn.ended = self.run_one(turn).or_else(|| self.refusal(&turn.looked).map(Err));
-                self.note_slot(turn);
-                if turn.ended.is_some() || !turn.looked.is_complete() {
-                    again.insert(index);
-                    wants_numbers |= turn.looked.wants_numbers;
-                }
-            }
-            if again.is_empty() {
-                return;
-            }
-            // What these have changed, and all that saw it, never was.
-            let mut names = HashSet::new();
-            left = Vec::new();
-            for group in groups(turns) {
-                if !group.operations.iter().any(|index| again.contains(index)) {
+                turn.ended = self.run_one(turn);
+                if turn.ended.is_some() {
+                    panicked.push(index);
                     continue;
                 }
-                names.extend(group.names.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name));
-                for index in group.operations {
-                    names.extend(turns[index].looked.missing.iter().cloned());
-                    if turns[index].ended.is_none() {
-                        left.push(index);
+                turn.ended = self.refusal(&turn.looked).map(Err);
+                self.note_slot(turn);
+                if turn.ended.is_some() {
+                    if turn.looked.is_changed() {
+                        panicked.push(index);
                     } else {
-                        turns[index].looked = Looked::default();
+                        turn.looked = Looked::default();
                     }
+                } else if !turn.looked.is_complete() {
+                    names.extend(turn.looked.missing.iter().cloned());
+                    wants_numbers |= turn.looked.wants_numbers;
+                    again.push(index);
                 }
             }
-            let names: Vec<Name> = names.into_iter().collect();
-            self.stale.extend(names.iter().filter(|name| self.known.contains_key(*name)).cloned());
+            self.put_back(turns, &panicked, &mut names, &mut again);
+            if again.is_empty() && names.is_empty() {
+                return;
+            }
             let numbers = if wants_numbers { self.take_numbers(deadline) } else { Ok(()) };
-            if let Err(error) = numbers.and_then(|()| self.fetch(&names, deadline)) {
-                for index in left {
+            if let Err(error) = numbers.and_then(|()| self.fetch(names.into_iter().collect(), deadline)) {
+                for index in again {
                     turns[index].looked = Looked::default();
                     turns[index].ended = Some(Err(error.clone()));
                 }
                 return;
             }
-            left.sort_unstable();
+            again.sort_unstable();
+            again.dedup();
+            left = again;
         }
+    }
+
+    /// What operations have changed that came to a bad end, and all that saw it, never was: the records are to be fetched
+    /// again, and the other operations run again.
+    fn put_back(&mut self, turns: &mut [Turn], ended: &[usize], names: &mut HashSet<Name>, again: &mut Vec<usize>) {
+        if ended.is_empty() {
+            return;
+        }
+        for group in groups(turns) {
+            if !group.operations.iter().any(|index| ended.contains(index)) {
+                continue;
+            }
+            let changed = group.names.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name);
+            names.extend(changed);
+            again.extend(group.operations.into_iter().filter(|index| turns[*index].ended.is_none()));
+        }
+        ended.iter().for_each(|index| turns[*index].looked = Looked::default());
+        // Should they not be fetched now, they are not used.
+        self.stale.extend(names.iter().filter(|name| self.known.contains_key(*name)).cloned());
     }
 
     /// Why an operation can't be made: it needs a record that can't be read, or records that can't change together.
@@ -355,8 +373,21 @@ impl<W: Wire> Round<W> {
             Mode::Keys(_) if by_patterns => deadline.min(Instant::now() + IN_TIME),
             _ => deadline,
         };
-        let planned: Vec<Vec<Planned>> =
-            groups.iter().map(|group| group.names.iter().map(|name| self.plan(name)).collect()).collect();
+        let mut planned: Vec<Vec<Planned>> = Vec::with_capacity(groups.len());
+        let groups: Vec<Group<Name>> = groups
+            .into_iter()
+            .filter(|group| match group.names.iter().map(|name| self.plan(name)).collect() {
+                Ok(parts) => {
+                    planned.push(parts);
+                    true
+                }
+                Err(error) => {
+                    self.stale.extend(group.names.iter().map(|(name, _)| name.clone()));
+                    end(turns, group, &error);
+                    false
+                }
+            })
+            .collect();
         let outcomes = self.exchange(&planned, deadline);
         if matches!(self.mode, Mode::Patterns) && planned.iter().flatten().any(|part| part.change.is_some()) {
             // Until no server goes by what was before.
@@ -376,30 +407,29 @@ impl<W: Wire> Round<W> {
                 Ok(Outcome::Lost(found)) => self.lose(planned, found),
                 Err(error) => {
                     self.stale.extend(planned.into_iter().map(|part| part.name));
-                    let error = told(&error, writes);
-                    group.operations.iter().for_each(|index| turns[*index].ended = Some(Err(error.clone())));
+                    end(turns, group, &told(&error, writes));
                 }
             }
         }
     }
 
     /// What an attempt has to say of a name.
-    fn plan(&mut self, (name, changed): &(Name, bool)) -> Planned {
+    fn plan(&mut self, (name, changed): &(Name, bool)) -> Result<Planned> {
         let Stand { version: known, place } =
             self.known.get(name).copied().unwrap_or(Stand { version: Known::Absent, place: Place::None });
         let key = self.key(name);
         let (change, place) = match changed {
             false => (None, place),
-            true => match self.scratch.save(name) {
+            true => match self.scratch.save(name)? {
                 Some(saved) => {
                     let expires = saved.until.map(|until| until.div_ceil(1000).saturating_add(MARGIN_MS));
-                    (Some(Change::Put(saved.record, expires)), self.scratch.place(name))
+                    (Some(Change::Put(saved.record, expires)), self.scratch.place_of(name))
                 }
                 None if known == Known::Absent => (None, Place::None),
                 None => (Some(Change::Delete), Place::None),
             },
         };
-        Planned { name: name.clone(), key, known, change, place }
+        Ok(Planned { name: name.clone(), key, known, change, place })
     }
 
     fn exchange(
@@ -484,20 +514,25 @@ impl<W: Wire> Round<W> {
     pub fn write_denials(&mut self, deadline: Instant) -> Result<()> {
         self.refresh(deadline)?;
         let names = self.scratch.unsaved_denials();
+        let missing = names.iter().filter(|name| !self.scratch.is_loaded(name)).cloned().collect();
+        self.fetch(missing, deadline)?;
         for names in names.chunks(FETCHED_AT_ONCE) {
-            let planned: Vec<Vec<Planned>> = names.iter().map(|name| vec![self.plan(&(name.clone(), true))]).collect();
+            // What can't be read can't be added to.
+            let names: Vec<&Name> = names.iter().filter(|name| self.scratch.is_loaded(name)).collect();
+            let plan = |name: &&Name| self.plan(&(Name::clone(name), true)).map(|part| vec![part]);
+            let planned: Vec<Vec<Planned>> = names.iter().map(plan).collect::<Result<_>>()?;
             let outcomes = self.exchange(&planned, deadline);
             for ((name, planned), outcome) in names.iter().zip(planned).zip(outcomes) {
                 match outcome {
                     Ok(Outcome::Won(version)) => {
                         let mut looked = Looked::default();
-                        looked.touched.push(name.clone());
-                        looked.changed.push(name.clone());
+                        looked.touched.push(Name::clone(name));
+                        looked.changed.push(Name::clone(name));
                         self.win(planned, version, &looked);
                     }
                     Ok(Outcome::Lost(found)) => self.lose(planned, found),
                     Err(error) => {
-                        self.stale.insert(name.clone());
+                        self.stale.insert(Name::clone(name));
                         return Err(told(&error, true));
                     }
                 }
@@ -518,7 +553,12 @@ impl<W: Wire> Round<W> {
     }
 }
 
-fn groups(turns: &[Turn]) -> Vec<super::group::Group<Name>> {
+/// Ends the operations of a group with an error.
+fn end(turns: &mut [Turn], group: &Group<Name>, error: &Error) {
+    group.operations.iter().for_each(|index| turns[*index].ended = Some(Err(error.clone())));
+}
+
+fn groups(turns: &[Turn]) -> Vec<Group<Name>> {
     let touched: Vec<Touched<'_, Name>> = turns
         .iter()
         .map(|turn| Touched { looked: &turn.looked.touched, changed: &turn.looked.changed })

@@ -17,13 +17,21 @@
 //! Denials are counted at once and written with the next change of their key, or when the owner has
 //! [`Scratch::unsaved_denials`] written as a group of their own.
 //!
-//! Each module may use only those after it in this list: `directory`, `place`, `lane`, `load`, `save`, `record`.
+//! Each module may use only those after it in this list: `directory`, `place`, `lane`, `load`, `save`, `state`, `record`.
 
 mod directory;
 mod lane;
+mod load;
 mod place;
+mod record;
+mod save;
+mod state;
+#[cfg(test)]
+mod tests;
 
-pub use self::directory::{identity, read_records, write_directory};
-pub use self::lane::{Looked, Saved, Scratch};
+pub use self::directory::{identity, read_records, with_counted, write_directory};
+pub use self::lane::{Denied, Looked};
 pub use self::place::Place;
+pub use self::save::Saved;
+pub use self::state::Scratch;
 pub use super::notes::name::{Live, Name};

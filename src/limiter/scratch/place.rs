@@ -1,6 +1,6 @@
 //! What kind of thing a record is of, for the lists in which its name stands.
 
-use super::lane::Scratch;
+use super::state::Scratch;
 use crate::limiter::core::shard_of;
 use crate::limiter::entry::Source;
 use crate::limiter::notes::name::{Live, Name};
@@ -26,7 +26,7 @@ pub enum Place {
 
 impl Scratch {
     /// What the record of a loaded name is of.
-    pub fn place(&self, name: &Name) -> Place {
+    pub fn place_of(&self, name: &Name) -> Place {
         let core = &*self.limiter().core;
         match name {
             Name::Patterns => Place::Patterns,

@@ -9,7 +9,12 @@ use flint::engine::remote::{Remote, Settings};
 use flint::{Error, Kind, Limiter, Result, Status};
 
 use super::proxy::Proxy;
-use super::redis::{Redis, programs};
+use super::servers::{Server, Software};
+
+/// One server of each kind that is installed.
+fn stores() -> impl Iterator<Item = Server> {
+    [Software::Redis, Software::Valkey].into_iter().filter_map(|software| Server::start(software, &[]))
+}
 
 /// Runs an operation, and returns what it returned.
 fn ask<T: Send + 'static>(
@@ -99,9 +104,8 @@ const ALGORITHMS: [&str; 6] = [
 /// Each algorithm on a key of its own, under which four servers check until it is spent.
 #[test]
 fn four_servers_spend_what_they_tell() {
-    for program in programs() {
-        let redis = Redis::start(program);
-        let engines = open(&redis.url(), 4);
+    for store in stores() {
+        let engines = open(&store.address(), 4);
         for limit in ALGORITHMS {
             let key = format!("one:{limit}");
             configure(&engines[0], &key, limit);
@@ -120,9 +124,8 @@ fn four_servers_spend_what_they_tell() {
 /// The same of many keys at once, by a pattern, with a few units each.
 #[test]
 fn many_keys_are_exact_too() {
-    for program in programs() {
-        let redis = Redis::start(program);
-        let engines = open(&redis.url(), 4);
+    for store in stores() {
+        let engines = open(&store.address(), 4);
         configure(&engines[0], "user:*", "3/365d, 5/year");
         let keys: Vec<String> = (0..300).map(|number| format!("user:{number}")).collect();
         let told: Vec<Told> = keys.iter().map(|_| Told::default()).collect();
@@ -137,17 +140,16 @@ fn many_keys_are_exact_too() {
 }
 
 /// What happens to a store while servers check: told is spent, unless it was said that nobody knows.
-fn disturbed(program: &'static str, name: &str, mut disturb: impl FnMut(&mut Redis, &Proxy) + Send) {
-    let mut redis = Redis::start(program);
-    let proxy = Proxy::before(redis.port);
-    let engines = open(&proxy.url(), 4);
+fn disturbed(store: &mut Server, name: &str, mut disturb: impl FnMut(&mut Server, &Proxy) + Send) {
+    let proxy = Proxy::start(store.port);
+    let engines = open(&proxy.address(), 4);
     let key = "one".to_owned();
     configure(&engines[0], &key, "1000000/365d fixed_window_counter");
     let (told, over) = ([Told::default()], AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(200));
-            disturb(&mut redis, &proxy);
+            disturb(store, &proxy);
             thread::sleep(Duration::from_millis(300));
             over.store(true, Ordering::Relaxed);
         });
@@ -167,14 +169,11 @@ fn disturbed(program: &'static str, name: &str, mut disturb: impl FnMut(&mut Red
 
 #[test]
 fn told_is_spent_through_cut_connections() {
-    for program in programs() {
-        disturbed(program, "cuts", |_, proxy| {
+    for mut store in stores() {
+        disturbed(&mut store, "cuts", |_, proxy| {
+            proxy.cut(400, 2000);
             while proxy.cuts() < 400 {
-                proxy.lose_a_reply();
-                thread::sleep(Duration::from_millis(4));
-                if proxy.cuts() % 10 == 9 {
-                    proxy.cut();
-                }
+                thread::sleep(Duration::from_millis(20));
             }
         });
     }
@@ -182,10 +181,10 @@ fn told_is_spent_through_cut_connections() {
 
 #[test]
 fn told_is_spent_through_a_flush_of_scripts() {
-    for program in programs() {
-        disturbed(program, "script flush", |redis, _| {
+    for mut store in stores() {
+        disturbed(&mut store, "script flush", |store, _| {
             for _ in 0..10 {
-                redis.cli(&["script", "flush"]);
+                store.ask(&["SCRIPT", "FLUSH"]);
                 thread::sleep(Duration::from_millis(20));
             }
         });
@@ -194,15 +193,18 @@ fn told_is_spent_through_a_flush_of_scripts() {
 
 #[test]
 fn told_is_spent_through_a_restart_and_a_stop() {
-    for program in programs() {
-        disturbed(program, "restart", |redis, _| {
-            redis.kill();
+    for mut store in stores() {
+        disturbed(&mut store, "restart", |store, _| {
+            store.kill();
             thread::sleep(Duration::from_millis(300));
-            redis.start_again();
+            store.start_again();
             thread::sleep(Duration::from_millis(1500));
         });
-        disturbed(program, "stop", |redis, _| {
-            redis.pause(Duration::from_secs(5));
+        store.ask(&["FLUSHALL"]);
+        disturbed(&mut store, "stop", |store, _| {
+            store.stop();
+            thread::sleep(Duration::from_secs(5));
+            store.go_on();
             thread::sleep(Duration::from_millis(1500));
         });
     }
@@ -211,12 +213,11 @@ fn told_is_spent_through_a_restart_and_a_stop() {
 /// A store that has forgotten everything closes, and lets nobody through.
 #[test]
 fn a_store_that_was_flushed_denies_by_error() {
-    for program in programs() {
-        let redis = Redis::start(program);
-        let engine = Remote::open(Settings::new(&redis.url())).unwrap();
+    for store in stores() {
+        let engine = Remote::open(Settings::new(&store.address())).unwrap();
         configure(&engine, "a", "10/1h");
         assert!(ask(&engine, |limiter| limiter.check("a", 1)).unwrap().allowed);
-        redis.cli(&["flushall"]);
+        store.ask(&["FLUSHALL"]);
         let error: Error = ask(&engine, |limiter| limiter.check("a", 1)).unwrap_err();
         assert_eq!(error.kind(), Kind::LimitNotConfigured);
     }
