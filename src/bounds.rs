@@ -329,9 +329,5 @@ pub const STORE_WATCH_MS: u64 = 1000;
 /// attempt may still be under way.
 pub const STORE_KEEPS_MS: u64 = 60_000;
 
-/// How long after an exchange's end a store may still do what was sent in it, in milliseconds: the clocks of two
-/// machines differ, and the store's time is known to the second.
-pub const STORE_LATE_MS: u64 = 1000;
-
 /// Largest `--replicas`: more than anybody waits for.
 pub const MAX_REPLICAS: u32 = 16;

@@ -221,10 +221,6 @@ impl Connection {
         self.inner.recv_response().map_err(|error| broken(&error, &self.server))
     }
 
-    pub fn server(&self) -> &Endpoint {
-        &self.server
-    }
-
     /// What a reply that can't be read means.
     pub fn not_understood(&self, what: &str) -> LinkError {
         LinkError::unavailable(format!("the store {} answers {what} in a way that is not understood", self.server))

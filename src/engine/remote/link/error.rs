@@ -132,9 +132,8 @@ pub(super) fn verdict(error: &ServerError, server: &Endpoint) -> Verdict {
         "WRONGPASS" => {
             Verdict::Fails(LinkError::refused(format!("the store {server} does not accept this user and password")))
         }
-        "NOPERM" => Verdict::Fails(LinkError::refused(format!(
-            "the user of the store {server} may not do what Flint needs ({detail}); see flint-server(8) for its rights"
-        ))),
+        "NOPERM" => Verdict::Fails(no_right(detail, server)),
+        _ if detail.starts_with("The user executing the script") => Verdict::Fails(no_right(detail, server)),
         "WRONGTYPE" => Verdict::Fails(LinkError::new(
             ErrorKind::Corrupt,
             format!(
@@ -146,6 +145,12 @@ pub(super) fn verdict(error: &ServerError, server: &Endpoint) -> Verdict {
         }
         _ => Verdict::Fails(unavailable(&format!("answers with an error: {code} {detail}"))),
     }
+}
+
+fn no_right(detail: &str, server: &Endpoint) -> LinkError {
+    LinkError::refused(format!(
+        "the user of the store {server} may not do what Flint needs ({detail}); see flint-server(8) for its rights"
+    ))
 }
 
 /// What a server is told of that is no master.
@@ -225,6 +230,11 @@ mod tests {
             ("NOAUTH Authentication required.", ErrorKind::Refused, "wants a password"),
             ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind::Refused, "does not accept"),
             ("NOPERM this user has no permissions to run the 'set' command", ErrorKind::Refused, "'set' command"),
+            (
+                "ERR The user executing the script can't run this command",
+                ErrorKind::Refused,
+                "may not do what Flint needs",
+            ),
             ("WRONGTYPE Operation against a key", ErrorKind::Corrupt, "something foreign"),
             ("ERR max number of clients reached", ErrorKind::Unavailable, "maxclients"),
             ("ERR what", ErrorKind::Unavailable, "ERR what"),

@@ -1,7 +1,7 @@
 //! A link, and its attempts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::delivery::{Carrier, Failure, Parcel};
 use super::error::{ErrorKind, LinkError};
@@ -10,7 +10,6 @@ use super::wire::attempt::{Attempt, Found, Mark, Outcome, Version, Write};
 use super::wire::pack;
 use super::wire::script::{self, Packing, Said, Scripts, Seen};
 use super::wire::slots::{slot_of, tag_of};
-use crate::bounds::STORE_LATE_MS;
 use crate::clock::Micros;
 
 /// A connection to each master that was needed, for one lane.
@@ -116,7 +115,8 @@ impl Link {
     /// Packs an attempt.
     fn parcel(&mut self, attempt: &Attempt, version: Version, slot: u16, marks: &[Mark], deadline: Instant) -> Parcel {
         let now = self.now();
-        let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(STORE_LATE_MS);
+        // Where the store's clock is further ahead than is known, the reply tells, and the caller tries again.
+        let left = deadline.saturating_duration_since(Instant::now());
         let last = (now.saturating_add(left.as_micros() as u64)).div_ceil(1_000_000);
         let tag = self.is_cluster().then(|| tag_of(slot));
         let packing = Packing { scripts: &self.scripts, version, last, now_ms: now / 1000, tag };

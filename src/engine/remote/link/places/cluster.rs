@@ -80,6 +80,9 @@ impl Nodes {
         }
         let layout = layout(&slots, endpoint).ok_or_else(|| connection.not_understood("CLUSTER SLOTS"))?;
         let info = connection.try_ask(&[b"CLUSTER", b"INFO"], until)?;
+        // A link that has nothing to do must not fall behind the store's clock.
+        let time = connection.try_ask(&[b"TIME"], until)?;
+        directory.options.clock.raise(reply::time(&time).unwrap_or(0));
         Ok((epoch(&info), layout))
     }
 }

@@ -138,12 +138,15 @@ impl Watch {
             let _ = self.greet(directory, place, until);
             return;
         };
-        match connection.try_ask(&[b"ROLE"], until) {
-            Ok(Reply::Array(items)) if items.first().and_then(reply::text) == Some("slave") => {
+        let mut ask = || Ok((connection.try_ask(&[b"ROLE"], until)?, connection.try_ask(&[b"TIME"], until)?));
+        let answer: Result<(Reply, Reply), LinkError> = ask();
+        match answer {
+            Ok((Reply::Array(items), _)) if items.first().and_then(reply::text) == Some("slave") => {
                 self.connections.remove(place.endpoint());
                 place.set_away(demoted(place.endpoint()));
             }
-            Ok(_) => {}
+            // A link that has nothing to do must not fall behind the store's clock.
+            Ok((_, time)) => directory.options.clock.raise(reply::time(&time).unwrap_or(0)),
             Err(_) => drop(self.connections.remove(place.endpoint())),
         }
     }

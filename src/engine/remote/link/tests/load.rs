@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use super::proxy::Proxy;
-use super::servers::{Server, Software};
+use super::servers::{Server, Software, long};
 use super::*;
 use crate::engine::remote::link::ErrorKind;
 
@@ -102,7 +102,7 @@ fn what_is_told_is_what_is_there() {
 /// 400 connections are cut, each somewhere in its replies; scripts are forgotten; the server restarts.
 #[test]
 fn what_is_told_is_what_is_there_whatever_is_cut() {
-    let cuts = if cfg!(debug_assertions) && std::env::var_os("FLINT_TEST_PEERS").is_none() { 60 } else { 400 };
+    let cuts = if long() { 400 } else { 20 };
     let Some(mut server) = Server::start(Software::Redis, &[]) else { return };
     let proxy = Proxy::start(server.port);
     let stores = [open(&proxy.address()), open(&proxy.address()), open(&server.address())];

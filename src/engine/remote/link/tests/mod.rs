@@ -4,8 +4,10 @@ pub mod proxy;
 pub mod servers;
 
 mod attempts;
+mod failover;
 mod failures;
 mod load;
+mod slots;
 
 use std::time::{Duration, Instant};
 

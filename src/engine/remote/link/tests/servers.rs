@@ -2,7 +2,7 @@
 //!
 //! This file stands by itself: the tests of `tests/it/` include it too.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -28,6 +28,15 @@ pub enum Software {
 /// Whether everything is to be tried: what is missing is fetched, and demanded.
 fn everything() -> bool {
     ["CI", "FLINT_TEST_PEERS", "FLINT_SOAK"].iter().any(|name| std::env::var_os(name).is_some())
+}
+
+/// Whether what takes long is to be tried too. Says so if not.
+pub fn long() -> bool {
+    let long = ["FLINT_TEST_PEERS", "FLINT_SOAK"].iter().any(|name| std::env::var_os(name).is_some());
+    if !long {
+        eprintln!("SKIPPED: it takes long; FLINT_TEST_PEERS=1 has it done");
+    }
+    long
 }
 
 /// The program of a server. None, with a message, where it is missing and need not be there.
@@ -361,9 +370,4 @@ impl Cluster {
             })
         })
     }
-}
-
-/// Whether a port answers, for tests that wait for a server to be gone.
-pub fn is_open(port: u16) -> bool {
-    TcpStream::connect(("127.0.0.1", port)).is_ok()
 }

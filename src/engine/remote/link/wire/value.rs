@@ -80,9 +80,9 @@ impl Value {
 mod tests {
     use super::*;
 
-    fn bytes(format: u8, writers: u8, length: usize) -> Vec<u8> {
+    fn bytes(format: u8, writers: u8, length: u16) -> Vec<u8> {
         let mut bytes = vec![format, writers];
-        bytes.extend((0..length as u8).collect::<Vec<_>>());
+        bytes.extend((0..length).map(|at| at as u8));
         bytes
     }
 
