@@ -21,6 +21,8 @@ pub enum Kind {
     Unauthorized,
     /// The request was made by a browser's page, or for another host.
     ForbiddenOrigin,
+    /// The token is not for this call, or not for a key of it.
+    Forbidden,
     /// No limit has this key.
     LimitNotConfigured,
     /// No such hold: it was never given, or is forgotten.
@@ -43,11 +45,11 @@ pub enum Kind {
     Overloaded,
     /// The log cannot be written: the disk is full, or an earlier write or fsync failed.
     LogFailed,
-    /// The store cannot be used now: nothing was spent.
+    /// The store can't be asked, or too few of its replicas have confirmed a write.
     StoreUnavailable,
-    /// The store did not say whether it has done it.
+    /// The answer of the store was lost on the way, so that it can't be known whether anything was done.
     OutcomeUnknown,
-    /// Keys of one request are in different slots of a Cluster.
+    /// In a Cluster, the keys of one request do not share a slot.
     CrossSlot,
     /// The command line is wrong.
     Usage,
@@ -74,6 +76,7 @@ impl Kind {
             Kind::CostExceedsCapacity => ("cost_exceeds_capacity", 400, 2),
             Kind::Unauthorized => ("unauthorized", 401, 3),
             Kind::ForbiddenOrigin => ("forbidden_origin", 403, 3),
+            Kind::Forbidden => ("forbidden", 403, 3),
             Kind::LimitNotConfigured => ("limit_not_configured", 404, 3),
             Kind::HoldNotFound => ("hold_not_found", 404, 3),
             Kind::HoldSettled => ("hold_settled", 409, 3),
@@ -106,6 +109,7 @@ impl Kind {
         Kind::CostExceedsCapacity,
         Kind::Unauthorized,
         Kind::ForbiddenOrigin,
+        Kind::Forbidden,
         Kind::LimitNotConfigured,
         Kind::HoldNotFound,
         Kind::HoldSettled,

@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::Remote;
 use super::link::{limit_key, slot_of};
 use super::names::{CONFIGURED, LIVE, OVERFLOWS};
-use crate::error::{Error, Kind, Result};
+use crate::engine::interface::ask;
+use crate::error::{Kind, Result};
 use crate::limit::{Limit, is_pattern};
 use crate::limiter::{Applied, Limiter, Origin, Setting, place_in_removal, validate_prefix};
 
@@ -40,21 +41,8 @@ impl Owned {
 }
 
 impl Remote {
-    /// Runs an operation, and returns what its last run returned.
-    ///
-    /// # Errors
-    /// As [`Remote::run`], and what the operation returns.
-    pub fn ask<T: Send + 'static>(
-        &self,
-        mut operation: impl FnMut(&Limiter) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let result = Arc::new(Mutex::new(None));
-        let cell = Arc::clone(&result);
-        self.run(Box::new(move |limiter| {
-            *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(operation(limiter));
-        }))?;
-        let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
-        result.unwrap_or_else(|| Err(Error::new(Kind::Internal, "an operation was told to be done that never ran")))
+    fn ask<T: Send + 'static>(&self, operation: impl FnMut(&Limiter) -> Result<T> + Send + 'static) -> Result<T> {
+        ask(self, operation)
     }
 
     /// Keys in parts that may change together.
@@ -68,6 +56,15 @@ impl Remote {
             by_slot.entry(slot).or_default().push(key.clone());
         }
         by_slot.into_values().collect()
+    }
+
+    /// As [`Limiter::configure_setting`].
+    ///
+    /// # Errors
+    /// As that, and [`Remote::run`].
+    pub fn configure(&self, setting: &Setting<'_>) -> Result<bool> {
+        let setting = Owned::of(setting);
+        self.ask(move |limiter| limiter.configure_setting(&setting.setting()))
     }
 
     /// Configures several limits, all or none of them. Returns for each whether it is new. In a Cluster they must share a

@@ -12,10 +12,11 @@ use super::lease::Lease;
 use super::link::{Address, Options, Store};
 use super::names;
 use super::reader::Source;
-use super::round::{Done, Mode, Operation, Round, closed, told};
+use super::round::{Mode, Round, closed, told};
 use super::router::{Route, Router};
 use crate::bounds::{MAX_HOLDS, MAX_KEYS, STORE_TIMEOUT_MS};
 use crate::clock::Clock;
+use crate::engine::interface::{Done, Operation};
 use crate::error::{Error, Kind, Result};
 
 /// Times as long as other operations an edit of patterns may take in a Cluster.
@@ -77,6 +78,7 @@ pub struct Remote {
     threads: Mutex<Vec<JoinHandle<()>>>,
     keeper: Mutex<Option<keeper::Handle>>,
     figures: Arc<Figures>,
+    pub(super) replicas: u32,
 }
 
 /// What a Cluster needs, where keys and patterns can't change together.
@@ -112,7 +114,7 @@ impl Remote {
             }
         };
         let keeper = Mutex::new(Some(keeper::start(&source, lease)?));
-        Ok(Remote { source, lanes, apart, threads: Mutex::new(threads), keeper, figures })
+        Ok(Remote { source, lanes, apart, threads: Mutex::new(threads), keeper, figures, replicas: settings.replicas })
     }
 
     /// Runs an operation, and returns once its outcome is known.
@@ -155,6 +157,17 @@ impl Remote {
             Some(apart) if !apart.lease.is_fresh() => Err(apart.lease.error()),
             _ => Ok(()),
         }
+    }
+
+    /// Returns once all that was answered before is in the store, denials too.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub fn flush(&self) -> Result<()> {
+        for lane in self.lanes.iter().chain(self.apart.iter().map(|apart| &apart.patterns)) {
+            lane.flush(self.source.timeout)?;
+        }
+        Ok(())
     }
 
     /// What the lanes have done since the start.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +14,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::names;
-use super::round::{Answer, Done, Job, Operation, Round, closed};
+use super::round::{Answer, Job, Round, closed, told as told_error};
 use super::wire::Wire;
+use crate::engine::interface::{Done, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::scratch::Live;
 
@@ -54,6 +56,8 @@ const MAX_ASKED: usize = 256;
 /// What is sent to a lane.
 enum Message {
     Job(Job),
+    /// To write what was counted, and say how that went.
+    Flush(SyncSender<Result<()>>),
     /// To answer what waits, write what was counted, and end.
     Close,
 }
@@ -84,6 +88,17 @@ impl Inbox {
         }
     }
 
+    /// Returns once what was counted before is written.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub fn flush(&self, timeout: Duration) -> Result<()> {
+        let (sender, written) = sync_channel(1);
+        let late = || Error::new(Kind::StoreUnavailable, "the store did not take what was counted in time");
+        self.sender.send_timeout(Message::Flush(sender), timeout).map_err(|_| late())?;
+        written.recv_timeout(2 * timeout).unwrap_or_else(|_| Err(late()))
+    }
+
     /// Lets the lane end once it has answered what waits.
     pub fn close(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
@@ -102,6 +117,10 @@ pub struct Figures {
     pub rounds: AtomicU64,
     /// Times that an operation lost to another server.
     pub losses: AtomicU64,
+    /// Checks that were allowed.
+    pub allowed: AtomicU64,
+    /// Checks that were denied.
+    pub denied: AtomicU64,
     /// Set if a lane's thread has ended that should not have.
     pub ended: AtomicBool,
 }
@@ -156,16 +175,23 @@ impl<W: Wire> Lane<W> {
                 self.figures.rounds.fetch_add(1, Ordering::Relaxed);
                 self.figures.answered.fetch_add((count - lost.len()) as u64, Ordering::Relaxed);
                 self.figures.losses.fetch_add(lost.len() as u64, Ordering::Relaxed);
+                let (allowed, denied) = std::mem::take(&mut self.round.tally.decisions);
+                self.figures.allowed.fetch_add(allowed, Ordering::Relaxed);
+                self.figures.denied.fetch_add(denied, Ordering::Relaxed);
             }
             self.back_off(&lost, &rest);
             lost.extend(rest);
             waiting = lost;
             self.ask_live();
-            if self.told.elapsed() >= TOLD_EVERY {
-                self.tell();
+            if self.told.elapsed() >= TOLD_EVERY
+                && let Err(error) = self.tell()
+            {
+                log::debug!("what was counted waits for the store: {error}");
             }
             if !open && waiting.is_empty() {
-                self.tell();
+                if let Err(error) = self.tell() {
+                    log::warn!("denials of the last second were not counted: {error}");
+                }
                 std::mem::forget(_ended);
                 return;
             }
@@ -178,6 +204,10 @@ impl<W: Wire> Lane<W> {
             let rest = TOLD_EVERY.saturating_sub(self.told.elapsed());
             match self.inbox.recv_timeout(rest) {
                 Ok(Message::Job(job)) => waiting.push(job),
+                Ok(Message::Flush(written)) => {
+                    let _ = written.try_send(self.tell());
+                    return true;
+                }
                 Err(RecvTimeoutError::Timeout) => return true,
                 Ok(Message::Close) => return self.take_last(waiting),
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -186,6 +216,7 @@ impl<W: Wire> Lane<W> {
         while waiting.len() < MAX_ROUND {
             match self.inbox.try_recv() {
                 Ok(Message::Job(job)) => waiting.push(job),
+                Ok(Message::Flush(written)) => drop(written.try_send(self.tell())),
                 Ok(Message::Close) => return self.take_last(waiting),
                 Err(error) => return error.is_empty(),
             }
@@ -260,13 +291,13 @@ impl<W: Wire> Lane<W> {
     }
 
     /// Tells the store what was counted, and asks for what others have counted.
-    fn tell(&mut self) {
+    ///
+    /// # Errors
+    /// `store_unavailable`, after which it is still to be told.
+    fn tell(&mut self) -> Result<()> {
         self.told = Instant::now();
         let deadline = self.told + self.timeout;
-        if let Err(error) = self.round.write_denials(deadline) {
-            log::debug!("denials wait for the store: {error}");
-            return;
-        }
+        self.round.write_denials(deadline)?;
         let patterns = self.round.scratch.patterns();
         let counted = &mut self.round.tally.counted;
         let mut told: Vec<(u64, [u64; 4])> = counted.drain().collect();
@@ -275,40 +306,37 @@ impl<W: Wire> Lane<W> {
             let silent: Vec<(u64, [u64; 4])> = silent.map(|(id, _)| (*id, [0; 4])).collect();
             told.extend(silent);
         }
-        for told in told.chunks(MAX_ASKED) {
-            self.tell_counted(told, deadline);
-        }
+        let done = told.chunks(MAX_ASKED).fold(Ok(()), |done, told| self.tell_counted(told, deadline).and(done));
         let mut asked: Vec<Live> = self.round.tally.births.keys().copied().collect();
         if patterns.len() <= MAX_ASKED {
             asked.extend(patterns.iter().map(|(id, _)| Live::Pattern(*id)).filter(|live| !self.round.tally.births.contains_key(live)));
         }
         self.ask(&asked);
         self.round.bound(MAX_LOADED);
+        done
     }
 
-    fn tell_counted(&mut self, told: &[(u64, [u64; 4])], deadline: Instant) {
+    fn tell_counted(&mut self, told: &[(u64, [u64; 4])], deadline: Instant) -> Result<()> {
         let keys: Vec<[Vec<u8>; 4]> = told.iter().map(|(id, _)| names::counters(*id)).collect();
         let counters: Vec<(&[u8], i64)> = keys
             .iter()
             .zip(told)
             .flat_map(|(keys, (_, counted))| keys.iter().map(Vec::as_slice).zip(counted.iter().map(|count| *count as i64)))
             .collect();
-        if counters.is_empty() {
-            return;
-        }
         match self.round.wire.add(&counters, deadline) {
             Ok(totals) => {
                 for ((id, _), totals) in told.iter().zip(totals.chunks_exact(4)) {
                     let total = |index: usize| totals[index].max(0) as u64;
                     self.round.scratch.set_counted(*id, [total(0), total(1), total(2), total(3)]);
                 }
+                Ok(())
             }
             Err(error) => {
-                log::debug!("totals of patterns wait for the store: {error}");
                 for (id, counted) in told {
                     let sums = self.round.tally.counted.entry(*id).or_default();
                     sums.iter_mut().zip(counted).for_each(|(sum, counted)| *sum += counted);
                 }
+                Err(told_error(&error, true))
             }
         }
     }

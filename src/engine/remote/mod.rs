@@ -1,6 +1,6 @@
 //! Limits in a store that speaks Redis' protocol, shared by any number of servers.
 //!
-//! Each module may use only those after it in this list: `port`, `admin`, `engine`, `listing`, `keeper`, `reader`, `lane`, `router`, `round`, `wire`,
+//! Each module may use only those after it in this list: `port`, `served`, `admin`, `engine`, `listing`, `keeper`, `reader`, `lane`, `router`, `round`, `wire`,
 //! `lease`, `names`, `group`, `link`.
 
 mod admin;
@@ -12,14 +12,14 @@ mod lease;
 pub mod link;
 mod listing;
 mod names;
-mod port;
+pub mod port;
 mod reader;
 mod round;
 mod router;
+mod served;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use self::engine::{Remote, Settings};
 pub use self::listing::Listing;
-pub use self::port::{Moved, export, import};

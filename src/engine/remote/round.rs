@@ -18,8 +18,8 @@ use super::link::{Attempt, ErrorKind, Found, Known, LinkError, Mark, Outcome, Pa
 use super::lease::{IN_TIME, LEASE, Lease};
 use super::names;
 use super::wire::Wire;
+use crate::engine::interface::{Done, Operation};
 use crate::error::{Error, Kind, Result};
-use crate::limiter::Limiter;
 use crate::limiter::scratch::{Live, Looked, Name, Place, Scratch};
 
 /// Numbers of holds that are set aside at once.
@@ -30,12 +30,6 @@ const MARGIN_MS: u64 = 60_000;
 
 /// Records that are fetched at once.
 const FETCHED_AT_ONCE: usize = 1024;
-
-/// What is to be done with a limiter. It may run several times: only its last run counts.
-pub type Operation = Box<dyn FnMut(&Limiter) + Send>;
-
-/// Called when the outcome of an operation is known, from a lane's thread: it must not wait.
-pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Tells the outcome of an operation, once: dropped before, that nobody takes it any more.
 pub struct Answer(Option<Done>);
@@ -100,6 +94,8 @@ pub struct Tally {
     pub counted: HashMap<u64, [u64; 4]>,
     /// Keys that were born, less those that went.
     pub births: HashMap<Live, i64>,
+    /// Checks that were allowed, and denied.
+    pub decisions: (u64, u64),
 }
 
 /// What a lane is for.
@@ -490,6 +486,8 @@ impl<W: Wire> Round<W> {
         for (live, births) in &all.births {
             *self.tally.births.entry(*live).or_default() += births;
         }
+        self.tally.decisions.0 += all.decisions.0;
+        self.tally.decisions.1 += all.decisions.1;
         self.scratch.won(all);
     }
 

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use super::names;
-use super::round::Operation;
+use crate::engine::interface::Operation;
 use crate::limiter::scratch::{Name, Scratch};
 
 /// Where an operation belongs.

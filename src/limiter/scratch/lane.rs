@@ -34,6 +34,8 @@ pub struct Looked {
     pub wants_numbers: bool,
     /// Denials that were told: of which key, and how many.
     pub denied: Vec<Denied>,
+    /// Checks that were allowed, and denied.
+    pub decisions: (u64, u64),
 }
 
 /// Denials of a key.
@@ -80,6 +82,8 @@ impl Looked {
             self.add_denied(denied);
         }
         self.wants_numbers |= other.wants_numbers;
+        self.decisions.0 += other.decisions.0;
+        self.decisions.1 += other.decisions.1;
     }
 
     fn add_denied(&mut self, more: Denied) {
@@ -122,6 +126,7 @@ struct Notebook {
     patterns: bool,
     wants_numbers: bool,
     counted: Vec<(u64, [u64; 4])>,
+    decisions: (u64, u64),
 }
 
 impl Scratch {
@@ -154,6 +159,7 @@ impl Scratch {
         }
         self.note_changed(&notebook, &mut looked);
         looked.counted = std::mem::take(&mut notebook.counted);
+        looked.decisions = notebook.decisions;
         for (hash, cost, at) in &notebook.noted.denied {
             let look = notebook.looks.iter().find(|look| look.hash == *hash);
             if let Some(look) = look.filter(|look| !is_of_pattern(look)) {
@@ -168,19 +174,21 @@ impl Scratch {
     fn take_notes(&mut self) -> Notebook {
         let (noted, patterns) = self.notes.end();
         let core = self.core();
-        let (mut looks, mut counted) = (Vec::new(), Vec::new());
+        let (mut looks, mut counted, mut decisions) = (Vec::new(), Vec::new(), (0, 0));
         for shard in &noted.shards {
             let mut table = core.shards[usize::from(*shard)].lock();
             looks.extend(table.journal.as_mut().map(|journal| journal.take()).unwrap_or_default());
             table.counts.shares.take(|pattern, totals| add_counted(&mut counted, pattern, totals));
             table.counts.pending_denials.clear();
+            let (allowed, denied) = std::mem::take(&mut table.counts.decisions);
+            decisions = (decisions.0 + allowed, decisions.1 + denied);
         }
         for (pattern, totals) in &noted.asides {
             add_counted(&mut counted, *pattern, Totals::from_numbers(*totals));
         }
         let (holds, wants_numbers) = core.holds.lock().end_noting();
         let answers = core.answers.lock().looks.as_mut().map(std::mem::take).unwrap_or_default();
-        Notebook { noted, looks, holds, answers, patterns, wants_numbers, counted }
+        Notebook { noted, looks, holds, answers, patterns, wants_numbers, counted, decisions }
     }
 
     fn note_touched(&self, notebook: &Notebook, looked: &mut Looked) {

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::super::names;
-use super::super::round::{Answer, Job, Mode, Operation, Round};
+use super::super::round::{Answer, Job, Mode, Round};
 use super::fake::{Fake, Fault};
 use crate::clock::Clock;
+use crate::engine::interface::Operation;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::scratch::Scratch;
 use crate::limiter::{Decision, Item, Limiter, Status};
