@@ -42,6 +42,8 @@ pub struct Looked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
     pub key: Arc<str>,
+    /// Id of its entry, and checks of it that were allowed by then.
+    pub entry: (u64, u64),
     pub checks: u64,
     pub units: u64,
     /// When the last of them was.
@@ -91,7 +93,7 @@ impl Looked {
             Some(known) => {
                 known.checks += more.checks;
                 known.units = known.units.saturating_add(more.units);
-                known.last = known.last.max(more.last);
+                (known.last, known.entry) = (known.last.max(more.last), more.entry);
             }
             None => self.denied.push(more),
         }
@@ -164,7 +166,9 @@ impl Scratch {
             let look = notebook.looks.iter().find(|look| look.hash == *hash);
             if let Some(look) = look.filter(|look| !is_of_pattern(look)) {
                 let key = self.name(&look.key);
-                looked.add_denied(Denied { key, checks: 1, units: *cost, last: *at });
+                let entry = self.table(*hash).get(*hash, &key).map(|entry| (entry.id(), entry.totals().allowed));
+                let entry = entry.unwrap_or_default();
+                looked.add_denied(Denied { key, entry, checks: 1, units: *cost, last: *at });
             }
         }
         self.settle(notebook);
@@ -339,6 +343,7 @@ impl Scratch {
     pub fn won(&mut self, group: &Looked) {
         for denied in &group.denied {
             let unsaved = self.unsaved.entry(Arc::clone(&denied.key)).or_default();
+            (unsaved.id, unsaved.allowed) = denied.entry;
             unsaved.checks += denied.checks;
             unsaved.units = unsaved.units.saturating_add(denied.units);
             unsaved.last = unsaved.last.max(denied.last);

@@ -82,7 +82,11 @@ impl Scratch {
         if let Some(mut entry) = entry {
             entry.set_held_until(record.held_until);
             match self.unsaved.get(key) {
-                Some(unsaved) => add_denials(&mut entry, unsaved),
+                Some(unsaved) if unsaved.id == entry.id() && unsaved.allowed <= entry.totals().allowed => {
+                    add_denials(&mut entry, unsaved);
+                }
+                // They were of another key of this name, or of one that has forgotten them.
+                Some(_) => drop(self.unsaved.remove(key)),
                 None => {}
             }
             self.insert(hash, entry, was_loaded);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::record::{HoldRecord, KeyRecord, PatternsRecord, Removed, encode_kept};
 use super::state::Scratch;
 use crate::bounds::REMEMBER_MS;
-use crate::clock::Micros;
+use crate::clock::{LAST_INSTANT, Micros};
 use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, Live as LiveEnds, Standing};
 use crate::limiter::answers::Totals;
@@ -25,9 +25,6 @@ pub struct Saved {
     /// without a margin. `None`: never.
     pub until: Option<Micros>,
 }
-
-/// How often a guess at when a key is untouched is doubled.
-const GUESSES: u32 = 64;
 
 impl Scratch {
     /// The record of a name as it is now; `None` where it is gone, so that what the store has is to be deleted.
@@ -140,10 +137,11 @@ fn vanishes(core: &Core, entry: &Entry, now: Micros, version: u32) -> Option<Mic
     if entry.source() == Source::Exact {
         return None;
     }
-    let mut entry = entry.clone();
     let limit = Arc::clone(entry.in_force());
-    entry.standing.advance(&limit, now);
-    let mut until = forgets(&entry.standing, &limit, now).max(entry.held_until());
+    // What is due is made as of an instant before: the entry itself must not be brought to now.
+    let mut standing = entry.standing.clone();
+    standing.advance(&limit, now);
+    let mut until = forgets(&standing, &limit, now).max(entry.held_until());
     if let Some(overlay) = entry.overlay().cloned().filter(|overlay| overlay.until > now) {
         // What comes back counts what was spent by then.
         let mut later = entry.clone();
@@ -153,9 +151,9 @@ fn vanishes(core: &Core, entry: &Entry, now: Micros, version: u32) -> Option<Mic
         until = until.max(overlay.until).max(forgets(&later.standing, &own, overlay.until));
     }
     if entry.overflow_text().is_none()
-        && let Ok(served) = core.served(Some(&entry), &entry.key, Brought::AsItStands, now, version)
+        && let Ok(served) = core.served(Some(entry), &entry.key, Brought::AsItStands, now, version)
     {
-        let mut due = changed(&entry, &served, &mut LiveEnds::default());
+        let mut due = changed(entry, &served, &mut LiveEnds::default());
         let limit = Arc::clone(due.in_force());
         due.standing.advance(&limit, now);
         until = until.max(forgets(&due.standing, &limit, now));
@@ -166,13 +164,13 @@ fn vanishes(core: &Core, entry: &Entry, now: Micros, version: u32) -> Option<Mic
         }
     }
     until = until.max(now);
-    for _ in 0..GUESSES {
+    while until <= LAST_INSTANT {
         if core.is_as_none(&mut entry.clone(), until, version) {
             return Some(until);
         }
+        // What rests of earlier values counts longer.
         until += (until - now).max(1_000_000);
     }
-    // It counts for longer than anybody will look at it.
     None
 }
 

@@ -28,6 +28,10 @@ const FIRST_ID: u64 = 1 << 40;
 /// Denials that were told and are in no record yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unsaved {
+    /// Id of the entry.
+    pub id: u64,
+    /// Checks of it that were allowed by then: fewer, and it has forgotten all meanwhile.
+    pub allowed: u64,
     pub checks: u64,
     pub units: u64,
     pub last: Micros,

@@ -257,7 +257,10 @@ fn with_denials(mut status: Status) -> Status {
     status.live = None;
     if let Some(slots) = &mut status.slots {
         let bare = |hold: &OpenHold| OpenHold { id: String::new(), ..hold.clone() };
-        slots.holds = slots.holds.iter().map(bare).collect();
+        let mut holds: Vec<OpenHold> = slots.holds.iter().map(bare).collect();
+        // Numbers tell of the order only within one lane.
+        holds.sort_by_key(|hold| (hold.at, hold.until, hold.cost));
+        slots.holds = holds.into();
     }
     status
 }
