@@ -36,8 +36,8 @@ pub trait Engine: Send + Sync {
     /// Runs an operation, and returns once its outcome is as durable as it is promised to be.
     ///
     /// # Errors
-    /// `store_unavailable`, `outcome_unknown`, `overloaded`, `cross_slot`. What the operation has found counts for nothing
-    /// then.
+    /// `store_unavailable`, `outcome_unknown`, `overloaded`, `cross_slot`. What the operation has found counts for
+    /// nothing then.
     fn run(&self, operation: Operation) -> Result<()>;
 
     /// The same without waiting.

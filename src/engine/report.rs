@@ -5,7 +5,6 @@ use crate::store::Health;
 
 /// How an engine stands.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum EngineReport {
     /// A data directory.
     Directory(Report),
