@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::copies::reader::{NAMES_AT_ONCE, Reader, Source};
 use super::lease::{Lease, READ_EVERY};
 use super::link::limit_key;
 use super::names;
-use super::reader::{NAMES_AT_ONCE, Reader, Source};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::scratch::{Live, Name};
 
@@ -113,7 +113,8 @@ impl Keeper {
         for (index, count) in counts.into_iter().enumerate() {
             let mut left = if count == 0 { 0 } else { (count / ALL_IN).clamp(1, MOST_AT_ONCE) };
             while left > 0 && !self.closing.load(Ordering::Acquire) {
-                let (members, ended) = self.reader.names(VANISHING[index], b"", self.after[index].as_deref().map(str::as_bytes))?;
+                let (members, ended) =
+                    self.reader.names(VANISHING[index], b"", self.after[index].as_deref().map(str::as_bytes))?;
                 self.after[index] = members.last().filter(|_| !ended).cloned();
                 self.prune_some(VANISHING[index], &members)?;
                 left = if ended { 0 } else { left.saturating_sub(members.len() as u64) };
@@ -143,7 +144,8 @@ impl Keeper {
             let prefix = names::live_prefix(Live::Pattern(id));
             let mut after: Option<String> = None;
             while !self.closing.load(Ordering::Acquire) {
-                let (members, ended) = self.reader.names(names::LIVE_BY, &prefix, after.as_deref().map(str::as_bytes))?;
+                let (members, ended) =
+                    self.reader.names(names::LIVE_BY, &prefix, after.as_deref().map(str::as_bytes))?;
                 self.prune_some(names::LIVE_BY, &members)?;
                 after = members.last().cloned();
                 if ended {

@@ -34,12 +34,7 @@ impl Link {
     }
 
     /// The 16 random bytes that the store keeps under `key`: those of whoever asks first, `own` or drawn.
-    pub fn identity(
-        &mut self,
-        key: &[u8],
-        own: Option<&[u8; 16]>,
-        deadline: Instant,
-    ) -> Result<[u8; 16], LinkError> {
+    pub fn identity(&mut self, key: &[u8], own: Option<&[u8; 16]>, deadline: Instant) -> Result<[u8; 16], LinkError> {
         let drawn: [u8; 16] = crate::store::random().map_err(|error| {
             LinkError::new(ErrorKind::Refused, format!("the operating system has no random numbers: {error}"))
         })?;
@@ -109,10 +104,13 @@ impl Link {
             let (least, most) = range(prefix, None);
             for slot in &slots {
                 let key = self.list_key(*list, *slot);
-                requests.push((*slot, match prefix.is_empty() {
-                    true => vec![b"ZCARD".to_vec(), key],
-                    false => vec![b"ZLEXCOUNT".to_vec(), key, least.clone(), most.clone()],
-                }));
+                requests.push((
+                    *slot,
+                    match prefix.is_empty() {
+                        true => vec![b"ZCARD".to_vec(), key],
+                        false => vec![b"ZLEXCOUNT".to_vec(), key, least.clone(), most.clone()],
+                    },
+                ));
             }
         }
         let replies = self.ask_all(&requests, false, deadline)?;
