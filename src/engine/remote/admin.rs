@@ -67,8 +67,8 @@ impl Remote {
         self.ask(move |limiter| limiter.configure_setting(&setting.setting()))
     }
 
-    /// Configures several limits, all or none of them. Returns for each whether it is new. In a Cluster they must share a
-    /// slot, or all be patterns.
+    /// Configures several limits, all or none of them. Returns for each whether it is new. In a Cluster they must share
+    /// a slot, or all be patterns.
     ///
     /// # Errors
     /// As [`Limiter::configure_all`] and [`Remote::run`].

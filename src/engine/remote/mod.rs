@@ -5,8 +5,8 @@
 //! The store knows nothing of quotas. A *lane* (`flint-lane-N`, a thread with a link) runs each operation on a *scratch
 //! limiter*, which is the ordinary one with copies of some of the store's records. What an operation has changed there
 //! is written by compare-and-set: only if the store still has all that it looked at as it was. Else the store's records
-//! come back, replace the copies, and the operation runs again. So checks, holds, patterns and all the rest are the same
-//! code over a store as in a data directory, and exact however many servers there are.
+//! come back, replace the copies, and the operation runs again. So checks, holds, patterns and all the rest are the
+//! same code over a store as in a data directory, and exact however many servers there are.
 //!
 //! All that waits for a lane goes into its next *round*: it runs one after the other, what shares a record is joined to
 //! one attempt, and all attempts go out in one pipeline. One round trip carries as many checks as came meanwhile.

@@ -1,4 +1,5 @@
-//! One round of a lane: operations are run on the scratch limiter, joined, sent, and answered or kept for another round.
+//! One round of a lane: operations are run on the scratch limiter, joined, sent, and answered or kept for another
+//! round.
 //!
 //! The scratch limiter is a copy of some of the store's records. What an operation changes in it stands only if the
 //! store takes it: each group of operations is one attempt, which says what versions its records are known by. An

@@ -121,7 +121,8 @@ impl Link {
         replies.chunks(slots.len()).map(sum).collect()
     }
 
-    /// Takes members off a list whose key the store has no more. Each is `(member, key)`; those whose key is there stay.
+    /// Takes members off a list whose key the store has no more. Each is `(member, key)`; those whose key is there
+    /// stay.
     pub fn prune(&mut self, list: u8, gone: &[(&[u8], &[u8])], deadline: Instant) -> Result<(), LinkError> {
         let script = self.scripts.prune.clone();
         let request = |(member, key): &(&[u8], &[u8])| {
