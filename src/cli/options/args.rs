@@ -77,7 +77,7 @@ impl Line {
 
 /// Whether it would be an option: begins with a dash, and is not the `-` of a command that takes a file.
 fn is_dashed(operand: &OsStr, command: Option<&Command>) -> bool {
-    let takes_file = command.is_some_and(|command| command.operands.contains("|-"));
+    let takes_file = command.is_none_or(|command| command.operands.contains("|-") || command.name == "limit apply");
     operand.as_bytes().starts_with(b"-") && !(takes_file && operand == "-")
 }
 
@@ -434,8 +434,11 @@ mod tests {
             ("docter", "there is no command `docter`; did you mean `doctor`?"),
             ("odd api", "there is no command `odd`; did you mean `limit add`?"),
             ("quota api", "there is no command `quota`; `flint help` lists them"),
-            ("log", "`log` needs a further word: flush, compact, dump, verify, repair"),
-            ("log odd", "there is no command `log odd`; `log` has flush, compact, dump, verify, repair"),
+            ("log", "`log` needs a further word: flush, compact, dump, verify, repair, backup, restore"),
+            (
+                "log odd",
+                "there is no command `log odd`; `log` has flush, compact, dump, verify, repair, backup, restore",
+            ),
             ("limit check", "KEY is missing"),
             ("limit check-all", "KEY is missing"),
             ("limit check a b", "`b` is not expected here; `flint help limit check` shows what is"),

@@ -57,6 +57,12 @@ pub static COMMANDS: [Command; 30] = [
         "Save what can be read of a damaged directory into a new one; the old one is not changed.",
     ),
     command(
+        "log backup",
+        "FILE|-",
+        "Copy the data directory into one new file, or to standard output, while checks go on.",
+    ),
+    command("log restore", "FILE|-", "Make a data directory of a backup; --data-dir must be empty or not exist."),
+    command(
         "store import",
         "DIR",
         "Move all limits of a data directory, and what was spent of them, into an empty store.",
@@ -66,12 +72,6 @@ pub static COMMANDS: [Command; 30] = [
         "DIR",
         "Move all limits of a store, and what was spent of them, into a new data directory.",
     ),
-    command(
-        "log backup",
-        "FILE|-",
-        "Copy the data directory into one new file, or to standard output, while checks go on.",
-    ),
-    command("log restore", "FILE|-", "Make a data directory of a backup; --data-dir must be empty or not exist."),
     command("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems."),
     command("completions", "SHELL", "Print the completions for a shell: bash, zsh or fish."),
     command("help", "[COMMAND]...", "Show all commands, or the options of one."),

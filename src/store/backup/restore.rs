@@ -44,7 +44,8 @@ pub fn restore<V>(
     verify: impl FnOnce(&dyn ReadDisk) -> Result<V>,
 ) -> Result<(Restored, V)> {
     refuse_used(dir)?;
-    let _lock = DirectoryLock::acquire(dir, Access::Create)?;
+    let lock = DirectoryLock::acquire(dir, Access::Create)?;
+    lock.forget_closed()?;
     // Somebody else may have used it until now.
     for leftover in refuse_used(dir)? {
         disk.remove(&leftover).map_err(|error| Error::io("remove", &leftover, &error))?;

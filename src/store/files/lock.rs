@@ -170,6 +170,17 @@ impl DirectoryLock {
         }
     }
 
+    /// Forgets where a log ended: another is put in its place, which may end before.
+    ///
+    /// # Errors
+    /// As [`DirectoryLock::announce`].
+    pub fn forget_closed(&self) -> Result<()> {
+        match self.closed().take() {
+            Some(_) => self.announce(None),
+            None => Ok(()),
+        }
+    }
+
     fn closed(&self) -> MutexGuard<'_, Option<Closed>> {
         self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
