@@ -128,7 +128,7 @@ fn the_main_job() {
 
 #[test]
 fn listing_by_prefix_and_pages() {
-    let Fixture { server: _server, mut client, .. } = start(&[], None);
+    let Fixture { server: _server, mut client, parent: _parent } = start(&[], None);
     assert_eq!(client.get("/v1/limits").ok(), json!([]));
     for key in ["b:2", "a:1", "b:1", "ключ", "c d&e=f+g", "b:3"] {
         configure(&mut client, key, 10, "1h");
@@ -156,7 +156,7 @@ fn listing_by_prefix_and_pages() {
 
 #[test]
 fn decisions_as_text_and_as_headers() {
-    let Fixture { server: _server, mut client, .. } = start(&[], None);
+    let Fixture { server: _server, mut client, parent: _parent } = start(&[], None);
     let body = r#"{"key":"job","rate":100,"per":"1m","algorithm":"fixed_window_counter"}"#;
     client.post("/v1/limits", body).ok();
     let reply = client.post("/v1/check?status=429", r#"{"key":"job","cost":59}"#);
@@ -217,7 +217,7 @@ fn endpoints() -> Vec<(&'static str, String)> {
 
 #[test]
 fn no_endpoint_answers_without_the_token() {
-    let Fixture { mut server, mut client, .. } = with_token();
+    let Fixture { mut server, mut client, parent: _parent } = with_token();
     configure(&mut client, "k", 10, "366d");
     for token in [None, Some("wrong"), Some("dev-secret2"), Some("dev-secre"), Some(""), Some("Bearer")] {
         let mut client = Client::new(&server.url, token);
@@ -265,7 +265,7 @@ fn tokens_from_file_and_environment() {
 
 #[test]
 fn every_error_has_its_code_and_names_what_is_wrong() {
-    let Fixture { server, mut client, .. } = start(&[], None);
+    let Fixture { server, mut client, parent: _parent } = start(&[], None);
     configure(&mut client, "k", 10, "366d");
     configure(&mut client, "other", 10, "366d");
     for (path, body, name) in [
@@ -398,7 +398,7 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
 
 #[test]
 fn a_large_body_is_refused_unread() {
-    let Fixture { server, mut client, .. } = with_token();
+    let Fixture { server, mut client, parent: _parent } = with_token();
     configure(&mut client, "k", 10, "366d");
     let head = format!("POST /v1/check HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n");
     for length in ["2000000", "1048577", "18446744073709551615"] {
@@ -467,7 +467,7 @@ fn web_pages_are_refused() {
 #[test]
 fn health_may_be_open_and_headers_be_old() {
     let args = ["--token", TOKEN, "--open-health", "--legacy-headers", "delta", "--gate", "web=by=path&limit=5/1d"];
-    let Fixture { server, mut client, .. } = start(&args, Some(TOKEN));
+    let Fixture { server, mut client, parent: _parent } = start(&args, Some(TOKEN));
     let mut stranger = server.client();
     stranger.get("/v1/health").ok();
     assert_eq!(stranger.ask("HEAD", "/v1/health", "").status, 200);
@@ -495,7 +495,7 @@ fn health_may_be_open_and_headers_be_old() {
 
 #[test]
 fn connections_are_kept_or_closed_as_asked() {
-    let Fixture { server, mut client, .. } = start(&[], None);
+    let Fixture { server, mut client, parent: _parent } = start(&[], None);
     for _ in 0..3 {
         assert_eq!(client.get("/v1/health").header("Connection"), None);
     }
@@ -521,7 +521,7 @@ fn connections_are_kept_or_closed_as_asked() {
 
 #[test]
 fn check_all_is_atomic_among_many_clients() {
-    let Fixture { server, mut client, .. } = start(&[], None);
+    let Fixture { server, mut client, parent: _parent } = start(&[], None);
     for (key, rate) in [("tight", 50), ("wide", 1000)] {
         configure(&mut client, key, rate, "366d");
     }

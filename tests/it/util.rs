@@ -347,7 +347,12 @@ impl Client {
         let mut reply = self.receive_head()?;
         // Until it is whole.
         let over = std::mem::replace(&mut self.over, true);
-        reply.body = String::from_utf8(read_body(self.stream()?, &reply)?).map_err(invalid)?;
+        let body = read_body(self.stream()?, &reply)?;
+        reply.body = match reply.header("Content-Type") {
+            // A backup is no text.
+            Some("application/octet-stream") => String::from_utf8_lossy(&body).into_owned(),
+            _ => String::from_utf8(body).map_err(invalid)?,
+        };
         self.over = over;
         Ok(reply)
     }

@@ -73,8 +73,8 @@ enum Place<T> {
 }
 
 /// Finds it. Commands that need the directory at the same time queue for it. Only the first tries to open it, which a
-/// server, an application or a reader may keep from it for a while; a server that listens in the meantime takes over all
-/// of them.
+/// server, an application or a reader may keep from it for a while; a server that listens in the meantime takes over
+/// all of them.
 fn find<T>(global: &Global, access: Access, patience: Patience<'_>, open: impl Fn() -> Result<T>) -> Result<Place<T>> {
     // A token file that can't be read is an error also where no token is needed.
     global.token_source().map(TokenFile::read).transpose()?;

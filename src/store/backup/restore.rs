@@ -1,6 +1,6 @@
 //! Restoring a backup into a data directory that is empty or does not exist.
 //!
-//! Before the first file is made, `flint.restoring` is, and it is removed after all files are durable and were read as a
+//! Before the first file is made, `flint.restoring` is. It is removed after all files are durable and were read as a
 //! start would read them. While it is there, every reader refuses the directory by name ([`Files::list`]). So a
 //! crash at any moment leaves a directory that is empty, or refused, or whole; the removal of that one name is what
 //! makes it whole.

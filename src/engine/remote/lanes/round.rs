@@ -6,8 +6,8 @@
 //! attempt that loses comes back with the records of now; these replace the copy, and its operations run again in the
 //! next round. After an error nobody knows what the store has, so the copy is *stale*: fetched anew before it is used.
 //!
-//! In a Cluster the records of an attempt must share a slot, and that of all patterns is in one of its own. So lanes for
-//! keys know patterns by a [`Lease`], and a lane for patterns knows nothing else.
+//! In a Cluster the records of an attempt must share a slot, and that of all patterns is in one of its own. So lanes
+//! for keys know patterns by a [`Lease`], and a lane for patterns knows nothing else.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -93,8 +93,8 @@ impl<W: Wire> Round<W> {
         }
     }
 
-    /// What operations have changed that came to a bad end, and all that saw it, never was: the records are to be fetched
-    /// again, and the other operations run again.
+    /// What operations have changed that came to a bad end, and all that saw it, never was: the records are to be
+    /// fetched again, and the other operations run again.
     fn put_back(&mut self, turns: &mut [Turn], ended: &[usize], names: &mut HashSet<Name>, again: &mut Vec<usize>) {
         if ended.is_empty() {
             return;

@@ -27,8 +27,8 @@ use crate::clock::Micros;
 /// Compares and sets. What changes the index comes first: where that fails, because a foreign key has the list's name,
 /// nothing is written yet.
 ///
-/// An attempt that was done before, and whose reply was lost, writes a key of its own once more as it is: else `WAIT` on
-/// this connection would wait for nothing. Where memory is full, what is removed leaves nothing in its place.
+/// An attempt that was done before, and whose reply was lost, writes a key of its own once more as it is: else `WAIT`
+/// on this connection would wait for nothing. Where memory is full, what is removed leaves nothing in its place.
 const EXCHANGE: &str = r"
 local new, last, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local link, now = string.sub(new, 1, 8), redis.call('TIME')
