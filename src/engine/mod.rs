@@ -13,4 +13,4 @@ pub mod remote;
 mod report;
 
 pub use self::interface::{Done, Engine, Operation, Parts, ask};
-pub use self::report::{EngineReport, StoreReport};
+pub use self::report::{EngineReport, Moved, StoreReport};

@@ -62,3 +62,19 @@ impl EngineReport {
         }
     }
 }
+
+/// What was moved between a data directory and a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Moved {
+    /// Limits of single keys, and keys that live by patterns or requests.
+    pub keys: u64,
+    /// Patterns.
+    pub patterns: u64,
+    /// Holds that are open or remembered.
+    pub holds: u64,
+    /// Kept answers.
+    pub answers: u64,
+    /// Kept answers that were left behind, since a Cluster keeps them where their keys are and does not say where.
+    pub left_answers: u64,
+}

@@ -23,5 +23,7 @@ pub use completions::script;
 pub use global::Global;
 pub use help::help;
 pub use store::store_url;
+#[cfg(not(feature = "store"))]
+pub use store::without_stores;
 #[cfg(test)]
 pub use table::COMMANDS;

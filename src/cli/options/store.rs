@@ -2,7 +2,7 @@
 
 use super::args::Args;
 use crate::cli::answer::usage;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Names a store where no option does.
 const VARIABLE: &str = "FLINT_STORE";
@@ -22,10 +22,15 @@ pub fn store_url(args: &Args) -> Result<Option<String>> {
             .transpose()?,
     };
     if url.is_some() && cfg!(not(feature = "store")) {
-        return Err(usage(
-            "this flint was built without stores; build it with `cargo build --release --features store`, or store-tls \
-             for rediss://",
-        ));
+        return Err(without_stores());
     }
     Ok(url)
+}
+
+/// The error for a store where this Flint knows none.
+pub fn without_stores() -> Error {
+    usage(
+        "this flint was built without stores; build it with `cargo build --release --features store`, or store-tls for \
+         rediss://",
+    )
 }

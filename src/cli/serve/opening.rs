@@ -78,7 +78,7 @@ impl Place {
 
 #[cfg(not(feature = "store"))]
 fn open_store(_: StoreOptions) -> Result<(Arc<dyn Engine>, String, &'static str)> {
-    Err(usage("--store needs a flint that was built for it"))
+    Err(crate::cli::options::without_stores())
 }
 
 #[cfg(feature = "store")]

@@ -13,6 +13,7 @@ use super::engine::{Settings, connect};
 use super::errors::told;
 use super::link::{Address, Attempt, Known, Mark, Outcome, Part, Write};
 use super::names;
+use crate::engine::report::Moved;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::scratch::{self, Name, Place, Saved};
 use crate::limiter::{Limiter, Options};
@@ -23,22 +24,6 @@ const STEP: Duration = Duration::from_secs(30);
 
 /// How much longer than it makes a difference a record is left to the store, in milliseconds.
 const MARGIN_MS: u64 = 60_000;
-
-/// What was moved.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Moved {
-    /// Limits of single keys, and keys that live by patterns or requests.
-    pub keys: u64,
-    /// Patterns.
-    pub patterns: u64,
-    /// Holds that are open or remembered.
-    pub holds: u64,
-    /// Kept answers.
-    pub answers: u64,
-    /// Kept answers that were left behind, since a Cluster keeps them where their keys are and does not say where.
-    pub left_answers: u64,
-}
 
 impl Moved {
     fn count(&mut self, name: &Name) {

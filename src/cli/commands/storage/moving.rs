@@ -3,19 +3,12 @@
 use serde_json::json;
 
 use crate::cli::answer::{Answer, usage};
+#[cfg(not(feature = "store"))]
+use crate::cli::options::without_stores;
 use crate::cli::options::{Args, Global, store_url};
 use crate::cli::output::{Output, counted};
+use crate::engine::Moved;
 use crate::error::Result;
-
-/// What was moved, by number.
-#[derive(Default)]
-struct Moved {
-    keys: u64,
-    patterns: u64,
-    holds: u64,
-    answers: u64,
-    left_answers: u64,
-}
 
 /// `store import`
 pub fn import(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
@@ -61,33 +54,21 @@ fn report(moved: &Moved, output: &mut Output) -> Result<Answer> {
 #[cfg(feature = "store")]
 fn into_store(args: &Args, url: &str) -> Result<Moved> {
     use crate::engine::remote::{Settings, port};
-    port::import(args.operands[0].as_ref(), &Settings::new(url)).map(of)
+    port::import(args.operands[0].as_ref(), &Settings::new(url))
 }
 
 #[cfg(feature = "store")]
 fn out_of_store(args: &Args, url: &str) -> Result<Moved> {
     use crate::engine::remote::{Settings, port};
-    port::export(&Settings::new(url), args.operands[0].as_ref()).map(of)
+    port::export(&Settings::new(url), args.operands[0].as_ref())
 }
 
-#[cfg(feature = "store")]
-fn of(moved: crate::engine::remote::port::Moved) -> Moved {
-    Moved {
-        keys: moved.keys,
-        patterns: moved.patterns,
-        holds: moved.holds,
-        answers: moved.answers,
-        left_answers: moved.left_answers,
-    }
-}
-
-// Without stores `store_url` has refused the command before.
 #[cfg(not(feature = "store"))]
 fn into_store(_: &Args, _: &str) -> Result<Moved> {
-    Ok(Moved::default())
+    Err(without_stores())
 }
 
 #[cfg(not(feature = "store"))]
 fn out_of_store(_: &Args, _: &str) -> Result<Moved> {
-    Ok(Moved::default())
+    Err(without_stores())
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::object::{Body, in_place, read_object, required, take, take_any};
+use super::object::{Body, in_place, next_item, read_object, required, take, take_any};
 use super::scalars::Text;
 use super::values::{Brought, Units};
 use crate::error::{Error, Result};
@@ -110,11 +110,7 @@ impl<'de> Deserialize<'de> for List<'de> {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Self::Value, A::Error> {
                 let mut items = Vec::new();
-                let place = |before: usize| format!("item {}", before + 1);
-                while let Some(item) = seq
-                    .next_element()
-                    .map_err(|error| A::Error::custom(in_place(&place(items.len()), &error.to_string())))?
-                {
+                while let Some(item) = next_item(&mut seq, items.len() + 1)? {
                     items.push(item);
                 }
                 Ok(List(items))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::object::{Body, in_place, read, read_object, take, take_any};
+use super::object::{Body, next_item, read, read_object, take, take_any};
 use super::scalars::{Length, Number, Text};
 use super::values::{Brought, Values};
 use crate::bounds::{MAX_MAX_KEYS, MAX_PERIOD_MS};
@@ -132,12 +132,9 @@ impl<'de> Body<'de> for Configure<'de> {
 impl<'a> Configure<'a> {
     fn parts(self) -> Result<(Text<'a>, ForKey)> {
         let Some(key) = self.key else { return Err(Error::invalid("field `key` is missing")) };
-        let lasts = self.lasts.map(|lasts| parse_length("for", &lasts.0, 1, MAX_PERIOD_MS)).transpose()?;
-        let values = ForKey {
-            limit: self.values.limit(self.limit)?,
-            lasts: lasts.map(Duration::from_millis),
-            max_keys: self.max_keys.map(|most| most.0),
-        };
+        let lasts = read_lasts(self.lasts.as_ref())?;
+        let values =
+            ForKey { limit: self.values.limit(self.limit)?, lasts, max_keys: self.max_keys.map(|most| most.0) };
         Ok((key, values))
     }
 }
@@ -157,16 +154,29 @@ impl<'de> Deserialize<'de> for Settings<'de> {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Self::Value, A::Error> {
                 let mut settings = Settings::default();
-                loop {
-                    let place = || format!("item {}", settings.keys.len() + 1);
-                    let next = seq.next_element::<Listed<'de>>();
-                    let next = next.map_err(|error| A::Error::custom(in_place(&place(), &error.to_string())))?;
-                    let Some(Listed(key, values)) = next else { return Ok(settings) };
+                while let Some(Listed(key, values)) = next_item(&mut seq, settings.keys.len() + 1)? {
                     settings.push(key, values);
                 }
+                Ok(settings)
             }
         }
         deserializer.deserialize_any(SettingsVisitor)
+    }
+}
+
+/// How long values last, as `for` says.
+///
+/// # Errors
+/// `invalid_argument`.
+pub fn read_lasts(lasts: Option<&Length>) -> Result<Option<Duration>> {
+    lasts.map(|lasts| parse_length("for", &lasts.0, 1, MAX_PERIOD_MS).map(Duration::from_millis)).transpose()
+}
+
+/// An error in one limit of an array, which names its key: an array may be long.
+pub fn of_key<E: serde::de::Error>(key: Option<String>, error: &Error) -> E {
+    match key {
+        Some(key) => E::custom(format_args!("key `{key}`: {error}")),
+        None => E::custom(error),
     }
 }
 
@@ -184,11 +194,7 @@ impl<'de> Deserialize<'de> for Listed<'de> {
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
                 let one: Configure<'de> = read_object(map)?;
                 let named = one.key.as_ref().map(|key| excerpt(&key.0));
-                let (key, values) = one.parts().map_err(|error| match named {
-                    // An array may be long.
-                    Some(key) => A::Error::custom(format_args!("key `{key}`: {error}")),
-                    None => A::Error::custom(error),
-                })?;
+                let (key, values) = one.parts().map_err(|error| of_key(named, &error))?;
                 Ok(Listed(key, values))
             }
         }

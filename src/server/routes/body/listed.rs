@@ -4,17 +4,16 @@
 //! left then. So such values are no part of what is applied: those that come back are.
 
 use std::fmt;
-use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::limits::{ForKey, Settings};
-use super::object::{Body, Object, in_place, read, read_object, take, take_any};
+use super::limits::{ForKey, Settings, of_key, read_lasts};
+use super::object::{Body, Object, next_item, read, read_object, take, take_any};
 use super::scalars::{Length, Number, Text};
 use super::values::{Brought, Told};
-use crate::bounds::{MAX_MAX_KEYS, MAX_PERIOD_MS};
+use crate::bounds::MAX_MAX_KEYS;
 use crate::error::{Error, Result};
-use crate::limit::{excerpt, parse_length};
+use crate::limit::excerpt;
 
 /// Reads the array.
 ///
@@ -40,16 +39,13 @@ impl<'de> Deserialize<'de> for Whole<'de> {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Self::Value, A::Error> {
                 let (mut settings, mut count) = (Settings::default(), 0_usize);
-                loop {
+                while let Some(Item(item)) = next_item(&mut seq, count + 1)? {
                     count += 1;
-                    let place = || format!("item {count}");
-                    let next = seq.next_element::<Item<'de>>();
-                    let next = next.map_err(|error| A::Error::custom(in_place(&place(), &error.to_string())))?;
-                    let Some(Item(item)) = next else { return Ok(Whole(settings)) };
                     if let Some((key, values)) = item {
                         settings.push(key, values);
                     }
                 }
+                Ok(Whole(settings))
             }
         }
         deserializer.deserialize_any(WholeVisitor)
@@ -70,10 +66,7 @@ impl<'de> Deserialize<'de> for Item<'de> {
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
                 let fields: Fields<'de> = read_object(map)?;
                 let named = fields.key.as_ref().map(|key| excerpt(&key.0));
-                fields.parts().map(Item).map_err(|error| match named {
-                    Some(key) => A::Error::custom(format_args!("key `{key}`: {error}")),
-                    None => A::Error::custom(error),
-                })
+                fields.parts().map(Item).map_err(|error| of_key(named, &error))
             }
         }
         deserializer.deserialize_map(ItemVisitor)
@@ -120,7 +113,7 @@ impl<'a> Fields<'a> {
         let Some(key) = self.key else { return Err(Error::invalid("field `key` is missing")) };
         // A list with `live=true` also tells of keys that nobody configured.
         let live = self.source.is_some_and(|source| ["pattern", "request"].contains(&&*source.0));
-        let lasts = self.lasts.map(|lasts| parse_length("for", &lasts.0, 1, MAX_PERIOD_MS)).transpose()?;
+        let lasts = read_lasts(self.lasts.as_ref())?;
         let limit = match self.below {
             _ if live => return Ok(None),
             Some(below) if self.ends => below.0.0.limit(None)?,
@@ -128,6 +121,6 @@ impl<'a> Fields<'a> {
             _ => self.values.0.limit(self.limit)?,
         };
         let max_keys = self.max_keys.map(|most| most.0);
-        Ok(Some((key, ForKey { limit, lasts: lasts.map(Duration::from_millis), max_keys })))
+        Ok(Some((key, ForKey { limit, lasts, max_keys })))
     }
 }

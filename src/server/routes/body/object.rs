@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::scalars::Text;
 use super::syntax::{not_json, on_line};
@@ -153,6 +153,14 @@ pub fn in_field(name: &str, text: &str) -> String {
     // Errors in values begin with the name.
     let named = text.strip_prefix(name).is_some_and(|rest| rest.starts_with(' '));
     if named { text.to_owned() } else { in_place(&format!("field `{name}`"), text) }
+}
+
+/// The next item of an array; an error in it says that it is the item of this number, from 1.
+pub fn next_item<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
+    seq: &mut A,
+    number: usize,
+) -> std::result::Result<Option<T>, A::Error> {
+    seq.next_element().map_err(|error| A::Error::custom(in_place(&format!("item {number}"), &error.to_string())))
 }
 
 /// The text of an error with its place before it, in the words of users.
