@@ -233,7 +233,7 @@ fn too_few_replicas_are_told_and_nothing_more_is_written() {
     let Some(mut replicated) = Replicated::start(Software::Redis, 2, &[]) else { return };
     let store = open_with(&replicated.servers[0].address(), 2);
     let mut link = store.link();
-    assert_eq!(store.unwritable(), None);
+    wait_until("the replicas should be counted", || store.unwritable().is_none());
     let version = won(one(&mut link, put(KEY, Known::Absent, b"1")));
     replicated.servers[2].kill();
     let ((kind, text), took) = timed(|| failed(one(&mut link, put(KEY, Known::Version(version), b"2"))));

@@ -56,6 +56,12 @@ fn won(outcome: Result<Outcome, LinkError>) -> Version {
     }
 }
 
+fn all_won(outcomes: Vec<Result<Outcome, LinkError>>) {
+    for outcome in outcomes {
+        won(outcome);
+    }
+}
+
 fn lost(outcome: Result<Outcome, LinkError>) -> Vec<Found> {
     match outcome {
         Ok(Outcome::Lost(found)) => found,

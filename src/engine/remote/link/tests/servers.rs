@@ -318,14 +318,14 @@ impl Cluster {
             Server::start(software, &[&own, settings].concat()).map(|server| (server, bus))
         };
         let begun: Vec<(Server, String)> = (0..3 * (replicas + 1)).map(node).collect::<Option<_>>()?;
+        for (at, (node, _)) in begun.iter().enumerate() {
+            node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
+        }
         let (first, rest) = begun.split_first()?;
         for (node, bus) in rest {
             first.0.ask(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), bus]);
         }
         let nodes: Vec<Server> = begun.into_iter().map(|(node, _)| node).collect();
-        for (at, node) in nodes.iter().enumerate() {
-            node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
-        }
         for (at, node) in nodes.iter().take(3).enumerate() {
             let (first, last) = (SHARES[at].to_string(), (SHARES[at + 1] - 1).to_string());
             node.ask(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
