@@ -79,10 +79,10 @@ impl Watch {
     fn round(&mut self, directory: &Directory, whole: bool) {
         let until = Instant::now() + Duration::from_millis(2 * STORE_ASK_MS);
         let any_away = directory.map().places().iter().any(|place| place.away().is_some());
-        if whole || any_away {
-            if let Err(error) = self.refresh(directory, until) {
-                log::debug!("{error}");
-            }
+        if (whole || any_away)
+            && let Err(error) = self.refresh(directory, until)
+        {
+            log::debug!("{error}");
         }
         for place in directory.map().places() {
             let until = Instant::now() + Duration::from_millis(STORE_ASK_MS);
