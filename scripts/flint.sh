@@ -22,7 +22,7 @@
 # no; 2 wrong usage; 3 it could not be done. An error is one line on stderr.
 #
 # FLINT_SERVER        http://HOST:PORT (default http://127.0.0.1:7878), https://HOST:PORT of a proxy, or unix:PATH
-# FLINT_TOKEN_FILE    file whose first token is shown to the server; others must have no access to it
+# FLINT_TOKEN_FILE    file whose first token is shown to the server; others must not be able to write it
 # FLINT_SERVER_TOKEN  the token, where no file is named
 #
 # The token never stands on a command line. Each function is a subshell: it changes nothing in the shell that calls it,
@@ -79,10 +79,10 @@ _flint_token() {
     fi
     [ -r "$FLINT_TOKEN_FILE" ] || _flint_fail 2 "FLINT_TOKEN_FILE $FLINT_TOKEN_FILE cannot be read"
     case $(LC_ALL=C ls -Lld -- "$FLINT_TOKEN_FILE") in
-    ???????---*) ;;
-    *) _flint_fail 2 "FLINT_TOKEN_FILE $FLINT_TOKEN_FILE can be read by others; run chmod o-rwx on it" ;;
+    ????????-*) ;;
+    *) _flint_fail 2 "FLINT_TOKEN_FILE $FLINT_TOKEN_FILE can be written by others; run chmod o-w on it" ;;
     esac
-    LC_ALL=C sed -n -e 's/^[[:space:]]*//' -e 's/[[:space:]]*$//' -e '/^#/d' -e '/./{p;q;}' <"$FLINT_TOKEN_FILE"
+    LC_ALL=C sed -n -e 's/^[[:space:]]*//' -e 's/[[:space:]]*$//' -e '/^#/d' -e '/./{s/.*[[:space:]]//;p;q;}' <"$FLINT_TOKEN_FILE"
 }
 
 # _flint_ask METHOD PATH [BODY]: sets _flint_status and _flint_body.
@@ -91,7 +91,7 @@ _flint_ask() {
     _flint_server=${FLINT_SERVER:-http://127.0.0.1:7878}
     _flint_token=$(_flint_token) || exit "$?"
     case $_flint_token in
-    *[![:print:]]*) _flint_fail 2 "the token must be printable ASCII" ;;
+    *[![:graph:]]*) _flint_fail 2 "the token must be printable ASCII without blanks" ;;
     esac
     case $_flint_server in
     unix:?*) _flint_url=http://localhost ;;

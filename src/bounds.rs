@@ -268,9 +268,11 @@ pub const TAKEOVER_WAIT_MS: u64 = 10_000;
 /// data is read elsewhere (`limit/zone.rs`).
 pub const STACK_BYTES: usize = 256 * 1024;
 
-/// How long a one-shot command waits for another command that holds the data directory, and a server at its start for
-/// commands that look at it, in milliseconds.
+/// How long a server at its start waits for commands that hold the data directory, in milliseconds.
 pub const LOCK_WAIT_MS: u64 = 1000;
+
+/// How long a command waits for its turn at the data directory where no `--wait` says so, in milliseconds.
+pub const QUEUE_WAIT_MS: u64 = 10_000;
 
 /// How long a command waits for a connection to a server, in milliseconds.
 pub const CONNECT_MS: u64 = 5_000;

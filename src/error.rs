@@ -21,6 +21,8 @@ pub enum Kind {
     Unauthorized,
     /// The request was made by a browser's page, or for another host.
     ForbiddenOrigin,
+    /// The token is not for this call, or not for a key of it.
+    Forbidden,
     /// No limit has this key.
     LimitNotConfigured,
     /// No such hold: it was never given, or is forgotten.
@@ -43,6 +45,12 @@ pub enum Kind {
     Overloaded,
     /// The log cannot be written: the disk is full, or an earlier write or fsync failed.
     LogFailed,
+    /// The store can't be asked, or too few of its replicas have confirmed a write.
+    StoreUnavailable,
+    /// The answer of the store was lost on the way, so that it can't be known whether anything was done.
+    OutcomeUnknown,
+    /// In a Cluster, the keys of one request do not share a slot.
+    CrossSlot,
     /// The command line is wrong.
     Usage,
     /// Another process owns the data directory.
@@ -68,6 +76,7 @@ impl Kind {
             Kind::CostExceedsCapacity => ("cost_exceeds_capacity", 400, 2),
             Kind::Unauthorized => ("unauthorized", 401, 3),
             Kind::ForbiddenOrigin => ("forbidden_origin", 403, 3),
+            Kind::Forbidden => ("forbidden", 403, 3),
             Kind::LimitNotConfigured => ("limit_not_configured", 404, 3),
             Kind::HoldNotFound => ("hold_not_found", 404, 3),
             Kind::HoldSettled => ("hold_settled", 409, 3),
@@ -79,6 +88,9 @@ impl Kind {
             Kind::BodyTooLarge => ("body_too_large", 413, 3),
             Kind::Overloaded => ("overloaded", 503, 3),
             Kind::LogFailed => ("log_failed", 503, 3),
+            Kind::StoreUnavailable => ("store_unavailable", 503, 3),
+            Kind::OutcomeUnknown => ("outcome_unknown", 503, 3),
+            Kind::CrossSlot => ("cross_slot", 400, 2),
             Kind::Usage => ("usage", 400, 2),
             Kind::Locked => ("locked", 503, 3),
             Kind::Corrupt => ("corrupt", 500, 3),
@@ -97,6 +109,7 @@ impl Kind {
         Kind::CostExceedsCapacity,
         Kind::Unauthorized,
         Kind::ForbiddenOrigin,
+        Kind::Forbidden,
         Kind::LimitNotConfigured,
         Kind::HoldNotFound,
         Kind::HoldSettled,
@@ -108,6 +121,9 @@ impl Kind {
         Kind::BodyTooLarge,
         Kind::Overloaded,
         Kind::LogFailed,
+        Kind::StoreUnavailable,
+        Kind::OutcomeUnknown,
+        Kind::CrossSlot,
         Kind::Usage,
         Kind::Locked,
         Kind::Corrupt,

@@ -14,7 +14,13 @@ static ALLOCATOR: flint::server::Allocator = flint::server::Allocator;
 
 fn main() -> ExitCode {
     let journal = to_journal();
-    env_logger::Builder::new()
+    let mut logger = env_logger::Builder::new();
+    // A command ends with the error that the log writes about as well; a server goes on.
+    if std::env::var_os("FLINT_LOG").is_none() && !std::env::args().any(|argument| argument == "start") {
+        logger.filter_module("flint::store::log", log::LevelFilter::Off);
+        logger.filter_module("flint::limiter::open", log::LevelFilter::Off);
+    }
+    logger
         .filter_level(log::LevelFilter::Warn)
         // Its `Server::from_listener` logs each failed accept as an error. The server begins to accept again by itself,
         // and logs what an operator must know.

@@ -225,7 +225,7 @@ fn fuzz_body(data: &[u8]) {
     let value = serde_json::from_slice::<Value>(bytes);
     let field = |name: &str| value.as_ref().ok().map_or(&Value::Null, |value| &value[name]);
     let empty = bytes.iter().all(u8::is_ascii_whitespace);
-    let done = match which % 5 {
+    let done = match which % 6 {
         0 => fuzz::parse::<fuzz::Check<'_>>(bytes).and_then(|check| {
             check.item().map(|found| {
                 let value = value.as_ref().unwrap_or(&Value::Null);
@@ -256,6 +256,11 @@ fn fuzz_body(data: &[u8]) {
         }),
         3 => match fuzz::parse_settings(bytes).map(|mut settings| assert_settings(&settings.take(), &value)) {
             Ok(()) => return,
+            Err(error) => Err(error),
+        },
+        4 => match fuzz::parse_listed(bytes).map(|mut settings| settings.take().len()) {
+            // Keys that nobody configured are left out.
+            Ok(taken) => return assert!(taken <= value.unwrap().as_array().unwrap().len()),
             Err(error) => Err(error),
         },
         _ => fuzz::parse_empty(bytes).map(|()| &[][..]),

@@ -5,11 +5,13 @@
 //!
 //! Its rooms, from the top: `serve` is `flint server start`; `commands` are all others; `remote` finds what answers
 //! their requests; `options` reads arguments by one table, from which help and completions are made too; `status` is
-//! the text of a limit, `columns` that of a table; `output` prints; `answer` is what a command ends with.
+//! the text of a limit, `columns` that of a table; `limits_file` reads
+//! files of limits; `output` prints; `answer` is what a command ends with.
 
 mod answer;
 mod columns;
 mod commands;
+mod limits_file;
 mod options;
 mod output;
 mod remote;
@@ -76,6 +78,7 @@ fn action(command: &str) -> Option<Action> {
         "limit list" => listing::list,
         "limit reset" => limits::reset,
         "limit remove" => limits::remove,
+        "limit apply" => limits::apply,
         "limit top" => listing::top,
         "limit history" => storage::show_history,
         "run" => program::run,
@@ -84,6 +87,8 @@ fn action(command: &str) -> Option<Action> {
         "log dump" => storage::print_log,
         "log verify" => storage::check_log,
         "log repair" => storage::repair_log,
+        "store import" => storage::import,
+        "store export" => storage::export,
         "doctor" => storage::doctor,
         "completions" => |args, _, output| output.text(&options::script(args.operand()?)?).map(|()| Answer::Yes),
         _ => return None,

@@ -14,6 +14,7 @@ use super::answers::Compaction;
 use super::entry::Table;
 use super::held::Holds;
 use super::kept::Answers;
+use super::notes::noting::Noting;
 use super::options::SyncMode;
 use super::registry::Registry;
 use crate::bounds::SHARDS;
@@ -74,6 +75,8 @@ pub struct Core {
     pub sync: SyncMode,
     pub store: Option<Store>,
     pub dir: PathBuf,
+    /// What the ids of holds are made of.
+    pub directory: [u8; 16],
     pub next_id: AtomicU64,
     pub holds: Holds,
     pub answers: Answers,
@@ -104,6 +107,11 @@ pub struct Core {
     pub found_bytes: u64,
     /// Compactions that succeeded since the start.
     pub compactions: AtomicU64,
+    /// Notes what is looked at and changed, where records are kept elsewhere.
+    pub noting: Noting,
+    /// The log of a limiter whose records are kept elsewhere.
+    #[cfg(feature = "store")]
+    pub sink: Option<store::Log>,
 }
 
 /// Rank 4, in the order of the index. Aligned so that two shards share no cache line.
@@ -131,15 +139,54 @@ impl Shard {
 }
 
 impl Core {
+    /// With an empty map and no store.
+    pub fn new(clock: Clock, sync: SyncMode, registry: Registry, hasher: RandomState, holds: Holds) -> Core {
+        Core {
+            shards: Box::default(),
+            hasher,
+            registry,
+            clock,
+            sync,
+            store: None,
+            dir: PathBuf::new(),
+            directory: [0; 16],
+            next_id: AtomicU64::new(1),
+            holds,
+            answers: Answers::default(),
+            compaction: Mutex::new(None),
+            compactions_begun: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            writing_denials: Mutex::new(()),
+            has_pending_denials: AtomicBool::new(false),
+            denials_helper: Mutex::new(None),
+            has_live: AtomicBool::new(true),
+            sweep_helper: OnceLock::new(),
+            swept: AtomicUsize::new(0),
+            give_back: || {},
+            helper_ended: OnceLock::new(),
+            flush_every: Duration::ZERO,
+            found_bytes: 0,
+            compactions: AtomicU64::new(0),
+            helpers: Mutex::default(),
+            noting: Noting::default(),
+            #[cfg(feature = "store")]
+            sink: None,
+        }
+    }
+
     pub fn hash(&self, key: &str) -> u64 {
         self.hasher.hash_one(key)
     }
 
     pub fn log(&self) -> Result<&store::Log> {
-        match &self.store {
-            Some(store) => Ok(store.log()),
-            None => Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display()))),
+        if let Some(store) = &self.store {
+            return Ok(store.log());
         }
+        #[cfg(feature = "store")]
+        if let Some(sink) = &self.sink {
+            return Ok(sink);
+        }
+        Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display())))
     }
 
     pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {

@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::gate::named::Gates;
 use super::guard::GuardHandle;
-use super::http::auth::Tokens;
 use super::http::exchange::Exchange;
 use super::http::reply::LegacyHeaders;
 use super::routes::call::Sources;
 use super::routes::metrics::Metrics;
+use super::tokens::Tokens;
 use super::vitals::Vitals;
 use super::waiting::pending::Pending;
 use super::waiting::turns::Turns;
 use super::work::{Jobs, Slow, Waiting};
-use crate::limiter::Limiter;
+use crate::engine::Engine;
 use crate::store::Completion;
 
 /// Requests that are to leave.
@@ -27,7 +27,8 @@ pub struct Leaving {
 
 /// What all threads of a server share.
 pub struct Context {
-    pub limiter: Arc<Limiter>,
+    /// What it serves.
+    pub engine: Arc<dyn Engine>,
     /// Replaced when the token file is read again.
     pub tokens: RwLock<Tokens>,
     pub hosts: Vec<String>,
@@ -61,7 +62,8 @@ pub struct Context {
 impl Context {
     pub fn sources(&self) -> Sources<'_> {
         Sources {
-            limiter: &self.limiter,
+            engine: &*self.engine,
+            limiter: self.engine.local(),
             non_blocking: None,
             guard: Some(self.guard),
             metrics: Some(&self.metrics),

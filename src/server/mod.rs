@@ -1,4 +1,4 @@
-//! Shared mode: sockets and HTTP around one limiter.
+//! Shared mode: sockets and HTTP around one limiter, or around a store that several servers share.
 //!
 //! Owns: the start, the end and the replacement of a server. The rules of quotas are in `limit` and `limiter`; the
 //! server only calls them.
@@ -119,6 +119,7 @@ mod pool;
 #[cfg(test)]
 mod properties;
 mod routes;
+mod tokens;
 mod vitals;
 mod waiting;
 mod work;
@@ -132,13 +133,14 @@ use std::time::{Duration, Instant};
 
 pub use self::gate::named::Gates;
 pub use self::gate::proxies::DEFAULT_TRUSTED;
-pub use self::http::auth::{Tokens, read_token_file};
 pub use self::http::reply::LegacyHeaders;
 pub use self::net::bind::Bind;
 pub use self::net::pressure::Allocator;
 pub use self::net::process::trim_memory;
 pub use self::routes::answer_locally;
+pub use self::routes::body::{Settings, parse_listed};
 pub use self::routes::table::{ENDPOINTS, Endpoint, Method};
+pub use self::tokens::{Role, Token, TokenFile, Tokens};
 
 use self::context::Context;
 use self::guard::{Alarm, ConnectionGuard, GuardConfig};
@@ -152,8 +154,8 @@ use self::waiting::pending::Pending;
 use self::waiting::turns::Turns;
 use self::work::Jobs;
 use crate::bounds::{DRAIN_MS, RETIRE_MS};
+use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::Limiter;
 use crate::store::Completion;
 
 /// Pause between two looks at whether connections are open, while clients are told to close.
@@ -244,7 +246,7 @@ impl Server {
     ///
     /// # Errors
     /// `io` when a thread can't be started.
-    pub fn start(bound: Bound, config: Config, limiter: Arc<Limiter>) -> Result<Server> {
+    pub fn start(bound: Bound, config: Config, engine: Arc<dyn Engine>) -> Result<Server> {
         process::bound_free_memory();
         let failed = |error: std::io::Error| Error::new(Kind::Io, format!("cannot start the server: {error}"));
         let listener = Arc::new(bound.0);
@@ -274,7 +276,7 @@ impl Server {
         let (jobs, queue) = Jobs::new(workers);
         let (slow, slow_loop) = slow::make().map_err(failed)?;
         let context = Arc::new(Context {
-            limiter,
+            engine,
             tokens: RwLock::new(config.tokens),
             hosts: config.hosts,
             gates: config.gates,
@@ -297,7 +299,7 @@ impl Server {
         });
         accept::start(&instances, &context, events, on_exhausted)?;
         let pool = Pool::start(&context, &instances, (deciders, workers), &queue, slow_loop).map_err(failed)?;
-        context.limiter.announce(listener.url())?;
+        context.engine.announce(listener.url())?;
         Ok(Server { context, listener, instances, pool, guard })
     }
 

@@ -343,7 +343,7 @@ fn whatever_is_asked_is_answered_and_what_is_refused_changes_nothing() {
         let before = state(&limiter);
         let found = find(&ask.target);
         let Ask { method, target, body, .. } = &ask;
-        let asked = Asked { found, method, target, body, peer: None, headers: &[] };
+        let asked = Asked { found, method, target, body, peer: None, headers: &[], grant: None };
         let reply = answer(sources, &asked);
         well_formed(&ask, &reply)?;
         let changed = before != state(&limiter);

@@ -1,6 +1,7 @@
 //! What workers and the thread `flint-slow` are asked to do, and the ways to them.
 
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -50,11 +51,22 @@ impl Jobs {
     }
 }
 
-/// A request with its reply, which waits for the disk.
+/// Where an operation leaves its reply before it is said to be done.
+pub type Cell = Arc<Mutex<Option<Reply>>>;
+
+/// A reply that waits.
+pub enum Prepared {
+    /// Made, and to be sent once the disk has its record.
+    Made(Reply),
+    /// To be found here once its slot is completed.
+    Elsewhere(Cell),
+}
+
+/// A request with its reply, which waits for the disk or for a store.
 pub struct Waiting {
     pub exchange: Exchange,
     /// What is answered if all goes well.
-    pub reply: Reply,
+    pub reply: Prepared,
     pub measure: Option<Suspended>,
 }
 

@@ -65,7 +65,7 @@ class Server:
 
     def prepare(self, binary, transport):
         line = self.process.stdout.readline().decode().strip()
-        self.url = line.rpartition(" listening on ")[2]
+        self.url = line.rpartition(" listening on ")[2].split(" (")[0]
         if not line:
             sys.exit("%s does not start (exit status %s)" % (binary, self.process.wait(20)))
         self.address = self.path + ".sock"

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         max_connections: 64,
         on_exhausted: Box::new(|| {}),
     };
-    let server = Server::start(server::bind(&Bind::parse("127.0.0.1:0")?, 0o600)?, config, Arc::clone(&limiter))?;
+    let server = Server::start(server::bind(&Bind::parse("127.0.0.1:0")?, 0o600)?, config, limiter.clone())?;
     println!("{}", server.url());
     for line in std::io::stdin().lock().lines() {
         clock.advance(Duration::from_micros(line?.trim().parse()?));

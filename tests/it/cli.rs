@@ -538,9 +538,10 @@ fn help_for_every_command() {
     }
     for (words, told) in [
         (&["limit"][..], "`limit` needs a further word: add, check"),
-        (&["limit", "ad"], "no command `limit ad`; `limit` has add, check"),
-        (&["odd"], "no command `odd`; `flint help`"),
-        (&["limti", "add"], "no command `limti add`; did you mean `limit`?"),
+        (&["limit", "ad"], "no command `limit ad`; did you mean `limit add`?"),
+        (&["limit", "quota"], "no command `limit quota`; `limit` has add, check"),
+        (&["quota"], "no command `quota`; `flint help`"),
+        (&["limti", "add"], "no command `limti add`; did you mean `limit add`?"),
         (&["doctor", "--jsno"], "unknown option `--jsno`; did you mean `--json`?"),
         (&["doctor", "--odd"], "unknown option `--odd`; `flint help doctor` lists them"),
         (&["help", "log", "odd"], "no command `log odd`; `log` has flush"),

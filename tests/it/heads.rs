@@ -105,7 +105,7 @@ fn what_answers_get_answers_head() {
     }
     assert_eq!(client.ask("HEAD", "/v1/limits/none", "").status, 404);
     let reply = client.ask("PATCH", "/v1/limits", "");
-    assert_eq!((reply.status, reply.header("Allow")), (405, Some("GET, HEAD, POST, DELETE")));
+    assert_eq!((reply.status, reply.header("Allow")), (405, Some("GET, HEAD, POST, PUT, DELETE")));
     server.terminate();
 }
 

@@ -370,7 +370,7 @@ fn work(dir: &Path) {
         (&["charge", "tokens"], 2, "N is missing"),
         (&["charge", "tokens", "0"], 2, "N must be"),
         (&["refund", "tokens", "-1"], 2, "-1"),
-        (&["refund", "tokens", "1", "2"], 2, "too many"),
+        (&["refund", "tokens", "1", "2"], 2, "`2` is not expected"),
         (&["add", "x", "--slots", "0"], 2, "--slots"),
         (&["add", "x", "--slots", "1", "1/1s"], 2, "--slots"),
     ] {

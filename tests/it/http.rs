@@ -255,7 +255,7 @@ fn tokens_from_file_and_environment() {
     let server = Server::start(&parent.path().join("c"), &[&["--token", ""][..], &file].concat());
     assert_eq!(Client::new(&server.url, Some("one")).get("/v1/health").status, 200);
     assert_eq!(server.client().get("/v1/health").status, 401);
-    std::fs::set_permissions(file[1], std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(file[1], std::fs::Permissions::from_mode(0o602)).unwrap();
     let mut command = crate::util::command();
     command.arg("--data-dir").arg(parent.path().join("d")).args(["server", "start"]).args(file);
     let refused = run(&mut command);
@@ -375,7 +375,7 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
         ("POST", "/v1/health", "GET, HEAD"),
         ("GET", "/v1/check", "POST"),
         ("DELETE", "/v1/check", "POST"),
-        ("PUT", "/v1/limits", "GET, HEAD, POST, DELETE"),
+        ("PATCH", "/v1/limits", "GET, HEAD, POST, PUT, DELETE"),
         ("POST", "/v1/limits/k", "GET, HEAD, DELETE"),
         ("PUT", "/v1/limits/k", "GET, HEAD, DELETE"),
         ("GET", "/v1/log/compact", "POST"),

@@ -60,6 +60,44 @@ fn a_fresh_prefix() {
 }
 
 #[test]
+fn options_of_the_installation() {
+    let parent = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install");
+    let install = |args: &[&str]| {
+        let mut install = Command::new(&script);
+        install.env_remove("PREFIX").env_remove("DESTDIR").env("FLINT_BIN", BINARY).current_dir(parent.path());
+        run(install.args(args))
+    };
+    let files = || run(Command::new("find").arg(parent.path()).args(["-type", "f"])).out;
+    // Whatever it is asked for wrongly, and for help, it installs nothing.
+    let stage = ["--destdir", "stage", "--prefix=/opt/flint"];
+    for help in ["--help", "-h"] {
+        let done = install(&[&stage[..], &[help]].concat());
+        assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{done:?}");
+        assert!(done.out.contains("--uninstall") && done.out.starts_with("Installs flint"), "{done:?}");
+    }
+    for (args, word) in [
+        (&["--destdir", "stage", "--odd"][..], "--odd"),
+        (&["--destdir=stage", "--prefix", "opt"], "must begin with /"),
+        (&["--destdir=stage", "--prefix"], "--prefix needs a directory"),
+    ] {
+        let done = install(args);
+        assert_eq!((done.code, done.err.lines().count()), (Some(2), 1), "{done:?}");
+        assert!(done.err.contains(word), "{done:?}");
+    }
+    assert_eq!(files(), "");
+    let done = install(&stage);
+    assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{done:?}");
+    assert!(parent.path().join("stage/opt/flint/bin/flint").exists());
+    let own = parent.path().join("stage/opt/flint/bin/other");
+    std::fs::write(&own, "").unwrap();
+    let done = install(&[&stage[..], &["--uninstall"]].concat());
+    assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{done:?}");
+    assert_eq!(files(), format!("{}\n", own.display()), "what is somebody else's stays");
+    assert_eq!(install(&[&stage[..], &["--uninstall"]].concat()).out, "");
+}
+
+#[test]
 fn completions_know_every_command_and_option() {
     let whole = run(command().arg("help")).out;
     let listed = |line: &&str| line.starts_with("  ") && !line.starts_with("  -") && !line.starts_with("   ");

@@ -1,13 +1,17 @@
 //! Integration tests: the real binary, over its real command line, sockets and files.
 
+mod applied;
 mod attacks;
 mod beside;
 mod cli;
+mod container;
 mod crash;
 mod deb;
 mod faults;
+mod first_steps;
 mod format;
 mod gates;
+mod grafana;
 mod heads;
 mod holds;
 mod http;
@@ -25,6 +29,7 @@ mod pages_http;
 mod pages_server;
 mod proxied;
 mod proxies;
+mod queue;
 mod readme;
 mod repair;
 mod replies;

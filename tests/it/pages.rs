@@ -610,3 +610,23 @@ fn a_key_that_stands_there_twice_is_refused_and_nothing_is_changed() {
     assert!(run.err.contains("holds the key `same` twice; nothing was changed"), "{run:?}");
     assert!(log_files(dir.path()) == before);
 }
+
+/// The title line of groff's mdoc cuts a title that has no room until it has, and never ends where that can't be.
+#[test]
+fn pages_end_on_a_narrow_terminal() {
+    let pages = std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("man")).unwrap();
+    for page in pages.map(|page| page.unwrap().path()) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let title = text.lines().find(|line| line.starts_with(".Dt ")).unwrap();
+        assert!(title.ends_with(" LOCAL"), "{}: the usual volumes have long names", page.display());
+        if std::process::Command::new("man").arg("--version").output().is_err() {
+            eprintln!("SKIPPED: man is not installed");
+            continue;
+        }
+        for width in ["36", "44"] {
+            let mut man = std::process::Command::new("timeout");
+            let shown = crate::util::run(man.args(["20", "man", "-l"]).arg(&page).env("MANWIDTH", width));
+            assert_eq!(shown.code, Some(0), "{} at {width} columns", page.display());
+        }
+    }
+}

@@ -126,7 +126,7 @@ fn the_page_has_the_ranges_and_defaults_of_the_help() {
         ranges += usize::from(option.range.is_some());
         defaults += usize::from(option.default.is_some());
     }
-    assert_eq!((ranges, defaults), (5, 13), "read from the help");
+    assert_eq!((ranges, defaults), (9, 14), "read from the help");
 }
 
 /// The literal displays of the section EXAMPLES.
@@ -199,15 +199,16 @@ fn the_page_has_the_codes_bounds_and_algorithms() {
         format!("begins, 1 to {}, 1 by default", bounds::MAX_ANCHOR),
         format!("may live by it, 1 to {}, {} by default", bounds::MAX_MAX_KEYS, bounds::MAX_KEYS),
         format!("Worker threads, 1 to {}, {} by default", bounds::MAX_MAX_BLOCKING, bounds::MAX_BLOCKING),
-        format!("past this size, {} by default", bounds::COMPACT_AFTER_BYTES),
+        format!("{}, {} by default", bounds::MAX_COMPACT_AFTER_BYTES, bounds::COMPACT_AFTER_BYTES),
         format!("silent so long, {}s by default", bounds::IDLE_TIMEOUT_MS / 1000),
         format!("Connections at once, 1 to {}, {} by default", bounds::MAX_MAX_CONNECTIONS, bounds::MAX_CONNECTIONS),
-        format!("milliseconds at the latest, {} by default", bounds::FLUSH_EVERY_MS),
-        format!("records at the latest, {} by default", bounds::FLUSH_EVERY_EVENTS),
+        format!("1 to {}, {} by default", bounds::MAX_FLUSH_EVERY_MS, bounds::FLUSH_EVERY_MS),
+        format!("1 to {}, {} by default", bounds::MAX_FLUSH_EVERY_EVENTS, bounds::FLUSH_EVERY_EVENTS),
     ] {
         assert!(text.contains(&sentence), "flint.1 lacks `{sentence}`: {text}");
     }
-    assert_eq!((bounds::LOCK_WAIT_MS, text.contains("waited for up to a second.")), (1000, true));
+    let waits = format!("else for {} seconds.", bounds::QUEUE_WAIT_MS / 1000);
+    assert!(text.contains(&waits), "flint.1 lacks `{waits}`");
     for algorithm in flint::Algorithm::ALL {
         assert!(page().contains(&format!("\n.It Li {}\n", algorithm.name())), "{}", algorithm.name());
     }

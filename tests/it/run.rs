@@ -39,6 +39,16 @@ fn check_run(dir: &Path) {
     let denied = flint(dir, &["--json", "run", "job", "--", "true"]);
     said(&denied, 75, "try again in");
     assert_eq!(denied.json()["allowed"], false);
+    // Cron mails every word that a job writes.
+    for words in [&["run", "job", "--quiet", "--", "true"][..], &["--json", "run", "job", "--quiet", "--", "true"]] {
+        let denied = flint(dir, words);
+        assert_eq!((denied.code, &*denied.out, &*denied.err), (Some(75), "", ""), "{words:?}");
+    }
+    let denied = flint(dir, &["run", "job", "--quiet", "--wait", "1ms", "--", "true"]);
+    assert_eq!((denied.code, &*denied.out, &*denied.err), (Some(124), "", ""));
+    said(&flint(dir, &["run", "job", "--quiet", "--", "/no/such/program"]), 127, "not found");
+    let denied = flint(dir, &["limit", "check", "job", "--quiet"]);
+    assert_eq!((denied.code, &*denied.out, &*denied.err), (Some(1), "", ""));
     // A key that begins with a dash.
     add(dir, "--odd", "1", "366d");
     assert_eq!(flint(dir, &["run", "--", "--odd", "--", "true"]).code, Some(0));

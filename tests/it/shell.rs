@@ -211,7 +211,13 @@ fn tokens_stay_off_the_command_line_and_errors_are_told() {
             assert_eq!((run.code, run.out.as_str(), run.err.lines().count()), (Some(code), "", 1), "{shell:?} {run:?}");
             assert!(run.err.starts_with("flint: ") && run.err.contains(word), "{shell:?} {environment:?}: {run:?}");
         }
-        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o604)).unwrap();
+        // What stands in front of a token is for the server; a mounted secret can't be helped.
+        let tokens = std::fs::read(file).unwrap();
+        std::fs::write(file, "# first\n  admin: very-secret \n").unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(ask(&[("FLINT_TOKEN_FILE", file)]).code, Some(0), "{shell:?}");
+        std::fs::write(file, tokens).unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o602)).unwrap();
         let open = ask(&[("FLINT_TOKEN_FILE", file)]);
         assert!(open.code == Some(2) && open.err.contains("by others"), "{shell:?} {open:?}");
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();

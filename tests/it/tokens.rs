@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::util::{Client, PATIENCE, Server, command, run};
 
 /// A directory with a token file.
@@ -96,16 +98,18 @@ fn several_tokens_and_their_rotation() {
 fn a_bad_new_file_changes_nothing() {
     let fixture = Fixture::new("good\n");
     let mut server = fixture.start();
-    let cases: [(&str, &dyn Fn()); 6] = [
+    let cases: [(&str, &dyn Fn()); 8] = [
         ("holds no token", &|| fixture.write("", 0o600)),
         ("holds no token", &|| fixture.write("# other\n\n", 0o600)),
-        ("can be read by others", &|| fixture.write("other\n", 0o644)),
+        ("can be written by others", &|| fixture.write("other\n", 0o602)),
+        ("has a byte order mark", &|| fixture.write("# key\n\u{feff}other\n", 0o600)),
+        ("must be TOKEN, ROLE: TOKEN", &|| fixture.write("other\nother other\n", 0o600)),
         ("cannot be read", &|| std::fs::remove_file(fixture.file()).unwrap()),
         ("cannot be read", &|| {
             std::fs::create_dir(fixture.file()).unwrap();
             std::fs::set_permissions(fixture.file(), std::fs::Permissions::from_mode(0o700)).unwrap();
         }),
-        ("cannot be read", &|| {
+        ("must be plain text", &|| {
             std::fs::remove_dir(fixture.file()).unwrap();
             std::fs::write(fixture.file(), b"other\n\xff\xfe\n").unwrap();
             std::fs::set_permissions(fixture.file(), std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -114,7 +118,7 @@ fn a_bad_new_file_changes_nothing() {
     for (before, (complaint, make)) in cases.into_iter().enumerate() {
         make();
         hang_up(&server);
-        until(complaint, || server.stderr().matches("SIGHUP changes nothing").count() == before + 1);
+        until(complaint, || server.stderr().matches("SIGHUP changes no token").count() == before + 1);
         let last = server.stderr().lines().last().unwrap().to_owned();
         let file = fixture.file();
         assert!(last.contains(complaint) && last.contains(file.to_str().unwrap()), "{complaint}: {last}");
@@ -132,8 +136,12 @@ fn a_bad_new_file_changes_nothing() {
 fn a_bad_file_at_the_start_is_refused() {
     let fixture = Fixture::new("secret-one\n");
     for (mode, tokens, complaint) in [
-        (0o644, "secret-one\n", "can be read by others; run chmod o-rwx on it"),
-        (0o602, "secret-one\n", "can be read by others; run chmod o-rwx on it"),
+        (0o602, "secret-one\n", "can be written by others; run chmod o-w on it"),
+        (0o600, "\u{feff}secret-one\n", "must be without the byte order mark that it begins with"),
+        (0o600, "secret-one secret-one\n", "must be TOKEN, ROLE: TOKEN or ROLE PREFIX: TOKEN"),
+        (0o600, "write: secret-one\n", "with a role of check, read or admin"),
+        (0o600, "read:secret-one\n", "line 1 of --token-file"),
+        (0o600, "ключ-secret-one\n", "must be printable ASCII without blanks"),
         (0o600, "\n# none\n", "holds no token"),
     ] {
         fixture.write(tokens, mode);
@@ -146,6 +154,240 @@ fn a_bad_file_at_the_start_is_refused() {
     let refused = run(&mut fixture.command(&["--token-file", "/nowhere/at/all"]));
     assert!(refused.code == Some(2) && refused.err.contains("--token-file /nowhere/at/all"), "{refused:?}");
     assert!(!fixture.data().exists(), "no file is touched");
+}
+
+/// What no client may send starts no server, and no file is touched.
+#[test]
+fn a_token_that_no_client_may_send_is_refused() {
+    let fixture = Fixture::new("good\n");
+    for (token, what) in [
+        ("ключ", "a character that is not ASCII"),
+        (" a ", "a blank"),
+        ("a b", "a blank"),
+        ("a\n", "a line break"),
+        ("a\u{1}", "a control character"),
+        ("\u{feff}a", "a byte order mark"),
+    ] {
+        let complaint = |source| format!("flint: {source} must be printable ASCII without blanks, and has {what}\n");
+        let by_option = run(&mut fixture.command(&["--token", token]));
+        assert_eq!((by_option.code, by_option.err), (Some(2), complaint("--token")), "{token:?}");
+        let by_variable = run(fixture.command(&[]).env("FLINT_SERVER_TOKEN", token));
+        assert_eq!((by_variable.code, by_variable.err), (Some(2), complaint("FLINT_SERVER_TOKEN")), "{token:?}");
+        // A client says the same.
+        let mut client = command();
+        let asked = run(client.args(["--server", "http://127.0.0.1:1", "--token", token, "doctor"]));
+        assert_eq!((asked.code, asked.err), (Some(2), complaint("--token")), "{token:?}");
+    }
+    assert!(!fixture.data().exists(), "no file is touched");
+}
+
+#[test]
+fn a_file_that_others_can_read_is_a_warning() {
+    let fixture = Fixture::new("good\n");
+    fixture.write("good\n", 0o644);
+    let mut server = fixture.start();
+    let warning = format!("--token-file {} can be read by others", fixture.file().display());
+    until("it is warned of", || server.stderr().contains(&warning));
+    assert_eq!((status(&server, Some("good")), status(&server, None)), (200, 401));
+    fixture.write("other\n", 0o444);
+    hang_up(&server);
+    until("the new token is taken", || status(&server, Some("other")) == 200);
+    assert_eq!(server.stderr().matches(&warning).count(), 2);
+    server.terminate();
+}
+
+const ROLES: &str = "main\nadmin: all\ncheck: checker\nread: reader\ncheck app1: check-app\nread app1: read-app\n\
+                     admin app1: admin-app\n";
+
+/// Every endpoint with every role. A token with a prefix is asked for a key within it.
+#[test]
+fn roles() {
+    let fixture = Fixture::new(ROLES);
+    let gate = ["--gate", "app1=by=method&limit=1000/1s", "--gate", "app10=by=method&limit=1000/1s"];
+    let server = Server::spawn(fixture.command(&gate).arg("--token-file").arg(fixture.file()));
+    let ask = |token: &str, method: &str, path: &str, body: &str| {
+        Client::new(&server.url, Some(token)).ask(method, path, body)
+    };
+    ask(
+        "main",
+        "POST",
+        "/v1/limits",
+        r#"[{"key":"app1:u","rate":1000,"per":"1d"},{"key":"app1:*","rate":9,"per":"1d"}]"#,
+    )
+    .ok();
+    let (check, read, admin) = (Some("check"), Some("read"), Some("admin"));
+    let calls = [
+        ("POST", "/v1/check", r#"{"key":"app1:u"}"#, check, true),
+        ("POST", "/v1/check-all", r#"{"items":["app1:u"]}"#, check, true),
+        ("POST", "/v1/check-many", r#"{"items":["app1:u"]}"#, check, true),
+        ("POST", "/v1/take/app1%3Au", "", check, true),
+        ("POST", "/v1/peek", r#"{"key":"app1:u"}"#, check, true),
+        ("POST", "/v1/peek", r#"{"items":["app1:u"]}"#, check, true),
+        ("POST", "/v1/hold", r#"{"key":"app1:u"}"#, check, true),
+        ("POST", "/v1/hold", r#"{"items":["app1:u"]}"#, check, true),
+        ("POST", "/v1/renew", r#"{"hold":"HOLD"}"#, check, true),
+        ("POST", "/v1/settle", r#"{"hold":"HOLD"}"#, check, true),
+        ("POST", "/v1/charge", r#"{"key":"app1:u","cost":1}"#, check, true),
+        ("POST", "/v1/refund", r#"{"key":"app1:u","cost":1}"#, check, true),
+        ("GET", "/v1/gate/app1%3Au", "", check, true),
+        ("POST", "/v1/gates/app1/some/path", "", check, true),
+        ("GET", "/v1/health", "", None, true),
+        ("GET", "/v1/limits?prefix=app1%3A", "", read, true),
+        ("GET", "/v1/limits/app1%3Au", "", read, true),
+        ("GET", "/v1/doctor", "", read, false),
+        ("GET", "/v1/top", "", read, false),
+        ("GET", "/v1/metrics", "", read, false),
+        ("POST", "/v1/log/flush", "", admin, false),
+        ("POST", "/v1/log/compact", "", admin, false),
+        ("POST", "/v1/reset", r#"{"key":"app1:u"}"#, admin, true),
+        ("POST", "/v1/reset", r#"{"prefix":"app1:"}"#, admin, true),
+        ("POST", "/v1/limits", r#"{"key":"app1:new","rate":1,"per":"1d"}"#, admin, true),
+        ("PUT", "/v1/limits", r#"[{"key":"app1:new","rate":2,"per":"1d"}]"#, admin, true),
+        ("PUT", "/v1/limits?prune=true&dry_run=true", r#"[{"key":"app1:new","rate":2,"per":"1d"}]"#, admin, false),
+        ("DELETE", "/v1/limits/app1%3Anew", "", admin, true),
+        ("DELETE", "/v1/limits?prefix=app1%3Anew", "", admin, true),
+    ];
+    for endpoint in &flint::server::ENDPOINTS {
+        for method in endpoint.methods {
+            let path = endpoint.path.split('{').next().unwrap();
+            let is_it = |call: &str| call == method.name || method.name == "ANY";
+            let listed = calls.iter().any(|call| is_it(call.0) && call.1.starts_with(path));
+            // New ones are for `admin` or `read`, and for tokens without a prefix, unless they are asked for here.
+            let usual = !method.keyed && method.role.is_some_and(|role| role.name() != "check");
+            assert!(listed || usual, "{} {}", method.name, endpoint.path);
+        }
+    }
+    for (method, path, body, needs, keyed) in calls {
+        for (token, role, prefix) in [
+            ("main", "admin", false),
+            ("all", "admin", false),
+            ("checker", "check", false),
+            ("reader", "read", false),
+            ("check-app", "check", true),
+            ("read-app", "read", true),
+            ("admin-app", "admin", true),
+        ] {
+            let body = match body.contains("HOLD") {
+                true => {
+                    let hold = ask("main", "POST", "/v1/hold", r#"{"key":"app1:u"}"#).ok();
+                    body.replace("HOLD", hold["hold"].as_str().unwrap())
+                }
+                false => body.to_owned(),
+            };
+            let reply = ask(token, method, path, &body);
+            let what = format!("{token}: {method} {path}");
+            if needs.is_some_and(|needs| role != needs && role != "admin") {
+                let path = path.split('?').next().unwrap();
+                let needs = needs.unwrap();
+                let said = format!("this token has the role `{role}`, and {method} {path} needs `{needs}`");
+                assert_eq!(reply.error(403, "forbidden"), said, "{what}");
+            } else if prefix && !keyed {
+                let said = reply.error(403, "forbidden");
+                assert!(
+                    said.contains("is for keys below `app1`") && said.contains("one for all keys"),
+                    "{what}: {said}"
+                );
+            } else {
+                // Removed by the token before: there, and not there.
+                assert!([200, 204, 404].contains(&reply.status), "{what}: {}", reply.status);
+            }
+        }
+    }
+    // What is no endpoint's stays so, and no role lets a stranger in.
+    ask("checker", "GET", "/v1/nothing", "").error(404, "not_found");
+    ask("reader", "PUT", "/v1/check", "").error(405, "method_not_allowed");
+    ask("check app1: check-app", "GET", "/v1/health", "").error(401, "unauthorized");
+    server.terminate();
+}
+
+/// A token with a prefix, and keys outside it: in every place where a request may name one.
+#[test]
+fn keys_outside_the_prefix() {
+    let fixture = Fixture::new(ROLES);
+    let gate = |key: &str| format!("{key}=by=method&limit=9/1d");
+    let gates = ["app10", "app", "other"].map(gate);
+    let args: Vec<&str> = gates.iter().flat_map(|gate| ["--gate", gate]).collect();
+    let server = Server::spawn(fixture.command(&args).arg("--token-file").arg(fixture.file()));
+    let ask = |token: &str, method: &str, path: &str, body: &str| {
+        Client::new(&server.url, Some(token)).ask(method, path, body)
+    };
+    ask("main", "POST", "/v1/limits", r#"[{"key":"app1:u","rate":9,"per":"1d"},{"key":"app10","rate":9,"per":"1d"}]"#)
+        .ok();
+    let calls = [
+        ("check-app", "POST", "/v1/check", r#"{"key":"KEY"}"#),
+        ("check-app", "POST", "/v1/check", r#"{"key":"KEY","limit":"5/1s"}"#),
+        ("check-app", "POST", "/v1/check-all", r#"{"items":["app1:u",{"key":"KEY"}]}"#),
+        ("check-app", "POST", "/v1/check-many", r#"{"items":["app1:u",["KEY",2]]}"#),
+        ("check-app", "POST", "/v1/take/KEY", ""),
+        ("check-app", "POST", "/v1/peek", r#"{"key":"KEY"}"#),
+        ("check-app", "POST", "/v1/peek", r#"{"items":["app1:u","KEY"]}"#),
+        ("check-app", "POST", "/v1/hold", r#"{"key":"KEY","limit":"5/1s"}"#),
+        ("check-app", "POST", "/v1/hold", r#"{"items":["app1:u","KEY"]}"#),
+        ("check-app", "POST", "/v1/charge", r#"{"key":"KEY","cost":1,"limit":"5/1s"}"#),
+        ("check-app", "POST", "/v1/refund", r#"{"key":"KEY","cost":1}"#),
+        ("check-app", "GET", "/v1/gate/KEY?limit=5/1s", ""),
+        ("read-app", "GET", "/v1/limits/KEY", ""),
+        ("read-app", "GET", "/v1/limits?prefix=KEY", ""),
+        ("admin-app", "DELETE", "/v1/limits/KEY", ""),
+        ("admin-app", "DELETE", "/v1/limits?prefix=KEY", ""),
+        ("admin-app", "POST", "/v1/reset", r#"{"key":"KEY"}"#),
+        ("admin-app", "POST", "/v1/reset", r#"{"prefix":"KEY"}"#),
+        ("admin-app", "POST", "/v1/limits", r#"{"key":"KEY","rate":1,"per":"1s"}"#),
+        (
+            "admin-app",
+            "POST",
+            "/v1/limits",
+            r#"[{"key":"app1:x","rate":1,"per":"1s"},{"key":"KEY","rate":1,"per":"1s"}]"#,
+        ),
+        ("admin-app", "PUT", "/v1/limits", r#"[{"key":"app1:x","limit":"1/1s"},{"key":"KEY","limit":"1/1s"}]"#),
+    ];
+    let state = || {
+        let mut limits = ask("main", "GET", "/v1/limits?live=true", "").ok();
+        // Of what is whole it is now.
+        limits.as_array_mut().unwrap().iter_mut().for_each(|limit| limit["reset_at"] = Value::Null);
+        limits
+    };
+    let before = state();
+    for (token, method, path, body) in calls {
+        for key in ["app10", "app", "other", "app1*"] {
+            let said = ask(token, method, &path.replace("KEY", key), &body.replace("KEY", key)).error(403, "forbidden");
+            assert!(
+                said.contains("`app1`") && said.contains(&format!("`{key}`")),
+                "{method} {path} {body} {key}: {said}"
+            );
+        }
+    }
+    // A gate's key has more than its name.
+    for name in ["app10", "app", "other"] {
+        let said = ask("check-app", "GET", &format!("/v1/gates/{name}/a"), "").error(403, "forbidden");
+        assert!(said.contains(&format!("not for `{name}:GET`")), "{said}");
+    }
+    for path in ["/v1/limits", "/v1/limits?live=true", "/v1/limits?prefix=app1", "/v1/limits?pattern=app1:*"] {
+        ask("read-app", "GET", path, "").error(403, "forbidden");
+    }
+    assert_eq!(state(), before, "nothing was done in part");
+    // A hold with one key of another's can be made only by who may, and neither settled nor renewed by who may not.
+    for items in [r#"["app10"]"#, r#"["app1:u","app10"]"#] {
+        let hold = ask("checker", "POST", "/v1/hold", &format!(r#"{{"items":{items}}}"#)).ok();
+        let hold = format!(r#"{{"hold":{}}}"#, hold["hold"]);
+        let used = || ask("main", "GET", "/v1/limits/app10", "").ok()["total_allowed"].clone();
+        let made = used();
+        for path in ["/v1/renew", "/v1/settle"] {
+            let said = ask("check-app", "POST", path, &hold).error(403, "forbidden");
+            assert_eq!(said, "this token is for keys below `app1`, not for `app10`");
+        }
+        assert_eq!(used(), made);
+        ask("checker", "POST", "/v1/renew", &hold).ok();
+        ask("checker", "POST", "/v1/settle", &hold.replace('}', r#","costs":{"app10":0}}"#)).ok();
+    }
+    ask("check-app", "POST", "/v1/settle", r#"{"hold":"nothing"}"#).error(404, "hold_not_found");
+    let listed = ask("read-app", "GET", "/v1/limits?prefix=app1%3A", "").ok();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    // The command line says it too.
+    let denied = run(command().args(["--server", &server.url, "--token", "check-app", "limit", "check", "app10"]));
+    let said = "flint: this token is for keys below `app1`, not for `app10`\n";
+    assert_eq!((denied.code, denied.err.as_str()), (Some(3), said));
+    server.terminate();
 }
 
 #[test]
@@ -235,7 +477,7 @@ fn logged_at(level: &str) -> String {
     until("the file is read again", || server.stderr().contains("read 1 token from"));
     std::fs::remove_file(Path::new(&fixture.file())).unwrap();
     hang_up(&server);
-    until("the file is missed", || server.stderr().contains("SIGHUP changes nothing"));
+    until("the file is missed", || server.stderr().contains("SIGHUP changes no token"));
     client.post("/v1/log/compact", "").ok();
     let err = server.terminate();
     assert!(!err.contains(secret), "{err}");

@@ -19,7 +19,13 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A command of the binary under test, without what the environment would add.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flint"));
-    command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_SERVER").env_remove("FLINT_LOG").stdin(Stdio::null());
+    command
+        .env_remove("FLINT_DATA_DIR")
+        .env_remove("FLINT_SERVER_TOKEN")
+        .env_remove("FLINT_SERVER")
+        .env_remove("FLINT_LOG")
+        .env_remove("FLINT_TOKEN_FILE")
+        .stdin(Stdio::null());
     command
 }
 
@@ -146,7 +152,9 @@ impl Server {
         let mut child = Owned(command.spawn().unwrap());
         let mut line = String::new();
         BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some(url) = line.trim_end().strip_prefix("flint server listening on ") else {
+        let Some(url) =
+            line.trim_end().strip_prefix("flint server listening on ").and_then(|rest| rest.split(" (").next())
+        else {
             eprintln!("the server did not start: {line:?} {}", whole(&mut err));
             return None;
         };
@@ -519,7 +527,7 @@ pub fn segments(dir: &Path) -> Vec<PathBuf> {
 /// All files of the log with their bytes.
 pub fn log_files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
-    let ours = |path: &PathBuf| path.extension().is_some_and(|end| end != "lock");
+    let ours = |path: &PathBuf| path.extension().is_some_and(|end| end != "lock" && end != "queue");
     let mut files: Vec<_> = files.filter(ours).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     files.sort();
     files

@@ -134,7 +134,7 @@ class Server:
         line = self.process.stdout.readline().decode() if ready else ""
         prefix = "flint server listening on "
         if line.startswith(prefix):
-            return line[len(prefix):].strip()
+            return line[len(prefix):].strip().split(" (")[0]
         self.kill()
         return None
 

@@ -101,7 +101,7 @@ def resolve_token(token: Optional[str], token_file: Union[str, "os.PathLike[str]
 
     Raises:
         ValueError: for a token that no HTTP field can carry, or over 4096 characters, and for a file that others than its
-            owner and group can read or that holds no token. The token is not repeated.
+            owner and group can write or that holds no token. The token is not repeated.
         OSError: when ``token_file`` cannot be read.
     """
     if token is not None and not isinstance(token, str):
@@ -115,16 +115,17 @@ def resolve_token(token: Optional[str], token_file: Union[str, "os.PathLike[str]
         return None
     if len(found) > MAX_TOKEN_CHARS:
         raise ValueError("%s is longer than %d characters" % (source, MAX_TOKEN_CHARS))
-    if found != found.strip() or not all(0x20 <= ord(c) <= 0x7E for c in found):
-        raise ValueError("%s must be printable ASCII without blanks at its ends" % source)
+    if not all(0x21 <= ord(c) <= 0x7E for c in found):
+        raise ValueError("%s must be printable ASCII without blanks" % source)
     return found
 
 
 def _first_token(path: Union[str, "os.PathLike[str]"]) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
-        if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o007:
-            raise ValueError("token_file %s can be read by others; run chmod o-rwx on it" % os.fspath(path))
+        if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o002:
+            raise ValueError("token_file %s can be written by others; run chmod o-w on it" % os.fspath(path))
         for line in file:
             if line.strip() and not line.strip().startswith("#"):
-                return line.strip()
+                # A role and a prefix of keys may stand in front; they are for the server.
+                return line.split()[-1]
     raise ValueError("token_file %s holds no token" % os.fspath(path))

@@ -61,7 +61,7 @@ class SharedLimiter:
     After 5 failures in a row nothing waits for the server until it answers a probe, one a second.
 
     Raises:
-        ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can read.
+        ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can write.
         OSError: a ``token_file`` that can't be read.
     """
 

@@ -39,7 +39,7 @@ class Server:
         )
         line = self.process.stdout.readline().strip()
         assert line.startswith("flint server listening on "), (line, self.process.stderr.read())
-        self.url = line.rsplit(" ", 1)[1]
+        self.url = line.removeprefix("flint server listening on ").split(" (")[0]
         if self.url.startswith("http"):
             # A restart is at the same address.
             self.bind = self.url[len("http://") :]

@@ -1,12 +1,14 @@
 //! `flint limit check` and `check-all`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::values;
 use crate::cli::answer::{Answer, Document, not_understood, usage};
 use crate::cli::options::{Args, Global, text};
 use crate::cli::output::{Output, length, printable};
-use crate::cli::remote::{Request, ask};
+use crate::cli::remote::{PATIENCE, Request, ask, ask_within};
 use crate::error::Result;
 use crate::limit::{excerpt, validate_key};
 use crate::limiter::{Access, Item};
@@ -31,11 +33,19 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Makes a check, a look or a hold. `limit` is what it brings for a key that no limit is configured for.
+    /// Makes a check, a look or a hold. `limit` is what it brings for a key that no limit is configured for, `patience`
+    /// how long it may wait for the data directory.
     ///
     /// # Errors
     /// As [`ask`]; `invalid_argument` for a bad key.
-    pub fn ask(global: &Global, way: Way<'_>, key: &str, cost: u64, limit: Option<&Value>) -> Result<Decision> {
+    pub fn ask(
+        global: &Global,
+        way: Way<'_>,
+        key: &str,
+        cost: u64,
+        limit: Option<&Value>,
+        patience: Duration,
+    ) -> Result<Decision> {
         validate_key(key)?;
         let mut body = json!({"key": key, "cost": cost});
         // Without a limit of its own it can be decided only by what is configured, in a directory that is there.
@@ -55,7 +65,7 @@ impl Decision {
                 "/v1/hold"
             }
         };
-        let reply = ask(global, access, &Request::post(path, &body))?;
+        let reply = ask_within(global, access, patience, &Request::post(path, &body))?;
         Ok(Decision { allowed: reply.bool("allowed")?, retry_after_ms: retry_after_ms(&reply.value)?, reply })
     }
 }
@@ -80,8 +90,10 @@ pub fn advice(retry_after_ms: Option<u64>) -> String {
 pub fn check(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let limit = values::brought(args)?;
     let way = if args.os_text("--peek").is_some() { Way::Peek } else { Way::Check };
-    let decision = Decision::ask(global, way, args.key()?, args.number("--cost")?, limit.as_ref())?;
-    output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
+    let decision = Decision::ask(global, way, args.key()?, args.number("--cost")?, limit.as_ref(), PATIENCE)?;
+    if args.os_text("--quiet").is_none() {
+        output.reply(&decision.reply, |output| output.line(&describe(&decision)?))?;
+    }
     Ok(decision.allowed.into())
 }
 

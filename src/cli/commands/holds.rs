@@ -8,7 +8,7 @@ use crate::bounds::HOLD_MS;
 use crate::cli::answer::{Answer, Document, not_understood, usage};
 use crate::cli::options::{Args, Global, text};
 use crate::cli::output::{Output, length, printable};
-use crate::cli::remote::{Request, ask};
+use crate::cli::remote::{PATIENCE, Request, ask};
 use crate::error::Result;
 use crate::limit::{excerpt, parse_length};
 use crate::limiter::Access;
@@ -60,7 +60,7 @@ pub fn ttl(text: &str) -> Result<&str> {
 pub fn hold(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let limit = values::brought(args)?;
     let way = Way::Hold(ttl(args.text("--ttl")?)?);
-    let decision = Decision::ask(global, way, args.key()?, args.number("--cost")?, limit.as_ref())?;
+    let decision = Decision::ask(global, way, args.key()?, args.number("--cost")?, limit.as_ref(), PATIENCE)?;
     output.reply(&decision.reply, |output| match decision.allowed {
         true => output.line(&Held::of(&decision)?.id),
         false => output.line(&describe(&decision)?),

@@ -1,9 +1,11 @@
-//! `flint limit add`, `status`, `reset` and `remove`: one limit by its key, or all below a prefix.
+//! `flint limit add`, `status`, `reset` and `remove`: one limit by its key, or all below a prefix; `apply`: all limits
+//! of a file.
 
 use serde_json::{Value, json};
 
 use super::values;
 use crate::cli::answer::Answer;
+use crate::cli::limits_file::LimitsFile;
 use crate::cli::options::{Args, Global, Target};
 use crate::cli::output::{Output, counted};
 use crate::cli::remote::{Request, ask, encode};
@@ -45,6 +47,22 @@ pub fn remove(args: &Args, global: &Global, output: &mut Output) -> Result<Answe
     let reply = ask(global, Access::Write, &request)?;
     let removed = reply.number("removed")?;
     output.reply(&reply, |output| output.line(&format!("{} removed", counted(removed, "limit"))))
+}
+
+/// `limit apply`
+pub fn apply(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
+    let file = LimitsFile::read(&args.operands[0])?;
+    let given = |name| args.os_text(name).is_some();
+    let (prune, dry_run) = (given("--prune"), given("--dry-run"));
+    let url = format!("/v1/limits?prune={prune}&dry_run={dry_run}");
+    let request = Request { body: file.text.clone(), ..Request::new("PUT", url) };
+    let access = if dry_run { Access::Write } else { Access::Create };
+    let reply = ask(global, access, &request).map_err(|error| file.named(error))?;
+    let (added, changed, removed) = (reply.number("added")?, reply.number("changed")?, reply.number("removed")?);
+    output.reply(&reply, |output| {
+        let would = if dry_run { "nothing is done; it would be: " } else { "" };
+        output.line(&format!("{would}{} added, {changed} changed, {removed} removed", counted(added, "limit")))
+    })
 }
 
 fn by_key(method: &'static str, key: &str) -> Request {

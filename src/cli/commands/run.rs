@@ -18,6 +18,7 @@ use crate::bounds::MAX_PERIOD_MS;
 use crate::cli::answer::{Answer, usage};
 use crate::cli::options::{Args, Global, text};
 use crate::cli::output::{Output, print_error};
+use crate::cli::remote::PATIENCE;
 use crate::error::{Error, Kind, Result};
 use crate::limit::parse_length;
 
@@ -33,7 +34,7 @@ const HOLD_PAUSE: Duration = Duration::from_secs(1);
 pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
     let cost = args.number("--cost")?;
     let wait = args.given_text("--wait")?.map(duration).transpose()?;
-    let limit = values::brought(args)?;
+    let (limit, quiet) = (values::brought(args)?, args.os_text("--quiet").is_some());
     let (key, words) = operands(args)?;
     let Some((name, arguments)) = words.split_first() else {
         return Err(usage("COMMAND is missing; it comes after --, as in `flint run KEY -- make`"));
@@ -51,8 +52,10 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
     // From here on what is held is given back, whatever comes.
     let signals = held.then(Signals::catch).transpose()?;
     let started = Instant::now();
+    // The wait counts for the queue and for the quota.
+    let mut patience = wait.unwrap_or(PATIENCE);
     let decision = loop {
-        let decision = match Decision::ask(global, way, key, cost, limit.as_ref()) {
+        let decision = match Decision::ask(global, way, key, cost, limit.as_ref(), patience) {
             // It can never start, whatever the reason; 2 is kept for the command line.
             Err(error) if error.kind() == Kind::CostExceedsCapacity => return fail(3, error.message()),
             decision => decision?,
@@ -69,8 +72,10 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
                     return Ok(Answer::Status(128 + signal as u8));
                 }
             }
+            _ if quiet => return Ok(Answer::Status(if left.is_some() { TIMED_OUT } else { DENIED })),
             _ => return denied(key, &decision, left.is_some(), output),
         }
+        patience = wait.map_or(PATIENCE, |wait| wait.saturating_sub(started.elapsed()));
     };
     output.flush()?;
     let mut command = Command::new(&program);

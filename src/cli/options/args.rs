@@ -12,7 +12,7 @@ use std::path::Path;
 use pico_args::Arguments;
 
 use super::table::{
-    Command, CommandOption, DefaultValue, Value, distinct_options, global_options, groups, members, or,
+    COMMANDS, Command, CommandOption, DefaultValue, Value, distinct_options, global_options, members, or,
 };
 use crate::cli::answer::usage;
 use crate::error::{Error, Result};
@@ -53,7 +53,8 @@ impl Line {
         let words: Vec<_> = operands.iter().take(2).map(|word| word.to_string_lossy()).collect();
         let name = words.join(" ");
         let command = Command::find(&name).or_else(|| Command::find(words.first()?));
-        if let Some(option) = operands.iter().find(|operand| operand.as_bytes().starts_with(b"-")) {
+        if let Some(option) = operands.iter().find(|operand| operand.len() > 1 && operand.as_bytes().starts_with(b"-"))
+        {
             return Err(unknown_option(&option.to_string_lossy(), command));
         }
         if is_given("--help") && command.is_none_or(|command| command.name != "help") {
@@ -101,8 +102,10 @@ fn take_options(argv: Vec<OsString>) -> Result<(Given, Vec<OsString>)> {
         let values = values.map_err(|_| usage(format!("{name} needs a value")))?;
         given.extend(values.into_iter().map(|value| (*name, value)));
     }
-    // `-h` is not in the help; people try it.
-    for (key, name) in flags.iter().map(|option| (option.name, option.name)).chain([("-h", "--help")]) {
+    // `-h` and `-V` are not in the help; people try them.
+    for (key, name) in
+        flags.iter().map(|option| (option.name, option.name)).chain([("-h", "--help"), ("-V", "--version")])
+    {
         while rest.contains(key) {
             given.push((name, OsString::new()));
         }
@@ -124,7 +127,8 @@ impl Args {
             _ if self.command.operands.contains(" -- ") => Ok(()),
             (Some(name), _) if !name.starts_with('[') => Err(missing(name.trim_end_matches('.'))),
             (_, Some(more)) if !self.command.operands.ends_with("...") => {
-                Err(usage(format!("`{}` is one argument too many", shown(more))))
+                let (more, help) = (shown(more), self.command.name);
+                Err(usage(format!("`{more}` is not expected here; `flint help {help}` shows what is")))
             }
             _ => Ok(()),
         }
@@ -238,10 +242,11 @@ fn number(option: &CommandOption, value: &str) -> Result<u64> {
     let Value::Number(_, least, most) = option.value else { panic!("{} has no number in the table", option.name) };
     let what = match value.parse::<u64>() {
         Ok(number) if (least..=most).contains(&number) => return Ok(number),
-        Ok(_) if most < u64::MAX => format!("must be from {least} to {most}"),
+        Ok(number) if most < u64::MAX => format!("must be from {least} to {most}, not {number}"),
         Ok(number) => format!("must be {least} or more, not {number}"),
         Err(error) if *error.kind() == IntErrorKind::PosOverflow => format!("is too large: `{}`", excerpt(value)),
-        Err(_) => format!("must be an integer of 0 or more: `{}`", excerpt(value)),
+        Err(_) if most < u64::MAX => format!("must be an integer from {least} to {most}, not `{}`", excerpt(value)),
+        Err(_) => format!("must be an integer of {least} or more, not `{}`", excerpt(value)),
     };
     Err(usage(format!("{} {what}", option.name)))
 }
@@ -281,21 +286,55 @@ fn unknown_option(given: &str, command: Option<&Command>) -> Error {
 /// The error for words that are no command.
 pub fn unknown_command(name: &str) -> Error {
     let (group, rest) = name.split_once(' ').unwrap_or((name, ""));
-    let members = members(group).join(", ");
-    let shown = excerpt(name);
-    usage(match (members.is_empty(), rest.is_empty()) {
-        _ if name.is_empty() => "a command is missing; `flint help` lists them".to_owned(),
-        (true, _) => format!("there is no command `{shown}`; {}", hint(group, groups().into_iter(), "flint help")),
-        (false, true) => format!("`{group}` needs a further word: {members}"),
-        (false, false) => format!("there is no command `{shown}`; `{group}` has {members}"),
+    let listed = members(group);
+    if name.is_empty() {
+        return usage("a command is missing; `flint help` lists them");
+    }
+    if !listed.is_empty() && rest.is_empty() {
+        return usage(format!("`{group}` needs a further word: {}", listed.join(", ")));
+    }
+    // Both words may be meant, the first one, or the second one of a command whose first word was left out.
+    let mut near = Vec::new();
+    for command in &COMMANDS {
+        near.push((distance(name, command.name), command.name, name, command.name));
+        if let (true, Some((first, second))) = (listed.is_empty(), command.name.split_once(' ')) {
+            near.push((distance(group, first), first, group, first));
+            near.push((distance(group, second), second, group, command.name));
+        } else if listed.is_empty() {
+            near.push((distance(group, command.name), command.name, group, command.name));
+        }
+    }
+    near.retain(|(distance, word, given, _)| {
+        // The second words of one group are compared by themselves.
+        let (word, given) = match (listed.is_empty(), word.split_once(' '), given.split_once(' ')) {
+            (false, Some((first, word)), Some((_, given))) if first == group => (word, given),
+            (false, ..) => return false,
+            _ => (*word, *given),
+        };
+        is_near(*distance, word) && !given.is_empty()
+    });
+    // Of those that are as near, the first of the table.
+    let nearest = near.iter().min_by_key(|(distance, ..)| *distance);
+    usage(match (nearest, listed.is_empty()) {
+        (Some((_, _, given, meant)), _) => {
+            format!("there is no command `{}`; did you mean `{meant}`?", excerpt(given))
+        }
+        (None, true) => format!("there is no command `{}`; `flint help` lists them", excerpt(group)),
+        (None, false) => {
+            format!("there is no command `{}`; `{group}` has {}", excerpt(name), listed.join(", "))
+        }
     })
 }
 
-/// Names the one of these names that differs from the given one by at most two letters and half of its own, or else the
-/// help that lists all.
+/// Whether a word that is so far from this one may be a slip of it: two letters at most, and half of its own.
+fn is_near(distance: usize, word: &str) -> bool {
+    distance <= 2 && distance * 2 <= word.len()
+}
+
+/// Names the nearest of these names, or else the help that lists all.
 fn hint(given: &str, names: impl Iterator<Item = &'static str>, help: &str) -> String {
     match names.map(|name| (distance(given, name), name)).min() {
-        Some((distance, name)) if distance <= 2 && distance * 2 <= name.trim_start_matches('-').len() => {
+        Some((distance, name)) if is_near(distance, name.trim_start_matches('-')) => {
             format!("did you mean `{name}`?")
         }
         _ => format!("`{help}` lists them"),
@@ -380,13 +419,21 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (line, message) in [
             ("", "a command is missing; `flint help` lists them"),
-            ("lmit add", "there is no command `lmit add`; did you mean `limit`?"),
-            ("odd", "there is no command `odd`; `flint help` lists them"),
+            ("lmit add", "there is no command `lmit add`; did you mean `limit add`?"),
+            ("limit ad k", "there is no command `limit ad`; did you mean `limit add`?"),
+            ("log vrify", "there is no command `log vrify`; did you mean `log verify`?"),
+            ("lmit", "there is no command `lmit`; did you mean `limit`?"),
+            ("add api", "there is no command `add`; did you mean `limit add`?"),
+            ("chekc api", "there is no command `chekc`; did you mean `limit check`?"),
+            ("rn api", "there is no command `rn`; did you mean `run`?"),
+            ("docter", "there is no command `docter`; did you mean `doctor`?"),
+            ("odd api", "there is no command `odd`; did you mean `limit add`?"),
+            ("quota api", "there is no command `quota`; `flint help` lists them"),
             ("log", "`log` needs a further word: flush, compact, dump, verify, repair"),
             ("log odd", "there is no command `log odd`; `log` has flush, compact, dump, verify, repair"),
             ("limit check", "KEY is missing"),
             ("limit check-all", "KEY is missing"),
-            ("limit check a b", "`b` is one argument too many"),
+            ("limit check a b", "`b` is not expected here; `flint help limit check` shows what is"),
             ("doctor --jsno", "unknown option `--jsno`; did you mean `--json`?"),
             ("limit add k --busrt=5", "unknown option `--busrt=5`; did you mean `--burst`?"),
             ("limit add k --colour red", "unknown option `--colour`; `flint help limit add` lists them"),
@@ -403,9 +450,11 @@ mod tests {
         }
         for (line, name, message) in [
             ("limit check k --cost 0", "--cost", "--cost must be 1 or more, not 0"),
-            ("limit check k --cost x", "--cost", "--cost must be an integer of 0 or more: `x`"),
+            ("limit check k --cost x", "--cost", "--cost must be an integer of 1 or more, not `x`"),
+            ("limit add k --rate -1", "--rate", "--rate must be an integer from 0 to 1000000000000, not `-1`"),
+            ("limit add k --burst 0", "--burst", "--burst must be from 1 to 1000000000000, not 0"),
             ("limit check k --cost 99999999999999999999", "--cost", "--cost is too large: `99999999999999999999`"),
-            ("limit top --limit 0", "--limit", "--limit must be from 1 to 100000"),
+            ("limit top --limit 0", "--limit", "--limit must be from 1 to 100000, not 0"),
             ("limit add k --per 1s", "--rate", "--rate N is missing"),
         ] {
             let args = read(&line.split(' ').collect::<Vec<_>>()).unwrap();
@@ -440,5 +489,6 @@ mod tests {
         }
         let line = ["--version", "--odd"].map(OsString::from).to_vec();
         assert!(matches!(Line::read(line), Ok(Line::Version)));
+        assert!(matches!(Line::read(vec!["-V".into()]), Ok(Line::Version)));
     }
 }

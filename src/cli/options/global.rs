@@ -1,22 +1,22 @@
 //! Options of every command: which data directory or server it works on, and with which token.
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::PathBuf;
 
 use super::address::Address;
 use super::args::Args;
 use crate::cli::answer::usage;
 use crate::error::Result;
-use crate::server::read_token_file;
+use crate::server::{Token, TokenFile};
 
 /// Where a command works, and with which token.
 pub struct Global {
-    /// The data directory, where no server is named.
+    /// The data directory, where no server is named: `--data-dir`, else `FLINT_DATA_DIR`, else the table's default.
     pub dir: PathBuf,
     directory_given: bool,
     server: Option<Address>,
     token: Option<String>,
-    token_file: Option<OsString>,
+    token_file: Option<TokenFile>,
 }
 
 impl Global {
@@ -33,12 +33,14 @@ impl Global {
         if dir.is_some() && server.is_some() {
             return Err(usage("--server and --data-dir exclude each other: a server knows its own data directory"));
         }
+        let variable = std::env::var_os("FLINT_DATA_DIR").filter(|dir| !dir.is_empty());
+        let named = dir.map(PathBuf::from).or_else(|| variable.map(PathBuf::from));
         Ok(Global {
-            dir: dir.map_or_else(|| args.text("--data-dir").map(PathBuf::from), |dir| Ok(dir.into()))?,
+            dir: named.map_or_else(|| args.text("--data-dir").map(PathBuf::from), Ok)?,
             directory_given: dir.is_some(),
             server: server.map(|url| Address::parse(url, "--server")).transpose()?,
             token: args.given_text("--token")?.filter(|token| !token.is_empty()).map(str::to_owned),
-            token_file: args.os_text("--token-file").map(OsStr::to_owned),
+            token_file: token_file(args),
         })
     }
 
@@ -56,38 +58,34 @@ impl Global {
         url.map(|url| Ok((Address::parse(&url.to_string_lossy(), VARIABLE)?, VARIABLE))).transpose()
     }
 
-    /// `--token`, else the tokens of `--token-file`, else `FLINT_SERVER_TOKEN`. An empty one does not count.
+    /// `--token`, else the tokens of `--token-file`, else of `FLINT_TOKEN_FILE`, else `FLINT_SERVER_TOKEN`. An empty
+    /// one does not count.
     ///
     /// # Errors
-    /// `usage`, for a file that can't be read, or that others can.
-    pub fn tokens(&self) -> Result<Vec<String>> {
+    /// `usage`, for a file that can't be read, or that others can write, and for a token that no client may send.
+    pub fn tokens(&self) -> Result<Vec<Token>> {
         if let Some(token) = &self.token {
-            return Ok(vec![token.clone()]);
+            return Ok(vec![Token::new(token, "--token")?]);
         }
-        if let Some(path) = &self.token_file {
-            return read_token_file(path.as_ref());
+        if let Some(file) = &self.token_file {
+            return file.read().map(|read| read.tokens);
         }
-        let from_environment = std::env::var("FLINT_SERVER_TOKEN").unwrap_or_default();
-        Ok(Some(from_environment).filter(|token| !token.is_empty()).into_iter().collect())
+        const VARIABLE: &str = "FLINT_SERVER_TOKEN";
+        let from_environment = std::env::var_os(VARIABLE).filter(|token| !token.is_empty());
+        from_environment.map(|token| Token::new(&token.to_string_lossy(), VARIABLE)).into_iter().collect()
     }
 
     /// The token file, if the tokens are from one.
-    pub fn token_source(&self) -> Option<&Path> {
-        self.token_file.as_ref().filter(|_| self.token.is_none()).map(Path::new)
+    pub fn token_source(&self) -> Option<&TokenFile> {
+        self.token_file.as_ref().filter(|_| self.token.is_none())
     }
 
     /// The token to show to a server: the first there is.
     ///
     /// # Errors
-    /// As [`Global::tokens`], and for one that no header can carry.
+    /// As [`Global::tokens`].
     pub fn token(&self) -> Result<Option<String>> {
-        let token = self.tokens()?.into_iter().next();
-        match token {
-            Some(token) if token.trim() != token || !token.bytes().all(|byte| (0x20..0x7f).contains(&byte)) => {
-                Err(usage("the token must be printable ASCII without blanks around it"))
-            }
-            token => Ok(token),
-        }
+        Ok(self.tokens()?.into_iter().next().map(Token::into_text))
     }
 
     /// Whether the token was given on the command line, where `ps` shows it.
@@ -102,7 +100,9 @@ impl Global {
     pub fn refuse_server(&self) -> Result<()> {
         match self.server {
             None => Ok(()),
-            Some(_) => Err(usage("--server names a server that runs; server start takes --bind")),
+            Some(_) => {
+                Err(usage("--server names a server that runs, and this command asks none; server start takes --bind"))
+            }
         }
     }
 
@@ -115,4 +115,14 @@ impl Global {
         let what = "reads the files of the data directory and cannot use";
         Err(usage(format!("{} {what} {source}; run it where they are, with --data-dir", args.command.name)))
     }
+}
+
+/// The file of tokens that `--token-file` names, else `FLINT_TOKEN_FILE`.
+fn token_file(args: &Args) -> Option<TokenFile> {
+    const VARIABLE: &str = "FLINT_TOKEN_FILE";
+    let named = args.os_text("--token-file").map(|path| TokenFile { path: path.into(), source: "--token-file" });
+    named.or_else(|| {
+        let path = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
+        Some(TokenFile { path: path.into(), source: VARIABLE })
+    })
 }

@@ -14,6 +14,7 @@ mod args;
 mod completions;
 mod global;
 mod help;
+mod store;
 mod table;
 
 pub use address::Address;
@@ -21,5 +22,6 @@ pub use args::{Args, Line, Target, as_option, text};
 pub use completions::script;
 pub use global::Global;
 pub use help::help;
+pub use store::store_url;
 #[cfg(test)]
 pub use table::COMMANDS;

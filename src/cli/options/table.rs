@@ -2,16 +2,17 @@
 //! here and its use in the command.
 
 use crate::bounds::{
-    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IPV6_PREFIX, MAX_ANCHOR, MAX_BLOCKING, MAX_CONNECTIONS,
-    MAX_HOLDS, MAX_KEYS, MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_SLOTS,
-    MIN_IPV6_PREFIX,
+    COMPACT_AFTER_BYTES, FLUSH_EVERY_EVENTS, FLUSH_EVERY_MS, IPV6_PREFIX, MAX_ANCHOR, MAX_BLOCKING,
+    MAX_COMPACT_AFTER_BYTES, MAX_CONNECTIONS, MAX_FLUSH_EVERY_EVENTS, MAX_FLUSH_EVERY_MS, MAX_HOLDS, MAX_KEYS,
+    MAX_MAX_BLOCKING, MAX_MAX_CONNECTIONS, MAX_MAX_HOLDS, MAX_MAX_KEYS, MAX_PAGE, MAX_REPLICAS, MAX_SLOTS, MAX_UNITS,
+    MIN_COMPACT_AFTER_BYTES, MIN_IPV6_PREFIX,
 };
 use crate::limit::Algorithm;
 
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
 /// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
-pub static COMMANDS: [Command; 24] = [
+pub static COMMANDS: [Command; 27] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
     command(
         "limit add",
@@ -19,7 +20,7 @@ pub static COMMANDS: [Command; 24] = [
         "Configure a limit of RATE units per PER (100/1m, 5000/day), or a pattern, quoted: 'user:*'.",
     ),
     command("limit check", "KEY", "Spend N units if the limit allows it. Exit status 0 allowed, 1 denied."),
-    command("limit check-all", "KEY...", "Spend of all limits or of none. Exit status 0 allowed, 1 denied."),
+    command("limit check-all", "KEY...", "Spend units of every key, or of none. Exit status 0 allowed, 1 denied."),
     command(
         "limit hold",
         "KEY",
@@ -33,6 +34,11 @@ pub static COMMANDS: [Command; 24] = [
     command("limit list", "", "List limits and patterns, sorted by key."),
     command("limit reset", "[KEY]", "Give back all that was spent of a limit, or of all below a prefix."),
     command("limit remove", "[KEY]", "Remove a limit, or all below a prefix."),
+    command(
+        "limit apply",
+        "FILE",
+        "Make the limits what a JSON file (- for standard input) says, as `limit list --json` prints it, all or none.",
+    ),
     command("limit top", "", "List the limits with the most denied or allowed checks."),
     command("limit history", "KEY", "Show the events of a limit that the log still has."),
     command(
@@ -49,13 +55,23 @@ pub static COMMANDS: [Command; 24] = [
         "",
         "Save what can be read of a damaged directory into a new one; the old one is not changed.",
     ),
+    command(
+        "store import",
+        "DIR",
+        "Move all limits of a data directory, and what was spent of them, into an empty store.",
+    ),
+    command(
+        "store export",
+        "DIR",
+        "Move all limits of a store, and what was spent of them, into a new data directory.",
+    ),
     command("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems."),
     command("completions", "SHELL", "Print the completions for a shell: bash, zsh or fish."),
     command("help", "[COMMAND]...", "Show all commands, or the options of one."),
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
-pub static OPTIONS: [CommandOption; 55] = [
+pub static OPTIONS: [CommandOption; 61] = [
     option(START, "--bind", Text("ADDR"), "HOST:PORT, [::1]:PORT or unix:PATH").default("127.0.0.1:7878"),
     option(
         START,
@@ -64,10 +80,33 @@ pub static OPTIONS: [CommandOption; 55] = [
         "answer when a record is on disk, written to the log, or queued for it",
     )
     .default("always"),
-    option(START, "--flush-every-ms", ANY, "batch, relaxed: fsync after N milliseconds at the latest")
-        .count(FLUSH_EVERY_MS),
-    option(START, "--flush-every-events", ANY, "batch, relaxed: fsync after N records at the latest")
-        .count(FLUSH_EVERY_EVENTS),
+    option(
+        &["server start", "store import", "store export"],
+        "--store",
+        Text("URL"),
+        "the store that servers share, in place of a data directory: redis://HOST; without it, FLINT_STORE",
+    ),
+    option(
+        START,
+        "--replicas",
+        Number("N", 0, MAX_REPLICAS as u64),
+        "of the store that must have confirmed each answer",
+    )
+    .count(0),
+    option(
+        START,
+        "--flush-every-ms",
+        Number("N", 1, MAX_FLUSH_EVERY_MS),
+        "batch, relaxed: fsync after N milliseconds at the latest",
+    )
+    .count(FLUSH_EVERY_MS),
+    option(
+        START,
+        "--flush-every-events",
+        Number("N", 1, MAX_FLUSH_EVERY_EVENTS),
+        "batch, relaxed: fsync after N records at the latest",
+    )
+    .count(FLUSH_EVERY_EVENTS),
     option(
         START,
         "--max-blocking",
@@ -75,8 +114,13 @@ pub static OPTIONS: [CommandOption; 55] = [
         "threads that handle requests; 2 is the smallest pool",
     )
     .count(MAX_BLOCKING as u64),
-    option(START, "--compact-after", Number("BYTES", 0, u64::MAX), "compact when the log has grown past this")
-        .count(COMPACT_AFTER_BYTES),
+    option(
+        START,
+        "--compact-after",
+        Number("BYTES", MIN_COMPACT_AFTER_BYTES, MAX_COMPACT_AFTER_BYTES),
+        "compact when the log has grown past this",
+    )
+    .count(COMPACT_AFTER_BYTES),
     option(START, "--idle-timeout", Text("DURATION"), "end connections that are silent for so long").default("60s"),
     option(START, "--max-connections", CONNECTIONS, "connections at once; more end the longest idle")
         .count(MAX_CONNECTIONS as u64),
@@ -99,10 +143,21 @@ pub static OPTIONS: [CommandOption; 55] = [
         .count(MAX_KEYS),
     option(START, "--max-holds", Number("N", 1, MAX_MAX_HOLDS), "holds that are open at once; at more, none is made")
         .count(MAX_HOLDS),
-    option(ADD, "--rate", ANY, "in place of RATE/PER: units per period, 0 to 10^12; at 0 every check is denied"),
+    option(
+        START,
+        "--limits",
+        File("FILE"),
+        "limits to configure at the start and on SIGHUP, as limit apply takes them",
+    ),
+    option(
+        ADD,
+        "--rate",
+        Number("N", 0, MAX_UNITS),
+        "in place of RATE/PER: units per period; at 0 every check is denied",
+    ),
     option(ADD, "--per", Text("PER"), "1ms to 366d (250ms, 10s, 1m, 24h, 7d), or day, week, month, quarter, year"),
     option(ADD, "--algorithm", Value::Algorithm, "how it counts").default("token_bucket"),
-    option(ADD, "--burst", ANY, "token_bucket only: the bucket's capacity; without it, the rate"),
+    option(ADD, "--burst", Number("N", 1, MAX_UNITS), "token_bucket only: the bucket's capacity; without it, the rate"),
     option(ADD, "--tz", Text("ZONE"), "calendar only: the time zone, such as Europe/Berlin").default("UTC"),
     option(ADD, "--anchor", Number("DAY", 1, MAX_ANCHOR as u64), "day on which a month, quarter or year begins")
         .count(1),
@@ -119,7 +174,12 @@ pub static OPTIONS: [CommandOption; 55] = [
         "units to spend, or slots to take",
     )
     .count(1),
-    option(&["limit settle"], "--cost", ANY, "units that it has cost; without it, as many as were held"),
+    option(
+        &["limit settle"],
+        "--cost",
+        Number("N", 0, MAX_UNITS),
+        "units that it has cost; without it, as many as were held",
+    ),
     option(
         &["limit check", "limit hold", "limit charge", "limit refund", "run"],
         "--limit",
@@ -144,17 +204,30 @@ pub static OPTIONS: [CommandOption; 55] = [
     option(&["limit list"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them"),
     option(&["limit reset"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
     option(&["limit remove"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
+    option(&["limit apply"], "--prune", Flag, "remove the limits that FILE does not name"),
+    option(&["limit apply"], "--dry-run", Flag, "change nothing; only tell what would change"),
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
     option(&["run"], "--hold", Flag, "hold the units or slots, and give them back when COMMAND has ended"),
-    option(&["run"], "--wait", Text("DURATION"), "when denied, wait for units for so long (30s, 5m)"),
+    option(&["run"], "--wait", Text("DURATION"), "wait so long for units, and for other commands (30s, 5m)"),
+    option(&["limit check", "run"], "--quiet", Flag, "say nothing of the decision; the exit status tells it"),
     option(&["log repair"], "--to", Directory("NEWDIR"), "where to; must be empty or not exist").required(),
     option(&["log repair"], "--rewind-clock", Flag, "set a log that is ahead of the system clock back to it"),
-    option(EVERY, "--data-dir", Directory("DIR"), "the data directory; while a server owns it, the server is asked")
-        .default(".flint"),
+    option(
+        EVERY,
+        "--data-dir",
+        Directory("DIR"),
+        "the data directory; without it, FLINT_DATA_DIR; while a server owns it, it is asked",
+    )
+    .default(".flint"),
     option(EVERY, "--server", Text("URL"), "ask this server: http://HOST:PORT or unix:PATH; without it, FLINT_SERVER"),
     option(EVERY, "--token", Text("TOKEN"), "bearer token, of the server that is started or asked (shows in ps)"),
-    option(EVERY, "--token-file", File("FILE"), "tokens, one a line; without either, FLINT_SERVER_TOKEN"),
+    option(
+        EVERY,
+        "--token-file",
+        File("FILE"),
+        "tokens, one a line; else of FLINT_TOKEN_FILE, else FLINT_SERVER_TOKEN",
+    ),
     option(EVERY, "--json", Flag, "print JSON, the same as the HTTP API's"),
     option(EVERY, "--help", Flag, "show this"),
     option(EVERY, "--version", Flag, "print the version"),
@@ -163,7 +236,6 @@ pub static OPTIONS: [CommandOption; 55] = [
 const START: &[&str] = &["server start"];
 const ADD: &[&str] = &["limit add"];
 const EVERY: &[&str] = &[];
-const ANY: Value = Number("N", 0, u64::MAX);
 const KEYS: Value = Number("N", 1, MAX_MAX_KEYS);
 const CONNECTIONS: Value = Number("N", 1, MAX_MAX_CONNECTIONS as u64);
 

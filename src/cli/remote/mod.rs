@@ -4,4 +4,4 @@ mod http;
 mod session;
 
 pub use http::{Request, encode};
-pub use session::{Session, ask};
+pub use session::{PATIENCE, Session, ask, ask_within};

@@ -9,13 +9,25 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::http::{Connection, Request};
-use crate::bounds::LOCK_WAIT_MS;
+use crate::bounds::QUEUE_WAIT_MS;
 use crate::cli::answer::Document;
 use crate::cli::options::{Address, Global};
-use crate::cli::output::printable;
+use crate::cli::output::{length, printable};
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 use crate::limiter::{Access, Limiter, Options};
+use crate::server::TokenFile;
+use crate::store::{Queue, first_in_queue, owner, writer};
+
+/// How long a command waits for the data directory where nobody has said so.
+pub const PATIENCE: Duration = Duration::from_millis(QUEUE_WAIT_MS);
+
+/// How often a command that waits in the queue looks whether a server has started.
+const LOOK_FOR_SERVER: Duration = Duration::from_secs(1);
+
+/// Pauses between two tries of the first in the queue.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Answers a request.
 ///
@@ -25,49 +37,91 @@ pub fn ask(global: &Global, access: Access, request: &Request) -> Result<Documen
     Session::open(global, access)?.last(request)
 }
 
+/// As [`ask`], with a time to wait for the directory.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_within(global: &Global, access: Access, patience: Duration, request: &Request) -> Result<Document> {
+    Session::open_within(global, access, patience)?.last(request)
+}
+
 /// Several requests to one place.
 pub enum Session {
-    Embedded(Limiter),
-    Served { address: Address, token: Option<String>, connection: Option<Connection> },
+    /// The place in the queue is given up after the directory is closed.
+    Embedded(Limiter, #[expect(dead_code, reason = "it keeps the place")] Option<Queue>),
+    Served {
+        address: Address,
+        token: Option<String>,
+        connection: Option<Connection>,
+    },
 }
 
 impl Session {
-    /// Finds where requests are answered. Waits for a command that holds the directory for a moment, and for a server
-    /// that starts or stops; an application that keeps the directory is an error.
+    /// Finds where requests are answered, as [`Session::open_within`] does in the usual time.
     ///
     /// # Errors
-    /// As for opening the directory; `unreachable`.
+    /// As [`Session::open_within`].
     pub fn open(global: &Global, access: Access) -> Result<Session> {
+        Session::open_within(global, access, PATIENCE)
+    }
+
+    /// Finds where requests are answered. Commands that need the directory at the same time queue for it. Only the
+    /// first tries to open it, which a server, an application or a reader may keep from it for a while; a server that
+    /// listens in the meantime takes over all of them.
+    ///
+    /// # Errors
+    /// As for opening the directory; `locked` when it was not to be had within `patience`; `unreachable`.
+    pub fn open_within(global: &Global, access: Access, patience: Duration) -> Result<Session> {
         // A token file that can't be read is an error also where no token is needed.
-        global.tokens()?;
+        global.token_source().map(TokenFile::read).transpose()?;
         let served =
             |connection, address| Ok(Session::Served { address, token: global.token()?, connection: Some(connection) });
         if let Some((address, _)) = global.server()? {
+            // Before it is reached: a token that can't be sent is the caller's mistake.
+            global.token()?;
             return served(Connection::open(&address).map_err(|failed| failed.error)?, address);
         }
-        let deadline = Instant::now() + Duration::from_millis(LOCK_WAIT_MS);
+        let dir = &global.dir;
+        let deadline = Instant::now() + patience;
+        let mut queue = None;
+        let mut pause = SHORTEST_PAUSE;
         loop {
-            let late = Instant::now() >= deadline;
-            let locked = match Limiter::open(&global.dir, Options { access, ..Options::default() }) {
-                Ok(limiter) => return Ok(Session::Embedded(limiter)),
-                Err(error) if error.kind() == Kind::Locked => error,
-                Err(error) => return Err(error),
-            };
-            // The URL in the file counts only while the process that wrote it holds the lock; readers may hold it too.
-            match crate::store::writer(&global.dir).and_then(|writer| writer.url) {
-                Some(url) => {
-                    let address = Address::parse(&url, "the address in flint.lock")?;
-                    match Connection::open(&address) {
-                        Ok(connection) => return served(connection, address),
-                        // It has just stopped listening, and will release the lock.
-                        Err(failed) if failed.refused && !late => {}
-                        Err(failed) => return Err(failed.error),
-                    }
+            let left = deadline.saturating_duration_since(Instant::now());
+            // The URL in the file counts only while the process that wrote it holds the lock. The lock is looked at
+            // only where there is a URL: to look at it is to hold it for a moment.
+            if let Some(url) = owner(dir).url.and_then(|_| writer(dir)).and_then(|writer| writer.url) {
+                let address = Address::parse(&url, "the address in flint.lock")?;
+                match Connection::open(&address) {
+                    Ok(connection) => return served(connection, address),
+                    // It has just stopped listening, and will release the lock.
+                    Err(failed) if failed.refused && !left.is_zero() => {}
+                    Err(failed) => return Err(failed.error),
                 }
-                None if late => return Err(locked),
-                None => {}
             }
-            std::thread::sleep(Duration::from_millis(20));
+            let place = queue.get_or_insert_with(|| Queue::join(dir, access != Access::Read));
+            if place.wait(left.min(LOOK_FOR_SERVER)) {
+                let locked = match Limiter::open(dir, Options { access, ..Options::default() }) {
+                    // Readers go together: the next in the queue may try.
+                    Ok(limiter) if access == Access::Read => return Ok(Session::Embedded(limiter, None)),
+                    Ok(limiter) => return Ok(Session::Embedded(limiter, queue)),
+                    Err(error) if error.kind() == Kind::Locked => error,
+                    Err(error) => return Err(error),
+                };
+                if left.is_zero() {
+                    return Err(late(locked.message(), patience));
+                }
+                // The first command has made the directory in the meantime, and the queue with it.
+                if place.is_absent() {
+                    queue = None;
+                }
+                std::thread::sleep(pause.min(left));
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            } else if left.is_zero() {
+                let first = first_in_queue(dir);
+                let holder = writer(dir).and_then(|writer| writer.pid).or(first);
+                let by = holder.map_or_else(String::new, |pid| format!(" (by process {pid})"));
+                return Err(late(&format!("data directory is already locked: {}{by}", dir.display()), patience));
+            }
         }
     }
 
@@ -77,7 +131,7 @@ impl Session {
     /// As [`ask`].
     pub fn ask(&mut self, request: &Request) -> Result<Document> {
         match self {
-            Session::Embedded(limiter) => {
+            Session::Embedded(limiter, _) => {
                 let reply =
                     crate::server::answer_locally(limiter, request.method, &request.url, request.body.as_bytes());
                 document(reply.status, reply.body, None)
@@ -99,11 +153,18 @@ impl Session {
     /// As [`ask`].
     pub fn last(mut self, request: &Request) -> Result<Document> {
         let document = self.ask(request)?;
-        if let Session::Embedded(limiter) = &self {
+        if let Session::Embedded(limiter, _) = &self {
             limiter.close()?;
         }
         Ok(document)
     }
+}
+
+/// The error for a directory that was not to be had in time.
+fn late(locked: &str, patience: Duration) -> Error {
+    let waited = length(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+    let advice = "see what that process does, or try again";
+    Error::new(Kind::Locked, format!("{locked}, and was not to be had within {waited}; {advice}"))
 }
 
 fn document(status: u16, mut bytes: Vec<u8>, server: Option<(&Address, bool)>) -> Result<Document> {
@@ -121,7 +182,7 @@ fn refusal(status: u16, body: &Value, server: Option<(&Address, bool)>) -> Error
         (Some((address, with_token)), ..) if status == 401 => {
             let what = match with_token {
                 true => "refuses this token; give it one of its own",
-                false => "wants a token; give it with --token-file or FLINT_SERVER_TOKEN",
+                false => "needs a token; give it with --token-file or FLINT_SERVER_TOKEN",
             };
             Error::new(Kind::Unauthorized, format!("the server at {address} {what}"))
         }

@@ -1,5 +1,6 @@
-//! What is done while the server runs: reading the token file again, starting afresh, stopping.
+//! What is done while the server runs: reading the files of tokens and limits again, starting afresh, stopping.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,20 @@ use log::Level;
 use super::notify::Notifier;
 use super::signals::{Event, Signals};
 use crate::cli::answer::Answer;
+use crate::cli::limits_file::LimitsFile;
 use crate::cli::output::counted;
+use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::Limiter;
-use crate::server::{Server, Tokens, read_token_file};
+use crate::server::{Server, TokenFile, Tokens, parse_listed};
 use crate::store::Health;
 
 pub struct Control<'a> {
-    pub limiter: &'a Limiter,
+    pub engine: &'a dyn Engine,
     pub signals: &'a Signals,
     /// The token file, if the tokens are from one.
-    pub token_file: Option<&'a Path>,
+    pub token_file: Option<&'a TokenFile>,
+    /// The file of limits, if there is one.
+    pub limits_file: Option<&'a OsStr>,
     pub notifier: Notifier,
 }
 
@@ -49,7 +53,7 @@ impl Control<'_> {
                     log::info!("stopping: answering what is in flight and closing the log");
                     self.notifier.stopping();
                     server.stop();
-                    return self.limiter.close().map(|()| Answer::Yes);
+                    return self.engine.close().map(|()| Answer::Yes);
                 }
             }
         }
@@ -57,8 +61,8 @@ impl Control<'_> {
 
     /// Why the next image of this process could not start.
     fn obstacle(&self) -> Option<String> {
-        match self.limiter.health() {
-            (Health::Healthy, _) => Some(read_token_file(self.token_file?).err()?.to_string()),
+        match self.engine.health() {
+            (Health::Healthy, _) => Some(self.token_file?.read().err()?.to_string()),
             (_, reason) => Some(reason.unwrap_or_else(|| "the log cannot be written".to_owned())),
         }
     }
@@ -69,7 +73,7 @@ impl Control<'_> {
         log::warn!("tiny_http holds connections that it will not let go: starting afresh on the same socket");
         self.notifier.status("starting afresh on the same socket");
         let retired = server.replace();
-        self.limiter.close()?;
+        self.engine.close()?;
         if self.signals.stop_requested() {
             log::info!("stopping: a signal came while the server was about to start afresh");
             self.notifier.stopping();
@@ -80,19 +84,44 @@ impl Control<'_> {
         Err(Error::new(Kind::Io, format!("cannot start afresh: {error}; start the server again")))
     }
 
-    /// Reads the token file again; a bad one changes nothing. Returns what was done.
+    /// Reads the files of tokens and limits again; a bad one changes nothing. Returns what was done.
     fn reload(&self, server: &Server) -> String {
-        let (level, done) = match self.token_file.map(|file| (file, read_token_file(file))) {
-            None => (Level::Warn, "SIGHUP changes nothing: the tokens are not from a --token-file".to_owned()),
-            Some((_, Err(error))) => (Level::Error, format!("SIGHUP changes nothing: {error}")),
-            Some((file, Ok(tokens))) => {
-                server.set_tokens(Tokens::new(tokens.iter().map(String::as_str)));
-                (Level::Info, format!("read {} from {}", counted(tokens.len(), "token"), file.display()))
-            }
-        };
-        log::log!(level, "{done}");
-        done
+        let tokens = self.token_file.map(|file| {
+            let read = file.read()?;
+            read.warning.iter().for_each(|warning| log::warn!("{warning}"));
+            let count = counted(read.tokens.len(), "token");
+            server.set_tokens(Tokens::new(read.tokens));
+            Ok(format!("read {count} from {}", file.path.display()))
+        });
+        let limits = self.limits_file.map(|file| apply(self.engine, &LimitsFile::read(file)?));
+        let mut done = Vec::new();
+        for (what, result) in [("token", tokens), ("limit", limits)] {
+            let (level, text) = match result {
+                None => continue,
+                Some(Ok(text)) => (Level::Info, text),
+                Some(Err(error)) => (Level::Error, format!("SIGHUP changes no {what}: {error}")),
+            };
+            log::log!(level, "{text}");
+            done.push(text);
+        }
+        if done.is_empty() {
+            let text = "SIGHUP changes nothing: the tokens are not from a --token-file, and there is no --limits";
+            log::warn!("{text}");
+            done.push(text.to_owned());
+        }
+        done.join("; ")
     }
+}
+
+/// Makes the configured limits what a file says. Returns what was done.
+///
+/// # Errors
+/// `usage`, naming the file and what is wrong in it; `log_failed`, `overloaded`. Nothing is changed then.
+pub fn apply(engine: &dyn Engine, file: &LimitsFile) -> Result<String> {
+    let mut settings = parse_listed(file.text.as_bytes()).map_err(|error| file.named(error))?;
+    let applied = engine.apply(&settings.take(), false, false).map_err(|error| file.named(error))?;
+    let (added, changed) = (counted(applied.added, "limit"), applied.changed);
+    Ok(format!("read {}: {added} added, {changed} changed", file.name()))
 }
 
 /// This program with its arguments.

@@ -2,6 +2,7 @@
 
 mod control;
 mod notify;
+mod opening;
 mod signals;
 mod start;
 

@@ -1,21 +1,20 @@
 //! The start of a server.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::control::Control;
+use super::control::{Control, apply};
 use super::notify::Notifier;
+use super::opening::Place;
 use super::signals::Signals;
-use crate::bounds::{LOCK_WAIT_MS, MAX_IDLE_TIMEOUT_MS, MIN_IDLE_TIMEOUT_MS, TAKEOVER_WAIT_MS};
+use crate::bounds::{MAX_IDLE_TIMEOUT_MS, MIN_IDLE_TIMEOUT_MS};
 use crate::cli::answer::{Answer, usage};
-use crate::cli::options::{Args, Global, as_option};
+use crate::cli::limits_file::LimitsFile;
+use crate::cli::options::{Args, Global};
 use crate::cli::output::{Output, counted};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::limit::{excerpt, parse_length};
-use crate::limiter::{Limiter, Options, SyncMode};
-use crate::server::{self, Bind, Bound, Config, Gates, LegacyHeaders, Server, Tokens, refuse_open_bind};
-use crate::store::{Policy, ahead_notice, validate_policy};
+use crate::server::{self, Bind, Bound, Config, Gates, LegacyHeaders, Server, TokenFile, Tokens, refuse_open_bind};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> {
@@ -23,52 +22,67 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     // The signals are caught before the data directory is open.
     let signals = Signals::catch()?;
     let config = config(args, global, &signals)?;
-    let options = options(args)?;
+    let place = Place::read(args)?;
     let (address, socket_mode) = (args.text("--bind")?, socket_mode(args)?);
     let bind = Bind::parse(address)?;
+    let limits_file = args.os_text("--limits");
+    if limits_file.is_some_and(|file| file == "-") {
+        return Err(usage("--limits must be a file, not standard input: it is read again on SIGHUP"));
+    }
     let passed = server::passed_socket(&config.tokens)?;
     if passed.is_none() {
         refuse_open_bind(&bind, address, &config.tokens)?;
     }
 
-    report_panics();
+    // The next image of a process takes over its limits as they are.
     let taken_over = passed.as_ref().is_some_and(Bound::taken_over);
+    let limits = limits_file.filter(|_| !taken_over).map(LimitsFile::read).transpose()?;
+    if let Some(file) = &limits {
+        server::parse_listed(file.text.as_bytes()).map_err(|error| file.named(error))?;
+    }
+    report_panics();
     if taken_over {
         server::release_signals();
     }
-    let sync = options.sync;
-    let limiter = Arc::new(open(&global.dir, options, taken_over)?);
-    if let Some(ahead) = limiter.report().ahead {
-        log::warn!("{}", ahead_notice(ahead));
+    let (engine, place, kept) = place.open(global, taken_over)?;
+    if let Some(file) = &limits {
+        log::info!("{}", apply(&*engine, file)?);
     }
+    let limits =
+        engine.report().limits().map_or_else(|| "limits unknown".to_owned(), |limits| counted(limits, "limit"));
     let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
-    let server = Server::start(bound, config, Arc::clone(&limiter))?;
+    let server = Server::start(bound, config, Arc::clone(&engine))?;
     if !taken_over {
-        let line = output.line(&format!("flint server listening on {}", server.url()));
+        let line = output.line(&format!("flint server listening on {} ({place}, {limits})", server.url()));
         // A command whose reader has gone ends without a message; a server should not.
         line.and_then(|()| output.flush()).inspect_err(|error| log::error!("{error}"))?;
     }
     log::info!(
-        "flint {} serves {} from {} on {}, --sync {}{}",
+        "flint {} serves {limits} ({place}, {kept}) on {}{}",
         env!("CARGO_PKG_VERSION"),
-        counted(limiter.report().limits, "limit"),
-        global.dir.display(),
         server.url(),
-        sync.name(),
         if taken_over { ", in place of its former image" } else { "" }
     );
     let notifier = Notifier::from_environment();
     notifier.ready(&format!("listening on {}", server.url()));
-    Control { limiter: &limiter, signals: &signals, token_file: global.token_source(), notifier }.run(server)
+    Control { engine: &*engine, signals: &signals, token_file: global.token_source(), limits_file, notifier }
+        .run(server)
 }
 
 /// The options of the server.
 fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
+    let tokens = match global.token_source().map(TokenFile::read).transpose()? {
+        None => global.tokens()?,
+        Some(read) => {
+            read.warning.iter().for_each(|warning| log::warn!("{warning}"));
+            read.tokens
+        }
+    };
     if global.token_shows() {
         log::warn!("--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not");
     }
     Ok(Config {
-        tokens: Tokens::new(global.tokens()?.iter().map(String::as_str)),
+        tokens: Tokens::new(tokens),
         workers: args.number("--max-blocking")? as usize,
         hosts: args.texts("--allow-host")?.into_iter().map(str::to_owned).collect(),
         gates: Gates::parse(
@@ -82,22 +96,6 @@ fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
         max_connections: args.number("--max-connections")? as usize,
         on_exhausted: signals.replacement_request(),
     })
-}
-
-/// The options of the limiter.
-fn options(args: &Args) -> Result<Options> {
-    let policy = Policy {
-        flush_every: Duration::from_millis(args.number("--flush-every-ms")?),
-        flush_every_events: args.number("--flush-every-events")?,
-        compact_after: args.number("--compact-after")?,
-        ..Policy::default()
-    };
-    as_option(validate_policy(&policy))?;
-    let named = args.text("--sync")?;
-    let sync = SyncMode::ALL.into_iter().find(|mode| mode.name() == named).unwrap_or_default();
-    let options = Options::default().with_sync(sync).with_max_keys(args.number("--max-keys")?);
-    let options = options.with_max_holds(args.number("--max-holds")?);
-    Ok(Options { policy, ..options.with_give_back(server::trim_memory) })
 }
 
 fn socket_mode(args: &Args) -> Result<u32> {
@@ -121,23 +119,4 @@ fn report_panics() {
         let thread = std::thread::current();
         log::log!(level, "thread {} panicked: {panic}", thread.name().unwrap_or("without a name"));
     }));
-}
-
-/// Opens the data directory. A process that takes over from its former image waits for any command that has opened it
-/// in between; every other process waits only for commands that read the directory, which they do for a moment.
-fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
-    let begun = Instant::now();
-    let within = |ms| begun.elapsed() < Duration::from_millis(ms);
-    loop {
-        match Limiter::open(dir, options.clone()) {
-            Err(error)
-                if error.kind() == Kind::Locked
-                    && ((taken_over && within(TAKEOVER_WAIT_MS))
-                        || (within(LOCK_WAIT_MS) && crate::store::writer(dir).is_none())) =>
-            {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            result => return result,
-        }
-    }
 }

@@ -6,7 +6,7 @@ use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::check::progress::Tables;
 use crate::limiter::check::wait::NonBlocking;
-use crate::limiter::core::{Core, shard_of};
+use crate::limiter::core::{Core, Limiter, shard_of};
 use crate::limiter::held::book::{Book, Pledge};
 
 /// The locks under which a hold is changed, and the instant that was read under all of them.
@@ -15,6 +15,22 @@ pub struct Locked<'a> {
     pub book: MutexGuard<'a, Book>,
     pub now: Micros,
     pub pledge: Pledge,
+}
+
+impl Limiter {
+    /// Calls a function with each key of a hold, until one call fails.
+    ///
+    /// # Errors
+    /// `hold_not_found`; and as `each`.
+    #[doc(hidden)]
+    pub fn each_key_of_hold(
+        &self,
+        hold: &str,
+        non_blocking: Option<&NonBlocking<'_>>,
+        mut each: impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        self.core.known(hold, non_blocking)?.items.iter().try_for_each(|item| each(&item.key))
+    }
 }
 
 impl Core {

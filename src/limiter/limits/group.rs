@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::Limit;
 use crate::limiter::check::wait::Wait;
 use crate::limiter::core::{Core, Limiter};
+use crate::limiter::entry::Source;
 use crate::limiter::registry::{Edit, Group, Intended};
 use crate::store::encode::encoded_len;
 use crate::store::record::{Event, Intent};
@@ -68,7 +69,8 @@ impl Limiter {
     }
 
     /// Makes the configured limits what the settings say, as far as they name them; with `prune` those that they do not
-    /// name are removed. All or nothing, also after a crash. With `dry_run` nothing is changed: it only tells.
+    /// name are removed, but for values that last for a time only, which end by themselves. All or nothing, also after
+    /// a crash. With `dry_run` nothing is changed: it only tells.
     ///
     /// # Errors
     /// As [`Limiter::configure_all`].
@@ -79,7 +81,7 @@ impl Limiter {
         let mut applied = Applied::default();
         let named: HashSet<&str> = wants.iter().map(|want| want.key).collect();
         let mut others = if prune { core.configured("") } else { Vec::new() };
-        others.retain(|key| !named.contains(&**key));
+        others.retain(|key| !named.contains(&**key) && core.has_own(key));
         let wants: Vec<Want<'_>> = wants.into_iter().filter(|want| !core.is_same(want)).collect();
         for want in &wants {
             let count = if core.is_configured(want.key) { &mut applied.changed } else { &mut applied.added };
@@ -122,6 +124,12 @@ impl Core {
         let mut table = self.shard(hash);
         let now = self.clock.now();
         table.get(hash, &key).is_some_and(|entry| entry.is_configured(now))
+    }
+
+    /// Whether an operator has configured values for good for this key or pattern.
+    fn has_own(&self, key: &str) -> bool {
+        let (hash, key) = self.place(key);
+        self.shard(hash).get(hash, &key).is_some_and(|entry| entry.source() == Source::Exact)
     }
 
     /// Configures and removes as one group, and queues its records.

@@ -1,58 +1,24 @@
 //! Which requests are accepted: bearer tokens, hosts.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
+use std::sync::Arc;
 
+use super::super::tokens::{Grant, Tokens};
 use super::exchange::Exchange;
 use crate::error::{Error, Kind, Result};
 
-/// The tokens that are accepted. What is kept and compared is a keyed hash of fixed length, so that neither the time a
-/// comparison takes nor a memory dump tells a token.
-pub struct Tokens {
-    keys: (RandomState, RandomState),
-    digests: Vec<(u64, u64)>,
-}
-
-impl Tokens {
-    /// A set of tokens; empty ones do not count.
-    pub fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Tokens {
-        let keys = (RandomState::new(), RandomState::new());
-        let digests = tokens
-            .into_iter()
-            .filter(|token| !token.is_empty())
-            .map(|token| (keys.0.hash_one(token.as_bytes()), keys.1.hash_one(token.as_bytes())))
-            .collect();
-        Tokens { keys, digests }
-    }
-
-    /// Whether no token is configured: then everybody may ask.
-    pub fn is_empty(&self) -> bool {
-        self.digests.is_empty()
-    }
-
-    /// Whether the value of an `Authorization` header bears one of the tokens.
-    pub fn accept(&self, authorization: Option<&str>) -> bool {
-        let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' ')) else { return false };
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return false;
-        }
-        let token = token.trim().as_bytes();
-        let digest = (self.keys.0.hash_one(token), self.keys.1.hash_one(token));
-        // All are compared, without a branch on the outcome.
-        self.digests.iter().fold(false, |found, known| found | ((known.0 ^ digest.0) | (known.1 ^ digest.1) == 0))
-    }
-}
-
-/// Refuses whatever bears no token, where there are any.
+/// What the token of a request may do; `None` for everything. Refuses whatever bears no token, where there are any.
 ///
 /// # Errors
 /// `unauthorized`.
-pub fn require_token(exchange: &Exchange, tokens: &Tokens) -> Result<()> {
-    if tokens.is_empty() || tokens.accept(exchange.authorization()) {
-        return Ok(());
+pub fn require_token(exchange: &Exchange, tokens: &Tokens) -> Result<Option<Arc<Grant>>> {
+    if tokens.is_empty() {
+        return Ok(None);
     }
-    Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN"))
+    match tokens.accept(exchange.authorization()) {
+        Some(grant) => Ok(grant.cloned()),
+        None => Err(Error::new(Kind::Unauthorized, "a bearer token is needed: Authorization: Bearer TOKEN")),
+    }
 }
 
 /// Refuses web pages in browsers, which do not reach a Unix socket. A gate's requests bear what a proxy's clients sent,
@@ -83,27 +49,6 @@ pub fn refuse_pages(exchange: &Exchange, hosts: &[String], unix: bool) -> Result
     }
 }
 
-/// Reads a token file: one token a line, blank lines and lines that begin with `#` aside.
-///
-/// # Errors
-/// `usage` when others than its owner and group can read it, or when it holds no token; `io`.
-pub fn read_token_file(path: &Path) -> Result<Vec<String>> {
-    use std::os::unix::fs::PermissionsExt;
-    let wrong = |what: &str| Error::new(Kind::Usage, format!("--token-file {} {what}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
-    if metadata.permissions().mode() & 0o007 != 0 {
-        return Err(wrong("can be read by others; run chmod o-rwx on it"));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
-    let tokens: Vec<String> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect();
-    if tokens.is_empty() { Err(wrong("holds no token")) } else { Ok(tokens) }
-}
-
 /// The name or address in a `Host` header, without port and brackets, if it is well-formed.
 fn name_of(host: &str) -> Option<&str> {
     let is_port = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit());
@@ -131,19 +76,6 @@ fn is_own_name(name: &str, names: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tokens() {
-        let tokens = Tokens::new(["one", "", "two"]);
-        assert!(!tokens.is_empty() && Tokens::new([""]).is_empty());
-        for good in ["Bearer one", "bearer two", "BEARER  one "] {
-            assert!(tokens.accept(Some(good)), "{good}");
-        }
-        for bad in ["Bearer", "Bearer ", "Bearer on", "Bearer onee", "Basic one", "one", ""] {
-            assert!(!tokens.accept(Some(bad)), "{bad}");
-        }
-        assert!(!tokens.accept(None));
-    }
 
     #[test]
     fn hosts() {

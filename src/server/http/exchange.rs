@@ -17,6 +17,7 @@ use std::time::Instant;
 use tiny_http::{Header, Request, Response};
 
 use super::super::guard::{Body, GuardHandle, RequestGuard};
+use super::super::tokens::Grant;
 use super::super::waiting::turns::{Request as WaitingRequest, Turn};
 use super::head::{Class, Find, Head};
 use super::reply::{Reply, Then};
@@ -35,6 +36,8 @@ pub struct Exchange {
     /// The connection's address; `None` on a Unix socket, whose connections can't be told apart.
     pub peer: Option<SocketAddr>,
     pub head: Head,
+    /// What its token may do; `None` for everything. Set when it is admitted.
+    pub grant: Option<Arc<Grant>>,
     /// The body, as far as it was read.
     body: Vec<u8>,
     guard: GuardHandle,
@@ -75,6 +78,7 @@ impl Exchange {
             turn: None,
             peer,
             head,
+            grant: None,
             body: Vec::new(),
             guard,
             away: None,

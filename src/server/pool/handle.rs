@@ -4,6 +4,8 @@
 //! kept or ended. Called by deciders and workers ([`handle`]), and to refuse what they have no room for ([`refuse`]). A
 //! request that will be refused is refused before its body is read.
 
+use std::sync::Arc;
+
 use super::super::context::Context;
 use super::super::http::auth;
 use super::super::http::exchange::Exchange;
@@ -14,9 +16,10 @@ use super::super::routes;
 use super::super::routes::call::Sources;
 use super::super::routes::metrics::Measure;
 use super::super::waiting::pending::Outcome;
-use super::super::work::Waiting;
+use super::super::work::{Prepared, Waiting};
+use super::asked;
 use crate::error::{Error, Kind, Result, too_large};
-use crate::limiter::{NonBlocking, SyncMode};
+use crate::limiter::NonBlocking;
 use crate::store;
 
 /// Which thread handles a request.
@@ -45,13 +48,13 @@ pub enum Handled {
 }
 
 /// Handles one request.
-pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled {
+pub fn handle(context: &Arc<Context>, mut exchange: Exchange, role: Role) -> Handled {
     if exchange.is_given_up() || exchange.head.class == Class::Bloated {
         return let_go(exchange);
     }
     let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
-    if let Err(error) = admit(context, &exchange) {
-        let reply = routes::refusal(&error, exchange.head.found, exchange.target(), context.sources().gates);
+    if let Err(error) = admit(context, &mut exchange) {
+        let reply = refusal(context, &exchange, &error);
         return answer_at_once(context, exchange, measure, reply, role);
     }
     if exchange.head.unread {
@@ -71,12 +74,14 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
     if is_to_panic(exchange.target()) {
         panic!("asked to by FLINT_TEST_PANIC");
     }
+    if asked::is_elsewhere(context, &exchange) {
+        return ask_elsewhere(context, exchange, measure, role);
+    }
     if role == Role::Worker {
         let reply = routes::answer(context.sources(), &ask(&exchange));
         return answer(context, exchange, measure, reply);
     }
-    // In relaxed mode no reply waits for the log.
-    let slot = (context.limiter.sync() != SyncMode::Relaxed).then(|| context.pending.reserve());
+    let slot = context.engine.waits().then(|| context.pending.reserve());
     let non_blocking = NonBlocking::new(&context.completion, slot.as_ref().map_or(0, |slot| slot.number()));
     let reply = routes::answer(Sources { non_blocking: Some(&non_blocking), ..context.sources() }, &ask(&exchange));
     if non_blocking.would_block() {
@@ -85,7 +90,7 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
     }
     match slot {
         Some(slot) if non_blocking.is_pending() => {
-            let waiting = Waiting { exchange, reply, measure: measure.suspend() };
+            let waiting = Waiting { exchange, reply: Prepared::Made(reply), measure: measure.suspend() };
             slot.fill(waiting).map_or(Handled::Done, |(waiting, outcome)| complete(context, waiting, outcome))
         }
         slot => {
@@ -96,12 +101,49 @@ pub fn handle(context: &Context, mut exchange: Exchange, role: Role) -> Handled 
     }
 }
 
+/// Has a request answered by an operation elsewhere. A worker waits for it.
+fn ask_elsewhere(context: &Arc<Context>, exchange: Exchange, measure: Measure<'_>, role: Role) -> Handled {
+    let (operation, cell) = asked::operation(context, &exchange);
+    if role == Role::Worker {
+        let reply = match context.engine.run(operation) {
+            Ok(()) => asked::take(&cell),
+            Err(error) => refusal(context, &exchange, &error),
+        };
+        return answer(context, exchange, measure, reply);
+    }
+    let slot = context.pending.reserve();
+    let (number, completion) = (slot.number(), Arc::clone(&context.completion));
+    let (found, target) = (exchange.head.found, exchange.target().to_owned());
+    let (shared, left) = (Arc::clone(context), Arc::clone(&cell));
+    let waiting = Waiting { exchange, reply: Prepared::Elsewhere(cell), measure: measure.suspend() };
+    let done = move |outcome: Result<()>| {
+        if let Err(error) = outcome {
+            asked::leave_refusal(&shared, found, &target, &left, &error);
+        }
+        completion.complete(number, true);
+    };
+    context.engine.submit(operation, Box::new(done));
+    slot.fill(waiting).map_or(Handled::Done, |(waiting, outcome)| complete(context, waiting, outcome))
+}
+
+/// The error of an operation that was given up: the store may have done it.
+fn late() -> Error {
+    Error::new(
+        Kind::OutcomeUnknown,
+        "the store did not answer in time; the units may have been spent; look at the limit before you ask again",
+    )
+}
+
+fn refusal(context: &Context, exchange: &Exchange, error: &Error) -> Reply {
+    routes::refusal(error, exchange.head.found, exchange.target(), context.sources().gates)
+}
+
 /// Sends a reply that waits for nothing but, on a Unix socket, for the replies before it.
 fn answer_at_once(context: &Context, exchange: Exchange, measure: Measure<'_>, reply: Reply, role: Role) -> Handled {
     if !context.unix || role == Role::Worker || exchange.head.unread {
         return answer(context, exchange, measure, reply);
     }
-    let waiting = Waiting { exchange, reply, measure: measure.suspend() };
+    let waiting = Waiting { exchange, reply: Prepared::Made(reply), measure: measure.suspend() };
     let ready = context.pending.follow(waiting);
     ready.map_or(Handled::Done, |waiting| complete(context, waiting, Outcome::Done))
 }
@@ -118,9 +160,14 @@ pub fn send(sending: Sending) -> Handled {
 /// Sends a reply that waited for the log.
 pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handled {
     let Waiting { exchange, reply, measure } = waiting;
+    let reply = match (reply, outcome) {
+        (Prepared::Made(reply), _) => reply,
+        (Prepared::Elsewhere(cell), Outcome::Done) => asked::take(&cell),
+        (Prepared::Elsewhere(_), _) => refusal(context, &exchange, &late()),
+    };
     let reply = match outcome {
         Outcome::Done => reply,
-        Outcome::Failed => reply.instead(&context.limiter.failure()),
+        Outcome::Failed => reply.instead(&context.engine.failure()),
         Outcome::Late => reply.instead(&store::overloaded()),
     };
     if is_to_panic_late(exchange.target()) {
@@ -136,7 +183,7 @@ pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handle
 /// Answers a request with an error, whether its body was read or not.
 pub fn refuse(context: &Context, exchange: Exchange, error: &Error) -> Handled {
     let measure = context.metrics.measure(exchange.head.endpoint(), exchange.arrived);
-    let reply = routes::refusal(error, exchange.head.found, exchange.target(), context.sources().gates);
+    let reply = refusal(context, &exchange, error);
     answer(context, exchange, measure, reply)
 }
 
@@ -153,11 +200,12 @@ fn ask(exchange: &Exchange) -> routes::Ask<'_> {
         body: exchange.body(),
         peer: exchange.peer.map(|peer| peer.ip()),
         headers: exchange.headers(),
+        grant: exchange.grant.as_deref(),
     }
 }
 
 /// Refuses what can be refused by the head.
-fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
+fn admit(context: &Context, exchange: &mut Exchange) -> Result<()> {
     let head = &exchange.head;
     if head.class == Class::Shed {
         return Err(overloaded());
@@ -165,10 +213,12 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
     if let Some(fault) = head.fault {
         return Err(Error::invalid(fault.message()));
     }
-    if !(context.open_health && head.found.is_some_and(|found| found.health)) {
-        auth::require_token(exchange, &context.tokens())?;
-    }
+    let open = context.open_health && head.found.is_some_and(|found| found.health);
+    let grant = if open { None } else { auth::require_token(exchange, &context.tokens())? };
     auth::refuse_pages(exchange, &context.hosts, context.unix)?;
+    if let Some(grant) = &grant {
+        routes::check_grant(grant, head.found, exchange.method(), exchange.target())?;
+    }
     if head.chunked && context.unix {
         // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
         return Err(Error::invalid(
@@ -181,6 +231,7 @@ fn admit(context: &Context, exchange: &Exchange) -> Result<()> {
     if head.unread {
         routes::check_method(head.found, exchange.method(), exchange.target())?;
     }
+    exchange.grant = grant;
     Ok(())
 }
 

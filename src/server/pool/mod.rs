@@ -18,6 +18,7 @@
 //! `SEND_PATIENCE_MS`. (On a Unix socket a write that began before the guard saw the connection lasts until the guard
 //! cuts it: see `guard/cuts.rs`.)
 
+mod asked;
 pub mod decider;
 pub mod handle;
 mod passing;

@@ -27,6 +27,7 @@ pub fn named(call: &Call<'_>) -> Answer {
     let (gate, rest) = gates.find(rest).ok_or_else(|| unknown(call.key))?;
     let asking = Asking { peer: call.peer, method: call.method, headers: call.headers, rest };
     let key = gate.key(gates, &asking);
+    call.permit(&key)?;
     decide(call, Item::new(&key).with_cost(gate.cost), gate.limit.as_ref(), gate.policy)
 }
 
@@ -47,7 +48,7 @@ fn policy_of(query: &Query<'_>) -> Result<Policy> {
 
 fn decide<'a>(call: &Call<'_>, mut item: Item<'a>, limit: Option<&'a Limit>, policy: Policy) -> Answer {
     item.limit = limit;
-    let decision = call.sources.limiter.check_for(item, call.sources.non_blocking)?;
+    let decision = call.limiter()?.check_for(item, call.sources.non_blocking)?;
     let mut reply = match decision.allowed {
         true => Reply::new(NO_CONTENT, "", Vec::new()),
         false => Reply::new(policy.denied, "text/plain; charset=utf-8", denial(&decision)),
@@ -67,7 +68,10 @@ fn denial(decision: &Decision) -> Vec<u8> {
 
 /// Whether an error says that no decision can be had, and not that the question is wrong.
 pub fn is_without_decision(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Overloaded | Kind::LogFailed | Kind::Io | Kind::Internal)
+    matches!(
+        error.kind(),
+        Kind::Overloaded | Kind::LogFailed | Kind::StoreUnavailable | Kind::OutcomeUnknown | Kind::Io | Kind::Internal
+    )
 }
 
 /// How the gate answers that was found for a target, as far as that can be told.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::http::more::More;
 use super::super::http::reply::Reply;
 use crate::bounds::{MAX_LONG_LISTS, REPLY_PART_BYTES};
+use crate::engine::Parts;
 use crate::error::{Error, Kind, Result};
-use crate::limiter::Listing;
 
 /// Long lists that are under way.
 static LISTS: AtomicUsize = AtomicUsize::new(0);
@@ -37,27 +37,30 @@ impl Drop for Permit {
 }
 
 struct Rest {
-    listing: Listing,
+    listing: Box<dyn Parts>,
     _permit: Permit,
 }
 
 impl More for Rest {
     fn next(&mut self, out: &mut Vec<u8>) -> bool {
-        let more = self.listing.next_chunk(out, REPLY_PART_BYTES);
-        if !more {
-            out.push(b'\n');
+        let more = self.listing.next_part(out, REPLY_PART_BYTES);
+        match &more {
+            Ok(true) => {}
+            Ok(false) => out.push(b'\n'),
+            // What was sent is no JSON then, and the client sees that.
+            Err(error) => log::warn!("a list was cut short: {error}"),
         }
-        more
+        more.unwrap_or(false)
     }
 }
 
 /// The reply with a list: whole if it is short.
 ///
 /// # Errors
-/// `overloaded` when too many long lists are under way.
-pub fn reply(mut listing: Listing) -> Result<Reply> {
+/// `overloaded` when too many long lists are under way; `store_unavailable`, `corrupt`.
+pub fn reply(mut listing: Box<dyn Parts>) -> Result<Reply> {
     let mut out = Vec::new();
-    if !listing.next_chunk(&mut out, REPLY_PART_BYTES) {
+    if !listing.next_part(&mut out, REPLY_PART_BYTES)? {
         return Ok(Reply::json(out));
     }
     let rest = Rest { listing, _permit: Permit::take()? };

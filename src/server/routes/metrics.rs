@@ -11,7 +11,8 @@ use std::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::super::guard::{CutReason, GuardHandle};
-use crate::limiter::{Limiter, Report};
+use crate::engine::{EngineReport, StoreReport};
+use crate::limiter::Report;
 use crate::store::{Health, TIMING_BOUNDS_US, Timings};
 
 /// The type of the reply.
@@ -46,13 +47,17 @@ impl Metrics {
     }
 
     /// The page.
-    pub fn page(&self, limiter: &Limiter, guard: GuardHandle) -> Vec<u8> {
+    pub fn page(&self, report: &EngineReport, guard: GuardHandle) -> Vec<u8> {
         let mut page = Page(String::with_capacity(8 * 1024));
-        let report = limiter.report();
         page.one("flint_build_info", "gauge", "The version that runs; always 1.", &version(), 1);
-        limits(&mut page, &report);
-        holds(&mut page, &report);
-        log(&mut page, &report);
+        match report {
+            EngineReport::Directory(report) => {
+                limits(&mut page, report);
+                holds(&mut page, report);
+                log(&mut page, report);
+            }
+            EngineReport::Store(report) => store(&mut page, report),
+        }
         self.requests(&mut page);
         connections(&mut page, guard);
         process(&mut page);
@@ -91,6 +96,29 @@ fn limits(page: &mut Page, report: &Report) {
     page.family(name, "counter", "Checks since the start, by what was decided.");
     page.sample(name, "result=\"allowed\"", report.allowed);
     page.sample(name, "result=\"denied\"", report.denied);
+}
+
+/// Of a store: counts of the store are left out while it can't be asked.
+fn store(page: &mut Page, report: &StoreReport) {
+    let reachable = u8::from(report.health.0 == Health::Healthy);
+    page.one("flint_store_reachable", "gauge", "Whether the store can be asked: 1, or 0.", "", reachable);
+    let counts = [
+        ("flint_limits", "Limits that are configured for one key.", report.limits),
+        ("flint_patterns", "Patterns that are configured.", report.patterns),
+        ("flint_live_keys", "Keys that live by a pattern or request.", report.live),
+    ];
+    for (name, what, count) in counts {
+        if let Some(count) = count {
+            page.one(name, "gauge", what, "", count);
+        }
+    }
+    let name = "flint_checks_total";
+    page.family(name, "counter", "Checks since the start, by what was decided.");
+    page.sample(name, "result=\"allowed\"", report.allowed);
+    page.sample(name, "result=\"denied\"", report.denied);
+    page.one("flint_store_rounds_total", "counter", "Rounds that were sent to the store.", "", report.rounds);
+    let what = "Groups of operations that were decided again, since another server had been faster.";
+    page.one("flint_store_lost_total", "counter", what, "", report.lost);
 }
 
 fn holds(page: &mut Page, report: &Report) {

@@ -9,8 +9,9 @@ use super::body;
 use super::call::{Answer, Call};
 use super::limits::done;
 use super::metrics::CONTENT_TYPE;
+use crate::engine::{EngineReport, StoreReport};
 use crate::error::{Error, Kind};
-use crate::limiter::millis_up;
+use crate::limiter::{Report, millis_up};
 use crate::store::Health;
 
 /// Needs neither a worker nor the disk.
@@ -18,7 +19,7 @@ pub fn health(call: &Call<'_>) -> Answer {
     let version = env!("CARGO_PKG_VERSION");
     let health = match call.sources.vitals.and_then(Vitals::complaint) {
         Some(complaint) => (Health::Failed, Some(complaint)),
-        None => call.sources.limiter.health(),
+        None => call.sources.engine.health(),
     };
     Ok(match health {
         (Health::Healthy, _) => Reply::ok(true, &json!({"version": version})),
@@ -28,13 +29,13 @@ pub fn health(call: &Call<'_>) -> Answer {
 
 pub fn flush(call: &Call<'_>) -> Answer {
     body::parse_empty(call.body)?;
-    done(call.sources.limiter.flush())
+    done(call.sources.engine.flush())
 }
 
 pub fn compact(call: &Call<'_>) -> Answer {
     body::parse_empty(call.body)?;
     let mut out = Vec::new();
-    call.sources.limiter.compact()?.write_json(&mut out);
+    call.sources.engine.compact()?.write_json(&mut out);
     Ok(Reply::json(out))
 }
 
@@ -42,16 +43,27 @@ pub fn metrics(call: &Call<'_>) -> Answer {
     let (Some(metrics), Some(guard)) = (call.sources.metrics, call.sources.guard) else {
         return Err(Error::new(Kind::NotFound, "only a server has metrics"));
     };
-    Ok(Reply::new(200, CONTENT_TYPE, metrics.page(call.sources.limiter, guard)))
+    Ok(Reply::new(200, CONTENT_TYPE, metrics.page(&call.sources.engine.report(), guard)))
 }
 
 pub fn doctor(call: &Call<'_>) -> Answer {
-    let report = call.sources.limiter.report();
+    let report = call.sources.engine.report();
     let mut problems = report.problems();
     problems.extend(call.sources.vitals.and_then(Vitals::complaint));
-    let mut rest = json!({
-        "problems": problems,
-        "version": env!("CARGO_PKG_VERSION"),
+    let mut rest = match &report {
+        EngineReport::Directory(report) => of_directory(report),
+        EngineReport::Store(report) => of_store(report),
+    };
+    rest["problems"] = json!(problems);
+    rest["version"] = json!(env!("CARGO_PKG_VERSION"));
+    if let Some(guard) = call.sources.guard {
+        rest["connections"] = connections(guard);
+    }
+    Ok(Reply::ok(problems.is_empty(), &rest))
+}
+
+fn of_directory(report: &Report) -> Value {
+    json!({
         "data_dir": report.dir.display().to_string(),
         "sync": report.sync.name(),
         "limits": report.limits,
@@ -71,11 +83,24 @@ pub fn doctor(call: &Call<'_>) -> Answer {
         "holds": report.holds,
         "holds_expired": report.holds_expired,
         "holds_late": report.holds_late,
-    });
-    if let Some(guard) = call.sources.guard {
-        rest["connections"] = connections(guard);
-    }
-    Ok(Reply::ok(problems.is_empty(), &rest))
+    })
+}
+
+fn of_store(report: &StoreReport) -> Value {
+    let facts: serde_json::Map<_, _> =
+        report.facts.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into())).collect();
+    json!({
+        "store": report.url,
+        "replicas": report.replicas,
+        "store_facts": facts,
+        "limits": report.limits,
+        "patterns": report.patterns,
+        "live": report.live,
+        "rounds": report.rounds,
+        "lost": report.lost,
+        "allowed": report.allowed,
+        "denied": report.denied,
+    })
 }
 
 /// What doctor tells of connections: how many are open, how many tiny_http holds that were ended long ago, how often

@@ -1,6 +1,7 @@
 //! The table of endpoints: the one place that knows paths, methods, query parameters and which function answers.
 
 use super::super::http::head::Found;
+use super::super::tokens::Role;
 use super::call::{Answer, Call};
 use super::query::path_of;
 use super::spend::{checks, holds};
@@ -28,6 +29,12 @@ pub struct Method {
     pub name: &'static str,
     /// The query parameters that it knows.
     pub parameters: &'static [&'static str],
+    /// The role that a token needs; `None` where any token will do.
+    pub role: Option<Role>,
+    /// It is also for tokens with a prefix: its function refuses keys that the token is not for.
+    pub keyed: bool,
+    /// It is a question about single keys, and asked of a limiter, which may be a lane's; others are the engine's.
+    on_limiter: bool,
     answer: fn(&Call<'_>) -> Answer,
     /// The query is another server's.
     foreign: bool,
@@ -55,48 +62,69 @@ const fn bulk(path: &'static str, methods: &'static [Method]) -> Endpoint {
 }
 
 const fn get(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "GET", parameters, answer, foreign: false }
+    Method { name: "GET", parameters, role: Some(Role::Read), keyed: false, on_limiter: false, answer, foreign: false }
 }
 
 const fn post(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "POST", parameters, answer, foreign: false }
+    Method {
+        name: "POST",
+        parameters,
+        role: Some(Role::Admin),
+        keyed: false,
+        on_limiter: false,
+        answer,
+        foreign: false,
+    }
+}
+
+const fn put(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
+    Method { name: "PUT", ..post(parameters, answer) }
 }
 
 const fn delete(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: "DELETE", parameters, answer, foreign: false }
+    Method { name: "DELETE", ..post(parameters, answer) }
+}
+
+/// Whatever spends quota, or asks what a check would answer.
+const fn spend(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
+    post(parameters, answer).needs(Role::Check).keyed().on_limiter()
 }
 
 const fn any(parameters: &'static [&'static str], answer: fn(&Call<'_>) -> Answer) -> Method {
-    Method { name: ANY, parameters, answer, foreign: false }
+    Method { name: ANY, ..spend(parameters, answer) }
 }
 
 const HEALTH: &str = "/v1/health";
 
 /// All endpoints.
 pub const ENDPOINTS: [Endpoint; 21] = [
-    quick("/v1/check", &[post(&["status"], checks::check)]),
-    quick("/v1/check-all", &[post(&["status"], checks::check_all)]),
-    quick("/v1/check-many", &[post(&[], checks::check_many)]),
-    endpoint("/v1/peek", &[post(&[], holds::peek)]),
-    quick("/v1/hold", &[post(&["status"], holds::hold)]),
-    quick("/v1/settle", &[post(&[], holds::settle)]),
-    quick("/v1/renew", &[post(&[], holds::renew)]),
-    quick("/v1/charge", &[post(&[], holds::charge)]),
-    quick("/v1/refund", &[post(&[], holds::refund)]),
-    quick("/v1/take/{key}", &[post(&["cost", "limit"], checks::take)]),
+    quick("/v1/check", &[spend(&["status"], checks::check)]),
+    quick("/v1/check-all", &[spend(&["status"], checks::check_all)]),
+    quick("/v1/check-many", &[spend(&[], checks::check_many)]),
+    endpoint("/v1/peek", &[spend(&[], holds::peek)]),
+    quick("/v1/hold", &[spend(&["status"], holds::hold)]),
+    quick("/v1/settle", &[spend(&[], holds::settle)]),
+    quick("/v1/renew", &[spend(&[], holds::renew)]),
+    quick("/v1/charge", &[spend(&[], holds::charge)]),
+    quick("/v1/refund", &[spend(&[], holds::refund)]),
+    quick("/v1/take/{key}", &[spend(&["cost", "limit"], checks::take)]),
     gate("/v1/gate/{key}", &[any(&["cost", "limit", "deny", "on_error"], gates::gate)]),
     gate("/v1/gates/{name}", &[Method { foreign: true, ..any(&[], gates::named) }]),
-    quick(HEALTH, &[get(&[], operations::health)]),
+    quick(HEALTH, &[get(&[], operations::health).for_all()]),
     bulk(
         "/v1/limits",
         &[
-            get(&["live", "prefix", "pattern", "limit", "after"], limits::list),
-            post(&[], limits::configure),
-            delete(&["prefix"], limits::remove_prefix),
+            get(&["live", "prefix", "pattern", "limit", "after"], limits::list).keyed(),
+            post(&[], limits::configure).keyed(),
+            put(&["prune", "dry_run"], limits::apply).keyed(),
+            delete(&["prefix"], limits::remove_prefix).keyed(),
         ],
     ),
-    endpoint("/v1/limits/{key}", &[get(&[], limits::status), delete(&[], limits::remove)]),
-    endpoint("/v1/reset", &[post(&[], limits::reset)]),
+    endpoint(
+        "/v1/limits/{key}",
+        &[get(&[], limits::status).keyed().on_limiter(), delete(&[], limits::remove).keyed().on_limiter()],
+    ),
+    endpoint("/v1/reset", &[post(&[], limits::reset).keyed()]),
     endpoint("/v1/log/flush", &[post(&[], operations::flush)]),
     endpoint("/v1/log/compact", &[post(&[], operations::compact)]),
     endpoint("/v1/doctor", &[get(&[], operations::doctor)]),
@@ -140,6 +168,31 @@ impl Method {
     /// Whether the query of a request is none of Flint's.
     pub fn query_is_foreign(&self) -> bool {
         self.foreign
+    }
+
+    /// It needs this role and no other than it.
+    const fn needs(self, role: Role) -> Method {
+        Method { role: Some(role), ..self }
+    }
+
+    /// Its function hands every key and prefix to [`Call::permit`] or [`Call::permit_prefix`].
+    const fn keyed(self) -> Method {
+        Method { keyed: true, ..self }
+    }
+
+    /// Its function asks only [`Call::limiter`].
+    const fn on_limiter(self) -> Method {
+        Method { on_limiter: true, ..self }
+    }
+
+    /// Whether its function asks only [`Call::limiter`].
+    pub fn is_on_limiter(&self) -> bool {
+        self.on_limiter
+    }
+
+    /// Any token will do: nothing is told of keys.
+    const fn for_all(self) -> Method {
+        Method { role: None, keyed: true, ..self }
     }
 
     /// Answers a call.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::disk::is_no_space;
-use super::names::LOCK;
+use super::names::{IGNORE, LOCK};
 use crate::error::{Error, Kind, Result};
 
 /// How a data directory is opened.
@@ -154,6 +154,10 @@ fn create_directory(dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| Error::io("create data directory", dir, &error))?;
+    // It may be in somebody's work tree. It works as well without this file.
+    if let Err(error) = std::fs::write(dir.join(IGNORE), "*\n") {
+        log::debug!("cannot write {} in {}: {error}", IGNORE, dir.display());
+    }
     // Each new name must survive a power cut as the files in the directory do.
     for new in missing {
         let parent = new.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -175,7 +179,7 @@ fn lock(file: &File, dir: &Path, access: Access) -> Result<()> {
             // The note is that of the last writer, and the lock may be held by readers.
             let read = access != Access::Read && fs4::FileExt::try_lock_shared(file).is_ok();
             let by = match owner(dir).pid {
-                _ if read => " (by a command that reads it; try again)".to_owned(),
+                _ if read => " (by a command that reads it)".to_owned(),
                 Some(pid) => format!(" (by process {pid})"),
                 None => String::new(),
             };
@@ -213,7 +217,7 @@ mod tests {
         let _second = DirectoryLock::acquire(&dir, Access::Read).unwrap();
         let error = DirectoryLock::acquire(&dir, Access::Write).unwrap_err();
         assert_eq!(error.kind(), Kind::Locked);
-        assert!(error.message().ends_with("(by a command that reads it; try again)"), "{error}");
+        assert!(error.message().ends_with("(by a command that reads it)"), "{error}");
         drop(reader);
     }
 

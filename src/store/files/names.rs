@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 /// Name of the lock file. It is never unlinked: two processes could each lock a file of this name otherwise.
 pub const LOCK: &str = "flint.lock";
 
+/// Name of the file whose lock orders the commands that wait for the directory. It is never unlinked either.
+pub const QUEUE: &str = "flint.queue";
+
+/// Name of the file that tells git to leave the directory out.
+pub const IGNORE: &str = ".gitignore";
+
 /// Ending of a file that is still being written and counts for nothing.
 const UNFINISHED: &str = ".new";
 

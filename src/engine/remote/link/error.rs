@@ -34,7 +34,7 @@ pub struct LinkError {
 }
 
 impl LinkError {
-    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> LinkError {
+    pub(in crate::engine::remote) fn new(kind: ErrorKind, message: impl Into<String>) -> LinkError {
         LinkError { kind, message: message.into() }
     }
 

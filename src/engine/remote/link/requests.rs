@@ -33,11 +33,17 @@ impl Link {
         replies.iter().map(|value| reply::number(value).ok_or_else(not_understood)).collect()
     }
 
-    /// The 16 random bytes that the store keeps under `key`, drawn by whoever asks first.
-    pub fn identity(&mut self, key: &[u8], deadline: Instant) -> Result<[u8; 16], LinkError> {
+    /// The 16 random bytes that the store keeps under `key`: those of whoever asks first, `own` or drawn.
+    pub fn identity(
+        &mut self,
+        key: &[u8],
+        own: Option<&[u8; 16]>,
+        deadline: Instant,
+    ) -> Result<[u8; 16], LinkError> {
         let drawn: [u8; 16] = crate::store::random().map_err(|error| {
             LinkError::new(ErrorKind::Refused, format!("the operating system has no random numbers: {error}"))
         })?;
+        let drawn = own.copied().unwrap_or(drawn);
         let slot = self.slot_of(key);
         let set = vec![b"SET".to_vec(), key.to_vec(), drawn.to_vec(), b"NX".to_vec()];
         self.ask_all(&[(slot, set)], true, deadline)?;
@@ -93,6 +99,28 @@ impl Link {
         let replies = self.ask_all(&requests, false, deadline)?;
         let each = replies.iter().map(|value| reply::number(value).map(|number| number.max(0) as u64));
         each.sum::<Option<u64>>().ok_or_else(not_understood)
+    }
+
+    /// How many members of each list begin with a prefix, those of vanished keys included.
+    pub fn counts(&mut self, lists: &[(u8, &[u8])], deadline: Instant) -> Result<Vec<u64>, LinkError> {
+        let slots: Vec<u16> = if self.is_cluster() { (0..SLOTS).collect() } else { vec![0] };
+        let mut requests = Vec::with_capacity(lists.len() * slots.len());
+        for (list, prefix) in lists {
+            let (least, most) = range(prefix, None);
+            for slot in &slots {
+                let key = self.list_key(*list, *slot);
+                requests.push((*slot, match prefix.is_empty() {
+                    true => vec![b"ZCARD".to_vec(), key],
+                    false => vec![b"ZLEXCOUNT".to_vec(), key, least.clone(), most.clone()],
+                }));
+            }
+        }
+        let replies = self.ask_all(&requests, false, deadline)?;
+        let sum = |replies: &[Reply]| {
+            let each = replies.iter().map(|value| reply::number(value).map(|number| number.max(0) as u64));
+            each.sum::<Option<u64>>().ok_or_else(not_understood)
+        };
+        replies.chunks(slots.len()).map(sum).collect()
     }
 
     /// Takes members off a list whose key the store has no more. Each is `(member, key)`; those whose key is there stay.

@@ -65,10 +65,10 @@ pub struct Settings<'a> {
 
 /// What a key is to have.
 #[derive(Debug)]
-struct ForKey {
-    limit: Limit,
-    lasts: Option<Duration>,
-    max_keys: Option<u64>,
+pub struct ForKey {
+    pub limit: Limit,
+    pub lasts: Option<Duration>,
+    pub max_keys: Option<u64>,
 }
 
 impl ForKey {
@@ -79,7 +79,13 @@ impl ForKey {
     }
 }
 
-impl Settings<'_> {
+impl<'a> Settings<'a> {
+    /// Adds what a key is to have.
+    pub fn push(&mut self, key: Text<'a>, values: ForKey) {
+        self.keys.push(key);
+        self.values.push(values);
+    }
+
     /// What it asks for, in its order. Nothing is left of it then.
     pub fn take(&mut self) -> Vec<Setting<'_>> {
         let both = self.keys.iter().zip(self.values.drain(..));
@@ -156,8 +162,7 @@ impl<'de> Deserialize<'de> for Settings<'de> {
                     let next = seq.next_element::<Listed<'de>>();
                     let next = next.map_err(|error| A::Error::custom(in_place(&place(), &error.to_string())))?;
                     let Some(Listed(key, values)) = next else { return Ok(settings) };
-                    settings.keys.push(key);
-                    settings.values.push(values);
+                    settings.push(key, values);
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::scalars::Text;
-use super::syntax::not_json;
+use super::syntax::{not_json, on_line};
 use crate::error::{Error, Kind, Result};
 use crate::limit::excerpt;
 
@@ -39,9 +39,13 @@ pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
         Ok(_) => {
             let text = error.to_string();
             let (text, _) = split_position(&text);
+            if text.contains("recursion limit exceeded") {
+                return Error::invalid("the body is nested too deeply");
+            }
             // What was said in the value of a field, or of an item, names it.
             let bare = text.starts_with(WRONG_TYPE) || text.ends_with(HALF_PAIR) || text == WRONG_BYTES;
-            Error::invalid(if bare { in_place("the body", text) } else { text.to_owned() })
+            let text = if bare { in_place("the body", text) } else { text.to_owned() };
+            Error::invalid(text + &on_line(&error))
         }
     })
 }

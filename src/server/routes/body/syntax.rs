@@ -44,7 +44,12 @@ pub fn not_json(bytes: &[u8], error: &Error) -> String {
     let said = error.to_string();
     let known = FAULTS.iter().find(|(beginning, _)| said.starts_with(beginning));
     let fault = known.map_or("its syntax is wrong", |(_, fault)| fault);
-    format!("the body is not JSON: {fault}{}", place(text, error))
+    format!("the body is not JSON: {fault}{}{}", place(text, error), on_line(error))
+}
+
+/// The line of a fault, where there are several.
+pub fn on_line(error: &Error) -> String {
+    if error.line() > 1 { format!(" (line {})", error.line()) } else { String::new() }
 }
 
 /// The text around a fault.

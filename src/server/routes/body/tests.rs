@@ -354,3 +354,13 @@ fn errors_of_holds_are_in_the_words_of_users() {
         assert_eq!(told, message);
     }
 }
+
+#[test]
+fn the_line_of_a_fault_is_told_where_there_are_several() {
+    let message = |body: &str| parse_settings(body.as_bytes()).unwrap_err().message().to_owned();
+    assert!(message("{\n \"ключ\": x}").ends_with(" (line 2)"));
+    assert!(message("{\"key\":\"a\",\n\n\"rate\":-1}").ends_with("not -1 (line 3)"));
+    assert!(!message("{\"key\" x}").contains("line"));
+    let deep = format!("[{{\"key\":\"a\",\"limit\":{}{}}}]", "[".repeat(200), "]".repeat(200));
+    assert!(!message(&deep).contains("recursion") && !message(&deep).contains("column"), "{}", message(&deep));
+}

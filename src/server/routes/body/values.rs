@@ -1,9 +1,10 @@
 //! The values of a limit, in each of their forms.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::object::{Body, in_place, read_object, take_any};
 use super::scalars::{Flag, Length, Number, Text};
@@ -131,6 +132,54 @@ impl Values<'_> {
     }
 }
 
+/// The values of a limit, as a status tells them: among figures, which are read and left.
+#[derive(Debug, Default)]
+pub struct Told<'a>(pub Values<'a>);
+
+impl<'de> Body<'de> for Told<'de> {
+    const FIELDS: &'static str = Values::FIELDS;
+
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> std::result::Result<bool, A::Error> {
+        match name {
+            "windows" => {
+                let mut windows = self.0.windows.take().map(ToldWindows);
+                let taken = take_any(&mut windows, name, map);
+                self.0.windows = windows.map(|windows| windows.0);
+                taken
+            }
+            _ if FIGURES.contains(&name) => map.next_value::<IgnoredAny>().map(|_| true),
+            _ => self.0.field(name, map),
+        }
+    }
+}
+
+/// Fields of a status that are none of the limit's values.
+const FIGURES: &[&str] = &[
+    "name",
+    "per_millis",
+    "remaining",
+    "used",
+    "debt",
+    "reset_at",
+    "next_ms",
+    "oldest_at",
+    "previous",
+    "current",
+    "window_started_at",
+    "live",
+    "pattern",
+    "overflow",
+    "total_allowed",
+    "total_denied",
+    "total_allowed_cost",
+    "total_denied_cost",
+    "last_allowed_at",
+    "last_denied_at",
+    "last_reset_at",
+    "for_ms",
+    "holds",
+];
+
 /// The values of a limit in one field: text, an array of windows, or an object of fields.
 #[derive(Debug)]
 pub struct Brought(pub Limit);
@@ -147,7 +196,7 @@ impl<'de> Deserialize<'de> for Brought {
                 Limit::from_str(text).map(Brought).map_err(E::custom)
             }
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> std::result::Result<Self::Value, A::Error> {
-                read_windows(seq).map(Brought)
+                read_windows::<Listed, A>(seq).map(Brought)
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
                 let values: Values<'de> = read_object(map)?;
@@ -171,24 +220,45 @@ impl<'de> Deserialize<'de> for Windows {
                 write!(f, "an array of 1 to {MAX_WINDOWS} windows, such as [\"10/1s\",\"5000/day\"]")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> std::result::Result<Self::Value, A::Error> {
-                read_windows(seq).map(Windows)
+                read_windows::<Listed, A>(seq).map(Windows)
             }
         }
         deserializer.deserialize_any(WindowsVisitor)
     }
 }
 
-fn read_windows<'de, A: SeqAccess<'de>>(mut seq: A) -> std::result::Result<Limit, A::Error> {
+/// An array of windows, as a status tells them.
+struct ToldWindows(Windows);
+
+impl<'de> Deserialize<'de> for ToldWindows {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct ToldWindowsVisitor;
+        impl<'de> Visitor<'de> for ToldWindowsVisitor {
+            type Value = ToldWindows;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an array of 1 to {MAX_WINDOWS} windows, such as [\"10/1s\",\"5000/day\"]")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> std::result::Result<Self::Value, A::Error> {
+                read_windows::<ToldWindow, A>(seq).map(|limit| ToldWindows(Windows(limit)))
+            }
+        }
+        deserializer.deserialize_any(ToldWindowsVisitor)
+    }
+}
+
+fn read_windows<'de, W: Deserialize<'de> + Into<Window>, A: SeqAccess<'de>>(
+    mut seq: A,
+) -> std::result::Result<Limit, A::Error> {
     let mut windows = Vec::new();
     let mut count = 0_usize;
     loop {
         count += 1;
-        let next = seq.next_element();
+        let next = seq.next_element::<W>();
         let next = next.map_err(|error| A::Error::custom(in_place(&format!("item {count}"), &error.to_string())))?;
-        let Some(Listed(window)) = next else { break };
+        let Some(window) = next else { break };
         // More of them are only counted: they may be as many as fit into a body.
         if windows.len() <= MAX_WINDOWS {
-            windows.push(window);
+            windows.push(window.into());
         }
     }
     match count - 1 {
@@ -202,22 +272,70 @@ fn read_windows<'de, A: SeqAccess<'de>>(mut seq: A) -> std::result::Result<Limit
 /// One window of an array.
 struct Listed(Window);
 
+/// One window of an array in a status.
+struct ToldWindow(Window);
+
+impl From<Listed> for Window {
+    fn from(listed: Listed) -> Window {
+        listed.0
+    }
+}
+
+impl From<ToldWindow> for Window {
+    fn from(told: ToldWindow) -> Window {
+        told.0
+    }
+}
+
 impl<'de> Deserialize<'de> for Listed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct ListedVisitor;
-        impl<'de> Visitor<'de> for ListedVisitor {
-            type Value = Listed;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a window, \"RATE/PER\" or an object of its values")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
-                text.parse().map(Listed).map_err(E::custom)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
-                let values: OneWindow<'de> = read_object(map)?;
-                values.window().map(Listed).map_err(A::Error::custom)
-            }
+        deserializer.deserialize_any(WindowVisitor::<OneWindow<'de>>(PhantomData)).map(Listed)
+    }
+}
+
+impl<'de> Deserialize<'de> for ToldWindow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(WindowVisitor::<ToldFields<'de>>(PhantomData)).map(ToldWindow)
+    }
+}
+
+/// The fields of one window in a status.
+#[derive(Debug, Default)]
+struct ToldFields<'a>(OneWindow<'a>);
+
+impl<'de> Body<'de> for ToldFields<'de> {
+    const FIELDS: &'static str = OneWindow::FIELDS;
+
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> std::result::Result<bool, A::Error> {
+        match FIGURES.contains(&name) {
+            true => map.next_value::<IgnoredAny>().map(|_| true),
+            false => self.0.field(name, map),
         }
-        deserializer.deserialize_any(ListedVisitor)
+    }
+}
+
+impl<'a> From<ToldFields<'a>> for OneWindow<'a> {
+    fn from(told: ToldFields<'a>) -> OneWindow<'a> {
+        told.0
+    }
+}
+
+/// Reads a window from text, or from fields.
+struct WindowVisitor<B>(PhantomData<B>);
+
+impl<'de, B: Body<'de> + Into<OneWindow<'de>>> Visitor<'de> for WindowVisitor<B> {
+    type Value = Window;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a window, \"RATE/PER\" or an object of its values")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
+        let fields: B = read_object(map)?;
+        fields.into().window().map_err(A::Error::custom)
     }
 }

@@ -14,6 +14,7 @@ pub const DECISION_BYTES: usize = 320;
 pub fn check(call: &Call<'_>) -> Answer {
     let check: Check<'_> = body::parse(call.body)?;
     let item = check.item()?;
+    call.permit(item.key)?;
     let denied_status = denied_status(call)?;
     let reply = |decision: &Decision| {
         let mut out = Vec::with_capacity(DECISION_BYTES);
@@ -26,10 +27,10 @@ pub fn check(call: &Call<'_>) -> Answer {
         reply
     };
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.check_for(item, call.sources.non_blocking),
+        None => call.limiter()?.check_for(item, call.sources.non_blocking),
         Some(guard) => {
             let mut kept = |all: &AllDecision| all.results.first().map(|one| write(&reply(one))).unwrap_or_default();
-            let all = call.sources.limiter.check_all_once(&[item], guard, &mut kept, call.sources.non_blocking)?;
+            let all = call.limiter()?.check_all_once(&[item], guard, &mut kept, call.sources.non_blocking)?;
             let one = all.results.into_iter().next();
             one.ok_or_else(|| Error::new(Kind::Internal, "a check without a decision"))
         }
@@ -53,7 +54,7 @@ pub fn take(call: &Call<'_>) -> Answer {
     let key = call.key()?;
     let mut item = Item::new(&key).with_cost(cost);
     item.limit = limit.as_ref();
-    let decision = call.sources.limiter.check_for(item, call.sources.non_blocking)?;
+    let decision = call.limiter()?.check_for(item, call.sources.non_blocking)?;
     let (status, word, number, none) = match decision.allowed {
         true => (200, "ok", decision.remaining, "unlimited"),
         false => (429, "denied", decision.retry_after.map(millis_up), "never"),
@@ -70,6 +71,7 @@ pub fn take(call: &Call<'_>) -> Answer {
 pub fn check_all(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.items()?;
+    call.permit_items(&items)?;
     let denied_status = denied_status(call)?;
     let reply = |all: &AllDecision| {
         let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
@@ -81,10 +83,10 @@ pub fn check_all(call: &Call<'_>) -> Answer {
         reply.with_tightest(all.results.iter(), call.sources.legacy)
     };
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.check_all_for(&items, call.sources.non_blocking),
+        None => call.limiter()?.check_all_for(&items, call.sources.non_blocking),
         Some(guard) => {
             let mut kept = |all: &AllDecision| write(&reply(all));
-            call.sources.limiter.check_all_once(&items, guard, &mut kept, call.sources.non_blocking)
+            call.limiter()?.check_all_once(&items, guard, &mut kept, call.sources.non_blocking)
         }
     };
     once(call, ask, reply)
@@ -93,16 +95,17 @@ pub fn check_all(call: &Call<'_>) -> Answer {
 pub fn check_many(call: &Call<'_>) -> Answer {
     let items: Items<'_> = body::parse(call.body)?;
     let items = items.items()?;
+    call.permit_items(&items)?;
     let reply = |results: &[Result<Decision>]| {
         let mut out = Vec::with_capacity(items.len() * DECISION_BYTES);
         write_many(results, &items, &mut out);
         Reply::json(out).with_tightest(results.iter().flatten(), call.sources.legacy)
     };
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.check_many_for(&items, call.sources.non_blocking),
+        None => call.limiter()?.check_many_for(&items, call.sources.non_blocking),
         Some(guard) => {
             let mut kept = |results: &[Result<Decision>]| write(&reply(results));
-            call.sources.limiter.check_many_once(&items, guard, &mut kept, call.sources.non_blocking)
+            call.limiter()?.check_many_once(&items, guard, &mut kept, call.sources.non_blocking)
         }
     };
     once(call, ask, |results| reply(results))

@@ -6,6 +6,7 @@ use super::super::body::{self, Asked, Charge, Hold, Peek, Renew, Settle};
 use super::super::call::{Answer, Call};
 use super::checks::{DECISION_BYTES, denied_status};
 use super::once::{once, write};
+use crate::error::Result;
 use crate::limiter::{self, AllDecision, Guard, Status, write_hold, write_hold_of_one};
 
 /// Room for the id of a hold and its times, in bytes.
@@ -19,6 +20,7 @@ pub fn hold(call: &Call<'_>) -> Answer {
         Asked::One(item) => std::slice::from_ref(item),
         Asked::All(items) => items,
     };
+    call.permit_items(items)?;
     let reply = |all: &AllDecision, hold: Option<&limiter::Hold>| {
         let mut out = Vec::with_capacity(HOLD_BYTES + items.len() * DECISION_BYTES);
         match &asked {
@@ -32,10 +34,10 @@ pub fn hold(call: &Call<'_>) -> Answer {
         reply.with_tightest(all.results.iter(), call.sources.legacy)
     };
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.hold_all_for(items, ttl, call.sources.non_blocking),
+        None => call.limiter()?.hold_all_for(items, ttl, call.sources.non_blocking),
         Some(guard) => {
             let mut kept = |all: &AllDecision, hold: Option<&limiter::Hold>| write(&reply(all, hold));
-            call.sources.limiter.hold_all_once(items, ttl, guard, &mut kept, call.sources.non_blocking)
+            call.limiter()?.hold_all_once(items, ttl, guard, &mut kept, call.sources.non_blocking)
         }
     };
     once(call, ask, |held| reply(&held.all, held.hold.as_ref()))
@@ -45,7 +47,8 @@ pub fn settle(call: &Call<'_>) -> Answer {
     let body: Settle<'_> = body::parse(call.body)?;
     let costs = body.costs();
     let (hold, cost) = (body.hold()?, body.cost(costs.as_deref())?);
-    let settled = call.sources.limiter.settle_for(hold, cost, call.sources.non_blocking)?;
+    permit_hold(call, hold)?;
+    let settled = call.limiter()?.settle_for(hold, cost, call.sources.non_blocking)?;
     let mut out = Vec::new();
     settled.write_json(&mut out);
     Ok(Reply::json(out))
@@ -53,7 +56,9 @@ pub fn settle(call: &Call<'_>) -> Answer {
 
 pub fn renew(call: &Call<'_>) -> Answer {
     let body: Renew<'_> = body::parse(call.body)?;
-    let renewed = call.sources.limiter.renew_for(body.hold()?, body.ttl()?, call.sources.non_blocking)?;
+    let (hold, ttl) = (body.hold()?, body.ttl()?);
+    permit_hold(call, hold)?;
+    let renewed = call.limiter()?.renew_for(hold, ttl, call.sources.non_blocking)?;
     let mut out = Vec::new();
     renewed.write_json(&mut out);
     Ok(Reply::json(out))
@@ -64,12 +69,14 @@ pub fn peek(call: &Call<'_>) -> Answer {
     let mut out = Vec::new();
     match body.asked()? {
         Asked::One(item) => {
-            let decision = call.sources.limiter.peek(item)?;
+            call.permit(item.key)?;
+            let decision = call.limiter()?.peek(item)?;
             decision.write_json(item.key, &mut out);
             Ok(Reply::json(out).with_tightest(std::iter::once(&decision), call.sources.legacy))
         }
         Asked::All(items) => {
-            let all = call.sources.limiter.peek_all(&items)?;
+            call.permit_items(&items)?;
+            let all = call.limiter()?.peek_all(&items)?;
             all.write_json(&items, &mut out);
             Ok(Reply::json(out).with_tightest(all.results.iter(), call.sources.legacy))
         }
@@ -79,9 +86,10 @@ pub fn peek(call: &Call<'_>) -> Answer {
 pub fn charge(call: &Call<'_>) -> Answer {
     let body: Charge<'_> = body::parse(call.body)?;
     let item = body.item()?;
+    call.permit(item.key)?;
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.charge_for(item, call.sources.non_blocking),
-        Some(guard) => call.sources.limiter.charge_once(&item, guard, &mut kept, call.sources.non_blocking),
+        None => call.limiter()?.charge_for(item, call.sources.non_blocking),
+        Some(guard) => call.limiter()?.charge_once(&item, guard, &mut kept, call.sources.non_blocking),
     };
     once(call, ask, told)
 }
@@ -89,11 +97,20 @@ pub fn charge(call: &Call<'_>) -> Answer {
 pub fn refund(call: &Call<'_>) -> Answer {
     let body: Charge<'_> = body::parse(call.body)?;
     let item = body.item()?;
+    call.permit(item.key)?;
     let ask = |guard: Option<&Guard<'_>>| match guard {
-        None => call.sources.limiter.refund_for(item, call.sources.non_blocking),
-        Some(guard) => call.sources.limiter.refund_once(&item, guard, &mut kept, call.sources.non_blocking),
+        None => call.limiter()?.refund_for(item, call.sources.non_blocking),
+        Some(guard) => call.limiter()?.refund_once(&item, guard, &mut kept, call.sources.non_blocking),
     };
     once(call, ask, told)
+}
+
+/// Refuses a hold of keys that the token is not for.
+fn permit_hold(call: &Call<'_>, hold: &str) -> Result<()> {
+    match call.grant {
+        None => Ok(()),
+        Some(_) => call.limiter()?.each_key_of_hold(hold, call.sources.non_blocking, |key| call.permit(key)),
+    }
 }
 
 /// What is kept of it.

@@ -35,7 +35,7 @@ pub fn once<T>(
         key: half_digest(&[token.as_bytes(), key.as_bytes()]),
         request: half_digest(&[b"POST", call.target.as_bytes(), call.body]),
     };
-    match call.sources.limiter.once(once, call.sources.non_blocking)? {
+    match call.limiter()?.once(once, call.sources.non_blocking)? {
         Begin::Fresh(guard) => {
             let told = ask(Some(&guard))?;
             Ok(guard.kept().map_or_else(|| reply(&told), |kept| read(&kept)))

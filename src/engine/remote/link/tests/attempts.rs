@@ -223,8 +223,8 @@ fn counters_and_the_identity_are_shared() {
         let (mut one_link, mut other) = (store.link(), store.link());
         assert_eq!(one_link.add(&[(b"flint\x01a", 100), (b"flint\x01b", 1)], soon()), Ok(vec![100, 1]));
         assert_eq!(other.add(&[(b"flint\x01a", 100), (b"flint\x01b", -1)], soon()), Ok(vec![200, 0]));
-        let drawn = one_link.identity(b"flint\x01identity", soon()).unwrap();
-        assert_eq!(other.identity(b"flint\x01identity", soon()), Ok(drawn));
+        let drawn = one_link.identity(b"flint\x01identity", None, soon()).unwrap();
+        assert_eq!(other.identity(b"flint\x01identity", None, soon()), Ok(drawn));
         assert_ne!(drawn, [0; 16]);
         let facts = one_link.facts(soon()).unwrap().remove(0);
         let named = if software == Software::Redis { "redis" } else { "valkey" };

@@ -60,6 +60,12 @@ impl Value {
         usize::from(self.bytes[1]) == WRITERS
     }
 
+    /// One that a single link has written.
+    #[cfg(test)]
+    pub fn of(version: Version, record: &[u8]) -> Value {
+        Value { bytes: [&[RECORD, 1], &version.0[..], record].concat() }
+    }
+
     #[cfg(test)]
     pub(in super::super) fn is_by(&self, version: Version) -> bool {
         self.bytes[FIRST_WRITER..self.writers_end()].chunks(WRITER_BYTES).any(|writer| *writer == version.0)
