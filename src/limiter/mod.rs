@@ -10,9 +10,9 @@
 //! for another thread that does, or for memory of unbounded size. Records of one limit are therefore in the log in
 //! the order of their decisions.
 //!
-//! Each module may use only those after it in this list: `scratch`, `open`, `offline`, `list`, `holds`, `limits`, `check`,
-//! `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`, `registry`,
-//! `notes`, `json`, `answers`. Each room below has a list of its own.
+//! Each module may use only those after it in this list: `scratch`, `open`, `offline`, `list`, `holds`, `limits`,
+//! `check`, `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`,
+//! `registry`, `notes`, `json`, `answers`. Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;

@@ -23,9 +23,9 @@ pub use self::directory::Store;
 pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write_fully};
 pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
 pub use self::files::names::LOCK;
+pub use self::files::queue::{Queue, first_in_queue, wait_until_free};
 #[cfg(feature = "store")]
 pub use self::files::random::random;
-pub use self::files::queue::{Queue, first_in_queue, wait_until_free};
 pub use self::files::view::ReadOnlyView;
 pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;

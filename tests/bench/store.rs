@@ -57,7 +57,8 @@ fn node(url: &str, threads: usize, keys: usize, seconds: usize) {
         for thread in 0..threads {
             let (engine, counting, ended, checks, errors) = (&engine, &counting, &ended, &checks, &errors);
             scope.spawn(move || {
-                let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(thread as u64 + 1 + u64::from(std::process::id()));
+                let mut random =
+                    0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(thread as u64 + 1 + u64::from(std::process::id()));
                 while !ended.load(Ordering::Relaxed) {
                     random ^= random << 13;
                     random ^= random >> 7;
@@ -96,7 +97,8 @@ struct Redis {
 
 impl Redis {
     fn start(fsync: &str) -> Redis {
-        let dir = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap_or_else(|error| fail(&error.to_string()));
+        let dir = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR")))
+            .unwrap_or_else(|error| fail(&error.to_string()));
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let port = port.unwrap_or_else(|error| fail(&error.to_string())).port();
         let mut command = Command::new("redis-server");
@@ -201,7 +203,9 @@ fn compare() {
     let (rounds, seconds) = (number(&setting("ROUNDS", "3")).max(1), number(&setting("SECONDS_EACH", "3")).max(1));
     let (threads, nodes) = (numbers("THREADS", "32 128"), numbers("NODES", "1 2 4"));
     let fsync = setting("FSYNC", "always");
-    println!("checks per second, appendfsync {fsync}, medians of {rounds} rounds of {seconds} s; ratio to the bucket in Lua");
+    println!(
+        "checks per second, appendfsync {fsync}, medians of {rounds} rounds of {seconds} s; ratio to the bucket in Lua"
+    );
     for keys in [1, KEYS] {
         for threads in &threads {
             let mut bucket = Vec::new();

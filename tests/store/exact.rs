@@ -1,96 +1,15 @@
 //! What is told to be spent is what is spent, to the unit, and never more than the limit.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flint::engine::remote::{Remote, Settings};
-use flint::{Error, Kind, Limiter, Result, Status};
+use flint::{Error, Kind};
 
+use super::engines::{Told, ask, configure, open, status, stores, storm};
 use super::proxy::Proxy;
-use super::servers::{Server, Software};
-
-/// One server of each kind that is installed.
-fn stores() -> impl Iterator<Item = Server> {
-    [Software::Redis, Software::Valkey].into_iter().filter_map(|software| Server::start(software, &[]))
-}
-
-/// Runs an operation, and returns what it returned.
-fn ask<T: Send + 'static>(
-    engine: &Remote,
-    mut operation: impl FnMut(&Limiter) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let cell = Arc::new(Mutex::new(None));
-    let result = Arc::clone(&cell);
-    engine.run(Box::new(move |limiter| *result.lock().unwrap() = Some(operation(limiter))))?;
-    cell.lock().unwrap().take().unwrap()
-}
-
-fn status(engine: &Remote, key: &str) -> Status {
-    let key = key.to_owned();
-    ask(engine, move |limiter| limiter.status(&key)).unwrap().unwrap()
-}
-
-fn configure(engine: &Remote, key: &str, limit: &str) {
-    let (key, limit) = (key.to_owned(), limit.to_owned());
-    ask(engine, move |limiter| limiter.configure(&key, limit.parse()?)).unwrap();
-}
-
-fn open(url: &str, count: usize) -> Vec<Remote> {
-    (0..count).map(|_| Remote::open(Settings::new(url)).unwrap()).collect()
-}
-
-/// What checks were told.
-#[derive(Default)]
-struct Told {
-    allowed: AtomicU64,
-    denied: AtomicU64,
-    /// Not done.
-    unavailable: AtomicU64,
-    /// Nobody knows.
-    unknown: AtomicU64,
-    slowest_us: AtomicU64,
-}
-
-impl Told {
-    fn note(&self, decided: &Result<bool>, took: Duration) {
-        self.slowest_us.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
-        let count = match decided {
-            Ok(true) => &self.allowed,
-            Ok(false) => &self.denied,
-            Err(error) if error.kind() == Kind::StoreUnavailable => &self.unavailable,
-            Err(error) if error.kind() == Kind::OutcomeUnknown => &self.unknown,
-            Err(error) => panic!("{error}"),
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn load(&self) -> [u64; 4] {
-        [&self.allowed, &self.denied, &self.unavailable, &self.unknown].map(|count| count.load(Ordering::Relaxed))
-    }
-}
-
-/// Checks keys in turn from several threads of each engine, until `is_over`.
-fn storm(engines: &[Remote], threads: usize, keys: &[String], told: &[Told], is_over: &(dyn Fn() -> bool + Sync)) {
-    thread::scope(|scope| {
-        for (index, engine) in engines.iter().enumerate() {
-            for thread in 0..threads {
-                scope.spawn(move || {
-                    let mut place = index * 7919 + thread * 104_729;
-                    while !is_over() {
-                        place += 1;
-                        let number = place % keys.len();
-                        let key = keys[number].clone();
-                        let begun = Instant::now();
-                        let decided = ask(engine, move |limiter| Ok(limiter.check(&key, 1)?.allowed));
-                        told[number].note(&decided, begun.elapsed());
-                    }
-                });
-            }
-        }
-    });
-}
+use super::servers::Server;
 
 const ALGORITHMS: [&str; 6] = [
     "2000/365d",
@@ -132,7 +51,7 @@ fn many_keys_are_exact_too() {
         let over = || told.iter().all(|told| told.denied.load(Ordering::Relaxed) > 0);
         storm(&engines, 4, &keys, &told, &over);
         for (key, told) in keys.iter().zip(&told) {
-            let [allowed, denied, ..] = told.load();
+            let [_, denied, ..] = told.load();
             assert_eq!(told.load(), [3, denied, 0, 0], "{key}");
             assert_eq!(status(&engines[1], key).used, Some(3), "{key}");
         }

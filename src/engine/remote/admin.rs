@@ -4,8 +4,8 @@
 //! that were made. What the operations find is what counts: a key that was listed and is gone meanwhile is passed over.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::engine::Remote;
@@ -67,8 +67,8 @@ impl Remote {
         self.ask(move |limiter| limiter.configure_setting(&setting.setting()))
     }
 
-    /// Configures several limits, all or none of them. Returns for each whether it is new. In a Cluster they must share a
-    /// slot, or all be patterns.
+    /// Configures several limits, all or none of them. Returns for each whether it is new. In a Cluster they must share
+    /// a slot, or all be patterns.
     ///
     /// # Errors
     /// As [`Limiter::configure_all`] and [`Remote::run`].
@@ -159,16 +159,12 @@ impl Remote {
     pub fn reset_prefix(&self, prefix: &str) -> Result<u64> {
         validate_prefix(prefix)?;
         // All keys that share such a limit begin with the prefix.
-        let is_wanted = |overflow: &str| overflow[1..].split_once('*').is_some_and(|(begin, _)| begin.starts_with(prefix));
+        let is_wanted =
+            |overflow: &str| overflow[1..].split_once('*').is_some_and(|(begin, _)| begin.starts_with(prefix));
         self.reset_keys(prefix, is_wanted, None)
     }
 
-    fn reset_keys(
-        &self,
-        prefix: &str,
-        is_wanted: impl Fn(&str) -> bool,
-        pattern: Option<&str>,
-    ) -> Result<u64> {
+    fn reset_keys(&self, prefix: &str, is_wanted: impl Fn(&str) -> bool, pattern: Option<&str>) -> Result<u64> {
         let mut reader = self.source.reader();
         let mut reset = 0;
         reader.each_key(&[CONFIGURED, LIVE], prefix, |_, keys| {

@@ -1,11 +1,11 @@
 //! The patterns of a Cluster, as lanes for keys know them.
 //!
-//! All patterns are one record, in one slot. A check of a key that a pattern serves can't compare it in the same script,
-//! so each server reads it again every [`READ_EVERY`], and uses it for [`LEASE`] from the moment at which it began to read;
-//! after that it refuses keys that patterns may serve, with `store_unavailable`. What it decides by them is done by the store
-//! within [`IN_TIME`] or not at all. An edit of patterns is answered once [`LEASE`] and [`IN_TIME`] have passed since it was
-//! written: from then on nothing is spent by what was before. While it is under way some servers go by the new values and
-//! some by the old.
+//! All patterns are one record, in one slot. A check of a key that a pattern serves can't compare it in the same
+//! script, so each server reads it again every [`READ_EVERY`], and uses it for [`LEASE`] from the moment at which it
+//! began to read; after that it refuses keys that patterns may serve, with `store_unavailable`. What it decides by them
+//! is done by the store within [`IN_TIME`] or not at all. An edit of patterns is answered once [`LEASE`] and
+//! [`IN_TIME`] have passed since it was written: from then on nothing is spent by what was before. While it is under
+//! way some servers go by the new values and some by the old.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

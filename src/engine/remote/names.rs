@@ -139,7 +139,8 @@ pub fn live_prefix(live: Live) -> Vec<u8> {
 
 /// The counters of what was counted for a pattern: allowed, denied, allowed cost, denied cost.
 pub fn counters(pattern: u64) -> [Vec<u8>; 4] {
-    ["allowed", "denied", "allowed-cost", "denied-cost"].map(|what| format!("flint.counted:{pattern}:{what}").into_bytes())
+    ["allowed", "denied", "allowed-cost", "denied-cost"]
+        .map(|what| format!("flint.counted:{pattern}:{what}").into_bytes())
 }
 
 pub fn hex(bytes: &[u8]) -> String {

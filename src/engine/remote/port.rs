@@ -8,11 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::copies::reader::{NAMES_AT_ONCE, Reader, Source};
 use super::engine::{Settings, connect};
+use super::errors::told;
 use super::link::{Address, Attempt, Known, Mark, Outcome, Part, Write};
 use super::names;
-use super::reader::{NAMES_AT_ONCE, Reader, Source};
-use super::round::told;
 use crate::error::{Error, Kind, Result};
 use crate::limiter::scratch::{self, Name, Place, Saved};
 use crate::limiter::{Limiter, Options};
@@ -82,7 +82,6 @@ pub fn import(dir: &Path, settings: &Settings) -> Result<Moved> {
         let counters = [(names::NUMBERS, last_hold as i64)];
         link.add(&counters, Instant::now() + STEP).map_err(|error| told(&error, true))?;
     }
-    verify(&limiter, &source)?;
     Ok(moved)
 }
 
@@ -151,41 +150,33 @@ impl Import<'_> {
             match outcome.map_err(|error| told(&error, true))? {
                 Outcome::Won(_) => {}
                 Outcome::Lost(_) => {
-                    let what = format!("somebody has written {} meanwhile; remove what is there and import again", shown(name));
+                    let what = format!(
+                        "somebody has written {} meanwhile; remove what is there and import again",
+                        shown(name)
+                    );
                     return Err(Error::invalid(what));
                 }
             }
         }
         self.scratch.forget_all();
+        self.verify(&waiting)
+    }
+
+    /// Reads again what was written, and compares.
+    fn verify(&mut self, written: &[(Name, Saved, Place)]) -> Result<()> {
+        let names: Vec<Name> = written.iter().map(|(name, ..)| name.clone()).collect();
+        for ((name, saved, _), found) in written.iter().zip(self.reader.fetch(&names)?) {
+            if found.as_ref() != Some(&saved.record) {
+                let what = format!("the store has another {} than was written; is somebody using it?", shown(name));
+                return Err(Error::new(Kind::Corrupt, what));
+            }
+        }
         Ok(())
     }
 }
 
 fn shown(name: &Name) -> String {
     String::from_utf8_lossy(&names::key(name, None)).into_owned()
-}
-
-/// Reads all again, and compares.
-fn verify(limiter: &Limiter, source: &Source) -> Result<()> {
-    let mut reader = source.reader();
-    let mut waiting: Vec<(Name, Vec<u8>)> = Vec::new();
-    let mut compare = |waiting: &mut Vec<(Name, Vec<u8>)>| {
-        let names: Vec<Name> = waiting.iter().map(|(name, _)| name.clone()).collect();
-        for ((name, record), found) in std::mem::take(waiting).iter().zip(reader.fetch(&names)?) {
-            if found.as_ref() != Some(record) {
-                let what = format!("the store has another {} than was written; is somebody using it?", shown(name));
-                return Err(Error::new(Kind::Corrupt, what));
-            }
-        }
-        Ok(())
-    };
-    scratch::read_records(limiter, &mut |name, saved| {
-        if !(source.store.is_cluster() && matches!(name, Name::Answer(_))) {
-            waiting.push((name, saved.record));
-        }
-        if waiting.len() >= NAMES_AT_ONCE { compare(&mut waiting) } else { Ok(()) }
-    })?;
-    compare(&mut waiting)
 }
 
 /// Moves all that is in a store into a data directory that is not there yet, or empty. The store stays as it is.
@@ -199,7 +190,8 @@ pub fn export(settings: &Settings, dir: &Path) -> Result<Moved> {
         return Err(Error::invalid(what));
     }
     let source = connect(settings, None)?;
-    let mut records = Records { reader: source.reader(), lists: Vec::new(), after: None, ready: Vec::new(), moved: Moved::default() };
+    let mut records =
+        Records { reader: source.reader(), lists: Vec::new(), after: None, ready: Vec::new(), moved: Moved::default() };
     records.reader.load_patterns()?;
     records.moved.patterns = records.reader.patterns().len() as u64;
     records.lists = names::LISTS_OF_RECORDS.to_vec();
@@ -208,6 +200,10 @@ pub fn export(settings: &Settings, dir: &Path) -> Result<Moved> {
         records.lists.retain(|lists| !lists.contains(&names::ANSWERS));
     }
     records.stock(vec![Name::Patterns])?;
+    // The totals of patterns are kept apart from their record.
+    if let Some((_, record)) = records.ready.first_mut() {
+        *record = scratch::with_counted(record, &records.reader.counted()?)?;
+    }
     scratch::write_directory(dir, &settings.clock, &source.identity, &mut records)?;
     Ok(records.moved)
 }

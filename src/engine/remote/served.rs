@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::copies::listing::{Listing, top};
 use super::engine::Remote;
+use super::errors::told;
 use super::link::Facts;
-use super::listing::{Listing, top};
 use super::names::{CONFIGURED, HOLDS, LIVE, OVERFLOWS};
-use super::round::told;
 use crate::engine::interface::{Done, Engine, Operation, Parts};
 use crate::engine::report::{EngineReport, StoreReport};
 use crate::error::{Error, Kind, Result};
@@ -159,7 +159,8 @@ impl Remote {
 /// Adds what a server of the store says of itself.
 fn describe(facts: &Facts, report: &mut StoreReport) {
     let server = &facts.server;
-    let mut add = |name, value: Option<String>| report.facts.extend(value.map(|value| (name, format!("{server}: {value}"))));
+    let mut add =
+        |name, value: Option<String>| report.facts.extend(value.map(|value| (name, format!("{server}: {value}"))));
     add("software", facts.software.as_ref().map(|(name, version)| format!("{name} {version}")));
     add("replicas", facts.replicas.map(|count| count.to_string()));
     add("used_memory", facts.used_memory.map(|bytes| bytes.to_string()));

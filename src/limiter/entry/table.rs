@@ -60,7 +60,8 @@ impl Table {
         (place.map(|place| chunks.at_mut(place)), counts)
     }
 
-    /// Where the entry of `key` is. Each look at a key that may decide anything comes through here or [`Table::get_id`].
+    /// Where the entry of `key` is. Each look at a key that may decide anything comes through here or
+    /// [`Table::get_id`].
     #[inline]
     fn find(&mut self, hash: u64, key: &str) -> Option<u32> {
         let Table { places, chunks, .. } = self;

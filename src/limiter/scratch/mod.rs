@@ -17,7 +17,8 @@
 //! Denials are counted at once and written with the next change of their key, or when the owner has
 //! [`Scratch::unsaved_denials`] written as a group of their own.
 //!
-//! Each module may use only those after it in this list: `directory`, `place`, `lane`, `load`, `save`, `state`, `record`.
+//! Each module may use only those after it in this list: `directory`, `place`, `lane`, `load`, `save`, `state`,
+//! `record`.
 
 mod directory;
 mod lane;

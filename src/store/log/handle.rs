@@ -59,8 +59,8 @@ impl Log {
         })
     }
 
-    /// A log that keeps nothing: it has room for all, hands each record to `taker`, and completes at once what waits for
-    /// it. It has no thread and no file.
+    /// A log that keeps nothing: it has room for all, hands each record to `taker`, and completes at once what waits
+    /// for it. It has no thread and no file.
     #[cfg(feature = "store")]
     pub fn sink(taker: Taker) -> Log {
         let (queue, _) = unbounded();

@@ -34,12 +34,7 @@ impl Link {
     }
 
     /// The 16 random bytes that the store keeps under `key`: those of whoever asks first, `own` or drawn.
-    pub fn identity(
-        &mut self,
-        key: &[u8],
-        own: Option<&[u8; 16]>,
-        deadline: Instant,
-    ) -> Result<[u8; 16], LinkError> {
+    pub fn identity(&mut self, key: &[u8], own: Option<&[u8; 16]>, deadline: Instant) -> Result<[u8; 16], LinkError> {
         let drawn: [u8; 16] = crate::store::random().map_err(|error| {
             LinkError::new(ErrorKind::Refused, format!("the operating system has no random numbers: {error}"))
         })?;
@@ -109,10 +104,13 @@ impl Link {
             let (least, most) = range(prefix, None);
             for slot in &slots {
                 let key = self.list_key(*list, *slot);
-                requests.push((*slot, match prefix.is_empty() {
-                    true => vec![b"ZCARD".to_vec(), key],
-                    false => vec![b"ZLEXCOUNT".to_vec(), key, least.clone(), most.clone()],
-                }));
+                requests.push((
+                    *slot,
+                    match prefix.is_empty() {
+                        true => vec![b"ZCARD".to_vec(), key],
+                        false => vec![b"ZLEXCOUNT".to_vec(), key, least.clone(), most.clone()],
+                    },
+                ));
             }
         }
         let replies = self.ask_all(&requests, false, deadline)?;
@@ -123,7 +121,8 @@ impl Link {
         replies.chunks(slots.len()).map(sum).collect()
     }
 
-    /// Takes members off a list whose key the store has no more. Each is `(member, key)`; those whose key is there stay.
+    /// Takes members off a list whose key the store has no more. Each is `(member, key)`; those whose key is there
+    /// stay.
     pub fn prune(&mut self, list: u8, gone: &[(&[u8], &[u8])], deadline: Instant) -> Result<(), LinkError> {
         let script = self.scripts.prune.clone();
         let request = |(member, key): &(&[u8], &[u8])| {

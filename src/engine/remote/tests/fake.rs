@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use super::super::lanes::wire::Wire;
 use super::super::link::{Attempt, ErrorKind, Found, Known, LinkError, Outcome, Value, Version, Write};
-use super::super::wire::Wire;
 
 /// What becomes of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,9 +88,9 @@ impl Wire for Fake {
         let mut shelf = self.shelf();
         shelf.exchanges += 1;
         let keys: Vec<&[u8]> = attempts.iter().flat_map(|attempt| attempt.parts.iter().map(|part| part.key)).collect();
-        let written = attempts.iter().flat_map(|attempt| {
-            attempt.parts.iter().filter(|part| part.write != Write::Keep).map(|part| part.key)
-        });
+        let written = attempts
+            .iter()
+            .flat_map(|attempt| attempt.parts.iter().filter(|part| part.write != Write::Keep).map(|part| part.key));
         for key in written {
             assert_eq!(keys.iter().filter(|other| **other == key).count(), 1, "attempts share what one changes");
         }

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::super::lanes::job::{Answer, Job};
+use super::super::lanes::state::{Mode, Round};
 use super::super::names;
-use super::super::round::{Answer, Job, Mode, Round};
 use super::fake::{Fake, Fault};
 use crate::clock::Clock;
 use crate::engine::interface::Operation;

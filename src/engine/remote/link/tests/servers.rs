@@ -318,6 +318,7 @@ impl Cluster {
             Server::start(software, &[&own, settings].concat()).map(|server| (server, bus))
         };
         let begun: Vec<(Server, String)> = (0..3 * (replicas + 1)).map(node).collect::<Option<_>>()?;
+        // Only before they know each other.
         for (at, (node, _)) in begun.iter().enumerate() {
             node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
         }

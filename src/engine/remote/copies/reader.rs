@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::link::{Attempt, Found, Link, Outcome};
-use super::names;
-use super::round::told;
+use super::super::errors::told;
+use super::super::link::{Attempt, Found, Link, LinkError, Outcome, Store};
+use super::super::names;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::limiter::Limiter;
@@ -21,7 +21,7 @@ const COUNTS_AT_ONCE: usize = 256;
 /// What is needed to make a reader.
 #[derive(Clone)]
 pub struct Source {
-    pub store: super::link::Store,
+    pub store: Store,
     pub clock: Clock,
     pub identity: [u8; 16],
     pub max_keys: u64,
@@ -65,23 +65,42 @@ impl Reader {
         self.scratch.patterns()
     }
 
+    /// What was counted for the patterns that were copied, since their record was written.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub fn counted(&mut self) -> Result<Vec<(u64, [u64; 4])>> {
+        let mut all = Vec::new();
+        for patterns in self.scratch.patterns().chunks(COUNTS_AT_ONCE) {
+            let keys: Vec<[Vec<u8>; 4]> = patterns.iter().map(|(id, _)| names::counters(*id)).collect();
+            let counters: Vec<(&[u8], i64)> = keys.iter().flatten().map(|key| (key.as_slice(), 0)).collect();
+            let deadline = self.deadline();
+            let counted = self.link.add(&counters, deadline).map_err(|error| told(&error, false))?;
+            for ((id, _), counted) in patterns.iter().zip(counted.chunks_exact(4)) {
+                let count = |index: usize| counted[index].max(0) as u64;
+                all.push((*id, [count(0), count(1), count(2), count(3)]));
+            }
+        }
+        Ok(all)
+    }
+
     /// Copies the patterns, how many keys live by each, and what was counted for each.
     ///
     /// # Errors
     /// `store_unavailable`, `corrupt`, `unsupported`.
     pub fn load_patterns(&mut self) -> Result<()> {
         self.load(&[Name::Patterns])?;
-        let patterns = self.scratch.patterns();
-        for patterns in patterns.chunks(COUNTS_AT_ONCE) {
+        for (id, counted) in self.counted()? {
+            self.scratch.set_counted(id, counted);
+        }
+        if self.source.store.is_cluster() {
+            // A list has a part in each slot: how many keys live by each pattern is not counted.
+            return Ok(());
+        }
+        for patterns in self.scratch.patterns().chunks(COUNTS_AT_ONCE) {
             let deadline = self.deadline();
-            let keys: Vec<[Vec<u8>; 4]> = patterns.iter().map(|(id, _)| names::counters(*id)).collect();
-            let counters: Vec<(&[u8], i64)> = keys.iter().flatten().map(|key| (key.as_slice(), 0)).collect();
-            let counted = self.link.add(&counters, deadline).map_err(|error| told(&error, false))?;
-            for ((id, _), counted) in patterns.iter().zip(counted.chunks_exact(4)) {
-                let count = |index: usize| counted[index].max(0) as u64;
-                self.scratch.set_counted(*id, [count(0), count(1), count(2), count(3)]);
-            }
-            let prefixes: Vec<Vec<u8>> = patterns.iter().map(|(id, _)| names::live_prefix(Live::Pattern(*id))).collect();
+            let prefixes: Vec<Vec<u8>> =
+                patterns.iter().map(|(id, _)| names::live_prefix(Live::Pattern(*id))).collect();
             let lists: Vec<(u8, &[u8])> = prefixes.iter().map(|prefix| (names::LIVE_BY, prefix.as_slice())).collect();
             let live = self.link.counts(&lists, deadline).map_err(|error| told(&error, false))?;
             for ((id, _), live) in patterns.iter().zip(live) {
@@ -136,7 +155,7 @@ impl Reader {
         &mut self,
         attempts: &[Attempt<'_>],
         time: Duration,
-    ) -> Vec<std::result::Result<Outcome, super::link::LinkError>> {
+    ) -> Vec<std::result::Result<Outcome, LinkError>> {
         self.link.exchange(attempts, Instant::now() + time)
     }
 
@@ -157,7 +176,8 @@ impl Reader {
     /// `store_unavailable`.
     pub fn names(&mut self, list: u8, prefix: &[u8], after: Option<&[u8]>) -> Result<(Vec<String>, bool)> {
         let deadline = self.deadline();
-        let names = self.link.names(list, prefix, after, NAMES_AT_ONCE, deadline).map_err(|error| told(&error, false))?;
+        let names =
+            self.link.names(list, prefix, after, NAMES_AT_ONCE, deadline).map_err(|error| told(&error, false))?;
         let ended = names.len() < NAMES_AT_ONCE;
         Ok((names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect(), ended))
     }

@@ -6,15 +6,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
-use super::names;
-use super::round::{Answer, Job, Round, closed, told as told_error};
+use super::super::errors::{closed, told as told_error};
+use super::super::names;
+use super::job::{Answer, Job};
+use super::state::Round;
 use super::wire::Wire;
 use crate::engine::interface::{Done, Operation};
 use crate::error::{Error, Kind, Result};
@@ -136,8 +138,15 @@ pub fn start<W: Wire + 'static>(
     timeout: Duration,
 ) -> Result<(Inbox, thread::JoinHandle<()>)> {
     let (sender, inbox) = bounded(MAX_WAITING);
-    let lane =
-        Lane { round, inbox, figures: Arc::clone(figures), timeout, told: Instant::now(), random: seed(index), live: HashMap::new() };
+    let lane = Lane {
+        round,
+        inbox,
+        figures: Arc::clone(figures),
+        timeout,
+        told: Instant::now(),
+        random: seed(index),
+        live: HashMap::new(),
+    };
     let handle = thread::Builder::new()
         .name(format!("flint-lane-{index}"))
         .spawn(move || lane.run())
@@ -309,7 +318,12 @@ impl<W: Wire> Lane<W> {
         let done = told.chunks(MAX_ASKED).fold(Ok(()), |done, told| self.tell_counted(told, deadline).and(done));
         let mut asked: Vec<Live> = self.round.tally.births.keys().copied().collect();
         if patterns.len() <= MAX_ASKED {
-            asked.extend(patterns.iter().map(|(id, _)| Live::Pattern(*id)).filter(|live| !self.round.tally.births.contains_key(live)));
+            asked.extend(
+                patterns
+                    .iter()
+                    .map(|(id, _)| Live::Pattern(*id))
+                    .filter(|live| !self.round.tally.births.contains_key(live)),
+            );
         }
         self.ask(&asked);
         self.round.bound(MAX_LOADED);
@@ -321,7 +335,9 @@ impl<W: Wire> Lane<W> {
         let counters: Vec<(&[u8], i64)> = keys
             .iter()
             .zip(told)
-            .flat_map(|(keys, (_, counted))| keys.iter().map(Vec::as_slice).zip(counted.iter().map(|count| *count as i64)))
+            .flat_map(|(keys, (_, counted))| {
+                keys.iter().map(Vec::as_slice).zip(counted.iter().map(|count| *count as i64))
+            })
             .collect();
         match self.round.wire.add(&counters, deadline) {
             Ok(totals) => {

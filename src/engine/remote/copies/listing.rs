@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::names::{self, CONFIGURED, LIVE, LIVE_BY};
+use super::super::names::{self, CONFIGURED, LIVE, LIVE_BY};
 use super::reader::{Reader, Source};
 use crate::error::{Error, Result};
 use crate::limiter::scratch::{Live, Name};

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use super::names;
+use super::super::names;
 use crate::engine::interface::Operation;
 use crate::limiter::scratch::{Name, Scratch};
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::link::{Attempt, Found, Link, LinkError, Outcome};
+use super::super::link::{Attempt, Found, Link, LinkError, Outcome};
 
 /// A store as a lane sees it.
 pub trait Wire: Send {
