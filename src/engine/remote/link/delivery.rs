@@ -17,7 +17,7 @@ use super::error::{LinkError, Verdict, demoted, verdict};
 use super::places::directory::Directory;
 use super::places::map::Map;
 use super::places::place::Place;
-use super::replicas::{TooFew, Wait};
+use super::places::replicas::{TooFew, Wait};
 use super::wire::pack;
 use crate::bounds::{STORE_ASK_MS, STORE_REPLICAS_MS, STORE_TIMEOUT_MS};
 

@@ -6,10 +6,11 @@ use std::time::Instant;
 use super::delivery::{Carrier, Failure, Parcel};
 use super::error::{ErrorKind, LinkError};
 use super::places::directory::Directory;
-use super::wire::attempt::{Attempt, Found, Mark, Outcome, Version, Write};
+use super::wire::attempt::{Attempt, Found, Mark, Outcome, Write};
 use super::wire::pack;
 use super::wire::script::{self, Packing, Said, Scripts, Seen};
 use super::wire::slots::{slot_of, tag_of};
+use super::wire::value::Version;
 use crate::clock::Micros;
 
 /// A connection to each master that was needed, for one lane.

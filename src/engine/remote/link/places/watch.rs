@@ -10,12 +10,12 @@ use redis::Value as Reply;
 use super::super::address::{Endpoint, Topology};
 use super::super::connection::{Connection, Role};
 use super::super::error::{LinkError, demoted};
-use super::super::replicas;
 use super::super::wire::{pack, reply, slots};
 use super::cluster::Nodes;
 use super::directory::Directory;
 use super::map::Map;
 use super::place::Place;
+use super::replicas;
 use super::sentinel::Sentinels;
 use crate::bounds::{STORE_ASK_MS, STORE_PROBE_MS, STORE_WATCH_MS};
 

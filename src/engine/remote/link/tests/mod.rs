@@ -8,6 +8,8 @@ mod failover;
 mod failures;
 mod load;
 mod slots;
+#[cfg(feature = "store-tls")]
+mod tls;
 
 use std::time::{Duration, Instant};
 

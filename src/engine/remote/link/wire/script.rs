@@ -8,8 +8,11 @@
 //! | 1 | the attempt's version, 16 bytes |
 //! | 2 | the last second, since 1970 by the store's clock, in which it may be done |
 //! | 3 | number *n* of parts; `KEYS[1]` to `KEYS[n]` are theirs |
-//! | 3 for each part | the version that is known, or nothing for absent; `` keeps, `d` removes, `p` puts, `p123` puts until millisecond 123; the record |
+//! | 3 for each part | the version that is known, nothing for absent; the verb; the record |
 //! | 1 for each mark | `+member` or `-member`; `KEYS[n + j]` is the list of mark *j* |
+//!
+//! The verb is nothing to keep the part as it is, `d` to remove it, `p` to put it, `p123` to put it until millisecond
+//! 123.
 //!
 //! The reply is the store's time, `seconds.microseconds`, if the attempt is done; else an array of that time and, for
 //! each part, 1 where it is as known, nothing where it is absent, else its value.
@@ -18,8 +21,8 @@ use std::ops::Range;
 
 use redis::Value as Reply;
 
-use super::attempt::{Attempt, Found, Known, Mark, Version, Write};
-use super::value::Value;
+use super::attempt::{Attempt, Found, Known, Mark, Write};
+use super::value::{Value, Version};
 use super::{pack, reply};
 use crate::bounds::STORE_KEEPS_MS;
 use crate::clock::Micros;
@@ -27,8 +30,8 @@ use crate::clock::Micros;
 /// Compares and sets. What changes the index comes first: where that fails, because a foreign key has the list's name,
 /// nothing is written yet.
 ///
-/// An attempt that was done before, and whose reply was lost, writes a key of its own once more as it is: else `WAIT` on
-/// this connection would wait for nothing. Where memory is full, what is removed leaves nothing in its place.
+/// An attempt that was done before, and whose reply was lost, writes a key of its own once more as it is: else `WAIT`
+/// on this connection would wait for nothing. Where memory is full, what is removed leaves nothing in its place.
 const EXCHANGE: &str = r"
 local new, last, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local link, now = string.sub(new, 1, 8), redis.call('TIME')

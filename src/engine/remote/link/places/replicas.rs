@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use redis::Value as Reply;
 
-use super::connection::Connection;
-use super::error::LinkError;
-use super::places::place::Place;
-use super::wire::{pack, reply};
+use super::super::connection::Connection;
+use super::super::error::{ErrorKind, LinkError};
+use super::super::wire::{pack, reply};
+use super::place::Place;
 
 /// What is asked after writes: `WAIT`, and `WAITAOF` in the same pipeline where the server may have it. The two
 /// together are quicker than `WAITAOF` by itself, which on an idle link waits for the replica's next report.
@@ -75,7 +75,7 @@ impl Wait {
         let disk = if few.in_memory { " on its disk (appendonly on the replicas too?)" } else { "" };
         let confirmed = few.confirmed;
         let now = LinkError::new(
-            super::error::ErrorKind::TooFewReplicas,
+            ErrorKind::TooFewReplicas,
             format!(
                 "it is written on the store {server}, but only {confirmed} of {wanted} replicas confirmed it{disk} within \
                  {waited} ms: it may be lost with that server, and what is sent again counts again"
