@@ -201,7 +201,7 @@ impl Carrier {
         }
         if replicas > 0 && run.members.iter().any(|at| parcels[*at].writes) {
             let left = until.saturating_duration_since(Instant::now());
-            let patience = Duration::from_millis(STORE_REPLICAS_MS).min(left / 2);
+            let patience = Duration::from_millis(STORE_REPLICAS_MS).min(left * 4 / 5);
             let wait = Wait::new(replicas, patience, &run.place);
             wait.pack(out);
             run.wait = Some(wait);
