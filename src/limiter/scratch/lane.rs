@@ -18,7 +18,7 @@ use crate::limiter::registry::PATTERN_MARK;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looked {
     /// Looked at, and not loaded: what was decided means nothing, and everything is as it was before. The patterns come
-    /// first, which are to be loaded first. All of them are touched too.
+    /// first, which are to be loaded first.
     pub missing: Vec<Name>,
     /// All that could have made a difference to what was decided, each once, in no order.
     pub touched: Vec<Name>,
@@ -149,6 +149,11 @@ impl Scratch {
         };
         let is_missing = |name: &&Name| !self.is_loaded(name) && !is_new(name);
         looked.missing = looked.touched.iter().filter(is_missing).cloned().collect();
+        // No key can be loaded without them.
+        let needs_patterns = !self.patterns && looked.missing.iter().any(|name| matches!(name, Name::Key(_)));
+        if needs_patterns && !looked.missing.contains(&Name::Patterns) {
+            looked.missing.push(Name::Patterns);
+        }
         looked.missing.sort_by_key(|name| *name != Name::Patterns);
         if !looked.is_complete() {
             self.undo(notebook);

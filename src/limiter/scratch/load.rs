@@ -82,9 +82,7 @@ impl Scratch {
         if let Some(mut entry) = entry {
             entry.set_held_until(record.held_until);
             match self.unsaved.get(key) {
-                Some(unsaved) if unsaved.id == entry.id() && unsaved.allowed <= entry.totals().allowed => {
-                    add_denials(&mut entry, unsaved);
-                }
+                Some(unsaved) if is_of(unsaved, &entry) => add_denials(&mut entry, unsaved),
                 // They were of another key of this name, or of one that has forgotten them.
                 Some(_) => drop(self.unsaved.remove(key)),
                 None => {}
@@ -347,6 +345,14 @@ fn take_out(core: &Core, table: &mut Table, hash: u64, key: &str, counts_out: bo
         }
         table.remove(hash, key, |key| core.hash(key));
     }
+}
+
+/// Whether denials are of this entry, which has not forgotten all meanwhile as far as that can be seen: a key that
+/// comes and goes does so when it is spent of and nothing counted before.
+fn is_of(unsaved: &Unsaved, entry: &Entry) -> bool {
+    let allowed = entry.totals().allowed;
+    let forgets = entry.source() != Source::Exact && (allowed < unsaved.allowed || unsaved.allowed == 0 && allowed > 0);
+    unsaved.id == entry.id() && !forgets
 }
 
 fn add_denials(entry: &mut Entry, unsaved: &Unsaved) {

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::{Clock, Micros};
 use crate::error::Result;
-use crate::limit::{Limit, matches};
+use crate::limit::Limit;
 use crate::limiter::tests::{START, options};
 use crate::limiter::{Begin, Hold};
-use crate::limiter::{Cost, Decision, HoldDecision, Item, Limiter, Once, OpenHold, Setting, Settled, Status};
+use crate::limiter::{Cost, Decision, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status};
 use std::time::Duration;
 
 const KEYS: &[&str] = &["user:1", "user:12", "user:x", "org", "ip:1", "ip:2", "user:*", "user:1*", "*", "ip:*"];
@@ -186,7 +186,10 @@ impl Asker {
             }
             Op::Settle(hold, cost) => {
                 let cost = cost.map_or(Cost::AsHeld, Cost::Units);
-                told::<Settled>(limiter.settle(&id(&self.holds, *hold), cost))
+                // What is told of a key of which nothing counts depends on whether it was swept.
+                let bare = |item: SettledItem| (item.key, item.held, item.cost, item.debt);
+                let settled = limiter.settle(&id(&self.holds, *hold), cost);
+                told(settled.map(|settled| (settled.late, settled.results.into_iter().map(bare).collect::<Vec<_>>())))
             }
             Op::Renew(hold, ttl) => {
                 let renewed = limiter.renew(&id(&self.holds, *hold), ttl.map(Duration::from_secs));
@@ -250,6 +253,10 @@ fn told<T: std::fmt::Debug>(result: Result<T>) -> String {
 /// A status without what may lag, and without ids.
 fn seen(mut status: Status) -> Status {
     (status.totals.denied, status.totals.denied_cost, status.last_denied_at) = (0, 0, None);
+    if status.max_keys.is_some() {
+        // What the keys of a pattern have counted is told once their group is written.
+        status.totals = crate::limiter::Totals::default();
+    }
     with_denials(status)
 }
 
@@ -289,6 +296,8 @@ impl Records {
 struct Lane {
     scratch: Scratch,
     known: HashMap<Name, Option<u64>>,
+    /// The versions that the operations of a group saw.
+    seen: HashMap<Name, Option<u64>>,
     asker: Asker,
     clock: Clock,
 }
@@ -296,7 +305,7 @@ struct Lane {
 impl Lane {
     fn new(clock: &Clock) -> Lane {
         let scratch = Scratch::new(clock.clone(), &IDENTITY, 1_000_000, 1_000_000);
-        Lane { scratch, known: HashMap::new(), asker: Asker::default(), clock: clock.clone() }
+        Lane { scratch, known: HashMap::new(), seen: HashMap::new(), asker: Asker::default(), clock: clock.clone() }
     }
 
     fn load(&mut self, records: &mut Records, name: &Name) {
@@ -310,11 +319,13 @@ impl Lane {
 
     /// Runs operations until nothing is missing. What one that is not complete did is put back.
     fn decide(&mut self, records: &mut Records, holds: &[String], ops: &[Op]) -> (Vec<String>, Looked, Vec<String>) {
+        self.seen.clear();
         let mut group = Looked::default();
         let mut answers = Vec::new();
         self.asker.holds = holds.to_vec();
         for op in ops {
             let before = self.asker.clone();
+            let mut tries = 0;
             loop {
                 for (id, totals) in &records.counted {
                     self.scratch.set_counted(*id, *totals);
@@ -323,10 +334,17 @@ impl Lane {
                 let answer = self.asker.ask(self.scratch.limiter(), op);
                 let looked = self.scratch.end();
                 if looked.is_complete() {
+                    // What is loaded anew for a later operation of the group was not what this one saw.
+                    for name in &looked.touched {
+                        let known = self.known.get(name).copied().flatten();
+                        self.seen.entry(name.clone()).or_insert(known);
+                    }
                     group.join(looked);
                     answers.push(answer);
                     break;
                 }
+                tries += 1;
+                assert!(tries < 10, "{op:?} is never complete: {looked:?}");
                 self.asker = before.clone();
                 for name in &looked.missing {
                     self.load(records, name);
@@ -353,7 +371,7 @@ impl Lane {
         let saved: Vec<(Name, Option<Saved>)> =
             group.changed.iter().map(|name| (name.clone(), self.scratch.save(name).unwrap())).collect();
         let is_known = |name: &Name| {
-            let known = self.known.get(name).copied().flatten();
+            let known = self.seen.get(name).or_else(|| self.known.get(name)).copied().flatten();
             known == records.get(name, now).map(|(version, _)| version)
         };
         let mut names = group.touched.iter();
@@ -448,6 +466,7 @@ impl World {
 
     fn write_again(&mut self, lane: usize, name: Name) -> Tested {
         let lane = &mut self.lanes[lane];
+        lane.seen.clear();
         for _ in 0..3 {
             if !lane.scratch.is_loaded(&name) {
                 lane.load(&mut self.records, &name);
@@ -470,9 +489,12 @@ impl World {
             prop_assert_eq!(self.lanes[lane].scratch.unsaved_denials(), Vec::new());
         }
         for key in KEYS {
-            let expected = self.local.status(key).unwrap().map(with_denials);
+            // What forgets its totals forgets those that were told of late at another time.
+            let is_kept = |status: &Status| status.source == Origin::Exact && status.lasting.is_none();
+            let told = |status: Status| if is_kept(&status) { with_denials(status) } else { seen(status) };
+            let expected = self.local.status(key).unwrap().map(told);
             for lane in 0..LANES {
-                let found = self.look(lane, key)?.map(with_denials);
+                let found = self.look(lane, key)?.map(told);
                 prop_assert_eq!(&found, &expected, "lane {} {}", lane, key);
             }
         }
@@ -482,6 +504,7 @@ impl World {
     /// How a key stands, by a lane.
     fn look(&mut self, lane: usize, key: &str) -> std::result::Result<Option<Status>, TestCaseError> {
         let lane = &mut self.lanes[lane];
+        lane.seen.clear();
         for _ in 0..8 {
             for (id, totals) in &self.records.counted {
                 lane.scratch.set_counted(*id, *totals);
@@ -527,7 +550,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     #[test]
     fn scratch_limiters_in_turn_answer_as_one_limiter(steps in steps(), vanishes in any::<bool>()) {
