@@ -16,5 +16,5 @@ mod status;
 
 pub use self::group::Applied;
 #[cfg(feature = "store")]
-pub use self::remove::{Led, led};
+pub use self::remove::led;
 pub use self::setting::Setting;

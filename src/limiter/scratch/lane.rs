@@ -252,7 +252,7 @@ impl Scratch {
                 let removed =
                     notebook.noted.removed.iter().find(|(id, _)| before.is_some_and(|entry| entry.id() == *id));
                 if let (Some((id, at)), Some(text)) = (removed, before.and_then(Entry::pattern_text)) {
-                    let removed = Removed { at: *at, id: *id, text: text.into() };
+                    let removed = Removed { at: *at, id: *id, last_id: self.notes.last_pattern(), text: text.into() };
                     self.note_removed(removed);
                 }
                 continue;

@@ -7,7 +7,7 @@
 //! | of | format byte 1, made n, and |
 //! |----|----------------------------|
 //! | a key | removals n, entry list(entry), held-until n, open list(until n, hold n, slots n, at n) |
-//! | the patterns | last-id n, removals n, removed list(at n, id n, text text), patterns list(entry) |
+//! | the patterns | last-id n, removals n, removed list(at n, id n, last-id n, text text), patterns list(entry) |
 //! | a hold | hold, places list(text) |
 //! | an answer | answer |
 //!
@@ -64,6 +64,8 @@ pub struct KeyRecord<'a> {
 pub struct Removed {
     pub at: Micros,
     pub id: u64,
+    /// Id of the last pattern that had been configured by then: later ones have served nothing before.
+    pub last_id: u64,
     pub text: Box<str>,
 }
 
@@ -152,9 +154,8 @@ impl PatternsRecord<'_> {
         number(&mut bytes, self.last_id);
         number(&mut bytes, self.removals);
         number(&mut bytes, self.removed.len() as u64);
-        for Removed { at, id, text } in &self.removed {
-            number(&mut bytes, *at);
-            number(&mut bytes, *id);
+        for Removed { at, id, last_id, text } in &self.removed {
+            [*at, *id, *last_id].into_iter().for_each(|value| number(&mut bytes, value));
             put_text(&mut bytes, text);
         }
         number(&mut bytes, self.patterns.len() as u64);
@@ -165,8 +166,9 @@ impl PatternsRecord<'_> {
     pub fn decode(bytes: &[u8]) -> Read<(PatternsRecord<'_>, Micros)> {
         let (mut from, made) = open(bytes)?;
         let (last_id, removals) = (from.id()?, from.number()?);
-        let removed: Vec<Removed> = from.list(MAX_REMOVED as u64, 3, |from| {
-            Ok(Removed { at: from.moment()?, id: from.id()?, text: from.text(MAX_TEXT)?.into() })
+        let removed: Vec<Removed> = from.list(MAX_REMOVED as u64, 4, |from| {
+            let (at, id, last_id) = (from.moment()?, from.id()?, from.id()?);
+            Ok(Removed { at, id, last_id, text: from.text(MAX_TEXT)?.into() })
         })?;
         if removed.len() as u64 > removals {
             return Err(Fault::Damaged("more removals than there were"));

@@ -11,7 +11,9 @@ use crate::error::Result;
 use crate::limit::Limit;
 use crate::limiter::tests::{START, options};
 use crate::limiter::{Begin, Hold};
-use crate::limiter::{Cost, Decision, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status};
+use crate::limiter::{
+    Cost, Decision, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status,
+};
 use std::time::Duration;
 
 const KEYS: &[&str] = &["user:1", "user:12", "user:x", "org", "ip:1", "ip:2", "user:*", "user:1*", "*", "ip:*"];
@@ -552,8 +554,13 @@ impl World {
     }
 }
 
+/// How many histories; more with PROPTEST_CASES.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     #[test]
     fn scratch_limiters_in_turn_answer_as_one_limiter(steps in steps(), vanishes in any::<bool>()) {
