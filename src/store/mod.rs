@@ -24,6 +24,8 @@ pub use self::files::disk::{Disk, ReadDisk, SystemDisk, retry_interrupted, write
 pub use self::files::lock::{Access, DirectoryLock, Owner, owner, writer};
 pub use self::files::names::LOCK;
 pub use self::files::view::ReadOnlyView;
+#[cfg(all(test, feature = "store"))]
+pub use self::format::properties;
 pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;
 pub use self::log::health::{Health, overloaded};
