@@ -48,6 +48,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "limiter",
         &[
+            "scratch",
             "open",
             "offline",
             "list",
@@ -65,6 +66,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "kept",
             "entry",
             "registry",
+            "notes",
             "json",
             "answers",
         ],
@@ -73,10 +75,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/list", &["listing", "least"]),
     ("limiter/limits", &["group", "configure", "remove", "reset", "change", "setting", "status"]),
     ("limiter/holds", &["once", "settle", "renew", "hold", "known", "refund"]),
-    ("limiter/held", &["book", "id"]),
+    ("limiter/held", &["load", "book", "outside", "pledge", "id"]),
     ("limiter/kept", &["shelf", "once"]),
     ("limiter/check", &["several", "many", "all", "walk", "progress", "decide", "room", "slots", "wait"]),
-    ("limiter/entry", &["table", "chunks", "recorded", "key", "text", "shares"]),
+    ("limiter/scratch", &["directory", "lane", "load", "save", "state", "record"]),
+    ("limiter/notes", &["noting", "noted", "name"]),
+    ("limiter/entry", &["table", "journal", "chunks", "recorded", "key", "text", "shares"]),
     ("limiter/background", &["helpers", "denials", "compact", "sweep"]),
     ("limiter/recovery", &["build", "settle", "redo", "replay", "shares", "by_id"]),
     (

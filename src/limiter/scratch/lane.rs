@@ -11,7 +11,7 @@ use crate::limiter::entry::{Entry, Look};
 use crate::limiter::held::book::{Item, Pledge};
 use crate::limiter::held::outside::HoldLook;
 use crate::limiter::notes::name::{Live, Name};
-use crate::limiter::notes::noting::Noted;
+use crate::limiter::notes::noted::Noted;
 use crate::limiter::registry::PATTERN_MARK;
 
 /// What an operation looked at and changed, or all operations of a group.

@@ -11,9 +11,7 @@ use crate::error::Result;
 use crate::limit::Limit;
 use crate::limiter::tests::{START, options};
 use crate::limiter::{Begin, Hold};
-use crate::limiter::{
-    Cost, Decision, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status,
-};
+use crate::limiter::{Cost, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status};
 use std::time::Duration;
 
 const KEYS: &[&str] = &["user:1", "user:12", "user:x", "org", "ip:1", "ip:2", "user:*", "user:1*", "*", "ip:*"];
@@ -200,12 +198,12 @@ impl Asker {
         }
     }
 
-    fn held(&mut self, held: HoldDecision) -> (bool, Option<usize>, Vec<Decision>, Option<(Micros, Duration)>) {
+    fn held(&mut self, held: HoldDecision) -> String {
         let hold = held.hold.map(|Hold { id, expires_at, ttl, .. }| {
             self.holds.push(id);
             (expires_at, ttl)
         });
-        (held.all.allowed, held.all.denied, held.all.results, hold)
+        format!("{:?} {hold:?}", held.all)
     }
 
     fn once(&mut self, limiter: &Limiter, (key, kind): (u8, u8), items: &[Item<'_>]) -> String {
