@@ -76,6 +76,7 @@ pub struct Core {
     pub store: Option<Store>,
     pub dir: PathBuf,
     /// What the ids of holds are made of.
+    #[cfg(feature = "store")]
     pub directory: [u8; 16],
     pub next_id: AtomicU64,
     pub holds: Holds,
@@ -149,6 +150,7 @@ impl Core {
             sync,
             store: None,
             dir: PathBuf::new(),
+            #[cfg(feature = "store")]
             directory: [0; 16],
             next_id: AtomicU64::new(1),
             holds,

@@ -102,7 +102,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/limits", &["group", "configure", "remove", "reset", "change", "setting", "status"]),
     ("limiter/holds", &["once", "settle", "renew", "hold", "known", "refund"]),
     ("limiter/held", &["load", "book", "outside", "pledge", "id"]),
-    ("limiter/notes", &["noting", "name"]),
+    ("limiter/notes", &["noting", "noted", "name"]),
     ("limiter/scratch", &["directory", "place", "lane", "load", "save", "state", "record"]),
     ("limiter/kept", &["shelf", "once"]),
     ("limiter/check", &["several", "many", "all", "walk", "progress", "decide", "room", "slots", "wait"]),
