@@ -331,8 +331,8 @@ pub const STORE_TIMEOUT_MS: u64 = 2000;
 /// How long connecting to a store may take, in milliseconds.
 pub const STORE_CONNECT_MS: u64 = 500;
 
-/// How long replicas have to confirm what was written, in milliseconds.
-pub const STORE_REPLICAS_MS: u64 = 1000;
+/// How long replicas have to confirm what was written, in milliseconds: all but what an exchange needs besides.
+pub const STORE_REPLICAS_MS: u64 = 1600;
 
 /// How long a Sentinel or a node of a Cluster has to say who is master, in milliseconds.
 pub const STORE_ASK_MS: u64 = 500;

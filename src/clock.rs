@@ -71,6 +71,8 @@ pub struct Clock {
 #[derive(Clone)]
 enum Machine {
     System,
+    /// The boot clock alone.
+    Followed,
     Manual(Arc<Dials>),
 }
 
@@ -94,6 +96,15 @@ impl Clock {
         Clock::on(Machine::Manual(Arc::new(Dials { wall, boot: [1; 16], boot_clock })))
     }
 
+    /// A clock that others drive, by [`Clock::raise`]: it stands at `floor` now and goes on at the pace of the boot
+    /// clock. This machine's system clock has no say in it.
+    #[doc(hidden)]
+    pub fn followed(floor: Micros) -> Clock {
+        let clock = Clock::on(Machine::Followed);
+        clock.raise(floor);
+        clock
+    }
+
     fn on(machine: Machine) -> Clock {
         let distance = machine.wall().saturating_sub(machine.boot_clock());
         Clock { machine, distance: Arc::new(AtomicI64::new(distance)) }
@@ -112,7 +123,10 @@ impl Clock {
 
     /// The system clock's own reading, which may run backwards: for messages and comparisons, never for a decision.
     pub fn wall(&self) -> Micros {
-        self.machine.wall().max(0) as Micros
+        match self.machine {
+            Machine::Followed => self.now(),
+            Machine::System | Machine::Manual(_) => self.machine.wall().max(0) as Micros,
+        }
     }
 
     /// What all clocks show.
@@ -131,7 +145,8 @@ impl Clock {
         let distance = self.adopt(wall.saturating_sub(boot));
         let positive = |micros: i64| micros.max(0) as Micros;
         let (at, boot_clock) = (positive(boot.saturating_add(distance)), positive(boot));
-        Reading { at, wall: positive(wall), boot: self.machine.boot(), boot_clock }
+        let wall = if matches!(self.machine, Machine::Followed) { at } else { positive(wall) };
+        Reading { at, wall, boot: self.machine.boot(), boot_clock }
     }
 
     /// Takes a distance of system clock and boot clock that was seen, if it is greater. Returns the greatest.
@@ -208,6 +223,8 @@ impl Machine {
     fn wall(&self) -> i64 {
         match self {
             Machine::System => micros(clock_gettime(ClockId::Realtime)),
+            // Never ahead of what is known.
+            Machine::Followed => i64::MIN,
             Machine::Manual(dials) => dials.wall.load(Ordering::SeqCst) as i64,
         }
     }
@@ -215,13 +232,13 @@ impl Machine {
     fn coarse_wall(&self) -> i64 {
         match self {
             Machine::System => micros(clock_gettime(ClockId::RealtimeCoarse)),
-            Machine::Manual(_) => self.wall(),
+            Machine::Followed | Machine::Manual(_) => self.wall(),
         }
     }
 
     fn boot_clock(&self) -> i64 {
         match self {
-            Machine::System => micros(clock_gettime(ClockId::Boottime)),
+            Machine::System | Machine::Followed => micros(clock_gettime(ClockId::Boottime)),
             Machine::Manual(dials) => dials.boot_clock.load(Ordering::SeqCst) as i64,
         }
     }
@@ -229,7 +246,7 @@ impl Machine {
     fn boot(&self) -> [u8; 16] {
         static BOOT: OnceLock<[u8; 16]> = OnceLock::new();
         match self {
-            Machine::System => *BOOT.get_or_init(|| {
+            Machine::System | Machine::Followed => *BOOT.get_or_init(|| {
                 let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
                 text.ok().and_then(|text| parse_uuid(&text)).unwrap_or_default()
             }),
@@ -249,6 +266,7 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.machine {
             Machine::System => "system",
+            Machine::Followed => "followed",
             Machine::Manual(_) => "manual",
         };
         write!(f, "Clock({name}, {})", self.now())
@@ -333,6 +351,29 @@ mod tests {
         assert_eq!(parse_uuid("00000000-0000-0000-0000-0000000000ff\n").unwrap()[15], 255);
         for bad in ["", "ff", "+000000000000000000000000000000f", "00000000-0000-0000-0000-0000000000fg"] {
             assert_eq!(parse_uuid(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_driven_from_outside_goes_on_from_what_it_was_told() {
+        // Far from what this machine's clock shows, on either side.
+        for start in [YEAR, 400 * YEAR] {
+            let clock = Clock::followed(start);
+            let first = clock.now();
+            assert!((start..start + 60 * STEP).contains(&first), "{first}");
+            assert!(clock.wall() >= first && clock.ahead().is_none());
+            clock.raise(start + HOUR);
+            let raised = clock.clone().now();
+            assert!((start + HOUR..start + HOUR + 60 * STEP).contains(&raised), "{raised}");
+            // A reply that was on the way for long is no news.
+            clock.raise(start);
+            let mut last = raised;
+            for _ in 0..1000 {
+                let now = clock.now();
+                assert!(now >= last && now < raised + 60 * STEP);
+                last = now;
+            }
+            assert!(clock.reading().at >= last);
         }
     }
 

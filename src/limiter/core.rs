@@ -174,6 +174,7 @@ impl Core {
             sync,
             store: None,
             dir: PathBuf::new(),
+            #[cfg(feature = "store")]
             directory: [0; 16],
             next_id: AtomicU64::new(1),
             holds,

@@ -75,6 +75,7 @@ impl Limiter {
         let holds = Holds::new(Book::default(), Ids::of(&directory), options.max_holds);
         let mut core = Core {
             dir: dir.to_owned(),
+            #[cfg(feature = "store")]
             directory,
             give_back: options.give_back,
             flush_every,

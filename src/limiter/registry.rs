@@ -251,9 +251,7 @@ impl Registry {
 
     /// The patterns, to look at.
     pub fn known(&self) -> RwLockReadGuard<'_, Known> {
-        if let Some(notes) = self.noting.notes() {
-            notes.patterns();
-        }
+        self.noting.patterns();
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -264,9 +262,7 @@ impl Registry {
 
     /// Changes the patterns at once for all. `change` must read the clock for the edit's instant.
     pub fn publish<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
-        if let Some(notes) = self.noting.notes() {
-            notes.patterns();
-        }
+        self.noting.patterns();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         self.raise();
         let done = change(&mut known);

@@ -32,6 +32,8 @@ pub use self::files::queue::{Queue, first_in_queue, wait_until_free};
 #[cfg(feature = "store")]
 pub use self::files::random::random;
 pub use self::files::view::ReadOnlyView;
+#[cfg(all(test, feature = "store"))]
+pub use self::format::properties;
 pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;
 pub use self::log::health::{Health, overloaded};

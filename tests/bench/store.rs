@@ -5,7 +5,7 @@
 //!     cargo bench --features store --bench store
 //!
 //! ROUNDS (default 3), SECONDS_EACH (default 3), THREADS (default `32 128`), NODES (default `1 2 4`) and FSYNC (default
-//! `always`; also `everysec`, `no`) may be set.
+//! `always`; also `everysec`, `no`) may be set; and LANES, which is how many threads of a process decide.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -49,7 +49,9 @@ fn setting(name: &str, default: &str) -> String {
 
 /// One process: checks with so many threads for so many seconds, after a second in which nothing is counted.
 fn node(url: &str, threads: usize, keys: usize, seconds: usize) {
-    let engine = Remote::open(Settings::new(url)).unwrap_or_else(|error| fail(&error.to_string()));
+    let mut settings = Settings::new(url);
+    settings.lanes = std::env::var("LANES").map_or(settings.lanes, |lanes| number(&lanes));
+    let engine = Remote::open(settings).unwrap_or_else(|error| fail(&error.to_string()));
     let (counting, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let (checks, errors) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {

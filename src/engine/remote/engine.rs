@@ -1,5 +1,6 @@
 //! The engine over a store: its lanes, and what is asked of the whole store.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,12 @@ use crate::error::{Error, Kind, Result};
 /// Times as long as other operations an edit of patterns may take in a Cluster.
 const EDIT_TIMES: u32 = 5;
 
+/// Lanes of one store that is no Cluster. While one waits for the store, another decides.
+const LANES: usize = 2;
+
+/// Scratch limiters that find out to which lane an operation belongs.
+const ROUTERS: usize = 4;
+
 /// How a store is used.
 #[derive(Clone)]
 #[must_use]
@@ -39,6 +46,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Follows the store's.
     pub clock: Clock,
+    /// Threads that decide, but in a Cluster, where there is one for each shard.
+    pub lanes: usize,
 }
 
 impl Settings {
@@ -51,6 +60,7 @@ impl Settings {
             max_holds: MAX_HOLDS,
             timeout: Duration::from_millis(STORE_TIMEOUT_MS),
             clock: Clock::system(),
+            lanes: LANES,
         }
     }
 }
@@ -72,8 +82,11 @@ pub fn connect(settings: &Settings, own: Option<&[u8; 16]>) -> Result<Source> {
 /// Limits in a store.
 pub struct Remote {
     pub(super) source: Source,
-    /// For keys, one for each shard.
+    /// For keys: one for each shard of a Cluster, else a few.
     lanes: Vec<Inbox>,
+    router: Router,
+    /// Chooses lanes, but in a Cluster.
+    hasher: RandomState,
     /// In a Cluster.
     apart: Option<Apart>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -84,7 +97,6 @@ pub struct Remote {
 
 /// What a Cluster needs, where keys and patterns can't change together.
 struct Apart {
-    router: Router,
     patterns: Inbox,
     lease: Arc<Lease>,
 }
@@ -106,16 +118,17 @@ impl Remote {
         };
         let lease = source.store.is_cluster().then(|| Arc::new(Lease::default()));
         let (lanes, apart) = match &lease {
-            None => (vec![start(Mode::All)?], None),
+            None => ((0..settings.lanes.max(1)).map(|_| start(Mode::All)).collect::<Result<_>>()?, None),
             Some(lease) => {
                 let keys = |_| start(Mode::Keys(Arc::clone(lease)));
                 let lanes = (0..source.store.shards().max(1)).map(keys).collect::<Result<_>>()?;
-                let (router, patterns) = (Router::new(source.scratch()), start(Mode::Patterns)?);
-                (lanes, Some(Apart { router, patterns, lease: Arc::clone(lease) }))
+                (lanes, Some(Apart { patterns: start(Mode::Patterns)?, lease: Arc::clone(lease) }))
             }
         };
         let keeper = Mutex::new(Some(keeper::start(&source, lease)?));
-        Ok(Remote { source, lanes, apart, threads: Mutex::new(threads), keeper, figures, replicas: settings.replicas })
+        let router = Router::new(ROUTERS, || source.scratch());
+        let (hasher, threads, replicas) = (RandomState::new(), Mutex::new(threads), settings.replicas);
+        Ok(Remote { source, lanes, router, hasher, apart, threads, keeper, figures, replicas })
     }
 
     /// Runs an operation, and returns once its outcome is known.
@@ -131,14 +144,21 @@ impl Remote {
     /// The same without waiting: `done` is called later, from any thread, once.
     pub fn submit(&self, mut operation: Operation, done: Done) {
         let timeout = self.source.timeout;
-        let Some(apart) = &self.apart else { return self.lanes[0].submit(operation, done, None, timeout) };
-        match apart.router.route(&mut operation) {
-            Route::Keys(key, slot) => {
+        if self.apart.is_none() && self.lanes.len() == 1 {
+            return self.lanes[0].submit(operation, done, None, timeout);
+        }
+        match (self.router.route(&mut operation), &self.apart) {
+            (Route::Keys(key, slot), Some(_)) => {
                 let lane = self.source.store.shard_of(&key) % self.lanes.len();
                 self.lanes[lane].submit(operation, done, Some(slot), timeout);
             }
+            (Route::Keys(key, _), None) => {
+                let lane = self.hasher.hash_one(key) as usize % self.lanes.len();
+                self.lanes[lane].submit(operation, done, None, timeout);
+            }
             // An edit waits until no server goes by what was before, and those after it wait for that too.
-            Route::Patterns => apart.patterns.submit(operation, done, None, EDIT_TIMES * timeout),
+            (Route::Patterns, Some(apart)) => apart.patterns.submit(operation, done, None, EDIT_TIMES * timeout),
+            (Route::Patterns, None) => self.lanes[0].submit(operation, done, None, timeout),
         }
     }
 

@@ -312,9 +312,7 @@ impl Core {
     /// Counts a denial, and has it written to the log soon.
     pub fn deny(&self, entry: &mut Entry, counts: &mut Counts, hash: u64, now: Micros, cost: u64) {
         entry.count_denied(now, cost);
-        if let Some(notes) = self.noting.notes() {
-            notes.denied(hash, cost, now);
-        }
+        self.noting.denied(hash, cost, now);
         if let Some(share) = entry.share_slot().and_then(|slot| counts.shares.get_mut(slot)) {
             share.totals.add(Totals::of_denied(cost));
         }
@@ -330,9 +328,9 @@ impl Core {
 
     /// Counts a check for its pattern. To be called holding no lock.
     pub fn count_aside(&self, aside: &Aside) {
-        if let Some(notes) = self.noting.notes() {
-            let totals = if aside.allowed { Totals::of_allowed(aside.cost) } else { Totals::of_denied(aside.cost) };
-            return notes.aside(aside.pattern.id, totals.to_numbers());
+        let totals = if aside.allowed { Totals::of_allowed(aside.cost) } else { Totals::of_denied(aside.cost) };
+        if self.noting.aside(aside.pattern.id, totals.to_numbers()) {
+            return;
         }
         let key = format!("{PATTERN_MARK}{}", aside.pattern.text);
         let hash = self.hash(&key);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::key::Entry;
 use super::text::Text;
-use crate::limiter::notes::noting::Notes;
+use crate::limiter::notes::noted::Notes;
 
 /// A key that was looked at.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::pledge::{Pledge, Taken};
 use crate::clock::Micros;
-use crate::limiter::notes::noting::Notes;
+use crate::limiter::notes::noted::Notes;
 
 /// A hold that was looked at, as it was before the operation.
 pub type HoldLook = (u64, Option<Pledge>);

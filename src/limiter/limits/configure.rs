@@ -12,7 +12,6 @@ use crate::limit::{Limit, Live, is_pattern};
 use crate::limiter::check::wait::Wait;
 use crate::limiter::core::{Core, Limiter, shard_of};
 use crate::limiter::entry::{Entry, Source, Table};
-use crate::limiter::notes::noting::Notes;
 use crate::limiter::registry::PATTERN_MARK;
 use crate::store::record::{self, Born, Event};
 
@@ -338,8 +337,7 @@ impl Core {
 impl Core {
     /// The id of a new pattern. Elsewhere those of all servers are of one sequence.
     fn next_pattern_id(&self) -> u64 {
-        let own = || self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.noting.notes().map_or_else(own, Notes::next_pattern)
+        self.noting.next_pattern().unwrap_or_else(|| self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 }
 

@@ -16,7 +16,7 @@ mod status;
 
 pub use self::group::Applied;
 #[cfg(feature = "store")]
-pub use self::remove::{Led, led, place_in_removal};
+pub use self::remove::{led, place_in_removal};
 pub use self::setting::Setting;
 #[cfg(feature = "store")]
 pub use self::setting::validate_prefix;

@@ -240,11 +240,11 @@ impl Core {
             self.drop_entry(self.hash(&overflow), &overflow, at, &Wait::Not)
         });
         let done = led.and_then(|()| self.drop_entry(hash, key, at, wait));
-        match (&done, self.noting.notes()) {
-            (Ok(()), Some(notes)) => notes.retired(pattern.slot),
-            (Ok(()), None) => self.registry.publish(|known| known.forget(pattern.slot)),
+        match &done {
+            Ok(()) if self.noting.retired(pattern.slot) => {}
+            Ok(()) => self.registry.publish(|known| known.forget(pattern.slot)),
             // Its record could not be queued: it goes on.
-            (Err(_), _) => self.registry.publish(|known| known.reinstate(pattern.slot)),
+            Err(_) => self.registry.publish(|known| known.reinstate(pattern.slot)),
         }
         done
     }
@@ -252,14 +252,9 @@ impl Core {
     /// Where records are kept elsewhere, the keys that a pattern leaves are led away when they are next loaded: what
     /// becomes of them here is nobody's to write.
     fn silently<T>(&self, act: impl FnOnce() -> T) -> T {
-        let notes = self.noting.notes();
-        if let Some(notes) = notes {
-            notes.set_silent(true);
-        }
+        self.noting.set_silent(true);
         let done = act();
-        if let Some(notes) = notes {
-            notes.set_silent(false);
-        }
+        self.noting.set_silent(false);
         done
     }
 

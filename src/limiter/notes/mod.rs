@@ -4,7 +4,10 @@
 //! each structure in a journal of its own, with what stood there before, so that it can be put back. Only what is in a
 //! record of the log is changed: each change of the limiter queues one, or a crash would undo it.
 //!
-//! Each module may use only those after it in this list: `noting`, `name`.
+//! Each module may use only those after it in this list: `noting`, `noted`, `name`.
 
+#[cfg(feature = "store")]
 pub mod name;
+#[cfg(feature = "store")]
+pub mod noted;
 pub mod noting;

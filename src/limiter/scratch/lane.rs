@@ -11,14 +11,14 @@ use crate::limiter::entry::{Entry, Look};
 use crate::limiter::held::book::{Item, Pledge};
 use crate::limiter::held::outside::HoldLook;
 use crate::limiter::notes::name::{Live, Name};
-use crate::limiter::notes::noting::Noted;
+use crate::limiter::notes::noted::Noted;
 use crate::limiter::registry::PATTERN_MARK;
 
 /// What an operation looked at and changed, or all operations of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looked {
     /// Looked at, and not loaded: what was decided means nothing, and everything is as it was before. The patterns come
-    /// first, which are to be loaded first. All of them are touched too.
+    /// first, which are to be loaded first.
     pub missing: Vec<Name>,
     /// All that could have made a difference to what was decided, each once, in no order.
     pub touched: Vec<Name>,
@@ -154,6 +154,11 @@ impl Scratch {
         };
         let is_missing = |name: &&Name| !self.is_loaded(name) && !is_new(name);
         looked.missing = looked.touched.iter().filter(is_missing).cloned().collect();
+        // No key can be loaded without them.
+        let needs_patterns = !self.patterns && looked.missing.iter().any(|name| matches!(name, Name::Key(_)));
+        if needs_patterns && !looked.missing.contains(&Name::Patterns) {
+            looked.missing.push(Name::Patterns);
+        }
         looked.missing.sort_by_key(|name| *name != Name::Patterns);
         if !looked.is_complete() {
             self.undo(notebook);
@@ -255,7 +260,7 @@ impl Scratch {
                 let removed =
                     notebook.noted.removed.iter().find(|(id, _)| before.is_some_and(|entry| entry.id() == *id));
                 if let (Some((id, at)), Some(text)) = (removed, before.and_then(Entry::pattern_text)) {
-                    let removed = Removed { at: *at, id: *id, text: text.into() };
+                    let removed = Removed { at: *at, id: *id, last_id: self.notes.last_pattern(), text: text.into() };
                     self.note_removed(removed);
                 }
                 continue;

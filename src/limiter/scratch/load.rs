@@ -13,7 +13,7 @@ use crate::limiter::answers::Totals;
 use crate::limiter::core::Core;
 use crate::limiter::entry::{Entry, Source, Table};
 use crate::limiter::held::book::Pledge;
-use crate::limiter::limits::{Led, led};
+use crate::limiter::limits::led;
 use crate::limiter::notes::name::Name;
 use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK, Pattern, Row};
 use crate::store::record::{self, Overlay};
@@ -78,13 +78,10 @@ impl Scratch {
         }
         self.core().clock.raise(made);
         self.core().holds.lock().load_rows(hash, &record.open);
-        let entry = record.entry.as_ref().and_then(|entry| self.entry(entry, record.removals));
+        let entry = record.entry.as_ref().and_then(|entry| self.entry(entry, &record));
         if let Some(mut entry) = entry {
-            entry.set_held_until(record.held_until);
             match self.unsaved.get(key) {
-                Some(unsaved) if unsaved.id == entry.id() && unsaved.allowed <= entry.totals().allowed => {
-                    add_denials(&mut entry, unsaved);
-                }
+                Some(unsaved) if is_of(unsaved, &entry) => add_denials(&mut entry, unsaved),
                 // They were of another key of this name, or of one that has forgotten them.
                 Some(_) => drop(self.unsaved.remove(key)),
                 None => {}
@@ -98,7 +95,7 @@ impl Scratch {
     }
 
     /// The entry of a record, led to where it belongs; `None` where it went with its pattern.
-    fn entry(&self, record: &record::Entry<'_>, removals: u64) -> Option<Entry> {
+    fn entry(&self, record: &record::Entry<'_>, of: &KeyRecord<'_>) -> Option<Entry> {
         let core = self.core();
         let limit = core.registry.intern(&record.limit);
         let overlay = record.overlay.as_ref();
@@ -116,7 +113,8 @@ impl Scratch {
             record::Source::Pattern(id) => by_id(id).map_or(Source::Request, Source::Pattern),
         };
         let mut entry = Entry::from_record(record, source, limit, overlay);
-        let missed = usize::try_from(self.removals - removals).unwrap_or(usize::MAX).min(self.removed.len());
+        entry.set_held_until(of.held_until);
+        let missed = usize::try_from(self.removals - of.removals).unwrap_or(usize::MAX).min(self.removed.len());
         let missed = &self.removed[self.removed.len() - missed..];
         if let Some(text) = entry.overflow_text().filter(|text| is_pattern(text)) {
             let row = core.registry.known().get(text).cloned();
@@ -127,24 +125,47 @@ impl Scratch {
         if source == Source::Exact || source == Source::Overflow {
             return Some(entry);
         }
-        let row: Option<Row> = core.registry.known().find(record.key).cloned();
-        for removed in missed {
+        for (index, removed) in missed.iter().enumerate() {
+            // What served it then: a pattern that is there, or one that was removed later.
+            let row = self.row_of(record.key, removed.last_id);
+            let later = missed[index + 1..].iter().filter(|later| later.id <= removed.last_id);
+            let later = later.filter(|later| matches(&later.text, record.key));
+            let text = row.as_ref().map(|row| &*row.pattern.text);
+            let (text, id) = later.fold((text, row.as_ref().map(|row| row.pattern.id)), |(text, id), later| {
+                let is_better = text.is_none_or(|text| is_preferred(&later.text, text));
+                if is_better { (Some(&later.text), Some(later.id)) } else { (text, id) }
+            });
             let was_of = lives_by == Some(removed.id);
-            let was_served = matches(&removed.text, record.key)
-                && row.as_ref().is_some_and(|row| is_preferred(&removed.text, &row.pattern.text));
-            if was_of || was_served {
-                let Led { entry: to, .. } = led(&entry, row.as_ref(), removed.at)?;
-                (entry, lives_by) = (to, row.as_ref().map(|row| row.pattern.id));
+            let was_served =
+                matches(&removed.text, record.key) && text.is_some_and(|text| is_preferred(&removed.text, text));
+            if !was_of && !was_served {
+                continue;
             }
+            // Which values one had that is gone is known no more: the key keeps its own until it is led away from that.
+            if id == row.as_ref().map(|row| row.pattern.id) {
+                entry = led(&entry, row.as_ref(), removed.at)?.entry;
+            }
+            lives_by = id;
         }
         match lives_by {
             // It is not known when that was removed.
             Some(id) if by_id(id).is_none() => {
-                let at = entry.last_change();
-                led(&entry, row.as_ref(), at).map(|led| led.entry)
+                let row = self.row_of(record.key, u64::MAX);
+                led(&entry, row.as_ref(), entry.last_change()).map(|led| led.entry)
             }
             _ => Some(entry),
         }
+    }
+
+    /// The pattern that serves a key among those up to this id.
+    fn row_of(&self, key: &str, last_id: u64) -> Option<Row> {
+        let known = self.core().registry.known();
+        if let Some(best) = known.find(key).filter(|row| row.pattern.id <= last_id) {
+            return Some(best.clone());
+        }
+        let rows = known.rows().filter(|row| row.pattern.id <= last_id && matches(&row.pattern.text, key));
+        let better = |one: &Row, other: &Row| is_preferred(&one.pattern.text, &other.pattern.text);
+        rows.reduce(|best, row| if better(row, best) { row } else { best }).cloned()
     }
 
     /// Puts an entry in. One whose name was loaded before is counted in, as it was counted out.
@@ -347,6 +368,14 @@ fn take_out(core: &Core, table: &mut Table, hash: u64, key: &str, counts_out: bo
         }
         table.remove(hash, key, |key| core.hash(key));
     }
+}
+
+/// Whether denials are of this entry, which has not forgotten all meanwhile as far as that can be seen: a key that
+/// comes and goes does so when it is spent of and nothing counted before.
+fn is_of(unsaved: &Unsaved, entry: &Entry) -> bool {
+    let allowed = entry.totals().allowed;
+    let forgets = entry.source() != Source::Exact && (allowed < unsaved.allowed || unsaved.allowed == 0 && allowed > 0);
+    unsaved.id == entry.id() && !forgets
 }
 
 fn add_denials(entry: &mut Entry, unsaved: &Unsaved) {

@@ -7,7 +7,7 @@
 //! | of | format byte 1, made n, and |
 //! |----|----------------------------|
 //! | a key | removals n, entry list(entry), held-until n, open list(until n, hold n, slots n, at n) |
-//! | the patterns | last-id n, removals n, removed list(at n, id n, text text), patterns list(entry) |
+//! | the patterns | last-id n, removals n, removed list(at n, id n, last-id n, text text), patterns list(entry) |
 //! | a hold | hold, places list(text) |
 //! | an answer | answer |
 //!
@@ -16,8 +16,8 @@
 //! them are in *removed*, the latest last, so that a key that lived by one of these is led to where it belongs when it
 //! is loaded. *places* has for each item of a hold the key on which it was decided, or nothing where that is its own.
 //!
-//! A record is valid if and only if all of it is read so, no instant is after the year 9999, and what it is of is what
-//! it was looked for by.
+//! A record is valid if and only if all of it is read so, it was made and is held until no later than in the year 9999,
+//! and what it is of is what it was looked for by.
 
 use crate::clock::{LAST_INSTANT, Micros};
 use crate::limiter::held::book::Taken;
@@ -64,6 +64,8 @@ pub struct KeyRecord<'a> {
 pub struct Removed {
     pub at: Micros,
     pub id: u64,
+    /// Id of the last pattern that had been configured by then: later ones have served nothing before.
+    pub last_id: u64,
     pub text: Box<str>,
 }
 
@@ -152,9 +154,8 @@ impl PatternsRecord<'_> {
         number(&mut bytes, self.last_id);
         number(&mut bytes, self.removals);
         number(&mut bytes, self.removed.len() as u64);
-        for Removed { at, id, text } in &self.removed {
-            number(&mut bytes, *at);
-            number(&mut bytes, *id);
+        for Removed { at, id, last_id, text } in &self.removed {
+            [*at, *id, *last_id].into_iter().for_each(|value| number(&mut bytes, value));
             put_text(&mut bytes, text);
         }
         number(&mut bytes, self.patterns.len() as u64);
@@ -165,8 +166,9 @@ impl PatternsRecord<'_> {
     pub fn decode(bytes: &[u8]) -> Read<(PatternsRecord<'_>, Micros)> {
         let (mut from, made) = open(bytes)?;
         let (last_id, removals) = (from.id()?, from.number()?);
-        let removed: Vec<Removed> = from.list(MAX_REMOVED as u64, 3, |from| {
-            Ok(Removed { at: from.moment()?, id: from.id()?, text: from.text(MAX_TEXT)?.into() })
+        let removed: Vec<Removed> = from.list(MAX_REMOVED as u64, 4, |from| {
+            let (at, id, last_id) = (from.moment()?, from.id()?, from.id()?);
+            Ok(Removed { at, id, last_id, text: from.text(MAX_TEXT)?.into() })
         })?;
         if removed.len() as u64 > removals {
             return Err(Fault::Damaged("more removals than there were"));
@@ -212,5 +214,79 @@ pub fn decode_kept(bytes: &[u8]) -> Read<(Answer<'_>, Micros)> {
     match from.read()? {
         Record::Answer(answer) => close(&from, (answer, made)),
         _ => Err(Fault::Damaged("a record of another kind")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::properties::{answers, entries, holds};
+
+    fn taken() -> impl Strategy<Value = Vec<Taken>> {
+        let some = || 0..LAST_INSTANT;
+        let one = (some(), some(), 0..1_000_000u64, some());
+        prop::collection::vec(one.prop_map(|(until, number, slots, at)| Taken { until, number, slots, at }), 0..4)
+    }
+
+    fn removed() -> impl Strategy<Value = Vec<Removed>> {
+        let one = (0..LAST_INSTANT, 0..1u64 << 48, 0..1u64 << 48);
+        let one = one.prop_map(|(at, id, last_id)| Removed { at, id, last_id, text: "a*".into() });
+        prop::collection::vec(one, 0..4)
+    }
+
+    fn read_all(bytes: &[u8]) -> [Option<Fault>; 4] {
+        [
+            KeyRecord::decode(bytes).err(),
+            PatternsRecord::decode(bytes).err(),
+            HoldRecord::decode(bytes).err(),
+            decode_kept(bytes).err(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_back(
+            entry in prop::option::of(entries()),
+            patterns in prop::collection::vec(entries(), 0..3),
+            (open, removed, hold, answer) in (taken(), removed(), holds(), answers()),
+            (made, held_until, removals) in (0..LAST_INSTANT, 0..LAST_INSTANT, 4..u64::MAX),
+        ) {
+            let record = KeyRecord { removals, entry, held_until, open };
+            let bytes = record.encode(made);
+            prop_assert_eq!(KeyRecord::decode(&bytes), Ok((record.clone(), made)));
+            prop_assert!(KeyRecord::decode(&bytes[..bytes.len() - 1]).is_err());
+            prop_assert!(KeyRecord::decode(&[&bytes[..], &[0]].concat()).is_err());
+            let newer = [&[FORMAT + 1], &bytes[1..]].concat();
+            prop_assert_eq!(KeyRecord::decode(&newer), Err(Fault::Newer));
+            let record = PatternsRecord { last_id: 1 << 40, removals, removed, patterns };
+            let bytes = record.encode(made);
+            prop_assert_eq!(PatternsRecord::decode(&bytes), Ok((record.clone(), made)));
+            let places = hold.items.iter().map(|(.., key)| *key).collect();
+            let record = HoldRecord { hold, places };
+            let bytes = record.encode(made);
+            prop_assert_eq!(HoldRecord::decode(&bytes), Ok((record.clone(), made)));
+            let bytes = encode_kept(&answer, made);
+            prop_assert_eq!(decode_kept(&bytes), Ok((answer, made)));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0..3u8) {
+            read_all(&bytes);
+            read_all(&[&[FORMAT, kind], &bytes[..]].concat());
+        }
+
+        #[test]
+        fn flipped_bits_are_survived(entry in entries(), open in taken(), hold in holds(), at in any::<u16>()) {
+            let key = KeyRecord { removals: 0, entry: Some(entry.clone()), held_until: 0, open }.encode(7);
+            let patterns = PatternsRecord { patterns: vec![entry], ..PatternsRecord::default() }.encode(7);
+            let places = vec![""; hold.items.len()];
+            for mut bytes in [key, patterns, HoldRecord { hold, places }.encode(7)] {
+                let bit = usize::from(at) % (8 * bytes.len());
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                read_all(&bytes);
+            }
+        }
     }
 }

@@ -7,5 +7,5 @@ pub mod decode;
 pub mod encode;
 pub mod frame;
 #[cfg(test)]
-mod properties;
+pub mod properties;
 pub mod record;

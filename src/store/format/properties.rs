@@ -110,7 +110,7 @@ fn costs() -> impl Strategy<Value = Vec<u64>> {
     prop::collection::vec(any::<u64>(), 0..4)
 }
 
-fn answers() -> impl Strategy<Value = Answer<'static>> {
+pub fn answers() -> impl Strategy<Value = Answer<'static>> {
     let texts = prop::sample::select(vec!["", "{\"allowed\":true}", "да"]);
     (any::<[u8; 16]>(), any::<[u8; 16]>(), instants(), texts).prop_map(|(key, request, at, answer)| Answer {
         key,
@@ -155,7 +155,7 @@ fn kept_events() -> impl Strategy<Value = Event<'static>> {
     (answers(), spent).prop_map(|(answer, event)| Event::Kept { answer, event: Box::new(event) })
 }
 
-fn holds() -> impl Strategy<Value = HoldEntry<'static>> {
+pub fn holds() -> impl Strategy<Value = HoldEntry<'static>> {
     let item = ((0..=MAX_ID, any::<u64>(), any::<bool>(), keys()), any::<u64>());
     let instants = (0..=MAX_COUNTER, instants(), prop::option::of(instants()));
     (0..=MAX_COUNTER, instants, prop::collection::vec(item, 0..4)).prop_map(|(hold, (at, until, ended), items)| {
@@ -213,7 +213,7 @@ fn state_of(window: &Window, (whole, [a, b, c, _], fast, events): States) -> Sta
     }
 }
 
-fn entries() -> impl Strategy<Value = Entry<'static>> {
+pub fn entries() -> impl Strategy<Value = Entry<'static>> {
     let named = (0..=MAX_ID, any::<u8>(), sources(), prop::option::of(any::<u64>()), keys());
     let overlay = (limits(), instants()).prop_map(|(limit, until)| Overlay { limit, until });
     let values = (limits(), prop::option::weighted(0.3, overlay), prop::collection::vec(states(), 8));

@@ -46,8 +46,8 @@ const BACK_OFF: Duration = Duration::from_micros(200);
 const MAX_BACK_OFF: Duration = Duration::from_millis(5);
 
 /// Births of keys after which the number of live ones is asked for anew: the bound on them is kept within as many for
-/// each server. More of them where much room is left.
-const BIRTHS: u64 = 100;
+/// each server, by its two lanes together. More of them where much room is left.
+const BIRTHS: u64 = 50;
 
 /// The share of the room that is left which one server may take before it asks again.
 const ROOM_SHARE: u64 = 64;

@@ -17,7 +17,7 @@ use super::error::{LinkError, Verdict, demoted, verdict};
 use super::places::directory::Directory;
 use super::places::map::Map;
 use super::places::place::Place;
-use super::replicas::{TooFew, Wait};
+use super::places::replicas::{TooFew, Wait};
 use super::wire::pack;
 use crate::bounds::{STORE_ASK_MS, STORE_REPLICAS_MS, STORE_TIMEOUT_MS};
 
@@ -201,7 +201,7 @@ impl Carrier {
         }
         if replicas > 0 && run.members.iter().any(|at| parcels[*at].writes) {
             let left = until.saturating_duration_since(Instant::now());
-            let patience = Duration::from_millis(STORE_REPLICAS_MS).min(left / 2);
+            let patience = Duration::from_millis(STORE_REPLICAS_MS).min(left * 4 / 5);
             let wait = Wait::new(replicas, patience, &run.place);
             wait.pack(out);
             run.wait = Some(wait);

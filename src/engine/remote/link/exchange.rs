@@ -6,10 +6,11 @@ use std::time::Instant;
 use super::delivery::{Carrier, Failure, Parcel};
 use super::error::{ErrorKind, LinkError};
 use super::places::directory::Directory;
-use super::wire::attempt::{Attempt, Found, Mark, Outcome, Version, Write};
+use super::wire::attempt::{Attempt, Found, Mark, Outcome, Write};
 use super::wire::pack;
 use super::wire::script::{self, Packing, Said, Scripts, Seen};
 use super::wire::slots::{slot_of, tag_of};
+use super::wire::value::Version;
 use crate::clock::Micros;
 
 /// A connection to each master that was needed, for one lane.
@@ -117,7 +118,7 @@ impl Link {
         let now = self.now();
         // Where the store's clock is further ahead than is known, the reply tells, and the caller tries again.
         let left = deadline.saturating_duration_since(Instant::now());
-        let last = (now.saturating_add(left.as_micros() as u64)).div_ceil(1_000_000);
+        let last = now.saturating_add(left.as_micros() as u64) / 1_000_000;
         let tag = self.is_cluster().then(|| tag_of(slot));
         let packing = Packing { scripts: &self.scripts, version, last, now_ms: now / 1000, tag };
         let range = packing.pack(&mut self.packed, attempt, marks);
@@ -211,4 +212,35 @@ pub(super) fn foreign(key: &[u8]) -> LinkError {
         ErrorKind::Corrupt,
         format!("the store's key `{}` has a value that this flint has not written", key.escape_ascii()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::attempt::{Known, Part};
+    use super::super::wire::value::Value;
+    use super::*;
+
+    /// A value that so many other links have written since.
+    fn written_by(links: u8) -> Seen {
+        let writers = (0..links).flat_map(|link| [link; 16]);
+        Seen::Value(Value::read([b'1', links].into_iter().chain(writers).collect()).unwrap())
+    }
+
+    #[test]
+    fn an_attempt_is_surely_not_done_until_sixteen_others_have_written_each_key() {
+        let put = Write::Put { record: b"", expire_at_ms: None };
+        let sure = |writes: &[Write], seen: Vec<Seen>| {
+            let parts =
+                writes.iter().map(|write| Part { key: b"flint:a", known: Known::Absent, write: *write }).collect();
+            surely_not_done(&Attempt { parts, marks: Vec::new() }, &seen)
+        };
+        assert!(sure(&[put], vec![written_by(15)]));
+        assert!(!sure(&[put], vec![written_by(16)]));
+        assert!(!sure(&[Write::Delete], vec![written_by(16)]));
+        assert!(sure(&[put], vec![Seen::Nothing]) && sure(&[put], vec![Seen::Same]));
+        // One key that tells is enough; one that was only compared tells nothing.
+        assert!(sure(&[put, put], vec![written_by(16), written_by(3)]));
+        assert!(!sure(&[put, Write::Keep], vec![written_by(16), Seen::Same]));
+        assert!(sure(&[Write::Keep], vec![written_by(16)]));
+    }
 }

@@ -23,7 +23,7 @@
 //! |---|---|
 //! | 1 | format: `1` a record, `0` the place of a removed one, which vanishes after a minute and counts as absent |
 //! | 1 | number *n* of writers, 1 to 16 |
-//! | 16 × *n* | the last attempt of each of the last *n* links that wrote it, the latest first: its number is the version |
+//! | 16 × *n* | the last attempt of each of the last *n* links that wrote it, the latest first: the version |
 //! | the rest | the record |
 //!
 //! Valid if and only if the format is known, 1 <= *n* <= 16, and it is at least 2 + 16 *n* bytes long.
@@ -35,7 +35,11 @@
 //! has one attempt under way for a key, so the list tells the truth until 16 other links have written the same key in
 //! between. Only then, and where no reply comes before the deadline, is the outcome unknown
 //! ([`ErrorKind::OutcomeUnknown`]). An attempt carries the instant after which the store must not execute it any more:
-//! one that lies in the buffers of a stopped store does nothing when that goes on.
+//! one that lies in the buffers of a stopped store does nothing when that goes on. That instant is a whole second: an
+//! attempt may still be done up to a second after the deadline.
+//!
+//! Each module may use only those after it in this list: `store`, `facts`, `requests`, `exchange`, `delivery`,
+//! `places`, `connection`, `error`, `wire`, `options`, `address`.
 
 mod address;
 mod connection;
@@ -45,7 +49,6 @@ mod exchange;
 mod facts;
 mod options;
 mod places;
-mod replicas;
 mod requests;
 mod store;
 mod wire;
@@ -56,14 +59,9 @@ pub use exchange::Link;
 pub use facts::Facts;
 pub use options::Options;
 pub use store::Store;
-pub use wire::attempt::{Attempt, Found, Known, Mark, Outcome, Part, Version, Write};
-pub use wire::slots::{slot_of, tag_of};
-pub use wire::value::Value;
-
-/// The name of the record with this key.
-pub fn limit_key(key: &str) -> Vec<u8> {
-    [b"flint:", key.as_bytes()].concat()
-}
+pub use wire::attempt::{Attempt, Found, Known, Mark, Outcome, Part, Write};
+pub use wire::slots::{limit_key, slot_of, tag_of};
+pub use wire::value::{Value, Version};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -60,30 +60,28 @@ impl Link {
         deadline: Instant,
     ) -> Result<Vec<Vec<u8>>, LinkError> {
         if !self.is_cluster() {
-            return self
-                .names_of(&[0], list, prefix, after, limit, deadline)
-                .map(|mut pages| pages.pop().unwrap_or_default());
+            let pages = self.names_of(&[(0, after.map(<[u8]>::to_vec))], list, prefix, limit, deadline);
+            return pages.map(|mut pages| pages.pop().unwrap_or_default());
         }
-        // Each slot has its own part of the list. A part that was cut off tells only up to its last name: what others
-        // have after the least of these is for the next turn.
-        let slots: Vec<u16> = (0..SLOTS).collect();
-        let mut all: Vec<Vec<u8>> = Vec::new();
-        let mut after = after.map(<[u8]>::to_vec);
-        while all.len() < limit {
-            let share = (limit - all.len()).div_ceil(usize::from(SLOTS)) + 4;
-            let pages = self.names_of(&slots, list, prefix, after.as_deref(), share, deadline)?;
-            let end = pages.iter().filter(|page| page.len() == share).filter_map(|page| page.last()).min().cloned();
-            let mut names: Vec<Vec<u8>> = pages.into_iter().flatten().collect();
-            names.retain(|name| end.as_ref().is_none_or(|end| name <= end));
+        // Each slot has its own part of the list, of which a few names are read at first. A part that was cut off has
+        // more after its last name: what others have after the least of these has to wait until it is read on.
+        let mut share = limit / usize::from(SLOTS) + 4;
+        let mut open: Vec<(u16, Option<Vec<u8>>)> = (0..SLOTS).map(|slot| (slot, after.map(<[u8]>::to_vec))).collect();
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let pages = self.names_of(&open, list, prefix, share, deadline)?;
+            let cut_off = open.iter().zip(&pages).filter(|(_, page)| page.len() == share);
+            open = cut_off.map(|((slot, _), page)| (*slot, page.last().cloned())).collect();
+            names.extend(pages.into_iter().flatten());
             names.sort_unstable();
-            all.append(&mut names);
-            if end.is_none() {
-                break;
+            let end = open.iter().filter_map(|(_, last)| last.as_ref()).min();
+            let read = end.map_or(names.len(), |end| names.partition_point(|name| name <= end));
+            if open.is_empty() || read >= limit {
+                names.truncate(read.min(limit));
+                return Ok(names);
             }
-            after = end;
+            share = (2 * share).min(limit);
         }
-        all.truncate(limit);
-        Ok(all)
     }
 
     /// How many members a list has, those of vanished keys included.
@@ -134,21 +132,20 @@ impl Link {
         self.ask_all(&requests, true, deadline).map(drop)
     }
 
-    /// One page of the list of each slot.
+    /// One page of the list of each slot, after a name of its own.
     fn names_of(
         &mut self,
-        slots: &[u16],
+        slots: &[(u16, Option<Vec<u8>>)],
         list: u8,
         prefix: &[u8],
-        after: Option<&[u8]>,
         limit: usize,
         deadline: Instant,
     ) -> Result<Vec<Vec<Vec<u8>>>, LinkError> {
-        let (least, most) = range(prefix, after);
-        let request = |slot: &u16| {
+        let limit = limit.to_string().into_bytes();
+        let request = |(slot, after): &(u16, Option<Vec<u8>>)| {
+            let (least, most) = range(prefix, after.as_deref());
             let key = self.list_key(list, *slot);
-            let all = [b"ZRANGEBYLEX".to_vec(), key, least.clone(), most.clone(), b"LIMIT".to_vec(), b"0".to_vec()];
-            (*slot, [all.to_vec(), vec![limit.to_string().into_bytes()]].concat())
+            (*slot, vec![b"ZRANGEBYLEX".to_vec(), key, least, most, b"LIMIT".to_vec(), b"0".to_vec(), limit.clone()])
         };
         let requests: Vec<_> = slots.iter().map(request).collect();
         let replies = self.ask_all(&requests, false, deadline)?;

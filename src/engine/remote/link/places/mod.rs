@@ -3,11 +3,14 @@
 //! Owns: the map from slots to masters, what is known of each server, and the thread `flint-store`, which alone asks
 //! Sentinels and nodes for the map and finds out whether a server is back. Links read the map and say what they met;
 //! they wait for the thread's next round where they need a fresh answer.
-
-pub(super) mod watch;
+//!
+//! Each module may use only those after it in this list: `watch`, `cluster`, `sentinel`, `replicas`, `directory`,
+//! `map`, `place`.
 
 pub(super) mod cluster;
 pub(super) mod directory;
 pub(super) mod map;
 pub(super) mod place;
+pub(super) mod replicas;
 pub(super) mod sentinel;
+pub(super) mod watch;

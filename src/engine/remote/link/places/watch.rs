@@ -10,14 +10,14 @@ use redis::Value as Reply;
 use super::super::address::{Endpoint, Topology};
 use super::super::connection::{Connection, Role};
 use super::super::error::{LinkError, demoted};
-use super::super::replicas;
 use super::super::wire::{pack, reply, slots};
 use super::cluster::Nodes;
 use super::directory::Directory;
 use super::map::Map;
 use super::place::Place;
+use super::replicas::Wait;
 use super::sentinel::Sentinels;
-use crate::bounds::{STORE_ASK_MS, STORE_PROBE_MS, STORE_WATCH_MS};
+use crate::bounds::{STORE_ASK_MS, STORE_PROBE_MS, STORE_REPLICAS_MS, STORE_WATCH_MS};
 
 /// What the thread has for itself.
 pub struct Watch {
@@ -79,10 +79,10 @@ impl Watch {
     fn round(&mut self, directory: &Directory, whole: bool) {
         let until = Instant::now() + Duration::from_millis(2 * STORE_ASK_MS);
         let any_away = directory.map().places().iter().any(|place| place.away().is_some());
-        if whole || any_away {
-            if let Err(error) = self.refresh(directory, until) {
-                log::debug!("{error}");
-            }
+        if (whole || any_away)
+            && let Err(error) = self.refresh(directory, until)
+        {
+            log::debug!("{error}");
         }
         for place in directory.map().places() {
             let until = Instant::now() + Duration::from_millis(STORE_ASK_MS);
@@ -161,18 +161,31 @@ impl Watch {
         let Some(slot) = directory.map().a_slot_of(place) else { return };
         let Some(connection) = self.connections.get_mut(place.endpoint()) else { return };
         let key = format!("flint\x01probe{{{}}}", slots::tag_of(slot));
-        let mut packed = Vec::new();
-        pack::whole(&mut packed, &[b"SET", key.as_bytes(), b"1", b"PX", b"60000"]);
-        let wait = replicas::Wait::new(directory.options.replicas, Duration::from_millis(STORE_PROBE_MS), place);
-        wait.pack(&mut packed);
-        let mut ask = || -> Result<Option<replicas::TooFew>, LinkError> {
+        let wanted = directory.options.replicas;
+        // Their disks are asked for only where they have it in memory: that may take a second, and other servers wait.
+        let memory = Wait::in_memory(wanted, Duration::from_millis(STORE_PROBE_MS));
+        let disks = Wait::new(wanted, Duration::from_millis(STORE_REPLICAS_MS), place);
+        let mut ask = || -> Result<Option<LinkError>, LinkError> {
+            let mut packed = Vec::new();
+            pack::whole(&mut packed, &[b"SET", key.as_bytes(), b"1", b"PX", b"60000"]);
+            memory.pack(&mut packed);
             connection.send(&packed, until)?;
             connection.receive(until)?;
-            wait.read(connection, place, until)
+            if let Some(few) = memory.read(connection, place, until)? {
+                return Ok(Some(memory.errors(&few, place).1));
+            }
+            if !place.may_have_waitaof() {
+                return Ok(None);
+            }
+            let until = until + Duration::from_millis(STORE_REPLICAS_MS);
+            packed.clear();
+            disks.pack(&mut packed);
+            connection.send(&packed, until)?;
+            Ok(disks.read(connection, place, until)?.map(|few| disks.errors(&few, place).1))
         };
         match ask() {
             Ok(None) => place.set_here(),
-            Ok(Some(few)) => place.set_short(wait.errors(&few, place).1),
+            Ok(Some(reason)) => place.set_short(reason),
             Err(_) => drop(self.connections.remove(place.endpoint())),
         }
     }

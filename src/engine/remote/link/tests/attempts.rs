@@ -37,6 +37,24 @@ fn the_first_of_two_links_wins() {
 }
 
 #[test]
+fn a_value_names_the_last_sixteen_links() {
+    on_each(|server, _| {
+        let store = open(&server.address());
+        let mut versions = Vec::new();
+        let mut known = Known::Absent;
+        for _ in 0..20 {
+            let version = won(one(&mut store.link(), put(KEY, known, b"1")));
+            versions.push(version);
+            known = Known::Version(version);
+        }
+        let Found::Present(value) = store.link().fetch(&[KEY], soon()).unwrap().remove(0) else { panic!() };
+        let named: Vec<bool> = versions.iter().map(|version| value.is_by(*version)).collect();
+        assert_eq!(named, [vec![false; 4], vec![true; 16]].concat());
+        assert_eq!(value.record(), b"1");
+    });
+}
+
+#[test]
 fn a_group_is_written_as_one_or_not_at_all() {
     on_each(|server, _| {
         let mut link = open(&server.address()).link();

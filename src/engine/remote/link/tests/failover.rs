@@ -120,7 +120,7 @@ fn kill_node(replicas: u32) -> Option<i64> {
         let mut link = store.link();
         let attempts: Vec<Attempt> = others.iter().map(|key| put(key, Known::Absent, b"1")).collect();
         if replicas == 0 {
-            link.exchange(&attempts, soon()).into_iter().for_each(|outcome| drop(won(outcome)));
+            all_won(link.exchange(&attempts, soon()));
         }
         if replicas < 2 {
             goes_on(&told, "it should go on with another master");

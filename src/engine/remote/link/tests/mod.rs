@@ -8,6 +8,8 @@ mod failover;
 mod failures;
 mod load;
 mod slots;
+#[cfg(feature = "store-tls")]
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -53,6 +55,12 @@ fn won(outcome: Result<Outcome, LinkError>) -> Version {
     match outcome {
         Ok(Outcome::Won(version)) => version,
         other => panic!("{other:?}"),
+    }
+}
+
+fn all_won(outcomes: Vec<Result<Outcome, LinkError>>) {
+    for outcome in outcomes {
+        won(outcome);
     }
 }
 

@@ -45,7 +45,7 @@ fn keys_go_to_the_masters_of_their_slots() {
         let pairs = keys.iter().zip(&names);
         let attempts: Vec<Attempt> =
             pairs.map(|(key, name)| marked(key, Known::Absent, name.as_bytes(), name.as_bytes())).collect();
-        link.exchange(&attempts, soon()).into_iter().for_each(|outcome| drop(won(outcome)));
+        all_won(link.exchange(&attempts, soon()));
         let all: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let found = link.fetch(&all, soon()).unwrap();
         assert!(found.into_iter().zip(&names).all(|(found, name)| state(found).1 == name.as_bytes()));
@@ -84,7 +84,7 @@ fn keys_go_to_the_masters_of_their_slots() {
                 attempt
             })
             .collect();
-        link.exchange(&attempts, soon()).into_iter().for_each(|outcome| drop(won(outcome)));
+        all_won(link.exchange(&attempts, soon()));
         let names = link.names(2, b"", None, 40, soon()).unwrap();
         assert_eq!(names, (0..40).map(|number| format!("{{t}}{number:02}").into_bytes()).collect::<Vec<_>>());
         // Keys of one attempt share a slot, or it is refused by name.

@@ -1,10 +1,6 @@
 //! Attempts and their outcomes, as the lanes see them.
 
-use super::value::Value;
-
-/// The attempt that wrote a value: 8 bytes of the link, 8 of the attempt's number.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Version(pub [u8; 16]);
+use super::value::{Value, Version};
 
 /// What the caller knows of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

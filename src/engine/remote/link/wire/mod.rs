@@ -1,6 +1,8 @@
 //! What goes over the wire: keys and their slots, attempts and the script that does them, values, commands.
 //!
 //! Owns: bytes. Called by the rest of the link. No connection is made here, nothing waits.
+//!
+//! Each module may use only those after it in this list: `script`, `attempt`, `value`, `slots`, `reply`, `pack`.
 
 pub(super) mod attempt;
 pub(super) mod pack;

@@ -8,8 +8,11 @@
 //! | 1 | the attempt's version, 16 bytes |
 //! | 2 | the last second, since 1970 by the store's clock, in which it may be done |
 //! | 3 | number *n* of parts; `KEYS[1]` to `KEYS[n]` are theirs |
-//! | 3 for each part | the version that is known, or nothing for absent; `` keeps, `d` removes, `p` puts, `p123` puts until millisecond 123; the record |
+//! | 3 for each part | the version that is known, nothing for absent; the verb; the record |
 //! | 1 for each mark | `+member` or `-member`; `KEYS[n + j]` is the list of mark *j* |
+//!
+//! The verb is nothing to keep the part as it is, `d` to remove it, `p` to put it, `p123` to put it until millisecond
+//! 123.
 //!
 //! The reply is the store's time, `seconds.microseconds`, if the attempt is done; else an array of that time and, for
 //! each part, 1 where it is as known, nothing where it is absent, else its value.
@@ -18,8 +21,8 @@ use std::ops::Range;
 
 use redis::Value as Reply;
 
-use super::attempt::{Attempt, Found, Known, Mark, Version, Write};
-use super::value::Value;
+use super::attempt::{Attempt, Found, Known, Mark, Write};
+use super::value::{Value, Version};
 use super::{pack, reply};
 use crate::bounds::STORE_KEEPS_MS;
 use crate::clock::Micros;

@@ -18,6 +18,11 @@ fn tag_in(key: &[u8]) -> Option<&[u8]> {
     (close > 0).then(|| &rest[..close])
 }
 
+/// The name of the record of the limit with this key. The key's own tag decides its slot.
+pub fn limit_key(key: &str) -> Vec<u8> {
+    [b"flint:", key.as_bytes()].concat()
+}
+
 /// CRC-16/XMODEM: polynomial 0x1021, begins at 0.
 fn crc16(bytes: &[u8]) -> u16 {
     const TABLE: [u16; 256] = table();

@@ -9,8 +9,6 @@
 //!
 //! Valid if and only if the format is known, 1 <= *n* <= 16, and it is at least 2 + 16 *n* bytes long.
 
-use super::attempt::Version;
-
 /// Format of a value with a record.
 pub const RECORD: u8 = b'1';
 
@@ -22,6 +20,10 @@ pub const WRITERS: usize = 16;
 
 const FIRST_WRITER: usize = 2;
 const WRITER_BYTES: usize = 16;
+
+/// The attempt that wrote a value: 8 bytes of the link, 8 of the attempt's number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Version(pub [u8; 16]);
 
 /// A value as the store has it.
 #[derive(Clone, PartialEq, Eq, Debug)]

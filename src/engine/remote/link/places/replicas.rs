@@ -4,17 +4,18 @@ use std::time::{Duration, Instant};
 
 use redis::Value as Reply;
 
-use super::connection::Connection;
-use super::error::LinkError;
-use super::places::place::Place;
-use super::wire::{pack, reply};
+use super::super::connection::Connection;
+use super::super::error::{ErrorKind, LinkError};
+use super::super::wire::{pack, reply};
+use super::place::Place;
 
 /// What is asked after writes: `WAIT`, and `WAITAOF` in the same pipeline where the server may have it. The two
 /// together are quicker than `WAITAOF` by itself, which on an idle link waits for the replica's next report.
 pub struct Wait {
     replicas: u32,
     patience: Duration,
-    disks: bool,
+    /// How long for the disks, after that; None: these are not asked for.
+    disks: Option<Duration>,
 }
 
 /// How many replicas have confirmed, where these are too few.
@@ -26,16 +27,27 @@ pub struct TooFew {
 }
 
 impl Wait {
+    /// For so long at most. A replica that syncs its disk each second takes a second to confirm; one that is gone
+    /// should not take that long to be missed.
     pub fn new(replicas: u32, patience: Duration, place: &Place) -> Wait {
-        Wait { replicas, patience, disks: place.may_have_waitaof() }
+        match place.may_have_waitaof() {
+            true => Wait { replicas, patience: patience / 4, disks: Some(patience * 3 / 4) },
+            false => Wait::in_memory(replicas, patience / 2),
+        }
+    }
+
+    /// The same without their disks.
+    pub fn in_memory(replicas: u32, patience: Duration) -> Wait {
+        Wait { replicas, patience, disks: None }
     }
 
     pub fn pack(&self, into: &mut Vec<u8>) {
-        let patience = (self.patience.as_millis().max(1)).to_string();
+        // 0 would be for ever.
+        let text = |patience: Duration| patience.as_millis().max(1).to_string();
         let replicas = self.replicas.to_string();
-        pack::whole(into, &[b"WAIT", replicas.as_bytes(), patience.as_bytes()]);
-        if self.disks {
-            pack::whole(into, &[b"WAITAOF", b"1", replicas.as_bytes(), patience.as_bytes()]);
+        pack::whole(into, &[b"WAIT", replicas.as_bytes(), text(self.patience).as_bytes()]);
+        if let Some(patience) = self.disks {
+            pack::whole(into, &[b"WAITAOF", b"1", replicas.as_bytes(), text(patience).as_bytes()]);
         }
     }
 
@@ -47,7 +59,7 @@ impl Wait {
         until: Instant,
     ) -> Result<Option<TooFew>, LinkError> {
         let in_memory = connection.receive(until)?;
-        let on_disk = if self.disks { Some(connection.receive(until)?) } else { None };
+        let on_disk = self.disks.map(|_| connection.receive(until)).transpose()?;
         let Some(confirmed) = reply::number(&in_memory) else { return Err(connection.not_understood("WAIT")) };
         if confirmed < i64::from(self.replicas) {
             return Ok(Some(TooFew { confirmed, in_memory: false }));
@@ -71,11 +83,12 @@ impl Wait {
 
     /// What a write is told, and what everybody is told from then on.
     pub fn errors(&self, few: &TooFew, place: &Place) -> (LinkError, LinkError) {
-        let (server, wanted, waited) = (place.endpoint(), self.replicas, self.patience.as_millis());
+        let patience = self.disks.filter(|_| few.in_memory).unwrap_or(self.patience);
+        let (server, wanted, waited) = (place.endpoint(), self.replicas, patience.as_millis());
         let disk = if few.in_memory { " on its disk (appendonly on the replicas too?)" } else { "" };
         let confirmed = few.confirmed;
         let now = LinkError::new(
-            super::error::ErrorKind::TooFewReplicas,
+            ErrorKind::TooFewReplicas,
             format!(
                 "it is written on the store {server}, but only {confirmed} of {wanted} replicas confirmed it{disk} within \
                  {waited} ms: it may be lost with that server, and what is sent again counts again"
