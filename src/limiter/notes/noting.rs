@@ -77,6 +77,7 @@ impl Noting {
         false
     }
 
+    #[inline]
     pub fn patterns(&self) {}
 
     #[inline]
