@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use flint::engine::Engine;
 use flint::{Cost, Item, Kind, Page, Setting};
 
-use super::engines::{Told, ask, configure, list, open, open_with, status, storm};
+use super::engines::{Told, ask_again, configure, list, open, open_with, status, storm};
 use super::servers::{Cluster, Software, long, wait_until};
 
 #[test]
@@ -18,18 +18,18 @@ fn a_cluster_decides_what_shares_a_slot() {
         configure(&engines[0], key, "3/365d");
     }
     let both = |limiter: &flint::Limiter| limiter.check_all(&[("{u}:a", 1), ("{u}:b", 2)]);
-    assert!(ask(&engines[0], both).unwrap().allowed);
-    assert!(!ask(&engines[1], both).unwrap().allowed);
+    assert!(ask_again(&engines[0], both).unwrap().allowed);
+    assert!(!ask_again(&engines[1], both).unwrap().allowed);
     let apart = |limiter: &flint::Limiter| limiter.check_all(&[("{u}:a", 1), ("other", 1)]);
-    let error = ask(&engines[1], apart).unwrap_err();
+    let error = ask_again(&engines[1], apart).unwrap_err();
     assert_eq!(error.kind(), Kind::CrossSlot);
     assert!(error.message().contains("`{u}:a`") && error.message().contains("`other`"), "{error}");
     // A hold is settled by any server: its number says where it is.
-    let hold = ask(&engines[0], |limiter| {
+    let hold = ask_again(&engines[0], |limiter| {
         limiter.hold_all(&[Item::from(("{u}:a", 1)), Item::from(("{u}:b", 1))], Duration::from_secs(60))
     });
     let id = hold.unwrap().hold.unwrap().id;
-    ask(&engines[1], move |limiter| limiter.settle(&id, Cost::Each(&[("{u}:b".into(), 0)]))).unwrap();
+    ask_again(&engines[1], move |limiter| limiter.settle(&id, Cost::Each(&[("{u}:b", 0)]))).unwrap();
     assert_eq!([status(&engines[0], "{u}:a").used, status(&engines[0], "{u}:b").used], [Some(2), Some(2)]);
     assert_eq!(list(&engines[0], Page::default()).len(), 3);
     assert_eq!(Engine::remove_prefix(&engines[1], "{u}").unwrap(), 2);
@@ -45,19 +45,22 @@ fn an_edit_of_patterns_holds_everywhere_once_it_is_answered() {
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     for (index, engine) in engines.iter().enumerate() {
         let key = format!("user:{index}");
-        assert!(ask(engine, move |limiter| limiter.check(&key, 1)).unwrap().allowed);
+        assert!(ask_again(engine, move |limiter| limiter.check(&key, 1)).unwrap().allowed);
     }
     configure(&engines[1], "user:*", "0/365d");
     for engine in &engines {
         for key in 0..6 {
             let key = format!("user:{key}");
-            assert!(!ask(engine, move |limiter| limiter.check(&key, 1)).unwrap().allowed);
+            assert!(!ask_again(engine, move |limiter| limiter.check(&key, 1)).unwrap().allowed);
         }
     }
     assert_eq!(list(&engines[2], Page::default().with_pattern("user:*")).len(), 3);
-    ask(&engines[2], |limiter| limiter.remove("user:*")).unwrap();
+    ask_again(&engines[2], |limiter| limiter.remove("user:*")).unwrap();
     for engine in &engines {
-        assert_eq!(ask(engine, |limiter| limiter.check("user:1", 1)).unwrap_err().kind(), Kind::LimitNotConfigured);
+        assert_eq!(
+            ask_again(engine, |limiter| limiter.check("user:1", 1)).unwrap_err().kind(),
+            Kind::LimitNotConfigured
+        );
     }
     let mixed = [Setting::new("a", "1/1d".parse().unwrap()), Setting::new("b:*", "1/1d".parse().unwrap())];
     assert_eq!(Engine::configure_all(&engines[0], &mixed).unwrap_err().kind(), Kind::CrossSlot);

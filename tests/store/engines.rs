@@ -8,7 +8,7 @@ use flint::engine::remote::{Remote, Settings};
 use flint::engine::{Engine, ask as ask_engine};
 use flint::{Kind, Limiter, Result, Status};
 
-use super::servers::{Server, Software};
+use super::servers::{PATIENCE, Server, Software};
 
 /// One server of each kind that is installed.
 pub fn stores() -> impl Iterator<Item = Server> {
@@ -23,14 +23,30 @@ pub fn ask<T: Send + 'static>(
     ask_engine(engine, operation)
 }
 
+/// The same, and again as long as the store is away: a machine that is busy may stop it for a while.
+pub fn ask_again<T: Send + 'static>(
+    engine: &Remote,
+    operation: impl FnMut(&Limiter) -> Result<T> + Clone + Send + 'static,
+) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        match ask(engine, operation.clone()) {
+            Err(error) if error.kind() == Kind::StoreUnavailable && begun.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
+}
+
 pub fn status(engine: &Remote, key: &str) -> Status {
     let key = key.to_owned();
-    ask(engine, move |limiter| limiter.status(&key)).unwrap().unwrap()
+    ask_again(engine, move |limiter| limiter.status(&key)).unwrap().unwrap()
 }
 
 pub fn configure(engine: &Remote, key: &str, limit: &str) {
     let (key, limit) = (key.to_owned(), limit.to_owned());
-    ask(engine, move |limiter| limiter.configure(&key, limit.parse()?)).unwrap();
+    ask_again(engine, move |limiter| limiter.configure(&key, limit.parse()?)).unwrap();
 }
 
 pub fn open(url: &str, count: usize) -> Vec<Remote> {

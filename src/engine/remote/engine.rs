@@ -24,8 +24,9 @@ use crate::error::{Error, Kind, Result};
 /// Times as long as other operations an edit of patterns may take in a Cluster.
 const EDIT_TIMES: u32 = 5;
 
-/// Lanes of one store that is no Cluster. While one waits for the store, another decides.
-const LANES: usize = 2;
+/// Lanes of one store that is no Cluster. With more, one decides while another waits for the store; but each operation
+/// then runs once more, to find out to which it belongs.
+const LANES: usize = 1;
 
 /// Scratch limiters that find out to which lane an operation belongs.
 const ROUTERS: usize = 4;

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind};
 pub const READ_EVERY: Duration = Duration::from_millis(250);
 
 /// How long it goes by them.
-pub const LEASE: Duration = Duration::from_millis(1000);
+pub const LEASE: Duration = Duration::from_millis(2000);
 
 /// How long the store may take to do what was decided by them.
 pub const IN_TIME: Duration = Duration::from_millis(500);

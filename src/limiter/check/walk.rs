@@ -56,6 +56,12 @@ impl Core {
     /// Decides on the items in their order. Room that was taken for keys that are to be born is given back with
     /// [`Core::give_up`], where they are not born.
     pub fn walk(&self, tables: &mut Tables<'_>, asks: &[Ask<'_>], walk: &Walk<'_>) -> Result<Walked> {
+        if self.noting.is_on() {
+            // All of them are looked at, also those after one that is refused: what is not loaded is fetched at once.
+            for ask in asks {
+                table(tables, ask.hash)?.get(ask.hash, ask.key);
+            }
+        }
         // An unknown key or an impossible cost anywhere in the list comes before any denial.
         let served: Vec<Option<Served>> =
             asks.iter().map(|ask| self.served_in_all(tables, ask, walk)).collect::<Result<_>>()?;

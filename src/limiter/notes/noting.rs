@@ -23,6 +23,12 @@ impl Noting {
         self.0.as_deref().filter(|notes| notes.is_on())
     }
 
+    /// Whether an operation is noted now.
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.notes().is_some()
+    }
+
     /// Notes that it makes a difference which patterns there are.
     #[inline]
     pub fn patterns(&self) {
@@ -66,6 +72,11 @@ impl Noting {
 
 #[cfg(not(feature = "store"))]
 impl Noting {
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        false
+    }
+
     #[inline]
     pub fn patterns(&self) {}
 

@@ -315,7 +315,11 @@ impl<W: Wire> Lane<W> {
             let silent: Vec<(u64, [u64; 4])> = silent.map(|(id, _)| (*id, [0; 4])).collect();
             told.extend(silent);
         }
-        let done = told.chunks(MAX_ASKED).fold(Ok(()), |done, told| self.tell_counted(told, deadline).and(done));
+        let mut done = Ok(());
+        for told in told.chunks(MAX_ASKED) {
+            // What can't be told is kept, each part for itself.
+            done = self.tell_counted(told, deadline).and(done);
+        }
         let mut asked: Vec<Live> = self.round.tally.births.keys().copied().collect();
         if patterns.len() <= MAX_ASKED {
             asked.extend(

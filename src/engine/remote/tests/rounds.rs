@@ -162,6 +162,21 @@ fn several_keys_are_spent_together_or_not_at_all() {
 }
 
 #[test]
+fn what_is_not_loaded_is_fetched_at_once() {
+    let (store, _, [mut one, mut two]) = nodes();
+    let keys: Vec<String> = (0..50).map(|key| format!("key:{key}")).collect();
+    for key in &keys {
+        let key = key.clone();
+        one.run(move |limiter| limiter.configure(&key, "3/1h".parse()?)).unwrap().unwrap();
+    }
+    let before = store.shelf().fetches;
+    let all = two.run(move |limiter| limiter.check_all(&keys.iter().map(|key| (&**key, 1)).collect::<Vec<_>>()));
+    assert!(all.unwrap().unwrap().allowed);
+    // The patterns come first.
+    assert!(store.shelf().fetches <= before + 2, "{}", store.shelf().fetches - before);
+}
+
+#[test]
 fn errors_say_whether_anything_may_be_spent() {
     let (store, _, [mut node]) = nodes();
     node.configure("a", "5/1h");
