@@ -76,7 +76,7 @@ pub struct Core {
     pub store: Option<Store>,
     pub dir: PathBuf,
     /// What the ids of holds are made of.
-    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "it is what a store is known by"))]
+    #[cfg(feature = "store")]
     pub directory: [u8; 16],
     pub next_id: AtomicU64,
     pub holds: Holds,
