@@ -368,8 +368,12 @@ impl Lane {
     /// Compares and writes a group. Whether nobody was faster.
     fn write(&mut self, records: &mut Records, group: &Looked) -> bool {
         let now = self.clock.now();
-        let saved: Vec<(Name, Option<Saved>)> =
-            group.changed.iter().map(|name| (name.clone(), self.scratch.save(name).unwrap())).collect();
+        let save = |name: &Name| self.scratch.save(name).map(|saved| (name.clone(), saved));
+        let Ok(saved) = group.changed.iter().map(save).collect::<Result<Vec<_>>>() else {
+            // New patterns, which a later operation of the group wanted, have led it away.
+            self.load_all(records, group);
+            return false;
+        };
         let is_known = |name: &Name| {
             let known = self.seen.get(name).or_else(|| self.known.get(name)).copied().flatten();
             known == records.get(name, now).map(|(version, _)| version)
