@@ -6,7 +6,7 @@
 //!
 //! 1. [`Scratch::begin`], the operation on [`Scratch::limiter`], and [`Scratch::end`], which tells what it looked at,
 //!    what it changed, and what is *missing*: looked at and not loaded. Where anything is missing the result means
-//!    nothing: its records are fetched and handed to [`Scratch::load`], with all that the operation has changed, and it
+//!    nothing and is put back; the records are fetched and handed to [`Scratch::load`], in this order, and the operation
 //!    runs again.
 //! 2. Several operations run one after the other. Those that share a name are one group ([`Looked::join`]): it is
 //!    written or not as a whole. The records of what the group has changed come from [`Scratch::save`], after its last
@@ -20,7 +20,8 @@
 //! After an edit of patterns the instants at which records may vanish ([`Saved::until`]) are those of before, and
 //! removed patterns still have keys. So its owner goes through the keys that the patterns of before or after serve, and
 //! writes each again: a group that touches the key and the patterns and changes the key. Nothing that is decided waits
-//! for that, but what vanishes before it is forgotten too early.
+//! for that, but what vanishes before it is forgotten too early, and a key that finds several edits at once moves as of
+//! the last, without the values in between.
 //!
 //! Denials are counted at once and written with the next change of their key, or when the owner has
 //! [`Scratch::unsaved_denials`] written as a group of their own.

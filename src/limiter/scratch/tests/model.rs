@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::clock::{Clock, Micros};
 use crate::error::Result;
 use crate::limit::Limit;
+use crate::limiter::scratch::*;
 use crate::limiter::tests::{START, options};
 use crate::limiter::{Begin, Hold};
 use crate::limiter::{Cost, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status};
@@ -268,6 +268,14 @@ fn with_denials(mut status: Status) -> Status {
         slots.holds = holds.into();
     }
     status
+}
+
+fn edits_patterns(op: &Op) -> bool {
+    match op {
+        Op::Configure(key, ..) | Op::Remove(key) => *key >= LITERAL,
+        Op::Several(several) | Op::Apply(several) => several.iter().any(|(key, _)| *key >= LITERAL),
+        _ => false,
+    }
 }
 
 /// What the records are kept in.
@@ -601,6 +609,10 @@ impl World {
 
     fn step(&mut self, step: &Step) -> Tested {
         match step {
+            // An edit of patterns is a group by itself: what is edited before its keys were gone through is as one edit.
+            Step::Run(lane, ops, race) if ops.iter().any(edits_patterns) => {
+                ops.chunks(1).try_for_each(|op| self.run(*lane, op, race.as_ref()))?;
+            }
             Step::Run(lane, ops, race) => self.run(*lane, ops, race.as_ref())?,
             Step::Advance(by) => self.clock.advance(Duration::from_micros(*by)),
             Step::Flush => self.flush()?,
