@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::clock::{Clock, Micros};
 use crate::error::Result;
 use crate::limit::Limit;
+use crate::limiter::scratch::*;
 use crate::limiter::tests::{START, options};
 use crate::limiter::{Begin, Hold};
 use crate::limiter::{Cost, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status};
@@ -270,6 +270,14 @@ fn with_denials(mut status: Status) -> Status {
     status
 }
 
+fn edits_patterns(op: &Op) -> bool {
+    match op {
+        Op::Configure(key, ..) | Op::Remove(key) => *key >= LITERAL,
+        Op::Several(several) | Op::Apply(several) => several.iter().any(|(key, _)| *key >= LITERAL),
+        _ => false,
+    }
+}
+
 /// What the records are kept in.
 #[derive(Default)]
 struct Records {
@@ -368,8 +376,12 @@ impl Lane {
     /// Compares and writes a group. Whether nobody was faster.
     fn write(&mut self, records: &mut Records, group: &Looked) -> bool {
         let now = self.clock.now();
-        let saved: Vec<(Name, Option<Saved>)> =
-            group.changed.iter().map(|name| (name.clone(), self.scratch.save(name).unwrap())).collect();
+        let save = |name: &Name| self.scratch.save(name).map(|saved| (name.clone(), saved));
+        let Ok(saved) = group.changed.iter().map(save).collect::<Result<Vec<_>>>() else {
+            // New patterns, which a later operation of the group wanted, have led it away.
+            self.load_all(records, group);
+            return false;
+        };
         let is_known = |name: &Name| {
             let known = self.seen.get(name).or_else(|| self.known.get(name)).copied().flatten();
             known == records.get(name, now).map(|(version, _)| version)
@@ -597,6 +609,10 @@ impl World {
 
     fn step(&mut self, step: &Step) -> Tested {
         match step {
+            // An edit of patterns is a group by itself: what is edited before its keys were gone through is as one edit.
+            Step::Run(lane, ops, race) if ops.iter().any(edits_patterns) => {
+                ops.chunks(1).try_for_each(|op| self.run(*lane, op, race.as_ref()))?;
+            }
             Step::Run(lane, ops, race) => self.run(*lane, ops, race.as_ref())?,
             Step::Advance(by) => self.clock.advance(Duration::from_micros(*by)),
             Step::Flush => self.flush()?,

@@ -1,0 +1,4 @@
+//! Tests of the scratch limiter.
+
+mod lane;
+mod model;
