@@ -11,15 +11,14 @@ use super::routes::metrics::Suspended;
 use crate::bounds::{MIN_QUEUED, QUEUED_PER_WORKER};
 
 /// What a worker does.
-#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 pub enum Job {
     Request(Exchange),
     /// Make the next part of a long reply, and send it.
     More(Sending),
     /// Send the rest of a reply on a Unix socket, where the worker waits for the client.
     Finish(Sending),
-    /// Answer a request whose body is not read, where no thread was free to end its connection: the worker waits for the
-    /// client.
+    /// Answer a request whose body is not read, where no thread was free to end its connection: the worker waits for
+    /// the client.
     Refuse(Exchange, Vec<u8>),
     /// Let go of the requests of a Unix socket that are to leave, where no thread could be started for it.
     LetGo,

@@ -182,7 +182,7 @@ impl Victim {
 
     /// The attack is over: the good client was answered, memory is back, and nothing is held.
     #[track_caller]
-    fn survived(mut self) -> Server {
+    fn survived(mut self) -> Survivor {
         // tiny_http keeps idle threads of its own for 5 s; the good client has one and a connection's two descriptors.
         let (threads_before, descriptors_before) = (self.threads + 4, self.descriptors + 4);
         let process = self.server.process();
@@ -195,7 +195,28 @@ impl Victim {
         // Nothing that was answered is lost, and nothing else was spent of the good client's quota.
         let status = self.client().get("/v1/limits/good").ok();
         assert_eq!(status["total_allowed"].as_u64().unwrap(), answered, "{status}");
-        self.server
+        Survivor { server: self.server, _dir: self._dir }
+    }
+}
+
+/// A server after an attack, with its directory: without that it could not end well.
+struct Survivor {
+    server: Server,
+    _dir: tempfile::TempDir,
+}
+
+impl Survivor {
+    #[track_caller]
+    fn terminate(self) -> String {
+        self.server.terminate()
+    }
+}
+
+impl std::ops::Deref for Survivor {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
     }
 }
 
