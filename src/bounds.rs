@@ -169,6 +169,10 @@ pub const IDLE_MARK_MS: u64 = 20;
 /// Time between two looks at whether the files of the log still have their names, in milliseconds.
 pub const LOOK_AFTER_FILES_MS: u64 = 1000;
 
+/// Time for which a start on overlayfs waits for an owner that may run in another mount, in milliseconds: more than two
+/// of the looks by which an owner notices it.
+pub const CLAIM_WAIT_MS: u64 = 2500;
+
 /// Pause before the log tries again to fill space ahead after the disk was full, in milliseconds.
 pub const NO_SPACE_RETRY_MS: u64 = 100;
 

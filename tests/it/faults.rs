@@ -477,6 +477,35 @@ fn a_million_denials_are_a_few_records() {
     }
 }
 
+/// Two mounts of one upper directory: a lock taken through one is not seen through the other.
+#[test]
+fn a_second_server_through_another_overlay_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let script = r#"
+        mkdir lower1 lower2 upper work1 work2 one two
+        mount -t overlay overlay -o lowerdir=lower1,upperdir=upper,workdir=work1 one || exit 77
+        mount -t overlay overlay -o lowerdir=lower2,upperdir=upper,workdir=work2 two || exit 77
+        "$0" --data-dir one/data server start --bind 127.0.0.1:0 > said 2> first &
+        while ! [ -s said ]; do sleep 0.05; done
+        "$0" --data-dir two/data server start --bind 127.0.0.1:0; second=$?
+        kill -TERM $!; wait $! || exit 70
+        "$0" --data-dir two/data doctor > /dev/null 2>&1 || exit 71
+        exit $second
+    "#;
+    let mut unshare = Command::new("unshare");
+    let run = unshare.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_flint")]).current_dir(parent.path()).output();
+    let Ok(run) = run else { return eprintln!("SKIPPED: unshare is not installed") };
+    let err = String::from_utf8_lossy(&run.stderr);
+    if matches!(run.status.code(), Some(1 | 77)) {
+        return eprintln!("SKIPPED: no overlays can be mounted here: {err}");
+    }
+    assert_eq!(run.status.code(), Some(3), "{err}");
+    assert!(
+        err.contains("data directory is already locked: two/data (by process ") && err.contains("overlay)"),
+        "{err}"
+    );
+}
+
 /// Runs a part of `scripts/soak` with few rounds.
 fn soak(part: &str, rounds: &str) {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/soak").join(format!("{part}.py"));

@@ -140,7 +140,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "limit/counting/algorithms",
-        &["debt", "token_bucket", "sliding_window_log", "fixed_window_counter", "sliding_window_counter"],
+        &["debt", "token_bucket", "sliding_window_log", "logged", "fixed_window_counter", "sliding_window_counter"],
     ),
 ];
 

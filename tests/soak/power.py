@@ -22,28 +22,35 @@ FAKED = ["fdatasync:retval=0", "fsync:retval=0"]
 NEVER = ["--flush-every-ms", "3600000", "--flush-every-events", "1000000000"]
 
 
+@contextlib.contextmanager
+def mounted(arguments, place):
+    """Gives the data directory of a file system while it is mounted there."""
+    run = subprocess.run(["mount", *arguments, place], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise harness.Skipped(f"this cannot be mounted here: {run.stderr.strip()}")
+    try:
+        yield os.path.join(place, "data")
+    finally:
+        harness.wait_for("unmounting", lambda: subprocess.run(["umount", place], check=False).returncode == 0)
+
+
 class Disk:
     """A file system in a file."""
 
-    def __init__(self, parent, size=IMAGE_BYTES):
+    def __init__(self, parent, size=IMAGE_BYTES, kind="ext4"):
+        self.kind = kind
         self.image, self.mounted = os.path.join(parent, "image"), os.path.join(parent, "mounted")
         os.mkdir(self.mounted)
         with open(self.image, "wb") as image:
             image.truncate(size)
-        subprocess.run(["mkfs.ext4", "-q", "-F", self.image], check=True)
+        harness.need(f"mkfs.{kind}")
+        force = "-F" if kind == "ext4" else "-f"
+        subprocess.run([f"mkfs.{kind}", "-q", force, self.image], check=True, stdout=subprocess.DEVNULL)
 
-    @contextlib.contextmanager
     def mount(self):
         # The journal is written every 5 s otherwise, which would forgive a missing sync.
-        command = ["mount", "-o", "loop,commit=300", self.image, self.mounted]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode != 0:
-            raise harness.Skipped(f"no loop mounts here: {run.stderr.strip()}")
-        try:
-            yield os.path.join(self.mounted, "data")
-        finally:
-            unmount = ["umount", self.mounted]
-            harness.wait_for("unmounting", lambda: subprocess.run(unmount, check=False).returncode == 0)
+        options = "loop,commit=300" if self.kind == "ext4" else "loop"
+        return mounted(["-o", options, self.image], self.mounted)
 
     def cut(self):
         """From this call on nothing reaches the disk, not even what was written before and not synced."""

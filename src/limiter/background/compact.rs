@@ -2,7 +2,8 @@
 //!
 //! The log is rotated first: segment N begins. The table of holds is copied under its lock, with a marker of its own,
 //! so that the shards, which come after it, have at least what its holds have spent. Then, shard by shard and under
-//! the lock of that shard only, keys of which nothing counts any more are taken out, the others are copied and a
+//! the lock of that shard only, keys of which nothing counts any more are taken out, the others are copied (of a long
+//! sliding window log only the newest part is, the rest is shared: `limit/counting/algorithms/logged.rs`) and a
 //! marker record is queued; its place in the log is exactly where the copy was made. What is not in the copy is not
 //! in the map either: the next spend of such a key says in its record all that a replay needs. Encoding and writing
 //! happen outside every lock. When all is durable, the markers included, the snapshot gets its name N, and what is

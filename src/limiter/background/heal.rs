@@ -29,6 +29,10 @@ impl Core {
     pub fn heal(&self) {
         let Some(store) = &self.store else { return };
         let _one = self.looking_after_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = store.lock().claim() {
+            let way_out = "nothing more is accepted; end one of the two, and give each a directory of its own";
+            return store.log().give_up(format!("{error}; {way_out}"));
+        }
         let wound = match store.whereabouts() {
             Whereabouts::Whole => return,
             Whereabouts::Moved => {

@@ -4,19 +4,29 @@
 //! `flint.lock` that names this process and the URL of its server. Two locks: one on `flint.lock`, and one on the
 //! directory itself, which holds even if the lock file is removed or replaced. The note keeps, too, where the log ended
 //! when it was last closed in good order: records only come after it, so a log that ends before has been cut since.
+//!
+//! On overlayfs a lock is one of a mount, and two mounts may share an upper directory. There each owner has a session
+//! in its note. A process that finds the session of an owner that has not ended puts its own in its place and waits a
+//! moment; an owner that runs looks now and then, and puts its own back, which tells the other that it must not start.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::disk::is_no_space;
 use super::kept::leads_to;
 use super::names::{IGNORE, LOCK};
+use super::random::random;
+use crate::bounds::CLAIM_WAIT_MS;
 use crate::error::{Error, Kind, Result};
+
+/// How often a process that waits for another owner looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How a data directory is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +49,10 @@ pub struct Owner {
     pub url: Option<String>,
     /// Where the log ended when it was last closed in good order.
     pub closed: Option<Closed>,
+    /// On overlayfs, of an owner that has not ended in good order: which one it is.
+    pub session: Option<String>,
+    /// In which namespace its process id is one.
+    pub namespace: Option<String>,
 }
 
 /// Where a log ended that was closed in good order.
@@ -80,6 +94,12 @@ pub struct DirectoryLock {
     writes: bool,
     /// Locked for a moment, holding nothing else.
     closed: Mutex<Option<Closed>>,
+    /// The URL that was noted last, likewise.
+    url: Mutex<Option<String>>,
+    /// This owner's session, where one is of use.
+    session: Option<String>,
+    /// The session whose place it took, whose owner has not told that it runs.
+    displaced: Option<String>,
 }
 
 impl DirectoryLock {
@@ -88,6 +108,11 @@ impl DirectoryLock {
     /// # Errors
     /// `locked`, naming the owner; `io` when the directory does not exist or cannot be used.
     pub fn acquire(dir: &Path, access: Access) -> Result<DirectoryLock> {
+        DirectoryLock::acquire_on(dir, access, is_overlay)
+    }
+
+    /// As [`DirectoryLock::acquire`], where `may_be_shared` says whether a lock may be one of a mount only.
+    fn acquire_on(dir: &Path, access: Access, may_be_shared: fn(&File) -> bool) -> Result<DirectoryLock> {
         // Before it is opened: it may be a pipe, and to open one without a writer would wait for ever.
         if std::fs::metadata(dir).is_ok_and(|metadata| !metadata.is_dir()) {
             return Err(Error::new(
@@ -122,12 +147,67 @@ impl DirectoryLock {
         }
         let writes = access != Access::Read;
         let is_found = leads_to(dir, &directory) == Some(true);
-        let closed = Mutex::new(owner(dir).closed);
-        let this = DirectoryLock { file, directory, is_found, dir: dir.to_owned(), path, writes, closed };
+        let before = owner(dir);
+        let session = match may_be_shared(&directory) {
+            true if writes => Some(u64::from_le_bytes(random().map_err(|error| Error::io("lock", dir, &error))?)),
+            _ => None,
+        };
+        let mut this = DirectoryLock {
+            file,
+            directory,
+            is_found,
+            dir: dir.to_owned(),
+            path,
+            writes,
+            closed: Mutex::new(before.closed),
+            url: Mutex::default(),
+            displaced: before.session.clone().filter(|_| session.is_some() && !before.has_ended()),
+            session: session.map(|session| format!("{session:016x}")),
+        };
         if writes {
             this.announce(None)?;
         }
+        this.wait_for_owner(&before)?;
         Ok(this)
+    }
+
+    /// Waits whether the owner whose session was displaced tells that it runs.
+    fn wait_for_owner(&mut self, before: &Owner) -> Result<()> {
+        let Some(displaced) = &self.displaced else { return Ok(()) };
+        log::warn!("{} is on overlayfs and was not closed in good order: waiting for its owner", self.dir.display());
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(CLAIM_WAIT_MS) {
+            std::thread::sleep(LOOK_AGAIN);
+            if owner(&self.dir).session.as_ref() == Some(displaced) {
+                // The note is the other's.
+                self.writes = false;
+                let by =
+                    before.pid.map_or_else(String::new, |pid| format!(" (by process {pid}, through another overlay)"));
+                let message = format!("data directory is already locked: {}{by}", self.dir.display());
+                return Err(Error::new(Kind::Locked, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells another process that has come by another overlay that this owner runs. To be called now and then.
+    ///
+    /// # Errors
+    /// `locked`: the owner whose place this one took runs too.
+    pub fn claim(&self) -> Result<()> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let note = owner(&self.dir);
+        if note.session.is_none() || note.session.as_ref() == Some(session) {
+            return Ok(());
+        }
+        if note.session == self.displaced {
+            let by = note.pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            let message = format!("{} has another owner{by}, through another overlay", self.dir.display());
+            return Err(Error::new(Kind::Locked, message));
+        }
+        log::error!("another process has come to {} through another overlay; it is told to end", self.dir.display());
+        let url = self.url.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.announce(url.as_deref())
     }
 
     /// Whether the directory's path does not lead to it any more.
@@ -140,8 +220,17 @@ impl DirectoryLock {
     /// # Errors
     /// `io` when the note cannot be written. A full disk is not an error: the lock holds without the note.
     pub fn announce(&self, url: Option<&str>) -> Result<()> {
-        let Some(mut file) = self.file.as_ref() else { return Ok(()) };
+        let Some(file) = self.file.as_ref() else { return Ok(()) };
+        *self.url.lock().unwrap_or_else(PoisonError::into_inner) = url.map(str::to_owned);
+        self.write_note(file, url, self.session.as_deref())
+    }
+
+    fn write_note(&self, mut file: &File, url: Option<&str>, session: Option<&str>) -> Result<()> {
         let mut note = json!({ "pid": std::process::id(), "url": url });
+        if let Some(session) = session {
+            note["session"] = session.into();
+            note["namespace"] = namespace().into();
+        }
         if let Some(closed) = *self.closed() {
             note["closed"] = closed.to_json();
         }
@@ -189,8 +278,8 @@ impl DirectoryLock {
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
         // The next owner writes its own note a moment after it has the lock; ours must not be found in between.
-        if self.writes {
-            let _ = self.announce(None);
+        if let Some(file) = self.file.as_ref().filter(|_| self.writes) {
+            let _ = self.write_note(file, None, None);
         }
     }
 }
@@ -213,7 +302,28 @@ pub fn parse_note(note: &[u8]) -> Owner {
         pid: note["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
         url: note["url"].as_str().map(str::to_owned),
         closed: Closed::of_json(&note["closed"]),
+        session: note["session"].as_str().map(str::to_owned),
+        namespace: note["namespace"].as_str().map(str::to_owned),
     }
+}
+
+impl Owner {
+    /// Whether it certainly runs no more.
+    fn has_ended(&self) -> bool {
+        let is_near = self.namespace.is_some() && self.namespace == namespace();
+        is_near && self.pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    }
+}
+
+/// The namespace of process ids that this process is in.
+fn namespace() -> Option<String> {
+    Some(std::fs::read_link("/proc/self/ns/pid").ok()?.to_str()?.to_owned())
+}
+
+/// Whether a directory is on overlayfs.
+fn is_overlay(directory: &File) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    rustix::fs::fstatfs(directory).is_ok_and(|found| found.f_type as u64 & 0xffff_ffff == OVERLAYFS_SUPER_MAGIC)
 }
 
 /// The writer that owns the directory at this moment; `None` without one, also while others read it. So the note of a
@@ -349,5 +459,45 @@ mod tests {
         {
             assert_eq!(parse_note(format!("{{\"pid\":1,\"closed\":{wrong}}}").as_bytes()).closed, None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn on_overlayfs_an_owner_that_runs_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = |session: &str| {
+            let note = json!({"pid": 7, "url": null, "session": session, "namespace": "elsewhere"});
+            std::fs::write(dir.path().join(LOCK), format!("{note}\n")).unwrap();
+        };
+        let acquire = || DirectoryLock::acquire_on(dir.path(), Access::Create, |_| true);
+        // The end in good order is told, and the next owner does not wait.
+        let lock = acquire().unwrap();
+        assert_eq!(owner(dir.path()).session, lock.session);
+        lock.claim().unwrap();
+        drop(lock);
+        assert_eq!(owner(dir.path()).session, None);
+        // So is that of a process that is gone.
+        note("first");
+        let gone = Owner { pid: Some(u32::MAX), namespace: namespace(), ..owner(dir.path()) };
+        assert!(gone.has_ended() && !owner(dir.path()).has_ended());
+        // An owner that runs puts its session back.
+        let error = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while owner(dir.path()).session.as_deref() == Some("first") {
+                    std::thread::yield_now();
+                }
+                note("first");
+            });
+            acquire().unwrap_err()
+        });
+        assert!(error.kind() == Kind::Locked && error.message().contains("by process 7, through another"), "{error}");
+        assert_eq!(owner(dir.path()).session.as_deref(), Some("first"), "its note stays");
+        // One that does so too late is heard all the same; another newcomer is told.
+        let lock = acquire().unwrap();
+        lock.announce(Some("http://127.0.0.1:7878")).unwrap();
+        note("second");
+        lock.claim().unwrap();
+        assert_eq!((owner(dir.path()).session, owner(dir.path()).url.is_some()), (lock.session.clone(), true));
+        note("first");
+        assert_eq!(lock.claim().unwrap_err().kind(), Kind::Locked);
     }
 }

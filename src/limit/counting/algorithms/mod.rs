@@ -4,11 +4,12 @@
 //! instant and changes no later decision; the others are given the instant to which the state was advanced. `quote`
 //! tells the figures as after the spend where it is told to (`take`), and as they stand otherwise.
 //!
-//! Each module may use only those after it in this list: `debt`, `token_bucket`, `sliding_window_log`,
+//! Each module may use only those after it in this list: `debt`, `token_bucket`, `sliding_window_log`, `logged`,
 //! `fixed_window_counter`, `sliding_window_counter`.
 
 pub mod debt;
 pub mod fixed_window_counter;
+mod logged;
 pub mod sliding_window_counter;
 pub mod sliding_window_log;
 pub mod token_bucket;

@@ -6,8 +6,7 @@
 //! which a given number of units will have expired is found by binary search: a flood of denials costs no more than a
 //! flood of checks. The totals wrap around; their differences, which are at most a few times 10^12, do not.
 
-use std::collections::VecDeque;
-
+use super::logged::{Entry, Logged};
 use crate::bounds::MAX_UNITS;
 use crate::clock::Micros;
 use crate::limit::counting::parts::StateParts;
@@ -23,13 +22,7 @@ const STEP: Micros = 1000;
 pub struct EventLog {
     /// Running total of what has expired.
     expired: u64,
-    entries: VecDeque<Entry>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    at: Micros,
-    total: u64,
+    entries: Logged,
 }
 
 /// Equal with the same events, whatever has expired.
@@ -58,36 +51,30 @@ impl EventLog {
     /// The logged milliseconds with the units spent in each, oldest first.
     pub fn events(&self) -> impl ExactSizeIterator<Item = (Micros, u64)> {
         let mut before = self.expired;
-        self.entries.iter().map(move |entry| {
-            let units = entry.total.wrapping_sub(before);
-            before = entry.total;
-            (entry.at, units)
+        (0..self.entries.len()).map(move |place| {
+            let Entry { at, total } = self.entries.get(place).unwrap_or(Entry { at: 0, total: before });
+            let units = total.wrapping_sub(before);
+            before = total;
+            (at, units)
         })
     }
 
     /// Units that count.
     pub fn used(&self) -> u64 {
-        self.entries.back().map_or(0, |last| last.total.wrapping_sub(self.expired))
+        self.entries.last().map_or(0, |last| last.total.wrapping_sub(self.expired))
     }
 
     /// The last instant at which something was spent that counts.
     pub fn newest(&self) -> Option<Micros> {
-        self.entries.back().map(|last| last.at)
+        self.entries.last().map(|last| last.at)
     }
 
     pub fn advance(&mut self, window: &Window, now: Micros) {
         let period = length(window);
-        while let Some(first) = self.entries.front() {
-            if first.at.saturating_add(period) > now {
-                break;
-            }
-            self.expired = first.total;
-            self.entries.pop_front();
+        if let Some(last) = self.entries.take_while(|entry| entry.at.saturating_add(period) <= now) {
+            self.expired = last.total;
         }
-        // A burst must not keep its memory for ever.
-        if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
-            self.entries.shrink_to(self.entries.len() * 2);
-        }
+        self.entries.shrink();
     }
 
     pub fn allows(&self, window: &Window, cost: u64) -> bool {
@@ -102,7 +89,7 @@ impl EventLog {
         // When what this check would spend expires.
         let own = self.logged(now).saturating_add(length(window));
         let gone = |units: u64| self.expiry(window, units).unwrap_or(own).saturating_sub(now);
-        let reset_at = match self.entries.back() {
+        let reset_at = match self.entries.last() {
             _ if spent > 0 => own,
             Some(last) => last.at.saturating_add(length(window)),
             None => now,
@@ -131,13 +118,11 @@ impl EventLog {
     /// a hold is settled soon. Returns how many.
     pub fn give_back(&mut self, held_at: Micros, units: u64) -> u64 {
         let at = held_at.checked_next_multiple_of(STEP).unwrap_or(held_at);
-        let Ok(place) = self.entries.binary_search_by_key(&at, |entry| entry.at) else { return 0 };
-        let before = if place == 0 { self.expired } else { self.entries[place - 1].total };
-        let there = self.entries[place].total.wrapping_sub(before);
+        let place = self.entries.partition_point(|entry| entry.at < at);
+        let Some(held) = self.entries.get(place).filter(|entry| entry.at == at) else { return 0 };
+        let there = held.total.wrapping_sub(self.total_before(place));
         let units = units.min(there);
-        for entry in self.entries.range_mut(place..) {
-            entry.total = entry.total.wrapping_sub(units);
-        }
+        self.entries.lower(place, units);
         if units == there {
             self.entries.remove(place);
         }
@@ -148,19 +133,24 @@ impl EventLog {
     pub fn give(&mut self, units: u64) -> u64 {
         let given = units.min(self.used());
         let mut units = given;
-        while let Some(last) = self.entries.back().copied().filter(|_| units > 0) {
-            let before = self.entries.iter().nth_back(1).map_or(self.expired, |before| before.total);
-            let there = last.total.wrapping_sub(before);
+        while let Some(last) = self.entries.last().filter(|_| units > 0) {
+            let there = last.total.wrapping_sub(self.total_before(self.entries.len() - 1));
             if there > units {
-                if let Some(last) = self.entries.back_mut() {
+                if let Some(last) = self.entries.last_mut() {
                     last.total = last.total.wrapping_sub(units);
                 }
                 break;
             }
-            self.entries.pop_back();
+            self.entries.pop();
             units -= there;
         }
         given
+    }
+
+    /// The running total before a place.
+    fn total_before(&self, place: usize) -> u64 {
+        let before = place.checked_sub(1).and_then(|before| self.entries.get(before));
+        before.map_or(self.expired, |before| before.total)
     }
 
     /// The instant under which what is spent at `now` is logged.
@@ -172,12 +162,12 @@ impl EventLog {
     fn add(&mut self, window: &Window, at: Micros, units: u64) {
         // A debt has a bound.
         let units = units.min((window.rate() + MAX_UNITS).saturating_sub(self.used()));
-        match self.entries.back_mut() {
+        match self.entries.last_mut() {
             _ if units == 0 => {}
             Some(last) if last.at >= at => last.total = last.total.wrapping_add(units),
             last => {
                 let before = last.map_or(self.expired, |last| last.total);
-                self.entries.push_back(Entry { at, total: before.wrapping_add(units) });
+                self.entries.push(Entry { at, total: before.wrapping_add(units) });
             }
         }
     }
@@ -193,11 +183,11 @@ impl EventLog {
 impl EventLog {
     /// A log of which so much has expired.
     pub fn expired(expired: u64) -> EventLog {
-        EventLog { expired, entries: VecDeque::new() }
+        EventLog { expired, entries: Logged::default() }
     }
 
     /// Entries for which there is room.
     pub fn memory(&self) -> usize {
-        self.entries.capacity()
+        self.entries.room()
     }
 }
