@@ -161,14 +161,11 @@ pub fn send(sending: Sending) -> Handled {
 pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handled {
     let Waiting { exchange, reply, measure } = waiting;
     let reply = match (reply, outcome) {
-        (Prepared::Made(reply), _) => reply,
+        (Prepared::Made(reply), Outcome::Done) => reply,
+        (Prepared::Made(reply), Outcome::Failed) => reply.instead(&context.engine.failure()),
+        (Prepared::Made(reply), Outcome::Late) => reply.instead(&store::overloaded()),
         (Prepared::Elsewhere(cell), Outcome::Done) => asked::take(&cell),
-        (Prepared::Elsewhere(_), _) => refusal(context, &exchange, &late()),
-    };
-    let reply = match outcome {
-        Outcome::Done => reply,
-        Outcome::Failed => reply.instead(&context.engine.failure()),
-        Outcome::Late => reply.instead(&store::overloaded()),
+        (Prepared::Elsewhere(_), Outcome::Failed | Outcome::Late) => refusal(context, &exchange, &late()),
     };
     if is_to_panic_late(exchange.target()) {
         panic!("asked to by FLINT_TEST_PANIC_LATE");
