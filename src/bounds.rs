@@ -324,5 +324,28 @@ pub const MAX_MAX_KEYS: u64 = 1_000_000_000;
 /// Most overflow limits for values that requests bring: each set of values has one, and a client may choose the values.
 pub const MAX_OVERFLOWS: u64 = 64;
 
+/// Longest time of one exchange with a store, in milliseconds: connecting, sending again and waiting for replicas
+/// included.
+pub const STORE_TIMEOUT_MS: u64 = 2000;
+
+/// How long connecting to a store may take, in milliseconds.
+pub const STORE_CONNECT_MS: u64 = 500;
+
+/// How long replicas have to confirm what was written, in milliseconds.
+pub const STORE_REPLICAS_MS: u64 = 1000;
+
+/// How long a Sentinel or a node of a Cluster has to say who is master, in milliseconds.
+pub const STORE_ASK_MS: u64 = 500;
+
+/// How often it is tried whether a store that is away has come back, in milliseconds.
+pub const STORE_PROBE_MS: u64 = 250;
+
+/// How often Sentinels and nodes of a Cluster are asked who is master, in milliseconds.
+pub const STORE_WATCH_MS: u64 = 1000;
+
+/// How long a store keeps at least what may expire, and what tells of a removed key, in milliseconds: longer than any
+/// attempt may still be under way.
+pub const STORE_KEEPS_MS: u64 = 60_000;
+
 /// Largest `--replicas`: more than anybody waits for.
 pub const MAX_REPLICAS: u32 = 16;

@@ -4,10 +4,12 @@
 //! *operation* is a function of a [`Limiter`](crate::limiter::Limiter), and runs on the one that is open here, or on a
 //! lane's scratch limiter, which holds copies of records of a store. No HTTP and no command line here.
 //!
-//! Each module may use only those after it in this list: `local`, `interface`, `report`.
+//! Each module may use only those after it in this list: `remote`, `local`, `interface`, `report`.
 
 mod interface;
 mod local;
+#[cfg(feature = "store")]
+pub mod remote;
 mod report;
 
 pub use self::interface::{Done, Engine, Operation, Parts, ask};

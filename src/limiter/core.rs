@@ -14,6 +14,7 @@ use super::answers::Compaction;
 use super::entry::Table;
 use super::held::Holds;
 use super::kept::Answers;
+use super::notes::noting::Noting;
 use super::options::SyncMode;
 use super::registry::Registry;
 use crate::bounds::SHARDS;
@@ -74,6 +75,9 @@ pub struct Core {
     pub sync: SyncMode,
     pub store: Option<Store>,
     pub dir: PathBuf,
+    /// What the ids of holds are made of.
+    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "it is what a store is known by"))]
+    pub directory: [u8; 16],
     pub next_id: AtomicU64,
     pub holds: Holds,
     pub answers: Answers,
@@ -108,6 +112,11 @@ pub struct Core {
     pub looking_after_files: Mutex<()>,
     /// Locked for a moment, holding nothing else but that.
     pub healing: Mutex<Healing>,
+    /// Notes what is looked at and changed, where records are kept elsewhere.
+    pub noting: Noting,
+    /// The log of a limiter whose records are kept elsewhere.
+    #[cfg(feature = "store")]
+    pub sink: Option<store::Log>,
 }
 
 /// What was found and done about files that somebody removed, renamed or replaced below this process.
@@ -155,15 +164,56 @@ impl Shard {
 }
 
 impl Core {
+    /// With an empty map and no store.
+    pub fn new(clock: Clock, sync: SyncMode, registry: Registry, hasher: RandomState, holds: Holds) -> Core {
+        Core {
+            shards: Box::default(),
+            hasher,
+            registry,
+            clock,
+            sync,
+            store: None,
+            dir: PathBuf::new(),
+            directory: [0; 16],
+            next_id: AtomicU64::new(1),
+            holds,
+            answers: Answers::default(),
+            compaction: Mutex::new(None),
+            compactions_begun: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            writing_denials: Mutex::new(()),
+            has_pending_denials: AtomicBool::new(false),
+            denials_helper: Mutex::new(None),
+            has_live: AtomicBool::new(true),
+            sweep_helper: OnceLock::new(),
+            swept: AtomicUsize::new(0),
+            give_back: || {},
+            helper_ended: OnceLock::new(),
+            flush_every: Duration::ZERO,
+            found_bytes: 0,
+            compactions: AtomicU64::new(0),
+            looking_after_files: Mutex::new(()),
+            healing: Mutex::default(),
+            helpers: Mutex::default(),
+            noting: Noting::default(),
+            #[cfg(feature = "store")]
+            sink: None,
+        }
+    }
+
     pub fn hash(&self, key: &str) -> u64 {
         self.hasher.hash_one(key)
     }
 
     pub fn log(&self) -> Result<&store::Log> {
-        match &self.store {
-            Some(store) => Ok(store.log()),
-            None => Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display()))),
+        if let Some(store) = &self.store {
+            return Ok(store.log());
         }
+        #[cfg(feature = "store")]
+        if let Some(sink) = &self.sink {
+            return Ok(sink);
+        }
+        Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display())))
     }
 
     pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {

@@ -115,7 +115,7 @@ impl Core {
     }
 
     /// The same, also while denials are missing in the log.
-    fn is_as_none(&self, entry: &mut Entry, now: Micros, version: u32) -> bool {
+    pub fn is_as_none(&self, entry: &mut Entry, now: Micros, version: u32) -> bool {
         if entry.source() == Source::Exact {
             return false;
         }

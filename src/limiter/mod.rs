@@ -10,9 +10,9 @@
 //! for another thread that does, or for memory of unbounded size. Records of one limit are therefore in the log in
 //! the order of their decisions.
 //!
-//! Each module may use only those after it in this list: `open`, `offline`, `list`, `holds`, `limits`, `check`,
-//! `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`, `registry`,
-//! `json`, `answers`. Each room below has a list of its own.
+//! Each module may use only those after it in this list: `scratch`, `open`, `offline`, `list`, `holds`, `limits`,
+//! `check`, `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`,
+//! `registry`, `notes`, `json`, `answers`. Each room below has a list of its own.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;
@@ -36,10 +36,15 @@ mod held;
 mod json;
 mod kept;
 mod lookup;
+// Without stores nothing is noted, and the compiler leaves the calls out.
+#[cfg_attr(not(feature = "store"), allow(dead_code, unused_imports))]
+mod notes;
 mod offline;
 mod options;
 mod recovery;
 mod registry;
+#[cfg(feature = "store")]
+pub mod scratch;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +61,8 @@ pub use self::json::{
 };
 pub use self::kept::Once;
 pub use self::limits::{Applied, Setting};
+#[cfg(feature = "store")]
+pub use self::limits::{place_in_removal, validate_prefix};
 pub use self::list::listing::{By, Listing, Page};
 pub use self::offline::backup::{backup, restore};
 pub use self::offline::inspect::{dump, history, verify};

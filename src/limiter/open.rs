@@ -2,15 +2,13 @@
 
 use std::hash::RandomState;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 
 use super::background::helpers;
 use super::core::{Core, Limiter};
 use super::held::Holds;
 use super::held::book::Book;
 use super::held::id::Ids;
-use super::kept::Answers;
 use super::options::{Options, SyncMode};
 use super::recovery::build::build;
 use super::recovery::redo::redo;
@@ -74,34 +72,14 @@ impl Limiter {
         };
         // One that is only looked at tells the ids of open holds too.
         let directory = opening.as_ref().map_or(former, store::Opening::directory);
+        let holds = Holds::new(Book::default(), Ids::of(&directory), options.max_holds);
         let mut core = Core {
-            shards: Box::default(),
-            hasher,
-            registry,
-            clock: options.clock,
-            sync: options.sync,
-            store: None,
             dir: dir.to_owned(),
-            next_id: AtomicU64::new(1),
-            holds: Holds::new(Book::default(), Ids::of(&directory), options.max_holds),
-            answers: Answers::default(),
-            compaction: Mutex::new(None),
-            compactions_begun: AtomicU64::new(0),
-            closing: AtomicBool::new(false),
-            writing_denials: Mutex::new(()),
-            has_pending_denials: AtomicBool::new(false),
-            denials_helper: Mutex::new(None),
-            has_live: AtomicBool::new(true),
-            sweep_helper: OnceLock::new(),
-            swept: AtomicUsize::new(0),
+            directory,
             give_back: options.give_back,
-            helper_ended: OnceLock::new(),
             flush_every,
             found_bytes,
-            compactions: AtomicU64::new(0),
-            looking_after_files: Mutex::new(()),
-            healing: Mutex::default(),
-            helpers: Mutex::default(),
+            ..Core::new(options.clock, options.sync, registry, hasher, holds)
         };
         build(&mut core, keys, renumber, opening)?;
         let core = Arc::new(core);

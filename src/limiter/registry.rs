@@ -18,6 +18,7 @@ use hashbrown::HashTable;
 use crate::bounds::MAX_KEYS;
 use crate::clock::Micros;
 use crate::limit::{Limit, PatternSet};
+use crate::limiter::notes::noting::Noting;
 use crate::store::record::Overlay;
 
 /// First character of the key of a pattern's entry in the map; its text follows. No key of a request has it.
@@ -218,6 +219,7 @@ pub struct Registry {
     pub next_swept: AtomicU32,
     /// Decisions by overflow limits since the start.
     pub overflowed: AtomicU64,
+    pub noting: Noting,
 }
 
 impl Registry {
@@ -234,6 +236,7 @@ impl Registry {
             overflows: AtomicU64::new(0),
             next_swept: AtomicU32::new(0),
             overflowed: AtomicU64::new(0),
+            noting: Noting::default(),
         }
     }
 
@@ -248,6 +251,9 @@ impl Registry {
 
     /// The patterns, to look at.
     pub fn known(&self) -> RwLockReadGuard<'_, Known> {
+        if let Some(notes) = self.noting.notes() {
+            notes.patterns();
+        }
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -258,6 +264,9 @@ impl Registry {
 
     /// Changes the patterns at once for all. `change` must read the clock for the edit's instant.
     pub fn publish<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        if let Some(notes) = self.noting.notes() {
+            notes.patterns();
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         self.raise();
         let done = change(&mut known);

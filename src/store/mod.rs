@@ -29,6 +29,8 @@ pub use self::files::kept::{Fate, Missing};
 pub use self::files::lock::{Access, Closed, DirectoryLock, Owner, owner, writer};
 pub use self::files::names::LOCK;
 pub use self::files::queue::{Queue, first_in_queue, wait_until_free};
+#[cfg(feature = "store")]
+pub use self::files::random::random;
 pub use self::files::view::ReadOnlyView;
 pub use self::format::{decode, encode, frame, record};
 pub use self::log::handle::Log;

@@ -94,3 +94,24 @@ fn a_slip_is_answered_with_the_nearest_word() {
     }
     assert!(home.path().read_dir().unwrap().next().is_none(), "nothing was made");
 }
+
+/// It was refused, with the words that it must be 0 or more.
+#[test]
+fn a_rate_of_0_is_a_limit() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    assert_eq!(flint(&data, &["limit", "add", "closed", "--rate", "0", "--per", "1h"]).code, Some(0));
+    let denied = flint(&data, &["limit", "check", "closed"]);
+    assert_eq!((denied.code, denied.out.as_str()), (Some(1), "denied, and waiting does not help\n"));
+}
+
+/// A wait is told as people tell it, also where a command is not started.
+#[test]
+fn a_wait_is_not_told_in_milliseconds() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    assert_eq!(flint(&data, &["limit", "check", "api", "--limit", "1/1d"]).code, Some(0));
+    let denied = flint(&data, &["run", "api", "--limit", "1/1d", "--", "true"]);
+    let wait = denied.err.trim_end().rsplit("try again in ").next().unwrap();
+    assert!(denied.code == Some(75) && ["1d", "23h 59m"].contains(&wait), "{denied:?}");
+}

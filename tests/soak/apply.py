@@ -103,7 +103,7 @@ def case(name, served, rounds, parent):
     try:
         for _ in range(rounds):
             path = files.write(version + 1)
-            done = here.cut(path, random.uniform(0, 1.1 * took["changed"]))
+            done = here.cut(path, random.uniform(0, 2 * took["changed"]))
             here.begin()
             found = configured(here.directory)
             if found == limits(version + 1):

@@ -178,7 +178,14 @@ impl Core {
                 format!("{} holds are open, as many as may be; settle them, or raise --max-holds", book.open()),
             ));
         }
-        let held = book.as_ref().map(|book| (book.next_number(now), until));
+        let held = match book.as_ref().map(|book| book.next_number(now)) {
+            None => None,
+            Some(Some(number)) => Some((number, until)),
+            Some(None) => {
+                self.give_up(&progress);
+                return Err(Error::new(Kind::Overloaded, "there is no number left for the hold; try again"));
+            }
+        };
         let (event, bytes) = match held {
             Some(hold) => record_hold(tables, asks, &progress, now, hold)?,
             None => record(tables, asks, &progress, now)?,

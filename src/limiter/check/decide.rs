@@ -312,6 +312,9 @@ impl Core {
     /// Counts a denial, and has it written to the log soon.
     pub fn deny(&self, entry: &mut Entry, counts: &mut Counts, hash: u64, now: Micros, cost: u64) {
         entry.count_denied(now, cost);
+        if let Some(notes) = self.noting.notes() {
+            notes.denied(hash, cost, now);
+        }
         if let Some(share) = entry.share_slot().and_then(|slot| counts.shares.get_mut(slot)) {
             share.totals.add(Totals::of_denied(cost));
         }
@@ -327,6 +330,10 @@ impl Core {
 
     /// Counts a check for its pattern. To be called holding no lock.
     pub fn count_aside(&self, aside: &Aside) {
+        if let Some(notes) = self.noting.notes() {
+            let totals = if aside.allowed { Totals::of_allowed(aside.cost) } else { Totals::of_denied(aside.cost) };
+            return notes.aside(aside.pattern.id, totals.to_numbers());
+        }
         let key = format!("{PATTERN_MARK}{}", aside.pattern.text);
         let hash = self.hash(&key);
         // Where there is no room in the log at once, only the count in memory is right.

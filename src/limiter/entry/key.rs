@@ -220,6 +220,14 @@ impl Entry {
         self.more.get_or_insert_default()
     }
 
+    /// Sets what has happened to it.
+    #[cfg(feature = "store")]
+    pub fn set_totals(&mut self, totals: Totals) {
+        (self.allowed, self.allowed_cost) = (totals.allowed, totals.allowed_cost);
+        let more = self.more();
+        (more.denied, more.denied_cost) = (totals.denied, totals.denied_cost);
+    }
+
     /// What has happened to it.
     pub fn totals(&self) -> Totals {
         let (denied, denied_cost) = self.more.as_ref().map_or((0, 0), |more| (more.denied, more.denied_cost));

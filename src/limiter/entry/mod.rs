@@ -1,8 +1,11 @@
 //! The keys of a shard, and what is counted of them.
 //!
-//! Each module may use only those after it in this list: `table`, `chunks`, `recorded`, `key`, `text`, `shares`.
+//! Each module may use only those after it in this list: `table`, `journal`, `chunks`, `recorded`, `key`,
+//! `text`, `shares`.
 
 mod chunks;
+#[cfg(feature = "store")]
+mod journal;
 mod key;
 mod recorded;
 mod shares;
@@ -10,6 +13,8 @@ mod table;
 mod text;
 
 pub use self::chunks::Chunks;
+#[cfg(feature = "store")]
+pub use self::journal::{Journal, Look};
 pub use self::key::{Change, Entry, Source};
 pub use self::shares::{Counts, Shares};
 pub use self::table::{Swept, Table};

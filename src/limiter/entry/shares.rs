@@ -48,6 +48,14 @@ impl Shares {
         }
     }
 
+    /// Takes out what was counted, by the ids of the patterns.
+    #[cfg(feature = "store")]
+    pub fn take(&mut self, mut counted: impl FnMut(u64, Totals)) {
+        for share in self.0.iter_mut().filter(|share| share.totals != Totals::default()) {
+            counted(share.pattern.id, std::mem::take(&mut share.totals));
+        }
+    }
+
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Share> {
         self.0.iter()

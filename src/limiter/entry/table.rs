@@ -3,6 +3,8 @@
 use hashbrown::HashTable;
 
 use super::chunks::Chunks;
+#[cfg(feature = "store")]
+use super::journal::Journal;
 use super::key::Entry;
 use super::shares::Counts;
 
@@ -27,6 +29,9 @@ pub struct Table {
     configured: (u64, u64),
     /// Place at which the next step of the sweep begins.
     next: usize,
+    /// Where it is noted which keys are looked at.
+    #[cfg(feature = "store")]
+    pub journal: Option<Box<Journal>>,
 }
 
 impl Table {
@@ -50,15 +55,33 @@ impl Table {
 
     /// As [`Table::get`], with what is counted besides.
     pub fn get_with_counts(&mut self, hash: u64, key: &str) -> (Option<&mut Entry>, &mut Counts) {
-        let Table { places, chunks, counts, .. } = self;
-        let place = places.find(hash, |place| chunks.at(*place).key.as_bytes() == key.as_bytes());
-        (place.map(|place| chunks.at_mut(*place)), counts)
+        let place = self.find(hash, key);
+        let Table { chunks, counts, .. } = self;
+        (place.map(|place| chunks.at_mut(place)), counts)
+    }
+
+    /// Where the entry of `key` is. Each look at a key that may decide anything comes through here or
+    /// [`Table::get_id`].
+    #[inline]
+    fn find(&mut self, hash: u64, key: &str) -> Option<u32> {
+        let Table { places, chunks, .. } = self;
+        let place = places.find(hash, |place| chunks.at(*place).key.as_bytes() == key.as_bytes()).copied();
+        #[cfg(feature = "store")]
+        if let Some(journal) = &mut self.journal {
+            journal.look(hash, key, place.map(|place| chunks.at(place)));
+        }
+        place
     }
 
     /// The entry with `id`, whose key's hash is `hash`.
     pub fn get_id(&mut self, hash: u64, id: u64) -> Option<&mut Entry> {
         let Table { places, chunks, .. } = self;
         let place = places.find(hash, |place| chunks.at(*place).id() == id)?;
+        #[cfg(feature = "store")]
+        if let Some(journal) = &mut self.journal {
+            let entry = chunks.at(*place);
+            journal.look(hash, &entry.key, Some(entry));
+        }
         Some(chunks.at_mut(*place))
     }
 

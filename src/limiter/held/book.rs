@@ -9,90 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+#[cfg(feature = "store")]
+use super::outside::Outside;
+pub use super::pledge::{Item, Pledge, Settlement, Taken};
 use crate::bounds::{MAX_REMEMBERED, REMEMBER_MS};
 use crate::clock::Micros;
-use crate::limiter::entry::Text;
-use crate::store::record::HoldEntry;
-
-/// One key of a hold.
-#[derive(Debug, Clone)]
-pub struct Item {
-    /// The entry on which it was decided; 0 where there was none: under `unlimited`, or where a shadow denied.
-    pub id: u64,
-    /// Hash of that entry's key, or else of its own.
-    pub hash: u64,
-    /// What is held: units or slots; 0 where a shadow denied.
-    pub cost: u64,
-    /// Whether these are slots.
-    pub slots: bool,
-    /// As it was asked for. An overflow limit may have decided.
-    pub key: Text,
-}
-
-/// What a hold has cost in the end.
-#[derive(Debug)]
-pub struct Settlement {
-    pub at: Micros,
-    /// One for each item.
-    pub costs: Vec<u64>,
-}
-
-/// A hold.
-#[derive(Debug, Clone)]
-pub struct Pledge {
-    pub number: u64,
-    /// When it was made.
-    pub at: Micros,
-    pub until: Micros,
-    /// How long it was made for.
-    pub ttl: Micros,
-    pub settlement: Option<Arc<Settlement>>,
-    pub items: Arc<[Item]>,
-}
-
-impl Pledge {
-    /// Whether it was settled after it had run out.
-    pub fn is_late(&self, at: Micros) -> bool {
-        self.until <= at
-    }
-
-    /// Since when it is not open any more, or will be.
-    fn end(&self) -> Micros {
-        self.settlement.as_ref().map_or(self.until, |settlement| settlement.at)
-    }
-
-    /// What a snapshot says of it.
-    pub fn to_record(&self) -> HoldEntry<'_> {
-        HoldEntry {
-            hold: self.number,
-            at: self.at,
-            until: self.until,
-            ttl: self.ttl,
-            ended: self.settlement.as_ref().map(|settlement| settlement.at),
-            costs: self.settlement.as_ref().map(|settlement| settlement.costs.clone()).unwrap_or_default(),
-            items: self.items.iter().map(|item| (item.id, item.cost, item.slots, &*item.key)).collect(),
-        }
-    }
-
-    /// From what a snapshot says of it. `hash` gives the hash of an item's place, by its id and key.
-    pub fn from_record(record: &HoldEntry<'_>, mut hash: impl FnMut(u64, &str) -> u64) -> Pledge {
-        let item = |(id, cost, slots, key): &(u64, u64, bool, &str)| Item {
-            id: *id,
-            hash: hash(*id, key),
-            cost: *cost,
-            slots: *slots,
-            key: (*key).into(),
-        };
-        Pledge {
-            number: record.hold,
-            at: record.at,
-            until: record.until,
-            ttl: record.ttl,
-            settlement: record.ended.map(|at| Arc::new(Settlement { at, costs: record.costs.clone() })),
-            items: record.items.iter().map(item).collect(),
-        }
-    }
-}
 
 /// The holds.
 #[derive(Debug, Default)]
@@ -100,8 +21,9 @@ pub struct Book {
     holds: HashMap<u64, Pledge>,
     /// The open ones, in the order in which they run out.
     open: BTreeSet<(Micros, u64)>,
-    /// The open ones of each key by its hash, in the same order, with the slots that each takes of it.
-    by_key: BTreeMap<(u64, Micros, u64), u64>,
+    /// The open ones of each key by its hash, in the same order, with the slots that each takes of it and when it was
+    /// made.
+    by_key: BTreeMap<(u64, Micros, u64), (u64, Micros)>,
     /// Slots in use, by the hash of their key.
     in_use: HashMap<u64, u64>,
     /// Those that are remembered, since when.
@@ -111,18 +33,22 @@ pub struct Book {
     pub expired: u64,
     /// Of these, how many were settled after it.
     pub late: u64,
+    /// Set where holds and keys are records that are kept elsewhere.
+    #[cfg(feature = "store")]
+    pub outside: Option<Box<Outside>>,
 }
 
 impl Book {
     /// Does what is due at `now`: holds run out, and others are forgotten.
     pub fn tidy(&mut self, now: Micros) {
+        self.tidy_rows(now);
         while let Some((until, number)) = self.open.first().copied().filter(|(until, _)| *until <= now) {
             self.close(number);
             self.ended.insert((until, number));
             self.expired += 1;
         }
         while let Some((end, number)) = self.ended.first().copied()
-            && (self.ended.len() > MAX_REMEMBERED || end.saturating_add(REMEMBER_MS * 1000) <= now)
+            && (self.ended.len() > self.most_remembered() || end.saturating_add(REMEMBER_MS * 1000) <= now)
         {
             self.ended.pop_first();
             self.holds.remove(&number);
@@ -133,10 +59,34 @@ impl Book {
         }
     }
 
+    /// What is due of what the keys have of their holds, where no hold tells of it.
+    fn tidy_rows(&mut self, now: Micros) {
+        #[cfg(feature = "store")]
+        while let Some(outside) = &self.outside
+            && let Some((until, hash, number)) = outside.ends.first().copied().filter(|(until, ..)| *until <= now)
+        {
+            self.remove_row(hash, until, number);
+        }
+        let _ = now;
+    }
+
+    /// Elsewhere there is room for all; what is loaded must not be forgotten.
+    fn most_remembered(&self) -> usize {
+        #[cfg(feature = "store")]
+        if self.outside.is_some() {
+            return usize::MAX;
+        }
+        MAX_REMEMBERED
+    }
+
     /// The number of the next hold, made at `now`. One that was given before is never given again, also if no trace of
-    /// it is left: numbers are never behind the instant.
-    pub fn next_number(&self, now: Micros) -> u64 {
-        (self.highest + 1).max(now)
+    /// it is left: numbers are never behind the instant. `None` where numbers come from elsewhere and are used up.
+    pub fn next_number(&self, now: Micros) -> Option<u64> {
+        #[cfg(feature = "store")]
+        if let Some(outside) = &self.outside {
+            return outside.next_number();
+        }
+        Some((self.highest + 1).max(now))
     }
 
     /// How many are open.
@@ -146,30 +96,89 @@ impl Book {
 
     /// An open hold, or one that is remembered.
     pub fn get(&self, number: u64) -> Option<&Pledge> {
-        self.holds.get(&number)
+        let pledge = self.holds.get(&number);
+        #[cfg(feature = "store")]
+        if let Some(outside) = &self.outside {
+            outside.look(number, pledge);
+        }
+        pledge
     }
 
     /// Adds a hold whose number is not there yet; one that was settled is remembered.
     pub fn insert(&mut self, pledge: Pledge) {
-        self.highest = self.highest.max(pledge.number);
-        if pledge.settlement.is_some() {
-            self.ended.insert((pledge.end(), pledge.number));
-        } else {
+        self.get(pledge.number);
+        if pledge.settlement.is_none() {
             self.note_open(&pledge);
         }
+        self.put_in(pledge);
+    }
+
+    /// Adds a hold; what it takes of its keys is noted by itself.
+    pub(super) fn put_in(&mut self, pledge: Pledge) {
+        self.highest = self.highest.max(pledge.number);
+        match pledge.settlement {
+            Some(_) => self.ended.insert((pledge.end(), pledge.number)),
+            None => self.open.insert((pledge.until, pledge.number)),
+        };
         self.holds.insert(pledge.number, pledge);
     }
 
+    /// Takes a hold out, as if it had never been there; what it takes of its keys stays.
+    #[cfg(feature = "store")]
+    pub(super) fn take_out(&mut self, number: u64) {
+        if let Some(pledge) = self.holds.remove(&number) {
+            self.open.remove(&(pledge.until, number));
+            self.ended.remove(&(pledge.end(), number));
+        }
+    }
+
+    /// Notes what a hold takes of its keys.
     fn note_open(&mut self, pledge: &Pledge) {
-        let Pledge { number, until, .. } = *pledge;
-        self.open.insert((until, number));
+        let Pledge { number, until, at, .. } = *pledge;
         for item in &*pledge.items {
-            let slots = if item.slots { item.cost } else { 0 };
-            *self.by_key.entry((item.hash, until, number)).or_default() += slots;
-            if slots > 0 {
-                *self.in_use.entry(item.hash).or_default() += slots;
+            self.remember(item.hash);
+            self.add_row(item.hash, Taken { until, number, slots: if item.slots { item.cost } else { 0 }, at });
+        }
+    }
+
+    pub(super) fn add_row(&mut self, hash: u64, Taken { until, number, slots, at }: Taken) {
+        let (known, made) = self.by_key.entry((hash, until, number)).or_default();
+        *known += slots;
+        *made = at;
+        if slots > 0 {
+            *self.in_use.entry(hash).or_default() += slots;
+        }
+        #[cfg(feature = "store")]
+        if let Some(outside) = &mut self.outside {
+            outside.ends.insert((until, hash, number));
+        }
+    }
+
+    pub(super) fn remove_row(&mut self, hash: u64, until: Micros, number: u64) {
+        #[cfg(feature = "store")]
+        if let Some(outside) = &mut self.outside {
+            outside.ends.remove(&(until, hash, number));
+        }
+        // One key may have several items, by the limit that it shares.
+        let Some((slots, _)) = self.by_key.remove(&(hash, until, number)) else { return };
+        if let Some(in_use) = self.in_use.get_mut(&hash) {
+            *in_use -= slots.min(*in_use);
+            if *in_use == 0 {
+                self.in_use.remove(&hash);
             }
         }
+    }
+
+    /// Remembers the open holds of a key that are about to change, where they may have to be put back.
+    fn remember(&mut self, hash: u64) {
+        #[cfg(feature = "store")]
+        if self.outside.as_ref().is_some_and(|outside| outside.wants_rows(hash)) {
+            let rows = self.rows(hash);
+            if let Some(outside) = &mut self.outside {
+                outside.remember(hash, rows);
+            }
+        }
+        let _ = hash;
     }
 
     /// A hold is open no more.
@@ -180,14 +189,8 @@ impl Book {
             return;
         }
         for item in &*items {
-            // One key may have several items, by the limit that it shares.
-            let Some(slots) = self.by_key.remove(&(item.hash, until, number)) else { continue };
-            if let Some(in_use) = self.in_use.get_mut(&item.hash) {
-                *in_use -= slots.min(*in_use);
-                if *in_use == 0 {
-                    self.in_use.remove(&item.hash);
-                }
-            }
+            self.remember(item.hash);
+            self.remove_row(item.hash, until, number);
         }
     }
 
@@ -210,6 +213,7 @@ impl Book {
         let Some(pledge) = self.holds.get_mut(&number) else { return };
         pledge.until = until;
         let pledge = pledge.clone();
+        self.open.insert((until, number));
         self.note_open(&pledge);
     }
 
@@ -221,7 +225,19 @@ impl Book {
     /// The open holds of a key in the order in which they run out: until when, which, and how many slots it takes.
     pub fn of_key(&self, hash: u64) -> impl DoubleEndedIterator<Item = (Micros, u64, u64)> {
         let range = (hash, 0, 0)..=(hash, Micros::MAX, u64::MAX);
-        self.by_key.range(range).map(|((_, until, number), slots)| (*until, *number, *slots))
+        self.by_key.range(range).map(|((_, until, number), (slots, _))| (*until, *number, *slots))
+    }
+
+    /// The same with all that is known of them.
+    pub fn rows(&self, hash: u64) -> Vec<Taken> {
+        let range = (hash, 0, 0)..=(hash, Micros::MAX, u64::MAX);
+        let row = |((_, until, number), (slots, at)): (&(u64, Micros, u64), &(u64, Micros))| Taken {
+            until: *until,
+            number: *number,
+            slots: *slots,
+            at: *at,
+        };
+        self.by_key.range(range).map(row).collect()
     }
 
     /// When the last open hold of a key runs out; 0 where there is none.
@@ -306,7 +322,7 @@ mod tests {
         book.tidy(2 * REMEMBER + 9);
         assert!(book.get(1).is_none() && book.ended.is_empty() && book.holds.is_empty());
         // No number is given twice.
-        assert_eq!((book.next_number(2), book.next_number(100)), (3, 100));
+        assert_eq!((book.next_number(2), book.next_number(100)), (Some(3), Some(100)));
     }
 
     #[test]

@@ -3,10 +3,15 @@
 //! Owns: which holds are open, which are remembered, and how many slots of a key are in use, which is what the open
 //! ones take and nothing else. No clock, no log and no lock but the table's own.
 //!
-//! Each module may use only those after it in this list: `book`, `id`.
+//! Each module may use only those after it in this list: `load`, `book`, `outside`, `pledge`, `id`.
 
 pub mod book;
 pub mod id;
+#[cfg(feature = "store")]
+mod load;
+#[cfg(feature = "store")]
+pub mod outside;
+mod pledge;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 

@@ -48,6 +48,9 @@ pub struct Shelf {
     oldest: BTreeSet<(Micros, Key)>,
     bytes: usize,
     under_way: HashMap<Key, Key>,
+    /// Set where answers are records that are kept elsewhere: those that were looked for.
+    #[cfg(feature = "store")]
+    pub looks: Option<Vec<Key>>,
 }
 
 impl Shelf {
@@ -55,14 +58,22 @@ impl Shelf {
     pub fn tidy(&mut self, now: Micros) {
         while let Some((at, key)) = self.oldest.first().copied()
             && (at.saturating_add(REMEMBER_MS * 1000) <= now
-                || self.answers.len() > MAX_KEPT_ANSWERS
-                || self.bytes > MAX_KEPT_BYTES)
+                || !self.is_outside() && (self.answers.len() > MAX_KEPT_ANSWERS || self.bytes > MAX_KEPT_BYTES))
         {
             self.remove(&key);
         }
     }
 
-    fn remove(&mut self, key: &Key) {
+    /// Whether they are kept elsewhere, where there is room for all: what is loaded must not be forgotten.
+    fn is_outside(&self) -> bool {
+        #[cfg(feature = "store")]
+        return self.looks.is_some();
+        #[cfg(not(feature = "store"))]
+        false
+    }
+
+    /// Drops an answer.
+    pub fn remove(&mut self, key: &Key) {
         if let Some(kept) = self.answers.remove(key) {
             self.oldest.remove(&(kept.at, *key));
             self.bytes -= kept.answer.len();
@@ -71,6 +82,10 @@ impl Shelf {
 
     /// What is known of a request, which is under way from now on where that is nothing.
     pub fn begin(&mut self, once: &Once) -> Found {
+        #[cfg(feature = "store")]
+        if let Some(looks) = &mut self.looks {
+            looks.push(once.key);
+        }
         let of_other = |request: &Key| *request != once.request;
         if let Some(kept) = self.answers.get(&once.key) {
             return if of_other(&kept.once.request) { Found::Other } else { Found::Answer(Arc::clone(&kept.answer)) };
@@ -90,9 +105,21 @@ impl Shelf {
         self.answers.get(&once.key).filter(|kept| kept.once == *once).map(|kept| Arc::clone(&kept.answer))
     }
 
+    /// Whether an answer is kept under this key.
+    #[cfg(feature = "store")]
+    pub fn has(&self, key: &Key) -> bool {
+        self.answers.contains_key(key)
+    }
+
     /// A request is under way no more.
     pub fn end(&mut self, once: &Once) {
         self.under_way.remove(&once.key);
+    }
+
+    /// The answer that is kept under a key.
+    #[cfg(feature = "store")]
+    pub fn of(&self, key: &Key) -> Option<&Kept> {
+        self.answers.get(key)
     }
 
     /// Keeps an answer.

@@ -12,6 +12,7 @@ use crate::limit::{Limit, Live, is_pattern};
 use crate::limiter::check::wait::Wait;
 use crate::limiter::core::{Core, Limiter, shard_of};
 use crate::limiter::entry::{Entry, Source, Table};
+use crate::limiter::notes::noting::Notes;
 use crate::limiter::registry::PATTERN_MARK;
 use crate::store::record::{self, Born, Event};
 
@@ -274,7 +275,7 @@ impl Core {
             if want.span != Span::Ever {
                 return Err(rootless(want.key));
             }
-            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let id = self.next_pattern_id();
             let created = |at| [Event::Created { id, shard, at, limit: Arc::clone(limit), max_keys, key }];
             if let Some(grow) = room.fit(self, &created(now))? {
                 return Ok(Attempt::Grow(grow));
@@ -331,6 +332,14 @@ impl Core {
             Ok::<(), Error>(())
         })?;
         Ok(Attempt::Made(Configured::Done { created: false, number: table.count_configured() }))
+    }
+}
+
+impl Core {
+    /// The id of a new pattern. Elsewhere those of all servers are of one sequence.
+    fn next_pattern_id(&self) -> u64 {
+        let own = || self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.noting.notes().map_or_else(own, Notes::next_pattern)
     }
 }
 

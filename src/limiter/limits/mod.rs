@@ -15,4 +15,8 @@ mod setting;
 mod status;
 
 pub use self::group::Applied;
+#[cfg(feature = "store")]
+pub use self::remove::{Led, led, place_in_removal};
 pub use self::setting::Setting;
+#[cfg(feature = "store")]
+pub use self::setting::validate_prefix;

@@ -7,7 +7,7 @@ use super::change::{Draft, Grow, Room};
 use super::setting::validate_prefix;
 use crate::clock::Micros;
 use crate::error::{Error, Result};
-use crate::limit::{Live, is_pattern, is_preferred, matches, validate_key};
+use crate::limit::{Limit, Live, is_pattern, is_preferred, matches, validate_key};
 use crate::limiter::check::wait::Wait;
 use crate::limiter::core::{Core, Limiter};
 use crate::limiter::entry::{Entry, Source, Table};
@@ -78,10 +78,54 @@ impl Limiter {
 
 /// Patterns come before exact limits, which may be led to them, and the less preferred before those whose keys may be
 /// led to them.
-fn place_in_removal(key: &str) -> (bool, usize, usize, Reverse<&str>) {
+pub fn place_in_removal(key: &str) -> (bool, usize, usize, Reverse<&str>) {
     let begin = key.split('*').next().map_or(0, str::len);
     let literals = key.chars().filter(|c| *c != '*').count();
     (!is_pattern(key), begin, literals, Reverse(key))
+}
+
+/// What becomes of a key whose pattern goes.
+pub struct Led {
+    pub entry: Entry,
+    /// The changes that lead to it.
+    pub steps: Vec<Step>,
+}
+
+/// One change on the way.
+pub struct Step {
+    pub at: Micros,
+    pub source: Source,
+    pub limit: Arc<Limit>,
+    /// The ends that it asked for.
+    pub ends: Vec<Micros>,
+}
+
+/// What becomes of a key whose pattern goes at an instant; `row` is the pattern that serves it then. `None` where the
+/// key goes with its pattern.
+pub fn led(entry: &Entry, row: Option<&Row>, at: Micros) -> Option<Led> {
+    let at = at.max(entry.last_change());
+    let covered = entry.overlay().is_some_and(|overlay| overlay.until > at);
+    let (source, limit) = match row {
+        Some(row) => (Source::Pattern(row.pattern.slot), Arc::clone(row.in_force())),
+        // What an operator has laid over it stays.
+        None if covered => (Source::Request, Arc::clone(&entry.limit)),
+        None => return None,
+    };
+    let mut led = Led { entry: entry.clone(), steps: Vec::new() };
+    // Values that lasted until before come to their end as of then.
+    if let Some(until) = entry.overlay().map(|overlay| overlay.until).filter(|until| *until <= at) {
+        led.step(until, entry.source(), Arc::clone(&entry.limit));
+    }
+    led.step(at, source, limit);
+    Some(led)
+}
+
+impl Led {
+    fn step(&mut self, at: Micros, source: Source, limit: Arc<Limit>) {
+        let mut ends = Live::default();
+        self.entry.become_of(source, Arc::clone(&limit), at, &mut ends);
+        self.steps.push(Step { at, source, limit, ends: ends.0 });
+    }
 }
 
 /// How far a removal came.
@@ -190,15 +234,31 @@ impl Core {
             known.retire(text, at).map(|pattern| (pattern, at))
         });
         let (pattern, at) = retired.ok_or_else(|| Error::not_configured(text))?;
-        let done = self.lead_away(&pattern, at).and_then(|()| {
+        let led = self.silently(|| {
+            self.lead_away(&pattern, at)?;
             let overflow = format!("{OVERFLOW_MARK}{text}");
-            self.drop_entry(self.hash(&overflow), &overflow, at, &Wait::Not)?;
-            self.drop_entry(hash, key, at, wait)
+            self.drop_entry(self.hash(&overflow), &overflow, at, &Wait::Not)
         });
-        match &done {
-            Ok(()) => self.registry.publish(|known| known.forget(pattern.slot)),
+        let done = led.and_then(|()| self.drop_entry(hash, key, at, wait));
+        match (&done, self.noting.notes()) {
+            (Ok(()), Some(notes)) => notes.retired(pattern.slot),
+            (Ok(()), None) => self.registry.publish(|known| known.forget(pattern.slot)),
             // Its record could not be queued: it goes on.
-            Err(_) => self.registry.publish(|known| known.reinstate(pattern.slot)),
+            (Err(_), _) => self.registry.publish(|known| known.reinstate(pattern.slot)),
+        }
+        done
+    }
+
+    /// Where records are kept elsewhere, the keys that a pattern leaves are led away when they are next loaded: what
+    /// becomes of them here is nobody's to write.
+    fn silently<T>(&self, act: impl FnOnce() -> T) -> T {
+        let notes = self.noting.notes();
+        if let Some(notes) = notes {
+            notes.set_silent(true);
+        }
+        let done = act();
+        if let Some(notes) = notes {
+            notes.set_silent(false);
         }
         done
     }
@@ -286,45 +346,31 @@ impl Core {
         };
         let row: Option<Row> = self.registry.known().find(&key).cloned();
         let (Some(entry), counts) = table.get_with_counts(hash, &key) else { return Ok(None) };
-        let at = at.max(entry.last_change());
-        let covered = entry.overlay().is_some_and(|overlay| overlay.until > at);
-        let (source, limit, recorded) = match &row {
-            Some(row) => {
-                let recorded = record::Source::Pattern(row.pattern.id);
-                (Source::Pattern(row.pattern.slot), Arc::clone(row.in_force()), recorded)
-            }
-            // What an operator has laid over it stays.
-            None if covered => (Source::Request, Arc::clone(&entry.limit), record::Source::Request),
-            None => {
-                self.leave(entry, counts);
-                table.remove(hash, &key, |key| self.hash(key));
-                return Ok(None);
-            }
+        let Some(Led { entry: to, steps }) = led(entry, row.as_ref(), at) else {
+            self.leave(entry, counts);
+            table.remove(hash, &key, |key| self.hash(key));
+            return Ok(None);
         };
-        let mut to = entry.clone();
-        let mut events = Vec::new();
-        // Values that lasted until before come to their end as of then.
-        if let Some(until) = to.overlay().map(|overlay| overlay.until).filter(|until| *until <= at) {
-            let (own, limit) = (to.source(), Arc::clone(&to.limit));
-            let mut ends = Live::default();
-            to.become_of(own, Arc::clone(&limit), until, &mut ends);
-            let source = match own {
-                Source::Pattern(slot) => counts.shares.get(slot).map(|share| record::Source::Pattern(share.pattern.id)),
-                _ => None,
-            };
-            let source = source.unwrap_or(record::Source::Request);
-            events.push(Event::Became { id, at: until, source, limit, ends: ends.0 });
-        }
-        let mut ends = Live::default();
-        to.become_of(source, Arc::clone(&limit), at, &mut ends);
-        events.push(Event::Became { id, at, source: recorded, limit, ends: ends.0 });
+        let recorded = |source: Source| match (source, &row) {
+            (Source::Pattern(slot), Some(row)) if row.pattern.slot == slot => record::Source::Pattern(row.pattern.id),
+            (Source::Pattern(slot), _) => counts
+                .shares
+                .get(slot)
+                .map_or(record::Source::Request, |share| record::Source::Pattern(share.pattern.id)),
+            _ => record::Source::Request,
+        };
+        let became = |Step { at, source, limit, ends }| {
+            let source = recorded(source);
+            Event::Became { id, at, source, limit, ends }
+        };
+        let events: Vec<Event<'_>> = steps.into_iter().map(became).collect();
         if let Some(grow) = room.fit(self, &events)? {
             return Ok(Some(grow));
         }
         self.settle_denials(entry);
         room.append(self, &events, &Wait::Not)?;
         self.leave(entry, counts);
-        self.join(source, row.as_ref().map(|row| &row.pattern), counts);
+        self.join(to.source(), row.as_ref().map(|row| &row.pattern), counts);
         *entry = to;
         Ok(None)
     }

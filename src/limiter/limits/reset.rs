@@ -1,6 +1,7 @@
 //! Quota that is given back by hand.
 
 use super::setting::validate_prefix;
+use crate::clock::Micros;
 use crate::error::Result;
 use crate::limit::{is_pattern, validate_key};
 use crate::limiter::check::wait::Wait;
@@ -8,6 +9,7 @@ use crate::limiter::core::{Core, Limiter, Shard};
 use crate::limiter::entry::{Entry, Source};
 use crate::limiter::lookup::Brought;
 use crate::limiter::registry::OVERFLOW_MARK;
+use crate::store::Reservation;
 use crate::store::record::{Event, MAX_FIXED};
 
 /// Keys that are reset under one hold of a shard's lock.
@@ -87,6 +89,37 @@ impl Limiter {
     }
 }
 
+#[cfg(feature = "store")]
+impl Limiter {
+    /// Resets these keys, as [`Limiter::reset_prefix`] does; with a `pattern` those that it serves.
+    ///
+    /// # Errors
+    /// `log_failed`, `overloaded`.
+    #[doc(hidden)]
+    pub fn reset_keys(&self, keys: &[String], pattern: Option<&str>) -> Result<u64> {
+        let core = &*self.core;
+        let slot = pattern.and_then(|pattern| core.pattern_slot(pattern));
+        let mut reset = 0;
+        for key in keys {
+            let hash = core.hash(key);
+            let mut reservation = core.reserve(1, MAX_FIXED)?;
+            let mut table = core.shard(hash);
+            let now = core.clock.now();
+            let version = core.version(now);
+            let Some(entry) = table.get(hash, key) else { continue };
+            let is_wanted = match (pattern, slot) {
+                (None, _) => true,
+                (Some(_), Some(slot)) => core.is_served_by(entry, slot),
+                (Some(_), None) => false,
+            };
+            if is_wanted && !core.is_gone(entry, now, version) {
+                reset += u64::from(core.reset_entry(entry, now, version, &mut reservation)?);
+            }
+        }
+        Ok(reset)
+    }
+}
+
 impl Core {
     /// The slot of the pattern with this text.
     pub fn pattern_slot(&self, text: &str) -> Option<u32> {
@@ -120,13 +153,24 @@ impl Core {
                 if self.is_gone(entry, now, version) {
                     continue;
                 }
-                // What counts no more by what is due may count again if that is not made after all.
-                let counts = entry.source() == Source::Exact || !self.is_untouched(entry, now, version);
-                entry.reset(now);
-                self.log()?.append(&mut reservation, &Event::Reset { id, at: now }, None);
-                reset += u64::from(counts && entry.overflow_text().is_none());
+                reset += u64::from(self.reset_entry(entry, now, version, &mut reservation)?);
             }
         }
         Ok(reset)
+    }
+
+    /// Returns whether it is of those that are counted.
+    fn reset_entry(
+        &self,
+        entry: &mut Entry,
+        now: Micros,
+        version: u32,
+        reservation: &mut Reservation<'_>,
+    ) -> Result<bool> {
+        // What counts no more by what is due may count again if that is not made after all.
+        let counts = entry.source() == Source::Exact || !self.is_untouched(entry, now, version);
+        entry.reset(now);
+        self.log()?.append(reservation, &Event::Reset { id: entry.id(), at: now }, None);
+        Ok(counts && entry.overflow_text().is_none())
     }
 }

@@ -12,6 +12,7 @@ use crate::limiter::answers::{Figures, Lasting, OpenHold, Origin, SlotsInUse, St
 use crate::limiter::check::slots::Usage;
 use crate::limiter::core::{Core, Limiter, shard_of};
 use crate::limiter::entry::{Entry, Source, Table};
+use crate::limiter::held::book::Taken;
 use crate::limiter::lookup::{Brought, Served, glance};
 use crate::limiter::registry::{PATTERN_MARK, Row};
 
@@ -151,19 +152,18 @@ impl Core {
         let stand = Usage { book: &book, hash, slots, now, taken: 0, until: now }.stand(0);
         (figures.remaining, figures.used, figures.debt) = (Some(stand.remaining), Some(stand.used), stand.debt);
         (figures.reset_at, figures.next) = (Some(stand.reset_at), stand.next.map(Duration::from_micros));
-        // Numbers rise with time.
-        let mut oldest: Vec<(u64, u64)> =
-            book.of_key(hash).filter(|(.., cost)| *cost > 0).map(|(_, number, cost)| (number, cost)).collect();
+        let mut oldest: Vec<Taken> = book.rows(hash).into_iter().filter(|row| row.slots > 0).collect();
+        let age = |row: &Taken| (row.at, row.number);
         if oldest.len() > MAX_LISTED_HOLDS {
-            oldest.select_nth_unstable(MAX_LISTED_HOLDS);
+            oldest.select_nth_unstable_by_key(MAX_LISTED_HOLDS, age);
             oldest.truncate(MAX_LISTED_HOLDS);
         }
-        oldest.sort_unstable();
-        let hold = |(number, cost): (u64, u64)| {
-            let (at, until) = book.get(number).map(|pledge| (pledge.at, pledge.until))?;
-            Some(OpenHold { id: self.holds.ids.write(number), cost, at, until })
+        oldest.sort_unstable_by_key(age);
+        let hold = |Taken { until, number, slots: cost, at }| {
+            let id = self.holds.ids.write(number);
+            OpenHold { id, cost, at, until }
         };
-        SlotsInUse { slots, used: stand.used, now, holds: oldest.into_iter().filter_map(hold).collect() }
+        SlotsInUse { slots, used: stand.used, now, holds: oldest.into_iter().map(hold).collect() }
     }
 
     /// How a pattern stands; `None` where there is none with this text.

@@ -256,7 +256,8 @@ impl<'a> Decoder<'a> {
         Ok(*first)
     }
 
-    fn number(&mut self) -> Read<u64> {
+    /// An *n*.
+    pub fn number(&mut self) -> Read<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -282,11 +283,13 @@ impl<'a> Decoder<'a> {
         at.ok_or("an instant out of range")
     }
 
-    fn moment(&mut self) -> Read<Micros> {
+    /// An instant that is no further away than is believed.
+    pub fn moment(&mut self) -> Read<Micros> {
         Some(self.number()?).filter(|at| *at <= MAX_COUNTER).ok_or("an instant out of range")
     }
 
-    fn id(&mut self) -> Read<u64> {
+    /// An id.
+    pub fn id(&mut self) -> Read<u64> {
         Some(self.number()?).filter(|id| *id <= MAX_ID).ok_or("an id out of range")
     }
 
@@ -313,7 +316,8 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    fn text(&mut self, most: usize) -> Read<&'a str> {
+    /// A *text* of at most so many bytes.
+    pub fn text(&mut self, most: usize) -> Read<&'a str> {
         let length = self.number()?;
         if length > most as u64 {
             return Err("a text that is too long");
@@ -338,7 +342,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A list of at most `most` elements, of at least `bytes` bytes each.
-    fn list<T>(&mut self, most: u64, bytes: u64, mut read: impl FnMut(&mut Self) -> Read<T>) -> Read<Vec<T>> {
+    pub fn list<T>(&mut self, most: u64, bytes: u64, mut read: impl FnMut(&mut Self) -> Read<T>) -> Read<Vec<T>> {
         let length = self.number()?;
         if length > most || length > self.rest.len() as u64 / bytes {
             return Err("a number of elements that cannot be");

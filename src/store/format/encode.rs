@@ -171,7 +171,8 @@ pub fn encode_end(sink: &mut impl Sink, limits: u64, now: Micros) {
     put(sink, tag::END, [limits, now]);
 }
 
-fn number(sink: &mut impl Sink, mut value: u64) {
+/// Encodes an *n*.
+pub fn number(sink: &mut impl Sink, mut value: u64) {
     let mut bytes = [0; 10];
     let mut length = 0;
     while value >= 0x80 {
@@ -219,7 +220,8 @@ fn source_number(source: Source) -> u64 {
     }
 }
 
-fn put_text(sink: &mut impl Sink, text: &str) {
+/// Encodes a *text*.
+pub fn put_text(sink: &mut impl Sink, text: &str) {
     number(sink, text.len() as u64);
     sink.put(text.as_bytes());
 }

@@ -1,0 +1,151 @@
+//! What a lane knows of the store: its scratch limiter, and the version of each record that is loaded there.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::errors::told;
+use super::super::lease::Lease;
+use super::super::link::{Found, Known};
+use super::super::names;
+use super::wire::Wire;
+use crate::error::{Error, Result};
+use crate::limiter::scratch::{Live, Name, Place, Scratch};
+
+/// Records that are fetched at once.
+pub const FETCHED_AT_ONCE: usize = 1024;
+
+/// What is known of a record in the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Stand {
+    pub version: Known,
+    /// In which lists its name stands.
+    pub place: Place,
+}
+
+/// What was counted since it was last told to the store.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// For patterns: allowed, denied, allowed cost, denied cost.
+    pub counted: HashMap<u64, [u64; 4]>,
+    /// Keys that were born, less those that went.
+    pub births: HashMap<Live, i64>,
+    /// Checks that were allowed, and denied.
+    pub decisions: (u64, u64),
+}
+
+/// What a lane is for.
+#[derive(Clone)]
+pub enum Mode {
+    /// All: one attempt may have any records.
+    All,
+    /// Keys of a Cluster, and their holds and answers: those of an attempt share a slot.
+    Keys(Arc<Lease>),
+    /// The patterns of a Cluster.
+    Patterns,
+}
+
+/// The scratch limiter of a lane, its link, and what it knows of the store.
+pub struct Round<W> {
+    pub scratch: Scratch,
+    pub wire: W,
+    pub mode: Mode,
+    /// The slots of answers, in a Cluster.
+    pub slots: HashMap<Name, u16>,
+    /// The number of the lease's patterns that are loaded.
+    lease: u64,
+    pub known: HashMap<Name, Stand>,
+    /// Loaded, and maybe not as the store has it.
+    pub stale: HashSet<Name>,
+    /// Records that were fetched in this round and could not be read.
+    pub bad: HashMap<Name, Error>,
+    pub tally: Tally,
+}
+
+impl<W: Wire> Round<W> {
+    pub fn new(scratch: Scratch, wire: W, mode: Mode) -> Round<W> {
+        let mut stale = HashSet::new();
+        if !matches!(mode, Mode::Keys(_)) {
+            stale.insert(Name::Patterns);
+        }
+        Round {
+            scratch,
+            wire,
+            mode,
+            slots: HashMap::new(),
+            lease: 0,
+            known: HashMap::new(),
+            stale,
+            bad: HashMap::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Fetches what is stale.
+    pub fn refresh(&mut self, deadline: Instant) -> Result<()> {
+        if let Mode::Keys(lease) = &self.mode
+            && let Some((number, record)) = lease.newer(self.lease)
+        {
+            self.scratch.load(&Name::Patterns, record.as_deref())?;
+            self.lease = number;
+        }
+        while !self.stale.is_empty() {
+            let names: Vec<Name> = self.stale.iter().cloned().collect();
+            self.fetch(names, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Loads what the store has under these names; patterns come first.
+    pub fn fetch(&mut self, mut names: Vec<Name>, deadline: Instant) -> Result<()> {
+        names.sort_unstable_by_key(|name| *name != Name::Patterns);
+        for names in names.chunks(FETCHED_AT_ONCE) {
+            let keys: Vec<Vec<u8>> = names.iter().map(|name| self.key(name)).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let found = self.wire.fetch(&keys, deadline).map_err(|error| told(&error, false))?;
+            for (name, found) in names.iter().zip(found) {
+                self.load(name, found);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn key(&self, name: &Name) -> Vec<u8> {
+        let slot = match self.mode {
+            Mode::All => None,
+            Mode::Keys(_) | Mode::Patterns => Some(self.slots.get(name).copied().unwrap_or_default()),
+        };
+        names::key(name, slot)
+    }
+
+    /// Replaces what is known of a record. One that can't be read is not known, and whatever needs it fails.
+    pub fn load(&mut self, name: &Name, found: Found) {
+        let (version, loaded) = match &found {
+            Found::Same => return,
+            Found::Absent => (Known::Absent, self.scratch.load(name, None)),
+            Found::Present(value) => (Known::Version(value.version()), self.scratch.load(name, Some(value.record()))),
+        };
+        self.stale.remove(name);
+        match loaded {
+            Ok(()) => {
+                let place = self.scratch.place_of(name);
+                self.known.insert(name.clone(), Stand { version, place });
+            }
+            Err(error) => {
+                self.known.remove(name);
+                self.bad.insert(name.clone(), error);
+            }
+        }
+    }
+
+    /// Lets go of copies, if there are more than so many.
+    pub fn bound(&mut self, most: usize) {
+        if self.scratch.loaded() > most {
+            self.scratch.forget_all();
+            let scratch = &self.scratch;
+            self.known.retain(|name, _| scratch.is_loaded(name));
+            self.stale.retain(|name| scratch.is_loaded(name));
+            self.slots.clear();
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The bytes of a record that is kept elsewhere.
+//!
+//! All of them begin with a format byte and the instant at which the record was made. What follows is of the fields of
+//! the log's records ([`crate::store::record`]): *n*, *text*, *list*, and the records of a snapshot themselves, with
+//! ids that mean the same to all servers.
+//!
+//! | of | format byte 1, made n, and |
+//! |----|----------------------------|
+//! | a key | removals n, entry list(entry), held-until n, open list(until n, hold n, slots n, at n) |
+//! | the patterns | last-id n, removals n, removed list(at n, id n, text text), patterns list(entry) |
+//! | a hold | hold, places list(text) |
+//! | an answer | answer |
+//!
+//! The id of an entry tells the key from one of the same name that went before. A key without an entry has only what
+//! open holds take of it: its limit was removed. *removals* is how many patterns had been removed by then; the last of
+//! them are in *removed*, the latest last, so that a key that lived by one of these is led to where it belongs when it
+//! is loaded. *places* has for each item of a hold the key on which it was decided, or nothing where that is its own.
+//!
+//! A record is valid if and only if all of it is read so, no instant is after the year 9999, and what it is of is what
+//! it was looked for by.
+
+use crate::clock::{LAST_INSTANT, Micros};
+use crate::limiter::held::book::Taken;
+use crate::store::decode::Decoder;
+use crate::store::encode::{encode_answer, encode_entry, encode_hold, number, put_text};
+use crate::store::record::{Answer, Entry, HoldEntry, MAX_TEXT, Record};
+
+/// The format of now.
+const FORMAT: u8 = 1;
+
+/// Patterns that were removed, of which is known when: a key that lived by an earlier one is led away as of its own
+/// last instant.
+pub const MAX_REMOVED: usize = 1000;
+
+/// Why a record can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A newer Flint wrote it.
+    Newer,
+    /// It is damaged; says how.
+    Damaged(&'static str),
+}
+
+impl From<&'static str> for Fault {
+    fn from(what: &'static str) -> Fault {
+        Fault::Damaged(what)
+    }
+}
+
+type Read<T> = Result<T, Fault>;
+
+/// The record of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord<'a> {
+    pub removals: u64,
+    pub entry: Option<Entry<'a>>,
+    pub held_until: Micros,
+    /// What open holds take of it.
+    pub open: Vec<Taken>,
+}
+
+/// A pattern that was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    pub at: Micros,
+    pub id: u64,
+    pub text: Box<str>,
+}
+
+/// The record of all patterns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PatternsRecord<'a> {
+    pub last_id: u64,
+    pub removals: u64,
+    pub removed: Vec<Removed>,
+    pub patterns: Vec<Entry<'a>>,
+}
+
+/// The record of a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldRecord<'a> {
+    pub hold: HoldEntry<'a>,
+    pub places: Vec<&'a str>,
+}
+
+fn begin(made: Micros) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    number(&mut bytes, made);
+    bytes
+}
+
+/// Begins to read a record. Returns when it was made.
+fn open(bytes: &[u8]) -> Read<(Decoder<'_>, Micros)> {
+    let (format, rest) = bytes.split_first().ok_or("an empty record")?;
+    match *format {
+        FORMAT => {
+            let mut from = Decoder::new(rest, 0);
+            let made = instant(&mut from)?;
+            Ok((from, made))
+        }
+        0 => Err(Fault::Damaged("a format that never was")),
+        _ => Err(Fault::Newer),
+    }
+}
+
+fn close<T>(from: &Decoder<'_>, read: T) -> Read<T> {
+    if from.is_empty() { Ok(read) } else { Err(Fault::Damaged("more than a record")) }
+}
+
+fn instant(from: &mut Decoder<'_>) -> Read<Micros> {
+    Ok(Some(from.moment()?).filter(|at| *at <= LAST_INSTANT).ok_or("an instant after the year 9999")?)
+}
+
+fn entry<'a>(from: &mut Decoder<'a>) -> Result<Entry<'a>, &'static str> {
+    match from.read()? {
+        Record::Entry(entry) => Ok(*entry),
+        _ => Err("a record of another kind"),
+    }
+}
+
+impl KeyRecord<'_> {
+    pub fn encode(&self, made: Micros) -> Vec<u8> {
+        let mut bytes = begin(made);
+        number(&mut bytes, self.removals);
+        number(&mut bytes, u64::from(self.entry.is_some()));
+        if let Some(entry) = &self.entry {
+            encode_entry(&mut bytes, entry);
+        }
+        number(&mut bytes, self.held_until);
+        number(&mut bytes, self.open.len() as u64);
+        for Taken { until, number: hold, slots, at } in &self.open {
+            [*until, *hold, *slots, *at].into_iter().for_each(|value| number(&mut bytes, value));
+        }
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Read<(KeyRecord<'_>, Micros)> {
+        let (mut from, made) = open(bytes)?;
+        let removals = from.number()?;
+        let entry = from.list(1, 1, entry)?.pop();
+        let held_until = instant(&mut from)?;
+        let open = from.list(u64::MAX, 4, |from| {
+            Ok(Taken { until: from.moment()?, number: from.moment()?, slots: from.number()?, at: from.moment()? })
+        })?;
+        close(&from, (KeyRecord { removals, entry, held_until, open }, made))
+    }
+}
+
+impl PatternsRecord<'_> {
+    pub fn encode(&self, made: Micros) -> Vec<u8> {
+        let mut bytes = begin(made);
+        number(&mut bytes, self.last_id);
+        number(&mut bytes, self.removals);
+        number(&mut bytes, self.removed.len() as u64);
+        for Removed { at, id, text } in &self.removed {
+            number(&mut bytes, *at);
+            number(&mut bytes, *id);
+            put_text(&mut bytes, text);
+        }
+        number(&mut bytes, self.patterns.len() as u64);
+        self.patterns.iter().for_each(|pattern| encode_entry(&mut bytes, pattern));
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Read<(PatternsRecord<'_>, Micros)> {
+        let (mut from, made) = open(bytes)?;
+        let (last_id, removals) = (from.id()?, from.number()?);
+        let removed: Vec<Removed> = from.list(MAX_REMOVED as u64, 3, |from| {
+            Ok(Removed { at: from.moment()?, id: from.id()?, text: from.text(MAX_TEXT)?.into() })
+        })?;
+        if removed.len() as u64 > removals {
+            return Err(Fault::Damaged("more removals than there were"));
+        }
+        let patterns = from.list(u64::MAX, 16, entry)?;
+        close(&from, (PatternsRecord { last_id, removals, removed, patterns }, made))
+    }
+}
+
+impl HoldRecord<'_> {
+    pub fn encode(&self, made: Micros) -> Vec<u8> {
+        let mut bytes = begin(made);
+        encode_hold(&mut bytes, &self.hold);
+        number(&mut bytes, self.places.len() as u64);
+        self.places.iter().for_each(|place| put_text(&mut bytes, place));
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Read<(HoldRecord<'_>, Micros)> {
+        let (mut from, made) = open(bytes)?;
+        let hold = match from.read()? {
+            Record::Hold(hold) => hold,
+            _ => return Err(Fault::Damaged("a record of another kind")),
+        };
+        let places = from.list(u64::MAX, 1, |from| from.text(MAX_TEXT))?;
+        if places.len() != hold.items.len() {
+            return Err(Fault::Damaged("a hold whose places are not those of its items"));
+        }
+        close(&from, (HoldRecord { hold, places }, made))
+    }
+}
+
+/// The record of an answer.
+pub fn encode_kept(answer: &Answer<'_>, made: Micros) -> Vec<u8> {
+    let mut bytes = begin(made);
+    encode_answer(&mut bytes, answer);
+    bytes
+}
+
+/// Reads the record of an answer.
+pub fn decode_kept(bytes: &[u8]) -> Read<(Answer<'_>, Micros)> {
+    let (mut from, made) = open(bytes)?;
+    match from.read()? {
+        Record::Answer(answer) => close(&from, (answer, made)),
+        _ => Err(Fault::Damaged("a record of another kind")),
+    }
+}

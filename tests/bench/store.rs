@@ -1,0 +1,239 @@
+//! Measures the engine over a store, without HTTP: checks per second of 1, 2 and 4 processes on one Redis, with a hot key
+//! and with 100 000 keys, in rounds that alternate with `redis-benchmark` and a token bucket in Lua on the same server.
+//! Prints medians, and their ratio to the bucket; asserts nothing. Needs redis-server and redis-benchmark.
+//!
+//!     cargo bench --features store --bench store
+//!
+//! ROUNDS (default 3), SECONDS_EACH (default 3), THREADS (default `32 128`), NODES (default `1 2 4`) and FSYNC (default
+//! `always`; also `everysec`, `no`) may be set.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio, exit};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flint::engine::remote::{Remote, Settings};
+
+const KEYS: usize = 100_000;
+
+/// So that no check is denied.
+const LIMIT: &str = "1000000000000/24h";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test --benches` passes this and wants no measurement.
+    if arguments.iter().any(|argument| argument == "--test") {
+        return;
+    }
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["node", url, threads, keys, seconds] => node(url, number(threads), number(keys), number(seconds)),
+        _ => compare(),
+    }
+}
+
+fn number(text: &str) -> usize {
+    text.parse().unwrap_or_else(|_| fail(&format!("`{text}` is no number")))
+}
+
+fn fail(what: &str) -> ! {
+    eprintln!("bench store: {what}");
+    exit(1)
+}
+
+fn setting(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+/// One process: checks with so many threads for so many seconds, after a second in which nothing is counted.
+fn node(url: &str, threads: usize, keys: usize, seconds: usize) {
+    let engine = Remote::open(Settings::new(url)).unwrap_or_else(|error| fail(&error.to_string()));
+    let (counting, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (checks, errors) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            let (engine, counting, ended, checks, errors) = (&engine, &counting, &ended, &checks, &errors);
+            scope.spawn(move || {
+                let mut random =
+                    0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(thread as u64 + 1 + u64::from(std::process::id()));
+                while !ended.load(Ordering::Relaxed) {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    let key = format!("bench:{}", random % keys as u64);
+                    let allowed = Arc::new(AtomicBool::new(false));
+                    let cell = Arc::clone(&allowed);
+                    let ran = engine.run(Box::new(move |limiter| {
+                        let decision = limiter.check(&key, 1);
+                        cell.store(decision.is_ok_and(|decision| decision.allowed), Ordering::Relaxed);
+                    }));
+                    if counting.load(Ordering::Relaxed) {
+                        let good = ran.is_ok() && allowed.load(Ordering::Relaxed);
+                        if good { checks } else { errors }.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        thread::sleep(Duration::from_secs(1));
+        counting.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        thread::sleep(Duration::from_secs(seconds as u64));
+        counting.store(false, Ordering::Relaxed);
+        let rate = checks.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+        ended.store(true, Ordering::Relaxed);
+        println!("{rate} {}", errors.load(Ordering::Relaxed));
+    });
+}
+
+/// A redis-server of its own, in a directory of its own.
+struct Redis {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Redis {
+    fn start(fsync: &str) -> Redis {
+        let dir = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR")))
+            .unwrap_or_else(|error| fail(&error.to_string()));
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = port.unwrap_or_else(|error| fail(&error.to_string())).port();
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(dir.path());
+        match fsync {
+            "no" => command.args(["--appendonly", "no"]),
+            _ => command.args(["--appendonly", "yes", "--appendfsync", fsync]),
+        };
+        let child = command.stdout(Stdio::null()).spawn();
+        let child = child.unwrap_or_else(|error| fail(&format!("redis-server can't be started: {error}")));
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if begun.elapsed() > Duration::from_secs(10) {
+                fail("redis-server does not answer");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Redis { child, port, _dir: dir }
+    }
+
+    fn cli(&self, words: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output();
+        let output = output.unwrap_or_else(|error| fail(&format!("redis-cli can't be started: {error}")));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Checks per second of the bucket in Lua, by so many connections.
+    fn bucket(&self, connections: usize, keys: usize, seconds: usize) -> f64 {
+        let sha = self.cli(&["script", "load", include_str!("token_bucket.lua")]);
+        let port = self.port.to_string();
+        let connections = connections.to_string();
+        let spread = keys.to_string();
+        let key = if keys > 1 { "bucket:__rand_int__" } else { "bucket" };
+        let round = |requests: usize| {
+            let requests = requests.to_string();
+            let mut words = vec!["-p", &port, "-c", &connections, "-P", "1", "-n", &requests, "--csv"];
+            if keys > 1 {
+                words.extend(["-r", &spread]);
+            }
+            words.extend(["evalsha", &sha, "1", key, "1000000000000", "1000000000000", "86400000", "1"]);
+            let output = Command::new("redis-benchmark").args(words).output();
+            let output = output.unwrap_or_else(|error| fail(&format!("redis-benchmark can't be started: {error}")));
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let rate = text.lines().last().and_then(|line| line.split("\",\"").nth(1)?.parse::<f64>().ok());
+            rate.unwrap_or_else(|| fail(&format!("redis-benchmark says: {text}")))
+        };
+        let about = round(20_000);
+        round((about * seconds as f64) as usize)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Configures the keys of a round.
+fn configure(url: &str, keys: usize) {
+    let engine = Remote::open(Settings::new(url)).unwrap_or_else(|error| fail(&error.to_string()));
+    for first in (0..keys).step_by(1000) {
+        let ran = engine.run(Box::new(move |limiter| {
+            for key in first..keys.min(first + 1000) {
+                let limit = LIMIT.parse().unwrap_or_else(|_| fail("the limit"));
+                let _ = limiter.configure(&format!("bench:{key}"), limit);
+            }
+        }));
+        ran.unwrap_or_else(|error| fail(&error.to_string()));
+    }
+}
+
+/// Checks per second of so many processes at once, and how many failed.
+fn flint(url: &str, nodes: usize, threads: usize, keys: usize, seconds: usize) -> (f64, u64) {
+    let program = std::env::current_exe().unwrap_or_else(|error| fail(&error.to_string()));
+    let start = |_| {
+        let words = ["node".to_owned(), url.to_owned(), threads.to_string(), keys.to_string(), seconds.to_string()];
+        let child = Command::new(&program).args(words).stdout(Stdio::piped()).spawn();
+        child.unwrap_or_else(|error| fail(&error.to_string()))
+    };
+    let children: Vec<Child> = (0..nodes).map(start).collect();
+    children.into_iter().fold((0.0, 0), |(rate, errors), child| {
+        let output = child.wait_with_output().unwrap_or_else(|error| fail(&error.to_string()));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut words = text.split_whitespace();
+        let more: f64 = words.next().and_then(|word| word.parse().ok()).unwrap_or_else(|| fail("a process has failed"));
+        let failed: u64 = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        (rate + more, errors + failed)
+    })
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn numbers(name: &str, default: &str) -> Vec<usize> {
+    setting(name, default).split_whitespace().map(number).collect()
+}
+
+fn compare() {
+    let (rounds, seconds) = (number(&setting("ROUNDS", "3")).max(1), number(&setting("SECONDS_EACH", "3")).max(1));
+    let (threads, nodes) = (numbers("THREADS", "32 128"), numbers("NODES", "1 2 4"));
+    let fsync = setting("FSYNC", "always");
+    println!(
+        "checks per second, appendfsync {fsync}, medians of {rounds} rounds of {seconds} s; ratio to the bucket in Lua"
+    );
+    for keys in [1, KEYS] {
+        for threads in &threads {
+            let mut bucket = Vec::new();
+            let mut ours: Vec<Vec<f64>> = vec![Vec::new(); nodes.len()];
+            let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); nodes.len()];
+            let mut failed = 0;
+            for _ in 0..rounds {
+                let redis = Redis::start(&fsync);
+                let url = format!("redis://127.0.0.1:{}", redis.port);
+                let base = redis.bucket(*threads, keys, seconds);
+                bucket.push(base);
+                configure(&url, keys);
+                for (index, nodes) in nodes.iter().enumerate() {
+                    let (rate, errors) = flint(&url, *nodes, *threads, keys, seconds);
+                    ours[index].push(rate);
+                    ratios[index].push(rate / base);
+                    failed += errors;
+                }
+            }
+            let what = if keys == 1 { "hot key".to_owned() } else { format!("{keys} keys") };
+            println!("{what}, {threads} threads a process");
+            println!("    Lua bucket, {threads} connections  {:>9.0}", median(&mut bucket));
+            for (index, nodes) in nodes.iter().enumerate() {
+                let (rate, ratio) = (median(&mut ours[index]), median(&mut ratios[index]));
+                println!("    flint, {nodes} process(es)        {rate:>9.0}  {ratio:>5.2}");
+            }
+            if failed > 0 {
+                println!("    {failed} checks failed");
+            }
+        }
+    }
+}
