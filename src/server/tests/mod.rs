@@ -138,7 +138,7 @@ fn on_a_unix_socket_replies_wait_for_those_before_them() {
     far.engine.next().answer(&far.engine);
     // Its reply is made at once, and leaves after the two others.
     let mut third = far.send("GET", "/v1/health", "");
-    wait_for(|| far.server.context.pending.len() == 3);
+    wait_for(|| far.server.context.pending.len() >= 3);
     asked.answer(&far.engine);
     assert_eq!(first.receive().status, 200);
     assert_eq!(second.receive().body, "ok 9\n");
