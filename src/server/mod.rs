@@ -127,6 +127,8 @@ mod pool;
 #[cfg(test)]
 mod properties;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod vitals;
 mod waiting;

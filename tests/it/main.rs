@@ -24,6 +24,7 @@ mod mdoc;
 mod metrics;
 mod modules;
 mod once;
+mod over_store;
 mod pages;
 mod pages_cli;
 mod pages_http;

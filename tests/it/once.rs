@@ -1,5 +1,6 @@
 //! `Idempotency-Key`: a request that is sent again is answered again and not done again.
 
+use crate::over_store;
 use crate::util::{Client, Reply, Server};
 
 /// A request with these header lines.
@@ -68,7 +69,9 @@ fn what_was_spent_once_is_answered_again() {
         for (index, (path, body)) in REQUESTS.iter().enumerate() {
             is_again(&first[index], &post(&mut client, path, &format!("{sync} {index}"), body));
         }
-        client.post("/v1/log/compact", "").ok();
+        if !over_store::is_on() {
+            client.post("/v1/log/compact", "").ok();
+        }
         server.kill();
         let server = Server::start(&data, &[]);
         let mut client = server.client();

@@ -13,6 +13,8 @@ use rustix::net::Shutdown;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde_json::Value;
 
+use crate::over_store::{self, Answering};
+
 /// Longest wait for anything, on the slowest machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -25,6 +27,7 @@ pub fn command() -> Command {
         .env_remove("FLINT_SERVER")
         .env_remove("FLINT_LOG")
         .env_remove("FLINT_TOKEN_FILE")
+        .env_remove("FLINT_STORE")
         .stdin(Stdio::null());
     command
 }
@@ -59,9 +62,12 @@ pub fn flint_killed(dir: &Path, args: &[&str], after: Duration) {
     Owned(command.spawn().unwrap()).wait(after);
 }
 
-/// Runs `flint --data-dir DIR ARGS`.
+/// Runs `flint --data-dir DIR ARGS`; over a store, `flint ARGS` by a server that answers for this directory.
 pub fn flint(dir: &Path, args: &[&str]) -> Run {
-    run(command().arg("--data-dir").arg(dir).args(args))
+    match over_store::is_on() {
+        true => run(command().env("FLINT_SERVER", over_store::server(dir)).args(args)),
+        false => run(command().arg("--data-dir").arg(dir).args(args)),
+    }
 }
 
 fn whole(file: &mut File) -> String {
@@ -101,6 +107,17 @@ pub struct Server {
     child: Owned,
     pub url: String,
     err: File,
+    answering: Option<Answering>,
+}
+
+/// The words that start a server: on a data directory, or over the store that stands for it.
+fn server_start(command: &mut Command, dir: &Path, bind: &str, args: &[&str]) {
+    if over_store::is_on() {
+        command.args(["server", "start", "--bind", bind, "--store", &over_store::url(dir)]);
+        command.args(over_store::without_directory(args));
+    } else {
+        command.arg("--data-dir").arg(dir).args(["server", "start", "--bind", bind]).args(args);
+    }
 }
 
 impl Server {
@@ -111,8 +128,8 @@ impl Server {
 
     pub fn start_on(dir: &Path, bind: &str, args: &[&str]) -> Server {
         let mut command = command();
-        command.arg("--data-dir").arg(dir).args(["server", "start", "--bind", bind]).args(args);
-        Server::spawn(&mut command)
+        server_start(&mut command, dir, bind, args);
+        Server::spawn(&mut command).answering_for(dir)
     }
 
     /// Starts one on a disk that is full once a file has so many blocks of 512 bytes.
@@ -127,17 +144,25 @@ impl Server {
     /// Starts one by another program, which must become it: the process keeps its id.
     pub fn start_by(program: &str, program_args: &[&str], dir: &Path, args: &[&str]) -> Server {
         let mut command = Command::new(program);
-        command.args(program_args).arg(env!("CARGO_BIN_EXE_flint")).arg("--data-dir").arg(dir);
-        command.args(["server", "start", "--bind", "127.0.0.1:0"]).args(args).stdin(Stdio::null());
-        Server::spawn(command.env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG"))
+        command.args(program_args).arg(env!("CARGO_BIN_EXE_flint"));
+        server_start(&mut command, dir, "127.0.0.1:0", args);
+        command.stdin(Stdio::null()).env_remove("FLINT_SERVER_TOKEN").env_remove("FLINT_LOG");
+        Server::spawn(&mut command).answering_for(dir)
     }
 
     /// Starts one with variables in its environment.
     #[cfg(debug_assertions)]
     pub fn start_with_environment(dir: &Path, variables: &[(&str, &str)], args: &[&str]) -> Server {
         let mut command = command();
-        command.envs(variables.iter().copied()).arg("--data-dir").arg(dir);
-        Server::spawn(command.args(["server", "start", "--bind", "127.0.0.1:0"]).args(args))
+        command.envs(variables.iter().copied());
+        server_start(&mut command, dir, "127.0.0.1:0", args);
+        Server::spawn(&mut command).answering_for(dir)
+    }
+
+    /// Has commands on this directory ask it, where they can't find it there.
+    fn answering_for(mut self, dir: &Path) -> Server {
+        self.answering = over_store::is_on().then(|| Answering::new(dir, &self.url));
+        self
     }
 
     /// Starts what this command makes of itself.
@@ -158,7 +183,7 @@ impl Server {
             eprintln!("the server did not start: {line:?} {}", whole(&mut err));
             return None;
         };
-        Some(Server { child, url: url.to_owned(), err })
+        Some(Server { child, url: url.to_owned(), err, answering: None })
     }
 
     pub fn port(&self) -> u16 {

@@ -10,6 +10,8 @@ import tempfile
 import threading
 import unittest
 
+import over_store
+
 FLINT = os.environ["FLINT_BIN"]
 # Warnings of limiters without a server are looked at where they are meant.
 logging.getLogger("flint").addHandler(logging.NullHandler())
@@ -17,12 +19,16 @@ TOKEN = "dev-secret"
 
 
 class Server:
-    """A flint server in a fresh directory, which outlives restarts."""
+    """A flint server in a fresh directory, or over a fresh database, which outlives restarts."""
 
     def __init__(self, *options, bind="127.0.0.1:0", token=TOKEN):
         self.directory = tempfile.mkdtemp(prefix="flint-python-")
         self.options, self.bind, self.token = options, bind, token
         self.process = None
+        self.words = ["--data-dir", os.path.join(self.directory, "data"), "server", "start"]
+        if over_store.ON:
+            self.options = over_store.without_directory(options)
+            self.words = ["server", "start", "--store", over_store.new_url()]
         self.start()
 
     def start(self):
@@ -30,8 +36,7 @@ class Server:
         if self.token:
             environment["FLINT_SERVER_TOKEN"] = self.token
         self.process = subprocess.Popen(
-            [FLINT, "--data-dir", os.path.join(self.directory, "data"), "server", "start", "--bind", self.bind]
-            + list(self.options),
+            [FLINT, *self.words, "--bind", self.bind, *self.options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,

@@ -11,6 +11,7 @@ import unittest.mock
 
 import flint
 from flint import _server
+import over_store
 from support import FLINT, open_files
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -38,6 +39,7 @@ def wait_for(what, seconds=10):
         time.sleep(0.01)
 
 
+@over_store.needs_directory
 class Embedded(unittest.TestCase):
     def setUp(self):
         directory = tempfile.TemporaryDirectory(prefix="flint-server-")

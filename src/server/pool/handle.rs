@@ -165,7 +165,7 @@ pub fn complete(context: &Context, waiting: Waiting, outcome: Outcome) -> Handle
         (Prepared::Made(reply), Outcome::Failed) => reply.instead(&context.engine.failure()),
         (Prepared::Made(reply), Outcome::Late) => reply.instead(&store::overloaded()),
         (Prepared::Elsewhere(cell), Outcome::Done) => asked::take(&cell),
-        (Prepared::Elsewhere(_), _) => refusal(context, &exchange, &late()),
+        (Prepared::Elsewhere(_), Outcome::Failed | Outcome::Late) => refusal(context, &exchange, &late()),
     };
     if is_to_panic_late(exchange.target()) {
         panic!("asked to by FLINT_TEST_PANIC_LATE");
