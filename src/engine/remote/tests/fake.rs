@@ -27,9 +27,8 @@ pub struct Shelf {
     counters: BTreeMap<Vec<u8>, i64>,
     versions: u64,
     pub faults: VecDeque<Fault>,
-    /// Calls of [`Wire::exchange`] and of [`Wire::fetch`].
-    pub exchanges: usize,
-    pub fetches: usize,
+    exchanges: usize,
+    fetches: usize,
 }
 
 /// The store. Clones are one.
@@ -39,6 +38,12 @@ pub struct Fake(Arc<Mutex<Shelf>>);
 impl Fake {
     pub fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.0.lock().unwrap()
+    }
+
+    /// Calls of [`Wire::fetch`] and of [`Wire::exchange`] until now.
+    pub fn calls(&self) -> [usize; 2] {
+        let shelf = self.shelf();
+        [shelf.fetches, shelf.exchanges]
     }
 }
 
