@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::util::{PATIENCE, Server, command, flint, run};
+use crate::util::{PATIENCE, Server, command_on, flint, run, server_command};
 
 /// Configures one limit of each kind.
 fn every_kind(dir: &Path) {
@@ -136,7 +136,7 @@ fn a_file_is_applied_as_a_whole_and_told() {
     let missing = flint(&data, &["limit", "apply", "/no/such/file"]);
     assert!(missing.code == Some(2) && missing.err.starts_with("flint: /no/such/file cannot be read: "), "{missing:?}");
     let limits = std::fs::File::open(file(home.path(), other)).unwrap();
-    let applied = run(command().arg("--data-dir").arg(&data).args(["limit", "apply", "-", "--prune"]).stdin(limits));
+    let applied = run(command_on(&data).args(["limit", "apply", "-", "--prune"]).stdin(limits));
     assert_eq!((applied.code, &*applied.out), (Some(0), "0 limits added, 0 changed, 2 removed\n"), "{applied:?}");
     server.terminate();
     let list = flint(&data, &["limit", "list", "--json"]).json();
@@ -162,7 +162,8 @@ fn a_server_keeps_its_limits_in_a_file() {
     assert!(!data.exists());
 
     file(home.path(), good);
-    let mut server = Server::spawn(command().env("FLINT_LOG", "info").arg("--data-dir").arg(&data).args(start));
+    let mut start = server_command(&data, "127.0.0.1:0", &["--limits", &path]);
+    let mut server = Server::spawn_for(&data, start.env("FLINT_LOG", "info"));
     let rate = |server: &Server| server.client().get("/v1/limits/a").ok()["rate"].as_u64().unwrap();
     assert_eq!(rate(&server), 5);
     let mut hang_up = |text: &str, told: &str| {

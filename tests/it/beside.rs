@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::util::{PATIENCE, Run, Server, command, flint, run};
+use crate::util::{PATIENCE, Run, Server, command, command_on, flint, run, server_command};
 
 /// Runs a command against a server named by its URL.
 fn against(url: &str, args: &[&str]) -> Run {
@@ -267,9 +267,7 @@ fn tokens() {
     assert_eq!(flint(&dir, &[&add[..], &["--token=other"]].concat()).code, Some(0));
     let by_file = ["limit", "check", "job", "--token-file", file.to_str().unwrap()];
     assert_eq!(flint(&dir, &by_file).code, Some(0));
-    let environment = |token: &str, args: &[&str]| {
-        run(command().env("FLINT_SERVER_TOKEN", token).arg("--data-dir").arg(&dir).args(args))
-    };
+    let environment = |token: &str, args: &[&str]| run(command_on(&dir).env("FLINT_SERVER_TOKEN", token).args(args));
     assert_eq!(environment("secret", &["limit", "check", "job"]).code, Some(0));
     // The option wins; an empty one is none.
     assert_eq!(environment("secret", &["limit", "check", "job", "--token", "bad"]).code, Some(3));
@@ -287,8 +285,8 @@ fn tokens() {
     assert!(complaint(&flint(&dir, &by_file), 2).contains("can be written by others; run chmod o-w on it"));
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let by_variable = |file: &Path, more: &[&str]| {
-        let mut doctor = command();
-        doctor.env("FLINT_TOKEN_FILE", file).env("FLINT_SERVER_TOKEN", "bad").arg("--data-dir").arg(&dir);
+        let mut doctor = command_on(&dir);
+        doctor.env("FLINT_TOKEN_FILE", file).env("FLINT_SERVER_TOKEN", "bad");
         run(doctor.arg("doctor").args(more))
     };
     assert_eq!(by_variable(&file, &[]).code, Some(0));
@@ -402,9 +400,7 @@ fn servers_come_and_go() {
         std::thread::scope(|scope| {
             let checks = scope.spawn(|| (0..8).map(|_| flint(&dir, &["limit", "check", "job"])).collect::<Vec<_>>());
             // A command may hold the directory just when the server would take it.
-            let mut start = command();
-            start.arg("--data-dir").arg(&dir).args(["server", "start", "--bind", "127.0.0.1:0"]);
-            if let Some(server) = Server::try_spawn(&mut start) {
+            if let Some(server) = Server::try_spawn(&mut server_command(&dir, "127.0.0.1:0", &[])) {
                 server.terminate();
             }
             for check in checks.join().unwrap() {

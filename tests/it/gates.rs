@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use crate::util::{Client, Reply, Server, command, run};
+use crate::util::{Client, Reply, Server, run, server_command};
 
 const TOKEN: &str = "gate-secret";
 
@@ -171,9 +171,7 @@ fn a_gate_that_is_none_is_refused_at_the_start() {
         (["--trusted-proxies", "example.org"], "`example.org`"),
         (["--ipv6-prefix", "129"], "1 to 128"),
     ] {
-        let mut start = command();
-        start.arg("--data-dir").arg(dir.path().join("data")).args(["server", "start", "--bind", "127.0.0.1:0"]);
-        let done = run(start.args(args));
+        let done = run(&mut server_command(&dir.path().join("data"), "127.0.0.1:0", &args));
         assert_eq!(done.code, Some(2), "{done:?}");
         assert!(done.err.contains(args[0]) && done.err.contains(word), "{done:?}");
     }

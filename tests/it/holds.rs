@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::over_store::needs_directory;
-use crate::util::{Client, PATIENCE, Reply, Run, Server, command, flint, run};
+use crate::util::{Client, PATIENCE, Reply, Run, Server, command_on, flint, run};
 
 fn post(client: &mut Client, path: &str, body: Value) -> Reply {
     client.post(path, &body.to_string())
@@ -401,8 +401,8 @@ impl Drop for Started {
 
 impl Started {
     fn run(dir: &Path, args: &[&str]) -> Started {
-        let mut command = command();
-        command.arg("--data-dir").arg(dir).args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut command = command_on(dir);
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
         Started(command.spawn().unwrap())
     }
 

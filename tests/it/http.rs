@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use serde_json::{Value, json};
 
 use crate::over_store;
-use crate::util::{Client, Server, run};
+use crate::util::{Client, Server, flint};
 
 const TOKEN: &str = "dev-secret";
 
@@ -261,9 +261,7 @@ fn tokens_from_file_and_environment() {
     assert_eq!(Client::new(&server.url, Some("one")).get("/v1/health").status, 200);
     assert_eq!(server.client().get("/v1/health").status, 401);
     std::fs::set_permissions(file[1], std::fs::Permissions::from_mode(0o602)).unwrap();
-    let mut command = crate::util::command();
-    command.arg("--data-dir").arg(parent.path().join("d")).args(["server", "start"]).args(file);
-    let refused = run(&mut command);
+    let refused = flint(&parent.path().join("d"), &[&["server", "start"], &file[..]].concat());
     assert!(refused.code == Some(2) && refused.err.contains("--token-file"), "{refused:?}");
     assert!(!parent.path().join("d").exists());
 }
@@ -566,10 +564,7 @@ fn a_unix_socket() {
     let server = Server::start_on(&parent.path().join("data"), &bind, &["--socket-mode", "660"]);
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     assert_eq!(server.client().get("/v1/limits/k").ok()["remaining"], 9);
-    let second = |socket: &str| {
-        let mut command = crate::util::command();
-        run(command.arg("--data-dir").arg(parent.path().join("b")).args(["server", "start", "--bind", socket]))
-    };
+    let second = |socket: &str| flint(&parent.path().join("b"), &["server", "start", "--bind", socket]);
     let refused = second(&bind);
     assert!(refused.code == Some(3) && refused.err.contains(socket.to_str().unwrap()), "{refused:?}");
     server.client().get("/v1/health").ok();

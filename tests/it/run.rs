@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::over_store::needs_directory;
-use crate::util::{Run, Server, command, flint, run};
+use crate::util::{Run, Server, command_on, flint, run};
 
 fn add(dir: &Path, key: &str, rate: &str, per: &str) {
     let args = ["limit", "add", "--rate", rate, "--per", per, "--algorithm", "fixed_window_counter", "--", key];
@@ -125,7 +125,7 @@ fn what_cannot_start_spends_nothing() {
     std::fs::write(bin.join("tool"), "#!/bin/sh\necho found\n").unwrap();
     let with_path = || {
         let path = format!("/nonexistent:{}:/usr/bin:/bin", bin.display());
-        run(command().env("PATH", path).arg("--data-dir").arg(&dir).args(["run", "job", "--", "tool"]))
+        run(command_on(&dir).env("PATH", path).args(["run", "job", "--", "tool"]))
     };
     said(&with_path(), 126, "cannot be executed");
     assert_eq!(remaining(&dir, "job"), 1);
@@ -168,9 +168,9 @@ fn waiting() {
     // While it waits, others use the directory, and may give the quota back.
     add(&dir, "busy", "1", "100s");
     assert_eq!(flint(&dir, &["limit", "check", "busy"]).code, Some(0));
-    let mut waiting = command();
-    waiting.arg("--data-dir").arg(&dir).args(["run", "busy", "--wait", "200s", "--", "true"]);
-    let mut waiting = waiting.stdout(Stdio::null()).spawn().unwrap();
+    let mut waiting = command_on(&dir);
+    let mut waiting =
+        waiting.args(["run", "busy", "--wait", "200s", "--", "true"]).stdout(Stdio::null()).spawn().unwrap();
     assert_eq!(flint(&dir, &["limit", "check", "late"]).code, Some(1));
     assert!(waiting.try_wait().unwrap().is_none(), "it waits");
     waiting.kill().unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::util::{Client, PATIENCE, Server, command, run};
+use crate::util::{Client, PATIENCE, Server, command, run, server_command};
 
 /// A directory with a token file.
 struct Fixture {
@@ -38,9 +38,7 @@ impl Fixture {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut start = command();
-        start.arg("--data-dir").arg(self.data()).args(["server", "start", "--bind", "127.0.0.1:0"]).args(args);
-        start
+        server_command(&self.data(), "127.0.0.1:0", args)
     }
 
     fn start(&self) -> Server {

@@ -184,7 +184,7 @@ fn a_server_that_goes_is_told_of_and_one_that_comes_is_asked() {
     top.until("checks/s, ");
     first.terminate();
     top.until("cannot reach the server");
-    let again = Server::spawn(command().arg("--data-dir").arg(&data).args(["server", "start", "--bind", &address]));
+    let again = Server::start_on(&data, &address, &[]);
     top.until("\x1b[Hflint top: ");
     // What was told of the trouble goes by itself.
     top.until("checks/s, 0 denied/s (0.0%)\x1b[K\r\r\n2 limits, 1 pattern, ");

@@ -62,12 +62,22 @@ pub fn flint_killed(dir: &Path, args: &[&str], after: Duration) {
     Owned(command.spawn().unwrap()).wait(after);
 }
 
-/// Runs `flint --data-dir DIR ARGS`; over a store, `flint ARGS` by a server that answers for this directory.
-pub fn flint(dir: &Path, args: &[&str]) -> Run {
+/// A command on this directory; over a store, one that asks a server which answers for this directory.
+pub fn command_on(dir: &Path) -> Command {
+    let mut command = command();
     match over_store::is_on() {
-        true => run(command().env("FLINT_SERVER", over_store::server(dir)).args(args)),
-        false => run(command().arg("--data-dir").arg(dir).args(args)),
+        true => command.env("FLINT_SERVER", over_store::server(dir)),
+        false => command.arg("--data-dir").arg(dir),
+    };
+    command
+}
+
+/// Runs a command on this directory, or over the store that stands for it.
+pub fn flint(dir: &Path, args: &[&str]) -> Run {
+    if over_store::is_on() && args.starts_with(&["server", "start"]) {
+        return run(command().env("FLINT_STORE", over_store::url(dir)).args(args));
     }
+    run(command_on(dir).args(args))
 }
 
 fn whole(file: &mut File) -> String {
@@ -110,6 +120,13 @@ pub struct Server {
     answering: Option<Answering>,
 }
 
+/// A command that starts a server on this address.
+pub fn server_command(dir: &Path, bind: &str, args: &[&str]) -> Command {
+    let mut command = command();
+    server_start(&mut command, dir, bind, args);
+    command
+}
+
 /// The words that start a server: on a data directory, or over the store that stands for it.
 fn server_start(command: &mut Command, dir: &Path, bind: &str, args: &[&str]) {
     if over_store::is_on() {
@@ -127,9 +144,12 @@ impl Server {
     }
 
     pub fn start_on(dir: &Path, bind: &str, args: &[&str]) -> Server {
-        let mut command = command();
-        server_start(&mut command, dir, bind, args);
-        Server::spawn(&mut command).answering_for(dir)
+        Server::spawn_for(dir, &mut server_command(dir, bind, args))
+    }
+
+    /// Starts what a [`server_command`] has made.
+    pub fn spawn_for(dir: &Path, command: &mut Command) -> Server {
+        Server::spawn(command).answering_for(dir)
     }
 
     /// Starts one on a disk that is full once a file has so many blocks of 512 bytes.
@@ -153,10 +173,7 @@ impl Server {
     /// Starts one with variables in its environment.
     #[cfg(debug_assertions)]
     pub fn start_with_environment(dir: &Path, variables: &[(&str, &str)], args: &[&str]) -> Server {
-        let mut command = command();
-        command.envs(variables.iter().copied());
-        server_start(&mut command, dir, "127.0.0.1:0", args);
-        Server::spawn(&mut command).answering_for(dir)
+        Server::spawn_for(dir, server_command(dir, "127.0.0.1:0", args).envs(variables.iter().copied()))
     }
 
     /// Has commands on this directory ask it, where they can't find it there.
