@@ -193,7 +193,7 @@ fn the_page_has_the_codes_bounds_and_algorithms() {
         format!("of 0 to {} units", bounds::MAX_UNITS),
         format!("its capacity, 1 to {}", bounds::MAX_UNITS),
         format!("from 1ms to {}d", bounds::MAX_PERIOD_MS / 86_400_000),
-        format!("after it, 1ms to {}d", bounds::MAX_PERIOD_MS / 86_400_000),
+        format!("after this duration, 1ms to {}d", bounds::MAX_PERIOD_MS / 86_400_000),
         format!("Of several, {} at most,", bounds::MAX_WINDOWS),
         format!("has 1 to {} windows", bounds::MAX_WINDOWS),
         format!("begins, 1 to {}, 1 by default", bounds::MAX_ANCHOR),
