@@ -256,6 +256,30 @@ fn through_a_pipe_over_a_unix_socket_and_with_a_token() {
 }
 
 #[test]
+fn a_terminal_gets_no_backup_and_gives_none() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    assert_eq!(flint(&dir, &["limit", "add", "k", "5/1d"]).code, Some(0));
+    let (_person, program) = crate::top::terminal();
+    let end = || Stdio::from(program.try_clone().unwrap());
+    let new = parent.path().join("new");
+    for (dir, verb, end_of) in [(&dir, "backup", "output"), (&new, "restore", "input")] {
+        let mut command = command();
+        command.arg("--data-dir").arg(dir).args(["log", verb, "-"]);
+        // No output that `run` could collect.
+        match verb {
+            "backup" => command.stdout(end()).stdin(Stdio::null()),
+            _ => command.stdin(end()).stdout(Stdio::null()),
+        };
+        let done = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{verb}: {said}");
+        assert!(said.contains("terminal") && said.contains(end_of) && said.contains("FILE"), "{said}");
+    }
+    assert!(!new.exists());
+}
+
+#[test]
 fn a_client_that_is_slow_or_gone_holds_up_neither_checks_nor_compactions_nor_backups() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
