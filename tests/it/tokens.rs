@@ -118,7 +118,7 @@ fn a_bad_new_file_changes_nothing() {
     for (before, (complaint, make)) in cases.into_iter().enumerate() {
         make();
         hang_up(&server);
-        until(complaint, || server.stderr().matches("SIGHUP changes no token").count() == before + 1);
+        until(complaint, || server.stderr().matches("SIGHUP changed no token").count() == before + 1);
         let last = server.stderr().lines().last().unwrap().to_owned();
         let file = fixture.file();
         assert!(last.contains(complaint) && last.contains(file.to_str().unwrap()), "{complaint}: {last}");
@@ -410,7 +410,7 @@ fn where_the_token_comes_from() {
             assert_eq!(status(&server, Some(token)), expected, "{token} with {args:?}");
         }
         let err = server.terminate();
-        let warned = err.contains("--token shows in the list of processes");
+        let warned = err.contains("--token is visible in the list of processes");
         assert_eq!(warned, taken == "of-option", "{args:?}: {err}");
         assert!(!err.contains("of-"), "{err}");
     }
@@ -477,7 +477,7 @@ fn logged_at(level: &str) -> String {
     until("the file is read again", || server.stderr().contains("read 1 token from"));
     std::fs::remove_file(Path::new(&fixture.file())).unwrap();
     hang_up(&server);
-    until("the file is missed", || server.stderr().contains("SIGHUP changes no token"));
+    until("the file is missed", || server.stderr().contains("SIGHUP changed no token"));
     client.post("/v1/log/compact", "").ok();
     let err = server.terminate();
     assert!(!err.contains(secret), "{err}");
