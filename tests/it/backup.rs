@@ -264,7 +264,7 @@ fn a_client_that_is_slow_or_gone_holds_up_neither_checks_nor_compactions_nor_bac
     let mut slow: Vec<TcpStream> = (0..MAX_BACKUPS).map(|_| begun(&server)).collect();
     let mut client = server.client();
     let message = client.post("/v1/log/backup", "").error(503, "overloaded");
-    assert!(message.contains("2 backups are being taken already"), "{message}");
+    assert!(message.contains("2 backups are already being taken"), "{message}");
     // A compaction runs to its end, and removes what is still being sent.
     client.post("/v1/log/compact", "").ok();
     assert!(!dir.join("0000000001.aof").exists());

@@ -137,7 +137,7 @@ fn a_bad_file_at_the_start_is_refused() {
     let fixture = Fixture::new("secret-one\n");
     for (mode, tokens, complaint) in [
         (0o602, "secret-one\n", "can be written by others; run chmod o-w on it"),
-        (0o600, "\u{feff}secret-one\n", "must be without the byte order mark that it begins with"),
+        (0o600, "\u{feff}secret-one\n", "must not begin with a byte order mark"),
         (0o600, "secret-one secret-one\n", "must be TOKEN, ROLE: TOKEN or ROLE PREFIX: TOKEN"),
         (0o600, "write: secret-one\n", "with a role of check, read or admin"),
         (0o600, "read:secret-one\n", "line 1 of --token-file"),
@@ -284,7 +284,7 @@ fn roles() {
             } else if prefix && !keyed {
                 let said = reply.error(403, "forbidden");
                 assert!(
-                    said.contains("is for keys below `app1`") && said.contains("one for all keys"),
+                    said.contains("is only for keys with prefix `app1`") && said.contains("a token for all keys"),
                     "{what}: {said}"
                 );
             } else {
@@ -374,7 +374,7 @@ fn keys_outside_the_prefix() {
         let made = used();
         for path in ["/v1/renew", "/v1/settle"] {
             let said = ask("check-app", "POST", path, &hold).error(403, "forbidden");
-            assert_eq!(said, "this token is for keys below `app1`, not for `app10`");
+            assert_eq!(said, "this token is only for keys with prefix `app1`, not for `app10`");
         }
         assert_eq!(used(), made);
         ask("checker", "POST", "/v1/renew", &hold).ok();
@@ -385,7 +385,7 @@ fn keys_outside_the_prefix() {
     assert_eq!(listed.as_array().unwrap().len(), 1);
     // The command line says it too.
     let denied = run(command().args(["--server", &server.url, "--token", "check-app", "limit", "check", "app10"]));
-    let said = "flint: this token is for keys below `app1`, not for `app10`\n";
+    let said = "flint: this token is only for keys with prefix `app1`, not for `app10`\n";
     assert_eq!((denied.code, denied.err.as_str()), (Some(3), said));
     server.terminate();
 }
