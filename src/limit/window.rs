@@ -116,10 +116,10 @@ impl Window {
 
 fn validate_burst(rate: u64, period: Period, algorithm: Algorithm, burst: u64) -> Result<()> {
     if algorithm != Algorithm::TokenBucket {
-        return Err(Error::invalid(format!("burst belongs to token_bucket only; leave it out for {algorithm}")));
+        return Err(Error::invalid(format!("burst is only for token_bucket; leave it out for {algorithm}")));
     }
     if rate == 0 {
-        return Err(Error::invalid("burst must be left out where rate is 0: such a window denies every check"));
+        return Err(Error::invalid("burst must be left out if rate is 0: such a window denies every check"));
     }
     if !(1..=MAX_UNITS).contains(&burst) {
         return Err(Error::invalid(format!("burst must be from 1 to {MAX_UNITS} units, not {burst}")));
@@ -192,7 +192,10 @@ impl FromStr for Window {
                 }
             };
             if repeated {
-                return Err(Error::invalid(format!("limit must name a value once, not again by `{}`", excerpt(word))));
+                return Err(Error::invalid(format!(
+                    "limit must give each value only once, not again as `{}`",
+                    excerpt(word)
+                )));
             }
         }
         fields.window()

@@ -120,7 +120,7 @@ impl Limiter {
 impl Drop for Limiter {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            log::error!("the log was not closed in good order: {error}");
+            log::error!("the log was not closed cleanly: {error}");
         }
     }
 }

@@ -66,7 +66,7 @@ impl Grant {
         match self.prefix.is_empty() {
             true => Ok(()),
             false => Err(forbidden(format!(
-                "this token is for keys below `{}`, and {} needs one for all keys",
+                "this token is only for keys with prefix `{}`, and {} needs a token for all keys",
                 self.prefix,
                 what()
             ))),
@@ -80,9 +80,11 @@ impl Grant {
     pub fn check_key(&self, key: &str) -> Result<()> {
         match self.reaches(key) {
             true => Ok(()),
-            false => {
-                Err(forbidden(format!("this token is for keys below `{}`, not for `{}`", self.prefix, excerpt(key))))
-            }
+            false => Err(forbidden(format!(
+                "this token is only for keys with prefix `{}`, not for `{}`",
+                self.prefix,
+                excerpt(key)
+            ))),
         }
     }
 
@@ -94,7 +96,7 @@ impl Grant {
         match self.reaches(prefix) && (prefix.len() > self.prefix.len() || !self.ends_in_a_word()) {
             true => Ok(()),
             false => Err(forbidden(format!(
-                "this token is for keys below `{}`, and prefix `{}` has others",
+                "this token is only for keys with prefix `{}`, and prefix `{}` has other keys",
                 self.prefix,
                 excerpt(prefix)
             ))),
@@ -209,7 +211,7 @@ impl TokenFile {
         let text =
             String::from_utf8(bytes).map_err(|_| usage(format!("{name} must be plain text in ASCII or UTF-8")))?;
         if text.starts_with('\u{feff}') {
-            return Err(usage(format!("{name} must be without the byte order mark that it begins with")));
+            return Err(usage(format!("{name} must not begin with a byte order mark")));
         }
         let mut tokens = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -219,7 +221,7 @@ impl TokenFile {
             }
         }
         if tokens.is_empty() {
-            return Err(usage(format!("{name} holds no token")));
+            return Err(usage(format!("{name} has no token")));
         }
         let warning = (mode & 0o004 != 0).then(|| format!("{name} can be read by others"));
         Ok(TokensRead { tokens, warning })

@@ -37,7 +37,7 @@ impl Vitals {
                 if catch_unwind(AssertUnwindSafe(&mut work)).is_ok() {
                     return;
                 }
-                log::error!("thread {own_name} begins anew after an error inside the server");
+                log::error!("thread {own_name} starts again after an error inside the server");
                 thread::sleep(PAUSE);
             }
             gone.lock().unwrap_or_else(PoisonError::into_inner).push(own_name.clone());
@@ -55,7 +55,7 @@ impl Vitals {
 pub fn contain<T>(handler: impl FnOnce() -> T) -> Option<T> {
     let done = catch_unwind(AssertUnwindSafe(handler));
     if done.is_err() {
-        log::error!("a request's handler panicked; that request alone was answered 500");
+        log::error!("a request's handler panicked; only that request was answered 500");
     }
     done.ok()
 }

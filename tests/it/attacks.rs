@@ -797,7 +797,7 @@ fn a_panic_costs_one_request() {
         client.post("/v1/reset", r#"{"key":"k"}"#).error(500, "internal");
     }
     let err = victim.survived().terminate();
-    assert_eq!(err.matches("that request alone was answered 500").count(), 20, "{err}");
+    assert_eq!(err.matches("only that request was answered 500").count(), 20, "{err}");
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn a_file_is_new_private_and_whole_or_not_there() {
     let to = parent.path().join("to");
     for (broken, place) in [
         (bytes[..100].to_vec(), "is cut off at offset 100"),
-        ([&bytes[..], &bytes].concat(), &*format!("is damaged at offset {length}: more follows")),
+        ([&bytes[..], &bytes].concat(), &*format!("is damaged at offset {length}: data follows")),
         (
             bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 200)).collect(),
             "is damaged at offset 77: no valid block",
@@ -288,7 +288,7 @@ fn a_client_that_is_slow_or_gone_holds_up_neither_checks_nor_compactions_nor_bac
     let mut slow: Vec<TcpStream> = (0..MAX_BACKUPS).map(|_| begun(&server)).collect();
     let mut client = server.client();
     let message = client.post("/v1/log/backup", "").error(503, "overloaded");
-    assert!(message.contains("2 backups are being taken already"), "{message}");
+    assert!(message.contains("2 backups are already being taken"), "{message}");
     // A compaction runs to its end, and removes what is still being sent.
     client.post("/v1/log/compact", "").ok();
     assert!(!dir.join("0000000001.aof").exists());
@@ -387,7 +387,7 @@ fn a_restore_that_is_killed_leaves_a_directory_that_is_refused_and_restored_agai
     for args in [&["limit", "status", "k"][..], &["log", "backup", "-"], &["server", "start", "--bind", "127.0.0.1:0"]]
     {
         let run = flint(&to, args);
-        let what = format!("a backup was being restored into {}, and not to its end; restore it again", to.display());
+        let what = format!("a restore of a backup into {} was interrupted; restore it again", to.display());
         assert!(run.code == Some(3) && run.err.contains(&what), "{args:?}: {run:?}");
     }
     assert_eq!(flint(&to, &["doctor"]).code, Some(1));

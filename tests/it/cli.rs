@@ -275,7 +275,7 @@ fn keys_that_checks_bring_are_bounded() {
         assert!(dir.json(&["limit", "check", key, "--limit", "2/1d"])["overflow"].is_null());
     }
     let told = dir.ok(&["limit", "check", "c", "--limit", "2/1d"]);
-    assert_eq!(told, "allowed, 1 of 2 left; this key shares its limit with others, since max_keys is reached\n");
+    assert_eq!(told, "allowed, 1 of 2 left; this key shares its limit with others, because max_keys is reached\n");
     assert_eq!(dir.json(&["limit", "check", "d", "--limit", "2/1d"])["remaining"], 0);
     assert_eq!(dir.run(&["limit", "check", "e", "--limit", "2/1d"]).code, Some(1));
     let doctor = dir.run(&["doctor"]);
@@ -550,7 +550,7 @@ fn help_for_every_command() {
         assert!(dir.ok(&["help", group]).contains(&format!("  {group} ")), "{group}");
     }
     for (words, told) in [
-        (&["limit"][..], "`limit` needs a further word: add, check"),
+        (&["limit"][..], "`limit` needs another word: add, check"),
         (&["limit", "ad"], "no command `limit ad`; did you mean `limit add`?"),
         (&["limit", "quota"], "no command `limit quota`; `limit` has add, check"),
         (&["quota"], "no command `quota`; `flint help`"),
@@ -688,7 +688,7 @@ fn log_lines_tell_the_time_or_the_journal_their_priority() {
         assert!(rest.starts_with("flint: --bind") && !text.contains("secret"), "{text}");
         first.to_owned()
     };
-    let warning = "--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not";
+    let warning = "--token is visible in the list of processes; --token-file and FLINT_SERVER_TOKEN are not";
     for elsewhere in ["", "1:2", "odd"] {
         let line = logged(elsewhere);
         let (time, rest) = line.split_once(' ').unwrap();

@@ -172,8 +172,8 @@ fn a_holder_that_is_stopped() {
         let run = finish(child);
         assert!(started.elapsed() >= Duration::from_millis(ms), "{run:?}");
         let expected = format!(
-            "flint: data directory is already locked: {} (by process {}), and was not to be had within {ms}ms; \
-             see what that process does, or try again\n",
+            "flint: data directory is already locked: {} (by process {}), and was not released within {ms}ms; \
+             check what that process is doing, or try again\n",
             dir.display(),
             server.pid()
         );

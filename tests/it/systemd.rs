@@ -78,7 +78,7 @@ fn tells(socket: &UnixDatagram, name: &str) {
     std::fs::remove_file(&tokens).unwrap();
     signal(&server, "HUP");
     let reloaded = heard(socket);
-    assert!(reloaded.starts_with("READY=1\n") && reloaded.contains("changes no token"), "{reloaded}");
+    assert!(reloaded.starts_with("READY=1\n") && reloaded.contains("changed no token"), "{reloaded}");
     server.terminate();
     assert!(heard(socket).starts_with("STOPPING=1\n"));
 }

@@ -172,7 +172,7 @@ def _window(given: Mapping[str, Any]) -> Window:
         raise Wrong("algorithm must be one of %s, not `%s`" % (", ".join(_ALGORITHMS), algorithm))
     burst, tz, anchor = given.get("burst"), given.get("tz"), given.get("anchor")
     if burst is not None and algorithm != "token_bucket":
-        raise Wrong("burst belongs to token_bucket only; leave it out for %s" % algorithm)
+        raise Wrong("burst is only for token_bucket; leave it out for %s" % algorithm)
     if calendar and algorithm != "fixed_window_counter":
         raise Wrong("algorithm of a calendar period must be fixed_window_counter, not %s" % algorithm)
     if not calendar and (tz is not None or anchor is not None):

@@ -112,7 +112,7 @@ pub fn describe(decision: &Decision) -> Result<String> {
         format!("allowed, {} of {} left{of}", reply.number("remaining")?, reply.number("limit")?)
     };
     if reply.value["overflow"] == true {
-        line += "; this key shares its limit with others, since max_keys is reached";
+        line += "; this key shares its limit with others, because max_keys is reached";
     }
     Ok(line)
 }

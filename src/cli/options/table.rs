@@ -24,20 +24,20 @@ pub static COMMANDS: [Command; 30] = [
     command(
         "limit hold",
         "KEY",
-        "Spend N units that are settled later, or take N slots. Prints the hold's id. 1 denied.",
+        "Spend N units that are settled later, or take N slots. Prints the hold's id. Exit status 1 denied.",
     ),
-    command("limit settle", "HOLD", "Tell what a hold has cost, and give back its slots."),
+    command("limit settle", "HOLD", "Report what a hold has cost, and give back its slots."),
     command("limit renew", "HOLD", "Let a hold last longer."),
-    command("limit charge", "KEY N", "Spend N units without asking, also past the limit."),
+    command("limit charge", "KEY N", "Spend N units without a check, also past the limit."),
     command("limit refund", "KEY N", "Give back N units, at most what is used now."),
-    command("limit status", "KEY", "Show how a limit stands."),
+    command("limit status", "KEY", "Show the state of a limit."),
     command("limit list", "", "List limits and patterns, sorted by key."),
-    command("limit reset", "[KEY]", "Give back all that was spent of a limit, or of all below a prefix."),
-    command("limit remove", "[KEY]", "Remove a limit, or all below a prefix."),
+    command("limit reset", "[KEY]", "Give back all that was spent of a limit, or of all limits with a prefix."),
+    command("limit remove", "[KEY]", "Remove a limit, or all limits with a prefix."),
     command(
         "limit apply",
         "FILE",
-        "Make the limits what a JSON file (- for standard input) says, as `limit list --json` prints it, all or none.",
+        "Set the limits to those in a JSON file (- for standard input), as `limit list --json` prints it, all or none.",
     ),
     command("limit top", "", "List the limits with the most denied or allowed checks."),
     command("limit history", "KEY", "Show the events of a limit that the log still has."),
@@ -46,11 +46,11 @@ pub static COMMANDS: [Command; 30] = [
         "KEY -- COMMAND [ARGUMENT]...",
         "Spend N units, then become COMMAND. Exit status its own; 75 denied, or not allowed in time.",
     ),
-    command("top", "", "Show checks and denials a second and the busiest keys: live, or once in a pipe. q ends it."),
-    command("log flush", "", "Make all that was answered durable."),
-    command("log compact", "", "Write a snapshot and remove the log it stands for."),
+    command("top", "", "Show checks and denials per second and the busiest keys: live, or once in a pipe. q quits."),
+    command("log flush", "", "Wait until all that was answered is on disk."),
+    command("log compact", "", "Write a snapshot and remove the log that it replaces."),
     command("log dump", "", "Print snapshot and log as JSON lines."),
-    command("log verify", "", "Read all of snapshot and log. Exit status 0 whole, 1 damaged."),
+    command("log verify", "", "Read the whole snapshot and log. Exit status 0 undamaged, 1 damaged."),
     command(
         "log repair",
         "",
@@ -61,20 +61,20 @@ pub static COMMANDS: [Command; 30] = [
         "FILE|-",
         "Copy the data directory into one new file, or to standard output, while checks go on.",
     ),
-    command("log restore", "FILE|-", "Make a data directory of a backup; --data-dir must be empty or not exist."),
+    command("log restore", "FILE|-", "Create a data directory from a backup; --data-dir must be empty or not exist."),
     command(
         "store import",
         "DIR",
-        "Move all limits of a data directory, and what was spent of them, into an empty store.",
+        "Copy all limits of a data directory, and what was spent of them, into an empty store.",
     ),
     command(
         "store export",
         "DIR",
-        "Move all limits of a store, and what was spent of them, into a new data directory.",
+        "Copy all limits of a store, and what was spent of them, into a new data directory.",
     ),
     command("doctor", "", "Report on the storage. Exit status 0 healthy, 1 problems."),
     command("completions", "SHELL", "Print the completions for a shell: bash, zsh or fish."),
-    command("help", "[COMMAND]...", "Show all commands, or the options of one."),
+    command("help", "[COMMAND]...", "Show all commands, or the options of one command."),
 ];
 
 /// Every option, in the order of the help: the commands that have it, its name, its value, and what it is for.
@@ -91,13 +91,13 @@ pub static OPTIONS: [CommandOption; 64] = [
         &["server start", "store import", "store export"],
         "--store",
         Text("URL"),
-        "the store that servers share, in place of a data directory: redis://HOST; without it, FLINT_STORE",
+        "the store that servers share, instead of a data directory: redis://HOST; else FLINT_STORE",
     ),
     option(
         START,
         "--replicas",
         Number("N", 0, MAX_REPLICAS as u64),
-        "of the store that must have confirmed each answer",
+        "replicas of the store that must confirm each write",
     )
     .count(0),
     option(
@@ -128,34 +128,39 @@ pub static OPTIONS: [CommandOption; 64] = [
         "compact when the log has grown past this",
     )
     .count(COMPACT_AFTER_BYTES),
-    option(START, "--idle-timeout", Text("DURATION"), "end connections that are silent for so long").default("60s"),
-    option(START, "--max-connections", CONNECTIONS, "connections at once; more end the longest idle")
+    option(START, "--idle-timeout", Text("DURATION"), "close connections that are silent for this long").default("60s"),
+    option(START, "--max-connections", CONNECTIONS, "connections at once; beyond that, the longest idle are closed")
         .count(MAX_CONNECTIONS as u64),
     option(START, "--allow-host", Text("NAME"), "accept this name in a Host header").repeatable(),
+    option(START, "--gate", Text("NAME=OPTIONS"), "a gate for reverse proxies: 'web=by=ip,path&limit=100/1m&deny=403'")
+        .repeatable(),
     option(
         START,
-        "--gate",
-        Text("NAME=OPTIONS"),
-        "what a reverse proxy may ask: 'web=by=ip,path&limit=100/1m&deny=403'",
+        "--trusted-proxies",
+        Text("LIST"),
+        "proxies whose X-Forwarded-For is believed: networks, loopback, unix or none",
     )
-    .repeatable(),
-    option(START, "--trusted-proxies", Text("LIST"), "whose X-Forwarded-For counts: networks, loopback, unix or none")
-        .default(crate::server::DEFAULT_TRUSTED),
-    option(START, "--ipv6-prefix", Number("BITS", MIN_IPV6_PREFIX, 128), "of a client's IPv6 address in a gate's key")
-        .count(IPV6_PREFIX),
+    .default(crate::server::DEFAULT_TRUSTED),
+    option(
+        START,
+        "--ipv6-prefix",
+        Number("BITS", MIN_IPV6_PREFIX, 128),
+        "bits of a client's IPv6 address in a gate's key",
+    )
+    .count(IPV6_PREFIX),
     option(START, "--open-health", Flag, "answer /v1/health without a token"),
     option(START, "--legacy-headers", Word(&["epoch", "delta"]), "add X-RateLimit-Limit, -Remaining and -Reset"),
     option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
-    option(START, "--max-keys", KEYS, "keys that live by limits in requests; at more, new ones share one limit")
+    option(START, "--max-keys", KEYS, "keys that live by limits in requests; beyond that, new keys share one limit")
         .count(MAX_KEYS),
-    option(START, "--max-holds", Number("N", 1, MAX_MAX_HOLDS), "holds that are open at once; at more, none is made")
-        .count(MAX_HOLDS),
     option(
         START,
-        "--limits",
-        File("FILE"),
-        "limits to configure at the start and on SIGHUP, as limit apply takes them",
-    ),
+        "--max-holds",
+        Number("N", 1, MAX_MAX_HOLDS),
+        "holds that may be open at once; further holds are refused",
+    )
+    .count(MAX_HOLDS),
+    option(START, "--limits", File("FILE"), "limits to configure at start and on SIGHUP, in the form of limit apply"),
     option(
         ADD,
         "--rate",
@@ -163,17 +168,27 @@ pub static OPTIONS: [CommandOption; 64] = [
         "in place of RATE/PER: units per period; at 0 every check is denied",
     ),
     option(ADD, "--per", Text("PER"), "1ms to 366d (250ms, 10s, 1m, 24h, 7d), or day, week, month, quarter, year"),
-    option(ADD, "--algorithm", Value::Algorithm, "how it counts").default("token_bucket"),
-    option(ADD, "--burst", Number("N", 1, MAX_UNITS), "token_bucket only: the bucket's capacity; without it, the rate"),
+    option(ADD, "--algorithm", Value::Algorithm, "how units are counted").default("token_bucket"),
+    option(ADD, "--burst", Number("N", 1, MAX_UNITS), "token_bucket only: the bucket's capacity; else the rate"),
     option(ADD, "--tz", Text("ZONE"), "calendar only: the time zone, such as Europe/Berlin").default("UTC"),
     option(ADD, "--anchor", Number("DAY", 1, MAX_ANCHOR as u64), "day on which a month, quarter or year begins")
         .count(1),
     option(ADD, "--unlimited", Flag, "in place of RATE/PER: allow and count every check"),
     option(ADD, "--slots", Number("N", 1, MAX_SLOTS), "in place of RATE/PER: units that may be held at once"),
-    option(ADD, "--mode", Word(&["enforce", "shadow"]), "shadow: decide and count, but answer that it is allowed")
-        .default("enforce"),
-    option(ADD, "--for", Text("DURATION"), "these values end after it, 1ms to 366d, and the key's own come back"),
-    option(ADD, "--max-keys", KEYS, "patterns only: live keys; at more, new ones share one limit").count(MAX_KEYS),
+    option(
+        ADD,
+        "--mode",
+        Word(&["enforce", "shadow"]),
+        "shadow: decide and count, but answer that everything is allowed",
+    )
+    .default("enforce"),
+    option(
+        ADD,
+        "--for",
+        Text("DURATION"),
+        "these values end after this time, 1ms to 366d, and the key's own values apply again",
+    ),
+    option(ADD, "--max-keys", KEYS, "patterns only: live keys; beyond that, new keys share one limit").count(MAX_KEYS),
     option(
         &["limit check", "limit hold", "run"],
         "--cost",
@@ -185,23 +200,28 @@ pub static OPTIONS: [CommandOption; 64] = [
         &["limit settle"],
         "--cost",
         Number("N", 0, MAX_UNITS),
-        "units that it has cost; without it, as many as were held",
+        "units that the hold has cost; else as many as were held",
     ),
     option(
         &["limit check", "limit hold", "limit charge", "limit refund", "run"],
         "--limit",
         Text("RATE/PER"),
-        "the limit where none is configured for KEY; all must allow",
+        "the limit if none is configured for KEY; all must allow",
     )
     .repeatable(),
-    option(&["limit check"], "--peek", Flag, "only tell what would be decided; spend nothing"),
-    option(&["limit hold", "run"], "--ttl", Text("DURATION"), "how long it is held unless it is renewed, 1s to 24h")
-        .default("1m"),
+    option(&["limit check"], "--peek", Flag, "only report what would be decided; spend nothing"),
+    option(
+        &["limit hold", "run"],
+        "--ttl",
+        Text("DURATION"),
+        "how long the hold lasts unless it is renewed, 1s to 24h",
+    )
+    .default("1m"),
     option(
         &["limit renew"],
         "--ttl",
         Text("DURATION"),
-        "how long it is held from now, 1s to 24h; without it, as before",
+        "how long the hold lasts from now, 1s to 24h; else as long as before",
     ),
     option(&["limit check-all"], "--cost", Text("KEY=N"), "units to spend of KEY").default("1").repeatable(),
     option(&["limit list"], "--live", Flag, "also the keys that live by a pattern or by a limit in a request"),
@@ -212,7 +232,7 @@ pub static OPTIONS: [CommandOption; 64] = [
     option(&["limit reset"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
     option(&["limit remove"], "--prefix", Text("TEXT"), "in place of KEY: all limits whose keys begin with TEXT"),
     option(&["limit apply"], "--prune", Flag, "remove the limits that FILE does not name"),
-    option(&["limit apply"], "--dry-run", Flag, "change nothing; only tell what would change"),
+    option(&["limit apply"], "--dry-run", Flag, "change nothing; only report what would change"),
     option(&["limit top"], "--by", Word(&["allowed", "denied"]), "what to count").default("denied"),
     option(&["limit top"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them").count(10),
     option(&["top"], "--by", Word(&["allowed", "denied"]), "what to sort and draw by").default("allowed"),
@@ -220,29 +240,24 @@ pub static OPTIONS: [CommandOption; 64] = [
         &["top"],
         "--limit",
         Number("N", 1, MAX_PAGE as u64),
-        "at most N keys; without it as many as there is room for, and 10 in a pipe",
+        "at most N keys; else as many as fit, and 10 in a pipe",
     ),
     option(&["run"], "--hold", Flag, "hold the units or slots, and give them back when COMMAND has ended"),
     option(&["run"], "--refund-on-failure", Flag, "give the units back when COMMAND fails or is killed"),
-    option(&["run"], "--wait", Text("DURATION"), "wait so long for units, and for other commands (30s, 5m)"),
-    option(&["limit check", "run"], "--quiet", Flag, "say nothing of the decision; the exit status tells it"),
-    option(&["log repair"], "--to", Directory("NEWDIR"), "where to; must be empty or not exist").required(),
+    option(&["run"], "--wait", Text("DURATION"), "wait at most this long for units and for other commands (30s, 5m)"),
+    option(&["limit check", "run"], "--quiet", Flag, "don't print the decision; the exit status reports it"),
+    option(&["log repair"], "--to", Directory("NEWDIR"), "the new directory; must be empty or not exist").required(),
     option(&["log repair"], "--rewind-clock", Flag, "set a log that is ahead of the system clock back to it"),
     option(
         EVERY,
         "--data-dir",
         Directory("DIR"),
-        "the data directory; without it, FLINT_DATA_DIR; while a server owns it, it is asked",
+        "the data directory; else FLINT_DATA_DIR; if a server owns it, the command asks the server",
     )
     .default(".flint"),
-    option(EVERY, "--server", Text("URL"), "ask this server: http://HOST:PORT or unix:PATH; without it, FLINT_SERVER"),
-    option(EVERY, "--token", Text("TOKEN"), "bearer token, of the server that is started or asked (shows in ps)"),
-    option(
-        EVERY,
-        "--token-file",
-        File("FILE"),
-        "tokens, one a line; else of FLINT_TOKEN_FILE, else FLINT_SERVER_TOKEN",
-    ),
+    option(EVERY, "--server", Text("URL"), "ask this server: http://HOST:PORT or unix:PATH; else FLINT_SERVER"),
+    option(EVERY, "--token", Text("TOKEN"), "bearer token of the server that is started or asked (visible in ps)"),
+    option(EVERY, "--token-file", File("FILE"), "tokens, one per line; else FLINT_TOKEN_FILE, else FLINT_SERVER_TOKEN"),
     option(EVERY, "--json", Flag, "print JSON, the same as the HTTP API's"),
     option(EVERY, "--help", Flag, "show this"),
     option(EVERY, "--version", Flag, "print the version"),

@@ -115,7 +115,7 @@ impl Connection {
         // A server may refuse a body without reading it: its reply counts more than an error of sending.
         receive(&mut stream, request.most).map_err(|error| {
             let what = describe(&if is_failure(&error) { sent.err().unwrap_or(error) } else { error });
-            let doubt = if request.method == "GET" { "" } else { "; the request may have been carried out or not" };
+            let doubt = if request.method == "GET" { "" } else { "; the request may or may not have been carried out" };
             Error::new(Kind::Unreachable, format!("the server at {address} {what}{doubt}"))
         })
     }
@@ -205,7 +205,7 @@ fn describe(error: &io::Error) -> String {
         ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => {
             "closed the connection before its answer was complete".to_owned()
         }
-        _ if is_failure(error) => format!("could not be talked to: {error}"),
+        _ if is_failure(error) => format!("had a connection error: {error}"),
         _ => error.to_string(),
     }
 }

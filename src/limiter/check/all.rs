@@ -175,7 +175,7 @@ impl Core {
             self.give_up(&progress);
             return Err(Error::new(
                 Kind::TooManyHolds,
-                format!("{} holds are open, as many as may be; settle them, or raise --max-holds", book.open()),
+                format!("{} holds are open, which is the maximum; settle some, or raise --max-holds", book.open()),
             ));
         }
         let held = match book.as_ref().map(|book| book.next_number(now)) {
@@ -283,7 +283,7 @@ impl Core {
         let mut left: Vec<Draft> = progress.drafts.into_iter().filter(|draft| draft.is_born).collect();
         if left.is_empty() {
             return Err(Error::invalid(
-                "items must not have so many values or so long keys at once; divide them among several requests",
+                "items must have fewer values or shorter keys; split them over several requests",
             ));
         }
         while !left.is_empty() {

@@ -68,7 +68,7 @@ impl<'a> Room<'a> {
 /// The error where the answer to a request that may be sent again is longer than a record may be.
 pub fn too_long_to_keep() -> Error {
     Error::invalid(
-        "items must not be so many or so long that the answer can't be kept for the idempotency key; divide them among \
-         several requests",
+        "items must be fewer or shorter, or the answer can't be kept for the idempotency key; split them over several \
+         requests",
     )
 }

@@ -29,7 +29,7 @@ pub struct Book {
     /// Those that are remembered, since when.
     ended: BTreeSet<(Micros, u64)>,
     highest: u64,
-    /// Holds that have run out since the start.
+    /// Holds that have expired since the start.
     pub expired: u64,
     /// Of these, how many were settled after it.
     pub late: u64,

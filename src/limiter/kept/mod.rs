@@ -64,7 +64,7 @@ impl Answers {
                 Found::Other => {
                     return Err(Error::new(
                         Kind::IdempotencyMismatch,
-                        "the idempotency key was used for another request; each request needs a key of its own",
+                        "the idempotency key was used for another request; each request needs its own key",
                     ));
                 }
                 Found::UnderWay if !waits => return Ok(None),

@@ -343,7 +343,7 @@ impl Core {
 
 /// The error of values for a time where none would come back.
 pub fn rootless(pattern: &str) -> Error {
-    Error::invalid(format!("for needs values that come back: configure the pattern `{pattern}` without it first"))
+    Error::invalid(format!("for needs values to return to: configure the pattern `{pattern}` without it first"))
 }
 
 impl Want<'_> {

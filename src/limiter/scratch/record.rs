@@ -195,7 +195,7 @@ impl HoldRecord<'_> {
         };
         let places = from.list(u64::MAX, 1, |from| from.text(MAX_TEXT))?;
         if places.len() != hold.items.len() {
-            return Err(Fault::Damaged("a hold whose places are not those of its items"));
+            return Err(Fault::Damaged("a hold whose places do not match its items"));
         }
         close(&from, (HoldRecord { hold, places }, made))
     }

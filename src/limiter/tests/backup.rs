@@ -189,7 +189,7 @@ fn a_restore_that_fails_at_any_call_leaves_nothing_and_one_that_crashes_nothing_
                     },
                     Err(error) => {
                         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
-                        let told = "a backup was being restored into";
+                        let told = "a restore of a backup into";
                         assert!(error.message().starts_with(told), "{failed}: {error}");
                         for error in [verify(&to).map(|_| ()), repair(&to, &parent.path().join("x")).map(|_| ())] {
                             assert!(error.unwrap_err().message().starts_with(told), "{failed}");

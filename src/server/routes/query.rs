@@ -22,7 +22,7 @@ impl<'a> Query<'a> {
                 return Err(Error::invalid(format!("unknown query parameter `{}`", excerpt(name))));
             }
             if parameters.iter().any(|(other, _)| *other == name) {
-                return Err(Error::invalid(format!("query parameter `{name}` stands twice")));
+                return Err(Error::invalid(format!("query parameter `{name}` is given twice")));
             }
             parameters.push((name, decode(value, name)?));
         }
@@ -86,7 +86,7 @@ pub fn decode(text: &str, what: &str) -> Result<String> {
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         let escape = rest.get(at + 1..at + 3).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit));
         if escape.is_none() {
-            return Err(Error::invalid(format!("{what} has a % that is no percent-encoding; write it as %25")));
+            return Err(Error::invalid(format!("{what} has a % that is not a percent-encoding; write it as %25")));
         }
         rest = &rest[at + 3..];
     }

@@ -174,7 +174,7 @@ impl DirectoryLock {
     /// Waits whether the owner whose session was displaced tells that it runs.
     fn wait_for_owner(&mut self, before: &Owner) -> Result<()> {
         let Some(displaced) = &self.displaced else { return Ok(()) };
-        log::warn!("{} is on overlayfs and was not closed in good order: waiting for its owner", self.dir.display());
+        log::warn!("{} is on overlayfs and was not closed cleanly: waiting for its owner", self.dir.display());
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(CLAIM_WAIT_MS) {
             std::thread::sleep(LOOK_AGAIN);
@@ -205,7 +205,7 @@ impl DirectoryLock {
             let message = format!("{} has another owner{by}, through another overlay", self.dir.display());
             return Err(Error::new(Kind::Locked, message));
         }
-        log::error!("another process has come to {} through another overlay; it is told to end", self.dir.display());
+        log::error!("another process has opened {} through another overlay; it is told to stop", self.dir.display());
         let url = self.url.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.announce(url.as_deref())
     }
@@ -241,7 +241,7 @@ impl DirectoryLock {
             .and_then(|()| file.set_len(note.len() as u64));
         match written {
             Err(error) if is_no_space(&error) => {
-                log::warn!("no room for the owner's note in {}: {error}", self.path.display());
+                log::warn!("no space for the owner's note in {}: {error}", self.path.display());
                 Ok(())
             }
             written => written.map_err(|error| Error::io("write", &self.path, &error)),
@@ -255,7 +255,7 @@ impl DirectoryLock {
     pub fn note_closed(&self, closed: Closed) {
         *self.closed() = Some(closed);
         if let Err(error) = self.announce(None) {
-            log::warn!("the end of the log was not noted: {error}");
+            log::warn!("the end of the log could not be noted: {error}");
         }
     }
 

@@ -224,7 +224,7 @@ impl Log {
         self.shared.growth.events.load(Ordering::Relaxed)
     }
 
-    /// Bytes promised to records that are not written yet.
+    /// Bytes reserved for records that are not written yet.
     pub fn queued_bytes(&self) -> u64 {
         self.shared.account.reserved.load(Ordering::Relaxed)
     }

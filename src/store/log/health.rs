@@ -128,5 +128,5 @@ pub fn stalled() -> Error {
 }
 
 fn too_slow(what: &str) -> Error {
-    Error::new(Kind::Overloaded, format!("the disk {what}; try again, and look at the disk's load"))
+    Error::new(Kind::Overloaded, format!("the disk {what}; try again, and check the disk's load"))
 }

@@ -474,7 +474,7 @@ impl Writer {
 
     fn fail(&mut self, what: &str, error: &io::Error) {
         let (path, position) = (self.segment.path.display(), self.segment.position);
-        let way_out = "nothing more is accepted; look at the disk, then restart";
+        let way_out = "nothing more is accepted; check the disk, then restart";
         self.fail_for(format!("cannot {what} the log {path} at offset {position}: {error}; {way_out}"));
     }
 

@@ -145,7 +145,7 @@ impl std::fmt::Display for Damage {
 
 /// What to do about corruption.
 const WAY_OUT: &str =
-    "restore the file from a backup, or save what stands before into a new directory with `flint log repair`";
+    "restore the file from a backup, or save what comes before it into a new directory with `flint log repair`";
 
 /// Why reading ended early.
 #[derive(Debug)]
@@ -197,7 +197,7 @@ impl Files {
         let mut files = Files::default();
         for name in disk.list(dir).map_err(|error| Error::io("list", dir, &error))? {
             if name == RESTORING {
-                let what = format!("a backup was being restored into {}, and not to its end", dir.display());
+                let what = format!("a restore of a backup into {} was interrupted", dir.display());
                 return Err(Error::new(Kind::Corrupt, format!("{what}; restore it again, or remove the directory")));
             }
             match Name::parse(&name) {
