@@ -181,7 +181,7 @@ fn a_file_is_new_private_and_whole_or_not_there() {
     assert!(!parent.path().join("n").exists() && !parent.path().join("none").exists());
 
     let used = try_restore(&dir, &file);
-    let holds = format!("{} is not empty: it holds 0000000001.aof", dir.display());
+    let holds = format!("{} is not empty: it has 0000000001.aof", dir.display());
     assert!(used.code == Some(3) && used.err.contains(&holds), "{used:?}");
     let to = parent.path().join("to");
     for (broken, place) in [

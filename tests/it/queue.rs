@@ -198,7 +198,7 @@ fn a_head_of_the_queue_that_is_stopped() {
     drop(lock);
     let late = flint(&dir, &["run", "api", "--wait", "300ms", "--", "true"]);
     assert_eq!(late.code, Some(3), "{late:?}");
-    let by = format!("already locked: {} (by process {}), and was not to be had", dir.display(), first.id());
+    let by = format!("already locked: {} (by process {}), and was not released", dir.display(), first.id());
     assert!(late.err.contains(&by), "{late:?}");
     // A server needs no place, and commands go through it: also one that waits already.
     let waiting = start(&dir, &["run", "api", "--wait", "100s", "--", "true"]);

@@ -218,7 +218,7 @@ fn a_restore_refuses_a_used_directory_and_keeps_nothing_of_a_bad_backup() {
     let bytes = example(&path("data"), &clock);
     let before = names(&path("data"));
     let error = restore(&path("data"), &bytes[..], "it").unwrap_err();
-    assert!(error.kind() == Kind::Io && error.message().contains("is not empty: it holds "), "{error}");
+    assert!(error.kind() == Kind::Io && error.message().contains("is not empty: it has "), "{error}");
     assert_eq!(names(&path("data")), before);
     std::fs::create_dir(path("other")).unwrap();
     std::fs::write(path("other").join("notes"), "").unwrap();
