@@ -318,7 +318,7 @@ pub const MAX_STATUS_BYTES: usize = 8 * 1024;
 /// Status objects that a command asks for at once.
 pub const LIST_PAGE: usize = 20_000;
 
-/// Default of `max_keys` of a pattern and of `--max-keys`: keys that live by a pattern, or by limits that requests
+/// Default of `max_keys` of a pattern and of `--max-keys`: keys that live under a pattern, or by limits that requests
 /// bring. A million of them take some 200 MiB.
 pub const MAX_KEYS: u64 = 1_000_000;
 

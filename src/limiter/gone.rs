@@ -39,7 +39,7 @@ impl Core {
             return Err(Error::new(
                 Kind::Overloaded,
                 format!(
-                    "too many keys live by limits that requests bring, with more than {MAX_OVERFLOWS} different values; \
+                    "too many keys live under limits that requests bring, with more than {MAX_OVERFLOWS} different values; \
                      configure a pattern for them or raise --max-keys"
                 ),
             ));
@@ -95,8 +95,8 @@ impl Core {
         }
     }
 
-    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives by
-    /// until then. Where there is no room at once, they count for nothing or for what it lives by next.
+    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives under
+    /// until then. Where there is no room at once, they count for nothing or for what it lives under next.
     pub fn settle_denials(&self, entry: &Entry) {
         if !entry.has_pending_denials() {
             return;

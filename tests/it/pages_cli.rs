@@ -197,7 +197,7 @@ fn the_page_has_the_codes_bounds_and_algorithms() {
         format!("Of several, {} at most,", bounds::MAX_WINDOWS),
         format!("has 1 to {} windows", bounds::MAX_WINDOWS),
         format!("begins, 1 to {}, 1 by default", bounds::MAX_ANCHOR),
-        format!("may live by it, 1 to {}, {} by default", bounds::MAX_MAX_KEYS, bounds::MAX_KEYS),
+        format!("may live under it, 1 to {}, {} by default", bounds::MAX_MAX_KEYS, bounds::MAX_KEYS),
         format!("Worker threads, 1 to {}, {} by default", bounds::MAX_MAX_BLOCKING, bounds::MAX_BLOCKING),
         format!("{}, {} by default", bounds::MAX_COMPACT_AFTER_BYTES, bounds::COMPACT_AFTER_BYTES),
         format!("silent so long, {}s by default", bounds::IDLE_TIMEOUT_MS / 1000),

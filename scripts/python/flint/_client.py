@@ -158,7 +158,7 @@ class SharedLimiter:
             mode: ``"shadow"`` decides and counts, but answers that everything is allowed.
             unlimited: True allows every check and counts it, in place of the other values.
             lasts: these values end after this time, and the key's own values apply again.
-            max_keys: for a pattern, how many keys may live by it.
+            max_keys: for a pattern, how many keys may live under it.
         """
         fields = _fields(rate, per, algorithm, burst, tz, anchor, slots, mode, unlimited, max_keys)
         call = _calls.limit(key, windows, lasts, fields)
@@ -624,7 +624,7 @@ class SharedLimiter:
 
     def list(self, prefix: str = "", *, live: bool = False, pattern: Optional[str] = None) -> "List[LimitStatus]":
         """All limits and patterns whose keys begin with ``prefix``, sorted by key; with ``live`` also the keys that
-        live by a pattern or by a limit that a check brought; with ``pattern`` only the keys that live by it."""
+        live under a pattern or under a limit that a check brought; with ``pattern`` only the keys that live under it."""
         found: List[LimitStatus] = []
         while True:
             page = self._pool.call(_calls.page(prefix, live, pattern, found[-1]["key"] if found else None))

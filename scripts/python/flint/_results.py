@@ -259,7 +259,7 @@ class _LimitStatusBesides(TypedDict, total=False):
     # Of a pattern.
     max_keys: int
     live: int
-    # Of a key that lives by a pattern.
+    # Of a key that lives under a pattern.
     pattern: str
     overflow: bool
     debt: int

@@ -28,7 +28,7 @@ impl Limiter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Of a pattern, all keys that live by it are reset.
+    /// Of a pattern, all keys that live under it are reset.
     ///
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.
@@ -57,7 +57,7 @@ impl Limiter {
         core.finish(&wait)
     }
 
-    /// Resets all keys that begin with `prefix`, those that live by a pattern or request too. Returns how many there
+    /// Resets all keys that begin with `prefix`, those that live under a pattern or request too. Returns how many there
     /// were: limits that are configured, and other keys of which something that was spent still counted.
     ///
     /// ```

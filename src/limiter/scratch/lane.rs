@@ -27,7 +27,7 @@ pub struct Looked {
     /// What was counted for patterns by id: allowed, denied, allowed cost, denied cost. To be added to what the store
     /// has counted for these, once the group is written.
     pub counted: Vec<(u64, [u64; 4])>,
-    /// Keys that were born, less those that went, by what they live by.
+    /// Keys that were born, less those that went, by what they live under.
     pub births: Vec<(Live, i64)>,
     /// Whether a hold found no number: the operation failed for that, and everything is as it was before. To run it
     /// again after [`Scratch::set_hold_numbers`].
