@@ -80,7 +80,7 @@ pub const MAX_GATE_PARTS: usize = 8;
 /// of a gate or of a header in its key: with all of them a key stays within [`MAX_KEY_BYTES`].
 pub const MAX_GATE_VALUE_BYTES: usize = 128;
 
-/// Shortest part of an IPv6 address that one client may be known by, in bits, and the usual one.
+/// Shortest part of an IPv6 address that identifies a client, in bits, and the usual one.
 pub const MIN_IPV6_PREFIX: u64 = 1;
 pub const IPV6_PREFIX: u64 = 64;
 

@@ -1,6 +1,6 @@
 //! Keys of which nothing counts any more, and the room that they leave to others.
 //!
-//! Such a key is the same as one that was never seen. It is taken out by the sweep, by a check that finds no room for
+//! Such a key is the same as a key that was never seen. It is taken out by the sweep, by a check that finds no room for
 //! another one, and by whatever is about to change it.
 
 use std::sync::Arc;
@@ -142,7 +142,7 @@ impl Core {
             return false;
         }
         if entry.overflow_text().is_none() && !is_plain(entry, version, Brought::AsItStands) {
-            // What is due may make an untouched key of one that is not, or the other way round.
+            // What is due may make a key untouched, or touched.
             let Ok(served) = self.served(Some(entry), &entry.key, Brought::AsItStands, now, version) else {
                 return false;
             };

@@ -188,7 +188,7 @@ pub struct Intended {
     pub until: Option<Micros>,
 }
 
-/// What every check of a key by pattern looks at, and edits alone change. So it shares no cache line with counters.
+/// What every check of a key by pattern looks at, and only edits change. So it shares no cache line with counters.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Now {

@@ -1,4 +1,4 @@
-//! What an operator wants a limit to be.
+//! What an operator configures for a limit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -126,7 +126,7 @@ impl Core {
         is_pattern(text).then(|| self.registry.known().get(text).map(|row| row.pattern.slot)).flatten()
     }
 
-    /// Whether the pattern with this slot serves a key, also one that has not moved to it yet.
+    /// Whether the pattern with this slot serves a key, also a key that has not moved to it yet.
     fn is_served_by(&self, entry: &Entry, slot: u32) -> bool {
         let is_key = entry.source() != Source::Exact && entry.overflow_text().is_none();
         is_key && self.registry.known().find(&entry.key).is_some_and(|row| row.pattern.slot == slot)

@@ -124,7 +124,7 @@ pub struct Listing {
     after: Option<Name>,
     /// Statuses that are still wanted.
     left: usize,
-    /// The last one that was told, if it was a pattern.
+    /// The last item that was listed, if it was a pattern.
     last_pattern: Option<Name>,
     /// Keys that were gathered, in order.
     names: std::iter::Peekable<std::vec::IntoIter<Name>>,

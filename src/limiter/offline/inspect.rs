@@ -1,5 +1,5 @@
 //! Looking at a data directory without changing it: `log dump`, `log verify`, `limit history`. A writer is
-//! not kept waiting: beside it the files are read as they stand.
+//! not delayed: meanwhile the files are read as they are.
 
 use std::collections::HashMap;
 use std::hash::RandomState;

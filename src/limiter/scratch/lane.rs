@@ -51,7 +51,7 @@ pub struct Denied {
 }
 
 impl Looked {
-    /// Whether what was decided means something: nothing is missing, and no number of a hold was wanted in vain.
+    /// Whether what was decided means something: nothing is missing, and no number for a hold was lacking.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && !self.wants_numbers
     }

@@ -13,8 +13,9 @@
 //!
 //! The id of an entry tells the key from one of the same name that went before. A key without an entry has only what
 //! open holds take of it: its limit was removed. *removals* is how many patterns had been removed by then; the last of
-//! them are in *removed*, the latest last, so that a key that lived under one of these is led to where it belongs when it
-//! is loaded. *places* has for each item of a hold the key on which it was decided, or nothing where that is its own.
+//! them are in *removed*, the latest last, so that a key that lived under one of these is led to where it belongs when
+//! it is loaded. *places* has for each item of a hold the key on which it was decided, or nothing where that is its
+//! own.
 //!
 //! A record is valid if and only if all of it is read so, it was made and is held until no later than in the year 9999,
 //! and what it is of is what it was looked for by.

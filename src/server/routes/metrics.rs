@@ -190,7 +190,7 @@ impl Process {
         Process::parse(&stat, rustix::param::page_size() as u64, ticks, booted)
     }
 
-    /// Reads `/proc/PID/stat` (proc(5)): the name in brackets may hold anything, so fields are counted from behind it.
+    /// Reads `/proc/PID/stat` (proc(5)): the name in brackets may hold anything, so fields are counted from its end.
     fn parse(stat: &str, page_bytes: u64, ticks: f64, booted: f64) -> Option<Process> {
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         // Field 3 of the manual is the first one here.
