@@ -39,8 +39,8 @@ impl Core {
             return Err(Error::new(
                 Kind::Overloaded,
                 format!(
-                    "too many keys live under limits that requests bring, with more than {MAX_OVERFLOWS} different values; \
-                     configure a pattern for them or raise --max-keys"
+                    "too many keys live under limits that requests bring, with more than {MAX_OVERFLOWS} different \
+                     values; configure a pattern for them or raise --max-keys"
                 ),
             ));
         }
