@@ -200,7 +200,7 @@ fn the_page_has_the_codes_bounds_and_algorithms() {
         format!("may live under it, 1 to {}, {} by default", bounds::MAX_MAX_KEYS, bounds::MAX_KEYS),
         format!("Worker threads, 1 to {}, {} by default", bounds::MAX_MAX_BLOCKING, bounds::MAX_BLOCKING),
         format!("{}, {} by default", bounds::MAX_COMPACT_AFTER_BYTES, bounds::COMPACT_AFTER_BYTES),
-        format!("silent so long, {}s by default", bounds::IDLE_TIMEOUT_MS / 1000),
+        format!("silent for this long, {}s by default", bounds::IDLE_TIMEOUT_MS / 1000),
         format!("Connections at once, 1 to {}, {} by default", bounds::MAX_MAX_CONNECTIONS, bounds::MAX_CONNECTIONS),
         format!("1 to {}, {} by default", bounds::MAX_FLUSH_EVERY_MS, bounds::FLUSH_EVERY_MS),
         format!("1 to {}, {} by default", bounds::MAX_FLUSH_EVERY_EVENTS, bounds::FLUSH_EVERY_EVENTS),
