@@ -1,4 +1,4 @@
-//! What is printed for people of a status object: of a limit, of a pattern, of a key that lives by one.
+//! What is printed for people of a status object: of a limit, of a pattern, of a key that lives under one.
 
 use serde_json::Value;
 

@@ -52,7 +52,7 @@ impl Window {
     ///
     /// # Errors
     /// `invalid_argument`, naming the value that is out of its range, a burst that the algorithm or a rate of 0 does
-    /// not have, and one that would take more than 1000 years to refill.
+    /// not have, and a bucket that would take more than 1000 years to refill.
     pub fn of(rate: u64, period: Period, algorithm: Algorithm, burst: Option<u64>) -> Result<Window> {
         if rate > MAX_UNITS {
             return Err(Error::invalid(format!("rate must be from 0 to {MAX_UNITS} units, not {rate}")));
@@ -80,7 +80,7 @@ impl Window {
         self.capacity
     }
 
-    /// The capacity of a token bucket; other algorithms have no burst, nor has a rate of 0.
+    /// The capacity of a token bucket; other algorithms have no burst, and neither does a rate of 0.
     pub fn burst(&self) -> Option<u64> {
         (self.algorithm == Algorithm::TokenBucket && self.rate > 0).then_some(self.capacity)
     }
@@ -95,7 +95,7 @@ impl Window {
         self.algorithm
     }
 
-    /// `100/1m`, `1/day`: rate and period alone, as the `RateLimit` headers name it.
+    /// `100/1m`, `1/day`: only rate and period, as the `RateLimit` headers name it.
     pub fn short(&self) -> String {
         format!("{}/{}", self.rate, self.period)
     }

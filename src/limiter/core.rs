@@ -27,7 +27,7 @@ const LOCK_TRIES: u32 = 64;
 
 /// A durable rate limiter over one data directory, which it owns as its only writer.
 ///
-/// All methods may be called from any number of threads. Dropping it syncs the log and closes it in good order;
+/// All methods may be called from any number of threads. Dropping it syncs the log and closes it cleanly;
 /// [`Limiter::close`] does the same and returns errors.
 ///
 /// ```

@@ -26,9 +26,9 @@ pub struct Report {
     pub limits: u64,
     /// Patterns.
     pub patterns: u64,
-    /// Keys that live by a pattern or request.
+    /// Keys that live under a pattern or request.
     pub live: u64,
-    /// Limits that are shared, since `max_keys` keys live by their pattern, or by requests.
+    /// Limits that are shared, since `max_keys` keys live under their pattern, or by requests.
     pub overflows: Vec<Overflowing>,
     /// Decisions by these since the start.
     pub overflowed: u64,
@@ -73,7 +73,7 @@ pub struct Report {
 pub struct Overflowing {
     /// The pattern that serves them; `None` where requests bring their limits.
     pub pattern: Option<Arc<str>>,
-    /// Keys that may live by it at most.
+    /// Keys that may live under it at most.
     pub max_keys: u64,
 }
 

@@ -133,7 +133,7 @@ impl Token {
     /// A token that may do everything. `source` says where it was given.
     ///
     /// # Errors
-    /// `usage`, for one that no client may send.
+    /// `usage`, for a token that no client may send.
     pub fn new(text: &str, source: &str) -> Result<Token> {
         let odd = |symbol: &char| !('!'..='~').contains(symbol);
         let what = match text.chars().find(odd) {
@@ -241,7 +241,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// A set of tokens; empty ones do not count. Of one that stands twice the last counts.
+    /// A set of tokens; empty ones do not count. If a token is given twice, the last line counts.
     pub fn new(tokens: impl IntoIterator<Item = Token>) -> Tokens {
         let keys = (RandomState::new(), RandomState::new());
         let tokens = tokens.into_iter().filter(|token| !token.text.is_empty());
@@ -267,7 +267,7 @@ impl Tokens {
         }
         let token = token.trim().as_bytes();
         let digest = (self.keys.0.hash_one(token), self.keys.1.hash_one(token));
-        // All are compared, without a branch on the outcome: the place of the one that fits, from 1.
+        // All are compared, without a branch on the outcome: the place of the token that matches, from 1.
         let found = self.digests.iter().zip(1_usize..).fold(0, |found, (known, place)| {
             let fits = usize::from(((known.0 ^ digest.0) | (known.1 ^ digest.1)) == 0);
             found * (1 - fits) + place * fits

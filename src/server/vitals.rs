@@ -1,8 +1,8 @@
 //! Which threads of the server live.
 //!
 //! Owns: the start of each thread, and the report of those that have ended without being asked to. A thread whose
-//! work panics begins it anew; one that panics again and again ends, and health tells of it, since others may wait
-//! for what it never does.
+//! work panics starts it again; a thread that panics again and again ends, and health tells of it, since others may
+//! wait for what it never does.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

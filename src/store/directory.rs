@@ -43,7 +43,7 @@ impl Store {
         &self.lock
     }
 
-    /// Closes the log in good order, and notes where it ends.
+    /// Closes the log cleanly, and notes where it ends.
     ///
     /// # Errors
     /// As [`Log::stop`].

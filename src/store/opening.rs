@@ -22,7 +22,7 @@ use super::snapshot::SnapshotWriter;
 use crate::clock::{Clock, Reading};
 use crate::error::{Error, Result};
 
-/// A store that is being opened. A log that was closed in good order is appended to. Otherwise the state is first made
+/// A store that is being opened. A log that was closed cleanly is appended to. Otherwise the state is first made
 /// durable in a new snapshot: what was read may be only in the page cache, and a torn end must not be appended to.
 ///
 /// Until [`Opening::finish`] the directory is as it was, except for an unfinished snapshot, which is removed when this

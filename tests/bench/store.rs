@@ -24,7 +24,7 @@ const LIMIT: &str = "1000000000000/24h";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // `cargo test --benches` passes this and wants no measurement.
+    // `cargo test --benches` passes this and expects no measurement.
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }

@@ -48,7 +48,7 @@ impl Dir {
     }
 }
 
-/// A status without what time alone changes.
+/// A status without what changes only with time.
 fn still(mut status: Value) -> Value {
     assert!(status["next_ms"].take().is_number());
     status
@@ -86,7 +86,7 @@ fn one_writer_per_directory() {
     let locked = format!("data directory is already locked: {} (by process {})", dir.path.display(), server.pid());
     assert!(message.contains(&locked), "{message}");
     server.client().get("/v1/health").ok();
-    // A killed owner leaves no lock behind.
+    // A killed owner leaves no lock.
     server.kill();
     Server::start(&dir.path, &[]).terminate();
     dir.ok(&["doctor"]);
@@ -156,7 +156,7 @@ fn limits_embedded() {
     ] {
         assert!(dir.error(3, args).contains("`job`"), "{args:?}");
     }
-    // A key that begins with a dash, behind two dashes.
+    // A key that begins with a dash, after two dashes.
     dir.ok(&["limit", "add", "--rate", "1", "--per", "1d", "--", "--odd"]);
     dir.ok(&["limit", "check", "--", "--odd"]);
 }

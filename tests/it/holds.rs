@@ -27,7 +27,7 @@ fn hold(client: &mut Client, body: Value) -> String {
     post(client, "/v1/hold", body).ok()["hold"].as_str().expect("it is held").to_owned()
 }
 
-/// A window that ends in no test, and one that counts exactly too.
+/// A window that ends in no test, and another that counts exactly too.
 const YEAR: &str = "100/366d fixed_window_counter";
 
 /// What a field of a decision or a settlement says.

@@ -560,7 +560,8 @@ fn a_unix_socket() {
     assert_eq!(client.post("/v1/check", r#"{"key":"k"}"#).ok()["remaining"], 9);
     let origin = "GET /v1/health HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n";
     client.raw(origin, false).unwrap().error(403, "forbidden_origin");
-    // The file of a killed server is replaced; that of a living one is not, nor one that is no socket.
+    // The file of a killed server is replaced; that of a living server is not, and neither is a file that is not a
+    // socket.
     server.kill();
     assert!(socket.exists());
     let server = Server::start_on(&parent.path().join("data"), &bind, &["--socket-mode", "660"]);

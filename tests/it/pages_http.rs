@@ -28,7 +28,7 @@ fn described() -> BTreeMap<(String, String), Described> {
     let mut found: BTreeMap<_, Described> = BTreeMap::new();
     let mut current = None;
     let page = page();
-    // The lists behind the last endpoint belong to no endpoint.
+    // The lists after the last endpoint belong to no endpoint.
     let lines = page.section("ENDPOINTS").iter().take_while(|line| !line.starts_with(".Ss "));
     for line in lines {
         if let Some((method, path)) = line.strip_prefix(".It Cm ").and_then(|rest| rest.split_once(" Pa ")) {

@@ -154,7 +154,7 @@ fn a_denial_stays_the_answer_while_another_has_the_directory() {
     panic!("twenty times too slow");
 }
 
-/// A process that holds the directory and does not go on: each command ends after its own wait, and says who it is.
+/// A process that holds the directory and does not go on: each command ends after its own wait, and names this process.
 #[test]
 fn a_holder_that_is_stopped() {
     let parent = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ fn a_head_of_the_queue_that_is_stopped() {
     assert_eq!(late.code, Some(3), "{late:?}");
     let by = format!("already locked: {} (by process {}), and was not released", dir.display(), first.id());
     assert!(late.err.contains(&by), "{late:?}");
-    // A server needs no place, and commands go through it: also one that waits already.
+    // A server needs no place, and commands go through it: also a command that already waits.
     let waiting = start(&dir, &["run", "api", "--wait", "100s", "--", "true"]);
     until_queued(&waiting);
     let server = Server::start(&dir, &[]);

@@ -219,7 +219,7 @@ fn systemd_accepts_the_units() {
     assert_eq!(rated.code, Some(0), "{rated:?}");
 }
 
-/// The command line of the unit is one that the program takes.
+/// The program accepts the command line of the unit.
 #[test]
 fn the_unit_starts_a_server() {
     let text = std::fs::read_to_string(unit("flint.service")).unwrap();

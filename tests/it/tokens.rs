@@ -77,7 +77,7 @@ fn several_tokens_and_their_rotation() {
         assert_eq!(status(&server, Some(token)), 401, "{token}");
     }
     assert_eq!(status(&server, None), 401);
-    // Both in force, then the new one alone.
+    // Both in force, then only the new one.
     let mut kept = Client::new(&server.url, Some("web-old"));
     kept.get("/v1/health").ok();
     fixture.write("web-old\nweb-new\n# worker\n", 0o640);

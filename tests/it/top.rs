@@ -228,7 +228,7 @@ fn in_a_pipe_it_is_plain_and_once() {
     }
     assert_eq!((top[0]["key"].as_str(), top.as_array().unwrap().len()), (Some("free"), 2));
     server.terminate();
-    // On a directory of one's own it tells of that one.
+    // For a directory that no server owns, it names the directory.
     let own = flint(&data, &["top"]);
     assert!(own.out.starts_with(&format!("flint top: {}, which no server owns\n", data.display())), "{own:?}");
     assert!(own.out.contains("  quiet\n"), "{own:?}");

@@ -53,7 +53,7 @@ class Pledge:
             keys = [item.key for item in self.items]
             for key, cost in body["costs"].items():
                 if key not in keys:
-                    raise Wrong("costs has the key `%s`, of which nothing is held" % key)
+                    raise Wrong("costs has the key `%s`, which is not in the hold" % key)
                 place = keys.index(key)
                 costs[place] = costs[place] if self.items[place].slots else _cost(cost)
         elif body.get("cost") is not None:

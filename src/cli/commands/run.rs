@@ -29,7 +29,7 @@ use crate::limit::parse_length;
 const DENIED: u8 = 75;
 
 /// How long a hold lasts that is only there to be given back, until it is renewed at a third of this. Longer than a
-/// server is away, since one that has run out can be settled for 10 minutes only.
+/// server is away, because an expired hold can be settled for 10 minutes only.
 const REFUND_TTL: &str = "1h";
 
 /// Longest pause until a hold is asked for again: slots may be given back before they run out.

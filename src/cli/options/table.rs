@@ -151,7 +151,7 @@ pub static OPTIONS: [CommandOption; 64] = [
     option(START, "--open-health", Flag, "answer /v1/health without a token"),
     option(START, "--legacy-headers", Word(&["epoch", "delta"]), "add X-RateLimit-Limit, -Remaining and -Reset"),
     option(START, "--socket-mode", Text("MODE"), "permissions of a Unix socket, octal").default("600"),
-    option(START, "--max-keys", KEYS, "keys that live by limits in requests; beyond that, new keys share one limit")
+    option(START, "--max-keys", KEYS, "keys that live under limits in requests; beyond that, new keys share one limit")
         .count(MAX_KEYS),
     option(
         START,
@@ -224,8 +224,8 @@ pub static OPTIONS: [CommandOption; 64] = [
         "how long the hold lasts from now, 1s to 24h; else as long as before",
     ),
     option(&["limit check-all"], "--cost", Text("KEY=N"), "units to spend of KEY").default("1").repeatable(),
-    option(&["limit list"], "--live", Flag, "also the keys that live by a pattern or by a limit in a request"),
-    option(&["limit list"], "--pattern", Text("PATTERN"), "only the keys that live by this pattern"),
+    option(&["limit list"], "--live", Flag, "also the keys that live under a pattern or under a limit in a request"),
+    option(&["limit list"], "--pattern", Text("PATTERN"), "only the keys that live under this pattern"),
     option(&["limit list"], "--prefix", Text("TEXT"), "only keys that begin with TEXT"),
     option(&["limit list"], "--after", Text("KEY"), "only keys that are sorted after KEY"),
     option(&["limit list"], "--limit", Number("N", 1, MAX_PAGE as u64), "at most N of them"),

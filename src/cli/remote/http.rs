@@ -107,7 +107,7 @@ impl Connection {
     /// Sends the request and reads the reply: its status and its body.
     ///
     /// # Errors
-    /// `unreachable`, when no reply comes, or one that is not HTTP or over a bound.
+    /// `unreachable`, when no reply comes, or the reply is not HTTP or over a bound.
     pub fn send(self, request: &Request, token: Option<&str>) -> Result<(u16, Vec<u8>)> {
         let Connection { socket, address } = self;
         let mut stream = Timed { socket, deadline: Instant::now() + request.patience };

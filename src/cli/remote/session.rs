@@ -210,7 +210,7 @@ impl Session {
         }
     }
 
-    /// Answers the last request, and closes the directory: an answer counts when the log is closed in good order.
+    /// Answers the last request, and closes the directory: an answer counts when the log is closed cleanly.
     ///
     /// # Errors
     /// As [`ask`].

@@ -34,7 +34,7 @@ pub enum Told<'t> {
     Stands(Option<&'t mut Entry>),
 }
 
-/// The answers, and who waits for one.
+/// The answers, and the waiters for them.
 #[derive(Debug, Default)]
 pub struct Answers {
     /// Rank 6, after the table of holds.

@@ -1,4 +1,4 @@
-//! What an operator wants a limit to be.
+//! What an operator configures for a limit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,7 +38,7 @@ impl Limiter {
     }
 
     /// As [`Limiter::configure`], with all that a limit can be: for a time only, and of a pattern how many keys may
-    /// live by it. Values for a time lie over the key's own, which come back; given again, they begin anew.
+    /// live under it. Values for a time lie over the key's own, which come back; given again, they begin anew.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -47,7 +47,7 @@ pub struct Page<'a> {
     /// At most so many (1 to [`MAX_PAGE`]); all, without it. One more where the last two are a pattern and the key that
     /// is spelled like it: what is [`after`](Page::after) a key is after both.
     pub limit: Option<usize>,
-    /// Whether keys that live by a pattern or request are listed too, besides limits that are configured.
+    /// Whether keys that live under a pattern or request are listed too, besides limits that are configured.
     pub live: bool,
     /// Only the live keys of this pattern.
     pub pattern: Option<&'a str>,
@@ -69,7 +69,7 @@ impl<'a> Page<'a> {
         Page { limit: Some(limit), ..self }
     }
 
-    /// Also the keys that live by a pattern or request, or not.
+    /// Also the keys that live under a pattern or request, or not.
     pub fn with_live(self, live: bool) -> Page<'a> {
         Page { live, ..self }
     }
@@ -126,7 +126,7 @@ pub struct Listing {
     after: Option<Name>,
     /// Statuses that are still wanted.
     left: usize,
-    /// The last one that was told, if it was a pattern.
+    /// The last item that was listed, if it was a pattern.
     last_pattern: Option<Name>,
     /// Keys that were gathered, in order.
     names: std::iter::Peekable<std::vec::IntoIter<Name>>,
@@ -302,7 +302,7 @@ fn place(key: &str) -> (&str, bool) {
 
 impl Limiter {
     /// The limits of a page, sorted by key: those that are configured, patterns among them, and if the page says so the
-    /// keys that live by a pattern or request. Each one is as it stood at one instant; a page is not one instant.
+    /// keys that live under a pattern or request. Each one is as it stood at one instant; a page is not one instant.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -340,7 +340,7 @@ impl Limiter {
     }
 
     /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: those with a
-    /// limit of their own and those that live by a pattern or request.
+    /// limit of their own and those that live under a pattern or request.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

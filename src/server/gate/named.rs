@@ -94,7 +94,7 @@ impl<'a> Asking<'a> {
         named.map(|header| header.value.as_str())
     }
 
-    /// The last of the headers of the first of these names that is there: the one that the nearest proxy has added.
+    /// The last of the headers of the first of these names that is there: the header that the nearest proxy has added.
     fn first_of(&self, names: &[&'a str]) -> Option<&'a str> {
         names.iter().find_map(|name| self.values(name).next_back())
     }

@@ -124,7 +124,7 @@ impl Exchange {
         self.head.host(request.url(), request.headers())
     }
 
-    /// Whether its reply may have to wait for one that is with a thread that may wait.
+    /// Whether its reply may have to wait for another reply, from a thread that may wait.
     pub fn waits_for_others(&self, away: &AtomicUsize) -> bool {
         self.away.is_none() && away.load(Ordering::Relaxed) > 0
     }

@@ -86,8 +86,8 @@ fn version() -> String {
 fn limits(page: &mut Page, report: &Report) {
     page.one("flint_limits", "gauge", "Limits that are configured for one key.", "", report.limits);
     page.one("flint_patterns", "gauge", "Patterns that are configured.", "", report.patterns);
-    page.one("flint_live_keys", "gauge", "Keys that live by a pattern or request.", "", report.live);
-    let what = "Limits that further keys share, because no more may live by their pattern or by requests.";
+    page.one("flint_live_keys", "gauge", "Keys that live under a pattern or request.", "", report.live);
+    let what = "Limits that further keys share, because no more may live under their pattern or under requests.";
     page.one("flint_overflows", "gauge", what, "", report.overflows.len());
     page.one("flint_overflow_decisions_total", "counter", "Decisions by these shared limits.", "", report.overflowed);
     let what = "Keys removed from memory because nothing counted for them any more.";
@@ -105,7 +105,7 @@ fn store(page: &mut Page, report: &StoreReport) {
     let counts = [
         ("flint_limits", "Limits that are configured for one key.", report.limits),
         ("flint_patterns", "Patterns that are configured.", report.patterns),
-        ("flint_live_keys", "Keys that live by a pattern or request.", report.live),
+        ("flint_live_keys", "Keys that live under a pattern or request.", report.live),
     ];
     for (name, what, count) in counts {
         if let Some(count) = count {
@@ -190,7 +190,7 @@ impl Process {
         Process::parse(&stat, rustix::param::page_size() as u64, ticks, booted)
     }
 
-    /// Reads `/proc/PID/stat` (proc(5)): the name in brackets may hold anything, so fields are counted from behind it.
+    /// Reads `/proc/PID/stat` (proc(5)): the name in brackets may hold anything, so fields are counted from its end.
     fn parse(stat: &str, page_bytes: u64, ticks: f64, booted: f64) -> Option<Process> {
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         // Field 3 of the manual is the first one here.

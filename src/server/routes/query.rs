@@ -13,7 +13,8 @@ impl<'a> Query<'a> {
     /// Reads them.
     ///
     /// # Errors
-    /// `invalid_argument`, naming the parameter, for one that is not known, is given twice, or is badly encoded.
+    /// `invalid_argument`, naming the parameter, for a parameter that is not known, is given twice, or is badly
+    /// encoded.
     pub fn parse(query: &'a str, known: &[&str]) -> Result<Query<'a>> {
         let mut parameters: Vec<(&str, String)> = Vec::new();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {

@@ -30,7 +30,7 @@ pub struct Backup {
     header: Header,
     /// Those to come, the next one last.
     parts: Vec<Part>,
-    /// The one that is being copied, and how many bytes of it are.
+    /// The file that is being copied, and how many bytes of it are.
     current: Option<(Part, u64)>,
     /// Where the next block begins.
     offset: u64,

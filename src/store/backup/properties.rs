@@ -102,7 +102,7 @@ fn a_copy_is_the_newest_snapshot_and_the_log_up_to_the_cut() {
     write(dir.path(), &files);
     let cut = Cut { segment: 2, length: MAX_PAYLOAD as u64 };
     assert_eq!(unpack(&whole(take(dir.path(), cut))[..]).unwrap(), files);
-    // A snapshot alone, as a start may leave it.
+    // Only a snapshot, as a start may leave it.
     let dir = tempfile::tempdir().unwrap();
     let files = vec![(Name::Snapshot(9), bytes(100, 1))];
     write(dir.path(), &files);

@@ -3,7 +3,7 @@
 //! Owns: the directory's creation (0700), the two locks that make one process its only writer, and the note in
 //! `flint.lock` that names this process and the URL of its server. Two locks: one on `flint.lock`, and one on the
 //! directory itself, which holds even if the lock file is removed or replaced. The note keeps, too, where the log ended
-//! when it was last closed in good order: records only come after it, so a log that ends before has been cut since.
+//! when it was last closed cleanly: records only come after it, so a log that ends before has been cut since.
 //!
 //! On overlayfs a lock is one of a mount, and two mounts may share an upper directory. There each owner has a session
 //! in its note. A process that finds the session of an owner that has not ended puts its own in its place and waits a
@@ -36,7 +36,7 @@ pub enum Access {
     Create,
     /// As its only writer; it must exist.
     Write,
-    /// To read it, beside other readers. It must exist and is not changed.
+    /// To read it, together with other readers. It must exist and is not changed.
     Read,
 }
 
@@ -47,15 +47,15 @@ pub struct Owner {
     pub pid: Option<u32>,
     /// URL of its HTTP server, if it is one.
     pub url: Option<String>,
-    /// Where the log ended when it was last closed in good order.
+    /// Where the log ended when it was last closed cleanly.
     pub closed: Option<Closed>,
-    /// On overlayfs, of an owner that has not ended in good order: which one it is.
+    /// On overlayfs, of an owner that has not ended cleanly: which owner it is.
     pub session: Option<String>,
     /// In which namespace its process id is one.
     pub namespace: Option<String>,
 }
 
-/// Where a log ended that was closed in good order.
+/// Where a log ended that was closed cleanly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
     /// Id of the data directory.
@@ -250,7 +250,7 @@ impl DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Notes where the log ended that was just closed in good order. It need not be on disk: without it nothing is
+    /// Notes where the log ended that was just closed cleanly. It need not be on disk: without it nothing is
     /// compared.
     pub fn note_closed(&self, closed: Closed) {
         *self.closed() = Some(closed);
@@ -469,7 +469,7 @@ mod tests {
             std::fs::write(dir.path().join(LOCK), format!("{note}\n")).unwrap();
         };
         let acquire = || DirectoryLock::acquire_on(dir.path(), Access::Create, |_| true);
-        // The end in good order is told, and the next owner does not wait.
+        // The end cleanly is told, and the next owner does not wait.
         let lock = acquire().unwrap();
         assert_eq!(owner(dir.path()).session, lock.session);
         lock.claim().unwrap();

@@ -158,8 +158,8 @@ impl Writer {
         }
     }
 
-    /// Takes the message and all that are queued after it into the frame, up to its bound. Returns the first one that
-    /// is not a record.
+    /// Takes the message and all that are queued after it into the frame, up to its bound. Returns the first message
+    /// that is not a record.
     fn collect(&mut self, first: Message, messages: &Receiver<Message>) -> Option<Message> {
         let mut next = Some(first);
         while let Some(message) = next {

@@ -44,7 +44,7 @@ pub struct Torn {
     pub bytes: u64,
 }
 
-/// The end of a log that was closed in good order, and can be appended to.
+/// The end of a log that was closed cleanly, and can be appended to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CleanEnd {
     /// Number of the segment.
@@ -84,7 +84,7 @@ pub struct Recovered {
     pub clock: Option<Reading>,
     /// A torn end, if there is one.
     pub torn: Option<Torn>,
-    /// Set when the log was closed in good order.
+    /// Set when the log was closed cleanly.
     pub clean: Option<CleanEnd>,
     /// Files of ours that count for nothing: unfinished ones, and those that the snapshot stands for.
     pub leftovers: Vec<PathBuf>,

@@ -10,7 +10,7 @@
 //! - a torn end otherwise: a crash while appending, and nothing that was confirmed is missing.
 //!
 //! In an older segment a torn end is corruption too, and so is a segment that ends before the next one begins, and a
-//! log that ends before the last record that it had when it was closed in good order, which the lock file tells.
+//! log that ends before the last record that it had when it was closed cleanly, which the lock file tells.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ pub(super) struct Reader<'a> {
     pub skipped: Option<Vec<Damage>>,
     /// Limits that the snapshot should hold and that were not read.
     pub lost_limits: u64,
-    /// Where the log ended when it was last closed in good order, unless that is of another log.
+    /// Where the log ended when it was last closed cleanly, unless that is of another log.
     pub closed: Option<Closed>,
 }
 

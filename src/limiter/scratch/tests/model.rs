@@ -44,7 +44,7 @@ enum Op {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Operations that one of the lanes does as one group; and another lane does its own before that is written.
+    /// Operations that one of the lanes does as one group; and another lane does its operations before that is written.
     Run(usize, Vec<Op>, Option<(usize, Op)>),
     Advance(Micros),
     Flush,
@@ -116,7 +116,7 @@ fn parse(index: usize) -> Limit {
     LIMITS[index].parse().unwrap()
 }
 
-/// One who asks: a limiter, and the ids of the holds that it has made.
+/// A client: a limiter, and the ids of the holds that it has made.
 #[derive(Default, Clone)]
 struct Asker {
     holds: Vec<String>,
@@ -309,7 +309,7 @@ impl Lane {
         }
     }
 
-    /// Runs operations until nothing is missing. What one that is not complete did is put back.
+    /// Runs operations until nothing is missing. What an incomplete operation did is undone.
     fn decide(&mut self, records: &mut Records, holds: &[String], ops: &[Op]) -> (Vec<String>, Looked, Vec<String>) {
         self.seen.clear();
         let mut group = Looked::default();
@@ -422,7 +422,7 @@ impl World {
         World { _dir: dir, clock, local, asker: Asker::default(), records, lanes, holds: Vec::new() }
     }
 
-    /// A lane runs a group; with another one beside it, if there is one.
+    /// A lane runs a group; with another lane next to it, if there is one.
     fn run(&mut self, lane: usize, ops: &[Op], race: Option<&(usize, Op)>) -> Tested {
         let before = self.holds.clone();
         let mut decided = self.lanes[lane].decide(&mut self.records, &self.holds, ops);
