@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Functions for sh over curl: source this file (. flint.sh), then, for instance,
+# Functions for sh that use curl. Source this file (. flint.sh), then, for instance,
 #
 #     flint_limit login 5 1m
 #     if flint_check login >/dev/null; then echo welcome; fi
@@ -7,26 +7,26 @@
 # flint_limit KEY RATE PER [ALGORITHM] [BURST]   configure a limit
 # flint_limit KEY RATE/PER...                    the same; of several, such as 10/1s 5000/day, all must allow
 # flint_check KEY [COST] [LIMIT]                 spend COST units (1) if the limit allows it
-# flint_check_all [[--cost N] KEY]...            spend of all or of none; --cost counts for the next key
+# flint_check_all [[--cost N] KEY]...            spend units of all or of none; --cost applies to the next key
 # flint_take KEY [COST] [LIMIT]                  as flint_check; prints "ok REMAINING" or "denied RETRY_AFTER_MS"
 # flint_hold KEY [COST] [LIMIT] [TTL]            hold COST units or slots (1) for TTL (1m); prints the hold's id
-# flint_settle HOLD [COST]                       tell what a hold has cost (as held), and give back its slots
+# flint_settle HOLD [COST]                       report what a hold has cost (as held), and give back its slots
 # flint_status KEY, flint_list [PREFIX], flint_top [denied|allowed] [N]
 # flint_reset KEY, flint_remove KEY
 # flint_flush, flint_compact, flint_doctor, flint_health
 #
-# A configured KEY with * is a pattern: every key that matches has such a limit of its own. Quote it: 'user:*'. LIMIT is
-# the RATE/PER of a key that no limit is configured for, such as 100/1m.
+# A configured KEY with * is a pattern: every key that matches has its own limit with these values. Quote it: 'user:*'.
+# LIMIT is the RATE/PER that applies if no limit is configured for KEY, such as 100/1m.
 #
-# They print what the server answers: JSON, but for flint_take and flint_hold. Exit statuses: 0 done, allowed, healthy; 1 the answer is
-# no; 2 wrong usage; 3 it could not be done. An error is one line on stderr.
+# They print the server's answer, which is JSON except for flint_take and flint_hold. Exit statuses: 0 done, allowed,
+# healthy; 1 the answer is no; 2 wrong usage; 3 it could not be done. An error is one line on stderr.
 #
 # FLINT_SERVER        http://HOST:PORT (default http://127.0.0.1:7878), https://HOST:PORT of a proxy, or unix:PATH
-# FLINT_TOKEN_FILE    file whose first token is shown to the server; others must not be able to write it
-# FLINT_SERVER_TOKEN  the token, where no file is named
+# FLINT_TOKEN_FILE    file whose first token is sent to the server; others must not be able to write it
+# FLINT_SERVER_TOKEN  the token, if no file is named
 #
-# The token never stands on a command line. Each function is a subshell: it changes nothing in the shell that calls it,
-# but needs its names, which begin with flint_ and _flint_.
+# The token is never put on a command line. Each function is a subshell: it changes nothing in the shell that calls it,
+# except that it defines names that begin with flint_ and _flint_.
 
 # _flint_fail STATUS MESSAGE
 _flint_fail() {
@@ -38,7 +38,7 @@ _flint_fail() {
 _flint_key() {
     case $1 in
     '') _flint_fail 2 "KEY is missing or empty" ;;
-    *[[:cntrl:]]*) _flint_fail 2 "KEY must not hold a control character" ;;
+    *[[:cntrl:]]*) _flint_fail 2 "KEY must not contain a control character" ;;
     esac
 }
 
@@ -61,7 +61,7 @@ _flint_quote() {
 # _flint_json TEXT: a JSON string.
 _flint_json() {
     case $1 in
-    *[[:cntrl:]]*) _flint_fail 2 "an argument must not hold a control character" ;;
+    *[[:cntrl:]]*) _flint_fail 2 "an argument must not contain a control character" ;;
     esac
     printf '"%s"' "$(_flint_quote "$1")"
 }
@@ -128,7 +128,7 @@ _flint_done() {
         printf '%s\n' "$_flint_body"
         return 0
         ;;
-    401) _flint_fail 3 "the server at $_flint_server wants another token; set FLINT_TOKEN_FILE or FLINT_SERVER_TOKEN" ;;
+    401) _flint_fail 3 "the server at $_flint_server does not accept this token; set FLINT_TOKEN_FILE or FLINT_SERVER_TOKEN" ;;
     esac
     _flint_message=$(printf '%s\n' "$_flint_body" |
         LC_ALL=C sed -n 's/^{"error":"\(.*\)","code":"[a-z_]*"}$/\1/p' | LC_ALL=C sed 's/\\\(["\\]\)/\1/g')
@@ -146,7 +146,7 @@ _flint_says() {
     case $2 in
     *"\"$1\":true"*) exit 0 ;;
     *"\"$1\":false"*) exit 1 ;;
-    *) _flint_fail 3 "the answer of $_flint_server lacks $1; is it a flint server?" ;;
+    *) _flint_fail 3 "the answer of $_flint_server has no $1; is it a flint server?" ;;
     esac
 }
 
@@ -235,7 +235,7 @@ flint_hold() (
         exit 0
         ;;
     200*'"allowed":false'*) exit 1 ;;
-    200*) _flint_fail 3 "the answer of $_flint_server lacks a hold; is it a flint server?" ;;
+    200*) _flint_fail 3 "the answer of $_flint_server has no a hold; is it a flint server?" ;;
     esac
     _flint_done
 )

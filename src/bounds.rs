@@ -80,7 +80,7 @@ pub const MAX_GATE_PARTS: usize = 8;
 /// of a gate or of a header in its key: with all of them a key stays within [`MAX_KEY_BYTES`].
 pub const MAX_GATE_VALUE_BYTES: usize = 128;
 
-/// Shortest part of an IPv6 address that one client may be known by, in bits, and the usual one.
+/// Shortest part of an IPv6 address that identifies a client, in bits, and the usual one.
 pub const MIN_IPV6_PREFIX: u64 = 1;
 pub const IPV6_PREFIX: u64 = 64;
 
@@ -318,7 +318,7 @@ pub const MAX_STATUS_BYTES: usize = 8 * 1024;
 /// Status objects that a command asks for at once.
 pub const LIST_PAGE: usize = 20_000;
 
-/// Default of `max_keys` of a pattern and of `--max-keys`: keys that live by a pattern, or by limits that requests
+/// Default of `max_keys` of a pattern and of `--max-keys`: keys that live under a pattern, or by limits that requests
 /// bring. A million of them take some 200 MiB.
 pub const MAX_KEYS: u64 = 1_000_000;
 

@@ -71,7 +71,7 @@ pub struct Clock {
 #[derive(Clone)]
 enum Machine {
     System,
-    /// The boot clock alone.
+    /// Only the boot clock.
     Followed,
     Manual(Arc<Dials>),
 }

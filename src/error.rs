@@ -221,11 +221,11 @@ pub fn too_large(bound: usize) -> Error {
 pub fn way_out(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; run flint as the owner of the directory, or name another directory",
-        io::ErrorKind::ReadOnlyFilesystem => "; it can be looked at there, and not be changed",
+        io::ErrorKind::ReadOnlyFilesystem => "; it can be read there, but not changed",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             "; make room and try again"
         }
-        io::ErrorKind::IsADirectory => "; it is not flint's, move it away",
+        io::ErrorKind::IsADirectory => "; it does not belong to flint, move it away",
         _ => "",
     }
 }
@@ -250,9 +250,9 @@ mod tests {
         let denied = "cannot open /d: Permission denied (os error 13); run flint as the owner of the directory, or name \
                       another directory";
         assert_eq!(message(13), denied);
-        assert!(message(30).ends_with("; it can be looked at there, and not be changed"));
+        assert!(message(30).ends_with("; it can be read there, but not changed"));
         assert!([28, 122, 27].into_iter().all(|code| message(code).ends_with("; make room and try again")));
-        assert!(message(21).ends_with("; it is not flint's, move it away"));
+        assert!(message(21).ends_with("; it does not belong to flint, move it away"));
         assert_eq!(message(5), "cannot open /d: Input/output error (os error 5)");
     }
 }

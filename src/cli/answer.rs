@@ -50,5 +50,5 @@ pub fn usage(message: impl Into<String>) -> Error {
 
 /// The error for a reply that lacks what it should hold.
 pub fn not_understood() -> Error {
-    Error::new(Kind::Unreachable, "the server's answer lacks what it should hold; is it a flint server?")
+    Error::new(Kind::Unreachable, "the server's answer is incomplete; is it a flint server?")
 }

@@ -1,4 +1,4 @@
-//! What is printed for people of a status object: of a limit, of a pattern, of a key that lives by one.
+//! What is printed for people of a status object: of a limit, of a pattern, of a key that lives under one.
 
 use serde_json::Value;
 
@@ -73,7 +73,7 @@ pub fn describe(status: &Value) -> Result<String> {
         lines.push(("then", below(&status["below"], origin)?));
     }
     if status["overflow"] == true {
-        lines.push(("shared", "with all keys that found no room under max_keys".to_owned()));
+        lines.push(("shared", "with all keys beyond max_keys".to_owned()));
     }
     if let [only] = windows.as_slice() {
         lines.push(("algorithm", text(only, "algorithm")?));

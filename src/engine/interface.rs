@@ -88,7 +88,7 @@ pub trait Engine: Send + Sync {
     /// Notes the address of the server that is in front of it, for commands on this machine.
     fn announce(&self, url: &str) -> Result<()>;
 
-    /// Ends it in good order. Operations after that fail.
+    /// Ends it cleanly. Operations after that fail.
     fn close(&self) -> Result<()>;
 }
 

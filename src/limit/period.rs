@@ -79,7 +79,7 @@ impl CalendarUnit {
 /// How long a window is.
 ///
 /// Its text is the value of `per`: `250ms`, `1m`, `7d`, or a word of the calendar. Zone and anchor of a calendar period
-/// are values of their own (`tz`, `anchor`); a text alone stands for UTC and the first day.
+/// are values of their own (`tz`, `anchor`); a text without them means UTC and the first day.
 ///
 /// ```
 /// use std::time::Duration;
@@ -143,7 +143,7 @@ impl Period {
         match self {
             Period::Calendar { unit, anchor, .. } => Ok(Period::Calendar { unit, zone: Zone::named(tz)?, anchor }),
             Period::Fixed(_) => Err(Error::invalid(format!(
-                "tz belongs to a calendar period (day, week, month, quarter, year); leave it out for per {self}"
+                "tz is only for a calendar period (day, week, month, quarter, year); leave it out for per {self}"
             ))),
         }
     }
@@ -163,7 +163,7 @@ impl Period {
                 Ok(Period::Calendar { unit, zone, anchor: day })
             }
             _ => {
-                Err(Error::invalid(format!("anchor belongs to a month, quarter or year; leave it out for per {self}")))
+                Err(Error::invalid(format!("anchor is only for a month, quarter or year; leave it out for per {self}")))
             }
         }
     }
@@ -446,9 +446,9 @@ mod tests {
     #[test]
     fn zone_and_anchor_belong_to_the_calendar() {
         let minute = Period::Fixed(60_000_000);
-        assert!(minute.with_tz("UTC").unwrap_err().message().starts_with("tz belongs to"));
+        assert!(minute.with_tz("UTC").unwrap_err().message().starts_with("tz is only for"));
         for period in [minute, Period::calendar(CalendarUnit::Day), Period::calendar(CalendarUnit::Week)] {
-            assert!(period.with_anchor(1).unwrap_err().message().starts_with("anchor belongs to"));
+            assert!(period.with_anchor(1).unwrap_err().message().starts_with("anchor is only for"));
             assert_eq!(period.anchor(), None);
         }
         for unit in [CalendarUnit::Month, CalendarUnit::Quarter, CalendarUnit::Year] {

@@ -44,7 +44,7 @@ pub fn validate_key(key: &str) -> Result<()> {
         return Err(Error::invalid("key must not be empty or blank"));
     }
     if key.chars().any(char::is_control) {
-        return Err(Error::invalid(format!("key `{}` must not hold a control character", excerpt(key))));
+        return Err(Error::invalid(format!("key `{}` must not contain a control character", excerpt(key))));
     }
     Ok(())
 }

@@ -112,7 +112,7 @@ impl Limit {
         let values = |window: &Window| (window.rate(), window.period(), window.algorithm());
         if let Some(pair) = windows.windows(2).find(|pair| values(&pair[0]) == values(&pair[1])) {
             return Err(Error::invalid(format!(
-                "windows must differ in rate, per or algorithm, and `{}` is there twice",
+                "windows must differ in rate, per or algorithm, and `{}` is given twice",
                 pair[0].short()
             )));
         }

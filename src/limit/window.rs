@@ -52,7 +52,7 @@ impl Window {
     ///
     /// # Errors
     /// `invalid_argument`, naming the value that is out of its range, a burst that the algorithm or a rate of 0 does
-    /// not have, and one that would take more than 1000 years to refill.
+    /// not have, and a bucket that would take more than 1000 years to refill.
     pub fn of(rate: u64, period: Period, algorithm: Algorithm, burst: Option<u64>) -> Result<Window> {
         if rate > MAX_UNITS {
             return Err(Error::invalid(format!("rate must be from 0 to {MAX_UNITS} units, not {rate}")));
@@ -80,7 +80,7 @@ impl Window {
         self.capacity
     }
 
-    /// The capacity of a token bucket; other algorithms have no burst, nor has a rate of 0.
+    /// The capacity of a token bucket; other algorithms have no burst, and neither does a rate of 0.
     pub fn burst(&self) -> Option<u64> {
         (self.algorithm == Algorithm::TokenBucket && self.rate > 0).then_some(self.capacity)
     }
@@ -95,7 +95,7 @@ impl Window {
         self.algorithm
     }
 
-    /// `100/1m`, `1/day`: rate and period alone, as the `RateLimit` headers name it.
+    /// `100/1m`, `1/day`: only rate and period, as the `RateLimit` headers name it.
     pub fn short(&self) -> String {
         format!("{}/{}", self.rate, self.period)
     }
@@ -116,10 +116,10 @@ impl Window {
 
 fn validate_burst(rate: u64, period: Period, algorithm: Algorithm, burst: u64) -> Result<()> {
     if algorithm != Algorithm::TokenBucket {
-        return Err(Error::invalid(format!("burst belongs to token_bucket only; leave it out for {algorithm}")));
+        return Err(Error::invalid(format!("burst is only for token_bucket; leave it out for {algorithm}")));
     }
     if rate == 0 {
-        return Err(Error::invalid("burst must be left out where rate is 0: such a window denies every check"));
+        return Err(Error::invalid("burst must be left out if rate is 0: such a window denies every check"));
     }
     if !(1..=MAX_UNITS).contains(&burst) {
         return Err(Error::invalid(format!("burst must be from 1 to {MAX_UNITS} units, not {burst}")));
@@ -192,7 +192,10 @@ impl FromStr for Window {
                 }
             };
             if repeated {
-                return Err(Error::invalid(format!("limit must name a value once, not again by `{}`", excerpt(word))));
+                return Err(Error::invalid(format!(
+                    "limit must give each value only once, not again as `{}`",
+                    excerpt(word)
+                )));
             }
         }
         fields.window()

@@ -364,9 +364,9 @@ pub struct Status {
     pub slots: Option<SlotsInUse>,
     /// Of a pattern: live keys at most.
     pub max_keys: Option<u64>,
-    /// Of a pattern: keys that live by it now.
+    /// Of a pattern: keys that live under it now.
     pub live: Option<u64>,
-    /// What has happened since it was configured; to a key that lives by a pattern or request, since it lives.
+    /// What has happened since it was configured; to a key that lives under a pattern or request, since it lives.
     pub totals: Totals,
     /// When a check was last allowed, in microseconds since the epoch. Not told of patterns.
     pub last_allowed_at: Option<Micros>,

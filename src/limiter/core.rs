@@ -27,7 +27,7 @@ const LOCK_TRIES: u32 = 64;
 
 /// A durable rate limiter over one data directory, which it owns as its only writer.
 ///
-/// All methods may be called from any number of threads. Dropping it syncs the log and closes it in good order;
+/// All methods may be called from any number of threads. Dropping it syncs the log and closes it cleanly;
 /// [`Limiter::close`] does the same and returns errors.
 ///
 /// ```
@@ -133,7 +133,7 @@ impl Healing {
     pub fn problems(&self) -> Vec<String> {
         let healed = self.healed.iter().map(|(what, count)| {
             let often = if *count == 1 { String::new() } else { format!(", {count} times since the start") };
-            format!("{what}{often}; a new snapshot stands for it, and nothing was lost; find out what did that")
+            format!("{what}{often}; a new snapshot replaces it, and nothing was lost; find out what caused this")
         });
         self.wound.iter().cloned().chain(healed).collect()
     }
@@ -214,7 +214,7 @@ impl Core {
         if let Some(sink) = &self.sink {
             return Ok(sink);
         }
-        Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display())))
+        Err(Error::new(Kind::Io, format!("{} was opened only for reading", self.dir.display())))
     }
 
     pub fn reserve(&self, records: usize, bytes: usize) -> Result<Reservation<'_>> {

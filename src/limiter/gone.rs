@@ -1,6 +1,6 @@
 //! Keys of which nothing counts any more, and the room that they leave to others.
 //!
-//! Such a key is the same as one that was never seen. It is taken out by the sweep, by a check that finds no room for
+//! Such a key is the same as a key that was never seen. It is taken out by the sweep, by a check that finds no room for
 //! another one, and by whatever is about to change it.
 
 use std::sync::Arc;
@@ -39,8 +39,8 @@ impl Core {
             return Err(Error::new(
                 Kind::Overloaded,
                 format!(
-                    "too many keys live by limits that requests bring, with more than {MAX_OVERFLOWS} different values; \
-                     configure a pattern for them or raise --max-keys"
+                    "too many keys live under limits that requests bring, with more than {MAX_OVERFLOWS} different \
+                     values; configure a pattern for them or raise --max-keys"
                 ),
             ));
         }
@@ -95,8 +95,8 @@ impl Core {
         }
     }
 
-    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives by
-    /// until then. Where there is no room at once, they count for nothing or for what it lives by next.
+    /// Queues the denials of a key that are missing in the log, before it changes: they count for what it lives under
+    /// until then. Where there is no room at once, they count for nothing or for what it lives under next.
     pub fn settle_denials(&self, entry: &Entry) {
         if !entry.has_pending_denials() {
             return;
@@ -142,7 +142,7 @@ impl Core {
             return false;
         }
         if entry.overflow_text().is_none() && !is_plain(entry, version, Brought::AsItStands) {
-            // What is due may make an untouched key of one that is not, or the other way round.
+            // What is due may make a key untouched, or touched.
             let Ok(served) = self.served(Some(entry), &entry.key, Brought::AsItStands, now, version) else {
                 return false;
             };

@@ -25,7 +25,7 @@ pub enum Brought<'a> {
     Nothing,
     /// These values, where none are configured.
     Values(&'a Limit),
-    /// Nothing, and it is enough if the key has lived by a request.
+    /// Nothing, and it is enough if the key has lived under a request.
     AsItStands,
 }
 
@@ -292,7 +292,7 @@ impl Core {
         let _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
     }
 
-    /// Counts a key out of what it lived by.
+    /// Counts a key out of what it lived under.
     pub fn leave(&self, entry: &Entry, counts: &Counts) {
         let share = entry.share_slot().and_then(|slot| counts.shares.get(slot));
         self.give_room(entry.source(), share.map(|share| &*share.pattern), entry.share_slot().is_some());

@@ -1,4 +1,4 @@
-//! Opening a data directory, and closing it in good order.
+//! Opening a data directory, and closing it cleanly.
 
 use std::hash::RandomState;
 use std::path::Path;
@@ -92,7 +92,7 @@ impl Limiter {
         Ok(limiter)
     }
 
-    /// Syncs the log and closes it in good order. Operations after it fail with `log_failed`.
+    /// Syncs the log and closes it cleanly. Operations after it fail with `log_failed`.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -120,7 +120,7 @@ impl Limiter {
 impl Drop for Limiter {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            log::error!("the log was not closed in good order: {error}");
+            log::error!("the log was not closed cleanly: {error}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What keys share: the configured patterns, the bounds on keys that come and go, and one copy of equal values.
 //!
-//! Owns: which pattern serves a key, and since when with which values. A key that lives by a pattern remembers the
+//! Owns: which pattern serves a key, and since when with which values. A key that lives under a pattern remembers the
 //! version at which that was looked up. While the version stands its pattern and values are still right, so a check
 //! compares one number and takes no lock that all share.
 //!
@@ -39,7 +39,7 @@ pub struct Pattern {
     pub id: u64,
     /// As it was configured.
     pub text: Arc<str>,
-    /// Keys that live by it, its overflow limit apart.
+    /// Keys that live under it, its overflow limit apart.
     pub live: AtomicU64,
 }
 
@@ -188,7 +188,7 @@ pub struct Intended {
     pub until: Option<Micros>,
 }
 
-/// What every check of a key by pattern looks at, and edits alone change. So it shares no cache line with counters.
+/// What every check of a key by pattern looks at, and only edits change. So it shares no cache line with counters.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Now {
@@ -209,7 +209,7 @@ pub struct Registry {
     /// Rank 5. One copy of equal values, and how many there may be before the unused ones are dropped.
     interned: Mutex<(HashTable<Arc<Limit>>, usize)>,
     hasher: RandomState,
-    /// Keys that live by what a request brought, overflow limits apart.
+    /// Keys that live under what a request brought, overflow limits apart.
     pub requested: AtomicU64,
     /// Most of these.
     pub max_requested: u64,

@@ -26,9 +26,9 @@ pub struct Report {
     pub limits: u64,
     /// Patterns.
     pub patterns: u64,
-    /// Keys that live by a pattern or request.
+    /// Keys that live under a pattern or request.
     pub live: u64,
-    /// Limits that are shared, since `max_keys` keys live by their pattern, or by requests.
+    /// Limits that are shared, since `max_keys` keys live under their pattern, or by requests.
     pub overflows: Vec<Overflowing>,
     /// Decisions by these since the start.
     pub overflowed: u64,
@@ -40,7 +40,7 @@ pub struct Report {
     pub log_bytes: u64,
     /// Events written since the start.
     pub events: u64,
-    /// Bytes promised to records that are not written yet.
+    /// Bytes reserved for records that are not written yet.
     pub queued_bytes: u64,
     /// Number of fdatasync calls by duration (see [`store::TIMING_BOUNDS_US`]), and their sum in microseconds.
     #[doc(hidden)]
@@ -57,7 +57,7 @@ pub struct Report {
     pub helper_ended: Option<&'static str>,
     /// Open holds.
     pub holds: u64,
-    /// Holds that have run out since the start.
+    /// Holds that have expired since the start.
     pub holds_expired: u64,
     /// Of these, how many were settled after it.
     pub holds_late: u64,
@@ -73,7 +73,7 @@ pub struct Report {
 pub struct Overflowing {
     /// The pattern that serves them; `None` where requests bring their limits.
     pub pattern: Option<Arc<str>>,
-    /// Keys that may live by it at most.
+    /// Keys that may live under it at most.
     pub max_keys: u64,
 }
 
@@ -83,13 +83,13 @@ impl fmt::Display for Overflowing {
         match &self.pattern {
             Some(pattern) => write!(
                 f,
-                "the pattern `{pattern}` has no room for more than {most} live keys, so that further keys share one \
-                 limit; raise its max_keys, or shorten its periods"
+                "the pattern `{pattern}` has no room for more than {most} live keys, so further keys share one limit; \
+                 raise its max_keys, or shorten its periods"
             ),
             None => write!(
                 f,
-                "there is no room for more than {most} live keys with limits that requests bring, so that further keys \
-                 share one limit for all with the same values; raise --max-keys, or configure patterns"
+                "there is no room for more than {most} live keys with limits that requests bring, so further keys \
+                 with the same values share one limit; raise --max-keys, or configure patterns"
             ),
         }
     }

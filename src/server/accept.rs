@@ -134,7 +134,7 @@ impl Accept {
     }
 }
 
-/// Whether a new instance would not fail at once for want of descriptors.
+/// Whether a new instance would not fail at once for lack of descriptors.
 fn descriptors_are_free() -> bool {
     let probes: Vec<_> = (0..FREE_DESCRIPTORS).map_while(|_| std::fs::File::open("/dev/null").ok()).collect();
     probes.len() == FREE_DESCRIPTORS

@@ -66,7 +66,7 @@ impl Grant {
         match self.prefix.is_empty() {
             true => Ok(()),
             false => Err(forbidden(format!(
-                "this token is for keys below `{}`, and {} needs one for all keys",
+                "this token is only for keys with prefix `{}`, and {} needs a token for all keys",
                 self.prefix,
                 what()
             ))),
@@ -80,9 +80,11 @@ impl Grant {
     pub fn check_key(&self, key: &str) -> Result<()> {
         match self.reaches(key) {
             true => Ok(()),
-            false => {
-                Err(forbidden(format!("this token is for keys below `{}`, not for `{}`", self.prefix, excerpt(key))))
-            }
+            false => Err(forbidden(format!(
+                "this token is only for keys with prefix `{}`, not for `{}`",
+                self.prefix,
+                excerpt(key)
+            ))),
         }
     }
 
@@ -94,7 +96,7 @@ impl Grant {
         match self.reaches(prefix) && (prefix.len() > self.prefix.len() || !self.ends_in_a_word()) {
             true => Ok(()),
             false => Err(forbidden(format!(
-                "this token is for keys below `{}`, and prefix `{}` has others",
+                "this token is only for keys with prefix `{}`, and prefix `{}` has other keys",
                 self.prefix,
                 excerpt(prefix)
             ))),
@@ -131,7 +133,7 @@ impl Token {
     /// A token that may do everything. `source` says where it was given.
     ///
     /// # Errors
-    /// `usage`, for one that no client may send.
+    /// `usage`, for a token that no client may send.
     pub fn new(text: &str, source: &str) -> Result<Token> {
         let odd = |symbol: &char| !('!'..='~').contains(symbol);
         let what = match text.chars().find(odd) {
@@ -209,7 +211,7 @@ impl TokenFile {
         let text =
             String::from_utf8(bytes).map_err(|_| usage(format!("{name} must be plain text in ASCII or UTF-8")))?;
         if text.starts_with('\u{feff}') {
-            return Err(usage(format!("{name} must be without the byte order mark that it begins with")));
+            return Err(usage(format!("{name} must not begin with a byte order mark")));
         }
         let mut tokens = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -219,7 +221,7 @@ impl TokenFile {
             }
         }
         if tokens.is_empty() {
-            return Err(usage(format!("{name} holds no token")));
+            return Err(usage(format!("{name} has no token")));
         }
         let warning = (mode & 0o004 != 0).then(|| format!("{name} can be read by others"));
         Ok(TokensRead { tokens, warning })
@@ -239,7 +241,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// A set of tokens; empty ones do not count. Of one that stands twice the last counts.
+    /// A set of tokens; empty ones do not count. If a token is given twice, the last line counts.
     pub fn new(tokens: impl IntoIterator<Item = Token>) -> Tokens {
         let keys = (RandomState::new(), RandomState::new());
         let tokens = tokens.into_iter().filter(|token| !token.text.is_empty());
@@ -265,7 +267,7 @@ impl Tokens {
         }
         let token = token.trim().as_bytes();
         let digest = (self.keys.0.hash_one(token), self.keys.1.hash_one(token));
-        // All are compared, without a branch on the outcome: the place of the one that fits, from 1.
+        // All are compared, without a branch on the outcome: the place of the token that matches, from 1.
         let found = self.digests.iter().zip(1_usize..).fold(0, |found, (known, place)| {
             let fits = usize::from(((known.0 ^ digest.0) | (known.1 ^ digest.1)) == 0);
             found * (1 - fits) + place * fits

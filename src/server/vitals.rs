@@ -1,8 +1,8 @@
 //! Which threads of the server live.
 //!
 //! Owns: the start of each thread, and the report of those that have ended without being asked to. A thread whose
-//! work panics begins it anew; one that panics again and again ends, and health tells of it, since others may wait
-//! for what it never does.
+//! work panics starts it again; a thread that panics again and again ends, and health tells of it, since others may
+//! wait for what it never does.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,7 +37,7 @@ impl Vitals {
                 if catch_unwind(AssertUnwindSafe(&mut work)).is_ok() {
                     return;
                 }
-                log::error!("thread {own_name} begins anew after an error inside the server");
+                log::error!("thread {own_name} starts again after an error inside the server");
                 thread::sleep(PAUSE);
             }
             gone.lock().unwrap_or_else(PoisonError::into_inner).push(own_name.clone());
@@ -55,7 +55,7 @@ impl Vitals {
 pub fn contain<T>(handler: impl FnOnce() -> T) -> Option<T> {
     let done = catch_unwind(AssertUnwindSafe(handler));
     if done.is_err() {
-        log::error!("a request's handler panicked; that request alone was answered 500");
+        log::error!("a request's handler panicked; only that request was answered 500");
     }
     done.ok()
 }

@@ -43,7 +43,7 @@ impl Store {
         &self.lock
     }
 
-    /// Closes the log in good order, and notes where it ends.
+    /// Closes the log cleanly, and notes where it ends.
     ///
     /// # Errors
     /// As [`Log::stop`].
@@ -81,7 +81,9 @@ impl Store {
         for missing in home.kept.missing(&home.path).into_iter().filter(|missing| missing.fate == Fate::Replaced) {
             let (path, aside) = (missing.name.path(&home.path), missing.name.aside(&home.path));
             match home.disk.rename(&path, &aside) {
-                Ok(()) => log::warn!("what had taken the name of {} is now {}", path.display(), aside.display()),
+                Ok(()) => {
+                    log::warn!("the file that had taken the name of {} is now {}", path.display(), aside.display())
+                }
                 Err(error) => log::warn!("cannot rename {}: {error}", path.display()),
             }
         }

@@ -15,14 +15,14 @@ use super::format::frame::FILE_HEADER;
 use super::format::record::{Answer, Entry, HoldEntry, PatternTotals};
 use super::log::handle::Log;
 use super::log::segment::Segment;
-use super::log::writer::Start;
+use super::log::segment::Start;
 use super::policy::Policy;
 use super::read::found::Recovered;
 use super::snapshot::SnapshotWriter;
 use crate::clock::{Clock, Reading};
 use crate::error::{Error, Result};
 
-/// A store that is being opened. A log that was closed in good order is appended to. Otherwise the state is first made
+/// A store that is being opened. A log that was closed cleanly is appended to. Otherwise the state is first made
 /// durable in a new snapshot: what was read may be only in the page cache, and a torn end must not be appended to.
 ///
 /// Until [`Opening::finish`] the directory is as it was, except for an unfinished snapshot, which is removed when this

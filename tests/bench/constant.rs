@@ -1,5 +1,5 @@
 //! The ceiling of the HTTP layer: tiny_http answering each request with a constant of a decision's size, by so many
-//! threads, behind the same listener options. For `scripts/bench`.
+//! threads, with the same listener options. For `scripts/bench`.
 
 use std::io::Write;
 use std::net::TcpListener;

@@ -10,7 +10,7 @@ use flint::{Algorithm, Limit, Limiter, Options, SyncMode};
 const LIMITS: usize = 1_000_000;
 
 fn main() {
-    // `cargo test --benches` passes this and wants no measurement.
+    // `cargo test --benches` passes this and expects no measurement.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }

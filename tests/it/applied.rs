@@ -101,7 +101,7 @@ fn a_file_is_applied_as_a_whole_and_told() {
             r#"[{"key":"a","limit":"9/1h"},{"key":"b","rate":0.5,"per":"1h"}]"#,
             "item 2: field `rate` must be an integer from 0 to 1000000000000, not 0.5",
         ),
-        (r#"[{"key":"a","limit":"9/1h"},{"key":"a","limit":"8/1h"}]"#, "the key `a` is there twice"),
+        (r#"[{"key":"a","limit":"9/1h"},{"key":"a","limit":"8/1h"}]"#, "the key `a` is given twice"),
         (r#"[{"key":"a","limit":"9/1h","color":1}]"#, "item 1: unknown field `color`"),
         (r#"[{"limit":"9/1h"}]"#, "item 1: field `key` is missing"),
         (r#"[{"key":"a"}]"#, "item 1: key `a`: "),
@@ -118,7 +118,7 @@ fn a_file_is_applied_as_a_whole_and_told() {
 
     // The command asks the same server; a wrong file is named with its line.
     let applied = flint(&data, &["limit", "apply", &file(home.path(), other), "--prune", "--dry-run"]);
-    let expected = "nothing is done; it would be: 0 limits added, 0 changed, 2 removed\n";
+    let expected = "nothing is changed; the result would be: 0 limits added, 0 changed, 2 removed\n";
     assert_eq!((applied.code, &*applied.out), (Some(0), expected), "{applied:?}");
     let wrong = file(home.path(), "[\n  {\"key\": \"a\", \"limit\": \"9/1h\"},\n  {\"key\": \"b\", \"rate\": -1}\n]\n");
     let applied = flint(&data, &["limit", "apply", &wrong]);
@@ -180,12 +180,12 @@ fn a_server_keeps_its_limits_in_a_file() {
     };
     assert_eq!(hang_up(r#"[{"key":"a","limit":"6/1h"},{"key":"b","limit":"1/1h"}]"#, "1 limit added, 1 changed"), 6);
     let bad = "[{\"key\":\"a\",\"limit\":\"7/1h\"},\n{\"key\":\"b\",\"rate\":\"1\"}]";
-    let told = "SIGHUP changes no limit: ";
+    let told = "SIGHUP changed no limit: ";
     assert_eq!(hang_up(bad, told), 6, "a bad file keeps the limits");
     assert_eq!(hang_up("[{\"key\":\"a\",", told), 6);
     assert_eq!(hang_up(r#"[{"key":"a","limit":"8/1h"}]"#, "0 limits added, 1 changed"), 8);
     let err = server.terminate();
-    let named = format!("SIGHUP changes no limit: {path}: item 2: field `rate` must be an integer from 0 to");
+    let named = format!("SIGHUP changed no limit: {path}: item 2: field `rate` must be an integer from 0 to");
     assert!(err.contains(&named) && err.contains("(line 2)"), "{err}");
     assert!(err.contains(&format!("{path} is not JSON: it ends within an object")), "{err}");
 }

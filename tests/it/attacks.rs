@@ -348,7 +348,7 @@ fn dripping_heads() {
     assert!(took < if soak() { Duration::from_secs(20) } else { PATIENCE }, "{took:?}");
     dripping.join().unwrap();
     drop(streams);
-    // Lines that end with LF alone are no lines to tiny_http; its client is told so in the end.
+    // Lines that end with only LF are not lines for tiny_http; its client gets an error in the end.
     let mut client = Client::on(silent);
     let reply = client.receive().unwrap();
     assert!(reply.error(408, "invalid_argument").contains("CR LF") && reply.closes(), "{reply:?}");
@@ -797,7 +797,7 @@ fn a_panic_costs_one_request() {
         client.post("/v1/reset", r#"{"key":"k"}"#).error(500, "internal");
     }
     let err = victim.survived().terminate();
-    assert_eq!(err.matches("that request alone was answered 500").count(), 20, "{err}");
+    assert_eq!(err.matches("only that request was answered 500").count(), 20, "{err}");
 }
 
 #[test]

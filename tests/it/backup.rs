@@ -181,12 +181,12 @@ fn a_file_is_new_private_and_whole_or_not_there() {
     assert!(!parent.path().join("n").exists() && !parent.path().join("none").exists());
 
     let used = try_restore(&dir, &file);
-    let holds = format!("{} is not empty: it holds 0000000001.aof", dir.display());
+    let holds = format!("{} is not empty: it has 0000000001.aof", dir.display());
     assert!(used.code == Some(3) && used.err.contains(&holds), "{used:?}");
     let to = parent.path().join("to");
     for (broken, place) in [
         (bytes[..100].to_vec(), "is cut off at offset 100"),
-        ([&bytes[..], &bytes].concat(), &*format!("is damaged at offset {length}: more follows")),
+        ([&bytes[..], &bytes].concat(), &*format!("is damaged at offset {length}: data follows")),
         (
             bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 200)).collect(),
             "is damaged at offset 77: no valid block",
@@ -256,6 +256,30 @@ fn through_a_pipe_over_a_unix_socket_and_with_a_token() {
 }
 
 #[test]
+fn a_terminal_gets_no_backup_and_gives_none() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    assert_eq!(flint(&dir, &["limit", "add", "k", "5/1d"]).code, Some(0));
+    let (_person, program) = crate::top::terminal();
+    let end = || Stdio::from(program.try_clone().unwrap());
+    let new = parent.path().join("new");
+    for (dir, verb, end_of) in [(&dir, "backup", "output"), (&new, "restore", "input")] {
+        let mut command = command();
+        command.arg("--data-dir").arg(dir).args(["log", verb, "-"]);
+        // No output that `run` could collect.
+        match verb {
+            "backup" => command.stdout(end()).stdin(Stdio::null()),
+            _ => command.stdin(end()).stdout(Stdio::null()),
+        };
+        let done = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{verb}: {said}");
+        assert!(said.contains("terminal") && said.contains(end_of) && said.contains("FILE"), "{said}");
+    }
+    assert!(!new.exists());
+}
+
+#[test]
 fn a_client_that_is_slow_or_gone_holds_up_neither_checks_nor_compactions_nor_backups() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");
@@ -264,7 +288,7 @@ fn a_client_that_is_slow_or_gone_holds_up_neither_checks_nor_compactions_nor_bac
     let mut slow: Vec<TcpStream> = (0..MAX_BACKUPS).map(|_| begun(&server)).collect();
     let mut client = server.client();
     let message = client.post("/v1/log/backup", "").error(503, "overloaded");
-    assert!(message.contains("2 backups are being taken already"), "{message}");
+    assert!(message.contains("2 backups are already being taken"), "{message}");
     // A compaction runs to its end, and removes what is still being sent.
     client.post("/v1/log/compact", "").ok();
     assert!(!dir.join("0000000001.aof").exists());
@@ -363,7 +387,7 @@ fn a_restore_that_is_killed_leaves_a_directory_that_is_refused_and_restored_agai
     for args in [&["limit", "status", "k"][..], &["log", "backup", "-"], &["server", "start", "--bind", "127.0.0.1:0"]]
     {
         let run = flint(&to, args);
-        let what = format!("a backup was being restored into {}, and not to its end; restore it again", to.display());
+        let what = format!("a restore of a backup into {} was interrupted; restore it again", to.display());
         assert!(run.code == Some(3) && run.err.contains(&what), "{args:?}: {run:?}");
     }
     assert_eq!(flint(&to, &["doctor"]).code, Some(1));

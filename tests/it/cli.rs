@@ -48,7 +48,7 @@ impl Dir {
     }
 }
 
-/// A status without what time alone changes.
+/// A status without what changes only with time.
 fn still(mut status: Value) -> Value {
     assert!(status["next_ms"].take().is_number());
     status
@@ -86,7 +86,7 @@ fn one_writer_per_directory() {
     let locked = format!("data directory is already locked: {} (by process {})", dir.path.display(), server.pid());
     assert!(message.contains(&locked), "{message}");
     server.client().get("/v1/health").ok();
-    // A killed owner leaves no lock behind.
+    // A killed owner leaves no lock.
     server.kill();
     Server::start(&dir.path, &[]).terminate();
     dir.ok(&["doctor"]);
@@ -156,7 +156,7 @@ fn limits_embedded() {
     ] {
         assert!(dir.error(3, args).contains("`job`"), "{args:?}");
     }
-    // A key that begins with a dash, behind two dashes.
+    // A key that begins with a dash, after two dashes.
     dir.ok(&["limit", "add", "--rate", "1", "--per", "1d", "--", "--odd"]);
     dir.ok(&["limit", "check", "--", "--odd"]);
 }
@@ -231,7 +231,7 @@ fn use_modes(dir: &Dir) {
     let closed = dir.run(&["limit", "check", "closed"]);
     assert_eq!((closed.code, closed.out.as_str()), (Some(1), "denied, and waiting does not help\n"));
     let vain = dir.run(&["run", "closed", "--wait", "1h", "--", "true"]);
-    assert_eq!((vain.code, vain.err.as_str()), (Some(124), "flint: denied by `closed`, and waiting does not help\n"));
+    assert_eq!((vain.code, vain.err.as_str()), (Some(75), "flint: denied by `closed`, and waiting does not help\n"));
     // A raise for a time lies over what is there.
     dir.ok(&["limit", "add", "raised", "1/1d"]);
     assert_eq!(dir.ok(&["limit", "add", "raised", "5/1d", "--for", "2h"]), "configured\n");
@@ -275,7 +275,7 @@ fn keys_that_checks_bring_are_bounded() {
         assert!(dir.json(&["limit", "check", key, "--limit", "2/1d"])["overflow"].is_null());
     }
     let told = dir.ok(&["limit", "check", "c", "--limit", "2/1d"]);
-    assert_eq!(told, "allowed, 1 of 2 left; this key shares its limit with others, since max_keys is reached\n");
+    assert_eq!(told, "allowed, 1 of 2 left; this key shares its limit with others, because max_keys is reached\n");
     assert_eq!(dir.json(&["limit", "check", "d", "--limit", "2/1d"])["remaining"], 0);
     assert_eq!(dir.run(&["limit", "check", "e", "--limit", "2/1d"]).code, Some(1));
     let doctor = dir.run(&["doctor"]);
@@ -550,7 +550,7 @@ fn help_for_every_command() {
         assert!(dir.ok(&["help", group]).contains(&format!("  {group} ")), "{group}");
     }
     for (words, told) in [
-        (&["limit"][..], "`limit` needs a further word: add, check"),
+        (&["limit"][..], "`limit` needs another word: add, check"),
         (&["limit", "ad"], "no command `limit ad`; did you mean `limit add`?"),
         (&["limit", "quota"], "no command `limit quota`; `limit` has add, check"),
         (&["quota"], "no command `quota`; `flint help`"),
@@ -688,7 +688,7 @@ fn log_lines_tell_the_time_or_the_journal_their_priority() {
         assert!(rest.starts_with("flint: --bind") && !text.contains("secret"), "{text}");
         first.to_owned()
     };
-    let warning = "--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not";
+    let warning = "--token is visible in the list of processes; --token-file and FLINT_SERVER_TOKEN are not";
     for elsewhere in ["", "1:2", "odd"] {
         let line = logged(elsewhere);
         let (time, rest) = line.split_once(' ').unwrap();

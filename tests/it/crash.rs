@@ -347,7 +347,7 @@ fn directories_that_cannot_be_opened_are_told_of_with_a_way_out() {
     let (directory, emptied, gone) = (make("directory"), make("emptied"), make("gone"));
     std::fs::create_dir(directory.join("0000000002.aof")).unwrap();
     std::fs::write(segments(&emptied).pop().unwrap(), "").unwrap();
-    // The snapshot of a compaction without the log behind it, in which its markers stand.
+    // The snapshot of a compaction without the log after it, which has its markers.
     assert_eq!(flint(&gone, &["log", "compact"]).code, Some(0));
     let segment = segments(&gone).pop().unwrap();
     std::fs::remove_file(&segment).unwrap();

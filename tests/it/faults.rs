@@ -15,7 +15,7 @@ use crate::util::{Client, PATIENCE, Server, flint, run, segments};
 
 const CHECK: &str = r#"{"key":"k"}"#;
 
-/// Says aloud that a test proves nothing here. Past the capture of libtest, which would swallow it.
+/// Reports that a test proves nothing here. Past the capture of libtest, which would swallow it.
 fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
@@ -84,7 +84,7 @@ impl Faults {
 
 impl Drop for Faults {
     fn drop(&mut self) {
-        // SIGINT lets it detach in good order.
+        // SIGINT lets it detach cleanly.
         works("kill", &["-INT", &self.0.id().to_string()]);
         let _ = self.0.wait();
     }

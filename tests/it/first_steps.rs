@@ -1,4 +1,4 @@
-//! What meets people who are new: where the data is, and what is said of a slip.
+//! What new users see: where the data is, and what an error says after a slip.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -166,7 +166,7 @@ fn a_gate_without_decisions() {
 fn a_gate_that_is_none_is_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     for (args, word) in [
-        (["--gate", "web"], "by must say"),
+        (["--gate", "web"], "by must name"),
         (["--gate", "web=by=ip&limit=fast"], "`fast`"),
         (["--trusted-proxies", "example.org"], "`example.org`"),
         (["--ipv6-prefix", "129"], "1 to 128"),

@@ -292,11 +292,11 @@ fn every_error_has_its_code_and_names_what_is_wrong() {
         ("/v1/limits", r#"{"key":"a\nb","rate":1,"per":"1s"}"#, "key"),
         ("/v1/limits", r#"{"key":7,"rate":1,"per":"1s"}"#, "key"),
         ("/v1/limits", "[1]", "item 1"),
-        ("/v1/limits", r#"[{"key":"x","rate":1,"per":"1s"},{"key":"x","rate":2,"per":"1s"}]"#, "`x` is there twice"),
+        ("/v1/limits", r#"[{"key":"x","rate":1,"per":"1s"},{"key":"x","rate":2,"per":"1s"}]"#, "`x` is given twice"),
         ("/v1/limits", r#"[{"key":"x","rate":1,"per":"1s"},{"key":"y","rate":-1,"per":"1s"}]"#, "item 2"),
         ("/v1/limits", r#"{"key":"x","windows":["1/1s"],"rate":1}"#, "`windows` and `rate`"),
         ("/v1/limits", r#"{"key":"x","unlimited":true,"per":"1s"}"#, "`unlimited` and `per`"),
-        ("/v1/limits", r#"{"key":"x","windows":["1/1s","1/1s"]}"#, "`1/1s` is there twice"),
+        ("/v1/limits", r#"{"key":"x","windows":["1/1s","1/1s"]}"#, "`1/1s` is given twice"),
         ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","max_keys":5}"#, "max_keys"),
         ("/v1/limits", r#"{"key":"x*","rate":1,"per":"1s","max_keys":0}"#, "max_keys"),
         ("/v1/limits", r#"{"key":"x","rate":1,"per":"1s","for":"367d"}"#, "for"),
@@ -558,7 +558,8 @@ fn a_unix_socket() {
     assert_eq!(client.post("/v1/check", r#"{"key":"k"}"#).ok()["remaining"], 9);
     let origin = "GET /v1/health HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n";
     client.raw(origin, false).unwrap().error(403, "forbidden_origin");
-    // The file of a killed server is replaced; that of a living one is not, nor one that is no socket.
+    // The file of a killed server is replaced; that of a living server is not, and neither is a file that is not a
+    // socket.
     server.kill();
     assert!(socket.exists());
     let server = Server::start_on(&parent.path().join("data"), &bind, &["--socket-mode", "660"]);

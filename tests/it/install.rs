@@ -198,9 +198,9 @@ fn fish_completes() {
     std::fs::write(&file, completions("fish").out).unwrap();
     for (line, answer) in [
         ("flint li", "limit\tadd, check"),
-        ("flint limit st", "status\tShow how"),
+        ("flint limit st", "status\tShow the state"),
         ("flint --data-dir x limit check-a", "check-all\t"),
-        ("flint limit add --al", "--algorithm\thow it counts (token_bucket, "),
+        ("flint limit add --al", "--algorithm\thow units are counted (token_bucket, "),
         ("flint limit add --algorithm sliding_window_l", "sliding_window_log\t"),
         ("flint server start --sync b", "batch\t"),
         ("flint help li", "limit\t"),
@@ -257,7 +257,7 @@ fn zsh_completes() {
     zsh.arg("-f").arg(&script).arg(parent.path()).env("TERM", "xterm").env("HOME", parent.path());
     zsh.args(["flint li", "limit"]);
     zsh.args(["flint limit st", "status"]);
-    zsh.args(["flint limit ", "Show how a limit stands."]);
+    zsh.args(["flint limit ", "Show the state of a limit."]);
     zsh.args(["flint --data-dir x limit check-a", "check-all"]);
     zsh.args(["flint limit add --al", "--algorithm"]);
     zsh.args(["flint limit add --algorithm=sliding_window_l", "sliding_window_log"]);

@@ -69,9 +69,8 @@ fn long_lists_are_whole_and_take_little_memory() {
     println!("{CLIENTS} lists at once took {taken} KiB");
     assert!(taken < MOST, "{taken} KiB");
 
-    // Without chunks, for those who do not know them: up to the connection's end. A client that keeps its connection is
-    // told so.
-    // Time goes on, and so does what depends on it.
+    // Without chunks, for clients that do not know them: up to the connection's end. A client that keeps its connection
+    // is told so. Time goes on, and so does what depends on it.
     let still = |text: &str| -> String {
         let mut parts = text.split("\"next_ms\":");
         let first = parts.next().unwrap_or_default().to_owned();

@@ -121,7 +121,7 @@ fn busy() -> (tempfile::TempDir, Server, Client) {
 fn what_is_counted_is_told() {
     let (_dir, server, mut client) = busy();
     Client::new(&server.url, None).get("/v1/metrics").error(401, "unauthorized");
-    // A request is counted behind its reply, which the one on the other connection may just have got.
+    // A request is counted after its reply, which the one on the other connection may just have got.
     let deadline = Instant::now() + PATIENCE;
     let refused = "flint_request_duration_seconds_count{route=\"/v1/metrics\",status=\"4xx\"} 1\n";
     let mut reply = client.get("/v1/metrics");

@@ -191,7 +191,7 @@ impl Dumper<'_> {
 
 fn dump_by_the_page(page: &Page, files: &[&File]) -> Vec<Value> {
     let records = || files.iter().flat_map(|file| file.frames.iter().flat_map(|(_, records)| records));
-    // A key may stand in a snapshot before the pattern that it lives by.
+    // A key may stand in a snapshot before the pattern that it lives under.
     let entries = records().filter(|(name, _)| name == "entry");
     let texts = entries.map(|(_, record)| (record["id"].as_u64().unwrap(), record["key"].as_str().unwrap().to_owned()));
     let mut dumper = Dumper { page, keys: texts.filter(|(_, text)| text.starts_with('\u{1}')).collect() };
@@ -607,7 +607,7 @@ fn a_key_that_stands_there_twice_is_refused_and_nothing_is_changed() {
     let before = log_files(dir.path());
     let run = flint(dir.path(), &["limit", "check", "same"]);
     assert_eq!(run.code, Some(3), "{run:?}");
-    assert!(run.err.contains("holds the key `same` twice; nothing was changed"), "{run:?}");
+    assert!(run.err.contains("has the key `same` twice; nothing was changed"), "{run:?}");
     assert!(log_files(dir.path()) == before);
 }
 

@@ -177,7 +177,7 @@ fn the_page_names_every_variable_and_status() {
     }
     let section = page.split("\n.Sh EXIT STATUS\n").nth(1).unwrap().split("\n.Sh ").next().unwrap();
     let statuses: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix(".It ")).collect();
-    assert_eq!(statuses, ["0", "1", "2", "3", "75", "124", "126", "127"]);
+    assert_eq!(statuses, ["0", "1", "2", "3", "75", "126", "127"]);
 }
 
 #[test]
@@ -193,14 +193,14 @@ fn the_page_has_the_codes_bounds_and_algorithms() {
         format!("of 0 to {} units", bounds::MAX_UNITS),
         format!("its capacity, 1 to {}", bounds::MAX_UNITS),
         format!("from 1ms to {}d", bounds::MAX_PERIOD_MS / 86_400_000),
-        format!("after it, 1ms to {}d", bounds::MAX_PERIOD_MS / 86_400_000),
+        format!("after this duration, 1ms to {}d", bounds::MAX_PERIOD_MS / 86_400_000),
         format!("Of several, {} at most,", bounds::MAX_WINDOWS),
         format!("has 1 to {} windows", bounds::MAX_WINDOWS),
         format!("begins, 1 to {}, 1 by default", bounds::MAX_ANCHOR),
-        format!("may live by it, 1 to {}, {} by default", bounds::MAX_MAX_KEYS, bounds::MAX_KEYS),
+        format!("may live under it, 1 to {}, {} by default", bounds::MAX_MAX_KEYS, bounds::MAX_KEYS),
         format!("Worker threads, 1 to {}, {} by default", bounds::MAX_MAX_BLOCKING, bounds::MAX_BLOCKING),
         format!("{}, {} by default", bounds::MAX_COMPACT_AFTER_BYTES, bounds::COMPACT_AFTER_BYTES),
-        format!("silent so long, {}s by default", bounds::IDLE_TIMEOUT_MS / 1000),
+        format!("silent for this long, {}s by default", bounds::IDLE_TIMEOUT_MS / 1000),
         format!("Connections at once, 1 to {}, {} by default", bounds::MAX_MAX_CONNECTIONS, bounds::MAX_CONNECTIONS),
         format!("1 to {}, {} by default", bounds::MAX_FLUSH_EVERY_MS, bounds::FLUSH_EVERY_MS),
         format!("1 to {}, {} by default", bounds::MAX_FLUSH_EVERY_EVENTS, bounds::FLUSH_EVERY_EVENTS),

@@ -28,7 +28,7 @@ fn described() -> BTreeMap<(String, String), Described> {
     let mut found: BTreeMap<_, Described> = BTreeMap::new();
     let mut current = None;
     let page = page();
-    // The lists behind the last endpoint belong to no endpoint.
+    // The lists after the last endpoint belong to no endpoint.
     let lines = page.section("ENDPOINTS").iter().take_while(|line| !line.starts_with(".Ss "));
     for line in lines {
         if let Some((method, path)) = line.strip_prefix(".It Cm ").and_then(|rest| rest.split_once(" Pa ")) {
@@ -250,10 +250,13 @@ fn bounds() {
         ("Slots", format!("1 to {MAX_SLOTS}")),
         ("Time of a hold", format!("{} ms to {} ms, by default {DEFAULT_HOLD_MS} ms", HOLD_MS.start(), HOLD_MS.end())),
         ("Open holds", format!("1 to {MAX_MAX_HOLDS}, by default {MAX_HOLDS}")),
-        ("Holds remembered that were settled or have run out", format!("{MAX_REMEMBERED}, each for {REMEMBER_MS} ms")),
+        ("Holds remembered that were settled or have expired", format!("{MAX_REMEMBERED}, each for {REMEMBER_MS} ms")),
         ("Open holds listed of one key", MAX_LISTED_HOLDS.to_string()),
         ("Idempotency-Key", format!("1 to {MAX_IDEMPOTENCY_KEY} characters")),
-        ("Answers kept for it", format!("{MAX_KEPT_ANSWERS}, {MAX_KEPT_BYTES} bytes, each for {REMEMBER_MS} ms")),
+        (
+            "Answers kept for idempotency keys",
+            format!("{MAX_KEPT_ANSWERS}, {MAX_KEPT_BYTES} bytes, each for {REMEMBER_MS} ms"),
+        ),
         ("Period", format!("{MIN_PERIOD_MS} ms to {MAX_PERIOD_MS} ms, which is {} d", MAX_PERIOD_MS / 86_400_000)),
         ("Time to fill an empty token bucket", format!("at most {MAX_REFILL_MS} ms")),
         ("Live keys of a pattern", format!("1 to {MAX_MAX_KEYS}, by default {MAX_KEYS}")),
@@ -269,8 +272,8 @@ fn bounds() {
             ),
         ),
         ("Backups at once", MAX_BACKUPS.to_string()),
-        ("Time to take a backup", format!("{BACKUP_MS} ms, and a second for each {BACKUP_BYTES_PER_SECOND} bytes")),
-        ("Head", format!("{MAX_HEAD_BYTES} bytes; beyond it the connection is ended")),
+        ("Time to take a backup", format!("{BACKUP_MS} ms, plus a second for each {BACKUP_BYTES_PER_SECOND} bytes")),
+        ("Head", format!("{MAX_HEAD_BYTES} bytes; beyond it the connection is closed")),
         ("Time for a head", format!("{HEAD_TIMEOUT_MS} ms")),
         ("Time for a body", format!("{BODY_TIMEOUT_MS} ms")),
         ("Time for a client to read replies", format!("{SEND_TIMEOUT_MS} ms")),
@@ -278,8 +281,8 @@ fn bounds() {
         (
             "Requests ahead of their replies",
             format!(
-                "{MAX_PIPELINED} on one connection, {PIPELINED_ALWAYS} while {MAX_WAITING} wait in all; one more and the \
-                 connection is ended"
+                "{MAX_PIPELINED} on one connection, {PIPELINED_ALWAYS} while {MAX_WAITING} wait in all; beyond that the \
+                 connection is closed"
             ),
         ),
         ("Wait for the disk", format!("{LOG_WAIT_MS} ms, then the answer is overloaded")),

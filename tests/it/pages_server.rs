@@ -74,7 +74,7 @@ fn bounds_of_options() {
     ] {
         assert!(options[name].contains(&format!("{low} to {high},")), "{name}: {}", options[name]);
         for (value, refused) in [(low - 1, true), (low, false), (high, false), (high + 1, true)] {
-            // The refused bind comes behind all options, and before any file is touched.
+            // The refused bind comes after all options, and before any file is touched.
             let mut start = command();
             start.arg("--data-dir").arg(dir.path().join("data")).args(["server", "start", "--bind", "192.0.2.1:1"]);
             let done = run(start.args([name, &value.to_string()]));

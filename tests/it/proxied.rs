@@ -115,7 +115,7 @@ fn start(gate: &str, proxy: impl Fn(&Path, u16, &str, &str) -> Command) -> Setti
     Setting { server, application, proxy, _dir: dir }
 }
 
-/// What must hold behind any proxy. `tells` what is left where a request passes; `away` is the status without Flint.
+/// What must hold behind any proxy. `tells` is what is left if a request passes; `away` is the status without Flint.
 fn check(setting: Setting, tells: bool, away: u16) {
     let Setting { server, application, proxy, _dir } = setting;
     let mut clients = 0;

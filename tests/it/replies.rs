@@ -18,7 +18,7 @@ fn pipelined_checks_are_answered_in_order(server: &Server) {
     client.post("/v1/limits", &format!(r#"{{"key":"few","rate":{rate},"per":"366d"}}"#)).ok();
     client.post("/v1/limits", r#"{"key":"many","rate":1000,"per":"366d"}"#).ok();
     let take = request("POST", "/v1/take/few", None, "");
-    // Others of every kind in between: a check of several, one that a worker handles, and an error.
+    // Others of every kind in between: a check of several, a request that a worker handles, and an error.
     let other = request("POST", "/v1/check-all", None, r#"{"items":["many"]}"#)
         + &get("/v1/limits/many", None)
         + &request("POST", "/v1/take/unknown", None, "");
@@ -107,7 +107,7 @@ fn a_slow_reader_gets_all_of_a_long_reply_and_delays_nobody() {
     server.terminate();
 }
 
-/// The thread that sends replies panics while it sends one that waited for the disk.
+/// The thread that sends replies panics while it sends a reply that waited for the disk.
 #[test]
 #[cfg(debug_assertions)]
 fn a_panic_in_a_late_reply_costs_one_request() {
@@ -153,7 +153,7 @@ fn a_panic_in_a_late_reply_costs_one_request() {
     assert_eq!(client.get("/v1/limits/boom").ok()["total_allowed"], PANICS);
     assert_eq!(threads(), before, "a thread is gone");
     let err = server.terminate();
-    assert_eq!(err.matches("that request alone was answered 500").count(), PANICS, "{err}");
+    assert_eq!(err.matches("only that request was answered 500").count(), PANICS, "{err}");
 }
 
 /// A connection from this address and port, which another one may have had a moment ago.

@@ -78,7 +78,7 @@ fn tells(socket: &UnixDatagram, name: &str) {
     std::fs::remove_file(&tokens).unwrap();
     signal(&server, "HUP");
     let reloaded = heard(socket);
-    assert!(reloaded.starts_with("READY=1\n") && reloaded.contains("changes no token"), "{reloaded}");
+    assert!(reloaded.starts_with("READY=1\n") && reloaded.contains("changed no token"), "{reloaded}");
     server.terminate();
     assert!(heard(socket).starts_with("STOPPING=1\n"));
 }
@@ -219,7 +219,7 @@ fn systemd_accepts_the_units() {
     assert_eq!(rated.code, Some(0), "{rated:?}");
 }
 
-/// The command line of the unit is one that the program takes.
+/// The program accepts the command line of the unit.
 #[test]
 fn the_unit_starts_a_server() {
     let text = std::fs::read_to_string(unit("flint.service")).unwrap();

@@ -75,7 +75,7 @@ fn several_tokens_and_their_rotation() {
         assert_eq!(status(&server, Some(token)), 401, "{token}");
     }
     assert_eq!(status(&server, None), 401);
-    // Both in force, then the new one alone.
+    // Both in force, then only the new one.
     let mut kept = Client::new(&server.url, Some("web-old"));
     kept.get("/v1/health").ok();
     fixture.write("web-old\nweb-new\n# worker\n", 0o640);
@@ -97,8 +97,8 @@ fn a_bad_new_file_changes_nothing() {
     let fixture = Fixture::new("good\n");
     let mut server = fixture.start();
     let cases: [(&str, &dyn Fn()); 8] = [
-        ("holds no token", &|| fixture.write("", 0o600)),
-        ("holds no token", &|| fixture.write("# other\n\n", 0o600)),
+        ("has no token", &|| fixture.write("", 0o600)),
+        ("has no token", &|| fixture.write("# other\n\n", 0o600)),
         ("can be written by others", &|| fixture.write("other\n", 0o602)),
         ("has a byte order mark", &|| fixture.write("# key\n\u{feff}other\n", 0o600)),
         ("must be TOKEN, ROLE: TOKEN", &|| fixture.write("other\nother other\n", 0o600)),
@@ -116,7 +116,7 @@ fn a_bad_new_file_changes_nothing() {
     for (before, (complaint, make)) in cases.into_iter().enumerate() {
         make();
         hang_up(&server);
-        until(complaint, || server.stderr().matches("SIGHUP changes no token").count() == before + 1);
+        until(complaint, || server.stderr().matches("SIGHUP changed no token").count() == before + 1);
         let last = server.stderr().lines().last().unwrap().to_owned();
         let file = fixture.file();
         assert!(last.contains(complaint) && last.contains(file.to_str().unwrap()), "{complaint}: {last}");
@@ -135,12 +135,12 @@ fn a_bad_file_at_the_start_is_refused() {
     let fixture = Fixture::new("secret-one\n");
     for (mode, tokens, complaint) in [
         (0o602, "secret-one\n", "can be written by others; run chmod o-w on it"),
-        (0o600, "\u{feff}secret-one\n", "must be without the byte order mark that it begins with"),
+        (0o600, "\u{feff}secret-one\n", "must not begin with a byte order mark"),
         (0o600, "secret-one secret-one\n", "must be TOKEN, ROLE: TOKEN or ROLE PREFIX: TOKEN"),
         (0o600, "write: secret-one\n", "with a role of check, read or admin"),
         (0o600, "read:secret-one\n", "line 1 of --token-file"),
         (0o600, "ключ-secret-one\n", "must be printable ASCII without blanks"),
-        (0o600, "\n# none\n", "holds no token"),
+        (0o600, "\n# none\n", "has no token"),
     ] {
         fixture.write(tokens, mode);
         let refused = run(fixture.command(&["--token-file"]).arg(fixture.file()));
@@ -282,7 +282,7 @@ fn roles() {
             } else if prefix && !keyed {
                 let said = reply.error(403, "forbidden");
                 assert!(
-                    said.contains("is for keys below `app1`") && said.contains("one for all keys"),
+                    said.contains("is only for keys with prefix `app1`") && said.contains("a token for all keys"),
                     "{what}: {said}"
                 );
             } else {
@@ -372,7 +372,7 @@ fn keys_outside_the_prefix() {
         let made = used();
         for path in ["/v1/renew", "/v1/settle"] {
             let said = ask("check-app", "POST", path, &hold).error(403, "forbidden");
-            assert_eq!(said, "this token is for keys below `app1`, not for `app10`");
+            assert_eq!(said, "this token is only for keys with prefix `app1`, not for `app10`");
         }
         assert_eq!(used(), made);
         ask("checker", "POST", "/v1/renew", &hold).ok();
@@ -383,7 +383,7 @@ fn keys_outside_the_prefix() {
     assert_eq!(listed.as_array().unwrap().len(), 1);
     // The command line says it too.
     let denied = run(command().args(["--server", &server.url, "--token", "check-app", "limit", "check", "app10"]));
-    let said = "flint: this token is for keys below `app1`, not for `app10`\n";
+    let said = "flint: this token is only for keys with prefix `app1`, not for `app10`\n";
     assert_eq!((denied.code, denied.err.as_str()), (Some(3), said));
     server.terminate();
 }
@@ -408,7 +408,7 @@ fn where_the_token_comes_from() {
             assert_eq!(status(&server, Some(token)), expected, "{token} with {args:?}");
         }
         let err = server.terminate();
-        let warned = err.contains("--token shows in the list of processes");
+        let warned = err.contains("--token is visible in the list of processes");
         assert_eq!(warned, taken == "of-option", "{args:?}: {err}");
         assert!(!err.contains("of-"), "{err}");
     }
@@ -475,7 +475,7 @@ fn logged_at(level: &str) -> String {
     until("the file is read again", || server.stderr().contains("read 1 token from"));
     std::fs::remove_file(Path::new(&fixture.file())).unwrap();
     hang_up(&server);
-    until("the file is missed", || server.stderr().contains("SIGHUP changes no token"));
+    until("the file is missed", || server.stderr().contains("SIGHUP changed no token"));
     client.post("/v1/log/compact", "").ok();
     let err = server.terminate();
     assert!(!err.contains(secret), "{err}");

@@ -32,7 +32,7 @@ pub fn command() -> Command {
     command
 }
 
-/// What a one-shot command left behind.
+/// What a one-shot command left.
 #[derive(Debug)]
 pub struct Run {
     pub code: Option<i32>,
@@ -423,7 +423,7 @@ impl Client {
         String::from_utf8_lossy(&received).into_owned()
     }
 
-    /// All that comes until the server has ended the connection in good order.
+    /// All that comes until the server has ended the connection cleanly.
     pub fn rest(mut self) -> io::Result<String> {
         let mut received = String::new();
         self.stream()?.read_to_string(&mut received)?;

@@ -1,4 +1,4 @@
-"""A million keys that live by a pattern, each used once: memory and disk must come back when their minute is over."""
+"""A million keys that live under a pattern, each used once: memory and disk must come back when their minute is over."""
 
 import json
 import os

@@ -128,4 +128,4 @@ def _first_token(path: Union[str, "os.PathLike[str]"]) -> str:
             if line.strip() and not line.strip().startswith("#"):
                 # A role and a prefix of keys may stand in front; they are for the server.
                 return line.split()[-1]
-    raise ValueError("token_file %s holds no token" % os.fspath(path))
+    raise ValueError("token_file %s has no token" % os.fspath(path))

@@ -89,7 +89,7 @@ class Call(Generic[T]):
         try:
             return self._decode(reply)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            message = "the reply is none of Flint's: is another program listening there?"
+            message = "the reply is not from Flint: is another program listening there?"
             raise FlintServerError(reply.status, "invalid_response", message) from None
 
     def request(self, host: str, prefix: str, authorization: str) -> bytes:
@@ -344,7 +344,7 @@ def hold(
         if limit is not None:
             body["limit"] = _values.limit(limit)
     elif cost != 1:
-        raise TypeError("cost belongs to one key: give each of several its own, (key, cost)")
+        raise TypeError("cost is for a single key: give each of several keys its own, (key, cost)")
     else:
         body = {"items": _items(key, limit)}
     if ttl is not None:

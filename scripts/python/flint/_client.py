@@ -42,26 +42,27 @@ _DONE = {"allow": "allowed", "deny": "denied", "local": "decided in this process
 
 class SharedLimiter:
     """A client of ``flint server start``. One for each process and server is enough: threads and tasks share it, and a
-    forked child may go on using its parent's.
+    forked child may continue to use its parent's.
 
-    Each method has a twin for asyncio with an ``a`` before its name: ``await limiter.acheck("login")``.
+    Each method has an asyncio version with an ``a`` before its name: ``await limiter.acheck("login")``.
 
     Args:
-        url: ``http://HOST:PORT``, ``https://HOST:PORT`` (a reverse proxy's) or ``unix:/path/to.sock``; else the
+        url: ``http://HOST:PORT``, ``https://HOST:PORT`` (of a reverse proxy) or ``unix:/path/to.sock``; by default the
             environment's ``FLINT_SERVER``, else ``http://127.0.0.1:7878``.
-        token: the bearer token; else the first in ``token_file`` (one a line, as the server's own ``--token-file``),
+        token: the bearer token; else the first in ``token_file`` (one per line, as in the server's ``--token-file``),
             else the environment's ``FLINT_SERVER_TOKEN``.
-        timeout: seconds for one call, all in all.
-        on_error: what is done while no decision can be had (no connection, no answer, statuses 502 to 504):
+        timeout: seconds for one call in total.
+        on_error: what happens while the server can't decide (no connection, no answer, statuses 502 to 504):
             ``"raise"``, or decide in the server's place: ``"allow"``, ``"deny"``, or ``"local"``, which counts in this
             process by the same values, as far as they are known here: those that a check brings, and those of
-            ``limit()``; other keys are allowed. The logger ``flint`` warns of it, once a minute. ``limit()`` is then
-            said to the server before the next check. A wrong use (an unknown limit, a wrong token) always raises.
+            ``limit()``; other keys are allowed. The logger ``flint`` warns once a minute. What ``limit()`` was given
+            meanwhile is sent to the server before the next check. Wrong use (an unknown limit, a wrong token) always
+            raises.
 
-    After 5 failures in a row nothing waits for the server until it answers a probe, one a second.
+    After 5 failures in a row, calls no longer wait for the server until it answers a probe, which is sent once a second.
 
     Raises:
-        ValueError: a URL, token, timeout or ``on_error`` that can't be; a ``token_file`` that others can write.
+        ValueError: an invalid URL, token, timeout or ``on_error``; a ``token_file`` that others can write.
         OSError: a ``token_file`` that can't be read.
     """
 
@@ -144,20 +145,20 @@ class SharedLimiter:
         max_keys: Optional[int] = None,
     ) -> bool:
         """Configures a limit: ``rate`` units per ``per`` (``"10s"``, ``"1m"``, a timedelta; an int is seconds; of the
-        calendar ``"day"``, ``"week"``, ``"month"``, ``"quarter"``, ``"year"``), or ``windows``: ``"100/1m"`` or several
-        such, all of which must allow. True if it is new. A key with ``*`` is a pattern: every key that matches has such
-        a limit of its own.
+        calendar ``"day"``, ``"week"``, ``"month"``, ``"quarter"``, ``"year"``), or ``windows``: ``"100/1m"`` or a list
+        of these, all of which must allow. Returns True if the limit is new. A key with ``*`` is a pattern: every key
+        that matches has its own limit with these values.
 
-        The same values again change nothing, so every worker may say it at its start.
+        Configuring the same values again changes nothing, so every worker may call this when it starts.
 
         Args:
-            burst: of a token bucket, its capacity; else the rate.
-            tz, anchor: of the calendar, the time zone and the day on which a month, quarter or year begins.
+            burst: the capacity of a token bucket; by default the rate.
+            tz, anchor: for the calendar, the time zone and the day on which a month, quarter or year begins.
             slots: how many may be held at once, in place of windows.
-            mode: ``"shadow"`` decides and counts, but answers that all is allowed.
-            unlimited: True allows every check and counts it, in place of the others.
-            lasts: these values end by themselves after it, and the key's own come back.
-            max_keys: of a pattern, how many keys may live by it.
+            mode: ``"shadow"`` decides and counts, but answers that everything is allowed.
+            unlimited: True allows every check and counts it, in place of the other values.
+            lasts: these values end after this time, and the key's own values apply again.
+            max_keys: for a pattern, how many keys may live under it.
         """
         fields = _fields(rate, per, algorithm, burst, tz, anchor, slots, mode, unlimited, max_keys)
         call = _calls.limit(key, windows, lasts, fields)
@@ -201,7 +202,7 @@ class SharedLimiter:
             self._memory.answer(call)
 
     def _later(self, key: str, call: Call[bool], error: FlintError) -> bool:
-        """Notes what the server is to be told when it can be had; raises the error where that is not to be done."""
+        """Notes what to tell the server when it is available again; raises the error if nothing is to be noted."""
         self._warn(error, self._on_error)
         if key not in self._owed and len(self._owed) >= MAX_OWED:
             raise error
@@ -211,7 +212,7 @@ class SharedLimiter:
         return False
 
     def reset(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> None:
-        """Gives back all that was spent of a limit, or of all whose keys begin with ``prefix``."""
+        """Gives back all that was spent of a limit, or of all limits whose keys begin with ``prefix``."""
         self._pool.call(_calls.reset(key, prefix))
 
     async def areset(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> None:
@@ -219,7 +220,7 @@ class SharedLimiter:
         await self._tasks.call(_calls.reset(key, prefix))
 
     def remove(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> int:
-        """Removes a limit with all it has counted, or all whose keys begin with ``prefix``; returns how many."""
+        """Removes a limit and its counts, or all limits whose keys begin with ``prefix``; returns how many."""
         return self._pool.call(_calls.remove(key, prefix))
 
     async def aremove(self, key: Optional[str] = None, *, prefix: Optional[str] = None) -> int:
@@ -231,7 +232,7 @@ class SharedLimiter:
     def check(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
         """Spends ``cost`` units if the limit allows it. The result is true in a condition if it did.
 
-        ``limit`` is what counts where none is configured for the key, neither exactly nor by a pattern: ``"100/1m"``,
+        ``limit`` applies if none is configured for the key, neither exactly nor by a pattern: ``"100/1m"``,
         ``["10/1s", "5000/day"]`` or a dict of values.
         """
         call = _calls.check(key, cost, limit)
@@ -243,7 +244,7 @@ class SharedLimiter:
         return await self._adecided(call, lambda allowed, error: degraded_result(key, cost, allowed, error))
 
     def allow(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> bool:
-        """Whether ``cost`` units could be spent, and were."""
+        """Spends ``cost`` units if the limit allows it; returns whether it did."""
         return self.check(key, cost, limit=limit).allowed
 
     async def aallow(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> bool:
@@ -251,9 +252,10 @@ class SharedLimiter:
         return (await self.acheck(key, cost, limit=limit)).allowed
 
     def check_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> CheckAllResult:
-        """Spends of all limits or of none. An item is a key, ``(key, cost)`` or ``{"key": ..., "cost": ..., "limit": ...}``.
+        """Spends units of all limits or of none. An item is a key, ``(key, cost)`` or
+        ``{"key": ..., "cost": ..., "limit": ...}``.
 
-        ``limit`` is what items bring that name none, as in :meth:`check`.
+        ``limit`` applies to items that name none, as in :meth:`check`.
         """
         return self._decided(_calls.check_all(items, limit), _all_degraded)
 
@@ -262,7 +264,7 @@ class SharedLimiter:
         return await self._adecided(_calls.check_all(items, limit), _all_degraded)
 
     def allow_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> bool:
-        """Whether all could be spent, and were."""
+        """Spends units of all limits or of none; returns whether it did."""
         return self.check_all(items, limit=limit)["allowed"]
 
     async def aallow_all(self, items: Iterable[Item], *, limit: Optional[Limit] = None) -> bool:
@@ -270,7 +272,7 @@ class SharedLimiter:
         return (await self.acheck_all(items, limit=limit))["allowed"]
 
     def peek(self, key: str, cost: int = 1, *, limit: Optional[Limit] = None) -> CheckResult:
-        """What :meth:`check` would answer, or of slots :meth:`hold`; spends nothing."""
+        """What :meth:`check` would answer, or for slots :meth:`hold`; spends nothing."""
         call = _calls.peek(key, cost, limit)
         return self._decided(call, lambda allowed, error: degraded_result(key, cost, allowed, error))
 
@@ -290,7 +292,7 @@ class SharedLimiter:
     def check_many(
         self, items: Iterable[Item], *, limit: Optional[Limit] = None
     ) -> List[Union[CheckResult, FlintServerError]]:
-        """Decides many checks in one request, each by itself: a result for each item, or its error in its place."""
+        """Decides many checks in one request, each separately: returns a result or an error for each item."""
         return self._pool.call(_calls.check_many(items, limit))
 
     async def acheck_many(
@@ -309,9 +311,9 @@ class SharedLimiter:
         ttl: Optional[Duration] = None,
         limit: Optional[Limit] = None,
     ) -> Hold:
-        """Spends units whose final number is told later, by ``settle``, or takes slots until then, or both: ``key`` is
-        one, or a list of items as for :meth:`check_all`, of which all are held or none. Not settled within ``ttl`` (1 s
-        to 24 h, else a minute) units stay spent, and slots are free again.
+        """Spends units whose final number is reported later by ``settle``, or takes slots until then, or both. ``key``
+        is a single key, or a list of items as for :meth:`check_all`, of which all are held or none. If the hold is not
+        settled within ``ttl`` (1 s to 24 h, by default a minute), units stay spent, and slots become free.
 
             with limiter.hold("llm:acme", cost=4000, ttl=120) as hold:
                 hold.settle(answer(question).tokens)
@@ -342,15 +344,15 @@ class SharedLimiter:
         ttl: Duration = SLOT_TTL_SECONDS,
         limit: Optional[Limit] = None,
     ) -> Slot:
-        """Holds for as long as a block of code runs, and renews the hold meanwhile, at a third of its ``ttl``, from a
-        thread. If this process ends, however it does, the slot is free again after ``ttl``.
+        """Holds for as long as a block of code runs; a thread renews the hold meanwhile, at a third of its ``ttl``.
+        If this process ends in any way, the slot becomes free after ``ttl``.
 
             with limiter.slot("gpu", ttl=30):
                 work()
 
         Raises:
-            RateLimitExceeded: at the beginning of the block; none is free.
-            HoldLost: at its end; the slot could not be renewed. The attribute ``lost`` tells it before.
+            RateLimitExceeded: at the beginning of the block, if no slot is free.
+            HoldLost: at its end, if the slot could not be renewed. The attribute ``lost`` is true before that.
         """
         asked, keys = (key, [key]) if isinstance(key, str) else _listed(key)
         return Slot(self, keys, lambda: _calls.hold(asked, cost, ttl, limit))
@@ -363,13 +365,13 @@ class SharedLimiter:
         ttl: Duration = SLOT_TTL_SECONDS,
         limit: Optional[Limit] = None,
     ) -> AsyncSlot:
-        """:meth:`slot` for asyncio, ``async with limiter.aslot("gpu"):``. Where the slot is lost, the block is cancelled
-        and ends by :class:`flint.HoldLost`."""
+        """:meth:`slot` for asyncio, ``async with limiter.aslot("gpu"):``. If the slot is lost, the block is cancelled
+        and raises :class:`flint.HoldLost`."""
         asked, keys = (key, [key]) if isinstance(key, str) else _listed(key)
         return AsyncSlot(self, keys, lambda: _calls.hold(asked, cost, ttl, limit))
 
     def charge(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
-        """Spends without asking, also past the limit: what is beyond it is ``debt``. Returns how the limit stands."""
+        """Spends without a check, also past the limit: what is beyond it is ``debt``. Returns the limit's status."""
         return self._decided(_calls.charge(key, cost, limit), lambda _, error: degraded_status(key))
 
     async def acharge(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
@@ -377,7 +379,7 @@ class SharedLimiter:
         return await self._adecided(_calls.charge(key, cost, limit), lambda _, error: degraded_status(key))
 
     def refund(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
-        """Gives back units, at most what was spent and still counts. Returns how the limit stands."""
+        """Gives back units, at most what was spent and still counts. Returns the limit's status."""
         return self._decided(_calls.refund(key, cost, limit), lambda _, error: degraded_status(key))
 
     async def arefund(self, key: str, cost: int, *, limit: Optional[Limit] = None) -> LimitStatus:
@@ -461,9 +463,9 @@ class SharedLimiter:
     def acquire(
         self, key: str, cost: int = 1, *, timeout: Optional[float] = None, limit: Optional[Limit] = None
     ) -> bool:
-        """Waits until ``cost`` units could be spent, and were: True; or False once ``timeout`` seconds are over, or as
-        soon as it is plain that they will be before. None waits for as long as it takes; a cost that can never be
-        allowed is False at once. The one that waits longest need not be the next.
+        """Waits until ``cost`` units can be spent, spends them and returns True. Returns False after ``timeout``
+        seconds, or as soon as it is clear that this time will not be enough; with None it waits for as long as it
+        takes. A cost that can never be allowed returns False at once. Waiting callers are not served in order.
         """
         deadline = None if timeout is None else self._now() + timeout
         while True:
@@ -613,7 +615,7 @@ class SharedLimiter:
     # ---- looking
 
     def status(self, key: str) -> Optional[LimitStatus]:
-        """How a limit stands; None where none has this key."""
+        """The status of a limit; None if no limit has this key."""
         return self._pool.call(_calls.status(key))
 
     async def astatus(self, key: str) -> Optional[LimitStatus]:
@@ -622,7 +624,7 @@ class SharedLimiter:
 
     def list(self, prefix: str = "", *, live: bool = False, pattern: Optional[str] = None) -> "List[LimitStatus]":
         """All limits and patterns whose keys begin with ``prefix``, sorted by key; with ``live`` also the keys that
-        live by a pattern or by a limit that a check brought. With ``pattern`` only the keys that live by it."""
+        live under a pattern or under a limit that a check brought; with ``pattern`` only the keys that live under it."""
         found: List[LimitStatus] = []
         while True:
             page = self._pool.call(_calls.page(prefix, live, pattern, found[-1]["key"] if found else None))
@@ -652,7 +654,7 @@ class SharedLimiter:
     # ---- the server
 
     def flush(self) -> None:
-        """Returns once all that was answered before is on the server's disk."""
+        """Returns once everything that was answered before is on the server's disk."""
         self._pool.call(_calls.flush())
 
     async def aflush(self) -> None:
@@ -660,7 +662,7 @@ class SharedLimiter:
         await self._tasks.call(_calls.flush())
 
     def compact(self) -> Dict[str, Any]:
-        """Has the server write a snapshot and remove the log that it stands for."""
+        """Lets the server write a snapshot and remove the log that it replaces."""
         return self._pool.call(_calls.compact())
 
     async def acompact(self) -> Dict[str, Any]:
@@ -699,10 +701,10 @@ class SharedLimiter:
         on_error: Optional[OnError] = None,
         timeout: float = GUARD_TIMEOUT_SECONDS,
     ) -> Callable[[F], F]:
-        """A decorator: the function is called only if ``key`` allows it, else :class:`flint.RateLimitExceeded` is
+        """A decorator: the function is called only if ``key`` allows it; otherwise :class:`flint.RateLimitExceeded` is
         raised. ``key``, ``cost`` and ``limit`` may be functions of the call's arguments. ``limit``, or ``rate`` and
-        ``per``, is what counts for a key that no limit is configured for, as in :meth:`check`. Works on plain functions
-        and on coroutine functions. The rest is as for :class:`flint.Guard`.
+        ``per``, applies if no limit is configured for the key, as in :meth:`check`. Works on plain functions and on
+        coroutine functions. The other arguments are as for :class:`flint.Guard`.
         """
         guard = Guard(
             limit,

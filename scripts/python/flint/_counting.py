@@ -172,11 +172,11 @@ def _window(given: Mapping[str, Any]) -> Window:
         raise Wrong("algorithm must be one of %s, not `%s`" % (", ".join(_ALGORITHMS), algorithm))
     burst, tz, anchor = given.get("burst"), given.get("tz"), given.get("anchor")
     if burst is not None and algorithm != "token_bucket":
-        raise Wrong("burst belongs to token_bucket only; leave it out for %s" % algorithm)
+        raise Wrong("burst is only for token_bucket; leave it out for %s" % algorithm)
     if calendar and algorithm != "fixed_window_counter":
         raise Wrong("algorithm of a calendar period must be fixed_window_counter, not %s" % algorithm)
     if not calendar and (tz is not None or anchor is not None):
-        raise Wrong("tz and anchor belong to the calendar's periods only")
+        raise Wrong("tz and anchor are only for calendar periods")
     if anchor is not None and (per not in ("month", "quarter", "year") or not 1 <= _whole(anchor, "anchor", 1) <= 31):
         raise Wrong("anchor must be the day from 1 to 31 on which a month, quarter or year begins, not %r" % (anchor,))
     capacity = rate if burst is None else _whole(burst, "burst", 1)
@@ -517,21 +517,21 @@ def values(given: Any) -> Values:
         raise Wrong("mode must be enforce or shadow, not %r" % (mode,))
     if given.get("slots") is not None:
         if rest or "windows" in given or given.get("unlimited"):
-            raise Wrong("slots takes the place of rate, per, windows and unlimited; leave them out")
+            raise Wrong("slots replaces rate, per, windows and unlimited; leave them out")
         if not 1 <= _whole(given["slots"], "slots", 1) <= MAX_SLOTS:
             raise Wrong("slots must be from 1 to %d, not %d" % (MAX_SLOTS, given["slots"]))
         return Values((), mode, given["slots"])
     if given.get("unlimited"):
         if rest or "windows" in given:
-            raise Wrong("unlimited takes the place of rate, per and windows; leave them out")
+            raise Wrong("unlimited replaces rate, per and windows; leave them out")
         return Values((), mode)
     if "windows" not in given:
         return Values((window(rest),), mode)
     if rest:
-        raise Wrong("windows takes the place of %s; leave it out" % next(iter(rest)))
+        raise Wrong("windows replaces %s; leave it out" % next(iter(rest)))
     found: List[Window] = sorted((window(each) for each in given["windows"]), key=lambda each: each.place)
     if not 1 <= len(found) <= 8:
-        raise Wrong("windows must hold 1 to 8 windows, not %d" % len(found))
+        raise Wrong("windows must have 1 to 8 windows, not %d" % len(found))
     if len({(each.rate, each.per, each.algorithm) for each in found}) < len(found):
-        raise Wrong("windows must not hold two with the same rate, per and algorithm")
+        raise Wrong("windows must not have two with the same rate, per and algorithm")
     return Values(tuple(found), mode)

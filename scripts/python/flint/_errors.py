@@ -1,16 +1,17 @@
-"""The failures of the package. A denial is not one of them: :class:`flint.RateLimitExceeded` stands beside the results."""
+"""The failures of the package. A denial is not a failure: :class:`flint.RateLimitExceeded` is defined next to the
+results."""
 
 from __future__ import annotations
 
 from typing import Any, Optional, Tuple
 
-#: Statuses that say that the service cannot be had at the moment: the server's own 503 (``overloaded``, ``log_failed``,
+#: Statuses that say that the service is unavailable at the moment: the server's own 503 (``overloaded``, ``log_failed``,
 #: ``store_unavailable``, ``outcome_unknown``), and what a reverse proxy answers when it cannot reach the server.
 UNAVAILABLE_STATUSES = frozenset({502, 503, 504})
 
 
 class FlintError(RuntimeError):
-    """What every failure of this package derives from. A denial is not a failure and raises none of these."""
+    """The base class of every failure of this package. A denial is not a failure and raises none of these."""
 
 
 class FlintServerError(FlintError):
@@ -21,9 +22,9 @@ class FlintServerError(FlintError):
         code: the stable word for programs: ``invalid_argument``, ``unauthorized``, ``forbidden``,
             ``cost_exceeds_capacity``, ``limit_not_configured``, ``overloaded``, ``log_failed`` and the like.
             ``outcome_unknown`` when the server itself does not know whether the request was carried out.
-            ``invalid_response`` when the answer is not one of Flint's (another program listens at this address).
+            ``invalid_response`` when the answer is not from Flint (another program listens at this address).
         message: the sentence for people.
-        retry_after: seconds after which to come again, where the server named them; else None.
+        retry_after: seconds after which to try again, if the server named them; else None.
     """
 
     def __init__(self, status: int, code: str, message: str, retry_after: Optional[float] = None) -> None:
@@ -38,7 +39,7 @@ class FlintServerError(FlintError):
 
     @property
     def unavailable(self) -> bool:
-        """Whether the service as a whole cannot be had at the moment (502, 503, 504)."""
+        """Whether the service as a whole is unavailable at the moment (502, 503, 504)."""
         return self.status in UNAVAILABLE_STATUSES
 
 
@@ -46,11 +47,11 @@ class FlintConnectionError(FlintError):
     """No complete answer came from the server.
 
     Attributes:
-        request_sent: False when the server cannot have carried the request out (it never had all of it): trying
-            again is safe. True when it may have: a check that ends so has perhaps spent its cost.
+        request_sent: False when the server cannot have carried out the request (it never received all of it): trying
+            again is safe. True when it may have carried it out: a check may have spent its cost.
         reason: ``"connect"`` (no connection), ``"timeout"``, ``"closed"`` (the connection broke), ``"protocol"``
-            (what came is not HTTP, or over a bound) or ``"open"`` (not asked, because the server has not answered for a
-            while).
+            (the answer is not HTTP, or over a bound) or ``"open"`` (not asked, because the server has not answered for
+            a while).
     """
 
     def __init__(self, message: str, *, request_sent: bool = False, reason: str = "closed") -> None:
@@ -63,11 +64,11 @@ class FlintConnectionError(FlintError):
 
 
 class HoldLost(FlintError):
-    """A hold that ``slot`` renews ran out before the end of its block: the server could not be told in time that it
-    goes on, or does not know it any more. Others may have the slot by now.
+    """A hold that ``slot`` renews expired before the end of its block: it could not be renewed in time, or the server no
+    longer knows it. Others may have the slot by now.
 
     Attributes:
-        key: the slot's key; of several the first.
+        key: the slot's key; of several, the first.
         why: what happened.
     """
 

@@ -86,26 +86,26 @@ def fit(key: Any, prefix: str) -> str:
 
 
 class Guard:
-    """The quota of a web request: what it is counted by, what it costs and what is free.
+    """The quota of a web request: by which key it is counted, what it costs and which requests are free.
 
     Args:
-        limit: what counts for a key that no limit is configured for: ``"100/1m"``, ``["3/10s", "100/1d"]``, a dict, or
-            a function of the request that returns such (tiers of users), or None for what is configured only.
-        key: the limit's key, or a function of the request; one that returns None lets the request pass. What is not
-            fit for a key is hashed.
-        prefix: stands before the key, with a colon. Else the application's name where no key is given, so that two
-            applications have two quotas, and nothing where one is.
-        cost: units of a request, or a function of it; 0 lets it pass.
-        exempt: paths that are free, or a function of the request that says so. ``OPTIONS`` always is.
-        rate, per, algorithm, burst: the same as a limit of one window.
-        trusted_proxies: where no key is given: reverse proxies whose ``X-Forwarded-For`` counts.
-        ipv6_prefix: where no key is given: bits of an IPv6 address that count.
-        on_error: what happens while no decision can be had: ``"raise"``, ``"allow"``, ``"deny"`` or ``"local"``; else
-            as the limiter says.
-        timeout: seconds that a request waits for a decision at most.
+        limit: the limit if none is configured for the key: ``"100/1m"``, ``["3/10s", "100/1d"]``, a dict, or a function
+            of the request that returns such a value (for tiers of users); None to use only configured limits.
+        key: the limit's key, or a function of the request; if it returns None, the request passes. Text that can't be
+            a key is hashed.
+        prefix: text before the key, followed by a colon. By default the application's name if no key is given, so that
+            two applications have separate quotas, and otherwise nothing.
+        cost: units of a request, or a function of the request; with 0 it passes.
+        exempt: paths that are free, or a function of the request that returns whether it is. ``OPTIONS`` always is.
+        rate, per, algorithm, burst: another way to give a limit of one window.
+        trusted_proxies: if no key is given: reverse proxies whose ``X-Forwarded-For`` is believed.
+        ipv6_prefix: if no key is given: how many bits of an IPv6 address count.
+        on_error: what happens while the server can't decide: ``"raise"``, ``"allow"``, ``"deny"`` or ``"local"``; by
+            default as for the limiter.
+        timeout: how many seconds a request waits for a decision at most.
 
-    Of several guards of one request, ``on_error`` and ``timeout`` are the first one's. Functions are given what the
-    shell has: an environ, a scope, or a request of the framework.
+    If a request has several guards, ``on_error`` and ``timeout`` of the first guard apply. Functions are called with
+    what the middleware or framework has: an environ, a scope, or a request.
     """
 
     def __init__(

@@ -53,14 +53,14 @@ class Pledge:
             keys = [item.key for item in self.items]
             for key, cost in body["costs"].items():
                 if key not in keys:
-                    raise Wrong("costs has the key `%s`, of which nothing is held" % key)
+                    raise Wrong("costs has the key `%s`, which is not in the hold" % key)
                 place = keys.index(key)
                 costs[place] = costs[place] if self.items[place].slots else _cost(cost)
         elif body.get("cost") is not None:
             cost = _cost(body["cost"])
             places = [place for place, item in enumerate(self.items) if not item.slots]
             if len(places) > 1:
-                raise Wrong("the hold is of several keys with a cost; give each its own by costs")
+                raise Wrong("the hold has several keys with a cost; give the cost of each in costs")
             for place in places:
                 costs[place] = cost
         return costs
@@ -105,7 +105,7 @@ class Book:
                 del self._pledges[old.id]
         pledge = self._pledges.get(id)
         if pledge is None:
-            message = "no such hold: its id is wrong, or it was settled or has run out more than 10 minutes ago"
+            message = "no such hold: its id is wrong, or it was settled or expired more than 10 minutes ago"
             raise Wrong(message, "hold_not_found", 404)
         return pledge
 
@@ -114,7 +114,7 @@ class Book:
         if pledge.costs is not None:
             raise Wrong("the hold was settled before, so it can't be renewed", "hold_settled", 409)
         if not pledge.is_open(now):
-            raise Wrong("the hold has run out, so it can't be renewed", "hold_expired", 410)
+            raise Wrong("the hold has expired, so it can't be renewed", "hold_expired", 410)
         pledge.until = now + (pledge.ttl if ttl is None else ttl)
 
     def holds(self, key: str, now: int) -> bool:

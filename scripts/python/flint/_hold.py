@@ -108,16 +108,17 @@ class Hold:
 
     @property
     def expires_time(self) -> Optional[datetime]:
-        """``expires_at`` as an aware :class:`datetime.datetime` in UTC; None where nobody knows the hold."""
+        """``expires_at`` as an aware :class:`datetime.datetime` in UTC; None if the hold is not kept anywhere."""
         return instant(self.expires_at)
 
     def settle(self, cost: Cost = None) -> Settlement:
-        """Says what it has cost in the end: units of its one key, or a dict of keys and units; else what was held. More
-        is spent, also past the limit; less is given back as far as it still counts. Slots are given back.
+        """Reports the final cost: units of its single key, or a dict of keys and units; by default what was held. If it
+        cost more, the rest is spent, also past the limit; if less, the difference is given back as far as it still
+        counts. Slots are given back.
 
-        The same again does nothing; another cost is an error. A hold that has run out can still be settled for ten
-        minutes. With an ``on_error`` other than ``"raise"`` a server that is away is logged, and what was held stays
-        spent.
+        Settling with the same cost again does nothing; another cost is an error. A hold that has expired can still be
+        settled for ten minutes. With an ``on_error`` other than ``"raise"``, an unavailable server is only logged, and
+        what was held stays spent.
         """
         found = self._limiter._settle(_calls.settle(self.id, cost), self._where)
         self.settled = True
@@ -130,7 +131,7 @@ class Hold:
         return found
 
     def renew(self, ttl: Optional[Duration] = None) -> None:
-        """Lets it last for ``ttl`` from now; else for as long as it was made for."""
+        """Extends the hold to ``ttl`` from now; by default for as long as it was made for."""
         self._renewed(self._limiter._renew(_calls.renew(self.id, ttl), self._where, None))
 
     async def arenew(self, ttl: Optional[Duration] = None) -> None:
@@ -325,12 +326,12 @@ def keep_by_task(renewal: Renewal, lost: Callable[[], None]) -> Callable[[], Non
 
 
 class Slot:
-    """A slot for the time of a block: ``with limiter.slot("gpu") as hold: ...``. It is taken where the block begins and
-    given back where it ends, and a thread renews it meanwhile.
+    """A slot for the time of a block: ``with limiter.slot("gpu") as hold: ...``. It is taken when the block begins and
+    given back when the block ends, and a thread renews it meanwhile.
 
     Raises:
-        RateLimitExceeded: where the block begins, if none is free.
-        HoldLost: where it ends, if the slot was lost meanwhile, and the block did not end by an exception of its own.
+        RateLimitExceeded: when the block begins, if no slot is free.
+        HoldLost: when the block ends, if the slot was lost meanwhile and the block itself raised no exception.
     """
 
     def __init__(self, limiter: Limiter, keys: List[str], call: Callable[[], Call[Held]]) -> None:
@@ -343,7 +344,7 @@ class Slot:
 
     @property
     def lost(self) -> bool:
-        """Whether the slot is lost: what is long may look between its steps."""
+        """Whether the slot is lost: long work may check this between its steps."""
         return self._renewal is not None and self._renewal.judge() is not None
 
     def _begin(self, hold: Hold, asked: float) -> Renewal:
@@ -352,13 +353,13 @@ class Slot:
 
     def _once(self) -> None:
         if self._hold is not None:
-            raise RuntimeError("this slot was entered before: ask the limiter for another")
+            raise RuntimeError("this slot was already entered: ask the limiter for another")
 
     def _found(self, told: Settlement) -> None:
         """Notes a loss that only the end has told."""
         assert self._renewal is not None
         if told["late"] and self._renewal.lost is None:
-            self._renewal._lose("it had run out before it was given back")
+            self._renewal._lose("it had expired before it was given back")
 
     def __enter__(self) -> Hold:
         self._once()
@@ -395,8 +396,8 @@ class Slot:
 
 
 class AsyncSlot(Slot):
-    """:class:`Slot` for asyncio: ``async with limiter.aslot("gpu") as hold: ...``. A task renews it. Where it is lost,
-    the block is cancelled, and ends by :class:`flint.HoldLost`."""
+    """:class:`Slot` for asyncio: ``async with limiter.aslot("gpu") as hold: ...``. A task renews it. If it is lost,
+    the block is cancelled and raises :class:`flint.HoldLost`."""
 
     def __init__(self, limiter: Limiter, keys: List[str], call: Callable[[], Call[Held]]) -> None:
         super().__init__(limiter, keys, call)
@@ -404,7 +405,7 @@ class AsyncSlot(Slot):
         self._cancelled = False
 
     def __enter__(self) -> Hold:
-        raise TypeError("aslot is for async with; with takes slot")
+        raise TypeError("aslot is for async with; use slot with with")
 
     async def __aenter__(self) -> Hold:
         self._once()

@@ -123,13 +123,13 @@ class Memory:
         try:
             size = len(key.encode("utf-8"))
         except (UnicodeError, AttributeError):
-            raise Wrong("key must be a string of UTF-8") from None
+            raise Wrong("key must be a UTF-8 string") from None
         if not key.strip():
             raise Wrong("key must not be blank")
         if size > MAX_KEY_BYTES:
             raise Wrong("key must be at most %d bytes, not %d" % (MAX_KEY_BYTES, size))
         if _CONTROL.search(key):
-            raise Wrong("key `%s` must not hold a control character" % key)
+            raise Wrong("key `%s` must not contain a control character" % key)
         return str(key)
 
     def _found(self, key: str, brought: Optional[Values]) -> Tuple[Values, str, Optional[str]]:
@@ -175,7 +175,7 @@ class Memory:
     @staticmethod
     def _asked(items: Any) -> List[Dict[str, Any]]:
         if not isinstance(items, list) or not 1 <= len(items) <= 1000:
-            raise Wrong("items must hold 1 to 1000 items")
+            raise Wrong("items must have 1 to 1000 items")
         found: List[Dict[str, Any]] = []
         for item in items:
             if isinstance(item, str):
@@ -252,7 +252,7 @@ class Memory:
         verdicts: List[Verdict] = []
         for item in asked:
             if item.get("key") in seen:
-                raise Wrong("items must not hold the key `%s` twice; add up its costs" % item.get("key"))
+                raise Wrong("items must not have the key `%s` twice; add up its costs" % item.get("key"))
             seen.add(item.get("key"))
             verdicts.append(self._verdict(item, holds, ttl))
         denied = next((place for place, verdict in enumerate(verdicts) if not verdict.allowed), None)
@@ -355,7 +355,7 @@ class Memory:
         lasts = body.pop("for", None)
         max_keys = body.pop("max_keys", None)
         if max_keys is not None and "*" not in key:
-            raise Wrong("max_keys belongs to patterns only")
+            raise Wrong("max_keys is only for patterns")
         its = values(body)
         until = None if lasts is None else self._now + length_ms(lasts, "for") * 1000
         setting = self._patterns[key][0] if key in self._patterns else self._exact.get(key)

@@ -133,7 +133,7 @@ class Reply:
         else:
             left = _number(length)
             if left is None or left > MAX_BODY_BYTES:
-                raise _not_http("announces a body of %.20s bytes; at most %d are taken" % (length, MAX_BODY_BYTES))
+                raise _not_http("announces a body of %.20s bytes; at most %d are accepted" % (length, MAX_BODY_BYTES))
             self._left = left
 
     def _read_chunks(self) -> bool:

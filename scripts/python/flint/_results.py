@@ -25,9 +25,9 @@ class CheckResult:
     Attributes:
         key: the limit's key.
         allowed: whether the cost was spent. A denied check spends nothing.
-        cost: units asked for.
+        cost: units that were requested.
         limit: the limit's capacity in units (``burst`` of a token bucket, else ``rate``); None without a limit
-            (``unlimited``), as the next two. Of several windows these are the figures of the one that binds.
+            (``unlimited``), as the next two. With several windows these are the figures of the window that binds.
         remaining: whole units left after this decision.
         used: units that count, rounded up.
         debt: units used beyond the capacity.
@@ -35,20 +35,20 @@ class CheckResult:
             without a limit.
         retry_after_ms: 0 when allowed, else milliseconds until this same cost could be allowed, rounded up; None for
             never.
-        next_ms: milliseconds until one more unit is there; None for never.
+        next_ms: milliseconds until one more unit is available; None for never.
         algorithm: ``token_bucket``, ``sliding_window_log``, ``fixed_window_counter`` or ``sliding_window_counter``;
             empty without a limit.
-        window: of several windows the one that binds, such as ``"10/1s"``; else None.
-        windows: of several windows each one's own figures; else empty.
-        pattern: the pattern that the limit comes from, if it does.
-        overflow: whether the key found no room under ``max_keys`` and shares a limit with others.
-        shadow: whether the limit is in shadow mode: all is allowed, and ``would_deny`` tells the decision.
+        window: with several windows, the window that binds, such as ``"10/1s"``; else None.
+        windows: with several windows, the figures of each; else empty.
+        pattern: the pattern that the limit comes from, if any.
+        overflow: whether the key is beyond ``max_keys`` and shares a limit with others.
+        shadow: whether the limit is in shadow mode: everything is allowed, and ``would_deny`` is the decision.
         would_deny: whether a limit in shadow mode would have denied this; nothing was spent then.
         degraded: True when no server decided this, but the limiter's ``on_error``. ``limit`` and ``remaining`` are
             then 0 and ``reset_at`` and ``algorithm`` are empty.
         error: why a degraded result is degraded; else None.
-        rate_limit_policy: the server's ``RateLimit-Policy`` field, to be handed on to one's own clients; else empty.
-        rate_limit: the server's ``RateLimit`` field, likewise.
+        rate_limit_policy: the server's ``RateLimit-Policy`` header, to be passed on to your own clients; else empty.
+        rate_limit: the server's ``RateLimit`` header, likewise.
     """
 
     key: str
@@ -90,13 +90,13 @@ class CheckResult:
 
     @property
     def reset_time(self) -> Optional[datetime]:
-        """``reset_at`` as an aware :class:`datetime.datetime` in UTC; None where there is none."""
+        """``reset_at`` as an aware :class:`datetime.datetime` in UTC; None if there is none."""
         return instant(self.reset_at)
 
 
 class RateLimitExceeded(Exception):
     """A decorated function was not called, because its limit denied the call. Not a :class:`flint.FlintError`: a denial
-    is no failure.
+    is not a failure.
 
     Attributes:
         result: the denial, a :class:`flint.CheckResult`.
@@ -231,8 +231,8 @@ class _SettlementBesides(TypedDict, total=False):
 class Settlement(_SettlementBesides):
     """The answer of ``hold.settle()``: each key of the hold, in its order.
 
-    ``late`` is true where the hold had run out. ``degraded`` is there, and true, only where no server was told, by
-    ``on_error``: what was held stays spent.
+    ``late`` is true if the hold had expired. ``degraded`` is present, and true, only if ``on_error`` replaced the
+    server: what was held stays spent.
     """
 
     late: bool
@@ -259,7 +259,7 @@ class _LimitStatusBesides(TypedDict, total=False):
     # Of a pattern.
     max_keys: int
     live: int
-    # Of a key that lives by a pattern.
+    # Of a key that lives under a pattern.
     pattern: str
     overflow: bool
     debt: int

@@ -29,25 +29,25 @@ _KEEPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_keeper.py")
 
 
 class Server:
-    """Embedded mode: the limits of a data directory without a server of one's own to run.
+    """Embedded mode: the limits of a data directory, with a private server that starts and stops by itself.
 
         with flint.Server("quotas") as limiter:
             limiter.allow("login", limit="5/1m")
 
-    The first process that opens a directory starts a server for it, on a private Unix socket; other processes of the
-    same user share it, and it ends when the last one has closed it or has ended in whatever way.
+    The first process that opens a directory starts a server for it, on a private Unix socket. Other processes of the
+    same user share it, and it stops when the last process has closed it or ended in any way.
 
     Args:
-        data_dir: the data directory, made where it is not there yet.
-        sync: ``"always"``, ``"batch"`` or ``"relaxed"``, as ``flint server start --sync``. The first one's counts.
+        data_dir: the data directory, created if it does not exist.
+        sync: ``"always"``, ``"batch"`` or ``"relaxed"``, as in ``flint server start --sync``; the first process sets it.
         timeout, on_error: as for :class:`flint.SharedLimiter`.
-        options: more of ``flint server start``. The first one's count.
+        options: further options of ``flint server start``; the first process sets them.
 
     Attributes:
         limiter: the :class:`flint.SharedLimiter`.
 
     Raises:
-        FlintError: the program ``flint`` isn't there, or the server can't be started: the message has its own.
+        FlintError: the program ``flint`` isn't there, or the server can't be started: the message has the server's.
     """
 
     def __init__(

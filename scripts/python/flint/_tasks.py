@@ -127,7 +127,7 @@ class _Connection(asyncio.Protocol):
         elif isinstance(error, OSError):
             self._waiter.set_exception(error)
         else:
-            why = "the connection was closed before the reply was whole"
+            why = "the connection was closed before the reply was complete"
             self._waiter.set_exception(ConnectionResetError(why if error is None else "%s: %s" % (why, error)))
 
 

@@ -253,7 +253,7 @@ class Pool:
                 if reply.feed(data) if data else reply.end():
                     break
                 if not data:
-                    raise ConnectionResetError("the connection was closed before the reply was whole")
+                    raise ConnectionResetError("the connection was closed before the reply was complete")
         except OSError as error:
             line.close()
             if isinstance(error, socket.timeout):

@@ -112,5 +112,5 @@ def values(
             raise ValueError("algorithm and burst need rate and per")
         return limit(given)
     if given is not None:
-        raise ValueError("limit and rate exclude each other")
+        raise ValueError("limit and rate can't be used together")
     return _window({"rate": rate, "per": per, "algorithm": algorithm, "burst": burst})

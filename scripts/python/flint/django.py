@@ -17,9 +17,9 @@ from ._results import CheckResult, RateLimitExceeded
 
 
 class RateLimitMiddleware:
-    """Guards every request. The setting ``FLINT`` is a dict: ``limiter`` (else one of the environment's server),
-    ``guards`` and the arguments of a :class:`flint.Guard`, whose functions are given Django's request. A denial that a
-    view's own function raises is answered 429 too.
+    """Guards every request. The setting ``FLINT`` is a dict: ``limiter`` (by default for the server in ``FLINT_SERVER``),
+    ``guards`` and the arguments of a :class:`flint.Guard`, whose functions are called with Django's request. A denial
+    raised by a function that a view calls is answered 429 too.
     """
 
     sync_capable = True

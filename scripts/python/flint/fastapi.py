@@ -37,9 +37,9 @@ class RateLimit:
     """A dependency: the request goes on only if its quota allows. ``dependencies=[Depends(RateLimit(...))]``.
 
     Args:
-        limiter: what decides.
-        guards: what is counted, if it is more than one thing: all are spent, or none.
-        values: the arguments of one :class:`flint.Guard` more, whose functions are given the ``Request``.
+        limiter: the limiter that decides.
+        guards: what is counted, if there are several guards: all are spent, or none.
+        values: the arguments of one more :class:`flint.Guard`, whose functions are called with the ``Request``.
     """
 
     def __init__(self, limiter: Limiter, guards: Sequence[Guard] = (), **values: "Unpack[GuardValues]") -> None:

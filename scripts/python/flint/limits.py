@@ -3,15 +3,15 @@
     import flint.limits
     limiter = flask_limiter.Limiter(get_remote_address, app=app, storage_uri="flint://127.0.0.1:7878")
 
-``flint://HOST:PORT`` and ``flint+unix:///path/to.sock``, with ``async+`` before either for asyncio. The token stands in
-the place of the password, ``flint://:TOKEN@HOST:PORT``, or in the environment's ``FLINT_SERVER_TOKEN``. What is missing
-of the address is that of ``FLINT_SERVER``.
+``flint://HOST:PORT`` and ``flint+unix:///path/to.sock``, with ``async+`` before either for asyncio. The token is given as
+the password, ``flint://:TOKEN@HOST:PORT``, or in the environment's ``FLINT_SERVER_TOKEN``. Missing parts of the address are
+taken from ``FLINT_SERVER``.
 
 How the strategies of ``limits`` are kept
 -----------------------------------------
-A hit is one check, which brings its limit. ``limits`` tells a fixed window's storage no limit, and counts what it
-denies too: it is a fixed window of the largest rate, of which only the count is used. A sliding window counter denies
-where the weighted count, rounded *down*, has no room, and Flint rounds up: there a unit is 1000, and the rate 999 more.
+A hit is one check, which brings its limit. ``limits`` does not pass the limit to a fixed window's storage, and also counts
+what it denies: so this is a fixed window of the largest rate, of which only the count is used. A sliding window counter
+denies if the weighted count, rounded *down*, has no room, and Flint rounds up: there a unit is 1000, and the rate 999 more.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class _Keys:
     def _begin(self, uri: Optional[str], options: Mapping[str, Any]) -> None:
         prefix = str(options.get("key_prefix", "limits"))
         if not prefix:
-            raise errors.ConfigurationError("key_prefix must not be empty: reset() removes what is below it")
+            raise errors.ConfigurationError("key_prefix must not be empty: reset() gives back all keys with this prefix")
         self._prefix = prefix
         self._limiter = _limiter(uri, options)
 
@@ -202,14 +202,14 @@ class FlintStorage(_Keys, Storage, MovingWindowSupport, SlidingWindowCounterSupp
         return _end(self._limiter.status(self._key(key))) if known is None else known
 
     def check(self) -> bool:
-        """Whether the server is there and in health."""
+        """Whether the server can be reached and is healthy."""
         try:
             return bool(self._limiter.health()["ok"])
         except FlintError:
             return False
 
     def reset(self) -> Optional[int]:
-        """Gives back all that is below the storage's prefix; how many keys that were."""
+        """Gives back all keys with the storage's prefix; returns how many keys there were."""
         below = self._prefix + ":"
         found = len(self._limiter.list(below, live=True))
         self._limiter.reset(prefix=below)
@@ -275,14 +275,14 @@ class AsyncFlintStorage(
         return _end(await self._limiter.astatus(self._key(key))) if known is None else known
 
     async def check(self) -> bool:
-        """Whether the server is there and in health."""
+        """Whether the server can be reached and is healthy."""
         try:
             return bool((await self._limiter.ahealth())["ok"])
         except FlintError:
             return False
 
     async def reset(self) -> Optional[int]:
-        """Gives back all that is below the storage's prefix; how many keys that were."""
+        """Gives back all keys with the storage's prefix; returns how many keys there were."""
         below = self._prefix + ":"
         found = len(await self._limiter.alist(below, live=True))
         await self._limiter.areset(prefix=below)

@@ -1,20 +1,20 @@
-"""LiteLLM: tokens of language models are held before a call, by an estimate, and settled to what it has used.
+"""LiteLLM: tokens of language models are held before a call, by an estimate, and settled to what the call used.
 
-    # flint_limits.py, beside the proxy's config.yaml, which says litellm_settings: {callbacks: flint_limits.tokens}
+    # flint_limits.py, next to the proxy's config.yaml, which has litellm_settings: {callbacks: flint_limits.tokens}
     import flint, flint.litellm
 
     tokens = flint.litellm.TokenLimit(flint.SharedLimiter(on_error="allow"), limit=["100000/1m", "2000000/day"])
 
 How a request is counted
 ------------------------
-LiteLLM tells its callbacks of a request before it is sent (the proxy once, by ``async_pre_call_hook``; proxy and library
-for each attempt, by ``async_pre_call_deployment_hook``) and of its end, but of failed attempts perhaps only the first
-time. So an attempt that finds the hold of an earlier one open gives that back, and takes its own: one hold of a request is
-open at most, and its last one is settled. What ends without a word to callbacks is found otherwise: a stream that is left
-by its iterator, and a request that is cancelled by its task.
+LiteLLM reports a request to its callbacks before it is sent (the proxy once, by ``async_pre_call_hook``; proxy and library
+for each attempt, by ``async_pre_call_deployment_hook``) and when it ends, but it may report only the first failed attempt.
+So an attempt that finds the hold of an earlier attempt open gives that back, and takes its own: a request has at most one
+open hold, and its last one is settled. Ends that are not reported are found in other ways: an abandoned stream by its
+iterator, and a cancelled request by its task.
 
-The hooks find the hold of a request by a context variable, which tasks inherit: what names a request in its own data may
-be the client's invention.
+The hooks find the hold of a request by a context variable, which tasks inherit: names in the request's own data may be
+invented by the client.
 """
 
 from __future__ import annotations
@@ -91,26 +91,28 @@ class _Limiter(Limiter, Protocol):
 
 class TokenLimit(CustomLogger):
     """A callback of LiteLLM that limits tokens: for the ``callbacks`` of its proxy's configuration, or
-    ``litellm.callbacks``, where it counts ``acompletion`` and the like. A request that is denied is answered 429 by the
-    proxy, with ``Retry-After``; without the proxy it raises :class:`flint.RateLimitExceeded`.
+    ``litellm.callbacks``, where it counts ``acompletion`` and the like. If a request is denied, the proxy answers 429,
+    with ``Retry-After``; without the proxy it raises :class:`flint.RateLimitExceeded`.
 
-    A request that fails has cost nothing, and one out of LiteLLM's cache neither. One that is cancelled, or whose stream
-    is left, has cost what it sent and what was streamed, about; one whose usage nobody tells what was held.
+    A request that fails costs nothing, and neither does a request that is answered from LiteLLM's cache. A request that
+    is cancelled, or whose stream is abandoned, costs approximately what was sent and streamed. A request whose usage is
+    not reported costs what was held.
 
     Args:
-        limiter: what decides.
+        limiter: the limiter that decides.
         limit: as for a :class:`flint.Guard`, or a function of the request's data and the user.
-        key: the limit's key, or a function of the data and the user (of the proxy, a ``UserAPIKeyAuth``; else None); one
-            that returns None lets the request pass. Without it each key of the proxy is counted for itself, and where
-            there is no proxy each ``user`` of the request's.
-        prefix: stands before the key, with a colon.
-        estimate: tokens that are held, or a function of the data and the user. Else about what the request sends, and as
-            many as the answer may have: its ``max_tokens``, or ``output``.
+        key: the limit's key, or a function of the data and the user (from the proxy, a ``UserAPIKeyAuth``; else None);
+            if it returns None, the request passes. By default each key of the proxy is counted separately or, without
+            the proxy, each ``user`` of requests.
+        prefix: text before the key, followed by a colon.
+        estimate: tokens that are held, or a function of the data and the user. By default approximately what the request
+            sends, plus as many as the answer may have: its ``max_tokens``, or ``output``.
         output: tokens of an answer whose request has no ``max_tokens``.
-        cost: a function of what LiteLLM logs and of the answer that says what it has cost; else its tokens, in and out.
-        ttl: for how long a request may take before it is settled.
-        on_error: what happens while no decision can be had, else as the limiter says.
-        timeout: seconds that a request waits for a decision at most.
+        cost: a function that returns the final cost from what LiteLLM logs and the answer; by default the input and
+            output tokens.
+        ttl: how long a request may take before it is settled.
+        on_error: what happens while the server can't decide, by default as for the limiter.
+        timeout: how many seconds a request waits for a decision at most.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 """Rate limits in front of web applications: WSGI (Flask, Django) and ASGI (FastAPI, Starlette).
 
-A denied request is answered 429 with ``Retry-After``; every answer bears the server's ``RateLimit`` and
-``RateLimit-Policy`` fields. Each check brings the limit that is given here. What is configured for the key, exactly or
-by a pattern, counts before it and is never changed.
+A denied request is answered 429 with ``Retry-After``; every answer has the server's ``RateLimit`` and
+``RateLimit-Policy`` headers. Each check brings the limit that is given here. A limit that is configured for the key, exactly
+or by a pattern, takes precedence and is never changed.
 
-Two middlewares with the same limiter, one right inside the other, are one guard: both are spent, or none.
+Two middlewares with the same limiter that wrap each other directly act as one guard: both are spent, or none.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class _Middleware:
 
 
 class WSGIMiddleware(_Middleware):
-    """A WSGI application behind limits.
+    """A WSGI application that is guarded by limits.
 
     Args:
         app: the application.
-        limiter: what decides; its ``on_error`` says what happens while no decision can be had, where a guard does not.
-        guards: what is counted, if it is more than one thing: all are spent, or none.
-        values: the arguments of one :class:`flint.Guard` more, whose functions are given the environ.
+        limiter: the limiter that decides; its ``on_error`` applies while it can't, unless a guard has its own.
+        guards: what is counted, if there are several guards: all are spent, or none.
+        values: the arguments of one more :class:`flint.Guard`, whose functions are called with the environ.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ def _denied(result: CheckResult, environ: Environ, start_response: StartResponse
 
 
 class ASGIMiddleware(_Middleware):
-    """An ASGI application behind limits; what is no HTTP request passes. Arguments as for :class:`WSGIMiddleware`, with
-    functions of the scope."""
+    """An ASGI application that is guarded by limits; only HTTP requests count. Arguments as for
+    :class:`WSGIMiddleware`, with functions of the scope."""
 
     def __init__(
         self, app: ASGIApp, limiter: Limiter, guards: Sequence[Guard] = (), **values: Unpack[GuardValues]

@@ -50,7 +50,7 @@ class Clock:
         return datetime.fromtimestamp(self._micros / 1_000_000, timezone.utc)
 
     def advance(self, seconds: float) -> None:
-        """Lets so many seconds pass."""
+        """Advances the clock by this many seconds."""
         if seconds < 0:
             raise ValueError("a clock does not go back: seconds must be 0 or more, not %r" % (seconds,))
         end = self._micros + round(seconds * 1_000_000)
@@ -118,14 +118,14 @@ class _Tasks:
 
 class FakeLimiter(SharedLimiter):
     """A :class:`flint.SharedLimiter` in memory. Methods, results and exceptions are the same; ``acquire`` does not wait
-    but advances the clock, and a slot is renewed where the clock is advanced.
+    but advances the clock, and a slot is renewed when the clock is advanced.
 
-    A changed limit takes over what the old one counted, and gives nothing back for what was held before; the server is
+    A changed limit takes over what the old limit counted, and gives nothing back for what was held before; the server is
     more exact in this. There is no ``max_keys``.
 
     Args:
-        clock: a :class:`Clock`; else one of its own, as the attribute ``clock``.
-        on_error: as for the real one, for tests of what happens without a server: see :meth:`fail`.
+        clock: a :class:`Clock`; by default a new one, which is the attribute ``clock``.
+        on_error: as for :class:`flint.SharedLimiter`, for tests of what happens without a server: see :meth:`fail`.
     """
 
     def __init__(self, clock: Optional[Clock] = None, *, on_error: OnError = "raise") -> None:
@@ -142,7 +142,7 @@ class FakeLimiter(SharedLimiter):
         return "FakeLimiter()"
 
     def __reduce__(self) -> "Tuple[Any, ...]":
-        raise TypeError("a FakeLimiter can't go to another process: it counts in this one")
+        raise TypeError("a FakeLimiter can't be passed to another process: it counts in this process")
 
     def fail(self, down: bool = True) -> None:
         """From now on there is no server, or there is one again: what was counted is still there."""

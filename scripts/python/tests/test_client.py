@@ -220,7 +220,7 @@ class Calls(WithServer):
                 self.limiter(token=None, token_file=file.name)
             os.chmod(file.name, 0o600)
             file.truncate(0)
-            with self.assertRaisesRegex(ValueError, "holds no token"):
+            with self.assertRaisesRegex(ValueError, "has no token"):
                 self.limiter(token=None, token_file=file.name)
             with self.assertRaises(FileNotFoundError):
                 self.limiter(token=None, token_file=file.name + ".none")

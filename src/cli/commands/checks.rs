@@ -98,7 +98,7 @@ pub fn check(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
 /// The line for people.
 pub fn describe(decision: &Decision) -> Result<String> {
     let Decision { allowed, retry_after_ms, reply } = decision;
-    // Of several windows the one that binds is named.
+    // With several windows, the window that binds is named.
     let window = reply.value["window"].as_str().map(printable);
     let mut line = if !allowed {
         let by = window.map_or_else(String::new, |window| format!(" by {window}"));
@@ -112,7 +112,7 @@ pub fn describe(decision: &Decision) -> Result<String> {
         format!("allowed, {} of {} left{of}", reply.number("remaining")?, reply.number("limit")?)
     };
     if reply.value["overflow"] == true {
-        line += "; this key shares its limit with others, since max_keys is reached";
+        line += "; this key shares its limit with others, because max_keys is reached";
     }
     Ok(line)
 }

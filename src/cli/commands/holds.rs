@@ -95,12 +95,12 @@ fn settled(item: &Value, late: bool) -> Result<String> {
     let mut line = format!("{key}: {} of {} held", number("cost")?, number("held")?);
     line += &match item["remaining"].as_u64() {
         Some(left) => format!(", {left} left"),
-        None if item["configured"] == false => "; it has no limit any more".to_owned(),
+        None if item["configured"] == false => "; it no longer has a limit".to_owned(),
         None => ", unlimited".to_owned(),
     };
     line += &beyond(number("debt")?);
     if late {
-        line += "; the hold had run out";
+        line += "; the hold had expired";
     }
     Ok(line)
 }

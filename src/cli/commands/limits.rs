@@ -60,7 +60,7 @@ pub fn apply(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     let reply = ask(global, access, &request).map_err(|error| file.named(error))?;
     let (added, changed, removed) = (reply.number("added")?, reply.number("changed")?, reply.number("removed")?);
     output.reply(&reply, |output| {
-        let would = if dry_run { "nothing is done; it would be: " } else { "" };
+        let would = if dry_run { "nothing is changed; the result would be: " } else { "" };
         output.line(&format!("{would}{} added, {changed} changed, {removed} removed", counted(added, "limit")))
     })
 }

@@ -21,7 +21,7 @@ pub fn configured(args: &Args, global: &Global) -> Result<Map<String, Value>> {
     let operands = (!texts.is_empty()).then_some("RATE/PER");
     let mut ways = whole.chain(named).chain(operands);
     let limit = match (ways.next(), ways.next()) {
-        (Some(one), Some(other)) => return Err(usage(format!("{one} and {other} exclude each other"))),
+        (Some(one), Some(other)) => return Err(usage(format!("{one} and {other} can't be used together"))),
         (None, _) => return Err(usage("RATE/PER is missing, such as 100/1m or 5000/day")),
         (Some("--unlimited"), None) => Limit::unlimited(),
         (Some("--slots"), None) => Limit::of_slots(args.number("--slots")?).map_err(wrong)?,
@@ -43,7 +43,7 @@ pub fn configured(args: &Args, global: &Global) -> Result<Map<String, Value>> {
     }
     if let Some(most) = args.given_number("--max-keys")? {
         if !args.key()?.contains('*') {
-            return Err(usage("--max-keys belongs to a pattern: KEY must hold a *"));
+            return Err(usage("--max-keys is for patterns: KEY must contain a *"));
         }
         fields.insert("max_keys".to_owned(), most.into());
     }
@@ -81,7 +81,7 @@ fn combined(texts: &[&str], name: &str) -> Result<Limit> {
         return Ok(only.clone());
     }
     if let Some(whole) = limits.iter().find(|limit| limit.windows().is_empty()) {
-        return Err(usage(format!("{name} {whole} must stand by itself")));
+        return Err(usage(format!("{name} {whole} can't be combined with others")));
     }
     let mode = limits.iter().map(Limit::mode).find(|mode| *mode != Mode::default()).unwrap_or_default();
     let limit = Limit::of(limits.iter().flat_map(Limit::windows).copied().collect());
@@ -96,10 +96,12 @@ fn with_options(limit: &Limit, args: &Args, global: &Global) -> Result<Vec<Field
     match (limit.windows().len(), given) {
         (0, Some(name)) => {
             let whole = if limit.is_unlimited() { "--unlimited" } else { "--slots" };
-            return Err(usage(format!("{whole} and {name} exclude each other")));
+            return Err(usage(format!("{whole} and {name} can't be used together")));
         }
         (2.., Some("--burst")) => {
-            return Err(usage("--burst belongs to one window; of several write it into its own: '100/1m burst=200'"));
+            return Err(usage(
+                "--burst is for a single window; with several, write it after its window: '100/1m burst=200'",
+            ));
         }
         _ => {}
     }
@@ -249,27 +251,27 @@ mod tests {
             (&["k"][..], "RATE/PER is missing, such as 100/1m or 5000/day"),
             (&["k", "--rate=1"], "--per PER is missing"),
             (&["k", "--per=1s"], "--rate N is missing"),
-            (&["k", "1/1s", "--rate=1"], "--rate and RATE/PER exclude each other"),
-            (&["k", "1/1s", "--unlimited"], "--unlimited and RATE/PER exclude each other"),
-            (&["k", "--per=1s", "--unlimited"], "--unlimited and --per exclude each other"),
-            (&["k", "--unlimited", "--burst=1"], "--unlimited and --burst exclude each other"),
-            (&["k", "--slots=4", "--tz=UTC"], "--slots and --tz exclude each other"),
-            (&["k", "--slots=4", "1/1s"], "--slots and RATE/PER exclude each other"),
-            (&["k", "--slots=4", "--unlimited"], "--unlimited and --slots exclude each other"),
+            (&["k", "1/1s", "--rate=1"], "--rate and RATE/PER can't be used together"),
+            (&["k", "1/1s", "--unlimited"], "--unlimited and RATE/PER can't be used together"),
+            (&["k", "--per=1s", "--unlimited"], "--unlimited and --per can't be used together"),
+            (&["k", "--unlimited", "--burst=1"], "--unlimited and --burst can't be used together"),
+            (&["k", "--slots=4", "--tz=UTC"], "--slots and --tz can't be used together"),
+            (&["k", "--slots=4", "1/1s"], "--slots and RATE/PER can't be used together"),
+            (&["k", "--slots=4", "--unlimited"], "--unlimited and --slots can't be used together"),
             (&["k", "--slots=0"], "--slots must be from 1 to 1000000"),
             (&["k", "slots=0"], "limit `slots=0`: slots must be an integer of 1 to 1000000, not 0"),
-            (&["k", "slots=1", "1/1s"], "limit slots=1 must stand by itself"),
+            (&["k", "slots=1", "1/1s"], "limit slots=1 can't be combined with others"),
             (&["k", "100"], "limit must be RATE/PER, such as 100/1m or 5000/day, not `100`"),
-            (&["k", "1/1s", "unlimited"], "limit unlimited must stand by itself"),
-            (&["k", "1/1s", "1/1s"], "windows must differ in rate, per or algorithm, and `1/1s` is there twice"),
-            (&["k", "1/1s", "2/1s", "--burst=3"], "--burst belongs to one window"),
-            (&["k", "1/1s", "--tz=UTC"], "--tz belongs to a calendar period"),
-            (&["k", "1/day", "--anchor=2"], "--anchor belongs to a month, quarter or year"),
+            (&["k", "1/1s", "unlimited"], "limit unlimited can't be combined with others"),
+            (&["k", "1/1s", "1/1s"], "windows must differ in rate, per or algorithm, and `1/1s` is given twice"),
+            (&["k", "1/1s", "2/1s", "--burst=3"], "--burst is for a single window"),
+            (&["k", "1/1s", "--tz=UTC"], "--tz is only for a calendar period"),
+            (&["k", "1/day", "--anchor=2"], "--anchor is only for a month, quarter or year"),
             (&["k", "1/month", "--anchor=32"], "--anchor must be from 1 to 31"),
             (&["k", "1/day", "--algorithm=token_bucket"], "--algorithm of a calendar period must be"),
             (&["k", "1/month", "--tz=Mars/Olympus"], "--tz `Mars/Olympus` is not a time zone"),
             (&["k", "1/1s", "--for=soon"], "--for must be a whole number and a unit"),
-            (&["k", "1/1s", "--max-keys=5"], "--max-keys belongs to a pattern: KEY must hold a *"),
+            (&["k", "1/1s", "--max-keys=5"], "--max-keys is for patterns: KEY must contain a *"),
             (&["k", "1/1s", "--mode=off"], "--mode must be enforce or shadow, not `off`"),
         ] {
             let error = add(words).unwrap_err();

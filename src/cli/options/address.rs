@@ -36,7 +36,7 @@ impl Address {
         }
         if after("https://").is_some() {
             return wrong(
-                "must begin with http:// or unix: (flint speaks no TLS; put a proxy that does on both machines)",
+                "must begin with http:// or unix: (flint does not speak TLS; use a TLS proxy on both machines)",
             );
         }
         let Some(authority) = after("http://").map(|rest| rest.trim_end_matches('/')) else { return malformed() };

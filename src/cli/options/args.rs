@@ -219,10 +219,10 @@ impl Args {
     pub fn target(&self) -> Result<Target<'_>> {
         match (self.operands.first(), self.given_text("--prefix")?) {
             (Some(_), None) => self.key().map(Target::Key),
-            (None, Some("")) => Err(usage("--prefix must not be empty: every key begins with nothing")),
+            (None, Some("")) => Err(usage("--prefix must not be empty: it would match every key")),
             (None, Some(prefix)) => Ok(Target::Prefix(prefix)),
             (None, None) => Err(missing("KEY or --prefix TEXT")),
-            (Some(_), Some(_)) => Err(usage("KEY and --prefix exclude each other")),
+            (Some(_), Some(_)) => Err(usage("KEY and --prefix can't be used together")),
         }
     }
 }
@@ -296,7 +296,7 @@ pub fn unknown_command(name: &str) -> Error {
         return usage("a command is missing; `flint help` lists them");
     }
     if !listed.is_empty() && rest.is_empty() {
-        return usage(format!("`{group}` needs a further word: {}", listed.join(", ")));
+        return usage(format!("`{group}` needs another word: {}", listed.join(", ")));
     }
     // Both words may be meant, the first one, or the second one of a command whose first word was left out.
     let mut near = Vec::new();
@@ -434,7 +434,7 @@ mod tests {
             ("docter", "there is no command `docter`; did you mean `doctor`?"),
             ("odd api", "there is no command `odd`; did you mean `limit add`?"),
             ("quota api", "there is no command `quota`; `flint help` lists them"),
-            ("log", "`log` needs a further word: flush, compact, dump, verify, repair, backup, restore"),
+            ("log", "`log` needs another word: flush, compact, dump, verify, repair, backup, restore"),
             (
                 "log odd",
                 "there is no command `log odd`; `log` has flush, compact, dump, verify, repair, backup, restore",
@@ -470,8 +470,8 @@ mod tests {
         }
         for (words, message) in [
             (&["limit", "reset"][..], "KEY or --prefix TEXT is missing"),
-            (&["limit", "remove", "--prefix="], "--prefix must not be empty: every key begins with nothing"),
-            (&["limit", "remove", "k", "--prefix=u"], "KEY and --prefix exclude each other"),
+            (&["limit", "remove", "--prefix="], "--prefix must not be empty: it would match every key"),
+            (&["limit", "remove", "k", "--prefix=u"], "KEY and --prefix can't be used together"),
         ] {
             let target = read(words).unwrap();
             assert_eq!(target.target().err().map(|error| error.message().to_owned()), Some(message.to_owned()));

@@ -32,7 +32,7 @@ impl Global {
             return Err(usage("--data-dir must not be empty"));
         }
         if dir.is_some() && server.is_some() {
-            return Err(usage("--server and --data-dir exclude each other: a server knows its own data directory"));
+            return Err(usage("--server and --data-dir can't be used together: a server knows its own data directory"));
         }
         let variable = std::env::var_os("FLINT_DATA_DIR").filter(|dir| !dir.is_empty());
         let named = dir.map(PathBuf::from).or_else(|| variable.map(PathBuf::from));
@@ -101,9 +101,9 @@ impl Global {
     pub fn refuse_server(&self) -> Result<()> {
         match self.server {
             None => Ok(()),
-            Some(_) => {
-                Err(usage("--server names a server that runs, and this command asks none; server start takes --bind"))
-            }
+            Some(_) => Err(usage(
+                "--server names a running server, and this command starts one; use --bind to choose its address",
+            )),
         }
     }
 

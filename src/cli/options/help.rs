@@ -10,7 +10,7 @@ const WIDTH: usize = 100;
 /// The help on a topic: a command, a group of commands, or everything for no topic.
 ///
 /// # Errors
-/// `usage`, for a topic that is none of them.
+/// `usage`, for an unknown topic.
 pub fn help(topic: &str) -> Result<String> {
     let body = match Command::find(topic) {
         Some(command) => {

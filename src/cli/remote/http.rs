@@ -107,7 +107,7 @@ impl Connection {
     /// Sends the request and reads the reply: its status and its body.
     ///
     /// # Errors
-    /// `unreachable`, when no reply comes, or one that is not HTTP or over a bound.
+    /// `unreachable`, when no reply comes, or the reply is not HTTP or over a bound.
     pub fn send(self, request: &Request, token: Option<&str>) -> Result<(u16, Vec<u8>)> {
         let Connection { socket, address } = self;
         let mut stream = Timed { socket, deadline: Instant::now() + request.patience };
@@ -115,7 +115,7 @@ impl Connection {
         // A server may refuse a body without reading it: its reply counts more than an error of sending.
         receive(&mut stream, request.most).map_err(|error| {
             let what = describe(&if is_failure(&error) { sent.err().unwrap_or(error) } else { error });
-            let doubt = if request.method == "GET" { "" } else { "; the request may have been carried out or not" };
+            let doubt = if request.method == "GET" { "" } else { "; the request may or may not have been carried out" };
             Error::new(Kind::Unreachable, format!("the server at {address} {what}{doubt}"))
         })
     }
@@ -205,7 +205,7 @@ fn describe(error: &io::Error) -> String {
         ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => {
             "closed the connection before its answer was complete".to_owned()
         }
-        _ if is_failure(error) => format!("could not be talked to: {error}"),
+        _ if is_failure(error) => format!("had a connection error: {error}"),
         _ => error.to_string(),
     }
 }
@@ -393,7 +393,7 @@ mod tests {
         let request = Request { patience: Duration::from_millis(50), ..Request::new("POST", "/") };
         let error = connection.send(&request, Some("secret")).unwrap_err();
         assert_eq!(error.kind(), Kind::Unreachable);
-        assert!(error.message().contains("in time") && error.message().contains("may have been"), "{error}");
+        assert!(error.message().contains("in time") && error.message().contains("may or may not have been"), "{error}");
         let mut sent = String::new();
         theirs.read_to_string(&mut sent).unwrap();
         assert!(sent.starts_with("POST / HTTP/1.1\r\n") && sent.contains("Bearer secret\r\n"), "{sent}");

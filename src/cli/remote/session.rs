@@ -210,7 +210,7 @@ impl Session {
         }
     }
 
-    /// Answers the last request, and closes the directory: an answer counts when the log is closed in good order.
+    /// Answers the last request, and closes the directory: an answer counts when the log is closed cleanly.
     ///
     /// # Errors
     /// As [`ask`].
@@ -226,8 +226,8 @@ impl Session {
 /// The error for a directory that was not to be had in time.
 fn late(locked: &str, patience: Duration) -> Error {
     let waited = length(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
-    let advice = "see what that process does, or try again";
-    Error::new(Kind::Locked, format!("{locked}, and was not to be had within {waited}; {advice}"))
+    let advice = "check what that process is doing, or try again";
+    Error::new(Kind::Locked, format!("{locked}, and was not released within {waited}; {advice}"))
 }
 
 fn document(status: u16, mut bytes: Vec<u8>, server: Option<(&Address, bool)>) -> Result<Document> {
@@ -244,7 +244,7 @@ fn refusal(status: u16, body: &Value, server: Option<(&Address, bool)>) -> Error
     match (server, body["code"].as_str().and_then(Kind::from_code), message) {
         (Some((address, with_token)), ..) if status == 401 => {
             let what = match with_token {
-                true => "refuses this token; give it one of its own",
+                true => "refuses this token; use one of the server's tokens",
                 false => "needs a token; give it with --token-file or FLINT_SERVER_TOKEN",
             };
             Error::new(Kind::Unauthorized, format!("the server at {address} {what}"))
@@ -253,7 +253,7 @@ fn refusal(status: u16, body: &Value, server: Option<(&Address, bool)>) -> Error
         (_, Some(kind), Some(message)) => Error::new(kind, printable(&message.chars().take(4096).collect::<String>())),
         (Some((address, _)), ..) => {
             let said = message.map_or_else(String::new, |message| format!(" (`{}`)", excerpt(message)));
-            let what = format!("answered HTTP status {status} and nothing that flint understands{said}");
+            let what = format!("answered HTTP status {status} in a form that flint does not understand{said}");
             Error::new(Kind::Unreachable, format!("the server at {address} {what}; is it a flint server?"))
         }
         (None, ..) => Error::new(Kind::Internal, format!("an answer with status {status} and no reason")),

@@ -45,7 +45,7 @@ impl Control<'_> {
                 Event::Replace => {
                     let Some(reason) = self.obstacle() else { return self.replace(server) };
                     if obstacle.as_ref() != Some(&reason) {
-                        log::error!("the server is to start afresh and cannot yet: {reason}");
+                        log::error!("the server needs to start afresh, but can't yet: {reason}");
                     }
                     obstacle = Some(reason);
                 }
@@ -70,7 +70,7 @@ impl Control<'_> {
     /// Makes this process a fresh one on the same socket. Returns only if the server was stopped in the meantime, or on
     /// an error.
     fn replace(&self, server: Server) -> Result<Answer> {
-        log::warn!("tiny_http holds connections that it will not let go: starting afresh on the same socket");
+        log::warn!("tiny_http holds connections that it does not release: starting afresh on the same socket");
         self.notifier.status("starting afresh on the same socket");
         let retired = server.replace();
         self.engine.close()?;
@@ -99,13 +99,13 @@ impl Control<'_> {
             let (level, text) = match result {
                 None => continue,
                 Some(Ok(text)) => (Level::Info, text),
-                Some(Err(error)) => (Level::Error, format!("SIGHUP changes no {what}: {error}")),
+                Some(Err(error)) => (Level::Error, format!("SIGHUP changed no {what}: {error}")),
             };
             log::log!(level, "{text}");
             done.push(text);
         }
         if done.is_empty() {
-            let text = "SIGHUP changes nothing: the tokens are not from a --token-file, and there is no --limits";
+            let text = "SIGHUP changed nothing: the tokens are not from a --token-file, and there is no --limits";
             log::warn!("{text}");
             done.push(text.to_owned());
         }

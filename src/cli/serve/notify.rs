@@ -49,7 +49,7 @@ impl Notifier {
     fn send(&self, message: &str) {
         let Some((socket, address)) = &self.0 else { return };
         if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
-            log::debug!("the service manager cannot be told: {error}");
+            log::debug!("cannot notify the service manager: {error}");
         }
     }
 }

@@ -41,7 +41,7 @@ impl Place {
         let replicas = args.given_number("--replicas")?;
         let Some(url) = named else {
             if replicas.is_some() {
-                return Err(usage("--replicas is for a --store: a data directory has none"));
+                return Err(usage("--replicas needs --store: a data directory has no replicas"));
             }
             return options(args).map(Place::Directory);
         };

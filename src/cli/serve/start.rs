@@ -61,7 +61,7 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
         "flint {} serves {limits} ({place}, {kept}) on {}{}",
         env!("CARGO_PKG_VERSION"),
         server.url(),
-        if taken_over { ", in place of its former image" } else { "" }
+        if taken_over { ", replacing its former image" } else { "" }
     );
     let notifier = Notifier::from_environment();
     notifier.ready(&format!("listening on {}", server.url()));
@@ -79,7 +79,7 @@ fn config(args: &Args, global: &Global, signals: &Signals) -> Result<Config> {
         }
     };
     if global.token_shows() {
-        log::warn!("--token shows in the list of processes; --token-file and FLINT_SERVER_TOKEN do not");
+        log::warn!("--token is visible in the list of processes; --token-file and FLINT_SERVER_TOKEN are not");
     }
     Ok(Config {
         tokens: Tokens::new(tokens),

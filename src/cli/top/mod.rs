@@ -1,4 +1,4 @@
-//! `flint top`: who asks how much just now. Live on a terminal, once and plain in a pipe.
+//! `flint top`: which keys are busy right now. Live on a terminal, once and plain in a pipe.
 //!
 //! Owns: the terminal while it is live. What is shown is the difference of two samples; a thread of its own takes
 //! them, so that keys are heard also while a server is slow to answer.

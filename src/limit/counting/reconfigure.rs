@@ -15,7 +15,7 @@
 //!     from another algorithm it takes what still counts as one lump, spent when the window began (a log: its newest
 //!     instant, as its oldest would give back what came later; a bucket: now).
 //! - Where a counter or a log is among old and new values, a [`Ceiling`] over all of them holds as well.
-//! - A key of which nothing counts any more is as one that was never seen, whatever it was before: the sweep, which
+//! - A key of which nothing counts any more is like a key that was never seen, whatever it was before: the sweep, which
 //!   forgets it, changes nothing.
 //!
 //! # The first promise
@@ -58,13 +58,13 @@
 //!
 //! *A bucket that is changed and changed back has never more than if it had stayed.*
 //!
-//! Let `S` be the bucket that stayed, of which the same is asked that was spent meanwhile, and `R` the one that rested.
-//! Both are equal at first. A spend takes as much from `R` as from `S`, or more where `S` denies it, and at zero or
-//! more both refill alike, so `R` is never more than `S` there. Where a spend takes `R` below zero and `S` not, `R` may
-//! pay at any speed: it is less than `S` until it is at zero. Where `R` is below zero already, a spend may hasten it as
-//! far as its debt doesn't end earlier than without the spend ([`State::spend_at_rest`]): then, if `S` is below zero
-//! too, both are on their way to zero, and `R` is the lower and has the later end. So `R` is never more than `S`. It
-//! stays there when it is full, as long as the key counts anything: what is spent later must be missing.
+//! Let `S` be the bucket that stayed, of which the same is asked that was spent meanwhile, and `R` the bucket that
+//! rested. Both are equal at first. A spend takes as much from `R` as from `S`, or more where `S` denies it, and at
+//! zero or more both refill alike, so `R` is never more than `S` there. Where a spend takes `R` below zero and `S` not,
+//! `R` may pay at any speed: it is less than `S` until it is at zero. Where `R` is below zero already, a spend may
+//! hasten it as far as its debt doesn't end earlier than without the spend ([`State::spend_at_rest`]): then, if `S` is
+//! below zero too, both are on their way to zero, and `R` is the lower and has the later end. So `R` is never more than
+//! `S`. It stays there when it is full, as long as the key counts anything: what is spent later must be missing.
 //!
 //! Three things bound this promise. A key that is untouched while its bucket rests is as one never seen. Under
 //! `unlimited` nothing is counted. And at most [`MAX_RESTING`] windows rest: a change beyond them forgets the least

@@ -197,7 +197,7 @@ impl More {
         }
         self.rest.advance(now);
         if self.is_untouched(limit) && self.rest.is_untouched() {
-            // As one that was never seen.
+            // Like a key that was never seen.
             self.rest = Rest::default();
         }
     }

@@ -78,8 +78,8 @@ fn bounds_of_a_window_hold_at_the_edge_and_break_one_past_it() {
         (1, 1, bucket, Some(0), "burst must be from 1 to 1000000000000 units, not 0"),
         (1, 1, bucket, Some(MAX_UNITS + 1), "burst must be from 1 to"),
         (1, MAX_PERIOD_MS, bucket, Some(1001), "burst 1001 would take more than 1000 years"),
-        (0, 1, bucket, Some(1), "burst must be left out where rate is 0"),
-        (1, 1, Algorithm::SlidingWindowLog, Some(1), "burst belongs to token_bucket only; leave it out for sliding_w"),
+        (0, 1, bucket, Some(1), "burst must be left out if rate is 0"),
+        (1, 1, Algorithm::SlidingWindowLog, Some(1), "burst is only for token_bucket; leave it out for sliding_w"),
     ] {
         let said = message(window(rate, period, algorithm, burst).unwrap_err());
         assert!(said.starts_with(start), "{said}");
@@ -100,11 +100,11 @@ fn calendar_windows_are_fixed_window_counters() {
             assert!(said.starts_with("algorithm of a calendar period must be fixed_window_counter"), "{said}");
         }
         let said = message(Window::of(5, period, Algorithm::FixedWindowCounter, Some(5)).unwrap_err());
-        assert!(said.starts_with("burst belongs"), "{said}");
+        assert!(said.starts_with("burst is only for"), "{said}");
     }
     let by_hand = |unit, anchor| Period::Calendar { unit, zone: Zone::UTC, anchor };
     for (period, start) in [
-        (by_hand(CalendarUnit::Day, 2), "anchor belongs"),
+        (by_hand(CalendarUnit::Day, 2), "anchor is only for"),
         (by_hand(CalendarUnit::Month, 0), "anchor must be"),
         (by_hand(CalendarUnit::Year, 32), "anchor must be"),
         (Period::Fixed(1500), "per must be whole milliseconds"),
@@ -147,13 +147,13 @@ fn fields_name_what_is_missing_or_wrong() {
         (Fields { rate: Some(u64::MAX), ..good.clone() }, "rate must be"),
         (Fields { algorithm: some("leaky"), ..good.clone() }, "algorithm `leaky`"),
         (Fields { burst: Some(0), ..good.clone() }, "burst must be"),
-        (Fields { tz: some("UTC"), ..good.clone() }, "tz belongs"),
-        (Fields { anchor: Some(1), ..good.clone() }, "anchor belongs"),
+        (Fields { tz: some("UTC"), ..good.clone() }, "tz is only for"),
+        (Fields { anchor: Some(1), ..good.clone() }, "anchor is only for"),
         (Fields { tz: some("Nowhere/At\u{1b}All"), ..month.clone() }, "tz `Nowhere/At\u{fffd}All`"),
         (Fields { anchor: Some(32), ..month.clone() }, "anchor must be"),
-        (Fields { per: some("week"), anchor: Some(1), ..good.clone() }, "anchor belongs"),
+        (Fields { per: some("week"), anchor: Some(1), ..good.clone() }, "anchor is only for"),
         (Fields { algorithm: some("token_bucket"), ..month.clone() }, "algorithm of a calendar period"),
-        (Fields { burst: Some(5), ..month }, "burst belongs"),
+        (Fields { burst: Some(5), ..month }, "burst is only for"),
     ] {
         let said = message(fields.window().unwrap_err());
         assert!(said.starts_with(start), "{said}");
@@ -374,8 +374,8 @@ fn limits_as_text() {
         ("slots 4", "limit must be RATE/PER"),
         ("1/1m burst=", "burst must be a whole number, not ``"),
         ("1/1m burst=+2", "burst must be a whole number, not `+2`"),
-        ("1/1m burst=2 burst=2", "limit must name a value once"),
-        ("1/1m token_bucket token_bucket", "limit must name a value once"),
+        ("1/1m burst=2 burst=2", "limit must give each value only once"),
+        ("1/1m token_bucket token_bucket", "limit must give each value only once"),
         ("1/1m size=2", "limit takes an algorithm, burst=UNITS"),
         ("1/1x", "per must be"),
         ("1/", "per must be"),
@@ -383,11 +383,11 @@ fn limits_as_text() {
         ("1000000000001/1m", "rate must be from 0"),
         ("99999999999999999999/1m", "rate must be at most 1000000000000, not 99999999999999999999"),
         ("1/1m leaky", "algorithm `leaky`"),
-        ("1/1m fixed_window_counter burst=2", "burst belongs"),
+        ("1/1m fixed_window_counter burst=2", "burst is only for"),
         ("1/day token_bucket", "algorithm of a calendar period"),
-        ("1/1m tz=UTC", "tz belongs"),
+        ("1/1m tz=UTC", "tz is only for"),
         ("1/day tz=", "tz ``"),
-        ("1/day anchor=1", "anchor belongs"),
+        ("1/day anchor=1", "anchor is only for"),
         ("1/month anchor=0", "anchor must be"),
     ] {
         let said = message(text.parse::<Limit>().unwrap_err());

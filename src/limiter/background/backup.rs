@@ -30,7 +30,7 @@ impl Limiter {
 impl Core {
     fn backup(&self) -> Result<Backup> {
         let Some(store) = &self.store else {
-            return Err(Error::new(Kind::Io, format!("{} was opened to be looked at only", self.dir.display())));
+            return Err(Error::new(Kind::Io, format!("{} was opened only for reading", self.dir.display())));
         };
         let _compaction = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         // Denials that can't be written, as on a full disk, lose counters only.

@@ -170,7 +170,7 @@ impl Core {
                 done.log_bytes_after,
                 done.snapshot_bytes
             ),
-            Err(error) => log::warn!("the log could not be compacted and is kept as it is: {error}"),
+            Err(error) => log::warn!("the log could not be compacted and is kept unchanged: {error}"),
         }
     }
 }

@@ -30,14 +30,14 @@ impl Core {
         let Some(store) = &self.store else { return };
         let _one = self.looking_after_files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = store.lock().claim() {
-            let way_out = "nothing more is accepted; end one of the two, and give each a directory of its own";
+            let way_out = "nothing more is accepted; stop one of the two, and give each its own directory";
             return store.log().give_up(format!("{error}; {way_out}"));
         }
         let wound = match store.whereabouts() {
             Whereabouts::Whole => return,
             Whereabouts::Moved => {
-                let what = "was removed, renamed or replaced below this process";
-                let way_out = "nothing more is accepted; put it back or name another one, then restart flint";
+                let what = "was removed, renamed or replaced while this process was running";
+                let way_out = "nothing more is accepted; put it back or name another directory, then restart flint";
                 return store.log().give_up(format!("the data directory {} {what}; {way_out}", self.dir.display()));
             }
             Whereabouts::Missing(missing) => {
@@ -50,19 +50,19 @@ impl Core {
                         Fate::Replaced => format!("{} was replaced by another file", path.display()),
                     });
                 }
-                format!("{} below this process", tales.join(", "))
+                format!("{} while this process was running", tales.join(", "))
             }
         };
         let is_new = self.healing().wound.is_none();
         if is_new {
-            log::error!("{wound}; a new snapshot is written in place of all files now");
+            log::error!("{wound}; a new snapshot is now being written to replace all files");
         }
         store.set_aside();
         let healed = self.compact();
         let mut healing = self.healing();
         match healed {
             Ok(_) => {
-                log::warn!("a new snapshot stands for what is gone; nothing was lost; find out what did that");
+                log::warn!("a new snapshot replaces what is gone; nothing was lost; find out what caused this");
                 let count = healing.healed.take().map_or(0, |(_, count)| count) + 1;
                 let what = format!("at {} {wound}", rfc3339(self.clock.now()));
                 *healing = Healing { wound: None, healed: Some((what, count)) };

@@ -1,4 +1,4 @@
-//! What goes on beside the requests: denials are written, the log is compacted, keys that nothing counts for
+//! What happens in the background: denials are written, the log is compacted, keys that nothing counts for
 //! are swept, files that somebody removes are written anew.
 //!
 //! Each module may use only those after it in this list: `helpers`, `backup`, `denials`, `heal`, `compact`, `sweep`.

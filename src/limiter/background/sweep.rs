@@ -1,8 +1,8 @@
 //! The sweep: keys by pattern or request of which nothing counts any more leave memory by themselves.
 //!
 //! A few keys are looked at under each hold of a shard's lock, so that a check waits no longer for the sweep than for
-//! another check. No record tells of it: such a key is the same as one that was never seen, and the record of its next
-//! spend says all that a replay needs.
+//! another check. No record tells of it: such a key is the same as a key that was never seen, and the record of its
+//! next spend says all that a replay needs.
 
 use std::sync::atomic::Ordering;
 use std::thread;

@@ -59,7 +59,7 @@ impl Core {
     ) -> Result<Made> {
         let named = |ask: &Ask<'_>| MAX_FIXED + ask.key.len();
         let most = match purpose {
-            // Longer records have room of their own, beside which there must be some.
+            // Longer records have their own room, in addition to the usual room.
             Purpose::Hold => (MAX_FIXED + asks.iter().map(named).sum::<usize>()).min(MAX_ITEMS * MAX_ITEM),
             Purpose::Spend | Purpose::Each | Purpose::Peek | Purpose::Charge => MAX_FIXED + asks.len() * MAX_ITEM,
         };
@@ -175,7 +175,7 @@ impl Core {
             self.give_up(&progress);
             return Err(Error::new(
                 Kind::TooManyHolds,
-                format!("{} holds are open, as many as may be; settle them, or raise --max-holds", book.open()),
+                format!("{} holds are open, which is the maximum; settle some, or raise --max-holds", book.open()),
             ));
         }
         let held = match book.as_ref().map(|book| book.next_number(now)) {
@@ -283,7 +283,7 @@ impl Core {
         let mut left: Vec<Draft> = progress.drafts.into_iter().filter(|draft| draft.is_born).collect();
         if left.is_empty() {
             return Err(Error::invalid(
-                "items must not have so many values or so long keys at once; divide them among several requests",
+                "items must have fewer values or shorter keys; split them over several requests",
             ));
         }
         while !left.is_empty() {
@@ -418,7 +418,7 @@ pub fn note_held(tables: &mut Tables<'_>, book: &Book, items: &[HeldItem]) {
     }
 }
 
-/// Whether a key that was there has made room for one that is to be born.
+/// Whether a key that was there has made room for a key that is to be born.
 pub fn has_lost_any(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &Progress) -> bool {
     let mut is_gone = |hash: u64, key: &str| !table(tables, hash).is_ok_and(|table| table.get(hash, key).is_some());
     progress.drafts.iter().any(|draft| draft.is_born)

@@ -6,7 +6,7 @@ use crate::limiter::core::Core;
 use crate::store::Reservation;
 use crate::store::record::Event;
 
-/// Room in the log: for records of fixed length, and for one that is longer.
+/// Room in the log: for records of fixed length, and for a longer record.
 pub struct Room<'a> {
     fixed: Reservation<'a>,
     /// Bytes that a record may have to be queued under `fixed`.
@@ -34,8 +34,8 @@ impl<'a> Room<'a> {
         Ok(self.longer.is_some())
     }
 
-    /// Makes sure of room for a record that comes before the one that there is room for, without waiting. Whether there
-    /// is some.
+    /// Makes sure of room for a record that comes before the record that there is room for, without waiting. Whether
+    /// there is some.
     pub fn grow_before(&mut self, core: &'a Core, bytes: usize) -> Result<bool> {
         if self.longer.as_ref().is_none_or(|(_, most)| bytes > *most) {
             self.longer = core.log()?.reserve_now(1, bytes)?.map(|reservation| (reservation, bytes));
@@ -68,7 +68,7 @@ impl<'a> Room<'a> {
 /// The error where the answer to a request that may be sent again is longer than a record may be.
 pub fn too_long_to_keep() -> Error {
     Error::invalid(
-        "items must not be so many or so long that the answer can't be kept for the idempotency key; divide them among \
-         several requests",
+        "items must be fewer or shorter, or the answer can't be kept for the idempotency key; split them over several \
+         requests",
     )
 }

@@ -263,7 +263,7 @@ pub fn validate_items(items: &[Item<'_>]) -> Result<()> {
     let mut keys: Vec<&str> = items.iter().map(|item| item.key).collect();
     keys.sort_unstable();
     match keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Error::invalid(format!("items must not hold the key `{}` twice; add up its costs", pair[0]))),
+        Some(pair) => Err(Error::invalid(format!("items must not have the key `{}` twice; add up its costs", pair[0]))),
         None => Ok(()),
     }
 }
@@ -272,5 +272,5 @@ pub fn validate_count(items: &[Item<'_>]) -> Result<()> {
     if (1..=MAX_ITEMS).contains(&items.len()) {
         return Ok(());
     }
-    Err(Error::invalid(format!("items must hold 1 to {MAX_ITEMS} items, not {}", items.len())))
+    Err(Error::invalid(format!("items must have 1 to {MAX_ITEMS} items, not {}", items.len())))
 }

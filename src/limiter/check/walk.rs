@@ -104,7 +104,7 @@ impl Core {
             && *entry.limit != *limit
         {
             let key = excerpt(ask.key);
-            return Err(Error::invalid(format!("key `{key}` is there twice with different limits; bring one for it")));
+            return Err(Error::invalid(format!("key `{key}` is given twice with different limits; give it only one")));
         }
         walk.validate(ask, entry.in_force())?;
         self.decide_on_draft(progress, known, ask, walk);

@@ -18,7 +18,7 @@ pub struct Share {
 #[derive(Debug, Clone, Default)]
 pub struct Shares(HashTable<Share>);
 
-/// Slots are few and dense; the table wants bits at both ends.
+/// Slots are few and dense; the table needs bits at both ends.
 fn spread(slot: u32) -> u64 {
     u64::from(slot).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-/// Longest text in place, in bytes: as much as fits beside what tells it from a longer one.
+/// Longest text in place, in bytes: as much as fits next to the mark for a longer text.
 const SHORT: usize = 22;
 
 /// The text of a key.

@@ -29,7 +29,7 @@ pub struct Book {
     /// Those that are remembered, since when.
     ended: BTreeSet<(Micros, u64)>,
     highest: u64,
-    /// Holds that have run out since the start.
+    /// Holds that have expired since the start.
     pub expired: u64,
     /// Of these, how many were settled after it.
     pub late: u64,
@@ -94,7 +94,7 @@ impl Book {
         self.open.len() as u64
     }
 
-    /// An open hold, or one that is remembered.
+    /// An open hold, or a remembered one.
     pub fn get(&self, number: u64) -> Option<&Pledge> {
         let pledge = self.holds.get(&number);
         #[cfg(feature = "store")]
@@ -104,7 +104,7 @@ impl Book {
         pledge
     }
 
-    /// Adds a hold whose number is not there yet; one that was settled is remembered.
+    /// Adds a hold whose number is not there yet; a settled hold is remembered.
     pub fn insert(&mut self, pledge: Pledge) {
         self.get(pledge.number);
         if pledge.settlement.is_none() {

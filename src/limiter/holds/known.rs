@@ -72,7 +72,7 @@ impl Core {
 fn not_found() -> Error {
     Error::new(
         Kind::HoldNotFound,
-        "no such hold: its id is wrong, or it was settled or has run out more than 10 minutes ago",
+        "no such hold: its id is wrong, or it was settled or expired more than 10 minutes ago",
     )
 }
 

@@ -46,7 +46,7 @@ impl Drop for Guard<'_> {
 
 impl Limiter {
     /// Begins a request that may be sent again. One that comes while the first is under way waits for it, unless it
-    /// must not block. The answer to one that was done before is on disk as the mode has it, or the slot of
+    /// must not block. The answer to a request that was done before is on disk as the mode has it, or the slot of
     /// `non_blocking` is completed when it is.
     ///
     /// # Errors

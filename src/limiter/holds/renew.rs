@@ -50,7 +50,7 @@ impl Limiter {
         if pledge.is_late(now) {
             return Err(Error::new(
                 Kind::HoldExpired,
-                "the hold has run out, so it can't be renewed; settle it if work was done, and make another",
+                "the hold has expired, so it can't be renewed; settle it if work was done, and make another",
             ));
         }
         let ttl = ttl.unwrap_or(pledge.ttl);

@@ -99,18 +99,18 @@ fn costs_of(pledge: &Pledge, cost: Cost<'_>) -> Result<Vec<u64>> {
                 *place = cost;
             }
             if rates.next().is_some() {
-                return Err(Error::invalid("the hold is of several keys with a cost; give each its own by costs"));
+                return Err(Error::invalid("the hold has several keys with a cost; give the cost of each in costs"));
             }
         }
         Cost::Each(each) => {
             for (index, (key, cost)) in each.iter().enumerate() {
                 let cost = in_range(*cost)?;
                 if each[..index].iter().any(|(other, _)| other == key) {
-                    return Err(Error::invalid(format!("costs must not hold the key `{}` twice", excerpt(key))));
+                    return Err(Error::invalid(format!("costs must not have the key `{}` twice", excerpt(key))));
                 }
                 let found = pledge.items.iter().position(|item| *item.key == **key);
                 let index = found.ok_or_else(|| {
-                    Error::invalid(format!("costs has the key `{}`, of which nothing is held", excerpt(key)))
+                    Error::invalid(format!("costs has the key `{}`, which is not in the hold", excerpt(key)))
                 })?;
                 if !pledge.items[index].slots {
                     costs[index] = cost;

@@ -34,7 +34,7 @@ pub enum Told<'t> {
     Stands(Option<&'t mut Entry>),
 }
 
-/// The answers, and who waits for one.
+/// The answers, and the waiters for them.
 #[derive(Debug, Default)]
 pub struct Answers {
     /// Rank 6, after the table of holds.
@@ -64,7 +64,7 @@ impl Answers {
                 Found::Other => {
                     return Err(Error::new(
                         Kind::IdempotencyMismatch,
-                        "the idempotency key was used for another request; each request needs a key of its own",
+                        "the idempotency key was used for another request; each request needs its own key",
                     ));
                 }
                 Found::UnderWay if !waits => return Ok(None),

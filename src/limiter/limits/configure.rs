@@ -1,4 +1,4 @@
-//! What an operator wants a limit to be.
+//! What an operator configures for a limit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,7 +38,7 @@ impl Limiter {
     }
 
     /// As [`Limiter::configure`], with all that a limit can be: for a time only, and of a pattern how many keys may
-    /// live by it. Values for a time lie over the key's own, which come back; given again, they begin anew.
+    /// live under it. Values for a time lie over the key's own, which come back; given again, they begin anew.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -343,7 +343,7 @@ impl Core {
 
 /// The error of values for a time where none would come back.
 pub fn rootless(pattern: &str) -> Error {
-    Error::invalid(format!("for needs values that come back: configure the pattern `{pattern}` without it first"))
+    Error::invalid(format!("for needs values to return to: configure the pattern `{pattern}` without it first"))
 }
 
 impl Want<'_> {

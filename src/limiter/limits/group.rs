@@ -101,7 +101,7 @@ fn wants<'a>(settings: &[Setting<'a>]) -> Result<Vec<Want<'a>>> {
     let wants: Vec<Want<'a>> = settings.iter().map(Want::of).collect::<Result<_>>()?;
     let mut seen = HashSet::new();
     match wants.iter().find(|want| !seen.insert(want.key)) {
-        Some(twice) => Err(Error::invalid(format!("the key `{}` is there twice; leave one of them out", twice.key))),
+        Some(twice) => Err(Error::invalid(format!("the key `{}` is given twice; leave one of them out", twice.key))),
         None => Ok(wants),
     }
 }

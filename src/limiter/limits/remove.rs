@@ -312,9 +312,9 @@ impl Core {
         Ok(())
     }
 
-    /// Whether a key is led elsewhere when this pattern goes: one that lives by it, and one that it served and another
-    /// serves now. That may not have moved to it yet, but must not come to the other's values as of an instant at which
-    /// this one served it still.
+    /// Whether a key is led elsewhere when this pattern goes: one that lives under it, and one that it served and
+    /// another serves now. That may not have moved to it yet, but must not come to the other's values as of an instant
+    /// at which this one served it still.
     fn is_led_away(&self, entry: &Entry, pattern: &Pattern) -> bool {
         if entry.source() == Source::Pattern(pattern.slot) {
             return true;

@@ -28,7 +28,7 @@ impl Limiter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Of a pattern, all keys that live by it are reset.
+    /// Of a pattern, all keys that live under it are reset.
     ///
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.
@@ -57,7 +57,7 @@ impl Limiter {
         core.finish(&wait)
     }
 
-    /// Resets all keys that begin with `prefix`, those that live by a pattern or request too. Returns how many there
+    /// Resets all keys that begin with `prefix`, those that live under a pattern or request too. Returns how many there
     /// were: limits that are configured, and other keys of which something that was spent still counted.
     ///
     /// ```
@@ -126,7 +126,7 @@ impl Core {
         is_pattern(text).then(|| self.registry.known().get(text).map(|row| row.pattern.slot)).flatten()
     }
 
-    /// Whether the pattern with this slot serves a key, also one that has not moved to it yet.
+    /// Whether the pattern with this slot serves a key, also a key that has not moved to it yet.
     fn is_served_by(&self, entry: &Entry, slot: u32) -> bool {
         let is_key = entry.source() != Source::Exact && entry.overflow_text().is_none();
         is_key && self.registry.known().find(&entry.key).is_some_and(|row| row.pattern.slot == slot)

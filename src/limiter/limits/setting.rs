@@ -55,7 +55,7 @@ impl<'a> Setting<'a> {
         validate_key(self.key)?;
         match self.max_keys {
             Some(_) if !is_pattern(self.key) => {
-                let message = format!("max_keys belongs to patterns only, and `{}` has no `*`", self.key);
+                let message = format!("max_keys is only for patterns, and `{}` has no `*`", self.key);
                 return Err(Error::invalid(message));
             }
             Some(most) if !(1..=MAX_MAX_KEYS).contains(&most) => {
@@ -75,7 +75,7 @@ impl<'a> Setting<'a> {
 /// Refuses a prefix that would mean everything.
 pub fn validate_prefix(prefix: &str) -> Result<()> {
     if prefix.is_empty() {
-        return Err(Error::invalid("prefix must not be empty: it would stand for every key"));
+        return Err(Error::invalid("prefix must not be empty: it would match every key"));
     }
     Ok(())
 }

@@ -5,9 +5,11 @@
 //! its status. A shard is locked for its part of a pass, and for one status.
 
 use std::cmp::{Ordering, Reverse};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::least::Least;
+use super::parts::Parts;
 use crate::bounds::{MAX_PAGE, SHARDS};
 use crate::clock::Micros;
 use crate::error::{Error, Result};
@@ -45,7 +47,7 @@ pub struct Page<'a> {
     /// At most so many (1 to [`MAX_PAGE`]); all, without it. One more where the last two are a pattern and the key that
     /// is spelled like it: what is [`after`](Page::after) a key is after both.
     pub limit: Option<usize>,
-    /// Whether keys that live by a pattern or request are listed too, besides limits that are configured.
+    /// Whether keys that live under a pattern or request are listed too, besides limits that are configured.
     pub live: bool,
     /// Only the live keys of this pattern.
     pub pattern: Option<&'a str>,
@@ -67,7 +69,7 @@ impl<'a> Page<'a> {
         Page { limit: Some(limit), ..self }
     }
 
-    /// Also the keys that live by a pattern or request, or not.
+    /// Also the keys that live under a pattern or request, or not.
     pub fn with_live(self, live: bool) -> Page<'a> {
         Page { live, ..self }
     }
@@ -124,15 +126,14 @@ pub struct Listing {
     after: Option<Name>,
     /// Statuses that are still wanted.
     left: usize,
-    /// The last one that was told, if it was a pattern.
+    /// The last item that was listed, if it was a pattern.
     last_pattern: Option<Name>,
     /// Keys that were gathered, in order.
     names: std::iter::Peekable<std::vec::IntoIter<Name>>,
     /// Whether no keys follow those.
     gathered_all: bool,
     batch: (usize, usize),
-    /// What [`Listing::next_chunk`] writes before the next status; nothing after the array's end.
-    before_next: Option<u8>,
+    parts: Parts,
 }
 
 impl Listing {
@@ -153,7 +154,7 @@ impl Listing {
             names: Vec::new().into_iter().peekable(),
             gathered_all: false,
             batch,
-            before_next: Some(b'['),
+            parts: Parts::default(),
         })
     }
 
@@ -163,21 +164,10 @@ impl Listing {
     /// call looks at the keys of all limits first: with a million of them it then takes some 100 milliseconds.
     #[doc(hidden)]
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
-        let enough = out.len().saturating_add(about);
-        while let Some(before) = self.before_next {
-            let Some(status) = self.next() else {
-                out.extend_from_slice(if before == b'[' { b"[]" } else { b"]" });
-                self.before_next = None;
-                break;
-            };
-            out.push(before);
-            status.write_json(out);
-            self.before_next = Some(b',');
-            if out.len() >= enough {
-                return true;
-            }
-        }
-        false
+        let mut parts = self.parts;
+        let Ok(more) = parts.write(out, about, || Ok::<_, Infallible>(self.next()));
+        self.parts = parts;
+        more
     }
 
     /// A listing with other bounds on the keys of a batch.
@@ -312,7 +302,7 @@ fn place(key: &str) -> (&str, bool) {
 
 impl Limiter {
     /// The limits of a page, sorted by key: those that are configured, patterns among them, and if the page says so the
-    /// keys that live by a pattern or request. Each one is as it stood at one instant; a page is not one instant.
+    /// keys that live under a pattern or request. Each one is as it stood at one instant; a page is not one instant.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -350,7 +340,7 @@ impl Limiter {
     }
 
     /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: those with a
-    /// limit of their own and those that live by a pattern or request.
+    /// limit of their own and those that live under a pattern or request.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

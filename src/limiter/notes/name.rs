@@ -16,7 +16,7 @@ pub enum Name {
     Answer([u8; 16]),
 }
 
-/// What keys live by that come and go, for the bound on how many there are.
+/// What keys live under that come and go, for the bound on how many there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Live {
     /// The pattern of this id.

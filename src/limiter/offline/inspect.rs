@@ -1,5 +1,5 @@
 //! Looking at a data directory without changing it: `log dump`, `log verify`, `limit history`. A writer is
-//! not kept waiting: beside it the files are read as they stand.
+//! not delayed: meanwhile the files are read as they are.
 
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -25,7 +25,7 @@ type Read = std::result::Result<(), String>;
 /// # Errors
 /// As for opening the directory to look at it.
 pub fn dump(dir: &Path, each: &mut dyn FnMut(&Value)) -> Result<()> {
-    // A key may stand in a snapshot before the pattern that it lives by.
+    // A key may stand in a snapshot before the pattern that it lives under.
     let mut patterns = Patterns(HashMap::new());
     look(dir, &mut patterns)?;
     let mut dumper = Dumper { keys: patterns.0, holds: HashMap::new(), kept: false, each };
@@ -76,7 +76,7 @@ fn look(dir: &Path, replay: &mut dyn Replay) -> Result<Recovered> {
     Ok(Recovered { torn, ..found })
 }
 
-/// Hands the events of one key to `each`, as JSON objects; also of a key that lives by a pattern or request, of a
+/// Hands the events of one key to `each`, as JSON objects; also of a key that lives under a pattern or request, of a
 /// pattern by its text, and of holds with an item of the key. Events before the last compaction are not known any more:
 /// the snapshot has their sum.
 ///

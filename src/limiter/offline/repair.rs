@@ -92,7 +92,7 @@ fn copy(dir: &Path, to: &Path, clock: &Clock, rewinds: bool) -> Result<Repair> {
 
 fn not_ahead(dir: &Path) -> Error {
     Error::invalid(format!(
-        "--rewind-clock is for a log that is ahead of the system clock, and that in {} is not",
+        "--rewind-clock is for a log that is ahead of the system clock, and the log in {} is not",
         dir.display()
     ))
 }
@@ -138,7 +138,7 @@ fn nothing(dir: &Path, read: &RepairRead) -> Error {
     match read.damages.as_slice() {
         [] => Error::new(
             Kind::Io,
-            format!("{} holds no limits, so there is nothing to recover; name another data directory", dir.display()),
+            format!("{} has no limits, so there is nothing to recover; name another data directory", dir.display()),
         ),
         damages => {
             let places: Vec<String> = damages.iter().map(Damage::to_string).collect();
@@ -264,7 +264,7 @@ impl Repair {
         if lost.bytes > 0 {
             let upto = lost.last_sequence.map_or_else(String::new, |last| format!(", up to record {last}"));
             lines.push(format!(
-                "lost: {} of the log, among them {} that can be read, with {}{upto}",
+                "lost: {} of the log, including {} that can be read, with {}{upto}",
                 count(lost.bytes, "byte"),
                 count(lost.frames, "frame"),
                 count(lost.events, "event")
@@ -272,7 +272,7 @@ impl Repair {
         }
         if lost.missing > 0 {
             let upto = lost.last_sequence.map_or_else(String::new, |last| format!(", up to record {last}"));
-            lines.push(format!("lost: {} that no file has any more{upto}", count(lost.missing, "record")));
+            lines.push(format!("lost: {} that are in no file any more{upto}", count(lost.missing, "record")));
         }
         if let Some(Rewind { from, to }) = self.rewound {
             lines.push(format!("rewound: from {} to {}", rfc3339(from), rfc3339(to)));
@@ -280,7 +280,7 @@ impl Repair {
         if self.damages.is_empty() {
             lines.push("lost: nothing".to_owned());
         }
-        lines.push(format!("written to {}; the old directory is as it was", self.to.display()));
+        lines.push(format!("written to {}; the old directory was not changed", self.to.display()));
         lines
     }
 }

@@ -95,7 +95,7 @@ fn fill(dir: &Path, settled: Settled, hashes: &[Vec<u64>], renumber: bool) -> Re
             }
         }
         let mut table = Table::of(chunks, hashes).map_err(|key| {
-            let what = format!("{} holds the key `{key}` twice; nothing was changed", dir.display());
+            let what = format!("{} has the key `{key}` twice; nothing was changed", dir.display());
             Error::new(Kind::Corrupt, what)
         })?;
         table.counts.shares = shares;

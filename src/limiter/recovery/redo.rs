@@ -34,7 +34,7 @@ pub fn redo(found: &mut Found, group: Group, now: Micros) {
 
 struct Redo<'f> {
     found: &'f mut Found,
-    /// The last id of each key: one that came and went may be there several times.
+    /// The last id of each key: a key that came and went may be there several times.
     ids: HashMap<Box<str>, u64>,
     patterns: PatternSet<()>,
     now: Micros,

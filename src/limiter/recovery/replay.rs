@@ -2,10 +2,10 @@
 //!
 //! A snapshot that was written while checks went on holds each shard as it was at a marker record in the log. An event
 //! is therefore applied if and only if the marker of its key's shard came before it; the snapshot has it otherwise.
-//! An event of a missing key belongs to one that was removed, or swept, before its shard's marker. The table of holds
+//! An event of a missing key belongs to a key that was removed, or swept, before its shard's marker. The table of holds
 //! has a marker of its own, before those of the shards.
 //!
-//! Keys that came and went are still there: no record tells that one was swept. Nothing of these counts any more, so
+//! Keys that came and went are still there: no record says that a key was swept. Nothing of these counts any more, so
 //! `settle` drops them.
 
 use std::hash::RandomState;
@@ -275,7 +275,7 @@ impl<'r> Replayed<'r> {
     }
 
     fn removed(&mut self, id: u64) -> Result<(), String> {
-        // It may be a key that is in the log only: one that was removed before its shard's marker. Its id is used up
+        // It may be a key that is only in the log: a key that was removed before its shard's marker. Its id is used up
         // all the same.
         if let Some(text) = self.entry(id)?.map(|entry| entry.pattern_text().map(str::to_owned)) {
             self.keys.remove(id);

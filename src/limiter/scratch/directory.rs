@@ -108,7 +108,7 @@ pub fn write_directory(
     let registry = Registry::new(1);
     let found = store::recover(dir, &*disk, &mut Replayed::new(&registry, &RandomState::new()))?;
     if found.directory.is_some() || found.highest_number > 0 {
-        let message = format!("{} has limits already; name a directory that is new", dir.display());
+        let message = format!("{} already has limits; name a new directory", dir.display());
         return Err(Error::invalid(message));
     }
     // As if there had been something that the snapshot is to stand for.

@@ -27,7 +27,7 @@ pub struct Looked {
     /// What was counted for patterns by id: allowed, denied, allowed cost, denied cost. To be added to what the store
     /// has counted for these, once the group is written.
     pub counted: Vec<(u64, [u64; 4])>,
-    /// Keys that were born, less those that went, by what they live by.
+    /// Keys that were born, less those that went, by what they live under.
     pub births: Vec<(Live, i64)>,
     /// Whether a hold found no number: the operation failed for that, and everything is as it was before. To run it
     /// again after [`Scratch::set_hold_numbers`].
@@ -51,7 +51,7 @@ pub struct Denied {
 }
 
 impl Looked {
-    /// Whether what was decided means something: nothing is missing, and no number of a hold was wanted in vain.
+    /// Whether what was decided means something: nothing is missing, and no number for a hold was lacking.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && !self.wants_numbers
     }

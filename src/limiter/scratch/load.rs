@@ -82,7 +82,7 @@ impl Scratch {
         if let Some(mut entry) = entry {
             match self.unsaved.get(key) {
                 Some(unsaved) if is_of(unsaved, &entry) => add_denials(&mut entry, unsaved),
-                // They were of another key of this name, or of one that has forgotten them.
+                // They were of another key of this name, or of a key that has forgotten them.
                 Some(_) => drop(self.unsaved.remove(key)),
                 None => {}
             }
@@ -126,7 +126,7 @@ impl Scratch {
             return Some(entry);
         }
         for (index, removed) in missed.iter().enumerate() {
-            // What served it then: a pattern that is there, or one that was removed later.
+            // What served it then: a pattern that is there, or a pattern that was removed later.
             let row = self.row_of(record.key, removed.last_id);
             let later = missed[index + 1..].iter().filter(|later| later.id <= removed.last_id);
             let later = later.filter(|later| matches(&later.text, record.key));

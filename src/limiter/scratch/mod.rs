@@ -6,14 +6,14 @@
 //!
 //! 1. [`Scratch::begin`], the operation on [`Scratch::limiter`], and [`Scratch::end`], which tells what it looked at,
 //!    what it changed, and what is *missing*: looked at and not loaded. Where anything is missing the result means
-//!    nothing and is put back; the records are fetched and handed to [`Scratch::load`], in this order, and the operation
-//!    runs again.
+//!    nothing and is put back; the records are fetched and handed to [`Scratch::load`], in this order, and the
+//!    operation runs again.
 //! 2. Several operations run one after the other. Those that share a name are one group ([`Looked::join`]): it is
 //!    written or not as a whole. The records of what the group has changed come from [`Scratch::save`], after its last
 //!    operation; that of each name that it touched is compared with what was loaded or written when the first of its
 //!    operations ran that touched it: what is loaded between two of them (a later one may find that patterns are
-//!    missing) was not what the earlier one saw, and may have led away what that has changed, so that it can't be saved.
-//!    Such a group counts as not written.
+//!    missing) was not what the earlier one saw, and may have led away what that has changed, so that it can't be
+//!    saved. Such a group counts as not written.
 //! 3. Written: [`Scratch::won`]. Not written, since another server was faster: [`Scratch::load`] of every name that the
 //!    group touched, with the records of now, puts all of it back; the operations run again.
 //!

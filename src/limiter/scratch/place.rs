@@ -14,7 +14,7 @@ pub enum Place {
     Key {
         /// Whether it is configured, or has values for a time.
         configured: bool,
-        /// What it lives by, if it comes and goes.
+        /// What it lives under, if it comes and goes.
         live: Option<Live>,
     },
     /// A limit that keys share which found no room.
@@ -47,7 +47,7 @@ impl Scratch {
             }
         }
     }
-    /// How many keys may live by a pattern, or by what requests brought.
+    /// How many keys may live under a pattern, or by what requests brought.
     pub fn most_live(&self, of: Live) -> u64 {
         let registry = &self.limiter().core.registry;
         match of {

@@ -13,8 +13,9 @@
 //!
 //! The id of an entry tells the key from one of the same name that went before. A key without an entry has only what
 //! open holds take of it: its limit was removed. *removals* is how many patterns had been removed by then; the last of
-//! them are in *removed*, the latest last, so that a key that lived by one of these is led to where it belongs when it
-//! is loaded. *places* has for each item of a hold the key on which it was decided, or nothing where that is its own.
+//! them are in *removed*, the latest last, so that a key that lived under one of these is led to where it belongs when
+//! it is loaded. *places* has for each item of a hold the key on which it was decided, or nothing where that is its
+//! own.
 //!
 //! A record is valid if and only if all of it is read so, it was made and is held until no later than in the year 9999,
 //! and what it is of is what it was looked for by.
@@ -28,7 +29,7 @@ use crate::store::record::{Answer, Entry, HoldEntry, MAX_TEXT, Record};
 /// The format of now.
 const FORMAT: u8 = 1;
 
-/// Patterns that were removed, of which is known when: a key that lived by an earlier one is led away as of its own
+/// Patterns that were removed, of which is known when: a key that lived under an earlier one is led away as of its own
 /// last instant.
 pub const MAX_REMOVED: usize = 1000;
 
@@ -195,7 +196,7 @@ impl HoldRecord<'_> {
         };
         let places = from.list(u64::MAX, 1, |from| from.text(MAX_TEXT))?;
         if places.len() != hold.items.len() {
-            return Err(Fault::Damaged("a hold whose places are not those of its items"));
+            return Err(Fault::Damaged("a hold whose places do not match its items"));
         }
         close(&from, (HoldRecord { hold, places }, made))
     }

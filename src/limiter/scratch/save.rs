@@ -132,7 +132,7 @@ pub fn save_answer(kept: &Kept, now: Micros) -> Saved {
     Saved { record: encode_kept(&kept.to_record(), now), until: Some(until) }
 }
 
-/// From when on a key is the same as none if nothing happens to it; `None` for one that an operator has configured.
+/// From when on a key is the same as none if nothing happens to it; `None` for a key that an operator has configured.
 fn vanishes(core: &Core, entry: &Entry, now: Micros, version: u32) -> Option<Micros> {
     if entry.source() == Source::Exact {
         return None;

@@ -67,7 +67,7 @@ impl Scratch {
     /// One that knows nothing yet: [`Name::Patterns`] is to be loaded first.
     ///
     /// Ids of holds are made of `identity`, which all servers of a store share. `max_keys` is the bound on keys that
-    /// live by what requests brought. It never waits, has no thread and no file.
+    /// live under what requests brought. It never waits, has no thread and no file.
     pub fn new(clock: Clock, identity: &[u8; 16], max_keys: u64, max_holds: u64) -> Scratch {
         let notes = Arc::new(Notes::default());
         let mut registry = Registry::new(max_keys);
@@ -142,8 +142,8 @@ impl Scratch {
         self.keys.get(key).map_or_else(|| key.into(), Arc::clone)
     }
 
-    /// Sets how many keys live by a pattern or by what requests brought, in the whole store. Births and deaths here are
-    /// counted from then on.
+    /// Sets how many keys live under a pattern or under what requests brought, in the whole store. Births and deaths
+    /// here are counted from then on.
     pub fn set_live(&mut self, of: Live, count: u64) {
         self.with_live(of, |live| live.store(count, Ordering::Relaxed));
     }
@@ -163,7 +163,7 @@ impl Scratch {
         }
     }
 
-    /// What an entry lives by, if it is one that comes and goes.
+    /// What an entry lives under, if it comes and goes.
     pub(super) fn lives_by(&self, entry: &Entry) -> Option<Live> {
         match entry.source() {
             Source::Exact | Source::Overflow => None,

@@ -189,7 +189,7 @@ fn a_restore_that_fails_at_any_call_leaves_nothing_and_one_that_crashes_nothing_
                     },
                     Err(error) => {
                         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
-                        let told = "a backup was being restored into";
+                        let told = "a restore of a backup into";
                         assert!(error.message().starts_with(told), "{failed}: {error}");
                         for error in [verify(&to).map(|_| ()), repair(&to, &parent.path().join("x")).map(|_| ())] {
                             assert!(error.unwrap_err().message().starts_with(told), "{failed}");
@@ -218,11 +218,11 @@ fn a_restore_refuses_a_used_directory_and_keeps_nothing_of_a_bad_backup() {
     let bytes = example(&path("data"), &clock);
     let before = names(&path("data"));
     let error = restore(&path("data"), &bytes[..], "it").unwrap_err();
-    assert!(error.kind() == Kind::Io && error.message().contains("is not empty: it holds "), "{error}");
+    assert!(error.kind() == Kind::Io && error.message().contains("is not empty: it has "), "{error}");
     assert_eq!(names(&path("data")), before);
     std::fs::create_dir(path("other")).unwrap();
     std::fs::write(path("other").join("notes"), "").unwrap();
-    assert!(restore(&path("other"), &bytes[..], "it").unwrap_err().message().contains("it holds notes"));
+    assert!(restore(&path("other"), &bytes[..], "it").unwrap_err().message().contains("it has notes"));
     assert_eq!(names(&path("other")), ["notes"]);
     std::fs::write(path("file"), "").unwrap();
     assert_eq!(restore(&path("file"), &bytes[..], "it").unwrap_err().kind(), Kind::Io);

@@ -94,7 +94,7 @@ impl<'a> Asking<'a> {
         named.map(|header| header.value.as_str())
     }
 
-    /// The last of the headers of the first of these names that is there: the one that the nearest proxy has added.
+    /// The last of the headers of the first of these names that is there: the header that the nearest proxy has added.
     fn first_of(&self, names: &[&'a str]) -> Option<&'a str> {
         names.iter().find_map(|name| self.values(name).next_back())
     }
@@ -145,7 +145,7 @@ impl Gates {
             let gate = Gate::parse(text)
                 .map_err(|error| Error::new(Kind::Usage, format!("--gate {}: {}", excerpt(text), error.message())))?;
             if named.iter().any(|other| other.name == gate.name) {
-                return Err(Error::new(Kind::Usage, format!("--gate {} stands twice", gate.name)));
+                return Err(Error::new(Kind::Usage, format!("--gate {} is given twice", gate.name)));
             }
             named.push(gate);
         }
@@ -174,7 +174,7 @@ impl Gate {
         for option in options.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             if given.contains(&name) {
-                return Err(Error::invalid(format!("{} stands twice", excerpt(name))));
+                return Err(Error::invalid(format!("{} is given twice", excerpt(name))));
             }
             given.push(name);
             match name {
@@ -193,7 +193,7 @@ impl Gate {
             }
         }
         if gate.by.is_empty() {
-            return Err(Error::invalid("by must say of what the key is made, such as by=ip"));
+            return Err(Error::invalid("by must name the parts of the key, such as by=ip"));
         }
         Ok(gate)
     }

@@ -78,8 +78,8 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.holds(address))
     }
 
-    /// The address of the client for whom a peer asks, which is `None` on a Unix socket: by the values of all
-    /// `X-Forwarded-For` in their order, the last one that is no trusted proxy's. `None` where nobody tells it.
+    /// The address of the client that a peer asks for, which is `None` on a Unix socket: by the values of all
+    /// `X-Forwarded-For` in their order, the last that is not a trusted proxy's. `None` if it is unknown.
     pub fn client<'a>(
         &self,
         peer: Option<IpAddr>,
@@ -91,7 +91,7 @@ impl TrustedProxies {
         }
         for hop in forwarded.rev().flat_map(|value| value.rsplit(',')) {
             let hop = hop.trim();
-            // Nobody can tell who is before a hop that is no address.
+            // What is before a hop that is not an address is unknown.
             let Some(address) = address_of(hop) else { break };
             last = Some(address);
             if !self.trusts(address) {
@@ -130,7 +130,7 @@ fn cut(address: IpAddr, bits: u8) -> IpAddr {
     }
 }
 
-/// A client's address as part of a key: of IPv6 the network that one client usually has to itself.
+/// A client's address as part of a key: for IPv6, the network that usually belongs to one client.
 pub struct InKey {
     pub address: Option<IpAddr>,
     pub ipv6_prefix: u8,

@@ -76,7 +76,7 @@ pub struct CutRequest(pub u64);
 pub enum Body {
     /// No body, or tiny_http has read it: a `Content-Length` of at most 1024, without `Expect`.
     Read,
-    /// A longer or chunked one, or one that waits for `100 Continue`.
+    /// A longer or chunked body, or a body that waits for `100 Continue`.
     Unread,
 }
 

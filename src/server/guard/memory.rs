@@ -1,4 +1,4 @@
-//! Memory that a flood of requests leaves behind in the allocator.
+//! Memory that a flood of requests leaves in the allocator.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! The connection guard: bounds what a client can hold of a tiny_http server.
 //!
 //! tiny_http 0.12 has no time-outs, a thread per connection, and no bound on a request's head (`ClientConnection::read`
-//! in its client.rs). The guard works beside it: the thread `flint-guard` looks at this process's own connections from
-//! outside and shuts down those that break a bound; then tiny_http's thread sees the end of the stream and drops the
-//! connection. All that the server has to do is to tell the guard of each request.
+//! in its client.rs). The guard works in parallel: the thread `flint-guard` looks at this process's own connections
+//! from outside and shuts down those that break a bound; then tiny_http's thread sees the end of the stream and drops
+//! the connection. All that the server has to do is to tell the guard of each request.
 //!
 //! **Owns** the time-outs and bounds of connections (config.rs), the one rule that applies them to a connection
 //! (verdict.rs), the bounds of all connections together (cuts.rs), the count of requests per connection (table.rs), and

@@ -124,7 +124,7 @@ impl Exchange {
         self.head.host(request.url(), request.headers())
     }
 
-    /// Whether its reply may have to wait for one that is with a thread that may wait.
+    /// Whether its reply may have to wait for another reply, from a thread that may wait.
     pub fn waits_for_others(&self, away: &AtomicUsize) -> bool {
         self.away.is_none() && away.load(Ordering::Relaxed) > 0
     }
@@ -159,7 +159,8 @@ impl Exchange {
         if large.load(Ordering::Relaxed) > MAX_LARGE_BODIES {
             drop(place);
             let message = format!(
-                "{MAX_LARGE_BODIES} body of more than {MAX_BODY_BYTES} bytes is taken at once; try again in a second"
+                "only {MAX_LARGE_BODIES} body of more than {MAX_BODY_BYTES} bytes is accepted at a time; try again in \
+                 a second"
             );
             return Err(Error::new(Kind::Overloaded, message));
         }
@@ -356,8 +357,9 @@ fn response(bytes: &[u8]) -> Option<(Response<io::Empty>, &[u8])> {
 }
 
 fn bad_chunk() -> Error {
-    let message = "the body could not be read to its end: a chunk begins with its size in hexadecimal digits, lines end \
-                   with CR LF, and the last chunk, of size 0, is followed by an empty line; trailers are not taken";
+    let message = "the body could not be read to its end: a chunk begins with its size in hexadecimal digits, lines \
+                   end with CR LF, and the last chunk, of size 0, is followed by an empty line; trailers are not \
+                   accepted";
     Error::new(Kind::InvalidJson, message)
 }
 

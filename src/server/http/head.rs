@@ -83,21 +83,21 @@ impl Fault {
     /// One sentence that says what would be right.
     pub fn message(self) -> &'static str {
         match self {
-            Fault::Target => "the target must not hold blanks or control characters; percent-encode them",
+            Fault::Target => "the target must not contain blanks or control characters; percent-encode them",
             Fault::Line => {
-                "a header must have a name and no control characters, and its line must end with CR LF, nowhere else"
+                "a header must have a name and no control characters, and CR LF must only come at the end of its line"
             }
             Fault::NoHost => "header Host is missing: every HTTP/1.1 request must have it",
-            Fault::SecondHost => "header Host stands twice; send it once",
-            Fault::SecondAuthorization => "header Authorization stands twice; send it once",
+            Fault::SecondHost => "header Host was sent twice; send it once",
+            Fault::SecondAuthorization => "header Authorization was sent twice; send it once",
             Fault::Length => "header Content-Length must be a number of bytes, in digits",
-            Fault::SecondLength => "header Content-Length stands twice; send it once",
-            Fault::Coding => "header Transfer-Encoding must be chunked, or missing where there is a Content-Length",
-            Fault::SecondCoding => "header Transfer-Encoding stands twice; send it once",
+            Fault::SecondLength => "header Content-Length was sent twice; send it once",
+            Fault::Coding => "header Transfer-Encoding must be chunked, or left out if there is a Content-Length",
+            Fault::SecondCoding => "header Transfer-Encoding was sent twice; send it once",
             Fault::LengthAndCoding => "headers Content-Length and Transfer-Encoding don't go together; leave one out",
-            Fault::CodingAndUpgrade => "a body with Transfer-Encoding does not go together with Connection: upgrade",
-            Fault::OldCoding => "header Transfer-Encoding has no place in HTTP/1.0; send a Content-Length",
-            Fault::OldExpect => "header Expect has no place in HTTP/1.0; leave it out",
+            Fault::CodingAndUpgrade => "a body with Transfer-Encoding can't be combined with Connection: upgrade",
+            Fault::OldCoding => "header Transfer-Encoding is not allowed in HTTP/1.0; send a Content-Length",
+            Fault::OldExpect => "header Expect is not allowed in HTTP/1.0; leave it out",
         }
     }
 }

@@ -138,7 +138,7 @@ impl Instances {
     /// Wakes a decider, if one sleeps or is about to. Called after work was queued for it.
     pub fn wake(&self) {
         if self.asleep.must_wake() {
-            // One that goes on sleeping in an older instance is moved by that one's thread.
+            // A connection that stays asleep in an older instance is moved by that instance's thread.
             if let Some(newest) = self.all.read().unwrap_or_else(PoisonError::into_inner).last() {
                 newest.http.unblock();
             }

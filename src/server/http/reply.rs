@@ -70,7 +70,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A JSON reply, with the line ended for those who read it on a terminal.
+    /// A JSON reply, with a line break at the end, for readers on a terminal.
     pub fn json(mut body: Vec<u8>) -> Reply {
         body.push(b'\n');
         Reply::json_part(body)

@@ -86,7 +86,7 @@ impl Listener {
     }
 
     fn inherited(inherited: Inherited) -> Result<Listener> {
-        let failed = |error: io::Error| Error::new(Kind::Io, format!("cannot tell the passed socket's name: {error}"));
+        let failed = |error: io::Error| Error::new(Kind::Io, format!("cannot read the passed socket's name: {error}"));
         let former = std::env::var_os(OWN_SOCKET);
         let (taken_over, lent) = (former.is_some(), former.is_none_or(|owner| owner == LENT));
         let (socket, url, path) = match inherited {
@@ -216,13 +216,13 @@ fn remove_stale_socket(path: &Path) -> Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
     let in_the_way = |what: &str| Error::new(Kind::Io, format!("cannot bind unix:{}: {what}", path.display()));
     if !metadata.file_type().is_socket() {
-        return Err(in_the_way("a file that is no socket stands there"));
+        return Err(in_the_way("a file that is not a socket is there"));
     }
     match UnixStream::connect(path) {
         Ok(_) => Err(in_the_way("another server listens there")),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(|error| in_the_way(&error.to_string()))
         }
-        Err(error) => Err(in_the_way(&format!("it cannot be told whether a server listens there: {error}"))),
+        Err(error) => Err(in_the_way(&format!("cannot find out whether a server listens there: {error}"))),
     }
 }

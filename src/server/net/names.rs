@@ -39,7 +39,7 @@ pub fn local_name(fd: impl AsFd) -> Option<Name> {
     name(rustix::net::getsockname(fd).ok()?)
 }
 
-/// The peer's TCP address; `None` for other sockets and for one that is no longer connected.
+/// The peer's TCP address; `None` for other sockets and for a socket that is no longer connected.
 pub fn peer_address(fd: impl AsFd) -> Option<SocketAddr> {
     SocketAddr::try_from(rustix::net::getpeername(fd).ok()??).ok()
 }

@@ -130,7 +130,8 @@ fn ask_elsewhere(context: &Arc<Context>, exchange: Exchange, measure: Measure<'_
 fn late() -> Error {
     Error::new(
         Kind::OutcomeUnknown,
-        "the store did not answer in time; the units may have been spent; look at the limit before you ask again",
+        "the store did not answer in time; the units may have been spent; look at the limit before you repeat the \
+         request",
     )
 }
 

@@ -1,4 +1,4 @@
-//! The pool: who handles which request when.
+//! The pool: which thread handles which request, and when.
 //!
 //! `--max-blocking` threads of two kinds. *Deciders* do not block: they take requests from tiny_http into turns, decide
 //! those that are ready, and send replies that are on disk. *Workers* do everything that may block: administration,

@@ -97,7 +97,7 @@ fn let_go_together(context: &Arc<Context>, exchange: Exchange) {
     let shared = Arc::clone(context);
     let thread = thread::Builder::new().name("flint-body".to_owned()).stack_size(STACK_BYTES);
     if let Err(error) = thread.spawn(move || let_go_of_all(&shared)) {
-        log::warn!("no thread could be started to let go of requests: {error}");
+        log::warn!("no thread could be started to release requests: {error}");
         context.jobs.add(Job::LetGo);
     }
 }

@@ -26,7 +26,7 @@ impl Permit {
         if others < MAX_BACKUPS {
             return Ok(permit);
         }
-        let what = format!("{MAX_BACKUPS} backups are being taken already; try again when one of them has ended");
+        let what = format!("{MAX_BACKUPS} backups are already being taken; try again when one of them has ended");
         Err(Error::new(Kind::Overloaded, what))
     }
 }

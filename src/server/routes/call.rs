@@ -39,7 +39,7 @@ pub struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// The limiter alone.
+    /// Only the limiter.
     pub fn of(limiter: &'a Limiter) -> Sources<'a> {
         let legacy = LegacyHeaders::None;
         Sources {

@@ -33,7 +33,7 @@ pub fn named(call: &Call<'_>) -> Answer {
 
 fn unknown(path: &str) -> Error {
     let name = path.split('/').next().unwrap_or(path);
-    Error::new(Kind::NotFound, format!("there is no gate {}; name it by --gate {0}=by=ip", excerpt(name)))
+    Error::new(Kind::NotFound, format!("there is no gate {}; define it with --gate {0}=by=ip", excerpt(name)))
 }
 
 fn policy_of(query: &Query<'_>) -> Result<Policy> {

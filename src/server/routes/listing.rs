@@ -24,7 +24,8 @@ impl Permit {
         Err(Error::new(
             Kind::Overloaded,
             format!(
-                "{MAX_LONG_LISTS} long lists are being sent already; try again in a second, or ask for pages by limit="
+                "{MAX_LONG_LISTS} long lists are already being sent; try again in a second, or ask for pages with \
+                 limit="
             ),
         ))
     }

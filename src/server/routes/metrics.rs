@@ -49,7 +49,7 @@ impl Metrics {
     /// The page.
     pub fn page(&self, report: &EngineReport, guard: GuardHandle) -> Vec<u8> {
         let mut page = Page(String::with_capacity(8 * 1024));
-        page.one("flint_build_info", "gauge", "The version that runs; always 1.", &version(), 1);
+        page.one("flint_build_info", "gauge", "The running version; always 1.", &version(), 1);
         match report {
             EngineReport::Directory(report) => {
                 limits(&mut page, report);
@@ -86,11 +86,11 @@ fn version() -> String {
 fn limits(page: &mut Page, report: &Report) {
     page.one("flint_limits", "gauge", "Limits that are configured for one key.", "", report.limits);
     page.one("flint_patterns", "gauge", "Patterns that are configured.", "", report.patterns);
-    page.one("flint_live_keys", "gauge", "Keys that live by a pattern or request.", "", report.live);
-    let what = "Limits that further keys share, since no more may live by their pattern or by requests.";
+    page.one("flint_live_keys", "gauge", "Keys that live under a pattern or request.", "", report.live);
+    let what = "Limits that further keys share, because no more may live under their pattern or under requests.";
     page.one("flint_overflows", "gauge", what, "", report.overflows.len());
-    page.one("flint_overflow_decisions_total", "counter", "Decisions by these.", "", report.overflowed);
-    let what = "Keys that have left memory since nothing counted for them any more.";
+    page.one("flint_overflow_decisions_total", "counter", "Decisions by these shared limits.", "", report.overflowed);
+    let what = "Keys removed from memory because nothing counted for them any more.";
     page.one("flint_swept_keys_total", "counter", what, "", report.swept);
     let name = "flint_checks_total";
     page.family(name, "counter", "Checks since the start, by what was decided.");
@@ -101,11 +101,11 @@ fn limits(page: &mut Page, report: &Report) {
 /// Of a store: counts of the store are left out while it can't be asked.
 fn store(page: &mut Page, report: &StoreReport) {
     let reachable = u8::from(report.health.0 == Health::Healthy);
-    page.one("flint_store_reachable", "gauge", "Whether the store can be asked: 1, or 0.", "", reachable);
+    page.one("flint_store_reachable", "gauge", "Whether the store can be reached: 1, or 0.", "", reachable);
     let counts = [
         ("flint_limits", "Limits that are configured for one key.", report.limits),
         ("flint_patterns", "Patterns that are configured.", report.patterns),
-        ("flint_live_keys", "Keys that live by a pattern or request.", report.live),
+        ("flint_live_keys", "Keys that live under a pattern or request.", report.live),
     ];
     for (name, what, count) in counts {
         if let Some(count) = count {
@@ -117,15 +117,15 @@ fn store(page: &mut Page, report: &StoreReport) {
     page.sample(name, "result=\"allowed\"", report.allowed);
     page.sample(name, "result=\"denied\"", report.denied);
     page.one("flint_store_rounds_total", "counter", "Rounds that were sent to the store.", "", report.rounds);
-    let what = "Groups of operations that were decided again, since another server had been faster.";
+    let what = "Groups of operations that were decided again because another server had been faster.";
     page.one("flint_store_lost_total", "counter", what, "", report.lost);
 }
 
 fn holds(page: &mut Page, report: &Report) {
     page.one("flint_holds", "gauge", "Holds that are open.", "", report.holds);
-    let what = "Holds that have run out since the start.";
+    let what = "Holds that have expired since the start.";
     page.one("flint_holds_expired_total", "counter", what, "", report.holds_expired);
-    let what = "Holds that were settled after they had run out.";
+    let what = "Holds that were settled after they had expired.";
     page.one("flint_holds_late_total", "counter", what, "", report.holds_late);
 }
 
@@ -134,13 +134,13 @@ fn log(page: &mut Page, report: &Report) {
     page.one("flint_log_healthy", "gauge", "Whether the log can be written: 1, or 0.", "", healthy);
     page.one("flint_log_bytes", "gauge", "Size of the log.", "", report.log_bytes);
     page.one("flint_log_events_total", "counter", "Events written to the log since the start.", "", report.events);
-    let what = "Bytes promised to records that are not written yet.";
+    let what = "Bytes reserved for records that are not written yet.";
     page.one("flint_log_queued_bytes", "gauge", what, "", report.queued_bytes);
     page.one("flint_compactions_total", "counter", "Compactions that succeeded.", "", report.compactions);
     let failed = u8::from(report.compaction_error.is_some());
     page.one("flint_compaction_failed", "gauge", "Whether the last compaction failed: 1, or 0.", "", failed);
     if let Some(free) = report.free_bytes {
-        page.one("flint_free_bytes", "gauge", "Bytes that the file system has left.", "", free);
+        page.one("flint_free_bytes", "gauge", "Bytes that the file system has free.", "", free);
     }
     let name = "flint_fsync_duration_seconds";
     page.family(name, "histogram", "Duration of fdatasync of the log.");
@@ -149,9 +149,9 @@ fn log(page: &mut Page, report: &Report) {
 
 fn connections(page: &mut Page, guard: GuardHandle) {
     page.one("flint_open_connections", "gauge", "Open connections.", "", guard.open_connections());
-    let what = "Connections ended long ago that the HTTP library has not let go.";
+    let what = "Connections ended long ago that the HTTP library has not released.";
     page.one("flint_leaked_connections", "gauge", what, "", guard.leaked());
-    let what = "Times that the HTTP library was woken for a connection it had forgotten.";
+    let what = "Times that the HTTP library was woken for a connection that it had forgotten.";
     page.one("flint_woken_connections_total", "counter", what, "", guard.woken());
     let name = "flint_connections_ended_total";
     page.family(name, "counter", "Connections that the server ended, by reason.");
@@ -163,7 +163,7 @@ fn connections(page: &mut Page, guard: GuardHandle) {
 /// What every process is asked by Prometheus. Left out where the system does not tell.
 fn process(page: &mut Page) {
     let Some(process) = Process::read() else { return };
-    let what = "Memory that is in RAM.";
+    let what = "Resident memory.";
     page.one("process_resident_memory_bytes", "gauge", what, "", process.resident_bytes);
     page.one("process_cpu_seconds_total", "counter", "Processor time used.", "", process.cpu_seconds);
     let what = "Start of the process, in seconds since the epoch.";
@@ -190,7 +190,7 @@ impl Process {
         Process::parse(&stat, rustix::param::page_size() as u64, ticks, booted)
     }
 
-    /// Reads `/proc/PID/stat` (proc(5)): the name in brackets may hold anything, so fields are counted from behind it.
+    /// Reads `/proc/PID/stat` (proc(5)): the name in brackets may hold anything, so fields are counted from its end.
     fn parse(stat: &str, page_bytes: u64, ticks: f64, booted: f64) -> Option<Process> {
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         // Field 3 of the manual is the first one here.

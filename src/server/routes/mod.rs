@@ -101,7 +101,7 @@ pub fn check_method(found: Option<Found>, method: &str, target: &str) -> Result<
     }
 }
 
-/// Whether a call is answered by questions about single keys alone.
+/// Whether a call is answered only by questions about single keys.
 pub fn is_on_limiter(found: Option<Found>, name: &str) -> bool {
     found.and_then(|found| table::method(found, name)).is_some_and(Method::is_on_limiter)
 }

@@ -1,4 +1,4 @@
-//! The endpoints for those who run the server: health, doctor, metrics, and the log's flush and compaction.
+//! The endpoints for operators of the server: health, doctor, metrics, and the log's flush and compaction.
 
 use serde_json::{Value, json};
 

@@ -13,7 +13,8 @@ impl<'a> Query<'a> {
     /// Reads them.
     ///
     /// # Errors
-    /// `invalid_argument`, naming the parameter, for one that is not known, is given twice, or is badly encoded.
+    /// `invalid_argument`, naming the parameter, for a parameter that is not known, is given twice, or is badly
+    /// encoded.
     pub fn parse(query: &'a str, known: &[&str]) -> Result<Query<'a>> {
         let mut parameters: Vec<(&str, String)> = Vec::new();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -22,7 +23,7 @@ impl<'a> Query<'a> {
                 return Err(Error::invalid(format!("unknown query parameter `{}`", excerpt(name))));
             }
             if parameters.iter().any(|(other, _)| *other == name) {
-                return Err(Error::invalid(format!("query parameter `{name}` stands twice")));
+                return Err(Error::invalid(format!("query parameter `{name}` is given twice")));
             }
             parameters.push((name, decode(value, name)?));
         }
@@ -86,7 +87,7 @@ pub fn decode(text: &str, what: &str) -> Result<String> {
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         let escape = rest.get(at + 1..at + 3).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit));
         if escape.is_none() {
-            return Err(Error::invalid(format!("{what} has a % that is no percent-encoding; write it as %25")));
+            return Err(Error::invalid(format!("{what} has a % that is not a percent-encoding; write it as %25")));
         }
         rest = &rest[at + 3..];
     }

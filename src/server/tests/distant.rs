@@ -75,8 +75,8 @@ impl Distant {
     }
 
     /// Starts a thread that runs operations until the end: all that wait after each pause, the last ones first, some
-    /// of them in vain before. `failure` says how the n-th operation fails, if it does; one whose outcome is unknown
-    /// was done.
+    /// of them without success before. `failure` says how the n-th operation fails, if it does; one whose outcome is
+    /// unknown was done.
     pub fn drive(self: &Arc<Self>, pause: Duration, failure: fn(u64) -> Option<Error>) -> JoinHandle<()> {
         let engine = Arc::clone(self);
         thread::spawn(move || {

@@ -34,7 +34,7 @@ impl Http {
 struct Room {
     asleep: Asleep,
     http: Http,
-    /// A queue that takes no lock: the fences alone order it and the flag.
+    /// A queue that takes no lock: only the fences order it and the flag.
     completions: AtomicUsize,
     taken: Mutex<usize>,
 }

@@ -30,7 +30,7 @@ pub struct Backup {
     header: Header,
     /// Those to come, the next one last.
     parts: Vec<Part>,
-    /// The one that is being copied, and how many bytes of it are.
+    /// The file that is being copied, and how many bytes of it are.
     current: Option<(Part, u64)>,
     /// Where the next block begins.
     offset: u64,
@@ -64,7 +64,7 @@ impl Backup {
             return Err(Error::new(Kind::Corrupt, what));
         }
         if names.is_empty() {
-            let what = format!("{} holds no log yet, so there is nothing to back up", dir.display());
+            let what = format!("{} has no log yet, so there is nothing to back up", dir.display());
             return Err(Error::new(Kind::Io, what));
         }
         let mut parts = names.into_iter().map(|name| Part::open(dir, name, cut)).collect::<Result<Vec<_>>>()?;
@@ -118,7 +118,7 @@ impl Backup {
         let made = match self.deadline {
             Some((at, time)) if Instant::now() >= at => {
                 let (seconds, bytes) = (time.as_secs(), self.header.bytes);
-                Err(format!("it was not taken within {seconds} s, which is the time for {bytes} bytes"))
+                Err(format!("it was not read within {seconds} s, the time allowed for {bytes} bytes"))
             }
             _ => self.make_block(out),
         };

@@ -78,7 +78,7 @@ impl Header {
     /// Reads a header.
     pub fn decode(bytes: &[u8; HEADER]) -> Result<Header, BadHeader> {
         if bytes[..8] != MAGIC {
-            return Err(BadHeader::Damaged("this is no backup of Flint: the magic bytes are wrong"));
+            return Err(BadHeader::Damaged("this is not a backup of Flint: the magic bytes are wrong"));
         }
         if crc32fast::hash(&bytes[..44]) != u32_at(bytes, 44) {
             return Err(BadHeader::Damaged("the checksum of the header is wrong"));

@@ -102,7 +102,7 @@ fn a_copy_is_the_newest_snapshot_and_the_log_up_to_the_cut() {
     write(dir.path(), &files);
     let cut = Cut { segment: 2, length: MAX_PAYLOAD as u64 };
     assert_eq!(unpack(&whole(take(dir.path(), cut))[..]).unwrap(), files);
-    // A snapshot alone, as a start may leave it.
+    // Only a snapshot, as a start may leave it.
     let dir = tempfile::tempdir().unwrap();
     let files = vec![(Name::Snapshot(9), bytes(100, 1))];
     write(dir.path(), &files);
@@ -118,7 +118,7 @@ fn a_directory_with_a_gap_or_without_a_log_is_not_copied() {
     assert!(error.kind() == Kind::Corrupt && error.message().contains("0000000003.aof is missing"), "{error}");
     let empty = tempfile::tempdir().unwrap();
     let error = open(empty.path(), None);
-    assert!(error.kind() == Kind::Io && error.message().contains("holds no log yet"), "{error}");
+    assert!(error.kind() == Kind::Io && error.message().contains("has no log yet"), "{error}");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn any_cut_and_anything_after_the_end_is_told_by_its_offset() {
     }
     for more in [&b"\0"[..], b"x", &taken] {
         let error = unpack(&[&taken, more].concat()[..]).unwrap_err();
-        assert!(error.message().contains("more follows") && offset(&error) == taken.len(), "{error}");
+        assert!(error.message().contains("data follows") && offset(&error) == taken.len(), "{error}");
     }
 }
 
@@ -219,7 +219,7 @@ fn blocks_that_are_valid_and_make_no_backup_are_refused() {
         ("a gap between segments", vec![file(Name::Segment(1), 0), file(Name::Segment(3), 0)]),
     ] {
         let error = unpack(&built(2, 0, &blocks)[..]).expect_err(what);
-        assert!(error.message().contains("is out of its place"), "{what}: {error}");
+        assert!(error.message().contains("is out of place"), "{what}: {error}");
     }
     let error = unpack(&built(0, 0, &[end(0, 0)])[..]).unwrap_err();
     assert!(error.message().contains("the end does not fit"), "{error}");
@@ -234,7 +234,7 @@ fn another_version_and_what_is_no_backup_are_told() {
     let error = unpack(&header[..]).unwrap_err();
     assert!(error.kind() == Kind::Unsupported && error.message().contains("format version 2"), "{error}");
     let error = unpack(&[b'{'; 100][..]).unwrap_err();
-    assert!(error.kind() == Kind::Corrupt && error.message().contains("this is no backup of Flint"), "{error}");
+    assert!(error.kind() == Kind::Corrupt && error.message().contains("this is not a backup of Flint"), "{error}");
 }
 
 #[test]
@@ -249,12 +249,12 @@ fn a_copy_that_is_not_taken_in_time_says_so_and_closes_its_files() {
     assert!(!backup.next_part(&mut taken));
     let error = unpack(&taken[..]).unwrap_err();
     assert_eq!(offset(&error), at, "{error}");
-    let why = "given up at offset 77: it was not taken within 0 s, which is the time for 420 bytes";
+    let why = "given up at offset 77: it was not read within 0 s, the time allowed for 420 bytes";
     assert!(error.message().contains(why), "{error}");
     // A program that reads it gets an error, after the same bytes.
     let mut read = Vec::new();
     let error = take(dir.path(), cut).within(Duration::ZERO).read_to_end(&mut read).unwrap_err();
-    assert!(error.to_string().contains("was not taken within 0 s"), "{error}");
+    assert!(error.to_string().contains("was not read within 0 s"), "{error}");
     assert!(unpack(&read[..]).unwrap_err().message().contains("given up at offset 48"));
 }
 

@@ -80,8 +80,7 @@ fn refuse_used(dir: &Path) -> Result<Vec<PathBuf>> {
             leftovers.push(dir.join(name));
         } else if name != RESTORING && NOTHING.iter().all(|nothing| name != *nothing) {
             let (dir, name) = (dir.display(), name.to_string_lossy());
-            let what =
-                format!("{dir} is not empty: it holds {name}; restore into a directory that is empty or missing");
+            let what = format!("{dir} is not empty: it has {name}; restore into a directory that is empty or missing");
             return Err(Error::new(Kind::Io, what));
         }
     }

@@ -94,7 +94,7 @@ impl<R: Read> Unpacker<R> {
         match tag {
             Tag::GivenUp => {
                 let why: String = String::from_utf8_lossy(payload).chars().filter(|c| !c.is_control()).collect();
-                let what = format!("{} is not whole: it was given up at offset {begun}: {why}", self.name);
+                let what = format!("{} is incomplete: it was given up at offset {begun}: {why}", self.name);
                 Err(Error::new(Kind::Corrupt, format!("{what}; {WAY_OUT}")))
             }
             Tag::Data if payload.is_empty() || payload.len() as u64 > self.left => {
@@ -109,7 +109,7 @@ impl<R: Read> Unpacker<R> {
             Tag::File => {
                 let (name, length) = format::read_file(payload).ok_or_else(|| wrong("the file has no known name"))?;
                 if !follows(self.last, name) || self.files >= self.header.files {
-                    return Err(wrong(&format!("{name} is out of its place")));
+                    return Err(wrong(&format!("{name} is out of place")));
                 }
                 if length > self.header.bytes - self.bytes {
                     return Err(wrong(&format!("{name} has more bytes than all files should have")));
@@ -163,7 +163,7 @@ impl<R: Read> Unpacker<R> {
 fn read_nothing(from: &mut impl Read, name: &str, offset: u64) -> Result<()> {
     match read_up_to(from, &mut [0]) {
         Ok(0) => Ok(()),
-        Ok(_) => Err(damaged(name, offset, "more follows after the end of the backup")),
+        Ok(_) => Err(damaged(name, offset, "data follows after the end of the backup")),
         Err(error) => Err(unread(name, offset, &error)),
     }
 }

@@ -51,7 +51,7 @@ impl Kept {
             |file: &File| Ok::<_, io::Error>(is_same(&file.metadata()?, &std::fs::metadata(name.path(dir))?));
         match file.and_then(|file| Ok(Known { has_number: has_number(&file)?, file })) {
             Ok(known) => drop(self.lock().insert(name, known)),
-            Err(error) => log::debug!("{name} is not looked after: {error}"),
+            Err(error) => log::debug!("cannot watch {name}: {error}"),
         }
     }
 

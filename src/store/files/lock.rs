@@ -3,7 +3,7 @@
 //! Owns: the directory's creation (0700), the two locks that make one process its only writer, and the note in
 //! `flint.lock` that names this process and the URL of its server. Two locks: one on `flint.lock`, and one on the
 //! directory itself, which holds even if the lock file is removed or replaced. The note keeps, too, where the log ended
-//! when it was last closed in good order: records only come after it, so a log that ends before has been cut since.
+//! when it was last closed cleanly: records only come after it, so a log that ends before has been cut since.
 //!
 //! On overlayfs a lock is one of a mount, and two mounts may share an upper directory. There each owner has a session
 //! in its note. A process that finds the session of an owner that has not ended puts its own in its place and waits a
@@ -36,7 +36,7 @@ pub enum Access {
     Create,
     /// As its only writer; it must exist.
     Write,
-    /// To read it, beside other readers. It must exist and is not changed.
+    /// To read it, together with other readers. It must exist and is not changed.
     Read,
 }
 
@@ -47,15 +47,15 @@ pub struct Owner {
     pub pid: Option<u32>,
     /// URL of its HTTP server, if it is one.
     pub url: Option<String>,
-    /// Where the log ended when it was last closed in good order.
+    /// Where the log ended when it was last closed cleanly.
     pub closed: Option<Closed>,
-    /// On overlayfs, of an owner that has not ended in good order: which one it is.
+    /// On overlayfs, of an owner that has not ended cleanly: which owner it is.
     pub session: Option<String>,
     /// In which namespace its process id is one.
     pub namespace: Option<String>,
 }
 
-/// Where a log ended that was closed in good order.
+/// Where a log ended that was closed cleanly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
     /// Id of the data directory.
@@ -174,7 +174,7 @@ impl DirectoryLock {
     /// Waits whether the owner whose session was displaced tells that it runs.
     fn wait_for_owner(&mut self, before: &Owner) -> Result<()> {
         let Some(displaced) = &self.displaced else { return Ok(()) };
-        log::warn!("{} is on overlayfs and was not closed in good order: waiting for its owner", self.dir.display());
+        log::warn!("{} is on overlayfs and was not closed cleanly: waiting for its owner", self.dir.display());
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(CLAIM_WAIT_MS) {
             std::thread::sleep(LOOK_AGAIN);
@@ -205,7 +205,7 @@ impl DirectoryLock {
             let message = format!("{} has another owner{by}, through another overlay", self.dir.display());
             return Err(Error::new(Kind::Locked, message));
         }
-        log::error!("another process has come to {} through another overlay; it is told to end", self.dir.display());
+        log::error!("another process has opened {} through another overlay; it is told to stop", self.dir.display());
         let url = self.url.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.announce(url.as_deref())
     }
@@ -241,7 +241,7 @@ impl DirectoryLock {
             .and_then(|()| file.set_len(note.len() as u64));
         match written {
             Err(error) if is_no_space(&error) => {
-                log::warn!("no room for the owner's note in {}: {error}", self.path.display());
+                log::warn!("no space for the owner's note in {}: {error}", self.path.display());
                 Ok(())
             }
             written => written.map_err(|error| Error::io("write", &self.path, &error)),
@@ -250,12 +250,12 @@ impl DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Notes where the log ended that was just closed in good order. It need not be on disk: without it nothing is
+    /// Notes where the log ended that was just closed cleanly. It need not be on disk: without it nothing is
     /// compared.
     pub fn note_closed(&self, closed: Closed) {
         *self.closed() = Some(closed);
         if let Err(error) = self.announce(None) {
-            log::warn!("the end of the log was not noted: {error}");
+            log::warn!("the end of the log could not be noted: {error}");
         }
     }
 
@@ -469,7 +469,7 @@ mod tests {
             std::fs::write(dir.path().join(LOCK), format!("{note}\n")).unwrap();
         };
         let acquire = || DirectoryLock::acquire_on(dir.path(), Access::Create, |_| true);
-        // The end in good order is told, and the next owner does not wait.
+        // The end cleanly is told, and the next owner does not wait.
         let lock = acquire().unwrap();
         assert_eq!(owner(dir.path()).session, lock.session);
         lock.claim().unwrap();

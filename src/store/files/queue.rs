@@ -1,10 +1,10 @@
 //! The queue of commands for a data directory: first come, first served.
 //!
-//! Owns: the lock on `flint.queue`, which the first in the queue holds, and the note in it of who that is. The others
+//! Owns: the lock on `flint.queue`, which the first in the queue holds, and the note in it of its process. The others
 //! sleep in flock(2): Linux (since 5.0) hands the lock on in the order in which it was asked for, and wakes nobody
-//! else. The lock goes with its process, so a command that is killed leaves no place behind. The queue keeps commands
-//! in order and protects nothing: that is what the locks of [`super::lock`] do, which a server and a library take
-//! without a place here. Where no queue can be had (a full disk, a directory that can't be written), every command
+//! else. The lock goes with its process, so a command that is killed leaves no place in the queue. The queue keeps
+//! commands in order and protects nothing: that is what the locks of [`super::lock`] do, which a server and a library
+//! take without a place here. Where no queue can be had (a full disk, a directory that can't be written), every command
 //! counts as the first and tries for itself.
 
 use std::fs::{File, OpenOptions};
@@ -133,7 +133,7 @@ pub fn wait_until_free(dir: &Path, patience: Duration) {
 }
 
 /// The file once it is locked. A thread waits for it, since flock(2) has no time-out; it ends with the lock or with the
-/// process, and gives the lock back where nobody wants it any more.
+/// process, and gives the lock back if nobody needs it any more.
 fn wait_for(file: &File) -> Option<Receiver<io::Result<File>>> {
     let file = file.try_clone().ok()?;
     let (sender, receiver) = channel();

@@ -179,7 +179,7 @@ impl<'a> Decoder<'a> {
                 .list(MAX_ITEMS as u64, 4, |from| Ok((from.id()?, from.number()?, from.flag()?, from.key()?)))?,
         };
         let expected = if entry.ended.is_some() { entry.items.len() } else { 0 };
-        if entry.costs.len() == expected { Ok(entry) } else { Err("a hold whose costs are not those of its items") }
+        if entry.costs.len() == expected { Ok(entry) } else { Err("a hold whose costs do not match its items") }
     }
 
     fn answer(&mut self, at: fn(&mut Self) -> Read<Micros>) -> Read<Answer<'a>> {
@@ -376,7 +376,7 @@ impl<'a> Decoder<'a> {
             (false, None, false) => {
                 let limit = Limit::of(windows.clone()).map_err(|_| "windows that do not go together")?;
                 if limit.windows() != windows {
-                    return Err("windows that are out of their order");
+                    return Err("windows that are out of order");
                 }
                 limit
             }

@@ -21,7 +21,7 @@
 //! | 0 | 4 | magic: `FLfr` |
 //! | 4 | 4 | CRC-32 (IEEE) of the file's salt and then of all that follows in the frame |
 //! | 8 | 4 | length of the payload: at most 1048576 in a segment |
-//! | 12 | 4 | number of records; bit 31: the writer stopped in good order after this frame |
+//! | 12 | 4 | number of records; bit 31: the writer stopped cleanly after this frame |
 //! | 16 | 8 | sequence number of the first record |
 //! | 24 | 8 | highest sequence number known to be on disk when the frame was built |
 //! | 32 | 8 | base of the instants in the payload, in microseconds since the epoch |
@@ -153,7 +153,7 @@ impl FileHeader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader {
     pub records: u32,
-    /// The writer stopped in good order after this frame.
+    /// The writer stopped cleanly after this frame.
     pub clean: bool,
     pub first: u64,
     pub durable: u64,

@@ -460,7 +460,7 @@ fn what_no_hold_and_no_answer_can_be_is_refused() {
         encode_hold(&mut bytes, &hold);
         Decoder::new(&bytes, 0).read().map(|_| ())
     };
-    let costs = "a hold whose costs are not those of its items";
+    let costs = "a hold whose costs do not match its items";
     assert_eq!(hold(Some(3), vec![2]), Ok(()));
     assert_eq!(hold(None, vec![]), Ok(()));
     assert_eq!([hold(None, vec![2]), hold(Some(3), vec![]), hold(Some(3), vec![1, 2])], [Err(costs); 3]);

@@ -85,7 +85,7 @@ pub const MAX_COUNTER: u64 = 1 << 62;
 /// [`MAX_KEY_BYTES`](crate::bounds::MAX_KEY_BYTES) at most.
 pub const MAX_TEXT: usize = 1024;
 
-/// Whether the record with this tag may stand in one that keeps its answer.
+/// Whether the record with this tag may be inside a record that keeps its answer.
 pub fn may_be_kept(tag: u8) -> bool {
     use tag::{HELD, REFUNDED, SETTLED, SPENT, SPENT_ALL, SPENT_MORE};
     [SPENT, SPENT_ALL, SPENT_MORE, HELD, SETTLED, REFUNDED].contains(&tag)
@@ -195,7 +195,7 @@ pub struct Back {
     pub held_at: Micros,
 }
 
-/// A hold in a snapshot: an open one, or one that is remembered.
+/// A hold in a snapshot: an open hold, or a remembered one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldEntry<'a> {
     pub hold: u64,

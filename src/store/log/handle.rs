@@ -9,9 +9,10 @@ use super::growth::Growth;
 use super::health::{Health, overloaded, stalled};
 use super::queue::{Message, Payload, Reservation, Shared};
 use super::segment::Cut;
+use super::segment::Start;
 use super::sync::{Builder, Instant, JoinHandle, RecvTimeoutError, Sender, bounded, sleep, unbounded};
 use super::wait::{Outcome, Pending, Stage, Waiter};
-use super::writer::{Start, Writer};
+use super::writer::Writer;
 use crate::bounds::{LOG_WAIT_MS, STACK_BYTES};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
@@ -223,7 +224,7 @@ impl Log {
         self.shared.growth.events.load(Ordering::Relaxed)
     }
 
-    /// Bytes promised to records that are not written yet.
+    /// Bytes reserved for records that are not written yet.
     pub fn queued_bytes(&self) -> u64 {
         self.shared.account.reserved.load(Ordering::Relaxed)
     }

@@ -4,9 +4,10 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicU64 as Counter;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::sync::{AtomicU8, Instant, Ordering};
-use crate::bounds::{LOG_WAIT_MS, STALL_MS};
+use crate::bounds::{LOG_WAIT_MS, NO_SPACE_RETRY_MS, STALL_MS};
 use crate::error::{Error, Kind};
 
 /// Whether records are written.
@@ -95,6 +96,28 @@ impl Condition {
     }
 }
 
+/// A frame or mark that found no room, and is written again.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocked {
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is tried again.
+    pub retry_at: Instant,
+}
+
+impl Blocked {
+    /// After another attempt that has found no room; `before` is what it was until then.
+    pub fn again(before: Option<&Blocked>) -> Blocked {
+        let retry_at = Instant::now() + Duration::from_millis(NO_SPACE_RETRY_MS);
+        Blocked { attempts: before.map_or(0, |before| before.attempts) + 1, retry_at }
+    }
+
+    /// The time until it is tried again.
+    pub fn left(&self) -> Duration {
+        self.retry_at.saturating_duration_since(Instant::now())
+    }
+}
+
 /// The error where the disk took too long to write what was queued before.
 pub fn overloaded() -> Error {
     too_slow(&format!("did not take the log for {LOG_WAIT_MS} ms"))
@@ -105,5 +128,5 @@ pub fn stalled() -> Error {
 }
 
 fn too_slow(what: &str) -> Error {
-    Error::new(Kind::Overloaded, format!("the disk {what}; try again, and look at the disk's load"))
+    Error::new(Kind::Overloaded, format!("the disk {what}; try again, and check the disk's load"))
 }

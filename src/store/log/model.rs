@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::handle::Log;
 use super::segment::Segment;
+use super::segment::Start;
 use super::sync::Instant;
 use super::wait::{Outcome, Pending, Stage, Waiter};
-use super::writer::Start;
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
 use crate::store::clocks::Clocks;
@@ -239,7 +239,7 @@ fn room_is_promised_once() {
     explore(2, || {
         let disk = Arc::new(ModelDisk::default());
         let log = log_on(&disk);
-        // Of the first 64 KiB each wants more than half: one waits until the other has been written and more is filled.
+        // Of the first 64 KiB each needs more than half: one waits until the other has been written and more is filled.
         let other = Arc::clone(&log);
         let other = loom::thread::spawn(move || spend_much(&other).unwrap());
         spend_much(&log).unwrap();

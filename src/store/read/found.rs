@@ -44,7 +44,7 @@ pub struct Torn {
     pub bytes: u64,
 }
 
-/// The end of a log that was closed in good order, and can be appended to.
+/// The end of a log that was closed cleanly, and can be appended to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CleanEnd {
     /// Number of the segment.
@@ -84,7 +84,7 @@ pub struct Recovered {
     pub clock: Option<Reading>,
     /// A torn end, if there is one.
     pub torn: Option<Torn>,
-    /// Set when the log was closed in good order.
+    /// Set when the log was closed cleanly.
     pub clean: Option<CleanEnd>,
     /// Files of ours that count for nothing: unfinished ones, and those that the snapshot stands for.
     pub leftovers: Vec<PathBuf>,
@@ -145,7 +145,7 @@ impl std::fmt::Display for Damage {
 
 /// What to do about corruption.
 const WAY_OUT: &str =
-    "restore the file from a backup, or save what stands before into a new directory with `flint log repair`";
+    "restore the file from a backup, or save what comes before it into a new directory with `flint log repair`";
 
 /// Why reading ended early.
 #[derive(Debug)]
@@ -197,7 +197,7 @@ impl Files {
         let mut files = Files::default();
         for name in disk.list(dir).map_err(|error| Error::io("list", dir, &error))? {
             if name == RESTORING {
-                let what = format!("a backup was being restored into {}, and not to its end", dir.display());
+                let what = format!("a restore of a backup into {} was interrupted", dir.display());
                 return Err(Error::new(Kind::Corrupt, format!("{what}; restore it again, or remove the directory")));
             }
             match Name::parse(&name) {

@@ -10,7 +10,7 @@
 //! - a torn end otherwise: a crash while appending, and nothing that was confirmed is missing.
 //!
 //! In an older segment a torn end is corruption too, and so is a segment that ends before the next one begins, and a
-//! log that ends before the last record that it had when it was closed in good order, which the lock file tells.
+//! log that ends before the last record that it had when it was closed cleanly, which the lock file tells.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ pub(super) struct Reader<'a> {
     pub skipped: Option<Vec<Damage>>,
     /// Limits that the snapshot should hold and that were not read.
     pub lost_limits: u64,
-    /// Where the log ended when it was last closed in good order, unless that is of another log.
+    /// Where the log ended when it was last closed cleanly, unless that is of another log.
     pub closed: Option<Closed>,
 }
 
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
             return Err(Damage::at(path, offset as u64, "no valid frame begins there"));
         };
         if head.first != place.records || place.ended {
-            return Err(Damage::at(path, offset as u64, "a frame is out of its place"));
+            return Err(Damage::at(path, offset as u64, "a frame is out of place"));
         }
         each_record(path, offset, &head, payload, |decoder| {
             match decoder.read()? {
@@ -222,10 +222,10 @@ impl<'a> Reader<'a> {
                     self.found.last_instant = self.found.last_instant.max(now);
                     let whole = place.limits == expected && expected == header.first;
                     if !whole && !self.has_skipped() {
-                        return Err(format!("it should hold {expected} limits and holds {}", place.limits));
+                        return Err(format!("it should have {expected} limits and has {}", place.limits));
                     }
                 }
-                _ => return Err("a record that has no place in a snapshot".to_owned()),
+                _ => return Err("a record that does not belong in a snapshot".to_owned()),
             }
             Ok(())
         })?;
@@ -309,7 +309,7 @@ impl<'a> Reader<'a> {
                 replay.spent(id, cost, at)?;
             } else {
                 let Record::Event(event) = decoder.read()? else {
-                    return Err("a record that has no place in the log".to_owned());
+                    return Err("a record that does not belong in the log".to_owned());
                 };
                 found.last_instant = found.last_instant.max(event.at().unwrap_or(0));
                 if let Event::Clock(reading) = event {

@@ -1,9 +1,9 @@
 //! The repair reader: reads a damaged data directory for what is left of it. Changes no file.
 //!
 //! Tried in this order: the newest snapshot with the log after it up to the first damaged place; where that snapshot is
-//! damaged, an older one that is still there with all segments after it, or segment 1; then what can be read of the
-//! newest snapshot, each of whose frames is valid by itself, with the log after it; and where that is nothing, an older
-//! state after all, without the segments that are missing after it.
+//! damaged, an older snapshot that is still there with all segments after it, or segment 1; then what can be read of
+//! the newest snapshot, each of whose frames is valid by itself, with the log after it; and where that is nothing, an
+//! older state after all, without the segments that are missing after it.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub struct Lost {
     pub frames: u64,
     /// Records in these.
     pub events: u64,
-    /// Records that were there when the log was last closed in good order, and are in no file.
+    /// Records that were there when the log was last closed cleanly, and are in no file.
     pub missing: u64,
     /// The highest sequence number that is lost, as far as is known.
     pub last_sequence: Option<u64>,

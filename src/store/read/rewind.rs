@@ -15,9 +15,9 @@ use crate::store::format::record::{Answer, Entry, HoldEntry};
 /// its full stop.
 pub fn ahead_notice(ahead: Duration) -> String {
     format!(
-        "the log is ahead of the system clock by {}, since that was ahead when it was written, or was set back; \
-         limits go on from there at their pace; if the system clock is right now, `flint log repair --rewind-clock --to \
-         NEWDIR` copies the directory with its clock set back",
+        "the log is ahead of the system clock by {}, because the system clock was ahead when the log was written, \
+         or was set back; limits go on from there at their normal pace; if the system clock is right now, `flint log \
+         repair --rewind-clock --to NEWDIR` copies the directory with its clock set back",
         in_words(ahead)
     )
 }
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!([0, 2, 60, 3599, 3600, 3661].map(words), ["0s", "2s", "1m 0s", "59m 59s", "1h 0m", "1h 1m"]);
         assert_eq!([86_399, 86_400, 315_367_200].map(words), ["23h 59m", "1d 0h", "3650d 2h"]);
         let notice = ahead_notice(Duration::from_millis(3_600_999));
-        assert!(notice.starts_with("the log is ahead of the system clock by 1h 0m, since"), "{notice}");
+        assert!(notice.starts_with("the log is ahead of the system clock by 1h 0m, because"), "{notice}");
     }
 
     #[test]

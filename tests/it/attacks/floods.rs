@@ -121,7 +121,7 @@ fn another_version_of_http() {
         victim.survived().terminate();
         return;
     }
-    // Those that tiny_http does not let go of are known, and good clients are answered beside them.
+    // Connections that tiny_http does not release are known, and good clients are answered meanwhile.
     victim.until("they are known", PATIENCE, || {
         victim.doctor()["connections"]["leaked"].as_u64().is_some_and(|leaked| leaked >= many as u64 / 2)
     });

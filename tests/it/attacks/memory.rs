@@ -19,7 +19,7 @@ fn pour(victim: &Victim, mut streams: Vec<TcpStream>, bytes: &[u8]) -> (u64, usi
 #[test]
 fn endless_bodies() {
     let victim = Victim::new(&[]);
-    // The line that tells a chunk's length, what may stand behind it, and chunks of one byte.
+    // The line with a chunk's length, what may follow it, and chunks of one byte.
     for (begin, more) in [("", "0".repeat(65536)), ("5;", "a".repeat(65536)), ("", "1\r\n \r\n".repeat(10_000))] {
         for token in [TOKEN, "wrong"] {
             let mut streams: Vec<_> = (0..4).map(|_| victim.connect()).collect();

@@ -74,7 +74,7 @@ impl Drop for NewFile {
         if !self.kept
             && let Err(error) = std::fs::remove_file(&self.path)
         {
-            log::warn!("cannot remove {}, which is not whole: {error}", self.path.display());
+            log::warn!("cannot remove {}, which is incomplete: {error}", self.path.display());
         }
     }
 }

@@ -23,7 +23,7 @@ pub fn take(args: &Args, global: &Global, output: &mut Output) -> Result<Answer>
     let (path, mut file) = match place {
         Place::File(path) => (Some(path), Some(NewFile::create(path)?)),
         Place::Standard if io::stdout().is_terminal() => {
-            return Err(usage("a backup is no text for a terminal; redirect standard output, or name a FILE"));
+            return Err(usage("a backup is binary, not text for a terminal; redirect standard output, or name a FILE"));
         }
         Place::Standard => (None, None),
     };
@@ -83,7 +83,7 @@ struct Tee<'a> {
 impl Read for Tee<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let written = match self.stopped.load(Ordering::Relaxed) {
-            true => Err(Error::new(Kind::Io, "the backup was stopped by a signal and is not whole")),
+            true => Err(Error::new(Kind::Io, "the backup was stopped by a signal and is incomplete")),
             false => {
                 let read = self.from.read(bytes)?;
                 (self.write)(&bytes[..read]).map(|()| read)

@@ -44,7 +44,7 @@ fn report(moved: &Moved, output: &mut Output) -> Result<Answer> {
     ))?;
     if *left_answers > 0 {
         output.line(&format!(
-            "left {} behind: a request that is sent again by its idempotency key is decided anew",
+            "did not copy {}: a request that is repeated with its idempotency key is decided again",
             counted(left_answers, "kept answer")
         ))?;
     }

@@ -18,7 +18,7 @@ fn name(key: &str) -> Name {
     Name::Key(key.into())
 }
 
-/// One lane with nobody beside it, and its records.
+/// A single lane, and its records.
 struct Alone {
     scratch: Scratch,
     records: HashMap<Name, Saved>,
@@ -147,7 +147,7 @@ fn a_hold_is_a_record_with_its_keys_and_its_number_comes_from_outside() {
     assert_eq!(sorted(&looked.changed), [name("gpu"), Name::Hold(number)]);
     let until = alone.records[&Name::Hold(number)].until;
     assert_eq!(until, Some(START + 60 * SECOND + 600 * SECOND));
-    // Another lane that has the key alone knows how many slots are in use; settling needs the hold, and its keys.
+    // Another lane that has only the key knows how many slots are in use; settling needs the hold, and its keys.
     let mut other = Alone { records: alone.records.clone(), ..Alone::new() };
     let (status, looked) = other.run(|limiter| limiter.status("gpu"));
     let status = status.unwrap();

@@ -2,6 +2,8 @@
 //! anything else.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -9,28 +11,12 @@ use crate::clock::{Clock, Micros};
 use crate::error::Result;
 use crate::limit::Limit;
 use crate::limiter::scratch::*;
-use crate::limiter::tests::{START, options};
+use crate::limiter::tests::{KEYS, LITERAL, RATES, START, options};
 use crate::limiter::{Begin, Hold};
 use crate::limiter::{Cost, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status};
-use std::time::Duration;
 
-const KEYS: &[&str] = &["user:1", "user:12", "user:x", "org", "ip:1", "ip:2", "user:*", "user:1*", "*", "ip:*"];
-const LITERAL: usize = 6;
-const LIMITS: &[&str] = &[
-    "5/1m",
-    "10/1m",
-    "3/10s burst=6",
-    "6/1m fixed_window_counter",
-    "6/1m sliding_window_log",
-    "8/1m sliding_window_counter",
-    "2/1s, 9/1m",
-    "7/day tz=Europe/Berlin, 4/1m",
-    "0/1m",
-    "4/1m shadow",
-    "unlimited",
-    "slots=3",
-    "slots=5",
-];
+/// Those of the other models, and slots.
+static LIMITS: LazyLock<Vec<&str>> = LazyLock::new(|| [RATES, &["slots=3", "slots=5"]].concat());
 
 type Asked = (usize, u64, Option<usize>);
 
@@ -58,7 +44,7 @@ enum Op {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Operations that one of the lanes does as one group; and another lane does its own before that is written.
+    /// Operations that one of the lanes does as one group; and another lane does its operations before that is written.
     Run(usize, Vec<Op>, Option<(usize, Op)>),
     Advance(Micros),
     Flush,
@@ -130,7 +116,7 @@ fn parse(index: usize) -> Limit {
     LIMITS[index].parse().unwrap()
 }
 
-/// One who asks: a limiter, and the ids of the holds that it has made.
+/// A client: a limiter, and the ids of the holds that it has made.
 #[derive(Default, Clone)]
 struct Asker {
     holds: Vec<String>,
@@ -323,7 +309,7 @@ impl Lane {
         }
     }
 
-    /// Runs operations until nothing is missing. What one that is not complete did is put back.
+    /// Runs operations until nothing is missing. What an incomplete operation did is undone.
     fn decide(&mut self, records: &mut Records, holds: &[String], ops: &[Op]) -> (Vec<String>, Looked, Vec<String>) {
         self.seen.clear();
         let mut group = Looked::default();
@@ -436,7 +422,7 @@ impl World {
         World { _dir: dir, clock, local, asker: Asker::default(), records, lanes, holds: Vec::new() }
     }
 
-    /// A lane runs a group; with another one beside it, if there is one.
+    /// A lane runs a group; with another lane next to it, if there is one.
     fn run(&mut self, lane: usize, ops: &[Op], race: Option<&(usize, Op)>) -> Tested {
         let before = self.holds.clone();
         let mut decided = self.lanes[lane].decide(&mut self.records, &self.holds, ops);
@@ -609,7 +595,8 @@ impl World {
 
     fn step(&mut self, step: &Step) -> Tested {
         match step {
-            // An edit of patterns is a group by itself: what is edited before its keys were gone through is as one edit.
+            // An edit of patterns is a group by itself: what is edited before its keys were gone through is as one
+            // edit.
             Step::Run(lane, ops, race) if ops.iter().any(edits_patterns) => {
                 ops.chunks(1).try_for_each(|op| self.run(*lane, op, race.as_ref()))?;
             }

@@ -136,9 +136,9 @@ enum Op {
     Advance(u64),
     Flush,
     Compact,
-    /// Compacts in another thread, beside the operations that follow.
+    /// Compacts in another thread, during the operations that follow.
     CompactBeside,
-    /// Closes and opens, with a clock that is so much behind.
+    /// Closes and opens, with a clock that is behind by this much.
     Reopen(u64),
     /// Cuts the power after so many more calls of the disk, with a seed for what is lost.
     Cut(u64, u64),
@@ -376,7 +376,7 @@ fn what_was_answered_in_batch_survives_the_end_of_the_process() {
     }
 }
 
-/// A mark is not synced when it is written. When a segment is closed behind it, it must not be left torn: a bad frame
+/// A mark is not synced when it is written. When a segment is closed after it, it must not be left torn: a bad frame
 /// in an older segment is corruption.
 #[test]
 fn a_mark_before_a_rotation_is_not_left_torn() {

@@ -195,7 +195,7 @@ proptest! {
         let dir = parent.path().join("data");
         let crashed = parent.path().join("crashed");
         let clock = Clock::manual(START);
-        // Nothing is synced by itself, so that what comes behind the flush is confirmed to nobody.
+        // Nothing is synced by itself, so that what comes after the flush is not confirmed.
         let never = Duration::from_secs(3600);
         let policy = Policy { flush_every_events: 1_000_000, flush_every: never, ..Policy::default() };
         let limiter = Limiter::open(&dir, Options { sync: SyncMode::Relaxed, policy, ..options(&clock) }).unwrap();
@@ -307,7 +307,7 @@ fn a_repair_saves_everything_before_the_damage() {
     assert!(!to.exists());
 }
 
-/// A directory with a snapshot of many limits in several frames, and a log behind it.
+/// A directory with a snapshot of many limits in several frames, and a log after it.
 fn with_snapshot(dir: &Path, clock: &Clock) -> Vec<Status> {
     const LIMITS: u64 = 6000;
     let limiter = Limiter::open(dir, Options { sync: SyncMode::Relaxed, ..options(clock) }).unwrap();
@@ -351,7 +351,7 @@ fn a_repair_saves_what_can_be_read_of_a_damaged_snapshot() {
     let lost = done["lost"]["limits"].as_u64().unwrap();
     assert_eq!(kept + lost, 6000, "{done}");
     assert!(kept > 3000 && lost > 500, "{done}");
-    // Each one that is there is as it was, the log behind the snapshot included.
+    // Each file that is there is unchanged, including the log after the snapshot.
     let after = recovered(&to, &clock).unwrap();
     assert_eq!(after.len() as u64, kept);
     for status in &after {
@@ -555,7 +555,7 @@ fn a_log_that_ends_before_the_markers_of_its_snapshot_is_refused() {
     assert_eq!(recovered(&dir, &clock).unwrap(), before);
 }
 
-/// Two segments that were closed in good order, and the records in all.
+/// Two segments that were closed cleanly, and the records in all.
 fn closed_directory(dir: &Path, clock: &Clock) -> u64 {
     let policy = Policy { segment_bytes: 3000, ..Policy::default() };
     let limiter = Limiter::open(dir, Options { policy, ..options(clock) }).unwrap();

@@ -74,7 +74,7 @@ fn a_file_that_is_gone_is_found_and_all_is_written_anew() {
                 // The thread may have come first.
                 assert!(report.compactions > before.compactions, "{file} {fate}");
                 let [problem] = &report.problems()[..] else { panic!("{:?}", report.problems()) };
-                assert!(problem.contains(&format!("{file} {fate} below this process")), "{problem}");
+                assert!(problem.contains(&format!("{file} {fate} while this process was running")), "{problem}");
                 assert_eq!(limiter.health().0, Health::Healthy);
                 assert_eq!(limiter.core.store.as_ref().unwrap().whereabouts(), Whereabouts::Whole);
                 limiter.check("k", 1).unwrap();

@@ -194,5 +194,5 @@ fn many_checks_are_decided_as_without_a_key() {
     }
     let two = [Item::new("new").with_limit(&brought), Item::new("new").with_limit(&other)];
     let (_, answer) = ask_many(&benches[1].limiter, once(9, 1), &two).unwrap();
-    assert!(answer.ends_with("key `new` is there twice with different limits; bring one for it"), "{answer}");
+    assert!(answer.ends_with("key `new` is given twice with different limits; give it only one"), "{answer}");
 }

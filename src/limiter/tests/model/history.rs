@@ -45,9 +45,9 @@ enum Op {
     Sweep,
     Flush,
     Compact,
-    /// Compacts in another thread, beside the operations that follow.
+    /// Compacts in another thread, during the operations that follow.
     CompactBeside,
-    /// Closes and opens, after a reboot with a clock that is so much behind.
+    /// Closes and opens, after a reboot with a clock that is behind by this much.
     Reopen(u64),
     /// The process ends at once, and what it has written is found.
     Kill,
@@ -402,7 +402,8 @@ impl Pair {
                 prop_assert_eq!(there, self.model().remove(name(index), now));
             }
             Op::RemovePrefix(prefix) => {
-                // Patterns before exact limits, and the less preferred first: no key is led to one that is to go.
+                // Patterns before exact limits, and the less preferred first: no key is moved to a pattern that is to
+                // go.
                 let mut names: Vec<&str> = (0..NAMES).map(name).filter(|name| name.starts_with(prefix)).collect();
                 names.sort_by_key(|name| (!name.contains('*'), rank(name)));
                 let mut removed = 0;

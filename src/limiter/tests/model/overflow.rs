@@ -63,7 +63,7 @@ struct Pair {
     model: Model,
     /// The shared limits, by the pattern or the values.
     shared: BTreeMap<String, Kept>,
-    /// Keys that may be in memory, by what they live by: pattern or request.
+    /// Keys that may be in memory, by what they live under: pattern or request.
     held: [BTreeSet<String>; 2],
     deaths: u32,
 }

@@ -303,7 +303,7 @@ impl Model {
         if until.is_none() && seen && self.keys[key].limit == *limit {
             return Ok(false);
         }
-        // One of which nothing counts any more is as one that was never seen.
+        // A key of which nothing counts any more is like a key that was never seen.
         let due = self.after_due(key, None, now).filter(|kept| kept.home == Home::Exact || !kept.untouched(now));
         let mut kept = match due {
             Some(kept) => kept,

@@ -268,7 +268,7 @@ fn settings_out_of_their_range_are_refused_by_name() {
     let limiter = open(dir.path(), &clock);
     let message = |setting: Setting<'_>| limiter.configure_setting(&setting).unwrap_err().message().to_owned();
     let one = || parse("1/1m");
-    assert!(message(Setting::new("k", one()).with_max_keys(5)).starts_with("max_keys belongs to patterns only"));
+    assert!(message(Setting::new("k", one()).with_max_keys(5)).starts_with("max_keys is only for patterns"));
     for most in [0, 1_000_000_001] {
         let message = message(Setting::new("k*", one()).with_max_keys(most));
         assert!(message.starts_with("max_keys must be from 1 to 1000000000"), "{message}");

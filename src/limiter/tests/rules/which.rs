@@ -51,7 +51,7 @@ fn exact_comes_before_pattern_before_what_is_brought() {
     limiter.configure("user:1*", parse("20/1h")).unwrap();
     let decision = limiter.check("user:1x", 1).unwrap();
     assert_eq!((decision.remaining, decision.pattern.as_deref()), (Some(19), Some("user:1*")));
-    // `user:1*` wants one more character.
+    // `user:1*` needs one more character.
     assert_eq!(limiter.check("user:1", 1).unwrap().pattern.as_deref(), Some("user:*"));
     assert!(limiter.configure("user:1", parse("100/1h")).unwrap(), "new for the operator");
     let decision = brought(&limiter, "user:1", "5/1h").unwrap();
@@ -59,7 +59,7 @@ fn exact_comes_before_pattern_before_what_is_brought() {
     assert_eq!(decision.remaining, Some(96), "what was spent stays spent");
     assert!(!limiter.configure("user:1", parse("100/1h")).unwrap());
 
-    // A key is literal, also one that looks like a pattern.
+    // A key is literal, even if it looks like a pattern.
     let decision = limiter.check("user:*", 1).unwrap();
     assert_eq!((decision.remaining, decision.pattern.as_deref()), (Some(9), Some("user:*")));
     let before = all(&limiter);
@@ -129,7 +129,7 @@ fn the_sweep_takes_what_is_untouched_and_is_not_seen() {
     let gone = (0..300).filter(|key| key % 9 < 2).count();
     assert_eq!(entries(&limiter), entries_before - gone);
     assert_eq!(limiter.status("user:*").unwrap().unwrap().live, Some(300 - gone as u64));
-    // A key that is there and untouched has the totals of one that is not.
+    // A key that is there and untouched has the totals of a key that is not there.
     clock.advance_ms(60_000);
     assert_eq!(limiter.status("user:8").unwrap().unwrap().totals, Totals::default());
     assert!(limiter.check("user:8", 1).unwrap().allowed);

@@ -49,9 +49,9 @@ impl Peek<'_> {
         match (self.one.given(), self.several.is_given()) {
             (None, true) => self.several.items().map(Asked::All),
             (Some(field), true) => Err(Error::invalid(format!(
-                "fields `{field}` and `items` don't go together; an item has a `{field}` of its own"
+                "fields `{field}` and `items` don't go together; each item has its own `{field}`"
             ))),
-            (None, false) => Err(Error::invalid("field `key`, or in its place `items`, is missing")),
+            (None, false) => Err(Error::invalid("field `key` or `items` is missing")),
             (Some(_), false) => self.one.item().map(Asked::One),
         }
     }

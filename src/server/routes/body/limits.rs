@@ -50,7 +50,7 @@ impl Reset<'_> {
         match (&self.key, &self.prefix) {
             (Some(Text(key)), None) => Ok(ToReset::Key(key)),
             (None, Some(Text(prefix))) => Ok(ToReset::Prefix(prefix)),
-            (None, None) => Err(Error::invalid("field `key`, or in its place `prefix`, is missing")),
+            (None, None) => Err(Error::invalid("field `key` or `prefix` is missing")),
             (Some(_), Some(_)) => Err(Error::invalid("fields `key` and `prefix` don't go together; leave one out")),
         }
     }

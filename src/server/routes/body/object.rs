@@ -76,7 +76,7 @@ pub fn take<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     map: &mut A,
 ) -> std::result::Result<bool, A::Error> {
     if slot.is_some() {
-        return Err(A::Error::custom(format_args!("field `{name}` stands twice")));
+        return Err(A::Error::custom(format_args!("field `{name}` is given twice")));
     }
     let value = map.next_value().map_err(|error| A::Error::custom(in_field(name, &error.to_string())))?;
     *slot = Some(value);
@@ -169,9 +169,9 @@ pub fn in_place(place: &str, text: &str) -> String {
     match what.strip_prefix(WRONG_TYPE).and_then(|rest| rest.rsplit_once(", expected ")) {
         Some((found, wanted)) => format!("{place} must be {wanted}, not {}{position}", thing(found)),
         // Half of a surrogate pair.
-        None if what.ends_with(HALF_PAIR) => format!("{place} has a \\u that stands for no character{position}"),
+        None if what.ends_with(HALF_PAIR) => format!("{place} has a \\u that is not a character{position}"),
         None if what == WRONG_BYTES => format!("{place} must be UTF-8{position}"),
-        None if what == "number out of range" => format!("{place} must be a number that is not so large{position}"),
+        None if what == "number out of range" => format!("{place} must be a smaller number{position}"),
         None => format!("{place}: {text}"),
     }
 }

@@ -1,4 +1,4 @@
-//! What is said of a body that is not JSON, in the words of those who wrote it.
+//! What an error says of a body that is not JSON, in the words of the body's author.
 
 use serde_json::Error;
 

@@ -142,7 +142,7 @@ fn errors_are_in_the_words_of_users() {
         (r#"{"key":"k","rate":1,"per":"1s","mode":"off"}"#, "mode must be enforce or shadow, not `off`"),
         (
             r#"{"key":"k","limit":"1/1s shadow","mode":"enforce"}"#,
-            "mode must not be enforce where `limit` says shadow; leave one of them out",
+            "mode must not be enforce if `limit` says shadow; leave one of them out",
         ),
         (
             "{\"key\":\"k\",\n\"rate\":1,\n\"per\":true}",
@@ -227,8 +227,8 @@ fn what_is_not_json_is_told_in_the_words_of_users() {
         (&b"\xff\xfe{\0"[..], Kind::InvalidJson, "the body is not JSON: it is UTF-16; send UTF-8"),
         (b"{\"key\":\"\xff\"", Kind::InvalidJson, "the body is not JSON: it must be UTF-8"),
         (b"{\"key\":\"\xff\"}", Kind::InvalidArgument, "field `key` must be UTF-8"),
-        (b"{\"\\ud800\":1}", Kind::InvalidArgument, "the body has a \\u that stands for no character"),
-        (b"{\"cost\":1e400}", Kind::InvalidArgument, "field `cost` must be a number that is not so large"),
+        (b"{\"\\ud800\":1}", Kind::InvalidArgument, "the body has a \\u that is not a character"),
+        (b"{\"cost\":1e400}", Kind::InvalidArgument, "field `cost` must be a smaller number"),
         (b"[]", Kind::InvalidArgument, "the body must be an object, not an array"),
         (b"{\"key\":\n[]}", Kind::InvalidArgument, "field `key` must be a string, not an array (line 2)"),
     ] {
@@ -242,7 +242,7 @@ fn what_is_wrong_is_named() {
     for (body, kind, word) in [
         ("{", Kind::InvalidJson, "JSON"),
         ("{\"key\":}", Kind::InvalidJson, "JSON"),
-        ("{\"key\":\"\\ud800\"}", Kind::InvalidArgument, "field `key` has a \\u that stands for no character"),
+        ("{\"key\":\"\\ud800\"}", Kind::InvalidArgument, "field `key` has a \\u that is not a character"),
         ("[1]", Kind::InvalidArgument, "the body must be an object, not an array"),
         ("{\"key\":1}", Kind::InvalidArgument, "`key`"),
         ("{\"key\":\"a\",\"key\":\"b\"}", Kind::InvalidArgument, "twice"),
@@ -320,12 +320,9 @@ fn errors_of_holds_are_in_the_words_of_users() {
     let charge = |body| of::<Charge<'_>, _>(body, |charge| charge.item().map(|item| item.cost));
     let renew = |body| of::<Renew<'_>, _>(body, |renew| renew.hold().map(str::to_owned));
     for (told, message) in [
-        (hold("{}"), "field `key`, or in its place `items`, is missing"),
+        (hold("{}"), "field `key` or `items` is missing"),
         (hold(r#"{"cost":1}"#), "field `key` is missing"),
-        (
-            hold(r#"{"key":"a","items":[]}"#),
-            "fields `key` and `items` don't go together; an item has a `key` of its own",
-        ),
+        (hold(r#"{"key":"a","items":[]}"#), "fields `key` and `items` don't go together; each item has its own `key`"),
         (
             hold(r#"{"key":"a","ttl":true}"#),
             "field `ttl` must be a string such as \"10s\" or an integer of seconds, not true",

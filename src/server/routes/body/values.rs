@@ -124,7 +124,7 @@ impl Values<'_> {
         let mode = mode.0.parse()?;
         if limit.mode() != Mode::default() && limit.mode() != mode {
             return Err(Error::invalid(format!(
-                "mode must not be {mode} where `limit` says {}; leave one of them out",
+                "mode must not be {mode} if `limit` says {}; leave one of them out",
                 limit.mode()
             )));
         }

@@ -25,7 +25,7 @@ pub fn once<T>(
     let Some(key) = header(call, "Idempotency-Key")? else { return Ok(reply(&ask(None)?)) };
     if !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) || !key.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Err(Error::invalid(format!(
-            "header Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters of ASCII"
+            "header Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters"
         )));
     }
     let authorization = header(call, "Authorization")?.unwrap_or_default();
@@ -48,7 +48,7 @@ pub fn once<T>(
 fn header<'c>(call: &Call<'c>, name: &'static str) -> Result<Option<&'c str>> {
     let mut values = call.headers.iter().filter(|header| header.field.equiv(name)).map(|header| header.value.as_str());
     match (values.next(), values.next()) {
-        (_, Some(_)) => Err(Error::invalid(format!("header {name} stands twice; send it once"))),
+        (_, Some(_)) => Err(Error::invalid(format!("header {name} was sent twice; send it once"))),
         (value, None) => Ok(value),
     }
 }
