@@ -94,6 +94,12 @@ impl Limiter {
         }
         Ok(applied)
     }
+
+    /// Whether values are configured for this key or pattern that do not end by themselves.
+    #[cfg(feature = "store")]
+    pub(crate) fn has_own(&self, key: &str) -> bool {
+        self.core.has_own(key)
+    }
 }
 
 /// What the settings ask for, once all are valid.
@@ -126,7 +132,7 @@ impl Core {
         table.get(hash, &key).is_some_and(|entry| entry.is_configured(now))
     }
 
-    /// Whether an operator has configured values for good for this key or pattern.
+    /// Whether values are configured for this key or pattern that do not end by themselves.
     fn has_own(&self, key: &str) -> bool {
         let (hash, key) = self.place(key);
         self.shard(hash).get(hash, &key).is_some_and(|entry| entry.source() == Source::Exact)
