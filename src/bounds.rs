@@ -332,6 +332,9 @@ pub const MAX_OVERFLOWS: u64 = 64;
 /// included.
 pub const STORE_TIMEOUT_MS: u64 = 2000;
 
+/// How much longer a change of many limits at once may take for each of them, in milliseconds.
+pub const STORE_KEY_MS: u64 = 1;
+
 /// How long connecting to a store may take, in milliseconds.
 pub const STORE_CONNECT_MS: u64 = 500;
 

@@ -98,11 +98,22 @@ pub trait Engine: Send + Sync {
 /// As [`Engine::run`], and what the operation returns.
 pub fn ask<T: Send + 'static>(
     engine: &dyn Engine,
+    operation: impl FnMut(&Limiter) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    ask_by(|operation| engine.run(operation), operation)
+}
+
+/// The same, of what runs operations.
+///
+/// # Errors
+/// What `run` and the operation return.
+pub fn ask_by<T: Send + 'static>(
+    run: impl FnOnce(Operation) -> Result<()>,
     mut operation: impl FnMut(&Limiter) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let result = Arc::new(Mutex::new(None));
     let cell = Arc::clone(&result);
-    engine.run(Box::new(move |limiter| {
+    run(Box::new(move |limiter| {
         let told = operation(limiter);
         *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }))?;

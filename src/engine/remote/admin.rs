@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::engine::Remote;
 use super::link::{limit_key, slot_of};
 use super::names::{CONFIGURED, LIVE, OVERFLOWS};
-use crate::engine::interface::ask;
+use crate::engine::interface::{ask, ask_by};
 use crate::error::{Kind, Result};
 use crate::limit::{Limit, is_pattern};
 use crate::limiter::{Applied, Limiter, Setting, place_in_removal, validate_prefix};
@@ -74,7 +74,10 @@ impl Remote {
     /// As [`Limiter::configure_all`] and [`Remote::run`].
     pub fn configure_all(&self, settings: &[Setting<'_>]) -> Result<Vec<bool>> {
         let settings: Vec<Owned> = settings.iter().map(Owned::of).collect();
-        self.ask(move |limiter| limiter.configure_all(&settings.iter().map(Owned::setting).collect::<Vec<_>>()))
+        let count = settings.len();
+        let operation =
+            move |limiter: &Limiter| limiter.configure_all(&settings.iter().map(Owned::setting).collect::<Vec<_>>());
+        ask_by(|operation| self.run_many(count, operation), operation)
     }
 
     /// As [`Limiter::apply`]. With `prune`, limits that are added while this runs may be left.
@@ -86,7 +89,8 @@ impl Remote {
         let named: HashSet<&str> = settings.iter().map(|setting| setting.key).collect();
         others.retain(|key| !named.contains(&**key));
         let settings: Vec<Owned> = settings.iter().map(Owned::of).collect();
-        self.ask(move |limiter| {
+        let count = settings.len() + others.len();
+        let operation = move |limiter: &Limiter| {
             let settings: Vec<Setting<'_>> = settings.iter().map(Owned::setting).collect();
             let mut applied = limiter.apply(&settings, false, dry_run)?;
             for key in &others {
@@ -96,7 +100,8 @@ impl Remote {
                 }
             }
             Ok(applied)
-        })
+        };
+        ask_by(|operation| self.run_many(count, operation), operation)
     }
 
     /// Removes all limits that begin with `prefix`, patterns too, in parts. Returns how many there were.

@@ -16,7 +16,7 @@ use super::lanes::state::{Mode, Round};
 use super::lease::Lease;
 use super::link::{Address, Options, Store};
 use super::names;
-use crate::bounds::{MAX_HOLDS, MAX_KEYS, STORE_TIMEOUT_MS};
+use crate::bounds::{MAX_HOLDS, MAX_KEYS, STORE_KEY_MS, STORE_TIMEOUT_MS};
 use crate::clock::Clock;
 use crate::engine::interface::{Done, Operation};
 use crate::error::{Error, Kind, Result};
@@ -30,6 +30,9 @@ const LANES: usize = 1;
 
 /// Scratch limiters that find out to which lane an operation belongs.
 const ROUTERS: usize = 4;
+
+/// Keys that are changed at once by an operation that shares a lane with others, at most.
+const MANY: usize = 256;
 
 /// How a store is used.
 #[derive(Clone)]
@@ -140,6 +143,26 @@ impl Remote {
         let (sender, outcome) = sync_channel(1);
         self.submit(operation, Box::new(move |done| drop(sender.try_send(done))));
         outcome.recv().unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// The same, of an operation that changes so many keys at once. One of many has a lane and a deadline of its own:
+    /// others neither wait for it nor cut it short.
+    ///
+    /// # Errors
+    /// As [`Remote::run`]; `io` where no thread can be started.
+    pub fn run_many(&self, keys: usize, operation: Operation) -> Result<()> {
+        if keys <= MANY || self.apart.is_some() {
+            return self.run(operation);
+        }
+        let timeout = self.source.timeout + Duration::from_millis(STORE_KEY_MS) * keys as u32;
+        let round = Round::new(self.source.scratch(), self.source.store.link(), Mode::All);
+        let (inbox, thread) = lane::start(round, self.lanes.len(), &self.figures, self.source.timeout)?;
+        let (sender, outcome) = sync_channel(1);
+        inbox.submit(operation, Box::new(move |done| drop(sender.try_send(done))), None, timeout);
+        let done = outcome.recv().unwrap_or_else(|_| Err(closed()));
+        inbox.close();
+        let _ = thread.join();
+        done
     }
 
     /// The same without waiting: `done` is called later, from any thread, once.
