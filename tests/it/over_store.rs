@@ -154,7 +154,8 @@ fn store() -> &'static Store {
         let (port_text, databases) = (port.to_string(), DATABASES.to_string());
         let dir = dir.to_str().unwrap();
         let redis = ["redis-server", "--port", &port_text, "--bind", "127.0.0.1", "--dir", dir];
-        let kept = ["--databases", &databases, "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""];
+        // What a disk takes its time for is nothing to these tests.
+        let kept = ["--databases", &databases, "--appendonly", "yes", "--appendfsync", "no", "--save", ""];
         let words = [&["-c", script, "sh", dir][..], &redis, &kept].concat();
         let (helper, _) = Helper::start("sh", &words);
         let deadline = Instant::now() + PATIENCE;
