@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use flint::engine::Engine;
 use flint::{Cost, Item, Kind, Page, Setting};
 
-use super::engines::{Told, ask_again, configure, list, open, open_with, status, storm};
+use super::engines::{Told, again, ask_again, configure, list, open, open_with, status, storm};
 use super::servers::{Cluster, Software, long, wait_until};
 
 #[test]
@@ -32,7 +32,8 @@ fn a_cluster_decides_what_shares_a_slot() {
     ask_again(&engines[1], move |limiter| limiter.settle(&id, Cost::Each(&[("{u}:b", 0)]))).unwrap();
     assert_eq!([status(&engines[0], "{u}:a").used, status(&engines[0], "{u}:b").used], [Some(2), Some(2)]);
     assert_eq!(list(&engines[0], Page::default()).len(), 3);
-    assert_eq!(Engine::remove_prefix(&engines[1], "{u}").unwrap(), 2);
+    // An attempt in vain may have removed some.
+    assert!(again(|| Engine::remove_prefix(&engines[1], "{u}")).unwrap() <= 2);
     assert_eq!(list(&engines[0], Page::default().with_live(true)).len(), 1);
 }
 

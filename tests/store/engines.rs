@@ -28,9 +28,14 @@ pub fn ask_again<T: Send + 'static>(
     engine: &Remote,
     operation: impl FnMut(&Limiter) -> Result<T> + Clone + Send + 'static,
 ) -> Result<T> {
+    again(|| ask(engine, operation.clone()))
+}
+
+/// Does something, and again as long as the store is away.
+pub fn again<T>(done: impl Fn() -> Result<T>) -> Result<T> {
     let begun = Instant::now();
     loop {
-        match ask(engine, operation.clone()) {
+        match done() {
             Err(error) if error.kind() == Kind::StoreUnavailable && begun.elapsed() < PATIENCE => {
                 thread::sleep(Duration::from_millis(50));
             }
@@ -62,9 +67,12 @@ pub fn open_with(url: &str, count: usize, replicas: u32) -> Vec<Remote> {
 
 /// A list as the server would send it, without what changes with the time.
 pub fn list(engine: &dyn Engine, page: flint::Page<'_>) -> Vec<serde_json::Value> {
-    let (mut listing, mut out) = (engine.listing(page).unwrap(), Vec::new());
-    while listing.next_part(&mut out, 1000).unwrap() {}
-    serde_json::from_slice(&out).unwrap()
+    let whole = again(|| {
+        let (mut listing, mut out) = (engine.listing(page)?, Vec::new());
+        while listing.next_part(&mut out, 1000)? {}
+        Ok(out)
+    });
+    serde_json::from_slice(&whole.unwrap()).unwrap()
 }
 
 /// What checks were told.
