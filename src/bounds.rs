@@ -23,7 +23,7 @@ pub const MAX_RESTING: usize = MAX_WINDOWS;
 /// Latest day of the month on which a calendar month, quarter or year may begin.
 pub const MAX_ANCHOR: u8 = 31;
 
-/// Shortest period, in milliseconds: the unit in which periods are told and written.
+/// Shortest period, in milliseconds: the unit in which periods are given and written.
 pub const MIN_PERIOD_MS: u64 = 1;
 
 /// Longest period, in milliseconds: 366 days, so that "a year" always fits.
@@ -237,7 +237,7 @@ pub const MAX_HEAD_BYTES: u64 = 64 * 1024;
 /// is ended.
 pub const MAX_HEADERS: usize = 128;
 
-/// Largest body as it is sent, in bytes, with the frames of its chunks. tiny_http keeps the line that tells a chunk's
+/// Largest body as it is sent, in bytes, with the frames of its chunks. tiny_http keeps the line with a chunk's
 /// length in memory, however long it is.
 pub const MAX_BODY_WIRE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -347,7 +347,7 @@ pub const STORE_PROBE_MS: u64 = 250;
 /// How often Sentinels and nodes of a Cluster are asked who is master, in milliseconds.
 pub const STORE_WATCH_MS: u64 = 1000;
 
-/// How long a store keeps at least what may expire, and what tells of a removed key, in milliseconds: longer than any
+/// How long a store keeps at least what may expire, and the marks of removed keys, in milliseconds: longer than any
 /// attempt may still be under way.
 pub const STORE_KEEPS_MS: u64 = 60_000;
 

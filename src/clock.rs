@@ -20,7 +20,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 pub type Micros = u64;
 
 /// By how much the distance of two clocks has to change for one of them to have been set, in microseconds; and by how
-/// much a log has to be ahead of the system clock to be told of.
+/// much a log has to be ahead of the system clock to be reported.
 const STEP: u64 = 1_000_000;
 
 /// How far apart two clocks may be read to show the same moment, in microseconds, and how often that is tried.
@@ -365,7 +365,7 @@ mod tests {
             clock.raise(start + HOUR);
             let raised = clock.clone().now();
             assert!((start + HOUR..start + HOUR + 60 * STEP).contains(&raised), "{raised}");
-            // A reply that was on the way for long is no news.
+            // A reply that was delayed for long has no news.
             clock.raise(start);
             let mut last = raised;
             for _ in 0..1000 {

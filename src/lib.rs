@@ -41,7 +41,7 @@
 //! Start with the architecture page at the top of `src/server/mod.rs`: threads, locks, the life of a check. Modules use
 //! only those after them: `cli`, `server`, `engine`, `limiter`, `store`, `limit`, `clock`, `error`, `bounds`.
 
-// Only files of `server/net/` may have any: some of what the kernel tells of connections has no safe interface.
+// Only files of `server/net/` may have any: some of what the kernel reports about connections has no safe interface.
 #![deny(unsafe_code)]
 
 pub mod bounds;

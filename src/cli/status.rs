@@ -148,7 +148,7 @@ fn in_short(window: &Value) -> Result<String> {
     Ok(short)
 }
 
-/// What a list tells besides of a limit: its mode, and how long its values last.
+/// What else a list says of a limit: its mode, and how long its values last.
 fn additions(status: &Value) -> Result<String> {
     let mode = if status["mode"] == "shadow" { " shadow" } else { "" };
     let lasting = if status["for_until"].is_null() { String::new() } else { format!(" for {}", time_left(status)?) };

@@ -565,7 +565,7 @@ mod tests {
         assert_eq!(found(&set, &"b".repeat(511)), None);
         assert_eq!(found(&set, &"a".repeat(512)), Some("a*".repeat(256).as_str()));
         assert_eq!(found(&set, &format!("b{}", "a".repeat(511))), Some("*a".repeat(256).as_str()));
-        // A pattern is no key, but what is no valid key does no harm either.
+        // A pattern is not a key, but an invalid key does no harm either.
         assert_eq!(found(&set, &"ф".repeat(2000)), Some(stars.as_str()));
     }
 

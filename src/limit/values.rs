@@ -216,7 +216,7 @@ impl FromStr for Limit {
             };
             return Ok(Limit::of_slots(slots)?.with_mode(mode));
         }
-        // Counted first: a long text of commas is told so.
+        // Counted first: a long text of commas gets an error.
         let count = values.split(',').count();
         if count > MAX_WINDOWS {
             return Err(wrong_count(count));

@@ -143,7 +143,7 @@ impl Decision {
     }
 }
 
-/// What is told of all windows together.
+/// What is reported of all windows together.
 pub(super) struct Figures {
     pub remaining: Option<u64>,
     pub used: Option<u64>,
@@ -342,7 +342,7 @@ pub struct Status {
     /// How each window stands, in the order of the limit; none under `unlimited`, and none of a pattern, which counts
     /// nothing itself.
     pub windows: Quotes,
-    /// What is told of each window besides, in the same order.
+    /// What else is reported of each window, in the same order.
     pub details: Vec<Detail>,
     /// Index of the window with the least left.
     pub binding: usize,
@@ -358,7 +358,7 @@ pub struct Status {
     pub next: Option<Duration>,
     /// Until when its values last, if they end by themselves.
     pub lasting: Option<Lasting>,
-    /// Whether it found no room under `max_keys`, so that what is told here is of the limit that all such keys share.
+    /// Whether it is beyond `max_keys`, so that these are the figures of the limit that all such keys share.
     pub overflow: bool,
     /// Of a limit of slots: which of them are held.
     pub slots: Option<SlotsInUse>,

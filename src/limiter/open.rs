@@ -70,7 +70,7 @@ impl Limiter {
                 Some(store::Opening::begin(dir, &options.disk, lock, found, clock, policy)?)
             }
         };
-        // One that is only looked at tells the ids of open holds too.
+        // A directory that is only read has the ids of open holds too.
         let directory = opening.as_ref().map_or(former, store::Opening::directory);
         let holds = Holds::new(Book::default(), Ids::of(&directory), options.max_holds);
         let mut core = Core {

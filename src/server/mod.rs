@@ -80,8 +80,8 @@
 //!   that were answered after the last sync may be lost.
 //! - **A file of the log is removed, renamed or replaced below the process:** `flint-compact` looks every
 //!   `LOOK_AFTER_FILES_MS` (1 s), and at the end, whether the files that a start would need have their names, and
-//!   compacts at once if not (`limiter/background/heal.rs`). Doctor tells it from then on; health answers 503 while no
-//!   snapshot can be written. If the directory itself is gone: final, as above.
+//!   compacts at once if not (`limiter/background/heal.rs`). Doctor reports it from then on; health answers 503 while
+//!   no snapshot can be written. If the directory itself is gone: final, as above.
 //! - **The disk hangs:** once a call has taken `STALL_MS` (1 s), new checks, and workers that wait for space, get 503
 //!   `overloaded` at once, and nothing is spent. A check that waits for its sync gets it after `LOG_WAIT_MS` (10 s):
 //!   the guard ends the waits in slots. Its units stay spent in memory, and its record may still reach the disk.
@@ -218,7 +218,7 @@ pub struct Bound(Listener);
 /// before any file is touched.
 ///
 /// # Errors
-/// `io` when what was passed is no listening stream socket; `usage` when it is open to others and there is no token.
+/// `io` when what was passed is not a listening stream socket; `usage` when it is open to others and there is no token.
 pub fn passed_socket(tokens: &Tokens) -> Result<Option<Bound>> {
     let Some(listener) = Listener::passed()? else { return Ok(None) };
     if tokens.is_empty() && !listener.is_local() {

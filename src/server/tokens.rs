@@ -233,7 +233,7 @@ fn usage(message: String) -> Error {
 }
 
 /// The tokens that are accepted. What is kept and compared is a keyed hash of fixed length, so that neither the time a
-/// comparison takes nor a memory dump tells a token.
+/// comparison takes nor a memory dump reveals a token.
 pub struct Tokens {
     keys: (RandomState, RandomState),
     digests: Vec<(u64, u64)>,

@@ -69,7 +69,7 @@ fn an_open_bind_needs_a_token_and_touches_no_file() {
     empty.env("FLINT_SERVER_TOKEN", "").arg("--data-dir").arg(&dir.path);
     assert_eq!(run(empty.args(["server", "start", "--bind=0.0.0.0:0"])).code, Some(2));
     assert_eq!(std::fs::read_dir(dir.parent.path()).unwrap().count(), 0);
-    // With a token it is no matter of usage.
+    // With a token it is not a usage error.
     let server = Server::start_on(&dir.path, "0.0.0.0:0", &["--token", "t"]);
     assert!(server.url.starts_with("http://0.0.0.0:"), "{}", server.url);
     server.terminate();

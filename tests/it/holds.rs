@@ -69,7 +69,7 @@ fn a_hold_is_settled_once() {
     let id = hold(&mut client, json!({"key": "tokens"}));
     assert_eq!(post(&mut client, "/v1/settle", json!({"hold": id})).ok()["results"][0]["cost"], 1);
     assert_eq!(status(&mut client, "tokens")["used"], 1);
-    // Where its limit is gone, what would have to be corrected is told to have none.
+    // If its limit is gone, the answer says that nothing is configured.
     let id = hold(&mut client, json!({"key": "tokens"}));
     client.ask("DELETE", "/v1/limits/tokens", "").ok();
     let settled = post(&mut client, "/v1/settle", json!({"hold": id, "cost": 9})).ok();
@@ -435,7 +435,7 @@ fn used(dir: &Path, key: &str) -> u64 {
     number(&flint(dir, &["limit", "status", key, "--json"]).json()["used"])
 }
 
-/// A shell that tells by a file that it runs, and ends by itself when it is told to, or with this exit status.
+/// A shell that shows by a file that it runs, and ends by itself when it is told to, or with this exit status.
 fn waiting(dir: &Path, name: &str, exit: &str) -> (PathBuf, String) {
     let file = dir.join(name);
     let text = format!("trap 'exit {exit}' TERM; : >'{}'; while :; do sleep 0.05; done", file.display());
@@ -494,7 +494,7 @@ fn a_slot_is_free_when_its_time_is_over() {
     until("it runs out", || used(&dir, "gpu") == 0);
     let pid = std::fs::read_to_string(format!("{}.pid", file.display())).unwrap();
     run(Command::new("kill").args(["-TERM", pid.trim()]));
-    // A command that can't be started takes nothing; what it is to be told first is looked at first.
+    // A command that can't be started takes nothing; its arguments are checked first.
     for (args, code) in [
         (&["run", "gpu", "--hold", "--", "/nonexistent/command"][..], 127),
         (&["run", "gpu", "--ttl", "1s", "--", "true"], 2),

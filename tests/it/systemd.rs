@@ -58,7 +58,7 @@ fn signal(server: &Server, name: &str) {
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
-/// The course of a server's life, as it is told.
+/// The course of a server's life, as it is reported.
 fn tells(socket: &UnixDatagram, name: &str) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -374,7 +374,7 @@ impl Client {
         let over = std::mem::replace(&mut self.over, true);
         let body = read_body(self.stream()?, &reply)?;
         reply.body = match reply.header("Content-Type") {
-            // A backup is no text.
+            // A backup is not text.
             Some("application/octet-stream") => String::from_utf8_lossy(&body).into_owned(),
             _ => String::from_utf8(body).map_err(invalid)?,
         };
@@ -440,7 +440,7 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
     let mut line = Vec::new();
     stream.read_until(b'\n', &mut line)?;
-    // What is cut off is no line.
+    // What is cut off is not a line.
     let line = line.strip_suffix(b"\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     String::from_utf8(line.to_vec()).map_err(invalid)
 }
@@ -490,7 +490,7 @@ fn read_body(stream: &mut impl BufRead, head: &Reply) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Figures of a process, as the system tells them.
+/// Figures of a process, as the system reports them.
 pub struct Process(pub u32);
 
 impl Process {

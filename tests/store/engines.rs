@@ -67,7 +67,7 @@ pub fn list(engine: &dyn Engine, page: flint::Page<'_>) -> Vec<serde_json::Value
     serde_json::from_slice(&out).unwrap()
 }
 
-/// What checks were told.
+/// The answers to checks.
 #[derive(Default)]
 pub struct Told {
     pub allowed: AtomicU64,

@@ -1,4 +1,4 @@
-//! What is told to be spent is what is spent, to the unit, and never more than the limit.
+//! What is reported as spent is what is spent, to the unit, and never more than the limit.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

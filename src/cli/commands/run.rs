@@ -154,7 +154,7 @@ fn attend(command: Command, signals: &Signals, held: &Held, refunds: bool, globa
     }
 }
 
-/// Settles a hold: to this cost, or as it was held. What goes wrong is told.
+/// Settles a hold: to this cost, or as it was held. Failures are reported.
 fn give_back(held: &Held, global: &Global, cost: Option<u64>) {
     if let Err(error) = held.settle(global, cost) {
         print_error(&Error::new(error.kind(), format!("hold {} could not be settled: {error}", held.id)));

@@ -33,7 +33,7 @@ const REST: u32 = 4;
 /// Keys in a pipe where nobody says how many.
 const IN_A_PIPE: u64 = 10;
 
-/// Columns and lines where no terminal tells them.
+/// Columns and lines if no terminal reports them.
 const PLAIN: (usize, usize) = (80, usize::MAX);
 
 /// What is asked for.
@@ -56,7 +56,7 @@ pub fn top(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
         let reply = ask(global, Access::Read, &sample::request(&wanted.by, wanted.count))?;
         return output.reply(&reply, |_| Ok(()));
     }
-    // What can't be had is told before the screen changes.
+    // Errors are reported before the screen changes.
     let first = Sample::take(global, &wanted.by)?;
     if is_live {
         return live(global, &wanted, first);

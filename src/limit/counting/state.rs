@@ -72,7 +72,7 @@ impl State {
         }
     }
 
-    /// What is told of it besides.
+    /// What else is reported of it.
     pub fn detail(&self) -> Detail {
         match self {
             State::Bucket(_) | State::Debt(_) | State::Window(_) => Detail::None,

@@ -107,7 +107,7 @@ impl Core {
         }
     }
 
-    /// What is told of a hold.
+    /// What is reported of a hold.
     pub fn told_hold(&self, number: u64, until: Micros, ttl: Micros) -> Hold {
         Hold { id: self.holds.ids.write(number), expires_at: until, ttl: Duration::from_micros(ttl) }
     }

@@ -427,7 +427,7 @@ fn told(entry: &Entry, counts: &Counts) -> Option<Arc<str>> {
 }
 
 impl Served {
-    /// The pattern that is told of in an answer: none where other values lie over its.
+    /// The pattern that is named in an answer: none where other values lie over its.
     pub fn told(&self, entry: Option<&Entry>) -> Option<Arc<str>> {
         let (pattern, _) = self.pattern.as_ref()?;
         entry.and_then(Entry::overlay).is_none().then(|| Arc::clone(&pattern.text))

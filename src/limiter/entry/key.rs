@@ -132,7 +132,7 @@ impl Entry {
         }
     }
 
-    /// Notes where it has its values from. Nobody is told.
+    /// Notes where it has its values from. Nothing is recorded.
     pub fn set_source(&mut self, source: Source) {
         let (kind, slot) = match source {
             Source::Exact => (0, NO_SLOT),
@@ -247,7 +247,7 @@ impl Entry {
     }
 
     /// Counts an allowed check, and spends its cost. A pattern's own entry only counts: checks of keys that need none.
-    /// A cost of 0 is no check: it is in a record that only tells of a new key.
+    /// A cost of 0 is not a check: it is in a record that only creates a key.
     pub fn spend(&mut self, now: Micros, cost: u64, ends: &mut dyn Ends) {
         if cost == 0 {
             return;

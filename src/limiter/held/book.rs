@@ -4,7 +4,7 @@
 //! are in use are the sum of what its open holds take: kept by key, and changed nowhere else. A key is known here by
 //! the hash of its entry's key, so that its slots stay counted when its limit is removed and comes again.
 //!
-//! Nothing tells of a hold that has run out. So what is due is done first whenever the table is asked: [`Book::tidy`].
+//! Nothing reports that a hold has expired. So what is due is done first whenever the table is asked: [`Book::tidy`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Book {
         }
     }
 
-    /// What is due of what the keys have of their holds, where no hold tells of it.
+    /// What is due of what the keys have of their holds, if no hold has it.
     fn tidy_rows(&mut self, now: Micros) {
         #[cfg(feature = "store")]
         while let Some(outside) = &self.outside

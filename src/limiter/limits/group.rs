@@ -70,7 +70,7 @@ impl Limiter {
 
     /// Makes the configured limits what the settings say, as far as they name them; with `prune` those that they do not
     /// name are removed, but for values that last for a time only, which end by themselves. All or nothing, also after
-    /// a crash. With `dry_run` nothing is changed: it only tells.
+    /// a crash. With `dry_run` nothing is changed: it only reports.
     ///
     /// # Errors
     /// As [`Limiter::configure_all`].

@@ -132,7 +132,7 @@ impl Core {
         is_key && self.registry.known().find(&entry.key).is_some_and(|row| row.pattern.slot == slot)
     }
 
-    /// Resets the keys that are wanted, in bounded steps. Returns how many there were; an overflow limit is no key.
+    /// Resets the chosen keys, in bounded steps. Returns how many there were; an overflow limit is not a key.
     fn reset_all(&self, wanted: impl Fn(&Entry) -> bool) -> Result<u64> {
         self.shards.iter().try_fold(0, |reset, shard| Ok(reset + self.reset_shard(shard, &wanted)?))
     }

@@ -70,7 +70,7 @@ impl Core {
         Some(self.status_of_overflow(key, brought, served))
     }
 
-    /// How a key stands for which there is no room: by the limit that it shares, if there is one already.
+    /// The status of a key for which there is no room: that of the limit that it shares, if it exists already.
     fn status_of_overflow(&self, key: &str, brought: Brought<'_>, mut served: Served) -> Status {
         let now = self.clock.now();
         let overflow = self.overflow(key, brought, self.version(now));

@@ -223,7 +223,7 @@ impl Listing {
         self.names = names.into_iter().peekable();
     }
 
-    /// Whether an entry is of those that are wanted. Of keys that come and go this is no word on whether anything still
+    /// Whether an entry is among the chosen ones. For keys that come and go this does not say whether anything still
     /// counts.
     fn shows(&self, entry: &Entry, now: Micros) -> bool {
         if entry.overflow_text().is_some() {
@@ -279,7 +279,7 @@ impl Iterator for Listing {
 struct Name(Box<str>);
 
 impl Name {
-    /// Of a key that is no pattern.
+    /// Of a key that is not a pattern.
     fn of_key(key: &str) -> Name {
         Name(key.into())
     }
@@ -305,7 +305,7 @@ impl PartialOrd for Name {
     }
 }
 
-/// What users see of a key in the map, and whether it is no pattern.
+/// What users see of a key in the map, and whether it is not a pattern.
 fn place(key: &str) -> (&str, bool) {
     key.strip_prefix(PATTERN_MARK).map_or((key, true), |text| (text, false))
 }

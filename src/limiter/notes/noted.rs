@@ -158,7 +158,7 @@ impl Noted {
                 self.answers.push(answer.key);
                 self.event(event);
             }
-            // Denials are told of by themselves; the rest is about files, or is done by other records.
+            // Denials are reported separately; the rest is about files, or is done by other records.
             Event::Denied { .. }
             | Event::Marker { .. }
             | Event::TablesMarker { .. }

@@ -4,7 +4,7 @@
 //! It is the ordinary [`Limiter`](super::Limiter), with a log that takes all and keeps nothing. Its owner, one thread,
 //! does this for each operation:
 //!
-//! 1. [`Scratch::begin`], the operation on [`Scratch::limiter`], and [`Scratch::end`], which tells what it looked at,
+//! 1. [`Scratch::begin`], the operation on [`Scratch::limiter`], and [`Scratch::end`], which returns what it looked at,
 //!    what it changed, and what is *missing*: looked at and not loaded. Where anything is missing the result means
 //!    nothing and is put back; the records are fetched and handed to [`Scratch::load`], in this order, and the
 //!    operation runs again.

@@ -26,7 +26,7 @@ use crate::store::Log;
 /// two keys of the same name, of any server, have the same.
 const FIRST_ID: u64 = 1 << 40;
 
-/// Denials that were told and are in no record yet.
+/// Denials that were reported and are in no record yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unsaved {
     /// Id of the entry.

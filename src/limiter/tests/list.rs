@@ -87,7 +87,7 @@ proptest! {
                 Op::Advance(by) => clock.advance_ms(by),
             }
         }
-        // How many keys live under a pattern is told as of the last sweep.
+        // How many keys live under a pattern is reported as of the last sweep.
         limiter.flush().unwrap();
         limiter.core.sweep_round();
         let mut expected = everything(&limiter);

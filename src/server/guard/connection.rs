@@ -123,7 +123,7 @@ impl Connection {
         }
     }
 
-    /// What the table tells of it. To be read before the sample: see guard/mod.rs.
+    /// What the table has of it. To be read before the sample: see guard/mod.rs.
     pub fn flow(&self, table: &Table, walk: u32) -> Flow {
         match (self.key, self.peer) {
             (0, Peer::Unix(_)) => Flow::of(&table.unix, false),

@@ -126,7 +126,7 @@ impl GuardHandle {
     }
 
     /// Has all connections of Unix sockets cut, since the guard can't tell by which of them a request came.
-    /// [`GuardHandle::is_done`] tells when that has happened.
+    /// [`GuardHandle::is_done`] returns when that has happened.
     pub fn cut_all_unix(self) -> CutRequest {
         let request = CutRequest(self.shared.cut_requests[0].fetch_add(1, SeqCst) + 1);
         self.shared.wake();

@@ -266,7 +266,7 @@ impl Walker {
         let mut entries = RawDir::new(&directory, &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry?;
-            // "." and ".." are no numbers.
+            // "." and ".." are not numbers.
             let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
             if let Some(number) = number {
                 self.watched.look_at(number, now);

@@ -75,7 +75,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether it can't be told where the request ends.
+    /// Whether the end of the request is ambiguous.
     pub fn hides_end(self) -> bool {
         !matches!(self, Fault::Target | Fault::NoHost | Fault::SecondHost | Fault::SecondAuthorization)
     }
@@ -117,7 +117,7 @@ pub struct Head {
     /// Length of the body as announced, in bytes; `None` for a chunked body or none.
     pub length: Option<u64>,
     pub chunked: bool,
-    /// Why it is refused, if it is: it can't be told where the body ends, say, or which token it bears.
+    /// Why it is refused, if it is: the end of its body is ambiguous, say, or its token.
     pub fault: Option<Fault>,
     /// The connection ends with this request.
     pub close: bool,

@@ -62,7 +62,7 @@ impl Probe {
         Ok(Probe { slot, rest })
     }
 
-    /// Duplicates the descriptor `number`, if it is a socket, and tells which.
+    /// Duplicates the descriptor `number`, if it is a socket, and returns which.
     ///
     /// The borrow of `self` keeps the duplicate in place while it is used.
     pub fn look(&mut self, number: RawFd) -> Option<(SocketId, BorrowedFd<'_>)> {

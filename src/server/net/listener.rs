@@ -62,7 +62,7 @@ impl Listener {
     /// The socket that was passed to this process (`LISTEN_FDS`), if any.
     ///
     /// # Errors
-    /// `io` when what was passed is no listening stream socket.
+    /// `io` when what was passed is not a listening stream socket.
     pub fn passed() -> Result<Option<Listener>> {
         let inherited = inherited_listener().map_err(|error| {
             Error::new(Kind::Io, format!("cannot use the socket passed by LISTEN_FDS and LISTEN_PID: {error}"))

@@ -1,5 +1,5 @@
-//! The listening socket, and what the kernel tells of this process and its connections. The only room with `unsafe`
-//! code.
+//! The listening socket, and what the kernel reports about this process and its connections. The only room with
+//! `unsafe` code.
 //!
 //! **Called by** the server's start and its replacement (listener.rs, bind.rs, process.rs), the connection guard and
 //! the thread `flint-slow` (descriptors.rs, facts.rs, names.rs), and the deciders (pressure.rs).

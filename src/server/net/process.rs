@@ -155,7 +155,7 @@ pub fn raise_nofile_limit() -> io::Result<(u64, u64)> {
 }
 
 /// Threads that this process may have, as far as the limits of its user (RLIMIT_NPROC) and of its control groups
-/// (pids.max) tell; `u64::MAX` if there is no limit.
+/// (pids.max) allow; `u64::MAX` if there is no limit.
 pub fn thread_limit() -> u64 {
     let user = getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX);
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

@@ -191,7 +191,7 @@ impl Method {
         self.on_limiter
     }
 
-    /// Any token will do: nothing is told of keys.
+    /// Any token will do: nothing is said of keys.
     const fn for_all(self) -> Method {
         Method { role: None, keyed: true, ..self }
     }

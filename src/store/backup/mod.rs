@@ -6,13 +6,13 @@
 //!
 //! The newest snapshot, if there is one, and the segments from its number on, the last of them up to
 //! the *cut*: the place where the log ended at a sync that was made after the backup was asked for. Lock, address and
-//! tokens are no state, and are not in it.
+//! tokens are not state, and are not in it.
 //!
 //! # Why what was answered before is in it
 //!
 //! A check is answered after its record was queued (`relaxed`), written (`batch`) or synced (`always`). In all three
 //! the record was in the queue of the log thread before the cut was asked for, and the queue keeps its order. So the
-//! log thread has written it before it comes to the cut. It syncs the segment then, and tells where its last frame
+//! log thread has written it before it comes to the cut. It syncs the segment then, and reports where its last frame
 //! ends: the record is before that place, in this segment or an older one. What comes after the place is not in the
 //! copy, also where it was answered before the copy is whole.
 //!

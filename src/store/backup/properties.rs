@@ -1,4 +1,4 @@
-//! Backups come back as they were; of whatever else there is, the place where it begins to differ is told.
+//! Backups come back as they were; of anything else, the place where it begins to differ is reported.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -48,7 +48,7 @@ fn unpack(backup: impl Read) -> Result<Files> {
     Ok(files)
 }
 
-/// The offset that an error tells.
+/// The offset in an error.
 fn offset(error: &Error) -> usize {
     let (_, rest) = error.message().split_once("at offset ").unwrap_or_else(|| panic!("no offset: {error}"));
     rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()

@@ -20,7 +20,7 @@ pub struct Kept(Mutex<BTreeMap<Name, Known>>);
 struct Known {
     /// While it is open, no other file gets its number.
     file: File,
-    /// Whether this file system tells of the name what it tells of the descriptor. Some do not keep their numbers.
+    /// Whether this file system reports the same for the name and the descriptor. Some do not keep their numbers.
     has_number: bool,
 }
 
@@ -90,7 +90,7 @@ impl Known {
     }
 }
 
-/// Whether the path leads to this open directory. `None` if that can't be told.
+/// Whether the path leads to this open directory. `None` if that is unknown.
 pub fn leads_to(path: &Path, directory: &File) -> Option<bool> {
     match (std::fs::metadata(path), directory.metadata()) {
         (Ok(found), Ok(own)) => Some(is_same(&found, &own)),

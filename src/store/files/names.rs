@@ -9,7 +9,7 @@ pub const LOCK: &str = "flint.lock";
 /// Name of the file whose lock orders the commands that wait for the directory. It is never unlinked either.
 pub const QUEUE: &str = "flint.queue";
 
-/// Name of the file that tells git to leave the directory out.
+/// Name of the file that makes git ignore the directory.
 pub const IGNORE: &str = ".gitignore";
 /// Name of the file that is in a directory while a backup is restored into it. With it the directory is refused.
 pub const RESTORING: &str = "flint.restoring";

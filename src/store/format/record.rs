@@ -219,7 +219,7 @@ pub struct Answer<'a> {
     pub answer: &'a str,
 }
 
-/// Bit of a limit's flags: denials are told only.
+/// Bit of a limit's flags: denials are only reported.
 pub const SHADOW: u8 = 1;
 
 /// Bit of a limit's flags: there are no windows.
@@ -269,7 +269,7 @@ pub enum Event<'a> {
     Renewed { hold: u64, until: Micros },
     /// Units were given back without a hold.
     Refunded { id: u64, at: Micros, units: u64 },
-    /// The answer to a request with an idempotency key, and the event that it tells of.
+    /// The answer to a request with an idempotency key, and the event that it reports.
     Kept { answer: Answer<'a>, event: Box<Event<'a>> },
     /// The snapshot of this number holds the tables of holds and kept answers as they were here.
     TablesMarker { snapshot: u64 },

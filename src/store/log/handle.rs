@@ -175,7 +175,7 @@ impl Log {
     }
 
     /// Makes all durable that was queued before, and returns where that ends. Bytes before the cut are never written
-    /// again. A full disk is no error.
+    /// again. A full disk is not an error.
     ///
     /// # Errors
     /// `log_failed`, `overloaded`.

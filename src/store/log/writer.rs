@@ -72,7 +72,7 @@ pub struct Writer {
     /// The frame being built, with room for its header first.
     frame: Vec<u8>,
     records: u32,
-    /// How many of them are readings of the clocks, which are no events.
+    /// How many of them are readings of the clocks, which are not events.
     readings: u32,
     /// Promised to the records of the frame.
     promised: u64,
@@ -318,7 +318,7 @@ impl Writer {
         }
     }
 
-    /// Makes all records that are written durable, and tells where they end.
+    /// Makes all records that are written durable, and returns where they end.
     fn cut(&mut self) -> Result<Cut> {
         if self.healthy() {
             self.sync();

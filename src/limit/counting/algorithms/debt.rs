@@ -35,7 +35,7 @@ impl Debt {
         (whole < 0).then(|| Debt { owed: below(whole, part, speed.per), speed, at, full_at: at })
     }
 
-    /// From its parts as they stand in a snapshot; `None` for what is no debt.
+    /// From its parts as they stand in a snapshot; `None` for what is not a debt.
     pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, full_at: Micros, speed: Speed) -> Option<Debt> {
         let bounds = (1..=2 * MAX_UNITS).contains(&speed.units) && (1..=MAX_PERIOD_MS * 1000).contains(&speed.per);
         if whole >= 0 || !bounds || !speed.is_faster_than(Speed::of(window)) {

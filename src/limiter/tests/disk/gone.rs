@@ -35,7 +35,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What is done to a file, and how it is told.
+/// What is done to a file, and how it is reported.
 type Deed = (&'static str, fn(&Path));
 
 const DEEDS: [Deed; 4] = [

@@ -121,7 +121,7 @@ fn charges_and_refunds_are_kept_too() {
     }
 }
 
-/// What is told of one item, without instants.
+/// What is reported of one item, without instants.
 fn told(result: &Result<Decision>) -> String {
     match result {
         Ok(one) => {

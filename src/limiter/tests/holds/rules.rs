@@ -90,7 +90,7 @@ fn nothing_is_given_back_after_a_reset_a_removal_or_a_change_of_period_or_algori
         let bench = bench.kill();
         assert_eq!(bench.used("tokens"), before, "change {index}");
     }
-    // Another rate or burst is no such change.
+    // Another rate or burst is not such a change.
     let bench = Bench::new(&[("tokens", "100/1h fixed_window_counter")]);
     let hold = bench.hold("tokens", 60);
     bench.configure("tokens", "70/1h fixed_window_counter");

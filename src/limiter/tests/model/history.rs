@@ -157,7 +157,7 @@ fn look(status: &Status) -> Look {
 
 fn seen(limiter: &Limiter) -> Seen {
     let pattern = |status: &Status| (status.key.clone(), Limit::clone(&status.limit), lasting(status));
-    // Of a key that is spelled like a pattern only a list tells.
+    // Only a list shows a key that is spelled like a pattern.
     let status = |key: &&str| limiter.status(key).unwrap().filter(|_| !key.contains('*'));
     let all = limiter.list(Page::default().with_live(true)).unwrap();
     let (patterns, keys): (Vec<&Status>, Vec<&Status>) = all.iter().partition(|status| status.live.is_some());
@@ -328,7 +328,7 @@ impl Pair {
                     (all.allowed, results)
                 });
                 match (answered(answer), expected) {
-                    // What was not spent in the end is told as it stands.
+                    // What was not spent in the end is reported unchanged.
                     (Ok((false, answer)), Ok((false, expected))) => {
                         prop_assert_eq!((answer.len(), answer.last()), (expected.len(), expected.last()));
                     }

@@ -215,7 +215,7 @@ proptest! {
     }
 }
 
-/// In use it is told of, by the pattern and its bound.
+/// When in use it is reported, with the pattern and its bound.
 #[test]
 fn an_overflow_limit_in_use_is_a_problem_until_nothing_of_it_counts() {
     let dir = tempfile::tempdir().unwrap();

@@ -40,7 +40,7 @@ pub struct Pattern {
     pub since: Micros,
 }
 
-/// What is told of a key.
+/// What is reported of a key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
     pub limit: Limit,

@@ -30,7 +30,7 @@ fn keys_of_a_pattern_that_find_no_room_share_a_durable_limit() {
     let denied = limiter.check("user:99", 1).unwrap();
     assert!(!denied.allowed && denied.overflow);
     assert_eq!(live(&limiter, "user:*"), 3);
-    // A status of a key without room tells of what it shares.
+    // A status of a key without room shows what it shares.
     let status = limiter.status("user:99").unwrap().unwrap();
     assert_eq!((status.overflow, status.remaining), (true, Some(0)));
     assert!(!limiter.status("user:1").unwrap().unwrap().overflow);

@@ -58,7 +58,7 @@ fn all_windows_must_allow_or_nothing_is_spent_of_any() {
     assert_eq!((denied.allowed, denied.binding, denied.retry_after), (false, 1, secs(718)));
     let limiter = reopened(limiter, dir.path(), &clock, &["k"]);
     assert_eq!(limiter.check("k", 2).unwrap(), denied);
-    // The order of windows is no change.
+    // Another order of windows is not a change.
     let before = limiter.report().events;
     assert!(!limiter.configure("k", parse("5/1h, 2/1s fixed_window_counter")).unwrap());
     limiter.flush().unwrap();

@@ -137,7 +137,7 @@ impl Settle<'_> {
     /// What it has cost; `each` is what [`Settle::costs`] says.
     ///
     /// # Errors
-    /// `invalid_argument` where costs are told in both ways.
+    /// `invalid_argument` if costs are given in both ways.
     pub fn cost<'c>(&self, each: Option<&'c [(&'c str, u64)]>) -> Result<Cost<'c>> {
         match (self.cost, each) {
             (Some(_), Some(_)) => Err(Error::invalid("fields `cost` and `costs` don't go together; leave one out")),
