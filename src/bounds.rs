@@ -1,6 +1,6 @@
 //! Every bound of the program, with its unit and its reason.
 //!
-//! Owns: the numbers. Called by everybody. No code lives here: a bound that needs a computation is computed where it
+//! Owns: the numbers. Used everywhere. There is no code here: a bound that needs a computation is computed where it
 //! is used, from the numbers below. The man pages print these values and a test compares them.
 
 /// Longest key, in bytes of UTF-8. Long enough for a URL path and a tenant; short enough that a million of them are

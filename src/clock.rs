@@ -5,9 +5,10 @@
 //! backwards: neither when the system clock is set back, nor over a restart. When the system clock is set back, time
 //! here goes on at the pace of the boot clock instead of standing still; when it is set forward, time here follows.
 //!
-//! Over a restart time goes on too, from what the clocks showed when they were last noted ([`Clock::resume`]): by the
+//! Time goes on over a restart too, from the last noted readings of the clocks ([`Clock::resume`]): by the
 //! boot clock, if the machine is still in the same boot, else by the system clock. So a log whose instants are ahead of
-//! the system clock, because that was wrong for a while, stays ahead by as much, and its limits refill at their pace.
+//! the system clock, because that was wrong for a while, stays ahead by as much, and its limits refill at their normal
+//! pace.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -1,7 +1,7 @@
 //! `flint top`: which keys are busy right now. Live on a terminal, once and plain in a pipe.
 //!
-//! Owns: the terminal while it is live. What is shown is the difference of two samples; a thread of its own takes
-//! them, so that keys are heard also while a server is slow to answer.
+//! Owns: the terminal while it is live. It shows the difference of two samples. A separate thread takes them, so that
+//! keys work even while a server is slow to answer.
 //!
 //! Each module may use only those after it in this list: `terminal`, `frame`, `sample`.
 

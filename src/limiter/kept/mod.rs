@@ -1,4 +1,4 @@
-//! Answers that are kept, so that a request that is sent again is answered again and not done again.
+//! Kept answers: a request that is sent again gets the same answer and is not carried out again.
 //!
 //! Owns: which answers are kept and for how long, and which requests are under way. An answer is in the record of what
 //! it reports, so both are found after a crash or neither.
