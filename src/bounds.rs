@@ -49,7 +49,7 @@ pub const MAX_HOLDS: u64 = 100_000;
 /// Largest `--max-holds`: 10^7 of them, some 2.5 GiB.
 pub const MAX_MAX_HOLDS: u64 = 10_000_000;
 
-/// Holds that have run out or were settled and are remembered at most; the oldest go first.
+/// Holds that have expired or were settled and are remembered at most; the oldest go first.
 pub const MAX_REMEMBERED: usize = 100_000;
 
 /// How long these are remembered, in milliseconds: longer than any client repeats a request.
@@ -76,8 +76,8 @@ pub const MAX_LIMITS_BYTES: usize = 64 * 1024 * 1024;
 /// Most values of which a gate makes a key.
 pub const MAX_GATE_PARTS: usize = 8;
 
-/// Longest value that stands in a gate's key as it is, in bytes; a longer one is a digest there. Also the longest name
-/// of a gate or of a header in its key: with all of them a key stays within [`MAX_KEY_BYTES`].
+/// Longest value that is put unchanged into a gate's key, in bytes; a longer value is replaced by a digest. Also the
+/// longest name of a gate or of a header in its key: with all of them a key stays within [`MAX_KEY_BYTES`].
 pub const MAX_GATE_VALUE_BYTES: usize = 128;
 
 /// Shortest part of an IPv6 address that identifies a client, in bits, and the usual one.
@@ -351,5 +351,5 @@ pub const STORE_WATCH_MS: u64 = 1000;
 /// attempt may still be under way.
 pub const STORE_KEEPS_MS: u64 = 60_000;
 
-/// Largest `--replicas`: more than anybody waits for.
+/// Largest `--replicas`: more than anyone waits for.
 pub const MAX_REPLICAS: u32 = 16;

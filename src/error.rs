@@ -29,7 +29,7 @@ pub enum Kind {
     HoldNotFound,
     /// The hold was settled before, with another cost.
     HoldSettled,
-    /// The hold has run out.
+    /// The hold has expired.
     HoldExpired,
     /// As many holds are open as there may be.
     TooManyHolds,

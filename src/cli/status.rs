@@ -26,7 +26,7 @@ const WINDOWS: &[Column] =
 const HOLDS: &[Column] =
     &[Column::Number("SLOTS"), Column::Number("SINCE"), Column::Number("TIME LEFT"), Column::Text("HOLD")];
 
-/// The rows of a status object in a list: one for each window. What counts for all of them stands in the first.
+/// The rows of a status object in a list: one for each window. What counts for all of them is in the first.
 pub fn rows(status: &Value) -> Result<Rows> {
     let mut rows = Vec::new();
     for window in windows(status) {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// The text of a limit that allows every check.
 const UNLIMITED: &str = "unlimited";
 
-/// What stands before the number in the text of a limit of slots.
+/// What is before the number in the text of a limit of slots.
 const SLOTS: &str = "slots=";
 
 /// What a denial does.

@@ -71,7 +71,7 @@ pub struct Decision {
     pub cost: u64,
     /// The limit's values.
     pub limit: Arc<Limit>,
-    /// How each of its windows stands after the decision, in the order of the limit; none under `unlimited`.
+    /// The state of each of its windows after the decision, in the order of the limit; none under `unlimited`.
     pub windows: Quotes,
     /// Index of the window that binds.
     pub binding: usize,
@@ -123,7 +123,7 @@ impl Decision {
         }
     }
 
-    /// Takes over how the limit stands; whether it is allowed stays.
+    /// Takes over the state of the limit; whether it is allowed stays.
     pub(super) fn stand(&mut self, verdict: Verdict) {
         let figures = Figures::of(&verdict);
         self.binding = verdict.binding;
@@ -137,7 +137,7 @@ impl Decision {
         self.allowed && self.would_deny != Some(true)
     }
 
-    /// The window that binds and how it stands; `None` under `unlimited`.
+    /// The window that binds and its state; `None` under `unlimited`.
     pub fn binding_window(&self) -> Option<(&Window, &Quote)> {
         self.limit.windows().get(self.binding).zip(self.windows.as_slice().get(self.binding))
     }
@@ -233,7 +233,7 @@ pub enum Cost<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settled {
-    /// Whether the hold had run out before.
+    /// Whether the hold had expired before.
     pub late: bool,
     /// One for each item of the hold, in its order.
     pub results: Vec<SettledItem>,
@@ -257,7 +257,7 @@ pub struct SettledItem {
     pub configured: bool,
 }
 
-/// How a limit of slots stands.
+/// The state of a limit of slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotsInUse {
@@ -327,7 +327,7 @@ impl Lasting {
     }
 }
 
-/// How a key stands, or a pattern.
+/// The state of a key, or a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
@@ -339,7 +339,7 @@ pub struct Status {
     pub source: Origin,
     /// The pattern that serves it, if one does.
     pub pattern: Option<Arc<str>>,
-    /// How each window stands, in the order of the limit; none under `unlimited`, and none of a pattern, which counts
+    /// The state of each window, in the order of the limit; none under `unlimited`, and none of a pattern, which counts
     /// nothing itself.
     pub windows: Quotes,
     /// What else is reported of each window, in the same order.

@@ -119,12 +119,12 @@ pub struct Core {
     pub sink: Option<store::Log>,
 }
 
-/// What was found and done about files that somebody removed, renamed or replaced below this process.
+/// What was found and done about files that others removed, renamed or replaced while this process was running.
 #[derive(Debug, Default)]
 pub struct Healing {
     /// Why a start would not find all that counts, if that could not be healed yet.
     pub wound: Option<String>,
-    /// What was missing and written anew: when last, and how often since the start.
+    /// What was missing and written again: when last, and how often since the start.
     pub healed: Option<(String, u64)>,
 }
 

@@ -296,7 +296,7 @@ impl Status {
             instant(out, "for_until", Some(lasting.until));
             number(out, "for_ms", Some(millis_up(lasting.left)));
             field(out, "below", lasting.below.as_deref(), |out, below| {
-                // Without the comma that stands before each field.
+                // Without the comma that comes before each field.
                 let begin = out.len();
                 write_limit(below, out, |_, _| ());
                 out[begin] = b'{';

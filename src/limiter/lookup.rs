@@ -314,7 +314,7 @@ impl Core {
         }
     }
 
-    /// Looks at how a key stands at `now`, without a spend: at what it has counted under the values that serve it.
+    /// Looks at the state of a key at `now`, without a spend: at what it has counted under the values that serve it.
     pub fn look<T>(
         &self,
         entry: Option<&mut Entry>,

@@ -1,4 +1,4 @@
-//! How storage and limiter stand.
+//! The state of storage and limiter.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::registry::{OVERFLOW_MARK, Row};
 use crate::error::Result;
 use crate::store::{self, Health, Store};
 
-/// How storage and limiter stand, for `doctor` and for metrics.
+/// The state of storage and limiter, for `doctor` and for metrics.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
@@ -20,7 +20,7 @@ pub struct Report {
     pub dir: PathBuf,
     /// When checks are answered.
     pub sync: SyncMode,
-    /// How the log stands, and why, if not well.
+    /// The state of the log, and the reason if it is not healthy.
     pub health: (Health, Option<String>),
     /// Limits that are configured for one key.
     pub limits: u64,
@@ -51,7 +51,7 @@ pub struct Report {
     pub compactions: u64,
     /// Why the last compaction failed, if it did.
     pub compaction_error: Option<String>,
-    /// What is known of files that somebody removed, renamed or replaced below this process.
+    /// What is known of files that others removed, renamed or replaced while this process was running.
     pub files: Vec<String>,
     /// Which work has stopped, if a thread ended that should not have.
     pub helper_ended: Option<&'static str>,
@@ -128,7 +128,7 @@ impl Report {
 }
 
 impl Limiter {
-    /// How storage and limiter stand.
+    /// The state of storage and limiter.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -191,9 +191,8 @@ impl Limiter {
         self.core.sync
     }
 
-    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has
-    /// ended, or when a start would not find what was answered. Cheap,
-    /// and never waits for the disk.
+    /// The state of the log, and the reason if it is not healthy; [`Health::Failed`] also when a thread that serves it
+    /// has ended, or when a start would not find what was answered. Cheap, and never waits for the disk.
     pub fn health(&self) -> (Health, Option<String>) {
         let log = self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health());
         if log.0 != Health::Healthy {

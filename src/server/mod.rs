@@ -211,7 +211,7 @@ fn open_bind(address: &str) -> Error {
     )
 }
 
-/// A listening socket that nobody accepts from yet.
+/// A listening socket from which nothing accepts yet.
 pub struct Bound(Listener);
 
 /// The socket that was passed to this process by a service manager or by its former image, if any. To be called
@@ -368,7 +368,7 @@ fn guard_config(idle_timeout: Duration, max_connections: usize) -> GuardConfig {
     GuardConfig { idle_timeout, max_connections, ..GuardConfig::default() }.within(descriptors, process::thread_limit())
 }
 
-/// A server that answers nobody any more, on whose socket new connections wait.
+/// A server that no longer answers, on whose socket new connections wait.
 pub struct Paused(Arc<Listener>);
 
 impl Paused {

@@ -104,7 +104,7 @@ impl Grant {
     }
 
     /// A prefix that ends with a letter or digit ends a word: `app1` is not for the keys of `app10`. A `*` after it
-    /// could stand for the rest of the word.
+    /// could be the rest of the word.
     fn reaches(&self, key: &str) -> bool {
         key.strip_prefix(&self.prefix).is_some_and(|rest| {
             let goes_on = rest.starts_with(|next: char| next.is_alphanumeric() || next == '*');

@@ -26,7 +26,7 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// Starts a thread. Its work is begun anew when it panics, and is done when it returns.
+    /// Starts a thread. Its work is started again when it panics, and is done when it returns.
     ///
     /// # Errors
     /// No thread could be started.

@@ -303,7 +303,7 @@ fn slow_bodies() {
             stream
         })
         .collect();
-    // A byte now and then keeps nobody alive.
+    // A byte now and then keeps no connection alive.
     let dripping = std::thread::spawn({
         let mut writers: Vec<_> = streams.iter().map(|stream| stream.try_clone().unwrap()).collect();
         move || {

@@ -175,7 +175,7 @@ fn what_runs_out_is_free_and_can_still_be_settled() {
     let renewed = post(&mut client, "/v1/renew", json!({"hold": id})).ok();
     assert!([1000, 2000].contains(&number(&renewed["ttl_ms"])), "{renewed}");
     assert!(renewed["expires_at"].is_string(), "{renewed}");
-    // Its time goes on while nobody asks, and while no process runs.
+    // Its time goes on while no request comes, and while no process runs.
     server.kill();
     let begun = Instant::now();
     let server = Server::start(&data, &[]);
@@ -566,7 +566,7 @@ fn a_command_that_fails_costs_nothing_where_that_is_asked_for() {
     server.terminate();
 }
 
-/// What was to be given back stays spent where nobody is there to do it: a crash gets nothing for free.
+/// What was to be given back stays spent if no process is there to do it: a crash gets nothing for free.
 #[test]
 fn a_run_that_is_killed_gives_nothing_back() {
     let parent = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Gates behind the reverse proxies of `man/flint-server.8`, with the configurations that stand there.
+//! Gates with the reverse proxies of `man/flint-server.8`, with the configurations in that page.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -135,7 +135,7 @@ fn a_holder_that_is_stopped() {
     let server = Server::start(&dir, &[]);
     assert_eq!(flint(&dir, &["limit", "add", "api", "100/1d"]).code, Some(0));
     let note = format!("{}\n", json!({"pid": server.pid(), "url": null}));
-    // As though it were a command: nobody is to be asked there.
+    // As though it were a command: no server is to be asked there.
     std::fs::write(dir.join("flint.lock"), note).unwrap();
     signal("STOP", server.pid());
     let started = Instant::now();

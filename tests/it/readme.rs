@@ -1,4 +1,4 @@
-//! README.md is true: its first minute runs as it stands, and what it points at is there.
+//! README.md is true: its first minute runs unchanged, and what it points at exists.
 
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;

@@ -237,7 +237,7 @@ fn the_unit_starts_a_server() {
     server.terminate();
 }
 
-/// The system calls that a group of `systemd-analyze syscall-filter` stands for.
+/// The system calls that a group of `systemd-analyze syscall-filter` means.
 fn group(name: &str) -> Vec<String> {
     let listed = run(Command::new("systemd-analyze").args(["syscall-filter", name]));
     assert_eq!(listed.code, Some(0), "{listed:?}");

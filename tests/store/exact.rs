@@ -129,7 +129,7 @@ fn told_is_spent_through_a_restart_and_a_stop() {
     }
 }
 
-/// A store that has forgotten everything closes, and lets nobody through.
+/// A store that has forgotten everything closes, and lets nothing through.
 #[test]
 fn a_store_that_was_flushed_denies_by_error() {
     for store in stores() {

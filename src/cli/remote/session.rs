@@ -28,7 +28,7 @@ pub struct Patience<'a> {
     pub is_over: Option<&'a dyn Fn() -> bool>,
 }
 
-/// As long as a command waits where nobody has said so.
+/// How long a command waits by default.
 pub const PATIENCE: Patience<'static> = Patience::of(Duration::from_millis(QUEUE_WAIT_MS));
 
 impl<'a> Patience<'a> {

@@ -1,6 +1,6 @@
 //! The lines that show a view, for a terminal of any size and for a pipe.
 //!
-//! A key stands last on its line: it may be long, or hold characters whose width only the terminal knows. The terminal
+//! A key is last on its line: it may be long, or hold characters whose width only the terminal knows. The terminal
 //! cuts off what has no room.
 
 use super::sample::{Row, View};

@@ -30,7 +30,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Pauses are this many times as long as a sample takes, at least: opening a large directory is not for free.
 const REST: u32 = 4;
 
-/// Keys in a pipe where nobody says how many.
+/// Keys in a pipe, by default.
 const IN_A_PIPE: u64 = 10;
 
 /// Columns and lines if no terminal reports them.
@@ -97,7 +97,7 @@ fn live(global: &Global, wanted: &Wanted, first: Sample) -> Result<Answer> {
     }
 }
 
-/// Takes samples for as long as somebody takes them off, and wakes the terminal's thread for each.
+/// Takes samples for as long as they are taken off, and wakes the terminal's thread for each.
 fn feed(global: Global, by: String, waker: Waker) -> Result<Receiver<Result<Sample>>> {
     let (sender, receiver) = channel();
     let sampling = move || {

@@ -2,7 +2,7 @@
 
 use crate::clock::Micros;
 
-/// How one window stands, for one cost.
+/// The state of one window, for one cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
     /// Whether this window allows the cost now.
@@ -23,7 +23,7 @@ pub struct Quote {
     pub next: Option<Micros>,
 }
 
-/// How all windows of a limit stand, for one cost.
+/// The state of all windows of a limit, for one cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether all windows allow the cost. What is left is as after spending if so, and as it stands if not.

@@ -123,7 +123,7 @@ impl Standing {
         }
     }
 
-    /// As [`Standing::quote`] for nothing: how it stands.
+    /// As [`Standing::quote`] for nothing: its state.
     pub fn glance(&self, limit: &Limit, now: Micros, ends: &mut dyn Ends) -> Verdict {
         self.quote(limit, now, 0, ends)
     }

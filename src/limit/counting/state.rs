@@ -155,7 +155,7 @@ impl State {
     }
 
     /// Spends `cost` in a window that rests, while `speed` is the fastest rate of the values of now. A bucket that this
-    /// takes below zero refills at that speed, if it is faster, so that nobody pays for longer than it took to be
+    /// takes below zero refills at that speed, if it is faster, so that no caller pays for longer than it took to be
     /// allowed. So does a bucket that was there before, as far as its debt doesn't end earlier than without this spend.
     pub fn spend_at_rest(&mut self, window: &Window, now: Micros, cost: u64, speed: Speed, ends: &mut dyn Ends) {
         let before = match self {

@@ -42,7 +42,7 @@ fn rest(busy: bool, begun: Instant) {
 }
 
 impl Limiter {
-    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile. One at a time: all calls
+    /// Writes a new snapshot and removes the log that it replaces. Checks go on meanwhile. One at a time: all calls
     /// that come while one runs are served by the next.
     ///
     /// ```

@@ -272,7 +272,7 @@ impl Core {
     }
 
     /// Where one record can't hold all: puts the keys into the map that are to be born, with records of their own. Of a
-    /// key of which nothing was spent nobody sees whether it is there, also after a crash.
+    /// key of which nothing was spent it is invisible whether it is there, even after a crash.
     pub fn bear_first<'a, T>(
         &'a self,
         tables: &mut Tables<'_>,

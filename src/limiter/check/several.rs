@@ -115,7 +115,7 @@ impl Limiter {
         self.core.check_all_kept(items, None, non_blocking)
     }
 
-    /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait
+    /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may be given twice), each decided by itself, in order; one wait
     /// for the log serves all. An item that has an error has it in its place, and does not affect the others.
     ///
     /// ```

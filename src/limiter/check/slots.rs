@@ -39,7 +39,7 @@ pub struct Usage<'b> {
     pub until: Micros,
 }
 
-/// How they stand.
+/// Their state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stand {
     pub remaining: u64,
@@ -53,7 +53,7 @@ pub struct Stand {
 }
 
 impl Usage<'_> {
-    /// How they stand with `more` of them taken.
+    /// Their state with `more` of them taken.
     pub fn stand(&self, more: u64) -> Stand {
         let taken = self.taken + more;
         let used = self.book.in_use(self.hash) + taken;
@@ -115,7 +115,7 @@ impl Decision {
         decision
     }
 
-    /// Takes over how the slots stand; whether it is allowed stays.
+    /// Takes over the state of the slots; whether it is allowed stays.
     pub fn stand_in_slots(&mut self, stand: Stand) {
         (self.remaining, self.used, self.debt) = (Some(stand.remaining), Some(stand.used), stand.debt);
         (self.reset_at, self.next) = (Some(stand.reset_at), stand.next.map(Duration::from_micros));

@@ -265,7 +265,7 @@ impl Core {
         }
     }
 
-    /// Lets the decisions on what is not spent after all tell how it stands.
+    /// Lets the decisions on what is not spent after all report its state.
     pub fn unspend(
         &self,
         tables: &mut Tables<'_>,
@@ -296,7 +296,7 @@ impl Core {
         }
     }
 
-    /// How a key stands that has spent nothing here.
+    /// The state of a key that has spent nothing here.
     fn stands(&self, table: &mut Table, place: (u64, &str), served: &Served, now: Micros) -> Option<Verdict> {
         Some(self.look(table.get(place.0, place.1), served, now, |standing, limit| glance(standing, limit, now)))
     }

@@ -43,7 +43,7 @@ pub struct Pledge {
 }
 
 impl Pledge {
-    /// Whether it was settled after it had run out.
+    /// Whether it was settled after it had expired.
     pub fn is_late(&self, at: Micros) -> bool {
         self.until <= at
     }

@@ -17,8 +17,8 @@ use crate::limiter::kept::Keep;
 
 impl Limiter {
     /// As [`Limiter::check`], and what was spent can be corrected by [`Limiter::settle`]; or, of a limit of slots,
-    /// takes so many of them until then. The hold lasts for `ttl`, 1 s to 24 h, unless it is renewed. If nobody
-    /// settles it, what it has spent stays spent, and its slots are free again when it has run out.
+    /// takes so many of them until then. The hold lasts for `ttl`, 1 s to 24 h, unless it is renewed. If no client
+    /// settles it, what it has spent stays spent, and its slots are free again when it has expired.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -159,7 +159,7 @@ impl Core {
         Ok(status)
     }
 
-    /// How a key stands, of whose entry this is a copy.
+    /// The state of a key, of whose entry this is a copy.
     pub fn status_of_copy(&self, entry: Option<&mut Entry>, item: &Item<'_>) -> Option<Status> {
         let now = self.clock.now();
         let version = self.version(now);

@@ -28,7 +28,7 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// `hold_not_found`, `hold_expired` where it has run out, `hold_settled`; `log_failed` and `overloaded`, after
+    /// `hold_not_found`, `hold_expired` where it has expired, `hold_settled`; `log_failed` and `overloaded`, after
     /// which it may have been renewed.
     pub fn renew(&self, hold: &str, ttl: Option<Duration>) -> Result<Hold> {
         self.renew_for(hold, ttl, None)

@@ -25,7 +25,7 @@ impl Limiter {
     /// Corrects what a hold has spent to what it cost, and gives back its slots.
     ///
     /// What it cost more is spent, also past the limit; what it cost less is given back to each window that it came
-    /// from, as far as it still counts there. The same again has the same answer. A hold that has run out can still be
+    /// from, as far as it still counts there. The same again has the same answer. A hold that has expired can still be
     /// settled for 10 minutes.
     ///
     /// # Errors
@@ -222,7 +222,7 @@ impl Core {
         Ok(back)
     }
 
-    /// The answer to a settlement: how the keys stand now.
+    /// The answer to a settlement: the state of the keys now.
     fn tell(&self, locked: &mut Locked<'_>, costs: &[u64], at: Micros) -> Settled {
         let Locked { tables, book, now, pledge } = locked;
         let told = pledge.items.iter().zip(costs).map(|(item, cost)| self.tell_item(tables, book, item, *cost, *now));

@@ -30,7 +30,7 @@ pub enum Told<'t> {
     Each(&'t [Result<Decision>]),
     /// Decisions, and the hold that was made of them.
     Decided(&'t AllDecision, Option<&'t Hold>),
-    /// How a key stands after it: a copy of its entry, if it has one.
+    /// The state of a key after it: a copy of its entry, if it has one.
     Stands(Option<&'t mut Entry>),
 }
 

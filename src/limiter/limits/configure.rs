@@ -38,7 +38,7 @@ impl Limiter {
     }
 
     /// As [`Limiter::configure`], with all that a limit can be: for a time only, and of a pattern how many keys may
-    /// live under it. Values for a time lie over the key's own, which come back; given again, they begin anew.
+    /// live under it. Values for a time lie over the key's own, which come back; given again, they start over.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -357,7 +357,7 @@ impl Want<'_> {
     }
 }
 
-/// Whether an entry has what is wanted for good. Values for a time begin anew each time.
+/// Whether an entry has what is wanted for good. Temporary values start over each time.
 fn is_same(entry: &Entry, want: &Want<'_>) -> bool {
     want.span == Span::Ever
         && entry.source() == Source::Exact

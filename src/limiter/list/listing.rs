@@ -401,7 +401,7 @@ fn validate_page(limit: usize) -> Result<usize> {
 }
 
 impl Core {
-    /// How a key or pattern in the map stands now. `None` for what is not there, or the same as if it were not.
+    /// The state of a key or pattern in the map now. `None` for what is not there, or the same as if it were not.
     fn listed(&self, name: &Name) -> Option<Status> {
         if let Some(text) = name.0.strip_prefix(PATTERN_MARK) {
             return self.status_of_pattern(text);

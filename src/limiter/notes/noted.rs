@@ -11,7 +11,7 @@ use crate::store::record::{Event, Spend};
 #[derive(Debug, Default)]
 pub struct Notes {
     is_on: AtomicBool,
-    /// Set while keys are led away from a pattern: what is looked at then is put back, but is nobody's to write.
+    /// Set while keys are led away from a pattern: what is looked at then is undone, but is not to be written.
     is_silent: AtomicBool,
     /// Whether it made a difference which patterns there are.
     patterns: AtomicBool,
@@ -65,7 +65,7 @@ impl Notes {
         self.is_on.load(Ordering::Relaxed)
     }
 
-    /// Whether what is looked at now is nobody's to write.
+    /// Whether what is looked at now is not to be written.
     pub fn is_silent(&self) -> bool {
         self.is_silent.load(Ordering::Relaxed)
     }

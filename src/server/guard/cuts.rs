@@ -380,7 +380,7 @@ fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, share
         facts::discard_received(fd);
     }
     if reason == CutReason::Head {
-        // No request was handed over, so nobody else writes. What the kernel does not take at once is left out.
+        // No request was handed over, so no other thread writes. What the kernel does not take at once is left out.
         let _ = rustix::net::send(fd, UNFINISHED.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
     if let Err(e) = facts::shutdown(fd) {

@@ -46,7 +46,7 @@ pub struct Found {
 /// Finds the endpoint of a target (path and query).
 pub type Find = fn(&str) -> Option<Found>;
 
-/// Where the name stands by which the client has called this server.
+/// Where the name is that the client uses for this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Host {
     Missing,
@@ -108,7 +108,7 @@ pub struct Head {
     pub class: Class,
     /// The endpoint, if there is one for the path.
     pub found: Option<Found>,
-    /// Where path and query stand in the URL.
+    /// Where path and query are in the URL.
     target: Range<usize>,
     authorization: Option<usize>,
     host: Host,
@@ -323,7 +323,7 @@ fn is_control(byte: u8) -> bool {
 
 const SCHEME: &str = "http://";
 
-/// Where path and query stand in a URL.
+/// Where path and query are in a URL.
 fn target_of(url: &str) -> Range<usize> {
     match url.strip_prefix(SCHEME) {
         None => 0..url.len(),

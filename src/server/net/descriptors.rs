@@ -118,7 +118,7 @@ impl Connections {
         (peer_address(&fd) == Some(peer)).then_some(fd)
     }
 
-    /// Looks at all descriptors anew.
+    /// Looks at all descriptors again.
     ///
     /// # Errors
     /// The kernel's own, such as no free descriptor.

@@ -25,7 +25,7 @@ pub struct Endpoint {
 
 /// A method of an endpoint.
 pub struct Method {
-    /// `ANY` stands for all of them.
+    /// `ANY` means all of them.
     pub name: &'static str,
     /// The query parameters that it knows.
     pub parameters: &'static [&'static str],

@@ -201,7 +201,7 @@ fn a_request_that_waits_too_long_is_told_that_its_outcome_is_unknown() {
     let (open, _) = ask("/v1/gate/k?limit=10/1h&on_error=allow");
     assert_eq!(open.status, 204);
     assert!(open.header("Flint-Degraded").is_some_and(|why| why.contains("outcome_unknown")), "{open:?}");
-    // What comes after all is nobody's reply.
+    // What still comes is not a reply to anything.
     late.answer(&far.engine);
     let mut client = far.send("POST", "/v1/take/other?limit=10/1h", "");
     far.engine.next().answer(&far.engine);

@@ -1,7 +1,7 @@
 //! The files that a start would need, and whether they are still where it would look for them.
 //!
 //! Owns: which files these are. One is added when it has its name, and taken out before it is removed, since a snapshot
-//! stands for it. Somebody else may remove or rename one below this process, which goes on writing to it: a restart
+//! stands for it. Others may remove or rename a file while this process runs and goes on writing to it: a restart
 //! would not find it. Changes no file.
 
 use std::collections::BTreeMap;

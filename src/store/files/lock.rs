@@ -347,7 +347,7 @@ fn create_directory(dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| Error::io("create data directory", dir, &error))?;
-    // It may be in somebody's work tree. It works as well without this file.
+    // It may be in a user's work tree. It works without this file too.
     if let Err(error) = std::fs::write(dir.join(IGNORE), "*\n") {
         log::debug!("cannot write {} in {}: {error}", IGNORE, dir.display());
     }

@@ -111,7 +111,7 @@ impl State {
     }
 }
 
-/// The process that is first in the queue, as it has noted itself; `None` where nobody is.
+/// The process that is first in the queue, as it has noted itself; `None` if there is none.
 pub fn first_in_queue(dir: &Path) -> Option<u32> {
     let mut file = File::open(dir.join(QUEUE)).ok()?;
     match fs4::FileExt::try_lock_shared(&file) {
@@ -123,7 +123,7 @@ pub fn first_in_queue(dir: &Path) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Waits until nobody holds the directory's lock, or so long. Another may take it at once.
+/// Waits until no process holds the directory's lock, or so long. Another may take it at once.
 pub fn wait_until_free(dir: &Path, patience: Duration) {
     let Ok(directory) = File::open(dir) else { return };
     match wait_for(&directory) {

@@ -80,7 +80,7 @@ pub const MAX_ID: u64 = (1 << 48) - 1;
 /// Largest instant and sequence number that is believed, so that sums of two of them fit: 146 000 years.
 pub const MAX_COUNTER: u64 = 1 << 62;
 
-/// Longest text that is believed, in bytes: what stands in place of a key for a pattern or for values. Such a text
+/// Longest text that is believed, in bytes: what is in place of a key for a pattern or for values. Such a text
 /// begins with a control character, which a key never has; a key has
 /// [`MAX_KEY_BYTES`](crate::bounds::MAX_KEY_BYTES) at most.
 pub const MAX_TEXT: usize = 1024;

@@ -213,7 +213,7 @@ impl Log {
         self.shared.growth.bytes.load(Ordering::Relaxed)
     }
 
-    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
+    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` replaces them.
     pub(in crate::store) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
         self.shared.growth.compacted(bytes, snapshot_bytes);
     }

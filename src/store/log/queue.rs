@@ -144,7 +144,7 @@ pub enum Message {
     Stop,
 }
 
-/// How long the log thread lets records gather that nobody waits for, while they come in numbers: to wake it for each
+/// How long the log thread lets records gather that nothing waits for, while many arrive: to wake it for each
 /// would cost the sender more than its check.
 const GATHER: Duration = Duration::from_micros(200);
 
@@ -165,7 +165,7 @@ const MOST_YIELDS: u32 = 8;
 /// How the log thread takes from its queue: how long it stays awake, and what it lets gather.
 #[derive(Debug)]
 pub struct Intake {
-    /// Whether records may gather that nobody waits for.
+    /// Whether records may gather that nothing waits for.
     gathers: bool,
     /// Whether it is of use to stay awake: there is another processor for those that have work.
     stays_awake: bool,

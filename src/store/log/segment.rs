@@ -24,7 +24,7 @@ pub struct Segment {
     pub filled: u64,
     /// Where the copy of the last mark is, until the next frame is written.
     pub mark_copy: Option<u64>,
-    /// Whether something else may stand there, since there was no room for it.
+    /// Whether something else may be there, because there was no room for it.
     pub copy_failed: bool,
 }
 

@@ -11,9 +11,9 @@
 //! overwrite filled space. Such a write has taken nothing, or the first bytes; so the frame, with what was queued
 //! since, is written again at the same offset until there is room. Meanwhile nothing more is promised, and the waiters
 //! of the frame are completed as failed at the second attempt, though their records will be written. If the process
-//! ends first, what stands there is a torn end, after all that was confirmed.
+//! ends first, what is there is a torn end, after all that was confirmed.
 //!
-//! A batch is written, then those are notified that wait for the write; it is synced, at once if somebody waits for
+//! A batch is written, then those are notified that wait for the write; it is synced, at once if something waits for
 //! that and else by the policy, then the others are.
 
 use std::io;

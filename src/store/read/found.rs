@@ -86,7 +86,7 @@ pub struct Recovered {
     pub torn: Option<Torn>,
     /// Set when the log was closed cleanly.
     pub clean: Option<CleanEnd>,
-    /// Files of ours that count for nothing: unfinished ones, and those that the snapshot stands for.
+    /// Files of ours that count for nothing: unfinished ones, and those that the snapshot replaces.
     pub leftovers: Vec<PathBuf>,
     /// The highest number in use, of a segment or snapshot.
     pub highest_number: u64,

@@ -36,7 +36,7 @@ impl FixedWindow {
         }
     }
 
-    /// A window from its parts as they stand in a snapshot; what cannot have been written is clamped.
+    /// A window from its parts as they are in a snapshot; what cannot have been written is clamped.
     pub fn restore(window: &Window, start: Micros, end: Micros, used: u64) -> FixedWindow {
         if used == 0 {
             return FixedWindow::default();

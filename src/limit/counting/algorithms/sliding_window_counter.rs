@@ -26,7 +26,7 @@ impl WindowPair {
         WindowPair::restore(window, start, 0, used)
     }
 
-    /// A pair from its parts as they stand in a snapshot.
+    /// A pair from its parts as they are in a snapshot.
     pub fn restore(window: &Window, start: Micros, previous: u64, current: u64) -> WindowPair {
         let most = most(window);
         match (previous, current) {

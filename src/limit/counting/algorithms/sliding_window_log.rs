@@ -35,7 +35,7 @@ impl PartialEq for EventLog {
 impl Eq for EventLog {}
 
 impl EventLog {
-    /// A log from its events, oldest first, as they stand in a snapshot.
+    /// A log from its events, oldest first, as they are in a snapshot.
     pub fn restore(window: &Window, events: impl IntoIterator<Item = (Micros, u64)>) -> EventLog {
         let mut log = EventLog::default();
         for (at, units) in events {

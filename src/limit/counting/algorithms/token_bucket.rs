@@ -54,7 +54,7 @@ impl Bucket {
         Bucket { whole: capacity(window), part: 0, at, full_at: at }
     }
 
-    /// A bucket from its parts as they stand in a snapshot; what cannot have been written is clamped.
+    /// A bucket from its parts as they are in a snapshot; what cannot have been written is clamped.
     pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, full_at: Micros) -> Bucket {
         if whole >= capacity(window) {
             return Bucket::full(window, at);

@@ -342,7 +342,7 @@ impl Lane {
                 let answer = self.asker.ask(self.scratch.limiter(), op);
                 let looked = self.scratch.end();
                 if looked.is_complete() {
-                    // What is loaded anew for a later operation of the group was not what this one saw.
+                    // What is loaded again for a later operation of the group was not what this one saw.
                     for name in &looked.touched {
                         let known = self.known.get(name).copied().flatten();
                         self.seen.entry(name.clone()).or_insert(known);
@@ -514,7 +514,7 @@ impl World {
         Ok(())
     }
 
-    /// How a key stands, by a lane.
+    /// The state of a key, by a lane.
     fn look(&mut self, lane: usize, key: &str) -> std::result::Result<Option<Status>, TestCaseError> {
         let lane = &mut self.lanes[lane];
         lane.seen.clear();
@@ -536,7 +536,7 @@ impl World {
         Ok(None)
     }
 
-    /// What all records of a limiter say: how each key stands by a new lane.
+    /// What all records of a limiter say: the state of each key by a new lane.
     fn records_of(&self, limiter: &Limiter) -> std::result::Result<(Lane, Records), TestCaseError> {
         let mut records = Records { numbers: 1 << 40, ..Records::default() };
         read_records(limiter, &mut |name, saved| {

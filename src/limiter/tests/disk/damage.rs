@@ -637,7 +637,7 @@ fn what_comes_after_a_log_was_closed_is_compared_with_its_end_too() {
     let before = frames(&whole).0.iter().rev().find(|(at, records)| *records && *at < closed_at).unwrap().0;
     std::fs::write(&segment, &whole[..before]).unwrap();
     assert_refused(&crashed, "0000000002.aof", "a cut log");
-    // A snapshot stands for what is gone.
+    // A snapshot replaces what is gone.
     limiter.compact().unwrap();
     assert_eq!(recovered(&dir, &clock).unwrap(), all(&limiter));
     limiter.close().unwrap();

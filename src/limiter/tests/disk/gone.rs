@@ -1,4 +1,4 @@
-//! Tests of files that somebody removes, renames or replaces below a limiter.
+//! Tests of files that others remove, rename or replace while a limiter runs.
 
 use std::path::PathBuf;
 use std::thread;

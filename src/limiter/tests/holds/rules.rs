@@ -292,7 +292,7 @@ fn a_surcharge_on_a_key_by_request_does_not_depend_on_the_sweep() {
             let bench = Bench::new(if pattern { &[("v*", "10/1m")] } else { &[] });
             let item = Item::new("visitor").with_cost(4).with_limit(&limit);
             let hold = bench.limiter.hold_all(&[item], MINUTE).unwrap().hold.unwrap();
-            // It has run out, and all that it spent has come back.
+            // It has expired, and all that it spent has come back.
             bench.pass(MINUTE);
             if swept {
                 bench.limiter.core.sweep_round();

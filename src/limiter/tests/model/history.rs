@@ -137,7 +137,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 type Tested = std::result::Result<(), TestCaseError>;
 
-/// All that can be seen: how each key stands, and what a list with live keys shows.
+/// All that can be seen: the state of each key, and what a list with live keys shows.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     keys: Vec<Option<Look>>,

@@ -166,7 +166,7 @@ fn values_for_a_time_lie_over_the_keys_own_which_come_back() {
         (status.limit.windows()[0].rate(), status.lasting.unwrap().below.as_deref()),
         (100, Some(&parse("20/1h")))
     );
-    // Again, the time begins anew.
+    // When they are given again, the time starts over.
     clock.advance_ms(30_000);
     lay_over(&limiter, "k", "100/1h", 60);
     let limiter = reopened(limiter, dir.path(), &clock, &["k"]);

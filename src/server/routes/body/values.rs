@@ -96,7 +96,7 @@ impl<'de> Body<'de> for Values<'de> {
 }
 
 impl Values<'_> {
-    /// The limit. `brought` is what stands in a field `limit` besides these fields, where there can be one.
+    /// The limit. `brought` is what is in a field `limit` besides these fields, where there can be one.
     ///
     /// # Errors
     /// `invalid_argument`, naming the field that is missing, out of its range, or does not go with another.
