@@ -64,6 +64,8 @@ pub use self::limits::{Applied, Setting};
 #[cfg(feature = "store")]
 pub use self::limits::{place_in_removal, validate_prefix};
 pub use self::list::listing::{By, Listing, Page};
+#[cfg(feature = "store")]
+pub use self::list::parts::Parts;
 pub use self::offline::backup::{backup, restore};
 pub use self::offline::inspect::{dump, history, verify};
 pub use self::offline::repair::{Repair, repair, repair_at, rewind, rewind_at};

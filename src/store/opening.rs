@@ -15,7 +15,7 @@ use super::format::frame::FILE_HEADER;
 use super::format::record::{Answer, Entry, HoldEntry, PatternTotals};
 use super::log::handle::Log;
 use super::log::segment::Segment;
-use super::log::writer::Start;
+use super::log::segment::Start;
 use super::policy::Policy;
 use super::read::found::Recovered;
 use super::snapshot::SnapshotWriter;

@@ -4,8 +4,9 @@
 //!
 //!     cargo bench --features store --bench store
 //!
-//! ROUNDS (default 3), SECONDS_EACH (default 3), THREADS (default `32 128`), NODES (default `1 2 4`) and FSYNC (default
-//! `always`; also `everysec`, `no`) may be set; and LANES, which is how many threads of a process decide.
+//! ROUNDS (default 3), SECONDS_EACH (default 3), WARM (seconds before these, default 1), THREADS (default `32 128`),
+//! NODES (default `1 2 4`), KEYS (default `1 100000`) and FSYNC (default `always`; also `everysec`, `no`) may be set;
+//! and LANES, which is how many threads of a process decide.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -29,7 +30,9 @@ fn main() {
         return;
     }
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["node", url, threads, keys, seconds] => node(url, number(threads), number(keys), number(seconds)),
+        ["node", url, store, threads, keys, seconds] => {
+            node(url, number(store) as u32, number(threads), number(keys), number(seconds));
+        }
         _ => compare(),
     }
 }
@@ -47,8 +50,28 @@ fn setting(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
 }
 
-/// One process: checks with so many threads for so many seconds, after a second in which nothing is counted.
-fn node(url: &str, threads: usize, keys: usize, seconds: usize) {
+/// Processor time of a process so far, in microseconds; to a hundredth of a second.
+fn processor_time(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // What is after the name, which may have blanks: user and system time are the 12th and 13th.
+    let times = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    times.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * 10_000.0
+}
+
+/// What one measurement says.
+#[derive(Clone, Copy, Default)]
+struct Measured {
+    /// Checks per second.
+    rate: f64,
+    /// Checks that failed.
+    failed: f64,
+    /// Processor time of the store for each check, and of all other processes that took part, in microseconds.
+    store: f64,
+    ours: f64,
+}
+
+/// One process: checks with so many threads for so many seconds, after WARM seconds in which nothing is counted.
+fn node(url: &str, store: u32, threads: usize, keys: usize, seconds: usize) {
     let mut settings = Settings::new(url);
     settings.lanes = std::env::var("LANES").map_or(settings.lanes, |lanes| number(&lanes));
     let engine = Remote::open(settings).unwrap_or_else(|error| fail(&error.to_string()));
@@ -78,14 +101,17 @@ fn node(url: &str, threads: usize, keys: usize, seconds: usize) {
                 }
             });
         }
-        thread::sleep(Duration::from_secs(1));
+        thread::sleep(Duration::from_secs(number(&setting("WARM", "1")) as u64));
+        let before = [store, std::process::id()].map(processor_time);
         counting.store(true, Ordering::Relaxed);
         let begun = Instant::now();
         thread::sleep(Duration::from_secs(seconds as u64));
         counting.store(false, Ordering::Relaxed);
-        let rate = checks.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+        let (count, passed) = (checks.load(Ordering::Relaxed) as f64, begun.elapsed().as_secs_f64());
+        let after = [store, std::process::id()].map(processor_time);
         ended.store(true, Ordering::Relaxed);
-        println!("{rate} {}", errors.load(Ordering::Relaxed));
+        let failed = errors.load(Ordering::Relaxed);
+        println!("{} {failed} {} {}", count / passed, after[0] - before[0], after[1] - before[1]);
     });
 }
 
@@ -126,8 +152,8 @@ impl Redis {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// Checks per second of the bucket in Lua, by so many connections.
-    fn bucket(&self, connections: usize, keys: usize, seconds: usize) -> f64 {
+    /// The bucket in Lua, by so many connections.
+    fn bucket(&self, connections: usize, keys: usize, seconds: usize) -> Measured {
         let sha = self.cli(&["script", "load", include_str!("token_bucket.lua")]);
         let port = self.port.to_string();
         let connections = connections.to_string();
@@ -146,8 +172,10 @@ impl Redis {
             let rate = text.lines().last().and_then(|line| line.split("\",\"").nth(1)?.parse::<f64>().ok());
             rate.unwrap_or_else(|| fail(&format!("redis-benchmark says: {text}")))
         };
-        let about = round(20_000);
-        round((about * seconds as f64) as usize)
+        let count = (round(20_000) * seconds as f64) as usize;
+        let before = processor_time(self.child.id());
+        let rate = round(count);
+        Measured { rate, store: (processor_time(self.child.id()) - before) / count as f64, ..Measured::default() }
     }
 }
 
@@ -172,26 +200,33 @@ fn configure(url: &str, keys: usize) {
     }
 }
 
-/// Checks per second of so many processes at once, and how many failed.
-fn flint(url: &str, nodes: usize, threads: usize, keys: usize, seconds: usize) -> (f64, u64) {
+/// So many processes at once.
+fn flint(redis: &Redis, url: &str, nodes: usize, threads: usize, keys: usize, seconds: usize) -> Measured {
     let program = std::env::current_exe().unwrap_or_else(|error| fail(&error.to_string()));
     let start = |_| {
-        let words = ["node".to_owned(), url.to_owned(), threads.to_string(), keys.to_string(), seconds.to_string()];
-        let child = Command::new(&program).args(words).stdout(Stdio::piped()).spawn();
+        let numbers = [redis.child.id() as usize, threads, keys, seconds].map(|number| number.to_string());
+        let child = Command::new(&program).args(["node", url]).args(numbers).stdout(Stdio::piped()).spawn();
         child.unwrap_or_else(|error| fail(&error.to_string()))
     };
     let children: Vec<Child> = (0..nodes).map(start).collect();
-    children.into_iter().fold((0.0, 0), |(rate, errors), child| {
+    let mut all = Measured::default();
+    for child in children {
         let output = child.wait_with_output().unwrap_or_else(|error| fail(&error.to_string()));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mut words = text.split_whitespace();
-        let more: f64 = words.next().and_then(|word| word.parse().ok()).unwrap_or_else(|| fail("a process has failed"));
-        let failed: u64 = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-        (rate + more, errors + failed)
-    })
+        let words: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [rate, failed, store, ours] = words[..] else { fail("a process has failed") };
+        // Each of them has seen the store's time, at about the same time.
+        all.store += store / nodes as f64;
+        all.ours += ours;
+        all.rate += rate;
+        all.failed += failed;
+    }
+    let checks = (all.rate * seconds as f64).max(1.0);
+    Measured { store: all.store / checks, ours: all.ours / checks, ..all }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -204,37 +239,38 @@ fn compare() {
     let (rounds, seconds) = (number(&setting("ROUNDS", "3")).max(1), number(&setting("SECONDS_EACH", "3")).max(1));
     let (threads, nodes) = (numbers("THREADS", "32 128"), numbers("NODES", "1 2 4"));
     let fsync = setting("FSYNC", "always");
+    let spreads = numbers("KEYS", &format!("1 {KEYS}"));
     println!(
-        "checks per second, appendfsync {fsync}, medians of {rounds} rounds of {seconds} s; ratio to the bucket in Lua"
+        "checks per second, appendfsync {fsync}, medians of {rounds} rounds of {seconds} s; ratio to the bucket in Lua; \
+         processor time of a check in microseconds: the store's, ours"
     );
-    for keys in [1, KEYS] {
+    for keys in spreads {
         for threads in &threads {
             let mut bucket = Vec::new();
-            let mut ours: Vec<Vec<f64>> = vec![Vec::new(); nodes.len()];
-            let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); nodes.len()];
-            let mut failed = 0;
+            let mut ours: Vec<Vec<Measured>> = vec![Vec::new(); nodes.len()];
             for _ in 0..rounds {
                 let redis = Redis::start(&fsync);
                 let url = format!("redis://127.0.0.1:{}", redis.port);
-                let base = redis.bucket(*threads, keys, seconds);
-                bucket.push(base);
+                bucket.push(redis.bucket(*threads, keys, seconds));
                 configure(&url, keys);
                 for (index, nodes) in nodes.iter().enumerate() {
-                    let (rate, errors) = flint(&url, *nodes, *threads, keys, seconds);
-                    ours[index].push(rate);
-                    ratios[index].push(rate / base);
-                    failed += errors;
+                    ours[index].push(flint(&redis, &url, *nodes, *threads, keys, seconds));
                 }
             }
             let what = if keys == 1 { "hot key".to_owned() } else { format!("{keys} keys") };
             println!("{what}, {threads} threads a process");
-            println!("    Lua bucket, {threads} connections  {:>9.0}", median(&mut bucket));
-            for (index, nodes) in nodes.iter().enumerate() {
-                let (rate, ratio) = (median(&mut ours[index]), median(&mut ratios[index]));
-                println!("    flint, {nodes} process(es)        {rate:>9.0}  {ratio:>5.2}");
-            }
-            if failed > 0 {
-                println!("    {failed} checks failed");
+            let of = |measured: &[Measured], what: fn(&Measured) -> f64| median(measured.iter().map(what));
+            let (rate, store) = (of(&bucket, |one| one.rate), of(&bucket, |one| one.store));
+            println!("    Lua bucket, {threads} connections  {rate:>9.0}        {store:>5.1}");
+            for (ours, nodes) in ours.iter().zip(&nodes) {
+                let ratio = median(ours.iter().zip(&bucket).map(|(ours, bucket)| ours.rate / bucket.rate));
+                let (rate, store) = (of(ours, |one| one.rate), of(ours, |one| one.store));
+                let own = of(ours, |one| one.ours);
+                println!("    flint, {nodes} process(es)        {rate:>9.0}  {ratio:>5.2} {store:>5.1} {own:>5.1}");
+                let failed = ours.iter().map(|one| one.failed).sum::<f64>();
+                if failed > 0.0 {
+                    println!("    {failed} checks failed");
+                }
             }
         }
     }

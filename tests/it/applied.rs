@@ -101,7 +101,7 @@ fn a_file_is_applied_as_a_whole_and_told() {
             r#"[{"key":"a","limit":"9/1h"},{"key":"b","rate":0.5,"per":"1h"}]"#,
             "item 2: field `rate` must be an integer from 0 to 1000000000000, not 0.5",
         ),
-        (r#"[{"key":"a","limit":"9/1h"},{"key":"a","limit":"8/1h"}]"#, "the key `a` is there twice"),
+        (r#"[{"key":"a","limit":"9/1h"},{"key":"a","limit":"8/1h"}]"#, "the key `a` is given twice"),
         (r#"[{"key":"a","limit":"9/1h","color":1}]"#, "item 1: unknown field `color`"),
         (r#"[{"limit":"9/1h"}]"#, "item 1: field `key` is missing"),
         (r#"[{"key":"a"}]"#, "item 1: key `a`: "),

@@ -181,7 +181,7 @@ fn a_file_is_new_private_and_whole_or_not_there() {
     assert!(!parent.path().join("n").exists() && !parent.path().join("none").exists());
 
     let used = try_restore(&dir, &file);
-    let holds = format!("{} is not empty: it holds 0000000001.aof", dir.display());
+    let holds = format!("{} is not empty: it has 0000000001.aof", dir.display());
     assert!(used.code == Some(3) && used.err.contains(&holds), "{used:?}");
     let to = parent.path().join("to");
     for (broken, place) in [
@@ -253,6 +253,30 @@ fn through_a_pipe_over_a_unix_socket_and_with_a_token() {
     let file = parent.path().join("c");
     assert_eq!(flint(&dir, &["--token", "secret", "log", "backup", file.to_str().unwrap()]).code, Some(0));
     assert_eq!(try_restore(&dir, &file).code, Some(3));
+}
+
+#[test]
+fn a_terminal_gets_no_backup_and_gives_none() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    assert_eq!(flint(&dir, &["limit", "add", "k", "5/1d"]).code, Some(0));
+    let (_person, program) = crate::top::terminal();
+    let end = || Stdio::from(program.try_clone().unwrap());
+    let new = parent.path().join("new");
+    for (dir, verb, end_of) in [(&dir, "backup", "output"), (&new, "restore", "input")] {
+        let mut command = command();
+        command.arg("--data-dir").arg(dir).args(["log", verb, "-"]);
+        // No output that `run` could collect.
+        match verb {
+            "backup" => command.stdout(end()).stdin(Stdio::null()),
+            _ => command.stdin(end()).stdout(Stdio::null()),
+        };
+        let done = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(2), "{verb}: {said}");
+        assert!(said.contains("terminal") && said.contains(end_of) && said.contains("FILE"), "{said}");
+    }
+    assert!(!new.exists());
 }
 
 #[test]

@@ -516,7 +516,7 @@ fn a_request_is_sent_once() {
     let (sender, requests) = std::sync::mpsc::channel();
     let url = stub(move |_| sender.send(()).unwrap());
     let run = against(&url, &["limit", "check", "job"]);
-    assert!(complaint(&run, 3).contains("may have been carried out"), "{run:?}");
+    assert!(complaint(&run, 3).contains("may or may not have been carried out"), "{run:?}");
     requests.recv().unwrap();
     assert!(requests.try_recv().is_err());
 }

@@ -231,7 +231,7 @@ fn use_modes(dir: &Dir) {
     let closed = dir.run(&["limit", "check", "closed"]);
     assert_eq!((closed.code, closed.out.as_str()), (Some(1), "denied, and waiting does not help\n"));
     let vain = dir.run(&["run", "closed", "--wait", "1h", "--", "true"]);
-    assert_eq!((vain.code, vain.err.as_str()), (Some(124), "flint: denied by `closed`, and waiting does not help\n"));
+    assert_eq!((vain.code, vain.err.as_str()), (Some(75), "flint: denied by `closed`, and waiting does not help\n"));
     // A raise for a time lies over what is there.
     dir.ok(&["limit", "add", "raised", "1/1d"]);
     assert_eq!(dir.ok(&["limit", "add", "raised", "5/1d", "--for", "2h"]), "configured\n");

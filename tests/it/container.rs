@@ -79,3 +79,43 @@ fn the_static_binary_serves_from_an_empty_root() {
     server.terminate();
     assert!(dir.path().join("data/flint.lock").exists());
 }
+
+/// The image as a builder makes it that needs no daemon, and its program as a container would run it.
+#[test]
+fn a_builder_without_a_daemon_makes_the_image() {
+    let Some(binary) = std::env::var_os("FLINT_STATIC_BIN") else {
+        eprintln!("SKIPPED: FLINT_STATIC_BIN names no static binary");
+        return;
+    };
+    if Command::new("buildah").arg("--version").output().is_err() || !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: buildah is not installed (Debian package buildah), or this is not root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // Images and containers of this test only.
+    let builder = dir.path().join("builder");
+    let own = "exec buildah --root \"$dir/root\" --runroot \"$dir/run\" --storage-driver vfs \"$@\"";
+    std::fs::write(&builder, format!("#!/bin/sh\ndir='{}'\n{own}\n", dir.path().display())).unwrap();
+    assert_eq!(run(Command::new("chmod").arg("755").arg(&builder)).code, Some(0));
+    let mut build = Command::new(root().join("scripts/container/build"));
+    let built = run(build.arg(dir.path().join("context")).env("FLINT_BIN", binary).env("BUILDER", &builder));
+    assert_eq!(built.code, Some(0), "{built:?}");
+    let buildah = |args: &[&str]| {
+        let done = run(Command::new(&builder).args(args));
+        assert_eq!(done.code, Some(0), "{args:?}: {done:?}");
+        done.out.trim_end().to_owned()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let container = buildah(&["from", &format!("localhost/flint:{version}")]);
+    let image = buildah(&["mount", &container]);
+    let user = instructions("USER").remove(0);
+    let mut program = Command::new("chroot");
+    program.arg(format!("--userspec={user}")).arg(&image).args(words("ENTRYPOINT")).arg("--version");
+    let shown = run(program.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"));
+    assert_eq!((shown.code, shown.out), (Some(0), format!("flint {version}\n")), "{}", shown.err);
+    buildah(&["unmount", &container]);
+    let left: serde_json::Value =
+        serde_json::from_str(&buildah(&["inspect", "--type", "image", &format!("flint:{version}")])).unwrap();
+    let config = &left["OCIv1"]["config"];
+    assert_eq!((config["User"].as_str(), &config["Volumes"]), (Some(&*user), &serde_json::json!({"/data": {}})));
+}

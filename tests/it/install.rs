@@ -198,9 +198,9 @@ fn fish_completes() {
     std::fs::write(&file, completions("fish").out).unwrap();
     for (line, answer) in [
         ("flint li", "limit\tadd, check"),
-        ("flint limit st", "status\tShow how"),
+        ("flint limit st", "status\tShow the state"),
         ("flint --data-dir x limit check-a", "check-all\t"),
-        ("flint limit add --al", "--algorithm\thow it counts (token_bucket, "),
+        ("flint limit add --al", "--algorithm\thow units are counted (token_bucket, "),
         ("flint limit add --algorithm sliding_window_l", "sliding_window_log\t"),
         ("flint server start --sync b", "batch\t"),
         ("flint help li", "limit\t"),

@@ -607,7 +607,7 @@ fn a_key_that_stands_there_twice_is_refused_and_nothing_is_changed() {
     let before = log_files(dir.path());
     let run = flint(dir.path(), &["limit", "check", "same"]);
     assert_eq!(run.code, Some(3), "{run:?}");
-    assert!(run.err.contains("holds the key `same` twice; nothing was changed"), "{run:?}");
+    assert!(run.err.contains("has the key `same` twice; nothing was changed"), "{run:?}");
     assert!(log_files(dir.path()) == before);
 }
 

@@ -127,6 +127,33 @@ fn first_come_first_served() {
     assert_eq!(keys, ["0", "1", "2", "4", "5", "6", "7"], "{}", dump.out);
 }
 
+/// What was denied once is denied, also where there is no time left to ask again.
+#[test]
+fn a_denial_stays_the_answer_while_another_has_the_directory() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    assert_eq!(flint(&dir, &["limit", "add", "api", "1/3s"]).code, Some(0));
+    let denials = || flint(&dir, &["limit", "status", "api", "--json"]).json()["total_denied"].as_u64().unwrap();
+    // On a machine that is too slow the quota comes back before the lock is held.
+    for _ in 0..20 {
+        let spent = Instant::now();
+        flint(&dir, &["limit", "check", "api"]);
+        let before = denials();
+        let waiting = start(&dir, &["run", "api", "--wait", "3100ms", "--", "true"]);
+        until("it is denied", || denials() > before);
+        let lock = hold(&dir.join("flint.lock"));
+        let in_time = spent.elapsed() < Duration::from_millis(2500);
+        let run = finish(waiting);
+        drop(lock);
+        if in_time {
+            assert_eq!(run.code, Some(75), "{run:?}");
+            assert!(run.err.starts_with("flint: denied by `api`, try again in "), "{run:?}");
+            return;
+        }
+    }
+    panic!("twenty times too slow");
+}
+
 /// A process that holds the directory and does not go on: each command ends after its own wait, and names this process.
 #[test]
 fn a_holder_that_is_stopped() {
@@ -171,7 +198,7 @@ fn a_head_of_the_queue_that_is_stopped() {
     drop(lock);
     let late = flint(&dir, &["run", "api", "--wait", "300ms", "--", "true"]);
     assert_eq!(late.code, Some(3), "{late:?}");
-    let by = format!("already locked: {} (by process {}), and was not to be had", dir.display(), first.id());
+    let by = format!("already locked: {} (by process {}), and was not released", dir.display(), first.id());
     assert!(late.err.contains(&by), "{late:?}");
     // A server needs no place, and commands go through it: also a command that already waits.
     let waiting = start(&dir, &["run", "api", "--wait", "100s", "--", "true"]);

@@ -46,6 +46,85 @@ fn script(section: &str, python: bool) -> String {
     script
 }
 
+/// A port that is free now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A shell that runs a script of README in a directory, with the program of this build.
+fn shell(dir: &Path, script: &str) -> Command {
+    let programs = Path::new(env!("CARGO_BIN_EXE_flint")).parent().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", script]).current_dir(dir).process_group(0).env("PATH", path);
+    for variable in ["FLINT_SERVER", "FLINT_SERVER_TOKEN", "FLINT_LOG"] {
+        shell.env_remove(variable);
+    }
+    shell
+}
+
+#[test]
+fn each_user_has_a_limit_behind_nginx() {
+    for program in ["curl", "python3", "nginx"] {
+        let shows = if program == "nginx" { "-v" } else { "--version" };
+        if Command::new(program).arg(shows).output().is_err() {
+            eprintln!("SKIPPED: {program} is not installed, README's lines for nginx were not run");
+            return;
+        }
+    }
+    let readme = readme();
+    let blocks = blocks(section(&readme, "Behind nginx"));
+    let [("sh", start), ("nginx", configuration), ("sh", ask)] = blocks[..] else { panic!("{blocks:?}") };
+    let [flint, front, application] = [(); 3].map(|()| free_port());
+    let ports = |text: &str| {
+        let text = text.replace("127.0.0.1:7878", &format!("127.0.0.1:{flint}"));
+        let text = text.replace("127.0.0.1:8080", &format!("127.0.0.1:{front}"));
+        let text = text.replace("127.0.0.1:8000", &format!("127.0.0.1:{application}"));
+        text.replace("http.server 8000", &format!("http.server {application}"))
+            .replace("server start", &format!("server start --bind 127.0.0.1:{flint}"))
+    };
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path();
+    let conf = dir.join("conf.d");
+    for made in [&conf, &dir.join("tmp")] {
+        std::fs::create_dir(made).unwrap();
+    }
+    std::fs::write(conf.join("flint.conf"), ports(configuration)).unwrap();
+    // What a distribution's own file has around it.
+    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path tmp; "));
+    let around = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log error.log; events {{}} \
+         http {{ access_log off; {} include conf.d/*.conf; }}",
+        kinds.concat()
+    );
+    std::fs::write(dir.join("nginx.conf"), around).unwrap();
+    // All three end with the script, also where a line fails.
+    let script = format!(
+        "trap 'kill $started 2>/dev/null || true' EXIT; started=\n{}\n\
+         nginx -p \"$PWD\" -c nginx.conf &\nstarted=\"$started $!\"\n\
+         for url in http://127.0.0.1:{flint}/v1/health http://127.0.0.1:{application}/ http://127.0.0.1:{front}/; do \
+         curl -s -o /dev/null --retry 100 --retry-delay 1 --retry-connrefused \"$url\"; done\n{}",
+        ports(start).replace(" &\n", " &\nstarted=\"$started $!\"\n") + "\n",
+        ports(ask)
+    );
+    let done = run(&mut shell(dir, &script));
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let lines: Vec<Vec<&str>> = done
+        .out
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .filter(|words: &Vec<_>| words.len() < 3)
+        .collect();
+    let [passed, denied, other] = &lines[..] else { panic!("{done:?}") };
+    let [passed, denied] = [(passed, "200"), (denied, "429")].map(|(words, status)| {
+        assert_eq!(words[1], status, "{done:?}");
+        words[0].parse::<u64>().unwrap()
+    });
+    // What comes back while they are sent: one in 0.6 s.
+    assert!((100..150).contains(&passed) && passed + denied == 150, "{done:?}");
+    assert_eq!(other, &["200"], "{done:?}");
+}
+
 #[test]
 fn the_first_minute_runs_as_it_stands() {
     if !there("curl") {
@@ -56,23 +135,16 @@ fn the_first_minute_runs_as_it_stands() {
     if !python {
         eprintln!("SKIPPED: python3 is not installed, README's Python was not run");
     }
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let readme = readme();
     let script = script(section(&readme, "60 seconds"), python);
     assert!(script.contains("127.0.0.1:7878"));
     let script = script.replace("127.0.0.1:7878", &format!("127.0.0.1:{port}"));
     let parent = tempfile::tempdir().unwrap();
     symlink(root().join("scripts"), parent.path().join("scripts")).unwrap();
-    let programs = Path::new(env!("CARGO_BIN_EXE_flint")).parent().unwrap();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
-    let mut shell = Command::new("sh");
     // Where a line fails, the server ends with the script.
-    shell.args(["-euc", &format!("trap 'kill $! 2>/dev/null || true' EXIT\n{script}")]);
-    shell.current_dir(&parent).process_group(0).env("PATH", path);
+    let mut shell = shell(parent.path(), &format!("trap 'kill $! 2>/dev/null || true' EXIT\n{script}"));
     shell.env("PYTHONPATH", root().join("scripts/python")).env("PYTHONDONTWRITEBYTECODE", "1");
-    for variable in ["FLINT_SERVER", "FLINT_SERVER_TOKEN", "FLINT_LOG"] {
-        shell.env_remove(variable);
-    }
     let done = run(&mut shell);
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(!done.out.contains("\"error\""), "{done:?}");

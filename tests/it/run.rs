@@ -46,7 +46,7 @@ fn check_run(dir: &Path) {
         assert_eq!((denied.code, &*denied.out, &*denied.err), (Some(75), "", ""), "{words:?}");
     }
     let denied = flint(dir, &["run", "job", "--quiet", "--wait", "1ms", "--", "true"]);
-    assert_eq!((denied.code, &*denied.out, &*denied.err), (Some(124), "", ""));
+    assert_eq!((denied.code, &*denied.out, &*denied.err), (Some(75), "", ""));
     said(&flint(dir, &["run", "job", "--quiet", "--", "/no/such/program"]), 127, "not found");
     let denied = flint(dir, &["limit", "check", "job", "--quiet"]);
     assert_eq!((denied.code, &*denied.out, &*denied.err), (Some(1), "", ""));
@@ -163,7 +163,7 @@ fn waiting() {
     // It can't be in time: that is reported at once.
     let started = Instant::now();
     let vain = flint(&dir, &["run", "late", "--wait", "1h", "--", "true"]);
-    said(&vain, 124, "--wait");
+    said(&vain, 75, "--wait");
     assert!(started.elapsed() < Duration::from_secs(60));
     // While it waits, others use the directory, and may give the quota back.
     add(&dir, "busy", "1", "100s");

@@ -99,8 +99,8 @@ fn a_bad_new_file_changes_nothing() {
     let fixture = Fixture::new("good\n");
     let mut server = fixture.start();
     let cases: [(&str, &dyn Fn()); 8] = [
-        ("holds no token", &|| fixture.write("", 0o600)),
-        ("holds no token", &|| fixture.write("# other\n\n", 0o600)),
+        ("has no token", &|| fixture.write("", 0o600)),
+        ("has no token", &|| fixture.write("# other\n\n", 0o600)),
         ("can be written by others", &|| fixture.write("other\n", 0o602)),
         ("has a byte order mark", &|| fixture.write("# key\n\u{feff}other\n", 0o600)),
         ("must be TOKEN, ROLE: TOKEN", &|| fixture.write("other\nother other\n", 0o600)),
@@ -142,7 +142,7 @@ fn a_bad_file_at_the_start_is_refused() {
         (0o600, "write: secret-one\n", "with a role of check, read or admin"),
         (0o600, "read:secret-one\n", "line 1 of --token-file"),
         (0o600, "ключ-secret-one\n", "must be printable ASCII without blanks"),
-        (0o600, "\n# none\n", "holds no token"),
+        (0o600, "\n# none\n", "has no token"),
     ] {
         fixture.write(tokens, mode);
         let refused = run(fixture.command(&["--token-file"]).arg(fixture.file()));

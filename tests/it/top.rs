@@ -40,13 +40,19 @@ fn resize(terminal: &OwnedFd, columns: u16, lines: u16) {
     tcsetwinsize(terminal, Winsize { ws_col: columns, ws_row: lines, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
 }
 
+/// A new terminal: the end of who sits at it, and that of a program.
+pub fn terminal() -> (OwnedFd, OwnedFd) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let program = open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    (master, program)
+}
+
 impl OnTerminal {
     fn start(server: &Server, args: &[&str]) -> OnTerminal {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let terminal = open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let (master, terminal) = terminal();
         resize(&terminal, 80, 24);
         let before = modes(&terminal);
         let end = || Stdio::from(terminal.try_clone().unwrap());

@@ -25,10 +25,8 @@ use crate::cli::remote::{PATIENCE, Patience};
 use crate::error::{Error, Kind, Result};
 use crate::limit::parse_length;
 
-/// Exit status when the limit says no: EX_TEMPFAIL of sysexits.h. Many commands end with 1.
+/// Exit status when quota or slot was not to be had in time: EX_TEMPFAIL of sysexits.h. Many commands end with 1.
 const DENIED: u8 = 75;
-/// Exit status when the quota can't be had within `--wait`: that of timeout(1).
-const TIMED_OUT: u8 = 124;
 
 /// How long a hold lasts that is only there to be given back, until it is renewed at a third of this. Longer than a
 /// server is away, because an expired hold can be settled for 10 minutes only.
@@ -102,18 +100,23 @@ fn take(
     global: &Global,
     output: &mut Output,
 ) -> Result<std::result::Result<Decision, Answer>> {
-    let Wanted { key, cost, limit, way, wait, quiet } = wanted;
+    let Wanted { key, cost, limit, way, wait, .. } = wanted;
     let has_come = || signals.is_some_and(Signals::has_come);
     let started = Instant::now();
     // The wait counts for the queue and for the quota.
     let mut patience = Patience::of(wait.unwrap_or(PATIENCE.most)).unless(signals.map(|_| &has_come as _));
+    let mut last = None;
     loop {
         let decision = match Decision::ask(global, *way, key, *cost, limit.as_ref(), patience) {
             // It can never start, whatever the reason; 2 is kept for the command line.
             Err(error) if error.kind() == Kind::CostExceedsCapacity => return fail(3, error.message()).map(Err),
-            Err(error) => match signals.and_then(Signals::end) {
-                Some(signal) => return Ok(Err(killed_by(signal))),
-                None => return Err(error),
+            Err(error) => match (signals.and_then(Signals::end), last) {
+                (Some(signal), _) => return Ok(Err(killed_by(signal))),
+                // There was no time left to ask once more: the answer is that of the last time.
+                (None, Some(denial)) if error.kind() == Kind::Locked => {
+                    return denied(wanted, &denial, output).map(Err);
+                }
+                (None, _) => return Err(error),
             },
             Ok(decision) if decision.allowed => return Ok(Ok(decision)),
             Ok(decision) => decision,
@@ -127,9 +130,9 @@ fn take(
                     return Ok(Err(killed_by(signal)));
                 }
             }
-            _ if *quiet => return Ok(Err(Answer::Status(if left.is_some() { TIMED_OUT } else { DENIED }))),
-            _ => return denied(key, &decision, left.is_some(), output).map(Err),
+            _ => return denied(wanted, &decision, output).map(Err),
         }
+        last = Some(decision);
         patience.most = wait.map_or(PATIENCE.most, |wait| wait.saturating_sub(started.elapsed()));
     }
 }
@@ -161,11 +164,16 @@ fn give_back(held: &Held, global: &Global, cost: Option<u64>) {
     }
 }
 
-fn denied(key: &str, decision: &Decision, waited: bool, output: &mut Output) -> Result<Answer> {
+fn denied(wanted: &Wanted<'_>, decision: &Decision, output: &mut Output) -> Result<Answer> {
+    let Wanted { key, wait, quiet, .. } = wanted;
+    if *quiet {
+        return Ok(Answer::Status(DENIED));
+    }
     output.reply(&decision.reply, |_| Ok(()))?;
-    let late = if waited && decision.retry_after_ms.is_some() { ", which is later than --wait allows" } else { "" };
+    let late =
+        if wait.is_some() && decision.retry_after_ms.is_some() { ", which is later than --wait allows" } else { "" };
     let message = format!("denied by `{key}`, {}{late}", advice(decision.retry_after_ms));
-    fail(if waited { TIMED_OUT } else { DENIED }, &message)
+    fail(DENIED, &message)
 }
 
 fn fail(status: u8, message: &str) -> Result<Answer> {

@@ -263,7 +263,7 @@ mod tests {
             (&["k", "slots=1", "1/1s"], "limit slots=1 can't be combined with others"),
             (&["k", "100"], "limit must be RATE/PER, such as 100/1m or 5000/day, not `100`"),
             (&["k", "1/1s", "unlimited"], "limit unlimited can't be combined with others"),
-            (&["k", "1/1s", "1/1s"], "windows must differ in rate, per or algorithm, and `1/1s` is there twice"),
+            (&["k", "1/1s", "1/1s"], "windows must differ in rate, per or algorithm, and `1/1s` is given twice"),
             (&["k", "1/1s", "2/1s", "--burst=3"], "--burst is for a single window"),
             (&["k", "1/1s", "--tz=UTC"], "--tz is only for a calendar period"),
             (&["k", "1/day", "--anchor=2"], "--anchor is only for a month, quarter or year"),

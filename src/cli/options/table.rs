@@ -44,7 +44,7 @@ pub static COMMANDS: [Command; 30] = [
     command(
         "run",
         "KEY -- COMMAND [ARGUMENT]...",
-        "Spend N units, then become COMMAND. Exit status its own; 75 denied, 124 not allowed within --wait.",
+        "Spend N units, then become COMMAND. Exit status its own; 75 denied, or not allowed in time.",
     ),
     command("top", "", "Show checks and denials per second and the busiest keys: live, or once in a pipe. q quits."),
     command("log flush", "", "Wait until all that was answered is on disk."),

@@ -5,9 +5,11 @@
 //! its status. A shard is locked for its part of a pass, and for one status.
 
 use std::cmp::{Ordering, Reverse};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::least::Least;
+use super::parts::Parts;
 use crate::bounds::{MAX_PAGE, SHARDS};
 use crate::clock::Micros;
 use crate::error::{Error, Result};
@@ -131,8 +133,7 @@ pub struct Listing {
     /// Whether no keys follow those.
     gathered_all: bool,
     batch: (usize, usize),
-    /// What [`Listing::next_chunk`] writes before the next status; nothing after the array's end.
-    before_next: Option<u8>,
+    parts: Parts,
 }
 
 impl Listing {
@@ -153,7 +154,7 @@ impl Listing {
             names: Vec::new().into_iter().peekable(),
             gathered_all: false,
             batch,
-            before_next: Some(b'['),
+            parts: Parts::default(),
         })
     }
 
@@ -163,21 +164,10 @@ impl Listing {
     /// call looks at the keys of all limits first: with a million of them it then takes some 100 milliseconds.
     #[doc(hidden)]
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
-        let enough = out.len().saturating_add(about);
-        while let Some(before) = self.before_next {
-            let Some(status) = self.next() else {
-                out.extend_from_slice(if before == b'[' { b"[]" } else { b"]" });
-                self.before_next = None;
-                break;
-            };
-            out.push(before);
-            status.write_json(out);
-            self.before_next = Some(b',');
-            if out.len() >= enough {
-                return true;
-            }
-        }
-        false
+        let mut parts = self.parts;
+        let Ok(more) = parts.write(out, about, || Ok::<_, Infallible>(self.next()));
+        self.parts = parts;
+        more
     }
 
     /// A listing with other bounds on the keys of a batch.

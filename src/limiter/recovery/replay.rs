@@ -231,7 +231,7 @@ impl<'r> Replayed<'r> {
         if self.tables_marked {
             self.holds.tidy(at);
             self.holds.settle(hold, at, costs);
-            self.note_held_of(hold);
+            self.note_settled(hold);
         }
         Ok(())
     }
@@ -239,6 +239,19 @@ impl<'r> Replayed<'r> {
     fn note_held_of(&mut self, hold: u64) {
         if let Some(items) = self.holds.get(hold).map(|pledge| Arc::clone(&pledge.items)) {
             self.note_held(&items);
+        }
+    }
+
+    /// Notes in the entries of a hold that it is settled. This never makes an entry held for longer.
+    ///
+    /// A late settlement may come after its key was swept and born again. The replay still has the swept entry, and the
+    /// open holds of the key belong to the new entry: if they counted for the old one, both would be kept.
+    fn note_settled(&mut self, hold: u64) {
+        let Some(items) = self.holds.get(hold).map(|pledge| Arc::clone(&pledge.items)) else { return };
+        for item in items.iter().filter(|item| item.id != 0) {
+            if let Some(entry) = self.keys.get(item.id) {
+                entry.set_held_until(entry.held_until().min(self.holds.held_until(item.hash)));
+            }
         }
     }
 

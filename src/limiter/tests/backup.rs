@@ -218,11 +218,11 @@ fn a_restore_refuses_a_used_directory_and_keeps_nothing_of_a_bad_backup() {
     let bytes = example(&path("data"), &clock);
     let before = names(&path("data"));
     let error = restore(&path("data"), &bytes[..], "it").unwrap_err();
-    assert!(error.kind() == Kind::Io && error.message().contains("is not empty: it holds "), "{error}");
+    assert!(error.kind() == Kind::Io && error.message().contains("is not empty: it has "), "{error}");
     assert_eq!(names(&path("data")), before);
     std::fs::create_dir(path("other")).unwrap();
     std::fs::write(path("other").join("notes"), "").unwrap();
-    assert!(restore(&path("other"), &bytes[..], "it").unwrap_err().message().contains("it holds notes"));
+    assert!(restore(&path("other"), &bytes[..], "it").unwrap_err().message().contains("it has notes"));
     assert_eq!(names(&path("other")), ["notes"]);
     std::fs::write(path("file"), "").unwrap();
     assert_eq!(restore(&path("file"), &bytes[..], "it").unwrap_err().kind(), Kind::Io);

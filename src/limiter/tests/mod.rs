@@ -27,6 +27,25 @@ use crate::store::{self, Disk, Health, Policy, SystemDisk};
 
 pub const START: u64 = 1_800_000_000_000_000;
 
+/// Keys and patterns of the models that compare two limiters; those with a `*` are only configured.
+pub const KEYS: &[&str] = &["user:1", "user:12", "user:x", "org", "ip:1", "ip:2", "user:*", "user:1*", "*", "ip:*"];
+/// How many of them are keys.
+pub const LITERAL: usize = 6;
+/// Limits of them, of every kind that counts spending.
+pub const RATES: &[&str] = &[
+    "5/1m",
+    "10/1m",
+    "3/10s burst=6",
+    "6/1m fixed_window_counter",
+    "6/1m sliding_window_log",
+    "8/1m sliding_window_counter",
+    "2/1s, 9/1m",
+    "7/day tz=Europe/Berlin, 4/1m",
+    "0/1m",
+    "4/1m shadow",
+    "unlimited",
+];
+
 pub fn options(clock: &Clock) -> Options {
     Options { clock: clock.clone(), ..Options::default() }
 }

@@ -118,7 +118,7 @@ fn a_directory_with_a_gap_or_without_a_log_is_not_copied() {
     assert!(error.kind() == Kind::Corrupt && error.message().contains("0000000003.aof is missing"), "{error}");
     let empty = tempfile::tempdir().unwrap();
     let error = open(empty.path(), None);
-    assert!(error.kind() == Kind::Io && error.message().contains("holds no log yet"), "{error}");
+    assert!(error.kind() == Kind::Io && error.message().contains("has no log yet"), "{error}");
 }
 
 #[test]

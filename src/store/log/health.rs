@@ -4,9 +4,10 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicU64 as Counter;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::sync::{AtomicU8, Instant, Ordering};
-use crate::bounds::{LOG_WAIT_MS, STALL_MS};
+use crate::bounds::{LOG_WAIT_MS, NO_SPACE_RETRY_MS, STALL_MS};
 use crate::error::{Error, Kind};
 
 /// Whether records are written.
@@ -92,6 +93,28 @@ impl Condition {
     pub fn is_stalled(&self) -> bool {
         let since = self.at_disk.load(Ordering::Relaxed);
         since > 0 && self.now() + 1 > since + STALL_MS
+    }
+}
+
+/// A frame or mark that found no room, and is written again.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocked {
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is tried again.
+    pub retry_at: Instant,
+}
+
+impl Blocked {
+    /// After another attempt that has found no room; `before` is what it was until then.
+    pub fn again(before: Option<&Blocked>) -> Blocked {
+        let retry_at = Instant::now() + Duration::from_millis(NO_SPACE_RETRY_MS);
+        Blocked { attempts: before.map_or(0, |before| before.attempts) + 1, retry_at }
+    }
+
+    /// The time until it is tried again.
+    pub fn left(&self) -> Duration {
+        self.retry_at.saturating_duration_since(Instant::now())
     }
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::handle::Log;
 use super::segment::Segment;
+use super::segment::Start;
 use super::sync::Instant;
 use super::wait::{Outcome, Pending, Stage, Waiter};
-use super::writer::Start;
 use crate::error::{Kind, Result};
 use crate::limit::{Algorithm, Limit};
 use crate::store::clocks::Clocks;

@@ -4,12 +4,15 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
+use crate::clock::Micros;
 use crate::error::{Error, Kind, way_out};
+use crate::store::clocks::Clocks;
 use crate::store::files::data_dir::DataDir;
 use crate::store::files::disk::{Disk, is_no_space};
 use crate::store::files::names::Name;
 use crate::store::files::random::random;
 use crate::store::format::frame::{FILE_HEADER, FRAME_HEADER, FileHeader, FileKind, copy_offset};
+use crate::store::policy::Policy;
 use crate::store::read::found::CleanEnd;
 
 /// The open segment.
@@ -26,6 +29,18 @@ pub struct Segment {
     pub mark_copy: Option<u64>,
     /// Whether something else may be there, because there was no room for it.
     pub copy_failed: bool,
+}
+
+/// What a log begins with.
+pub struct Start {
+    pub home: DataDir,
+    pub segment: Segment,
+    pub next_sequence: u64,
+    pub base: Micros,
+    pub clocks: Clocks,
+    pub policy: Policy,
+    pub log_bytes: u64,
+    pub snapshot_bytes: u64,
 }
 
 /// Where the log ends at some moment: all that was queued before is in front of this, and durable.

@@ -20,9 +20,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::health::Health;
+use super::health::{Blocked, Health};
 use super::queue::{FailOnExit, Intake, Message, Shared};
-use super::segment::{Cut, NotCreated, Segment};
+use super::segment::{Cut, NotCreated, Segment, Start};
 use super::sync::{Instant, Ordering, Receiver, RecvTimeoutError, sleep};
 use super::wait::Waiting;
 use crate::bounds::{FILL_BYTES, FIRST_FILL_BYTES, IDLE_MARK_MS, LOG_WAIT_MS, MAX_FRAME_BYTES, NO_SPACE_RETRY_MS};
@@ -43,25 +43,6 @@ const SLACK: u64 = 8192;
 
 /// How often a log thread that stops looks for the records of reservations that are still held.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
-
-/// The frame or mark that found no room, and is written again.
-#[derive(Clone, Copy)]
-struct Blocked {
-    attempts: u32,
-    retry_at: Instant,
-}
-
-/// What a log begins with.
-pub struct Start {
-    pub home: DataDir,
-    pub segment: Segment,
-    pub next_sequence: u64,
-    pub base: Micros,
-    pub clocks: Clocks,
-    pub policy: Policy,
-    pub log_bytes: u64,
-    pub snapshot_bytes: u64,
-}
 
 /// The log thread's own state.
 pub struct Writer {
@@ -256,20 +237,20 @@ impl Writer {
 
     /// Keeps the frame for another attempt.
     fn block(&mut self, error: &io::Error) {
-        let attempts = self.blocked.map_or(0, |blocked| blocked.attempts) + 1;
-        let retry_at = Instant::now() + Duration::from_millis(NO_SPACE_RETRY_MS);
-        self.blocked = Some(Blocked { attempts, retry_at });
+        let blocked = Blocked::again(self.blocked.as_ref());
+        let is_first = blocked.attempts == 1;
+        self.blocked = Some(blocked);
         self.account();
         self.shared.condition.note_no_room(&self.home.path, error);
-        if attempts > 1 {
+        if !is_first {
             self.waiting.complete(false);
         }
     }
 
     /// For a frame that can take no more of the queue, where the message to stop may be.
     fn wait_for_room(&mut self) {
-        if let Some(blocked) = self.blocked {
-            sleep(blocked.retry_at.saturating_duration_since(Instant::now()));
+        if let Some(blocked) = &self.blocked {
+            sleep(blocked.left());
         }
         self.closing |= self.shared.stopping.load(Ordering::Acquire) != 0;
         self.write_batch();

@@ -7,7 +7,7 @@ use super::super::names::{self, CONFIGURED, LIVE, LIVE_BY};
 use super::reader::{Reader, Source};
 use crate::error::{Error, Result};
 use crate::limiter::scratch::{Live, Name};
-use crate::limiter::{By, Page, Status};
+use crate::limiter::{By, Page, Parts, Status};
 
 /// The limits of a page, one after the other, in bounded memory.
 pub struct Listing {
@@ -24,8 +24,7 @@ pub struct Listing {
     left: usize,
     /// The last one, if it was a pattern.
     last_pattern: Option<String>,
-    /// What [`Listing::next_chunk`] writes before the next status; nothing after the array's end.
-    before_next: Option<u8>,
+    parts: Parts,
 }
 
 impl Listing {
@@ -55,7 +54,7 @@ impl Listing {
             ready: VecDeque::new(),
             left: page.limit.unwrap_or(usize::MAX),
             last_pattern: None,
-            before_next: Some(b'['),
+            parts: Parts::default(),
         };
         // What fails at once is an error and not half a list.
         listing.gather()?;
@@ -118,21 +117,10 @@ impl Listing {
     /// # Errors
     /// As [`Listing::next_status`]; the list is cut short then.
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> Result<bool> {
-        let enough = out.len().saturating_add(about);
-        while let Some(before) = self.before_next {
-            let Some(status) = self.next_status()? else {
-                out.extend_from_slice(if before == b'[' { b"[]" } else { b"]" });
-                self.before_next = None;
-                break;
-            };
-            out.push(before);
-            status.write_json(out);
-            self.before_next = Some(b',');
-            if out.len() >= enough {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let mut parts = self.parts;
+        let more = parts.write(out, about, || self.next_status());
+        self.parts = parts;
+        more
     }
 }
 

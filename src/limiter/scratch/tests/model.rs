@@ -2,6 +2,8 @@
 //! anything else.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -9,28 +11,12 @@ use crate::clock::{Clock, Micros};
 use crate::error::Result;
 use crate::limit::Limit;
 use crate::limiter::scratch::*;
-use crate::limiter::tests::{START, options};
+use crate::limiter::tests::{KEYS, LITERAL, RATES, START, options};
 use crate::limiter::{Begin, Hold};
 use crate::limiter::{Cost, HoldDecision, Item, Limiter, Once, OpenHold, Origin, Setting, SettledItem, Status};
-use std::time::Duration;
 
-const KEYS: &[&str] = &["user:1", "user:12", "user:x", "org", "ip:1", "ip:2", "user:*", "user:1*", "*", "ip:*"];
-const LITERAL: usize = 6;
-const LIMITS: &[&str] = &[
-    "5/1m",
-    "10/1m",
-    "3/10s burst=6",
-    "6/1m fixed_window_counter",
-    "6/1m sliding_window_log",
-    "8/1m sliding_window_counter",
-    "2/1s, 9/1m",
-    "7/day tz=Europe/Berlin, 4/1m",
-    "0/1m",
-    "4/1m shadow",
-    "unlimited",
-    "slots=3",
-    "slots=5",
-];
+/// Those of the other models, and slots.
+static LIMITS: LazyLock<Vec<&str>> = LazyLock::new(|| [RATES, &["slots=3", "slots=5"]].concat());
 
 type Asked = (usize, u64, Option<usize>);
 

@@ -113,3 +113,21 @@ fn a_repaired_directory_has_its_holds() {
     assert_eq!(limiter.settle(&hold.id, Cost::AsHeld).unwrap().results.len(), 3, "its id is the same");
     assert!(dir.path().exists());
 }
+
+#[test]
+fn a_key_that_was_swept_and_held_again_is_there_once_after_a_late_settlement() {
+    for (pattern, cost) in [("slots=3", 2), ("30/5m fixed_window_counter", 5)] {
+        let bench = Bench::new(&[("p:*", pattern)]);
+        let hold = |cost, ttl| bench.limiter.hold("p:x", cost, ttl).unwrap().hold.unwrap();
+        let first = hold(cost, SECOND);
+        bench.pass(5 * MINUTE);
+        // It is untouched now, and leaves without a record.
+        bench.limiter.core.sweep_round();
+        let second = hold(1, 3 * MINUTE);
+        assert!(bench.limiter.settle(&first.id, Cost::AsHeld).unwrap().late);
+        let before = seen(&bench.limiter);
+        let bench = bench.kill();
+        assert_eq!(seen(&bench.limiter), before);
+        assert!(!bench.limiter.settle(&second.id, Cost::AsHeld).unwrap().late);
+    }
+}

@@ -50,7 +50,7 @@ fn all_or_none_is_configured() {
     let names: Vec<String> = (0..3000).map(|key| format!("{}-{key}", "key".repeat(20))).collect();
     let settings: Vec<Setting<'_>> = names.iter().map(|key| Setting::new(key, parse("10/1h"))).collect();
     let twice = [&settings[..], &settings[7..8]].concat();
-    assert!(limiter.configure_all(&twice).unwrap_err().message().contains("-7` is there twice"));
+    assert!(limiter.configure_all(&twice).unwrap_err().message().contains("-7` is given twice"));
     let bad = [&settings[..], &[Setting::new("", parse("1/1m"))]].concat();
     assert_eq!(limiter.configure_all(&bad).unwrap_err().kind(), Kind::InvalidArgument);
     let rootless = [&settings[..], &[Setting::new("a*", parse("1/1m")).with_lasts(Duration::from_secs(1))]].concat();

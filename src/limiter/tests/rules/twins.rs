@@ -25,26 +25,10 @@ enum Op {
     Crash,
 }
 
-/// Keys and patterns; those with a `*` are only configured.
-const KEYS: &[&str] = &["user:1", "user:12", "user:x", "org", "ip:1", "ip:2", "user:*", "user:1*", "*", "ip:*"];
-const LITERAL: usize = 6;
 const PREFIXES: &[&str] = &["user:", "user:1", "o", "ip:"];
-const LIMITS: &[&str] = &[
-    "5/1m",
-    "10/1m",
-    "3/10s burst=6",
-    "6/1m fixed_window_counter",
-    "6/1m sliding_window_log",
-    "8/1m sliding_window_counter",
-    "2/1s, 9/1m",
-    "7/day tz=Europe/Berlin, 4/1m",
-    "0/1m",
-    "4/1m shadow",
-    "unlimited",
-];
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let limit = || 0..LIMITS.len();
+    let limit = || 0..RATES.len();
     let item = move || (0..LITERAL, 1..4u64, prop::option::weighted(0.5, limit()));
     let op = prop_oneof![
         12 => item().prop_map(|(key, cost, brought)| Op::Check(key, cost, brought)),
@@ -67,7 +51,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 fn parse(index: usize) -> Limit {
-    LIMITS[index].parse().unwrap()
+    RATES[index].parse().unwrap()
 }
 
 /// What an operation answers, in a form that can be compared.
@@ -84,7 +68,7 @@ fn told<T>(result: Result<T>) -> std::result::Result<T, String> {
 }
 
 fn act(limiter: &Limiter, op: &Op) -> Answer {
-    let limits: Vec<Limit> = (0..LIMITS.len()).map(parse).collect();
+    let limits: Vec<Limit> = (0..RATES.len()).map(parse).collect();
     let item = |(key, cost, brought): (usize, u64, Option<usize>)| match brought {
         Some(limit) => Item::new(KEYS[key]).with_cost(cost).with_limit(&limits[limit]),
         None => Item::new(KEYS[key]).with_cost(cost),
