@@ -35,7 +35,7 @@ pub struct Reading {
     pub at: Micros,
     /// The system clock.
     pub wall: Micros,
-    /// The id of the boot; zeros where it is not known.
+    /// The id of the boot; zeros if it is not known.
     pub boot: [u8; 16],
     /// The clock of that boot, which counts suspended time too, in microseconds.
     pub boot_clock: Micros,
@@ -91,14 +91,14 @@ impl Clock {
         Clock::on(Machine::System)
     }
 
-    /// A clock for tests: it stands at `now` until [`Clock::advance`] moves it.
+    /// A clock for tests: it stands still at `now` until [`Clock::advance`] moves it.
     pub fn manual(now: Micros) -> Clock {
         let (wall, boot_clock) = (AtomicU64::new(now), AtomicU64::new(now));
         Clock::on(Machine::Manual(Arc::new(Dials { wall, boot: [1; 16], boot_clock })))
     }
 
     /// A clock that others drive, by [`Clock::raise`]: it stands at `floor` now and goes on at the pace of the boot
-    /// clock. This machine's system clock has no say in it.
+    /// clock. This machine's system clock does not affect it.
     #[doc(hidden)]
     pub fn followed(floor: Micros) -> Clock {
         let clock = Clock::on(Machine::Followed);
@@ -111,7 +111,7 @@ impl Clock {
         Clock { machine, distance: Arc::new(AtomicI64::new(distance)) }
     }
 
-    /// The instant of now. Never less than an instant returned before, by any thread.
+    /// The current instant. Never less than an instant returned before, in any thread.
     pub fn now(&self) -> Micros {
         // The coarse clock costs a quarter of the fine one. It is up to a tick late, so what is seen is too small most
         // of the time and right when the clock has just ticked. Read before the boot clock, it is never too great,
@@ -171,8 +171,8 @@ impl Clock {
         self.distance.fetch_max(floor.saturating_sub(self.machine.boot_clock()), Ordering::Relaxed);
     }
 
-    /// How far its instants are ahead of the system clock, where that is more than a second: since the system clock was
-    /// set back, or since a log was written while it was wrong.
+    /// How far its instants are ahead of the system clock, if that is more than a second: because the system clock was
+    /// set back, or because a log was written while it was wrong.
     pub fn ahead(&self) -> Option<Duration> {
         let reading = self.reading();
         let ahead = reading.at.saturating_sub(reading.wall);

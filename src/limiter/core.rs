@@ -48,8 +48,7 @@ const LOCK_TRIES: u32 = 64;
 /// limiter.configure("org:acme", "4/1s sliding_window_log".parse()?)?;
 /// let all = limiter.check_all(&[("api:user-42", 1), ("org:acme", 4)])?;
 /// assert!(all.allowed);
-///
-/// // Each user has a limit of its own, which takes no memory while nothing counts.
+/// // Each user has a separate limit, which takes no memory while nothing counts.
 /// limiter.configure("user:*", "10/1s, 5000/day".parse()?)?;
 /// assert!(limiter.check("user:7", 1)?.allowed);
 ///

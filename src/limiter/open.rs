@@ -25,7 +25,7 @@ impl Limiter {
     /// # let dir = tempfile::tempdir()?;
     /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
     /// limiter.configure("api:user-42", "100/1m".parse()?)?;
-    /// // No other process can open it meanwhile, nor this one once more.
+    /// // No other process can open it meanwhile, and this process can't open it again.
     /// let again = flint::Limiter::open(dir.path(), flint::Options::default());
     /// assert_eq!(again.err().map(|error| error.kind()), Some(flint::Kind::Locked));
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -28,13 +28,13 @@ pub struct Report {
     pub patterns: u64,
     /// Keys that live under a pattern or request.
     pub live: u64,
-    /// Limits that are shared, since `max_keys` keys live under their pattern, or by requests.
+    /// Limits that are shared, because `max_keys` keys live under their pattern, or under requests.
     pub overflows: Vec<Overflowing>,
     /// Decisions by these since the start.
     pub overflowed: u64,
     /// Keys of which nothing counted any more that were taken out of memory since the start.
     pub swept: u64,
-    /// How far the log is ahead of the system clock, where that is more than a second.
+    /// How far the log is ahead of the system clock, if that is more than a second.
     pub ahead: Option<Duration>,
     /// Size of the log, in bytes.
     pub log_bytes: u64,
@@ -45,7 +45,7 @@ pub struct Report {
     /// Number of fdatasync calls by duration (see [`store::TIMING_BOUNDS_US`]), and their sum in microseconds.
     #[doc(hidden)]
     pub sync_times: ([u64; store::TIMING_BOUNDS_US.len() + 1], u64),
-    /// Bytes that the file system has left for this user, where known.
+    /// Bytes that the file system has free for this user, if known.
     pub free_bytes: Option<u64>,
     /// Compactions that succeeded since the start.
     pub compactions: u64,
@@ -67,13 +67,13 @@ pub struct Report {
     pub denied: u64,
 }
 
-/// Keys that find no room share one limit.
+/// A bound on live keys that is reached, so that further keys share one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Overflowing {
-    /// The pattern that serves them; `None` where requests bring their limits.
+    /// The pattern that serves them; `None` if requests bring their limits.
     pub pattern: Option<Arc<str>>,
-    /// Keys that may live under it at most.
+    /// The maximum number of keys that may live under it.
     pub max_keys: u64,
 }
 
@@ -106,7 +106,7 @@ impl Report {
         self.sync_times.1.checked_div(self.syncs()).map(Duration::from_micros)
     }
 
-    /// What is not as it should be, in words.
+    /// Everything that is wrong, in words.
     pub fn problems(&self) -> Vec<String> {
         const LOW_BYTES: u64 = 64 * 1024 * 1024;
         let mut problems = Vec::new();

@@ -28,8 +28,8 @@ enum Attempt {
 }
 
 impl Limiter {
-    /// Gives back units without a hold, never more than is used now: a sliding log's newest first, of a sliding counter
-    /// those of its current window only.
+    /// Gives back units without a hold, never more than is used now: for a sliding log, the newest first; for a sliding
+    /// counter, only those of its current window.
     ///
     /// # Errors
     /// `limit_not_configured`, `invalid_argument`; `log_failed` and `overloaded`, after which the units may have been

@@ -31,7 +31,7 @@ const CHUNK: usize = 32 * 1024;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Applied {
-    /// Limits that were not there.
+    /// Limits that did not exist before.
     pub added: u64,
     /// Limits that got other values.
     pub changed: u64,
@@ -55,7 +55,7 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// `invalid_argument` for a bad setting, and for a key that is there twice; `log_failed`, `overloaded`.
+    /// `invalid_argument` for a bad setting, and for a key that is given twice; `log_failed`, `overloaded`.
     pub fn configure_all(&self, settings: &[Setting<'_>]) -> Result<Vec<bool>> {
         let core = &*self.core;
         let wants = wants(settings)?;
@@ -68,9 +68,9 @@ impl Limiter {
         Ok(created)
     }
 
-    /// Makes the configured limits what the settings say, as far as they name them; with `prune` those that they do not
-    /// name are removed, but for values that last for a time only, which end by themselves. All or nothing, also after
-    /// a crash. With `dry_run` nothing is changed: it only reports.
+    /// Sets the configured limits to the settings, as far as they name them. With `prune`, limits that they do not name
+    /// are removed, except temporary values, which end by themselves. All or nothing, also after a crash. With
+    /// `dry_run` nothing is changed: it only reports.
     ///
     /// # Errors
     /// As [`Limiter::configure_all`].

@@ -18,7 +18,7 @@ use crate::store::record::{self, Event};
 const STEP: usize = 64;
 
 impl Limiter {
-    /// Removes a limit with all it has counted.
+    /// Removes a limit and everything that it has counted.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -29,8 +29,8 @@ impl Limiter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Where a pattern serves the key, or another pattern the keys of one that is removed, they go on under its values
-    /// with what they have counted. Values for a time go too.
+    /// If a pattern then serves the key, or another pattern serves the keys of a removed pattern, they continue under
+    /// its values with what they have counted. Temporary values are removed too.
     ///
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.

@@ -17,8 +17,8 @@ use crate::limiter::lookup::{Brought, Served, glance};
 use crate::limiter::registry::{PATTERN_MARK, Row};
 
 impl Limiter {
-    /// The state of a key, or a pattern; `None` where no limit would serve the key. One that a pattern serves has a
-    /// status also if it was never checked.
+    /// The state of a key, or a pattern; `None` if no limit would serve the key. A key that a pattern serves has a
+    /// status even if it was never checked.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
