@@ -13,7 +13,7 @@ use crate::limit::algorithm::Algorithm;
 use crate::limit::calendar::Ends;
 use crate::limit::window::Window;
 
-/// What one window has counted so far. Every method is given the window under which it stands.
+/// What one window has counted so far. Every method is given the window that applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Of a token bucket.
@@ -131,8 +131,8 @@ impl State {
         }
     }
 
-    /// Whether and when `cost` may be spent; the other figures are as after that where `take`, for a cost that is
-    /// allowed, and as they stand where not.
+    /// Whether and when `cost` may be spent; with `take` and an allowed cost, the other figures are those after the
+    /// spend, otherwise the current ones.
     pub fn quote(&self, window: &Window, now: Micros, cost: u64, take: bool, ends: &mut dyn Ends) -> Quote {
         match self {
             State::Bucket(bucket) => bucket.quote(window, now, cost, take),
