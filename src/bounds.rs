@@ -227,7 +227,7 @@ pub const SEND_TIMEOUT_MS: u64 = 10_000;
 /// `flint-slow`, or on a Unix socket a worker, sends the rest.
 pub const SEND_PATIENCE_MS: u64 = 4;
 
-/// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], where so many are pending.
+/// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], if at least this many are pending.
 pub const MIN_DRAIN_BYTES: u64 = 16 * 1024;
 
 /// Largest head of a request, in bytes; beyond it the connection is ended.
@@ -262,7 +262,8 @@ pub const PIPELINED_ALWAYS: usize = 16;
 pub const PIPELINED_ALWAYS_BYTES: usize = 16 * 1024;
 
 /// Connections that tiny_http does not let go of, at which the server replaces itself by a fresh process image: one for
-/// each so many descriptors and threads that the system allows. Each keeps two descriptors, a thread and some 30 KiB.
+/// each group of this many descriptors or threads that the system allows. Each keeps two descriptors, a thread and some
+/// 30 KiB.
 pub const LEAKED_SHARE: u64 = 8;
 
 /// Fewest of these, however little the system allows.

@@ -441,7 +441,7 @@ mod tests {
             let (reading, now) = run(&clock, Some(&noted), floor);
             assert_eq!(now, 50 * YEAR + HOUR + ahead);
             assert!(!noted.fits(&reading));
-            // Set back by the time it comes up, as on a machine without a clock of its own.
+            // Set back by the time it comes up, as on a machine without its own clock.
             let lost = clock.rebooted(0);
             let (_, now) = run(&lost, Some(&reading), floor);
             assert_eq!(now, reading.at, "never backwards");

@@ -597,7 +597,7 @@ fn survive(target: &Target, input: &[u8], which: &str) {
     }
 }
 
-/// Runs the target as long as `goes_on` says after so many inputs. Returns how many there were.
+/// Runs the target as long as `goes_on` says after this many inputs. Returns how many there were.
 fn drive(target: &Target, seed: u64, mut goes_on: impl FnMut(u64) -> bool) -> u64 {
     let valid = (target.inputs)();
     valid.iter().for_each(|input| survive(target, input, "a valid input"));

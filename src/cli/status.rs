@@ -135,7 +135,7 @@ fn whole(values: &Value) -> Result<String> {
     if values["slots"].is_null() { Ok("unlimited".to_owned()) } else { Ok(format!("slots={}", text(values, "slots")?)) }
 }
 
-/// A window as `limit add` takes it, but for its algorithm, which has a place of its own.
+/// A window as `limit add` takes it, but for its algorithm, which has its own place.
 fn in_short(window: &Value) -> Result<String> {
     let (rate, per) = (text(window, "rate")?, text(window, "per")?);
     let mut short = format!("{rate}/{per}");

@@ -79,7 +79,7 @@ impl CalendarUnit {
 /// How long a window is.
 ///
 /// Its text is the value of `per`: `250ms`, `1m`, `7d`, or a word of the calendar. Zone and anchor of a calendar period
-/// are values of their own (`tz`, `anchor`); a text without them means UTC and the first day.
+/// are separate values (`tz`, `anchor`); a text without them means UTC and the first day.
 ///
 /// ```
 /// use std::time::Duration;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// One window of a limit: how many units in which period, counted how.
 ///
-/// Its text is `RATE/PER`, then what differs from the default, each a word of its own: the algorithm, `burst=UNITS`,
+/// Its text is `RATE/PER`, then what differs from the default, each as a separate word: the algorithm, `burst=UNITS`,
 /// `tz=ZONE`, `anchor=DAY`.
 ///
 /// ```

@@ -243,7 +243,7 @@ fn use_modes(dir: &Dir) {
         |line: &str| ["for           2h, until ", "for           1h 59m, until "].iter().any(|at| line.starts_with(at));
     assert!(text.lines().any(left) && text.contains("\nthen          1/1d\n"), "{text}");
     assert!(dir.ok(&["limit", "list"]).contains("5/1d for "));
-    // A month of its own.
+    // A month with its own anchor.
     let month = ["limit", "add", "plan", "1000/month", "10/1s", "--tz", "Europe/Berlin", "--anchor", "15"];
     assert_eq!(dir.json(&month)["created"], true);
     let plan = &dir.json(&["limit", "status", "plan"])["windows"][1];

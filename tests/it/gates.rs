@@ -96,7 +96,7 @@ fn gates_that_the_operator_has_named() {
     }
     // Without what a proxy adds, the path is what follows the name.
     assert_eq!(ask(&mut client, "POST /v1/gates/web/a/b?c", "Content-Length: 0\r\n").status, 204);
-    // A gate without a limit of its own goes by what is configured; one user after the other.
+    // A gate without its own limit goes by what is configured; one user after the other.
     for (user, status) in [("a", 204), ("a", 429), ("b", 204)] {
         assert_eq!(ask(&mut client, "GET /v1/gates/user", &format!("x-user: {user}\r\n")).status, status, "{user}");
     }

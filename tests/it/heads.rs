@@ -181,7 +181,7 @@ fn what_the_http_library_decides() {
         let shown = String::from_utf8_lossy(request);
         assert!(got.starts_with(beginning) && (got.is_empty() == beginning.is_empty()), "{shown}: {got}");
     }
-    // A line that begins with a blank is a line of its own, and blanks of any kind around a value are cut off.
+    // A line that begins with a blank is a separate line, and blanks of any kind around a value are cut off.
     let length = CHECK.len();
     for headers in [
         format!("X: y\r\n Content-Length: {length}\r\n"),

@@ -656,7 +656,7 @@ fn client_of_a_gateway(url: &str, seed: u64, streams: &AtomicU64) -> u64 {
             std::thread::sleep(Duration::from_millis(20 + random.below(60)));
         };
         if behaviour >= 2 {
-            // Those that run out by themselves are not counted: nobody knows here when the server frees them.
+            // Those that expire by themselves are not counted: nobody knows here when the server frees them.
             assert!(streams.fetch_add(1, Ordering::AcqRel) < SLOTS, "more than {SLOTS} at once");
         }
         std::thread::sleep(Duration::from_millis(random.below(10)));

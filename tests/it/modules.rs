@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 /// A path of names, without `crate`: `["store", "Disk"]`. A module's own path is empty for lib.rs.
 pub type Names = Vec<String>;
 
-/// A module that has a file of its own, with the modules that are written out in that file.
+/// A module that has its own file, with the modules that are written out in that file.
 pub struct Module {
     pub path: Names,
     pub file: PathBuf,
     /// Whether it is compiled for tests only.
     pub test: bool,
-    /// Modules with files of their own that it declares, and whether each is for tests only.
+    /// Modules with their own files that it declares, and whether each is for tests only.
     pub children: BTreeMap<String, bool>,
     pub uses: Vec<Use>,
     /// What its `use` items make known under which name, relative to the module.

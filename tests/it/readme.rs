@@ -30,7 +30,7 @@ fn there(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|done| done.status.success())
 }
 
-/// One script of a section's blocks for sh and Python, each Python block as a program of its own.
+/// One script of a section's blocks for sh and Python, each Python block as a separate program.
 fn script(section: &str, python: bool) -> String {
     let blocks = blocks(section);
     assert!(blocks.len() > 5, "{blocks:?}");

@@ -14,7 +14,7 @@ use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::util::{PATIENCE, Server, command, flint, run};
 
-/// A command on a terminal of its own.
+/// A command on its own terminal.
 struct OnTerminal {
     child: Child,
     keys: File,

@@ -132,7 +132,7 @@ impl Server {
         Server::spawn(&mut command).answering_for(dir)
     }
 
-    /// Starts one on a disk that is full once a file has so many blocks of 512 bytes.
+    /// Starts one on a disk that is full once a file has this many blocks of 512 bytes.
     pub fn start_on_small_disk(dir: &Path, blocks: u32) -> Server {
         let mut command = Command::new("sh");
         let script = format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\"");

@@ -20,7 +20,7 @@ const ALGORITHMS: [&str; 6] = [
     "2000/365d, 3000/365d fixed_window_counter, 2500/365d sliding_window_counter",
 ];
 
-/// Each algorithm on a key of its own, under which four servers check until it is spent.
+/// Each algorithm on its own key, under which four servers check until it is spent.
 #[test]
 fn four_servers_spend_what_they_tell() {
     for store in stores() {

@@ -32,7 +32,7 @@ const DENIED: u8 = 75;
 /// server is away, because an expired hold can be settled for 10 minutes only.
 const REFUND_TTL: &str = "1h";
 
-/// Longest pause until a hold is asked for again: slots may be given back before they run out.
+/// Longest pause until a hold is asked for again: slots may be given back before they expire.
 const HOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is to be had before the command may start.

@@ -10,7 +10,7 @@ use crate::bounds::{
 use crate::limit::Algorithm;
 
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
-/// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
+/// missing, the last may be repeated if it ends with dots, and another command line may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
 pub static COMMANDS: [Command; 30] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),

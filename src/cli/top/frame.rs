@@ -31,7 +31,7 @@ impl Style {
     }
 }
 
-/// The lines of a view, for so many columns and lines.
+/// The lines of a view, for this many columns and lines.
 pub fn frame(view: &View, (width, height): (usize, usize), style: Style) -> Vec<String> {
     let mut lines = vec![format!("flint top: {}", view.place), rates(view), counts(view, width)];
     lines.extend(view.note.clone());

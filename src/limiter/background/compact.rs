@@ -1,6 +1,6 @@
 //! Online compaction: a new snapshot while checks go on.
 //!
-//! The log is rotated first: segment N begins. The table of holds is copied under its lock, with a marker of its own,
+//! The log is rotated first: segment N begins. The table of holds is copied under its lock, with its own marker,
 //! so that the shards, which come after it, have at least what its holds have spent. Then, shard by shard and under
 //! the lock of that shard only, keys of which nothing counts any more are taken out, the others are copied (of a long
 //! sliding window log only the newest part is, the rest is shared: `limit/counting/algorithms/logged.rs`) and a

@@ -32,7 +32,7 @@ const BORN_AT_ONCE: usize = 64;
 pub enum Attempt<T> {
     /// It is made.
     Done(T, Vec<Aside>),
-    /// Nothing was changed: there is no room for a record of so many bytes.
+    /// Nothing was changed: there is no room for a record of this many bytes.
     Grow(usize),
     /// Nothing was changed: this shard has to be locked too.
     Lock(usize),
@@ -271,7 +271,7 @@ impl Core {
         Ok(())
     }
 
-    /// Where one record can't hold all: puts the keys into the map that are to be born, with records of their own. Of a
+    /// Where one record can't hold all: puts the keys into the map that are to be born, with their own records. Of a
     /// key of which nothing was spent it is invisible whether it is there, even after a crash.
     pub fn bear_first<'a, T>(
         &'a self,
@@ -407,7 +407,7 @@ fn charged(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &Progress, now: 
     }
 }
 
-/// Notes in the entries of a hold when the last of their holds runs out.
+/// Notes in the entries of a hold when the last of their holds expires.
 pub fn note_held(tables: &mut Tables<'_>, book: &Book, items: &[HeldItem]) {
     for item in items.iter().filter(|item| item.id != 0) {
         if let Ok(table) = table(tables, item.hash)

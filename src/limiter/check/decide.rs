@@ -48,7 +48,7 @@ pub struct Pass<'p, 'a> {
 pub enum Step {
     /// It is made. What is left to count is for when no lock is held.
     Done(Option<Aside>),
-    /// Nothing was changed: there is no room for a record of so many bytes.
+    /// Nothing was changed: there is no room for a record of this many bytes.
     Grow(usize),
     /// Nothing was changed: an overflow limit is to decide.
     Overflow,

@@ -40,7 +40,7 @@ pub struct Walk<'w> {
     pub now: Micros,
     /// The table of holds, where slots may be asked for.
     pub book: Option<&'w Book>,
-    /// When a hold of the items would run out.
+    /// When a hold of the items would expire.
     pub until: Micros,
 }
 

@@ -82,7 +82,7 @@ struct More {
     configured: u64,
     /// Of a pattern, where it was said.
     max_keys: Option<u64>,
-    /// When the last hold of it runs out that was not settled. It follows from the table of holds.
+    /// When its last hold that was not settled expires. It follows from the table of holds.
     held_until: Micros,
     /// What was held until then is not given back: all was forgiven then, or began to count in another way.
     barrier: u64,
@@ -292,12 +292,12 @@ impl Entry {
         self.source() != Source::Exact && has_any && self.standing.is_untouched(limit, now) && self.held_until() <= now
     }
 
-    /// When the last hold of it runs out that was not settled: until then it is not untouched.
+    /// When its last hold that was not settled expires: until then it is not untouched.
     pub fn held_until(&self) -> Micros {
         self.more.as_ref().map_or(0, |more| more.held_until)
     }
 
-    /// Notes when the last hold of it runs out.
+    /// Notes when its last hold expires.
     pub fn set_held_until(&mut self, until: Micros) {
         if self.held_until() != until {
             self.more().held_until = until;

@@ -21,7 +21,7 @@ use crate::store::record::{Event, MAX_FIXED, Spend};
 enum Attempt {
     /// It is made; whether there was anything to give back.
     Done(bool),
-    /// Nothing was changed: there is no room for records of so many bytes.
+    /// Nothing was changed: there is no room for records of this many bytes.
     Grow(usize),
     /// Nothing was changed: the key shares a limit that may be in another shard.
     Shares,

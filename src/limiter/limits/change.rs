@@ -22,7 +22,7 @@ pub struct Room<'a> {
     bytes: usize,
 }
 
-/// Nothing was changed: there is no room for so many records of so many bytes.
+/// Nothing was changed: there is no room for this many records of this many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grow {
     records: usize,

@@ -1,4 +1,4 @@
-//! What is noted of an operation, but for what each structure has in a journal of its own.
+//! What is noted of an operation, but for what each structure has in its own journal.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -186,7 +186,7 @@ impl Scratch {
         }
     }
 
-    /// The low bits of the holds to come: a hold's number is one of the range, shifted by so many bits, with these.
+    /// The low bits of the holds to come: a hold's number is one of the range, shifted by this many bits, with these.
     /// None of them at first.
     pub fn set_hold_low(&mut self, bits: u32, low: u64) {
         if let Some(outside) = &mut self.core().holds.lock().outside {

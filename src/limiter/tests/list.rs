@@ -31,7 +31,7 @@ fn in_parts(mut listing: Listing, sizes: &[usize]) -> Vec<u8> {
 enum Op {
     Configure(String, u64),
     Check(String, u64),
-    /// With a limit of its own.
+    /// With its own limit.
     Bring(String, u64),
     Remove(String),
     Advance(u64),

@@ -42,7 +42,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For at most so many connections at once, with the descriptor that wakes the guard's thread.
+    /// For at most this many connections at once, with the descriptor that wakes the guard's thread.
     pub fn new(max_connections: usize, wake: OwnedFd) -> Shared {
         Shared {
             table: Table::new(max_connections),

@@ -49,7 +49,7 @@ const MOST_WAKES: u32 = 64;
 /// Conditions that the guard can't mend by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
-    /// So many connections have leaked, `GuardConfig::leaked_limit` or more: the process is to be replaced. Raised
+    /// This many connections have leaked, `GuardConfig::leaked_limit` or more: the process is to be replaced. Raised
     /// once.
     Leaked(usize),
     /// Connections wait in a listener's queue and none was accepted for [`NOT_ACCEPTING_AFTER`]: tiny_http's accept

@@ -2,7 +2,7 @@
 //!
 //! Must never happen here: the close of a descriptor of another owner, or an answer about a descriptor *number* that
 //! another thread may have closed and reused meanwhile. [`Probe`] and [`Connections`] are the only ways from a number
-//! to a socket, and answer only about duplicates of their own.
+//! to a socket, and answer only about their own duplicates.
 //!
 //! A trap for the rest of the program: both duplicate and close sockets only, but between the check and the duplication
 //! another thread may open a file by that number. Closing *any* descriptor of a file drops the process's POSIX record

@@ -45,7 +45,7 @@ pub const VERSION: u32 = 1;
 pub const HEADER: usize = 48;
 /// Bytes of a block before its payload.
 pub const BLOCK_HEADER: usize = 12;
-/// Largest payload of a block, in bytes: by so much the place of damage is known.
+/// Largest payload of a block, in bytes: by this much the place of damage is known.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 
 const MAGIC: [u8; 8] = *b"FLINTBAK";

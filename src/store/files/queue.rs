@@ -67,7 +67,8 @@ impl Queue {
         }
     }
 
-    /// Waits until this is the first in the queue, or so long. Returns whether it is; where there is no queue, each is.
+    /// Waits until this is the first in the queue, or this long. Returns whether it is; where there is no queue, each
+    /// is.
     pub fn wait(&mut self, patience: Duration) -> bool {
         match &self.0 {
             State::Absent | State::First(_) => {}
@@ -123,7 +124,7 @@ pub fn first_in_queue(dir: &Path) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Waits until no process holds the directory's lock, or so long. Another may take it at once.
+/// Waits until no process holds the directory's lock, or this long. Another may take it at once.
 pub fn wait_until_free(dir: &Path, patience: Duration) {
     let Ok(directory) = File::open(dir) else { return };
     match wait_for(&directory) {

@@ -316,7 +316,7 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// A *text* of at most so many bytes.
+    /// A *text* of at most this many bytes.
     pub fn text(&mut self, most: usize) -> Read<&'a str> {
         let length = self.number()?;
         if length > most as u64 {

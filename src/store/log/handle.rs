@@ -261,7 +261,7 @@ impl Log {
     }
 }
 
-/// Each record may be written in a frame of its own.
+/// Each record may be written in its own frame.
 fn with_frames(records: usize, bytes: usize) -> u64 {
     (bytes + records * FRAME_HEADER) as u64
 }

@@ -53,7 +53,7 @@ impl Drop for FailOnExit {
     }
 }
 
-/// Promised space, and the space that there is, in bytes. All threads write it, so it has a cache line of its own.
+/// Promised space, and the space that there is, in bytes. All threads write it, so it has its own cache line.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Account {
@@ -62,7 +62,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Promises this space for so many records if it is there.
+    /// Promises this space for this many records if it is there.
     pub fn try_reserve(&self, records: usize, bytes: u64) -> Option<Reservation<'_>> {
         if bytes > self.available.load(Ordering::Acquire) {
             return None;

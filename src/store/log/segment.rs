@@ -68,7 +68,8 @@ impl From<NotCreated> for Error {
 }
 
 impl Segment {
-    /// Creates a segment under its unfinished name with so many filled bytes, makes it durable, and gives it its name.
+    /// Creates a segment under its unfinished name with this many filled bytes, makes it durable, and gives it its
+    /// name.
     pub fn create(home: &DataDir, number: u64, first: u64, fill: u64) -> Result<Segment, NotCreated> {
         let (disk, name) = (&*home.disk, Name::Segment(number));
         let (unfinished, path) = (name.unfinished(&home.path), name.path(&home.path));

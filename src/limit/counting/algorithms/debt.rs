@@ -127,7 +127,7 @@ impl Debt {
             self.owed -= paid;
             return None;
         }
-        // So many parts too much were paid, `speed.units` of them in a microsecond.
+        // This many parts too much were paid, `speed.units` of them in a microsecond.
         let (over, units, rate) = (paid - self.owed, u128::from(self.speed.units), u128::from(window.rate()));
         let mut bucket = self.paid(window);
         bucket.add(window, over / units * rate + over % units * rate / units);

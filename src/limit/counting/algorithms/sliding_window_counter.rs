@@ -21,7 +21,7 @@ pub struct WindowPair {
 }
 
 impl WindowPair {
-    /// A window begun at `start` of which so much was used.
+    /// A window begun at `start` of which this much was used.
     pub fn begun(window: &Window, start: Micros, used: u64) -> WindowPair {
         WindowPair::restore(window, start, 0, used)
     }

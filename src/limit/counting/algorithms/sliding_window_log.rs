@@ -181,7 +181,7 @@ impl EventLog {
 
 #[cfg(test)]
 impl EventLog {
-    /// A log of which so much has expired.
+    /// A log of which this much has expired.
     pub fn expired(expired: u64) -> EventLog {
         EventLog { expired, entries: Logged::default() }
     }

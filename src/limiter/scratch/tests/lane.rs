@@ -80,7 +80,7 @@ fn an_operation_tells_what_it_looked_at_and_what_it_changed() {
 
     alone.configure("a", "2/1h fixed_window_counter");
     alone.configure("u:*", "5/1m");
-    // A limit of its own needs no look at the patterns.
+    // A key with its own limit needs no look at the patterns.
     let (decision, looked) = alone.run(|limiter| limiter.check("a", 2));
     assert!(decision.allowed);
     assert_eq!((looked.touched, looked.changed), (vec![name("a")], vec![name("a")]));

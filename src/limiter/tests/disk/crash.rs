@@ -140,7 +140,7 @@ enum Op {
     CompactBeside,
     /// Closes and opens, with a clock that is behind by this much.
     Reopen(u64),
-    /// Cuts the power after so many more calls of the disk, with a seed for what is lost.
+    /// Cuts the power after this many more calls of the disk, with a seed for what is lost.
     Cut(u64, u64),
 }
 

@@ -51,7 +51,7 @@ enum Op {
     Reopen(u64),
     /// The process ends at once, and what it has written is found.
     Kill,
-    /// Cuts the power after so many more calls of the disk, with a seed for what is lost.
+    /// Cuts the power after this many more calls of the disk, with a seed for what is lost.
     Cut(u64, u64),
 }
 

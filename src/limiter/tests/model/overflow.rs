@@ -195,7 +195,7 @@ impl Pair {
             let at = since.max(kept.last);
             kept.become_of(home, &limit, at);
         }
-        // It is decided like a key of its own.
+        // It is decided like a separate key.
         match kept.decide(cost, now) {
             Err(refused) => (Err(refused), None),
             Ok((decided, spent)) => (Ok(decided), spent.map(|kept| (text, kept))),

@@ -46,7 +46,7 @@ fn keys_of_a_pattern_that_find_no_room_share_a_durable_limit() {
     limiter.reset("user:*").unwrap();
     assert_eq!(limiter.check("user:1", 1).unwrap().remaining, Some(19));
     assert_eq!(limiter.check("user:100", 1).unwrap().remaining, Some(19));
-    // Untouched keys make room at a start: there a key may have a limit of its own again.
+    // Untouched keys make room at a start: there a key may have its own limit again.
     reopened(limiter, dir.path(), &clock, &["user:1", "user:*"]);
 }
 

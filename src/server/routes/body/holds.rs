@@ -128,7 +128,7 @@ impl Settle<'_> {
         required(&self.hold, "hold")
     }
 
-    /// Keys with their costs, if they have costs of their own.
+    /// Keys with their costs, if they have their own costs.
     pub fn costs(&self) -> Option<Vec<(&str, u64)>> {
         let costs = self.costs.as_ref()?;
         Some(costs.0.iter().map(|(key, cost)| (&*key.0, *cost)).collect())
