@@ -43,10 +43,10 @@ pub const HOLD_MS: std::ops::RangeInclusive<u64> = 1000..=24 * 3600 * 1000;
 /// How long a hold lasts that says nothing else, in milliseconds.
 pub const DEFAULT_HOLD_MS: u64 = 60 * 1000;
 
-/// Open holds at most, by default: some 25 MiB.
+/// Open holds at most, by default: about 25 MiB.
 pub const MAX_HOLDS: u64 = 100_000;
 
-/// Largest `--max-holds`: 10^7 of them, some 2.5 GiB.
+/// Largest `--max-holds`: 10^7 of them, about 2.5 GiB.
 pub const MAX_MAX_HOLDS: u64 = 10_000_000;
 
 /// Holds that have expired or were settled and are remembered at most; the oldest go first.
@@ -70,7 +70,7 @@ pub const MAX_IDEMPOTENCY_KEY: usize = 128;
 /// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Largest body that configures an array of limits, in bytes: some 500 000 of them.
+/// Largest body that configures an array of limits, in bytes: about 500 000 of them.
 pub const MAX_LIMITS_BYTES: usize = 64 * 1024 * 1024;
 
 /// Most values of which a gate makes a key.
@@ -183,7 +183,7 @@ pub const STALL_MS: u64 = 1000;
 /// Longest time a request waits for the disk before it is answered `overloaded`, in milliseconds.
 pub const LOG_WAIT_MS: u64 = 10_000;
 
-/// Default of `--max-blocking`: deciders and workers together. Each costs some 13 KiB.
+/// Default of `--max-blocking`: deciders and workers together. Each costs about 13 KiB.
 pub const MAX_BLOCKING: usize = 64;
 
 /// Requests that wait for each worker before one more is refused.
@@ -233,7 +233,7 @@ pub const MIN_DRAIN_BYTES: u64 = 16 * 1024;
 /// Largest head of a request, in bytes; beyond it the connection is ended.
 pub const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
-/// Most header lines of one request. tiny_http spends some 120 bytes on the shortest; with more of them the connection
+/// Most header lines of one request. tiny_http spends about 120 bytes on the shortest; with more of them the connection
 /// is ended.
 pub const MAX_HEADERS: usize = 128;
 
@@ -269,7 +269,7 @@ pub const LEAKED_SHARE: u64 = 8;
 /// Fewest of these, however little the system allows.
 pub const MIN_LEAKED: usize = 16;
 
-/// Most of these, however much the system allows: some 120 MiB.
+/// Most of these, however much the system allows: about 120 MiB.
 pub const MAX_LEAKED: usize = 4096;
 
 /// How long a server that replaces itself goes on answering on the connections it has, in milliseconds. They are told
@@ -320,7 +320,7 @@ pub const MAX_STATUS_BYTES: usize = 8 * 1024;
 pub const LIST_PAGE: usize = 20_000;
 
 /// Default of `max_keys` of a pattern and of `--max-keys`: keys that live under a pattern, or by limits that requests
-/// bring. A million of them take some 200 MiB.
+/// bring. A million of them take about 200 MiB.
 pub const MAX_KEYS: u64 = 1_000_000;
 
 /// Largest `max_keys`.

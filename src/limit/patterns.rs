@@ -37,8 +37,8 @@
 //! most 512 bytes, and a probe costs it a hash of the text and, where the filter and 64 bits of hash are met, a
 //! comparison.
 //!
-//! Memory: at most a node for each text of each pattern, of some 100 bytes and the text. `user:*:p17` next to others of
-//! its kind takes 150 bytes, `tenant17:*` 280. What removed patterns took is given back once it is over a half.
+//! Memory: at most a node for each text of each pattern, of about 100 bytes and the text. `user:*:p17` next to others
+//! of its kind takes 150 bytes, `tenant17:*` 280. What removed patterns took is given back once it is over a half.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;

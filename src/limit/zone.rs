@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Files of the zone data that name what this machine prefers: another zone on another machine.
 const LOCAL: [&str; 2] = ["localtime", "posixrules"];
 
-/// The name of an IANA time zone. A name is kept once and never freed (there are some 600).
+/// The name of an IANA time zone. A name is kept once and never freed (there are about 600).
 ///
 /// ```
 /// use flint::Zone;

@@ -125,7 +125,7 @@ fn forbidden(message: String) -> Error {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     text: String,
-    /// `None` where it may do everything.
+    /// `None` if it may do everything.
     grant: Option<Grant>,
 }
 
@@ -258,7 +258,7 @@ impl Tokens {
         self.digests.is_empty()
     }
 
-    /// What the token in the value of an `Authorization` header may do: `Some(None)` for everything; `None` where it
+    /// What the token in the value of an `Authorization` header may do: `Some(None)` for everything; `None` if it
     /// is none of these.
     pub fn accept(&self, authorization: Option<&str>) -> Option<Option<&Arc<Grant>>> {
         let (scheme, token) = authorization.and_then(|value| value.split_once(' '))?;

@@ -57,7 +57,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A server with so many limits that no socket holds their backup: some 24 MB.
+/// A server with so many limits that no socket holds their backup: about 24 MB.
 fn large(dir: &Path) -> Server {
     let server = Server::start(dir, &[]);
     let key = "k".repeat(480);

@@ -134,7 +134,7 @@ fn a_gate_on_a_unix_socket() {
     server.terminate();
 }
 
-/// While no decision can be had a gate is closed, or open where its operator says so.
+/// While no decision is available a gate is closed, or open where its operator says so.
 #[test]
 fn a_gate_without_decisions() {
     let dir = tempfile::tempdir().unwrap();

@@ -116,7 +116,7 @@ fn a_body_that_is_expected_is_asked_for_once() {
     let expects = |length: usize| format!("Expect: 100-continue\r\nContent-Length: {length}\r\n");
     let reply = ask(&expects(CHECK.len()), CHECK);
     assert_eq!((reply.status, &reply.interim[..]), (200, &[100][..]), "{reply:?}");
-    // Nothing is asked for where there is no body, or where it is refused.
+    // Nothing is asked for if there is no body, or if it is refused.
     for (headers, status) in
         [(expects(0), 400), ("Expect: 100-continue\r\n".to_owned(), 400), (expects(2_000_000), 413)]
     {

@@ -113,7 +113,7 @@ fn slots_are_taken_until_they_are_given_back() {
     let listed = client.get("/v1/limits").ok();
     assert_eq!((&listed[0]["slots"], &listed[0]["used"], &listed[0]["holds"]), (&json!(4), &json!(3), &json!(null)));
 
-    // Whatever it cost, all slots come back; also after a crash.
+    // Whatever it cost, all slots come back; even after a crash.
     server.kill();
     let server = Server::start(&data, &[]);
     let mut client = server.client();

@@ -1,4 +1,4 @@
-//! `GET /v1/metrics`: by a strict reader of Prometheus's text format, and by Prometheus's own where that can be had.
+//! `GET /v1/metrics`: by a strict reader of Prometheus's text format, and by Prometheus's own where that is available.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

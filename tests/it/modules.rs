@@ -61,7 +61,7 @@ impl Modules {
         self.0.get(path)
     }
 
-    /// The module in which what this path names is defined. `None` where it is of another crate.
+    /// The module in which what this path names is defined. `None` if it is of another crate.
     pub fn home(&self, path: &[String]) -> Option<Names> {
         let mut at = Vec::new();
         for (index, name) in path.iter().enumerate() {
@@ -80,7 +80,7 @@ impl Modules {
         Some(at)
     }
 
-    /// The path of a `use` item from the crate's root. `None` where it begins with another crate.
+    /// The path of a `use` item from the crate's root. `None` if it begins with another crate.
     fn absolute(&self, module: &Module, path: &[String]) -> Option<Names> {
         match path[0].as_str() {
             "crate" | "self" | "super" => Some(from_root(&module.path, path)),

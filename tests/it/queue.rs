@@ -127,7 +127,7 @@ fn first_come_first_served() {
     assert_eq!(keys, ["0", "1", "2", "4", "5", "6", "7"], "{}", dump.out);
 }
 
-/// What was denied once is denied, also where there is no time left to ask again.
+/// What was denied once is denied, also if there is no time left to ask again.
 #[test]
 fn a_denial_stays_the_answer_while_another_has_the_directory() {
     let parent = tempfile::tempdir().unwrap();

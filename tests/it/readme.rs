@@ -98,7 +98,7 @@ fn each_user_has_a_limit_behind_nginx() {
         kinds.concat()
     );
     std::fs::write(dir.join("nginx.conf"), around).unwrap();
-    // All three end with the script, also where a line fails.
+    // All three end with the script, even if a line fails.
     let script = format!(
         "trap 'kill $started 2>/dev/null || true' EXIT; started=\n{}\n\
          nginx -p \"$PWD\" -c nginx.conf &\nstarted=\"$started $!\"\n\

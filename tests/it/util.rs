@@ -350,7 +350,7 @@ impl Client {
         if head_only { self.receive_head() } else { self.receive() }
     }
 
-    /// Sends these bytes, on a new connection where there is none, or none that is good for them.
+    /// Sends these bytes, on a new connection if there is none, or none that is good for them.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         if std::mem::take(&mut self.over) {
             self.stream = None;

@@ -309,7 +309,7 @@ pub fn groups() -> Vec<&'static str> {
     groups
 }
 
-/// The second words of the commands of a group; none where the group is a command.
+/// The second words of the commands of a group; none if the group is a command.
 pub fn members(group: &str) -> Vec<&'static str> {
     COMMANDS.iter().filter_map(|command| command.name.strip_prefix(group)?.strip_prefix(' ')).collect()
 }

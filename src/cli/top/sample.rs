@@ -41,7 +41,7 @@ impl Count {
 struct Key {
     name: String,
     count: Count,
-    /// `None` where it is unlimited.
+    /// `None` if it is unlimited.
     left: Option<u64>,
 }
 

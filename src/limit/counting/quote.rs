@@ -61,7 +61,7 @@ pub enum Detail {
     None,
     /// Of a sliding log: the oldest instant that still counts.
     Log {
-        /// `None` where none does.
+        /// `None` if none does.
         oldest_at: Option<Micros>,
     },
     /// Of a sliding counter: its two counts, and when the current window began.

@@ -31,7 +31,7 @@ const QUIET_EVENTS: u64 = 16;
 /// processor that it needs is not theirs meanwhile.
 const PACE: u32 = 2;
 
-/// Entries that are encoded in one stretch, in some 100 microseconds.
+/// Entries that are encoded in one stretch, in about 100 microseconds.
 const STRETCH: usize = 512;
 
 /// Leaves the processor to checks, if there are any.

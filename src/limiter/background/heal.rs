@@ -25,7 +25,7 @@ impl Core {
         }
     }
 
-    /// Has a new snapshot stand for all that counts, if a file is not where a start would look for it.
+    /// Lets a new snapshot replace everything that counts, if a file is not where a start would look for it.
     pub fn heal(&self) {
         let Some(store) = &self.store else { return };
         let _one = self.looking_after_files.lock().unwrap_or_else(PoisonError::into_inner);

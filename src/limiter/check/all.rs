@@ -25,7 +25,7 @@ use crate::limiter::lookup::Served;
 use crate::store::encode::encoded_len;
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
 
-/// Keys that are born by one record before the check of all. Each takes some 1300 bytes at most.
+/// Keys that are born by one record before the check of all. Each takes about 1300 bytes at most.
 const BORN_AT_ONCE: usize = 64;
 
 /// How far it came.

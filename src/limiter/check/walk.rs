@@ -111,7 +111,7 @@ impl Core {
         Ok(None)
     }
 
-    /// How an item is served; `None` where the entry is as it is to be. Refuses what can't be.
+    /// How an item is served; `None` if the entry is already right. Refuses what can't be.
     fn served_in_all(&self, tables: &mut Tables<'_>, ask: &Ask<'_>, walk: &Walk<'_>) -> Result<Option<Served>> {
         let now = walk.now;
         let version = self.version(now);

@@ -328,7 +328,7 @@ impl Entry {
         new
     }
 
-    /// Gives back all that was spent; the totals stay. An overlay that has ended is lifted.
+    /// Gives back everything that was spent; the totals stay. An overlay that has ended is lifted.
     pub fn reset(&mut self, now: Micros) {
         if self.overlay().is_some_and(|overlay| overlay.until <= now) {
             self.lift();
@@ -544,7 +544,7 @@ mod tests {
         }
     }
 
-    /// A change of periods or algorithms, for a time or for good, and a reset: nothing of what was held before comes
+    /// A change of periods or algorithms, for a time or permanently, and a reset: nothing of what was held before comes
     /// back, also to windows that rest.
     #[test]
     fn nothing_held_before_a_change_of_shape_is_given_back() {

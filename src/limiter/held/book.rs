@@ -80,7 +80,7 @@ impl Book {
     }
 
     /// The number of the next hold, made at `now`. One that was given before is never given again, also if no trace of
-    /// it is left: numbers are never behind the instant. `None` where numbers come from elsewhere and are used up.
+    /// it is left: numbers are never behind the instant. `None` if numbers come from elsewhere and are used up.
     pub fn next_number(&self, now: Micros) -> Option<u64> {
         #[cfg(feature = "store")]
         if let Some(outside) = &self.outside {
@@ -240,7 +240,7 @@ impl Book {
         self.by_key.range(range).map(row).collect()
     }
 
-    /// When the last open hold of a key expires; 0 where there is none.
+    /// When the last open hold of a key expires; 0 if there is none.
     pub fn held_until(&self, hash: u64) -> Micros {
         self.of_key(hash).next_back().map_or(0, |(until, ..)| until)
     }

@@ -49,7 +49,7 @@ impl Answers {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a request, or finds the answer that it had. `None` where another one with the same key is under way, and
+    /// Begins a request, or finds the answer that it had. `None` if another one with the same key is under way, and
     /// this one is not to wait for it.
     ///
     /// # Errors

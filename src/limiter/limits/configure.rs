@@ -358,7 +358,7 @@ impl Want<'_> {
     }
 }
 
-/// Whether an entry has what is wanted for good. Temporary values start over each time.
+/// Whether an entry has the wanted permanent values. Temporary values start over each time.
 fn is_same(entry: &Entry, want: &Want<'_>) -> bool {
     want.span == Span::Ever
         && entry.source() == Source::Exact

@@ -100,7 +100,7 @@ pub struct Step {
     pub ends: Vec<Micros>,
 }
 
-/// What becomes of a key whose pattern goes at an instant; `row` is the pattern that serves it then. `None` where the
+/// What becomes of a key whose pattern goes at an instant; `row` is the pattern that serves it then. `None` if the
 /// key goes with its pattern.
 pub fn led(entry: &Entry, row: Option<&Row>, at: Micros) -> Option<Led> {
     let at = at.max(entry.last_change());

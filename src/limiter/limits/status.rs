@@ -166,7 +166,7 @@ impl Core {
         SlotsInUse { slots, used: stand.used, now, holds: oldest.into_iter().map(hold).collect() }
     }
 
-    /// The state of a pattern; `None` where there is none with this text.
+    /// The state of a pattern; `None` if there is none with this text.
     pub fn status_of_pattern(&self, text: &str) -> Option<Status> {
         let now = self.clock.now();
         // What has ended by now is lifted by the look at the version.

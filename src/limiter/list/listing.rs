@@ -19,7 +19,7 @@ use crate::limiter::entry::{Entry, Source};
 use crate::limiter::lookup::Brought;
 use crate::limiter::registry::{PATTERN_MARK, Pattern};
 
-/// Most keys of a batch, of which half are sure to be in it. More keys take more memory (some 50 bytes each), fewer
+/// Most keys of a batch, of which half are sure to be in it. More keys take more memory (about 50 bytes each), fewer
 /// keys take more passes.
 const BATCH: usize = 96 * 1024;
 
@@ -161,7 +161,7 @@ impl Listing {
     /// Appends the next part of the page as JSON, until `about` bytes of it or a little more are there (not more than
     /// one status object and the end), or the page has ended. All parts together are an array of status objects, as
     /// [`write_statuses`](crate::limiter::write_statuses) writes it. Returns whether more is to come. Now and then a
-    /// call looks at the keys of all limits first: with a million of them it then takes some 100 milliseconds.
+    /// call looks at the keys of all limits first: with a million of them it then takes about 100 milliseconds.
     #[doc(hidden)]
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
         let mut parts = self.parts;

@@ -194,7 +194,7 @@ impl Scratch {
         }
     }
 
-    /// The number of a hold by its id; `None` where this store has never given it.
+    /// The number of a hold by its id; `None` if this store has never given it.
     pub fn hold_number(&self, id: &str) -> Option<u64> {
         self.core().holds.ids.read(id)
     }

@@ -110,7 +110,7 @@ fn a_closed_directory_is_copied_up_to_its_last_frame() {
     assert!(!path("none").exists());
 }
 
-/// A disk whose calls fail from one on: once, as a full disk does, or for good, as after a crash.
+/// A disk whose calls fail from one on: once, as a full disk does, or permanently, as after a crash.
 #[derive(Default)]
 struct Failing {
     calls: AtomicU64,

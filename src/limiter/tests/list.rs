@@ -183,7 +183,7 @@ fn a_limit_that_is_removed_meanwhile_is_left_out_and_the_page_is_filled() {
     assert_eq!(listed[2], ("key-0008", 99));
 }
 
-/// Whoever asks for a page of no size is refused at once, not after all limits were looked at.
+/// A caller that asks for a page of no size is refused at once, not after all limits were looked at.
 #[test]
 fn a_page_size_out_of_range_is_refused_without_a_look_at_any_limit() {
     let dir = tempfile::tempdir().unwrap();

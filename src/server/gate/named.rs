@@ -34,7 +34,7 @@ pub struct Gate {
 pub struct Policy {
     /// The status of a denial.
     pub denied: u16,
-    /// The request is let through where no decision can be had.
+    /// The request is let through where no decision is available.
     pub open: bool,
 }
 

@@ -87,8 +87,8 @@ pub struct GuardHandle {
 }
 
 impl GuardHandle {
-    /// Notes that tiny_http handed over a request. `peer` is its `Request::remote_addr`. Takes some 20 ns, never blocks
-    /// and never allocates.
+    /// Notes that tiny_http handed over a request. `peer` is its `Request::remote_addr`. Takes about 20 ns, never
+    /// blocks and never allocates.
     #[must_use = "dropping the request guard says that the reply is written"]
     pub fn note_request(self, peer: Option<SocketAddr>, body: Body) -> RequestGuard {
         let table = &self.shared.table;

@@ -60,7 +60,7 @@ pub enum Alarm {
 /// Called in the guard's thread. It must not block, nor replace the process from there.
 pub type OnAlarm = Box<dyn Fn(Alarm) + Send>;
 
-/// Called in the guard's thread, after each look at the connections: some 50 ms apart while there are any. It must not
+/// Called in the guard's thread, after each look at the connections: about 50 ms apart while there are any. It must not
 /// block.
 pub type OnWalk = Box<dyn Fn(Instant) + Send>;
 

@@ -65,7 +65,7 @@ pub struct Reply {
     pub more: Option<Box<dyn More>>,
     /// Its type.
     pub content_type: &'static str,
-    /// A gate that lets requests through where no decision can be had: also where that is found only later.
+    /// A gate that lets requests through where no decision is available: even if that is found only later.
     pub open_gate: bool,
 }
 

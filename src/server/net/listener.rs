@@ -167,7 +167,7 @@ impl Listener {
             Socket::Tcp(listener) => listener.try_clone().map_err(|error| error.to_string())?.into(),
             Socket::Unix(listener) => listener.try_clone().map_err(|error| error.to_string())?.into(),
         };
-        // It panics where no thread is to be had.
+        // It panics where no thread is available.
         let made = std::panic::catch_unwind(|| tiny_http::Server::from_listener(listener, None));
         made.map_err(|_| "no thread could be started".to_owned())?.map_err(|error| error.to_string())
     }

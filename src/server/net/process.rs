@@ -20,7 +20,7 @@ const LARGE: libc::c_int = 128 * 1024;
 /// tiny_http's accept wins the race, poll finds the queue empty and sleeps on.)
 ///
 /// The kernel sends SIGIO to this thread only, which blocks it and reads it from a signalfd. Signals coalesce, and cost
-/// an accept some 100 ns.
+/// an accept about 100 ns.
 #[derive(Debug)]
 pub struct AcceptSignal {
     fd: OwnedFd,

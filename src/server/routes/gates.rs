@@ -66,7 +66,7 @@ fn denial(decision: &Decision) -> Vec<u8> {
     }
 }
 
-/// Whether an error says that no decision can be had, and not that the question is wrong.
+/// Whether an error says that no decision is available, and not that the question is wrong.
 pub fn is_without_decision(error: &Error) -> bool {
     matches!(
         error.kind(),

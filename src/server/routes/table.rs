@@ -29,7 +29,7 @@ pub struct Method {
     pub name: &'static str,
     /// The query parameters that it knows.
     pub parameters: &'static [&'static str],
-    /// The role that a token needs; `None` where any token will do.
+    /// The role that a token needs; `None` if any token will do.
     pub role: Option<Role>,
     /// It is also for tokens with a prefix: its function refuses keys that the token is not for.
     pub keyed: bool,

@@ -84,7 +84,7 @@ fn example() -> (tempfile::TempDir, Cut, Files) {
 fn a_copy_is_the_newest_snapshot_and_the_log_up_to_the_cut() {
     let (dir, cut, files) = example();
     let mut backup = take(dir.path(), cut);
-    // What has been opened is copied, also where its names are gone and the log goes on.
+    // What has been opened is copied, even if its names are gone and the log goes on.
     let last = Name::Segment(4).path(dir.path());
     io::Write::write_all(&mut std::fs::OpenOptions::new().append(true).open(last).unwrap(), b"more").unwrap();
     let mut taken = Vec::new();

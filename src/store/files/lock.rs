@@ -32,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// As its only writer, creating it where there is none.
+    /// As its only writer, creating it if there is none.
     Create,
     /// As its only writer; it must exist.
     Write,

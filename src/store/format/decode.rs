@@ -283,7 +283,7 @@ impl<'a> Decoder<'a> {
         at.ok_or("an instant out of range")
     }
 
-    /// An instant that is no further away than is believed.
+    /// An instant that is not further away than is plausible.
     pub fn moment(&mut self) -> Read<Micros> {
         Some(self.number()?).filter(|at| *at <= MAX_COUNTER).ok_or("an instant out of range")
     }

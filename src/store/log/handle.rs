@@ -99,7 +99,7 @@ impl Log {
         }
     }
 
-    /// As [`Log::reserve`], but never waits: `None` where it would.
+    /// As [`Log::reserve`], but never waits: `None` if it would.
     ///
     /// # Errors
     /// `log_failed` when the log has failed; `overloaded` when the disk does not answer.
@@ -194,7 +194,7 @@ impl Log {
         }
     }
 
-    /// Has the log fail for good, for this reason: from then on nothing is accepted. Returns at once.
+    /// Has the log fail permanently, for this reason: from then on nothing is accepted. Returns at once.
     pub fn give_up(&self, reason: String) {
         let _ = self.queue.send(Message::GiveUp { reason });
     }

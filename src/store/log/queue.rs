@@ -7,7 +7,7 @@
 //! The account: `available` is the filled space after the writer's position, `reserved` the space promised to records
 //! that are not written yet. A reservation succeeds if and only if `reserved` stays at or below `available`. The log
 //! thread lowers `available` by what a frame took before it lowers `reserved` by what was promised for its records,
-//! which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 for good and then
+//! which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 permanently and then
 //! waits for `reserved` to come down to 0: every earlier reservation has queued its records by then, and no later one
 //! succeeds. It reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after it,
 //! by a thread that sees the new `available`.
@@ -133,7 +133,7 @@ pub enum Message {
     Rotate {
         reply: Sender<Result<u64>>,
     },
-    /// Fail for good.
+    /// Fail permanently.
     GiveUp {
         reason: String,
     },

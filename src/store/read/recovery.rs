@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
     fn read_snapshot(&mut self, number: u64) -> Step<bool> {
         let path = Name::Snapshot(number).path(self.dir);
         let (file, header) = self.open(&path, FileKind::Snapshot, number)?;
-        // More limits than fit into the file are not believed: room may be made for so many.
+        // More limits than fit into the file are not believed: room may be made for that many.
         let limits = header.first.min(file.len() as u64 / MIN_ENTRY);
         self.replay.snapshot(number, header.complete, limits);
         let mut place = SnapshotPlace { offset: frame::FILE_HEADER, ..SnapshotPlace::default() };

@@ -41,7 +41,7 @@ pub struct Rewind {
 }
 
 impl Rewind {
-    /// What brings the log that was `found` back to the system clock; `None` where it is not ahead of it by more than a
+    /// What brings the log that was `found` back to the system clock; `None` if it is not ahead of it by more than a
     /// second. `clock` is a fresh one: it is not made to go on from the log's last instant here.
     pub fn of(found: &Recovered, clock: &Clock) -> Option<Rewind> {
         let ahead = clock.restarted();

@@ -1,4 +1,4 @@
-//! The server replaces itself by a fresh image, when it had better not, and when threads are not to be had.
+//! The server replaces itself by a fresh image, when it had better not, and when threads are not available.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;

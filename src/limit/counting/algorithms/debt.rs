@@ -26,7 +26,7 @@ pub struct Debt {
 }
 
 impl Debt {
-    /// A bucket that lacks more than its capacity; `None` where it does not, or where its own rate is as fast.
+    /// A bucket that lacks more than its capacity; `None` if it does not, or if its own rate is as fast.
     pub fn lacking(window: &Window, missing: Missing, speed: Speed, at: Micros) -> Option<Debt> {
         if missing.units < window.capacity() || !speed.is_faster_than(Speed::of(window)) {
             return None;

@@ -172,7 +172,7 @@ impl EventLog {
         }
     }
 
-    /// When so many of the units have expired; `None` where there are not so many.
+    /// When so many of the units have expired; `None` if there are not so many.
     fn expiry(&self, window: &Window, units: u64) -> Option<Micros> {
         let first = self.entries.partition_point(|entry| entry.total.wrapping_sub(self.expired) < units);
         self.entries.get(first).map(|entry| entry.at.saturating_add(length(window)))

@@ -1,4 +1,4 @@
-//! Each algorithm against a plain model, which keeps the list of all that was spent.
+//! Each algorithm against a plain model, which keeps the list of everything that was spent.
 
 use super::*;
 use crate::bounds::MAX_UNITS;

@@ -428,7 +428,7 @@ impl Model {
         served
     }
 
-    /// The state of the key; `None` where no limit would serve it.
+    /// The state of the key; `None` if no limit would serve it.
     pub fn look(&self, key: &str, now: Micros) -> Option<Look> {
         let mut kept = match self.after_due(key, None, now) {
             Some(kept) if kept.home != Home::Request || !kept.untouched(now) => kept,

@@ -91,7 +91,7 @@ fn a_shadow_tells_and_spends_nothing_and_blocks_no_other() {
     assert!(!limiter.configure("new", parse("3/1m")).unwrap());
     let denied = limiter.check("new", 1).unwrap();
     assert_eq!((denied.allowed, denied.would_deny), (false, None));
-    // By a pattern too, also where the key is not there.
+    // By a pattern too, even if the key is not there.
     limiter.configure("ban:*", parse("0/1m shadow")).unwrap();
     assert_eq!(limiter.check("ban:1", 1).unwrap().would_deny, Some(true));
     let totals = limiter.status("ban:*").unwrap().unwrap().totals;

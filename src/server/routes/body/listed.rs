@@ -53,7 +53,7 @@ impl<'de> Deserialize<'de> for Whole<'de> {
     }
 }
 
-/// One limit of the array; none where it is not an operator's for good.
+/// One limit of the array; none if an operator has not configured it permanently.
 struct Item<'a>(Option<(Text<'a>, ForKey)>);
 
 impl<'de> Deserialize<'de> for Item<'de> {
