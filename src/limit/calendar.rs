@@ -1,7 +1,7 @@
 //! The calendar: where days, weeks, months, quarters and years begin.
 //!
 //! The beginnings of the days of a zone divide its time: the beginning of a date is the first instant at which a clock
-//! there shows that date or a later one. So each instant lies in exactly one period, also where a clock is put back
+//! there shows that date or a later one. So each instant lies in exactly one period, even if a clock is put back
 //! over midnight, where midnight is left out, and where a whole day is: such a day has no length.
 
 use std::cell::RefCell;
@@ -93,7 +93,7 @@ impl Lately {
     }
 }
 
-/// Beginning and end of the period that contains `at`; `None` where the calendar of the library ends.
+/// Beginning and end of the period that contains `at`; `None` if the calendar of the library ends.
 fn bounds(unit: CalendarUnit, anchor: u8, zone: &TimeZone, at: Micros) -> Option<(Micros, Micros)> {
     let at = Timestamp::from_microsecond(i64::try_from(at).ok()?).ok()?;
     // The date that a clock shows has begun. The next one may have too, where the clock was put back over midnight.

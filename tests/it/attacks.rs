@@ -303,7 +303,7 @@ fn slow_bodies() {
             stream
         })
         .collect();
-    // A byte now and then keeps nobody alive.
+    // A byte now and then keeps no connection alive.
     let dripping = std::thread::spawn({
         let mut writers: Vec<_> = streams.iter().map(|stream| stream.try_clone().unwrap()).collect();
         move || {
@@ -607,7 +607,7 @@ fn odd_requests() {
     ];
     for (name, request, statuses) in cases {
         let mut stream = victim.connect();
-        // Whoever waits for more than a reply is told that there is none.
+        // A client that waits for more than a reply is told that there is none.
         let waits = ["huge chunk", "HTTP/3.0", "TLS hello"].contains(&name);
         if waits {
             stream.write_all(&request).unwrap();

@@ -21,7 +21,7 @@ fn configure(client: &mut Client, key: &str, algorithm: &str, rate: u64, burst: 
     assert_eq!(client.post("/v1/limits", &body.to_string()).ok(), json!({"ok": true, "created": true}));
 }
 
-/// How all limits stand, but for what runs down. All of it holds still: the periods are a year long.
+/// The state of all limits, but for what runs down. All of it holds still: the periods are a year long.
 fn statuses(server: &Server) -> Value {
     still(server.client().get("/v1/limits").ok())
 }

@@ -1,5 +1,5 @@
-"""What a guard is: the quota of a request or a call, and when none is asked for. Decorator, middlewares and
-dependencies are thin shells over it.
+"""What a guard is: the quota of a request or a call, and when none is needed. The decorator, the middlewares and the
+dependencies are thin shells around it.
 
 Nothing is configured by a guard, so that what an operator configures stays as it is, and a key that is used no more
 leaves nothing on the server. One guarded request is one request to the server, however many guards and windows it has:
@@ -231,8 +231,8 @@ class Guards:
         return found
 
     def take(self, items: List[Dict[str, Any]]) -> CheckResult:
-        """Spends all items or none, and answers with the one that binds. What costs more than its limit can ever allow
-        is denied for ever: a client may send what it likes."""
+        """Spends all items or none, and returns the decision that binds. A cost over the limit's capacity is always
+        denied and not an error: it may come from a client."""
         try:
             return self._limiter._take(items, self._timeout, self._on_error)
         except FlintServerError as error:

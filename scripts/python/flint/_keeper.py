@@ -1,4 +1,4 @@
-"""Keeps a private server for as long as anybody uses it. A program of its own, which `_server` starts; imports nothing
+"""Keeps a private server running as long as it is used. A separate program, which `_server` starts; it imports nothing
 of the package.
 
     _keeper.py LOCK COMMAND...

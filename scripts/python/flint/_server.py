@@ -1,7 +1,7 @@
 """A private server for a data directory: embedded mode for Python.
 
 The server listens on a Unix socket in a directory that only this user can enter, and is shared by all processes of this
-user that open the same data directory. Each user of it holds a lock; `_keeper` stops it when the last one is gone.
+user that open the same data directory. Each of these processes holds a lock; `_keeper` stops the server when the last of them is gone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """``flint.litellm`` in the proxy and in the library of LiteLLM, with models that are made up: nothing goes to a network.
-Skipped aloud where the registry is out of reach."""
+Skipped with a message if the registry is out of reach."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """What needs packages from the registry: types under mypy, FastAPI under uvicorn with four workers, and a WSGI
-application under gunicorn, which forks its workers off a process that has asked already. Skipped aloud where the registry
-is out of reach."""
+application under gunicorn, which forks its workers from a process that has already sent requests. Skipped with a message if
+the registry is out of reach."""
 
 import contextlib
 import json

@@ -1,7 +1,7 @@
 //! A client for a running server: one connection, one request, one reply.
 //!
 //! Owns: the sockets to servers, and the parsing of replies within their bounds. Called by `session`. No request is
-//! ever sent twice: what has been sent may have been carried out, also where no reply came.
+//! ever sent twice: what has been sent may have been carried out, even if no reply came.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};

@@ -8,7 +8,7 @@
 //!   `unlimited` all windows rest; what is spent then counts nowhere.
 //! - Any other new window is **converted** from the old one with the same period (zone and anchor too) and algorithm;
 //!   from a resting one of that kind if there is none; else from the most used one from which no other window was
-//!   converted; and from resting windows where there are no old ones (`unlimited`).
+//!   converted; and from resting windows if there are no old ones (`unlimited`).
 //!   - A bucket takes what is missing, whole, and below zero where its capacity is smaller. Below zero it refills at
 //!     the faster of the old and the new rate.
 //!   - A counter or log takes counts and instants from its own algorithm and judges them by its own rate and period;

@@ -31,7 +31,7 @@ const MAX_WINDOW: usize = 128;
 /// The locked shards.
 type AllTables<'a> = [Option<MutexGuard<'a, Table>>; SHARDS];
 
-/// What may have to be had for one item before it is decided.
+/// What must be available for one item before it is decided.
 struct Needs {
     /// Bytes of its record.
     bytes: usize,

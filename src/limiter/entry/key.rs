@@ -82,7 +82,7 @@ struct More {
     configured: u64,
     /// Of a pattern, where it was said.
     max_keys: Option<u64>,
-    /// When the last hold of it runs out that was not settled. It follows from the table of holds.
+    /// When its last hold that was not settled expires. It follows from the table of holds.
     held_until: Micros,
     /// What was held until then is not given back: all was forgiven then, or began to count in another way.
     barrier: u64,
@@ -132,7 +132,7 @@ impl Entry {
         }
     }
 
-    /// Notes where it has its values from. Nobody is told.
+    /// Notes where it has its values from. Nothing is recorded.
     pub fn set_source(&mut self, source: Source) {
         let (kind, slot) = match source {
             Source::Exact => (0, NO_SLOT),
@@ -247,7 +247,7 @@ impl Entry {
     }
 
     /// Counts an allowed check, and spends its cost. A pattern's own entry only counts: checks of keys that need none.
-    /// A cost of 0 is no check: it is in a record that only tells of a new key.
+    /// A cost of 0 is not a check: it is in a record that only creates a key.
     pub fn spend(&mut self, now: Micros, cost: u64, ends: &mut dyn Ends) {
         if cost == 0 {
             return;
@@ -292,12 +292,12 @@ impl Entry {
         self.source() != Source::Exact && has_any && self.standing.is_untouched(limit, now) && self.held_until() <= now
     }
 
-    /// When the last hold of it runs out that was not settled: until then it is not untouched.
+    /// When its last hold that was not settled expires: until then it is not untouched.
     pub fn held_until(&self) -> Micros {
         self.more.as_ref().map_or(0, |more| more.held_until)
     }
 
-    /// Notes when the last hold of it runs out.
+    /// Notes when its last hold expires.
     pub fn set_held_until(&mut self, until: Micros) {
         if self.held_until() != until {
             self.more().held_until = until;
@@ -328,7 +328,7 @@ impl Entry {
         new
     }
 
-    /// Gives back all that was spent; the totals stay. An overlay that has ended is lifted.
+    /// Gives back everything that was spent; the totals stay. An overlay that has ended is lifted.
     pub fn reset(&mut self, now: Micros) {
         if self.overlay().is_some_and(|overlay| overlay.until <= now) {
             self.lift();
@@ -544,7 +544,7 @@ mod tests {
         }
     }
 
-    /// A change of periods or algorithms, for a time or for good, and a reset: nothing of what was held before comes
+    /// A change of periods or algorithms, for a time or permanently, and a reset: nothing of what was held before comes
     /// back, also to windows that rest.
     #[test]
     fn nothing_held_before_a_change_of_shape_is_given_back() {

@@ -1,4 +1,4 @@
-//! What others are told of a key: a snapshot, and of a pattern the registry.
+//! What others get of a key: a snapshot and, for a pattern, the registry.
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ pub type HoldLook = (u64, Option<Pledge>);
 #[derive(Debug)]
 pub struct Outside {
     notes: Arc<Notes>,
-    /// When open holds of keys run out: instant, hash, number. No record tells of it.
+    /// When open holds of keys expire: instant, hash, number. It is in no record.
     pub ends: BTreeSet<(Micros, u64, u64)>,
     looks: Mutex<Vec<HoldLook>>,
     /// The open holds of keys as they were before the operation, by hash.

@@ -32,7 +32,7 @@ pub struct Looked {
     /// Whether a hold found no number: the operation failed for that, and everything is as it was before. To run it
     /// again after [`Scratch::set_hold_numbers`].
     pub wants_numbers: bool,
-    /// Denials that were told: of which key, and how many.
+    /// Denials that were reported: of which key, and how many.
     pub denied: Vec<Denied>,
     /// Checks that were allowed, and denied.
     pub decisions: (u64, u64),
@@ -363,8 +363,8 @@ impl Scratch {
         }
     }
 
-    /// Names of keys with denials that were told and are not written yet. To write them: a group with these names in
-    /// [`Looked::touched`] and [`Looked::changed`], of which those that are not loaded are loaded first.
+    /// Names of keys with denials that were reported and are not written yet. To write them: a group with these names
+    /// in [`Looked::touched`] and [`Looked::changed`], of which those that are not loaded are loaded first.
     pub fn unsaved_denials(&self) -> Vec<Name> {
         self.unsaved.keys().map(|key| Name::Key(Arc::clone(key))).collect()
     }

@@ -94,7 +94,7 @@ impl Scratch {
         Ok(())
     }
 
-    /// The entry of a record, led to where it belongs; `None` where it went with its pattern.
+    /// The entry of a record, led to where it belongs; `None` if it went with its pattern.
     fn entry(&self, record: &record::Entry<'_>, of: &KeyRecord<'_>) -> Option<Entry> {
         let core = self.core();
         let limit = core.registry.intern(&record.limit);

@@ -27,7 +27,7 @@ pub struct Saved {
 }
 
 impl Scratch {
-    /// The record of a name as it is now; `None` where it is gone, so that what the store has is to be deleted.
+    /// The record of a name as it is now; `None` if it is gone, so that what the store has is to be deleted.
     ///
     /// # Errors
     /// `internal` for a name that is not loaded.
@@ -68,7 +68,7 @@ impl Scratch {
     }
 }
 
-/// The record of a key, its hash and text, with what open holds take of it; `None` where it is as if it had never been
+/// The record of a key, its hash and text, with what open holds take of it; `None` if it is as if it had never been
 /// there.
 pub fn save_key(
     core: &Core,

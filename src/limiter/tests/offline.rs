@@ -1,4 +1,4 @@
-//! Tests of data directories that are looked at: what a dump tells, and what a rewind leaves.
+//! Tests of data directories that are only read: what a dump prints, and what a rewind leaves.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ fn a_dump_tells_of_keys_that_come_and_go() {
     ];
     let told: Vec<Value> = lines.iter().filter(|line| line["event"] != "clock").map(brief).collect();
     for (told, expected) in told.iter().zip(&expected) {
-        // The ends of conversions are told where they were asked for.
+        // The ends of conversions are reported where they were requested.
         let mut told = told.clone();
         if expected.get("ends").is_none() {
             told.as_object_mut().unwrap().remove("ends");

@@ -162,7 +162,7 @@ mod tests {
         for (trusted, peer, forwarded, expected) in [
             (usual, "127.0.0.1", &[][..], "127.0.0.1"),
             (usual, "127.0.0.1", &["203.0.113.7"], "203.0.113.7"),
-            // What the client itself wrote stands to the left.
+            // What the client itself wrote is on the left.
             (usual, "127.0.0.1", &["6.6.6.6, 203.0.113.7"], "203.0.113.7"),
             (usual, "127.0.0.1", &["6.6.6.6", "203.0.113.7"], "203.0.113.7"),
             (usual, "127.0.0.1", &["203.0.113.7", "127.0.0.1"], "203.0.113.7"),

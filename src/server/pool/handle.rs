@@ -218,7 +218,7 @@ fn admit(context: &Context, exchange: &mut Exchange) -> Result<()> {
         routes::check_grant(grant, head.found, exchange.method(), exchange.target())?;
     }
     if head.chunked && context.unix {
-        // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
+        // The line with a chunk's length may have no end, and here the guard can't see how much of it there is.
         return Err(Error::invalid(
             "header Content-Length must give the length of a body on a Unix socket, not Transfer-Encoding",
         ));

@@ -44,7 +44,7 @@ pub fn pass_on(context: &Arc<Context>, handled: Handled) {
     }
 }
 
-/// Reads a body in a thread of its own: on a Unix socket, where the connection can't be found by its peer's address;
+/// Reads a body in a separate thread: on a Unix socket, where the connection can't be found by its peer's address;
 /// and one in chunks, whose decoder (chunked_transfer's `read_chunk_size`) loses what it has read of a line when the
 /// socket does not wait.
 fn read_aside(context: &Arc<Context>, mut exchange: Exchange) {
@@ -122,7 +122,7 @@ pub fn let_go_of_all(context: &Context) {
     }
 }
 
-/// Runs this in a thread of its own, unless there are too many; then the request comes back.
+/// Runs this in a separate thread, unless there are too many; then the request comes back.
 fn aside(
     context: &Arc<Context>,
     exchange: Exchange,

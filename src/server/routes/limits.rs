@@ -11,7 +11,7 @@ use crate::error::{Error, Result, too_large};
 use crate::limit::excerpt;
 use crate::limiter::{Applied, By, Page, write_statuses};
 
-/// Limits that `top` tells of where nothing else is asked for.
+/// Limits that `top` lists by default.
 const TOP: u64 = 10;
 
 pub fn list(call: &Call<'_>) -> Answer {

@@ -25,11 +25,11 @@ pub struct Endpoint {
 
 /// A method of an endpoint.
 pub struct Method {
-    /// `ANY` stands for all of them.
+    /// `ANY` means all of them.
     pub name: &'static str,
     /// The query parameters that it knows.
     pub parameters: &'static [&'static str],
-    /// The role that a token needs; `None` where any token will do.
+    /// The role that a token needs; `None` if any token will do.
     pub role: Option<Role>,
     /// It is also for tokens with a prefix: its function refuses keys that the token is not for.
     pub keyed: bool,
@@ -191,7 +191,7 @@ impl Method {
         self.on_limiter
     }
 
-    /// Any token will do: nothing is told of keys.
+    /// Any token will do: nothing is said of keys.
     const fn for_all(self) -> Method {
         Method { role: None, keyed: true, ..self }
     }

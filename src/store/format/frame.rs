@@ -176,7 +176,7 @@ pub fn seal(frame: &mut [u8], header: &FrameHeader, salt: u64) {
 }
 
 /// Reads the valid frame at the beginning of `bytes`, which are of such a file: its header and its payload. `None`
-/// where there is none.
+/// if there is none.
 pub fn open(bytes: &[u8], salt: u64, kind: FileKind) -> Option<(FrameHeader, &[u8])> {
     let head = bytes.get(..FRAME_HEADER)?;
     if head[..4] != FRAME_MAGIC {

@@ -14,7 +14,7 @@ enum Step {
     WaitForMore(bool, i64),
     /// To the values of this number.
     Set(usize),
-    /// A check of so many thousandths of what is left, one unit at least.
+    /// A check of this many thousandths of what is left, one unit at least.
     Spend(u64),
     /// A check of one more than is left.
     Over,
@@ -172,7 +172,7 @@ proptest! {
         ],
         steps in steps(100),
     ) {
-        // At most so many rest.
+        // At most this many rest.
         let mut windows = 0;
         let others = others.into_iter().take_while(|limit| {
             windows += limit.windows().len();

@@ -40,7 +40,7 @@ pub struct Pattern {
     pub since: Micros,
 }
 
-/// What is told of a key.
+/// What is reported of a key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
     pub limit: Limit,
@@ -428,7 +428,7 @@ impl Model {
         served
     }
 
-    /// How the key stands; `None` where no limit would serve it.
+    /// The state of the key; `None` if no limit would serve it.
     pub fn look(&self, key: &str, now: Micros) -> Option<Look> {
         let mut kept = match self.after_due(key, None, now) {
             Some(kept) if kept.home != Home::Request || !kept.untouched(now) => kept,

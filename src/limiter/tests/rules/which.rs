@@ -210,7 +210,7 @@ fn keys_that_are_born_in_one_check_are_born_together_or_not() {
     assert!(limiter.check("org", 4).unwrap().allowed);
     let denied = limiter.check_all(&items(2)).unwrap();
     assert_eq!((denied.allowed, denied.denied), (false, Some(2)));
-    // They are told as they stand.
+    // They are reported unchanged.
     assert_eq!(denied.results.iter().map(|result| result.remaining).collect::<Vec<_>>(), [10, 3, 1].map(Some));
     assert_eq!(denied.results[0].pattern.as_deref(), Some("user:*"));
     assert_eq!(entries(&limiter), 2);
