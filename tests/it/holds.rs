@@ -99,7 +99,7 @@ fn slots_are_taken_until_they_are_given_back() {
     post(&mut client, "/v1/hold", json!({"key": "gpu", "cost": 5})).error(400, "cost_exceeds_capacity");
     for path in ["/v1/check", "/v1/charge", "/v1/refund"] {
         let error = post(&mut client, path, json!({"key": "gpu", "cost": 1})).error(400, "invalid_argument");
-        assert_eq!(error, "`gpu` has slots; ask for them with hold", "{path}");
+        assert_eq!(error, "`gpu` has slots; use hold to take them", "{path}");
     }
     assert_eq!(post(&mut client, "/v1/peek", json!({"key": "gpu"})).ok()["allowed"], true);
     assert_eq!(post(&mut client, "/v1/peek", json!({"key": "gpu", "cost": 2})).ok()["allowed"], false);
@@ -333,7 +333,7 @@ fn work(dir: &Path) {
     assert_eq!((&second["remaining"], &second["ttl_ms"]), (&json!(0), &json!(86_400_000)));
     said(&done(&["hold", "gpu"]), 1, "denied, try again in ");
     said(&done(&["hold", "gpu", "--cost", "3"]), 2, "3 is over the 2 slots");
-    said(&done(&["check", "gpu"]), 2, "ask for them with hold");
+    said(&done(&["check", "gpu"]), 2, "use hold to take them");
     said(&done(&["check", "gpu", "--peek"]), 1, "denied");
     let told = done(&["status", "gpu"]);
     said(&told, 0, "slots=2");

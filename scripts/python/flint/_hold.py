@@ -405,7 +405,7 @@ class AsyncSlot(Slot):
         self._cancelled = False
 
     def __enter__(self) -> Hold:
-        raise TypeError("aslot is for async with; use slot with with")
+        raise TypeError("aslot needs async with; for with, use slot")
 
     async def __aenter__(self) -> Hold:
         self._once()

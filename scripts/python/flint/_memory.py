@@ -210,7 +210,7 @@ class Memory:
     @staticmethod
     def _refuse_slots(key: str, its: Values, holds: bool = False) -> None:
         if its.slots and not holds:
-            raise Wrong("`%s` has slots; ask for them with hold" % key)
+            raise Wrong("`%s` has slots; use hold to take them" % key)
 
     def _keep(self, verdict: Verdict) -> None:
         """A key that something was spent of, or that is configured, stays."""

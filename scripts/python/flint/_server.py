@@ -186,8 +186,8 @@ def _program() -> str:
     found = os.environ.get("FLINT_BIN") or shutil.which("flint")
     if not found:
         raise FlintError(
-            "the program flint is not there: install it (scripts/install or scripts/deb in Flint's source tree), so "
-            "that it is in PATH, or name it by FLINT_BIN"
+            "the program flint was not found: install it (scripts/install or scripts/deb in Flint's source tree), so "
+            "that it is in PATH, or set FLINT_BIN"
         )
     return found
 

@@ -331,7 +331,7 @@ class AsyncPool:
             except (OSError, asyncio.TimeoutError):
                 if turn == len(found) - 1 or loop.time() >= deadline:
                     raise
-        raise OSError("its name has no address")
+        raise OSError("the host name has no address")
 
     def _tls(self) -> Dict[str, Any]:
         return {"ssl": True, "server_hostname": self._address.host} if self._address.tls else {}

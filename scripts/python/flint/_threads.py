@@ -227,7 +227,7 @@ class Pool:
             except OSError as error:
                 if turn == len(found) - 1 or time.monotonic() >= deadline:
                     raise error
-        raise OSError("its name has no address")
+        raise OSError("the host name has no address")
 
     def _secure(self, connection: socket.socket) -> socket.socket:
         import ssl

@@ -146,7 +146,7 @@ class FakeLimiter(SharedLimiter):
 
     def fail(self, down: bool = True) -> None:
         """From now on there is no server, or there is one again: what was counted is still there."""
-        message = "the server is down, as the test wants it"
+        message = "the server is down, as set by the test"
         self._fake.error = FlintConnectionError(message, reason="connect") if down else None
 
     def _now(self) -> float:

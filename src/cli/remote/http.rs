@@ -63,7 +63,7 @@ fn connect(address: &Address) -> io::Result<OwnedFd> {
         Address::Tcp(authority) => authority,
     };
     let deadline = Instant::now() + patience;
-    let mut last = io::Error::other("the name has no address");
+    let mut last = io::Error::other("the host name has no address");
     for address in authority.to_socket_addrs()? {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&address, left) {

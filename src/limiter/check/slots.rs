@@ -13,7 +13,7 @@ use crate::limiter::held::book::Book;
 pub fn refuse_slots(key: &str, limit: &Limit) -> Result<()> {
     match limit.slots() {
         None => Ok(()),
-        Some(_) => Err(Error::invalid(format!("`{key}` has slots; ask for them with hold"))),
+        Some(_) => Err(Error::invalid(format!("`{key}` has slots; use hold to take them"))),
     }
 }
 
