@@ -203,7 +203,7 @@ fn fuzz_head(data: &[u8]) {
     assert_eq!(head.class == Class::Bloated, headers.len() > flint::bounds::MAX_HEADERS);
     let bytes: usize = headers.iter().map(|header| header.field.as_str().len() + header.value.len()).sum();
     assert!(head.weight >= bytes + url.len());
-    // Where it is called by a name, that is before its path.
+    // If it is called by a name, that is before its path.
     let target = head.target(url);
     match url.strip_prefix("http://") {
         Some(rest) => {

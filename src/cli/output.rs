@@ -136,7 +136,7 @@ pub fn printable(text: &str) -> String {
 
 /// One line on standard error.
 pub fn print_error(error: &Error) {
-    // Where standard error is closed, there is no other place for it.
+    // If standard error is closed, there is no other place for it.
     let _ = writeln!(io::stderr(), "flint: {error}");
 }
 

@@ -15,7 +15,7 @@ use super::window::Window;
 use crate::bounds::MAX_WINDOWS;
 use crate::clock::Micros;
 
-/// Where calendar windows end. Whoever decides asks the zone data and notes the answers ([`Live`]); whoever replays has
+/// Where calendar windows end. A check asks the zone data and notes the answers ([`Live`]); a replay has
 /// them from the record ([`Recorded`]), in the same order.
 pub trait Ends {
     /// The end of the calendar period of `window` that contains `at`: later than `at`.

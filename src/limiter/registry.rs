@@ -255,7 +255,7 @@ impl Registry {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held by whoever configures or removes, until all its records are queued.
+    /// Held by a thread that configures or removes, until all its records are queued.
     pub fn edit(&self) -> Edit<'_> {
         self.editing.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -479,7 +479,7 @@ fn pipelining_within_the_bound_is_answered_in_order() {
     victim.survived().terminate();
 }
 
-/// Has the connection reset when it is dropped.
+/// Lets the connection be reset when it is dropped.
 fn reset(stream: TcpStream) {
     rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }

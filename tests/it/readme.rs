@@ -142,7 +142,7 @@ fn the_first_minute_runs_as_it_stands() {
     let script = script.replace("127.0.0.1:7878", &format!("127.0.0.1:{port}"));
     let parent = tempfile::tempdir().unwrap();
     symlink(root().join("scripts"), parent.path().join("scripts")).unwrap();
-    // Where a line fails, the server ends with the script.
+    // If a line fails, the server ends with the script.
     let mut shell = shell(parent.path(), &format!("trap 'kill $! 2>/dev/null || true' EXIT\n{script}"));
     shell.env("PYTHONPATH", root().join("scripts/python")).env("PYTHONDONTWRITEBYTECODE", "1");
     let done = run(&mut shell);

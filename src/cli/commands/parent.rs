@@ -117,7 +117,7 @@ fn ignored() -> u64 {
 /// Runs a command while a hold is renewed. Returns how it has ended.
 ///
 /// # Errors
-/// Where it could not be started.
+/// If it could not be started.
 pub fn run(mut command: Command, signals: &Signals, held: &Held, global: &Global) -> std::io::Result<ExitStatus> {
     let mut child = command.spawn()?;
     let (ended, end) = channel::<()>();

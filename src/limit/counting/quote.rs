@@ -59,12 +59,12 @@ impl Quotes {
 pub enum Detail {
     /// Nothing.
     None,
-    /// Of a sliding log: the oldest instant that still counts.
+    /// For a sliding log: the oldest instant that still counts.
     Log {
         /// `None` if none does.
         oldest_at: Option<Micros>,
     },
-    /// Of a sliding counter: its two counts, and when the current window began.
+    /// For a sliding counter: its two counts, and when the current window began.
     Pair {
         /// Units of the window before.
         previous: u64,

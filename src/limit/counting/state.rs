@@ -179,7 +179,7 @@ impl State {
         }
     }
 
-    /// Of a bucket: when it was last full; 0 of others.
+    /// For a bucket: when it was last full; 0 for others.
     pub fn full_at(&self) -> Micros {
         match self {
             State::Bucket(bucket) => bucket.full_at(),

@@ -271,7 +271,7 @@ impl Core {
         Ok(())
     }
 
-    /// Where one record can't hold all: puts the keys into the map that are to be born, with their own records. Of a
+    /// If one record can't hold all: puts the keys into the map that are to be born, with their own records. Of a
     /// key of which nothing was spent it is invisible whether it is there, even after a crash.
     pub fn bear_first<'a, T>(
         &'a self,

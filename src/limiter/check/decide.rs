@@ -334,7 +334,7 @@ impl Core {
         }
         let key = format!("{PATTERN_MARK}{}", aside.pattern.text);
         let hash = self.hash(&key);
-        // Where there is no room in the log at once, only the count in memory is right.
+        // If there is no room in the log at once, only the count in memory is right.
         let reservation = self.log().and_then(|log| log.reserve_now(1, MAX_FIXED)).ok().flatten();
         let mut table = self.shard(hash);
         let (Some(entry), counts) = table.get_with_counts(hash, &key) else { return };

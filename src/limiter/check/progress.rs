@@ -35,7 +35,7 @@ pub struct Draft {
     pub is_born: bool,
     /// Whether what is due is made also if nothing is spent.
     pub moves: bool,
-    /// Of a change: the ends that it asked for.
+    /// For a change: the ends that it asked for.
     pub ends: Vec<Micros>,
 }
 

@@ -26,7 +26,7 @@ const KIND_SHIFT: u32 = 60;
 const KIND: u64 = 3 << KIND_SHIFT;
 const NO_SLOT: u32 = u32::MAX;
 
-/// Where a key has its limit from.
+/// Where the limit of a key comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// It was configured for exactly this key. Patterns themselves have this source too.
@@ -78,9 +78,9 @@ struct More {
     last_denied: u64,
     last_reset: u64,
     overlay: Option<Overlay>,
-    /// Of a pattern: since when its keys are to have the values in force.
+    /// For a pattern: since when its keys are to have the values in force.
     configured: u64,
-    /// Of a pattern, where it was said.
+    /// The bound of a pattern, if it was given.
     max_keys: Option<u64>,
     /// When its last hold that was not settled expires. It follows from the table of holds.
     held_until: Micros,
@@ -122,7 +122,7 @@ impl Entry {
         self.id_and_flags = (self.id_and_flags & !(ID | 0xff << ID_BITS)) | id | u64::from(shard) << ID_BITS;
     }
 
-    /// Where it has its values from.
+    /// Where its values come from.
     pub fn source(&self) -> Source {
         match (self.id_and_flags & KIND) >> KIND_SHIFT {
             0 => Source::Exact,
@@ -194,12 +194,12 @@ impl Entry {
         self.overlay().map_or(&self.limit, |overlay| &overlay.limit)
     }
 
-    /// Of a pattern: since when its keys are to have the values in force, as far as they were configured.
+    /// For a pattern: since when its keys are to have the values in force, as far as they were configured.
     pub fn configured(&self) -> Option<Micros> {
         self.more.as_ref()?.configured.checked_sub(1)
     }
 
-    /// Of a pattern: live keys at most, where it was said.
+    /// For a pattern: the maximum number of live keys, if it was given.
     pub fn max_keys(&self) -> Option<u64> {
         self.more.as_ref()?.max_keys
     }

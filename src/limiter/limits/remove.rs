@@ -249,7 +249,7 @@ impl Core {
         done
     }
 
-    /// Where records are kept elsewhere, the keys that a pattern leaves are led away when they are next loaded: what
+    /// If records are kept elsewhere, the keys that a pattern leaves are led away when they are next loaded: what
     /// becomes of them here is not to be written.
     fn silently<T>(&self, act: impl FnOnce() -> T) -> T {
         self.noting.set_silent(true);

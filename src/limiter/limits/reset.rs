@@ -46,7 +46,7 @@ impl Limiter {
         let now = core.clock.now();
         core.forget_if_none(&mut table, hash, key, now, core.version(now));
         let Some(entry) = table.get(hash, key) else {
-            // Where it would be served there is nothing to give back.
+            // If it would be served, there is nothing to give back.
             return core.served(None, key, Brought::AsItStands, now, core.version(now)).map(|_| ());
         };
         entry.reset(now);

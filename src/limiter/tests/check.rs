@@ -24,7 +24,7 @@ fn open(dir: &Path, keys: &[String]) -> Limiter {
     limiter
 }
 
-/// What was decided can't be taken back, so whoever must not wait has all shards before the first decision.
+/// What was decided can't be taken back, so a caller that must not wait has all shards before the first decision.
 /// Checks allowed and denied.
 fn decisions(limiter: &Limiter) -> (u64, u64) {
     let report = limiter.report();

@@ -13,7 +13,7 @@ pub const DEFAULT_TRUSTED: &str = "loopback,unix";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedProxies {
     networks: Vec<Network>,
-    /// Whoever reaches the Unix socket.
+    /// Any process that reaches the Unix socket.
     unix: bool,
 }
 

@@ -208,7 +208,7 @@ impl Watched {
         if excess == 0 {
             return;
         }
-        // Where requests can't be attributed, the counts of requests say nothing about one connection. Its unread bytes
+        // If requests can't be attributed, the counts of requests say nothing about one connection. Its unread bytes
         // do, and the share of its process.
         let share = self.process_shares();
         let hosts = self.host_shares();

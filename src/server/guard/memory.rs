@@ -39,7 +39,7 @@ impl Memory {
         self.trim_again.is_some()
     }
 
-    /// Has the allocator return free pages after a flood of requests. Each connection's thread has its own heap,
+    /// Makes the allocator return free pages after a flood of requests. Each connection's thread has its own heap,
     /// which keeps its pages otherwise.
     pub fn give_back(&mut self, open: usize, now: Instant) {
         if now < self.next_look {

@@ -176,7 +176,7 @@ impl Instances {
         self.ending.load(Ordering::Acquire)
     }
 
-    /// Has the deciders end once all is answered.
+    /// Makes the deciders end once all is answered.
     pub fn end(&self) {
         self.close();
         self.ending.store(true, Ordering::SeqCst);

@@ -65,7 +65,7 @@ impl AcceptSignal {
         Ok(AcceptSignal { fd, thread: PhantomData })
     }
 
-    /// Has the kernel signal this thread each connection that arrives at `listener`.
+    /// Makes the kernel signal this thread each connection that arrives at `listener`.
     ///
     /// This is a property of the listening socket's open file, so it holds for every clone, and accepted sockets don't
     /// inherit it. It ends with this thread.

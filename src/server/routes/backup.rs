@@ -1,6 +1,6 @@
 //! Backups, made in parts as their clients take them.
 //!
-//! Whoever may ask for one reads every key and limit: an endpoint for administrators only.
+//! A client that may ask for one reads every key and limit: an endpoint for administrators only.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

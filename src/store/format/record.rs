@@ -120,7 +120,7 @@ pub mod tag {
     pub const ANSWER: u8 = 25;
 }
 
-/// Where a key has its limit from.
+/// Where the limit of a key comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     /// It was configured for exactly this key. Patterns themselves have this source too.
@@ -314,7 +314,7 @@ pub struct Entry<'a> {
     pub shard: u8,
     pub source: Source,
     pub limit: Arc<Limit>,
-    /// Of a pattern: live keys at most, where that was said.
+    /// For a pattern: the maximum number of live keys, if it was given.
     pub max_keys: Option<u64>,
     pub overlay: Option<Overlay>,
     /// What was counted, under the overlay's limit if there is an overlay, else under `limit`.

@@ -194,7 +194,7 @@ impl Log {
         }
     }
 
-    /// Has the log fail permanently, for this reason: from then on nothing is accepted. Returns at once.
+    /// Makes the log fail permanently, for this reason: from then on nothing is accepted. Returns at once.
     pub fn give_up(&self, reason: String) {
         let _ = self.queue.send(Message::GiveUp { reason });
     }

@@ -237,7 +237,7 @@ proptest! {
         prop_assert!(key.left() <= stayed.left() || key.is_untouched());
     }
 
-    /// Where values changed once, the windows decide as they would without a ceiling.
+    /// If values changed once, the windows decide as they would without a ceiling.
     #[test]
     fn one_change_meets_no_ceiling(
         (old, new) in prop_oneof![

@@ -12,7 +12,7 @@ use crate::limit::{Limit, Live, Mode, Quote, Standing};
 /// Values that end by themselves.
 type Over = Option<(Limit, Micros)>;
 
-/// Where a key has its limit from; a pattern by its text.
+/// Where the limit of a key comes from; a pattern by its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Home {
     Exact,
