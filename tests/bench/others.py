@@ -45,7 +45,7 @@ def free_port():
 
 
 class Server:
-    """A server on a port and a directory of its own, which outlive a restart."""
+    """A server with its own port and directory, which outlive a restart."""
 
     what = durability = ""
 
@@ -133,7 +133,7 @@ class Server:
             ).stdout
             return float(output.strip().splitlines()[-1].split('"')[3])
 
-        # It knows no duration: a short run tells how many requests take that long.
+        # It has no option for a duration: a short run shows how many requests take that long.
         return run(int(run(2000) * SECONDS) + 1)
 
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 Item = Union[str, Mapping[str, Any], Tuple[str, int], Sequence[Any]]
 
 
-# ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery anew for each call. A check is but a key
+# ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery again for each call. A check is but a key
 # and a cost, and most replies are one object without anything around it.
 _parts: Any = json.JSONDecoder(), json.encoder
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -136,7 +136,7 @@ def _ignore(reply: Reply) -> None:
     _checked(reply)
 
 
-#: How many fields decisions have as a rule, and those that some have besides.
+#: How many fields decisions usually have, and the fields that some have in addition.
 _PLAIN_FIELDS = 10
 _RARE_FIELDS = ("debt", "window", "windows", "pattern", "overflow", "shadow", "would_deny")
 
@@ -301,7 +301,7 @@ def check_many(
 ) -> Call[List[Union[CheckResult, FlintServerError]]]:
     def one(result: Dict[str, Any]) -> Union[CheckResult, FlintServerError]:
         if "error" in result:
-            # An item has no status of its own.
+            # An item has no HTTP status.
             code = str(result.get("code"))
             return FlintServerError(_STATUSES.get(code, 400), code, str(result["error"]))
         return _result(result, None)
@@ -482,7 +482,7 @@ def remove(key: Optional[str], prefix: Optional[str]) -> Call[int]:
         _checked(reply)
         return 1
 
-    # Twice, it would answer that there is no such limit.
+    # The second time, it would answer that there is no such limit.
     return Call("DELETE", _path(key), None, one, repeatable=False)
 
 

@@ -148,7 +148,7 @@ class Guard:
 
     @property
     def needs_name(self) -> bool:
-        """Whether the application's name is to stand before the key."""
+        """Whether the application's name goes before the key."""
         return self._prefix is None and self._key is _origin.client_address
 
     def item(self, request: Any, plain: Any, name: str) -> Optional[Dict[str, Any]]:
@@ -254,7 +254,7 @@ def _never(items: List[Dict[str, Any]], error: FlintServerError) -> CheckResult:
 
 
 def decorate(limiter: Limiter, guard: Guard, function: F) -> F:
-    """A function behind a guard."""
+    """A function that is guarded."""
     if inspect.isasyncgenfunction(function):
         # Its call returns at once and can't wait for an answer.
         raise TypeError("rate_limit can't guard an asynchronous generator: guard the function that iterates over it")

@@ -171,7 +171,7 @@ def _lock(path: str, shared: bool, deadline: float) -> int:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return file
         except BlockingIOError:
-            # A server that ends, or one that another process starts.
+            # A server that ends, or a server that another process starts.
             if time.monotonic() >= deadline:
                 os.close(file)
                 message = "another process has kept %s locked for %g s" % (path, START_TIMEOUT_SECONDS)
@@ -209,7 +209,7 @@ def _start(data_dir: str, place: str, options: List[str], deadline: float) -> No
         cwd="/",
     )
     said = b""
-    # It goes on in a process of its own.
+    # It goes on in a separate process.
     keeper.wait()
     assert keeper.stdout is not None
     with keeper.stdout as output:

@@ -126,7 +126,7 @@ class Registry(unittest.TestCase):
         return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
     def modules(self):
-        """The package's, but for the one whose package has an environment of its own."""
+        """The package's modules, except the one whose package has a separate environment."""
         names = sorted(os.listdir(os.path.join(PACKAGE, "flint")))
         self.assertIn("litellm.py", names)
         return [os.path.join("flint", name) for name in names if name.endswith(".py") and name != "litellm.py"]
@@ -278,7 +278,7 @@ class Registry(unittest.TestCase):
                 return error.code, error.headers, None
 
     def workers(self, port, expected):
-        """The processes that answer, once there are so many."""
+        """The processes that answer, once there are this many."""
         deadline = time.monotonic() + 60
         workers = set()
         while len(workers) < expected and time.monotonic() < deadline:
