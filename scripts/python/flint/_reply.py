@@ -160,7 +160,7 @@ class Reply:
 
 
 def _number(text: str) -> Optional[int]:
-    # More digits than these are neither a size nor a time; and int() accepts digits outside ASCII, which are excluded.
+    # More digits than these are neither a size nor a time; and there are digits outside ASCII, which int() refuses.
     return int(text) if len(text) <= 15 and text.isascii() and text.isdigit() else None
 
 
