@@ -35,8 +35,8 @@ impl Ends for Live {
     }
 }
 
-/// Ends from a record. One that is missing there is `at` plus the nominal length (a damaged record must not panic), and
-/// so is an end that is not later than `at`.
+/// Ends from a record. An end that is missing there is `at` plus the nominal length (a damaged record must not panic),
+/// and so is an end that is not later than `at`.
 #[derive(Debug)]
 pub struct Recorded<'a>(pub std::slice::Iter<'a, Micros>);
 

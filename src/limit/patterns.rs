@@ -622,7 +622,7 @@ mod tests {
             let (mut set, mut all) = (PatternSet::new(), BTreeMap::new());
             for (value, (kind, pattern)) in edits.into_iter().enumerate() {
                 match kind {
-                    // One that is there, mostly.
+                    // Mostly a key that is there.
                     0..80 => {
                         let nth = all.keys().nth(usize::from(kind) % all.len().max(1));
                         let pattern = nth.cloned().unwrap_or(pattern);

@@ -95,7 +95,7 @@ fn a_file_is_applied_as_a_whole_and_told() {
     let other = r#"[{"key":"a","limit":"5/1h"},{"key":"d","limit":"1/1h"}]"#;
     assert_eq!(put("?prune=true&dry_run=true", other).ok(), told(1, 1, 2));
     assert_eq!(put("?prune=false", other).ok(), told(1, 1, 0));
-    // One that is wrong keeps all of them as they were.
+    // A wrong file leaves all of them unchanged.
     for (body, message) in [
         (
             r#"[{"key":"a","limit":"9/1h"},{"key":"b","rate":0.5,"per":"1h"}]"#,

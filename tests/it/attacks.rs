@@ -114,7 +114,7 @@ impl Victim {
         Victim::started(|dir| Server::start(dir, &with_threads(&args)))
     }
 
-    /// One that starts afresh at 256 connections that are not let go of: an eighth of its descriptors.
+    /// A server that starts afresh at 256 connections that are not released: an eighth of its descriptors.
     fn soon_worn_out(args: &[&str]) -> Victim {
         let limited = ["-c", "ulimit -n 2048; exec \"$@\"", "sh"];
         let args = [&["--sync", "batch"], args].concat();

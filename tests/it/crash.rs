@@ -379,7 +379,7 @@ fn directories_that_cannot_be_opened_are_told_of_with_a_way_out() {
     }
 }
 
-/// Files that are none of flint's are neither read nor removed, whatever their names look like.
+/// Foreign files are neither read nor removed, whatever their names look like.
 #[test]
 fn files_of_others_are_left_alone() {
     let parent = tempfile::tempdir().unwrap();

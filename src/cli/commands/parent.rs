@@ -78,7 +78,7 @@ impl Signals {
         came.map(|(number, signal, _)| (*number, *signal))
     }
 
-    /// Waits for a signal, or for this long. Returns the number of one that ends this process.
+    /// Waits for a signal, or for this long. Returns the number of a signal that ends this process.
     pub fn pause(&self, pause: Duration) -> Option<i32> {
         let deadline = Instant::now() + pause;
         loop {

@@ -66,7 +66,7 @@
 //! below zero too, both are on their way to zero, and `R` is the lower and has the later end. So `R` is never more than
 //! `S`. It stays there when it is full, as long as the key counts anything: what is spent later must be missing.
 //!
-//! Three things bound this promise. A key that is untouched while its bucket rests is as one never seen. Under
+//! Three things bound this promise. A key that is untouched while its bucket rests is like a key never seen. Under
 //! `unlimited` nothing is counted. And at most [`MAX_RESTING`] windows rest: a change beyond them forgets the least
 //! used one, and should its values come back, they are converted like new ones (the first promise doesn't need it).
 

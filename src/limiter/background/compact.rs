@@ -87,7 +87,8 @@ impl Core {
         let log = self.log()?;
         let Some(store) = &self.store else { return Err(Error::new(Kind::Internal, "a log without a store")) };
         let log_bytes_before = log.bytes();
-        // Several limits that are configured together begin and end in segments that are kept, or in ones that are not.
+        // Several limits that are configured together begin and end in segments that are kept, or in segments that are
+        // not.
         let edit = self.registry.edit();
         if edit.is_some() {
             // The log did not take all of it. The next of them goes on with it.

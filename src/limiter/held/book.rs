@@ -79,7 +79,7 @@ impl Book {
         MAX_REMEMBERED
     }
 
-    /// The number of the next hold, made at `now`. One that was given before is never given again, also if no trace of
+    /// The number of the next hold, made at `now`. A number that was given is never given again, even if no trace of
     /// it is left: numbers are never behind the instant. `None` if numbers come from elsewhere and are used up.
     pub fn next_number(&self, now: Micros) -> Option<u64> {
         #[cfg(feature = "store")]

@@ -262,7 +262,7 @@ impl<'r> Replayed<'r> {
 
     fn intended(&mut self, group: u64, last: bool, items: Vec<Intent<'_>>) {
         self.highest_id = self.highest_id.max(group);
-        // One that was not decided before another began never will be.
+        // A group that was not decided before another began never will be.
         let known = self.group.take().filter(|(known, _)| known.number == group);
         let (mut known, _) = known.unwrap_or((Group { number: group, left: Vec::new() }, false));
         known.left.extend(items.into_iter().map(|item| Intended {

@@ -64,7 +64,7 @@ impl std::fmt::Debug for Scratch {
 }
 
 impl Scratch {
-    /// One that knows nothing yet: [`Name::Patterns`] is to be loaded first.
+    /// A limiter that knows nothing yet: [`Name::Patterns`] is to be loaded first.
     ///
     /// Ids of holds are made of `identity`, which all servers of a store share. `max_keys` is the bound on keys that
     /// live under what requests brought. It never waits, has no thread and no file.

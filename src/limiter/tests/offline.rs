@@ -177,7 +177,7 @@ fn a_log_that_is_ahead_is_told_of_and_can_be_rewound() {
     }
     clock.advance(Duration::from_secs(2));
     assert!(limiter.check("user:1", 1).unwrap().allowed);
-    // One that is not ahead has nothing to rewind.
+    // A log that is not ahead has nothing to rewind.
     drop(limiter);
     let error = rewind_at(&to, &parent.path().join("again"), &clock).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);

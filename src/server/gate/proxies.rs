@@ -111,7 +111,7 @@ fn address_of(hop: &str) -> Option<IpAddr> {
     hop.parse().ok().or_else(bare).map(fold)
 }
 
-/// An IPv4 address that was written as one of IPv6, as the IPv4 address.
+/// An IPv4 address that was written in IPv6 form, as the IPv4 address.
 fn fold(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }

@@ -223,7 +223,7 @@ impl RequestGuard {
     }
 
     /// [`RequestGuard::give_up`] and the end of the request: for a request that is answered and then forgotten
-    /// (`std::mem::forget`), and for one whose reply could not be sent.
+    /// (`std::mem::forget`), and for a request whose reply could not be sent.
     pub fn abandon(mut self) {
         self.give_up();
     }

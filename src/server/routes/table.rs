@@ -10,8 +10,8 @@ use crate::bounds::{MAX_BODY_BYTES, MAX_LIMITS_BYTES};
 
 /// An endpoint, as the manual page names it.
 pub struct Endpoint {
-    /// Its path. One that ends with `{key}` stands for every path with a percent-encoded key there, one with `{name}`
-    /// for every path with the name of a gate there and anything after it.
+    /// Its path. A path that ends with `{key}` matches every path with a percent-encoded key there, a path with
+    /// `{name}` for every path with the name of a gate there and anything after it.
     pub path: &'static str,
     /// Its methods, in the order of the `Allow` header.
     pub methods: &'static [Method],
@@ -166,7 +166,7 @@ pub fn allowed(found: Found) -> String {
 }
 
 impl Method {
-    /// Whether the query of a request is none of Flint's.
+    /// Whether the query of a request is not for Flint.
     pub fn query_is_foreign(&self) -> bool {
         self.foreign
     }

@@ -1,8 +1,8 @@
 //! The files that a start would need, and whether they are still where it would look for them.
 //!
-//! Owns: which files these are. One is added when it has its name, and taken out before it is removed, since a snapshot
-//! stands for it. Others may remove or rename a file while this process runs and goes on writing to it: a restart
-//! would not find it. Changes no file.
+//! Owns: which files these are. A file is added when it has its name, and taken out before it is removed, since a
+//! snapshot stands for it. Others may remove or rename a file while this process runs and goes on writing to it: a
+//! restart would not find it. Changes no file.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -45,7 +45,7 @@ pub enum Fate {
 }
 
 impl Kept {
-    /// Adds a file that has just got its name, or was just found under it. One that can't be looked at is left out.
+    /// Adds a file that has just got its name, or was just found under it. A file that can't be checked is left out.
     pub fn add(&self, name: Name, dir: &Path, file: io::Result<File>) {
         let has_number =
             |file: &File| Ok::<_, io::Error>(is_same(&file.metadata()?, &std::fs::metadata(name.path(dir))?));

@@ -301,7 +301,7 @@ mod tests {
         .unwrap()
     }
 
-    /// One that asks to be compacted from its first byte on.
+    /// A log that asks to be compacted from its first byte on.
     fn log(dir: &std::path::Path) -> Log {
         log_on(Arc::new(SystemDisk), dir, Policy { compact_after: 1, ..Policy::default() })
     }

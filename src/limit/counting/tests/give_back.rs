@@ -163,7 +163,7 @@ fn a_ceiling_falls_by_no_more_than_every_window_gives_back() {
     assert_eq!(whole(&key), before.map(|whole| whole - 9));
     key.refund(2);
     assert_eq!(whole(&key), before.map(|whole| whole - 11));
-    // The key is as one never seen once nothing counts in a window.
+    // The key is like a key never seen once nothing counts in a window.
     key.refund(50);
     assert_eq!(whole(&key), None);
 }

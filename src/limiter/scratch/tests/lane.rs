@@ -96,7 +96,7 @@ fn an_operation_tells_what_it_looked_at_and_what_it_changed() {
     assert_eq!((sorted(&looked.touched), looked.changed), (vec![name("u:1"), Name::Patterns], vec![name("u:1")]));
     assert_eq!((looked.births, looked.counted), (vec![(Live::Pattern(1), 1)], vec![(1, [1, 0, 1, 0])]));
     assert_eq!(alone.scratch.live(Live::Pattern(1)), 1);
-    // One that is there already is not born again, and a look changes nothing.
+    // A key that is there already is not born again, and a look changes nothing.
     let (_, looked) = alone.run(|limiter| limiter.check("u:1", 1));
     assert_eq!((looked.births, looked.changed), (vec![], vec![name("u:1")]));
     let (_, looked) = alone.run(|limiter| limiter.peek("u:1".into()).and(limiter.status("a")));

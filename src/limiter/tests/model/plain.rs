@@ -226,7 +226,7 @@ impl Model {
         Some(kept)
     }
 
-    /// As [`Model::after_due`]; a key that was never seen is as one of which nothing counts any more.
+    /// As [`Model::after_due`]; a key that was never seen is like a key of which nothing counts any more.
     fn served(&self, key: &str, brought: Option<&Limit>, now: Micros) -> Result<Kept, Refused> {
         match self.after_due(key, brought, now) {
             Some(kept) if kept.home == Home::Request && kept.over.is_none() && brought.is_none() => {
@@ -405,7 +405,7 @@ impl Model {
 
     /// Resets one key that is there.
     pub fn reset_key(&mut self, key: &str, now: Micros) {
-        // One that could have vanished meanwhile has nothing to reset, nor an instant at which it was.
+        // A key that could have vanished meanwhile has nothing to reset, and no instant of a reset.
         if !self.is_gone(key, now) {
             self.keys.get_mut(key).into_iter().for_each(|kept| kept.reset(now));
         }

@@ -153,7 +153,7 @@ impl<'de> Body<'de> for Told<'de> {
     }
 }
 
-/// Fields of a status that are none of the limit's values.
+/// Fields of a status that are not values of the limit.
 const FIGURES: &[&str] = &[
     "name",
     "per_millis",
