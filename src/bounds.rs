@@ -11,7 +11,7 @@ pub const MAX_KEY_BYTES: usize = 512;
 /// 128-bit products.
 pub const MAX_UNITS: u64 = 1_000_000_000_000;
 
-/// Most windows of one limit: each is decided, kept and reported for itself.
+/// Most windows of one limit: each is decided, kept and reported separately.
 pub const MAX_WINDOWS: usize = 8;
 
 /// Most units of a limit of slots: holds of one key are looked through when it is listed.
@@ -87,7 +87,7 @@ pub const IPV6_PREFIX: u64 = 64;
 /// Bodies over [`MAX_BODY_BYTES`] that are taken at once: each is in memory as a whole, and what is read from it too.
 pub const MAX_LARGE_BODIES: usize = 1;
 
-/// Longest announced body that tiny_http may let go of, in bytes: it allocates as much (`EqualReader::drop`), and
+/// Longest announced body whose reader tiny_http may drop, in bytes: it allocates as much (`EqualReader::drop`), and
 /// touches what has arrived. A connection with a longer body is kept until the process is replaced.
 pub const MAX_DROPPED_BODY_BYTES: usize = 64 * 1024 * 1024;
 
@@ -261,7 +261,7 @@ pub const PIPELINED_ALWAYS: usize = 16;
 /// What the requests of one connection that wait may take however many wait in all, in bytes of memory.
 pub const PIPELINED_ALWAYS_BYTES: usize = 16 * 1024;
 
-/// Connections that tiny_http does not let go of, at which the server replaces itself by a fresh process image: one for
+/// Connections that tiny_http does not release, at which the server replaces itself by a fresh process image: one for
 /// each group of this many descriptors or threads that the system allows. Each keeps two descriptors, a thread and some
 /// 30 KiB.
 pub const LEAKED_SHARE: u64 = 8;

@@ -1,5 +1,5 @@
 //! Hostile clients. Through and after each attack a well-behaved client that sends a check every 100 ms is answered
-//! 200 in time, the server stays the same process, and what the attack held is let go.
+//! 200 in time, the server stays the same process, and what the attack held is released.
 //!
 //! `FLINT_SOAK=1` runs them at full size and with the full promise: an answer within 1 s. Without it they are smaller,
 //! and a slow, busy machine is forgiven.
@@ -271,7 +271,7 @@ fn lengths_that_lie() {
             assert_eq!(client.rest().unwrap_or_default(), "", "{length}");
         }
     }
-    // Those that tiny_http will not let go of are known.
+    // Those that tiny_http will not release are known.
     victim.until("at least 14 open connections", PATIENCE, || {
         victim.doctor()["connections"]["open"].as_u64().unwrap() >= 14
     });
@@ -320,7 +320,7 @@ fn slow_bodies() {
     dripping.join().unwrap();
     drop(streams);
     health.finish();
-    // All of them were let go: it takes more than slow bodies to wear the server out.
+    // All of them were released: it takes more than slow bodies to wear the server out.
     assert_eq!(victim.doctor()["connections"]["leaked"], 0);
     victim.survived().terminate();
 }

@@ -1,4 +1,4 @@
-//! Checks: of one key, of several at once, and of several each by itself.
+//! Checks of one key, of several keys at once, and of several keys separately.
 //!
 //! Owns: the order of what a check does. Room in the log is reserved, the shards are locked, the pure functions of
 //! `limit` decide, the record is queued under the locks, and the answer waits for the log under none. Where a decision

@@ -85,7 +85,7 @@ impl Core {
         Ok(Walked::Decided(progress, served))
     }
 
-    /// Decides on one item by itself, after those before it. Returns a shard that has to be locked for that.
+    /// Decides on one item separately, after those before it. Returns a shard that has to be locked for that.
     pub fn decide_each(
         &self,
         tables: &mut Tables<'_>,

@@ -26,7 +26,7 @@ pub struct Keep<'k> {
 
 /// What an answer reports.
 pub enum Told<'t> {
-    /// Decisions on several keys, each by itself.
+    /// Decisions on several keys, each separately.
     Each(&'t [Result<Decision>]),
     /// Decisions, and the hold that was made of them.
     Decided(&'t AllDecision, Option<&'t Hold>),

@@ -1,4 +1,4 @@
-//! Operations: what each has looked at and changed, and how it is put back.
+//! Operations: what each has looked at and changed, and how it is undone.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -174,7 +174,7 @@ fn vanishes(core: &Core, entry: &Entry, now: Micros, version: u32) -> Option<Mic
     None
 }
 
-/// When nothing of a standing counts any more, as far as its windows tell.
+/// When nothing of a standing counts any more, as far as its windows show.
 fn forgets(standing: &Standing, limit: &Limit, now: Micros) -> Micros {
     let verdict = glance(standing, limit, now);
     verdict.windows.as_slice().iter().map(|quote| quote.reset_at).max().unwrap_or(now)

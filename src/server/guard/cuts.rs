@@ -255,7 +255,7 @@ impl Watched {
         self.probe.release();
     }
 
-    /// Counts the connections that tiny_http does not let go of. Of each, the kernel drops what has arrived since the
+    /// Counts the connections that tiny_http does not release. Of each, the kernel drops what has arrived since the
     /// cut.
     pub fn count_leaked(&mut self, now: Instant) -> usize {
         let mut leaked = 0;

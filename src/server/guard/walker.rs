@@ -46,7 +46,7 @@ const PRESSED_BUDGET: u32 = 4;
 /// Connections for which tiny_http is woken in one look; further ones wait for the next.
 const MOST_WAKES: u32 = 64;
 
-/// Conditions that the guard can't mend by itself.
+/// Conditions that the guard can't fix by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
     /// This many connections have leaked, `GuardConfig::leaked_limit` or more: the process is to be replaced. Raised

@@ -10,7 +10,7 @@ use crate::bounds::{MAX_BODY_BYTES, MAX_HEADERS};
 const READ_BY_TINY_HTTP: u64 = 1024;
 
 /// A request of this size, in bytes, is not decided among checks: those that follow it take memory faster than they can
-/// be let go.
+/// be released.
 const LARGE_BYTES: usize = 8 * 1024;
 
 /// What kind of thread a request is for.
@@ -134,7 +134,7 @@ pub struct Head {
     pub weight: usize,
 }
 
-/// What the headers that were looked at say, as far as only all of them tell.
+/// What the headers that were looked at say, as far as only all of them together show.
 #[derive(Default)]
 struct Seen {
     host: bool,

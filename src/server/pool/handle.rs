@@ -33,7 +33,7 @@ pub enum Role {
 
 /// How far a request came.
 pub enum Handled {
-    /// It was answered or let go, or its reply waits for the disk.
+    /// It was answered or released, or its reply waits for the disk.
     Done,
     /// Its client is slow to take the reply.
     Slow(Sending),
@@ -43,7 +43,7 @@ pub enum Handled {
     Body(Exchange),
     /// A thread that may wait must handle it; nothing was done.
     WouldBlock(Exchange),
-    /// It is refused, or let go if these bytes are none, with its body unread.
+    /// It is refused, or released if these are no bytes, with its body unread.
     Refused(Exchange, Vec<u8>),
 }
 

@@ -60,7 +60,7 @@ fn read_aside(context: &Arc<Context>, mut exchange: Exchange) {
     }
 }
 
-/// Ends a connection that can't be told from others, or lets go of a request on it, in a thread that may wait.
+/// Ends a connection that can't be distinguished from others, or releases a request on it, in a thread that may wait.
 fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     if context.unix {
         exchange.go_away(&context.away);
@@ -85,7 +85,7 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     }
 }
 
-/// On a Unix socket: has all connections ended, and lets go of the request then, in one thread for all of them. None
+/// On a Unix socket: has all connections ended, and releases the request then, in one thread for all of them. None
 /// may be kept: the replies to those after it on its connection wait until it is gone.
 fn let_go_together(context: &Arc<Context>, exchange: Exchange) {
     let mut leaving = context.leaving.lock().unwrap_or_else(PoisonError::into_inner);

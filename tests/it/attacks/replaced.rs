@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::*;
 
-/// Takes connections that tiny_http does not let go of, and a few more than it takes to be replaced.
+/// Takes connections that tiny_http does not release, and a few more than it takes to be replaced.
 fn wear_out(victim: &Victim) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..270 {

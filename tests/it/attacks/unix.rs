@@ -62,7 +62,7 @@ fn each_reply_is_that_of_its_request() {
     println!("{answered} answered, {refused} refused");
     assert!(answered > 0 && (refused > 0 || answered < many));
     drop(stream);
-    // No worker waits for a turn that never comes. Others are ended too while what is left of the flood is let go.
+    // No worker waits for a turn that never comes. Others are ended too while what is left of the flood is released.
     let deadline = Instant::now() + PATIENCE;
     let mut in_a_row = 0;
     while in_a_row < 20 {
