@@ -43,7 +43,7 @@ pub enum Handled {
     Body(Exchange),
     /// A thread that may wait must handle it; nothing was done.
     WouldBlock(Exchange),
-    /// It is refused, or released if these are no bytes, with its body unread.
+    /// It is refused with these bytes, or released if there are none, with its body unread.
     Refused(Exchange, Vec<u8>),
 }
 
