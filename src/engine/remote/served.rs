@@ -81,7 +81,7 @@ impl Engine for Remote {
     }
 
     fn compact(&self) -> Result<Compaction> {
-        Err(Error::invalid("a store has no log to compact: it is its own affair"))
+        Err(Error::invalid("a store has no log to compact: the store manages that itself"))
     }
 
     fn waits(&self) -> bool {

@@ -34,7 +34,7 @@ fn what_cannot_be_opened_says_why() {
         (error.kind(), error.to_string())
     };
     let (kind, text) = said(&format!("redis://{host}"));
-    assert!(kind == ErrorKind::Refused && text.contains("wants a password"), "{text}");
+    assert!(kind == ErrorKind::Refused && text.contains("needs a password"), "{text}");
     for login in [":wrongs3cret", "user:s3cret"] {
         let (kind, text) = said(&format!("redis://{login}@{host}"));
         assert!(kind == ErrorKind::Refused && text.contains("does not accept this user and password"), "{text}");
