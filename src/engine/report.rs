@@ -25,6 +25,10 @@ pub struct StoreReport {
     pub patterns: Option<u64>,
     /// Keys that live by a pattern or request.
     pub live: Option<u64>,
+    /// Patterns whose live keys have reached `max_keys`, plus one if `--max-keys` is reached.
+    pub overflows: Option<u64>,
+    /// Holds that are open.
+    pub holds: Option<u64>,
     /// Replicas that must confirm each write.
     pub replicas: u32,
     /// What the store says of itself, by name: version, role, persistence, eviction.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::over_store::needs_directory;
+use crate::over_store::{self, needs_directory};
 use crate::util::{Run, Server, command, flint, run};
 
 struct Dir {
@@ -137,9 +137,13 @@ fn limits_embedded() {
     assert_eq!(dir.json(&["limit", "top"])[0]["key"], "job");
     let top = dir.json(&["limit", "top", "--by", "allowed", "--limit", "1"]);
     assert_eq!((top.as_array().unwrap().len(), &top[0]["key"]), (1, &json!("job")));
-    let history = dir.json(&["limit", "history", "job"]);
-    assert_eq!((&history[0]["event"], &history[1]["event"]), (&json!("created"), &json!("spent")), "{history}");
-    assert!(dir.ok(&["limit", "history", "job"]).lines().count() >= 4);
+    if over_store::is_on() {
+        dir.error(2, &["limit", "history", "job"]);
+    } else {
+        let history = dir.json(&["limit", "history", "job"]);
+        assert_eq!((&history[0]["event"], &history[1]["event"]), (&json!("created"), &json!("spent")), "{history}");
+        assert!(dir.ok(&["limit", "history", "job"]).lines().count() >= 4);
+    }
 
     assert_eq!(dir.json(&["limit", "reset", "job"]), json!({"ok": true}));
     dir.ok(&["limit", "check", "job"]);
@@ -492,6 +496,10 @@ fn wrong_usage_names_what_is_wrong() {
         (&["--data-dir", "elsewhere", "doctor"], "--data-dir"),
     ] {
         let run = dir.run(args);
+        if over_store::is_on() && args == ["--data-dir", "elsewhere", "doctor"] {
+            // It is there once, and goes before FLINT_SERVER.
+            continue;
+        }
         let said = run.err.starts_with("flint: ") && run.err.contains(name) && run.err.lines().count() == 1;
         if run.code != Some(2) || !run.out.is_empty() || !said {
             wrong.push(format!("{args:?}: {run:?}"));

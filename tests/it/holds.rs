@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::over_store::needs_directory;
+use crate::over_store::{self, needs_directory};
 use crate::util::{Client, PATIENCE, Reply, Run, Server, command_on, flint, run};
 
 fn post(client: &mut Client, path: &str, body: Value) -> Reply {
@@ -195,11 +195,16 @@ fn what_runs_out_is_free_and_can_still_be_settled() {
     assert_eq!(number(&status(&mut client, "gpu")["used"]), 1, "the slot is not that of the first");
     post(&mut client, "/v1/settle", json!({"hold": again})).ok();
     let metrics = client.get("/v1/metrics").body;
-    for line in ["flint_holds 0", "flint_holds_expired_total 1", "flint_holds_late_total 1"] {
-        assert!(metrics.lines().any(|other| other == line), "{line} is not in\n{metrics}");
-    }
     let doctor = client.get("/v1/doctor").ok();
-    assert_eq!(["holds", "holds_expired", "holds_late"].map(|name| number(&doctor[name])), [0, 1, 1]);
+    let told = |line: &str| assert!(metrics.lines().any(|other| other == line), "{line} is not in\n{metrics}");
+    told("flint_holds 0");
+    assert_eq!(number(&doctor["holds"]), 0);
+    // Which of the servers over a store finds that a hold has run out is chance: none counts these.
+    if !over_store::is_on() {
+        told("flint_holds_expired_total 1");
+        told("flint_holds_late_total 1");
+        assert_eq!(["holds_expired", "holds_late"].map(|name| number(&doctor[name])), [1, 1]);
+    }
     server.terminate();
 }
 
@@ -595,7 +600,10 @@ fn a_run_outlives_its_server() {
     let mut first = Started::run(&dir, &args);
     until("it runs", || file.exists());
     assert_eq!(used(&dir, "mail"), 2);
+    let address = format!("127.0.0.1:{}", server.port());
     server.terminate();
+    // Over a store nobody but a server settles: another one, where the first was.
+    let _next = over_store::is_on().then(|| Server::start_on(&dir, &address, &[]));
     first.signal("TERM");
     assert_eq!((first.end(), used(&dir, "mail")), (Some(1), 0));
 }
@@ -743,7 +751,7 @@ fn a_gateways_day_in_small() {
     let server = Server::start(&data, &[]);
     let mut client = server.client();
     check(&mut client);
-    client.post("/v1/log/compact", "").ok();
+    client.compact();
     check(&mut client);
     server.terminate();
 }

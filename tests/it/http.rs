@@ -111,10 +111,13 @@ fn the_main_job() {
 
     assert_eq!(client.post("/v1/log/flush", "").ok(), json!({"ok": true}));
     assert_eq!(client.post("/v1/log/flush", "{}").ok(), json!({"ok": true}));
-    let compaction = client.post("/v1/log/compact", "").ok();
-    assert_eq!(compaction["ok"], true);
-    for name in ["log_bytes_before", "log_bytes_after", "snapshot_bytes"] {
-        assert!(compaction[name].is_u64(), "{compaction}");
+    client.compact();
+    if !over_store::is_on() {
+        let compaction = client.post("/v1/log/compact", "").ok();
+        assert_eq!(compaction["ok"], true);
+        for name in ["log_bytes_before", "log_bytes_after", "snapshot_bytes"] {
+            assert!(compaction[name].is_u64(), "{compaction}");
+        }
     }
     let doctor = client.get("/v1/doctor");
     assert!(doctor.body.starts_with("{\"ok\":"), "{}", doctor.body);

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use flint::{Algorithm, Limit, Limiter, Options, SyncMode};
 
-use crate::util::{Client, PATIENCE, Server, get};
+use crate::over_store;
+use crate::util::{Client, PATIENCE, Server, command, get, run};
 
 const LIMITS: usize = 20_000;
 const CLIENTS: usize = 8;
@@ -37,6 +38,10 @@ fn many() -> (tempfile::TempDir, Server, Vec<String>) {
     }
     limiter.close().unwrap();
     drop(limiter);
+    if over_store::is_on() {
+        let moved = run(command().args(["store", "import"]).arg(&dir).args(["--store", &over_store::url(&dir)]));
+        assert_eq!(moved.code, Some(0), "{moved:?}");
+    }
     let server = Server::start(&dir, &["--sync", "batch"]);
     (parent, server, keys)
 }

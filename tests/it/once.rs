@@ -70,7 +70,7 @@ fn what_was_spent_once_is_answered_again() {
             is_again(&first[index], &post(&mut client, path, &format!("{sync} {index}"), body));
         }
         if !over_store::is_on() {
-            client.post("/v1/log/compact", "").ok();
+            client.compact();
         }
         server.kill();
         let server = Server::start(&data, &[]);

@@ -350,6 +350,16 @@ impl Client {
         self.ask("POST", path, body)
     }
 
+    /// Has the log compacted. A store has none, and the server says so.
+    #[track_caller]
+    pub fn compact(&mut self) {
+        let reply = self.post("/v1/log/compact", "");
+        match over_store::is_on() {
+            true => assert!(reply.error(400, "invalid_argument").contains("a store has no log to compact")),
+            false => drop(reply.ok()),
+        }
+    }
+
     #[track_caller]
     pub fn ask(&mut self, method: &str, path: &str, body: &str) -> Reply {
         let reply = self.try_ask(method, path, body);

@@ -14,7 +14,7 @@ use super::names::{CONFIGURED, LIVE, OVERFLOWS};
 use crate::engine::interface::ask;
 use crate::error::{Kind, Result};
 use crate::limit::{Limit, is_pattern};
-use crate::limiter::{Applied, Limiter, Origin, Setting, place_in_removal, validate_prefix};
+use crate::limiter::{Applied, Limiter, Setting, place_in_removal, validate_prefix};
 
 /// Keys that are changed together.
 const PART: usize = 256;
@@ -90,11 +90,10 @@ impl Remote {
             let settings: Vec<Setting<'_>> = settings.iter().map(Owned::setting).collect();
             let mut applied = limiter.apply(&settings, false, dry_run)?;
             for key in &others {
-                let removed = match dry_run {
-                    true => limiter.status(key)?.is_some_and(|status| status.source == Origin::Exact),
-                    false => is_done(limiter.remove(key))?,
-                };
-                applied.removed += u64::from(removed);
+                // Values that last for a time only end by themselves.
+                if limiter.has_own(key) && (dry_run || is_done(limiter.remove(key))?) {
+                    applied.removed += 1;
+                }
             }
             Ok(applied)
         })

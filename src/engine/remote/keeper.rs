@@ -24,7 +24,7 @@ const ALL_IN: u64 = 600;
 const MOST_AT_ONCE: u64 = 20 * NAMES_AT_ONCE as u64;
 
 /// Lists with names of records that vanish by themselves.
-const VANISHING: [u8; 5] = [names::LIVE, names::LIVE_BY, names::OVERFLOWS, names::HOLDS, names::ANSWERS];
+const VANISHING: [u8; 6] = [names::LIVE, names::LIVE_BY, names::OVERFLOWS, names::HOLDS, names::OPEN, names::ANSWERS];
 
 /// How often it looks whether patterns have little room left.
 const FULL_EVERY: u32 = 10;

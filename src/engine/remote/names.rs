@@ -13,6 +13,7 @@
 //! No key has a control character, so the members of lists that are made of several parts are told apart by one.
 
 use super::link::{limit_key, slot_of, tag_of};
+use crate::clock::Micros;
 use crate::limiter::scratch::{Live, Name, Place};
 
 /// What ids of holds are made of.
@@ -39,8 +40,11 @@ pub const OVERFLOWS: u8 = 4;
 /// The list of answers that are kept.
 pub const ANSWERS: u8 = 5;
 
+/// The list of open holds, each after the instant at which it expires.
+pub const OPEN: u8 = 6;
+
 /// All lists.
-pub const LISTS: [u8; 6] = [CONFIGURED, LIVE, LIVE_BY, HOLDS, OVERFLOWS, ANSWERS];
+pub const LISTS: [u8; 7] = [CONFIGURED, LIVE, LIVE_BY, HOLDS, OVERFLOWS, ANSWERS, OPEN];
 
 /// Lists in which all records but that of the patterns stand: those together that may have the same names.
 pub const LISTS_OF_RECORDS: [&[u8]; 4] = [&[CONFIGURED, LIVE], &[OVERFLOWS], &[HOLDS], &[ANSWERS]];
@@ -113,7 +117,13 @@ pub fn members(name: &Name, place: Place) -> Vec<(u8, Vec<u8>)> {
             members
         }
         (Name::Key(key), Place::Overflow) => vec![(OVERFLOWS, key.as_bytes().to_vec())],
-        (Name::Hold(number), Place::Hold) => vec![(HOLDS, format!("{number:016x}").into_bytes())],
+        (Name::Hold(number), Place::Hold { until }) => {
+            let member = format!("{number:016x}").into_bytes();
+            let open = until.map(|until| (OPEN, [open_until(until), member.clone()].concat()));
+            let mut members = vec![(HOLDS, member)];
+            members.extend(open);
+            members
+        }
         (Name::Answer(hash), Place::Answer) => vec![(ANSWERS, hex(hash).into_bytes())],
         _ => Vec::new(),
     }
@@ -124,9 +134,15 @@ pub fn name_of(list: u8, member: &str) -> Option<Name> {
     match list {
         CONFIGURED | LIVE | OVERFLOWS => Some(Name::Key(member.into())),
         HOLDS => u64::from_str_radix(member, 16).ok().map(Name::Hold),
+        OPEN => u64::from_str_radix(member.get(16..)?, 16).ok().map(Name::Hold),
         ANSWERS => unhex(member.as_bytes()).map(Name::Answer),
         _ => None,
     }
+}
+
+/// How the members of [`OPEN`] begin that expire at this instant; those before are less.
+pub fn open_until(until: Micros) -> Vec<u8> {
+    format!("{until:016x}").into_bytes()
 }
 
 /// How the members of [`LIVE_BY`] begin that live by the same.
@@ -170,7 +186,8 @@ mod tests {
         for (name, place) in [
             (Name::Key("a:b".into()), configured),
             (Name::Key("\u{2}a*".into()), Place::Overflow),
-            (Name::Hold(1_800_000_000_000_000), Place::Hold),
+            (Name::Hold(1_800_000_000_000_000), Place::Hold { until: None }),
+            (Name::Hold(7), Place::Hold { until: Some(1_800_000_000_000_000) }),
             (Name::Answer([0x5a; 16]), Place::Answer),
         ] {
             for (list, member) in members(&name, place).into_iter().filter(|(list, _)| *list != LIVE_BY) {

@@ -1,17 +1,20 @@
 //! The engine over a store, as the server and the commands know every engine.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::copies::listing::{Listing, top};
+use super::copies::reader::Reader;
 use super::engine::Remote;
 use super::errors::told;
 use super::link::Facts;
-use super::names::{CONFIGURED, HOLDS, LIVE, OVERFLOWS};
+use super::names::{CONFIGURED, LIVE, OVERFLOWS};
 use crate::engine::interface::{Done, Engine, Operation, Parts};
 use crate::engine::report::{EngineReport, StoreReport};
 use crate::error::{Error, Kind, Result};
-use crate::limiter::{Applied, By, Compaction, Limiter, Page, Setting, Status};
+use crate::limit::is_pattern;
+use crate::limiter::{Applied, By, Compaction, Limiter, Overflowing, Page, Setting, Status};
 use crate::store::Health;
 
 impl Parts for Listing {
@@ -58,10 +61,12 @@ impl Engine for Remote {
     }
 
     fn listing(&self, page: Page<'_>) -> Result<Box<dyn Parts>> {
+        self.tell_counts();
         Ok(Box::new(Listing::new(&self.source, page)?))
     }
 
     fn top(&self, by: By, limit: usize) -> Result<Vec<Status>> {
+        self.tell_counts();
         top(&self.source, by, limit)
     }
 
@@ -103,6 +108,13 @@ impl Engine for Remote {
 }
 
 impl Remote {
+    /// Has the store told what this server has counted, so that a list has it too.
+    fn tell_counts(&self) {
+        if let Err(error) = Remote::flush(self) {
+            log::debug!("a list may lack what was counted in the last second: {error}");
+        }
+    }
+
     /// How the store stands, as far as it says so.
     fn store_report(&self) -> StoreReport {
         let store = &self.source.store;
@@ -114,6 +126,8 @@ impl Remote {
             limits: None,
             patterns: None,
             live: None,
+            overflows: None,
+            holds: None,
             replicas: self.replicas,
             facts: Vec::new(),
             problems: Vec::new(),
@@ -131,22 +145,39 @@ impl Remote {
         report
     }
 
+    /// How many patterns have no room for more live keys, and one more if requests have none; each is a problem.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    fn overflows(&self, reader: &mut Reader, report: &mut StoreReport) -> Result<u64> {
+        let mut patterns = BTreeSet::new();
+        reader.each_key(&[OVERFLOWS], "", |_, keys| {
+            // After a mark the pattern, or the values that requests brought.
+            patterns.extend(keys.iter().map(|key| key.get(1..).filter(|text| is_pattern(text)).map(str::to_owned)));
+            Ok(())
+        })?;
+        let overflowing = patterns.into_iter().filter_map(|pattern| match pattern {
+            None => Some(Overflowing { pattern: None, max_keys: self.source.max_keys }),
+            // Without its most keys it has been removed.
+            Some(text) => {
+                let max_keys = reader.most_live(&text)?;
+                Some(Overflowing { pattern: Some(text.into()), max_keys })
+            }
+        });
+        let before = report.problems.len();
+        report.problems.extend(overflowing.map(|overflowing| overflowing.to_string()));
+        Ok((report.problems.len() - before) as u64)
+    }
+
     fn ask_store(&self, report: &mut StoreReport) -> Result<()> {
         let mut reader = self.source.reader();
-        let counts = reader.counts(&[CONFIGURED, LIVE, HOLDS, OVERFLOWS])?;
+        let counts = reader.counts(&[CONFIGURED, LIVE])?;
         let count = |index: usize| counts.get(index).copied().unwrap_or(0);
         reader.load_patterns()?;
         report.patterns = Some(reader.patterns().len() as u64);
         (report.limits, report.live) = (Some(count(0)), Some(count(1)));
-        report.facts.push(("holds", count(2).to_string()));
-        report.facts.push(("overflows", count(3).to_string()));
-        if count(3) > 0 {
-            report.problems.push(
-                "there is no room for more live keys by some pattern, or by limits that requests bring, so that further \
-                 keys share one limit; raise its max_keys or --max-keys, or shorten its periods"
-                    .to_owned(),
-            );
-        }
+        report.holds = Some(reader.open_holds()?);
+        report.overflows = Some(self.overflows(&mut reader, report)?);
         let deadline = Instant::now() + self.source.timeout;
         let facts = self.source.store.link().facts(deadline).map_err(|error| told(&error, false))?;
         for server in &facts {

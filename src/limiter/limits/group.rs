@@ -94,6 +94,12 @@ impl Limiter {
         }
         Ok(applied)
     }
+
+    /// Whether values are configured for this key or pattern that do not end by themselves.
+    #[cfg(feature = "store")]
+    pub(crate) fn has_own(&self, key: &str) -> bool {
+        self.core.has_own(key)
+    }
 }
 
 /// What the settings ask for, once all are valid.

@@ -1,6 +1,7 @@
 //! What kind of thing a record is of, for the lists in which its name stands.
 
 use super::state::Scratch;
+use crate::clock::Micros;
 use crate::limiter::core::shard_of;
 use crate::limiter::entry::Source;
 use crate::limiter::notes::name::{Live, Name};
@@ -20,7 +21,11 @@ pub enum Place {
     /// A limit that keys share which found no room.
     Overflow,
     Patterns,
-    Hold,
+    /// A hold.
+    Hold {
+        /// When it expires, if it is open.
+        until: Option<Micros>,
+    },
     Answer,
 }
 
@@ -30,9 +35,11 @@ impl Scratch {
         let core = &*self.limiter().core;
         match name {
             Name::Patterns => Place::Patterns,
-            Name::Hold(number) if core.holds.lock().get(*number).is_some() => Place::Hold,
+            Name::Hold(number) => core.holds.lock().get(*number).map_or(Place::None, |pledge| Place::Hold {
+                until: pledge.settlement.is_none().then_some(pledge.until),
+            }),
             Name::Answer(key) if core.answers.lock().has(key) => Place::Answer,
-            Name::Hold(_) | Name::Answer(_) => Place::None,
+            Name::Answer(_) => Place::None,
             Name::Key(key) => {
                 let hash = core.hash(key);
                 let mut table = core.shards[shard_of(hash)].lock();

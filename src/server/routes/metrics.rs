@@ -83,12 +83,14 @@ fn version() -> String {
     format!("version=\"{}\"", env!("CARGO_PKG_VERSION"))
 }
 
+const OVERFLOWS: &str =
+    "Limits that further keys share, because no more may live under their pattern or under requests.";
+
 fn limits(page: &mut Page, report: &Report) {
     page.one("flint_limits", "gauge", "Limits that are configured for one key.", "", report.limits);
     page.one("flint_patterns", "gauge", "Patterns that are configured.", "", report.patterns);
     page.one("flint_live_keys", "gauge", "Keys that live under a pattern or request.", "", report.live);
-    let what = "Limits that further keys share, because no more may live under their pattern or under requests.";
-    page.one("flint_overflows", "gauge", what, "", report.overflows.len());
+    page.one("flint_overflows", "gauge", OVERFLOWS, "", report.overflows.len());
     page.one("flint_overflow_decisions_total", "counter", "Decisions by these shared limits.", "", report.overflowed);
     let what = "Keys removed from memory because nothing counted for them any more.";
     page.one("flint_swept_keys_total", "counter", what, "", report.swept);
@@ -106,6 +108,8 @@ fn store(page: &mut Page, report: &StoreReport) {
         ("flint_limits", "Limits that are configured for one key.", report.limits),
         ("flint_patterns", "Patterns that are configured.", report.patterns),
         ("flint_live_keys", "Keys that live under a pattern or request.", report.live),
+        ("flint_overflows", OVERFLOWS, report.overflows),
+        ("flint_holds", "Holds that are open.", report.holds),
     ];
     for (name, what, count) in counts {
         if let Some(count) = count {

@@ -96,6 +96,8 @@ fn of_store(report: &StoreReport) -> Value {
         "limits": report.limits,
         "patterns": report.patterns,
         "live": report.live,
+        "overflows": report.overflows,
+        "holds": report.holds,
         "rounds": report.rounds,
         "lost": report.lost,
         "allowed": report.allowed,

@@ -110,6 +110,12 @@ impl Reader {
         Ok(())
     }
 
+    /// How many keys may live under a pattern that was copied.
+    pub fn most_live(&self, pattern: &str) -> Option<u64> {
+        let (id, _) = self.scratch.patterns().into_iter().find(|(_, text)| text == pattern)?;
+        Some(self.scratch.most_live(Live::Pattern(id)))
+    }
+
     /// The patterns that have room for a tenth of their keys at most.
     pub fn crowded(&self) -> Vec<u64> {
         let is_crowded = |id: &u64| {
@@ -190,6 +196,17 @@ impl Reader {
         let deadline = self.deadline();
         let lists: Vec<(u8, &[u8])> = lists.iter().map(|list| (*list, &b""[..])).collect();
         self.link.counts(&lists, deadline).map_err(|error| told(&error, false))
+    }
+
+    /// How many holds are open.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub fn open_holds(&mut self) -> Result<u64> {
+        // One that expires at this instant has expired.
+        let least = names::open_until(self.source.clock.now() + 1);
+        let deadline = self.deadline();
+        self.link.count_from(names::OPEN, &least, deadline).map_err(|error| told(&error, false))
     }
 
     /// Takes names off a list whose records have vanished: those that are given and are not there.

@@ -143,7 +143,8 @@ pub fn start<W: Wire + 'static>(
         inbox,
         figures: Arc::clone(figures),
         timeout,
-        told: Instant::now(),
+        // At once, so that it knows what was counted before.
+        told: Instant::now().checked_sub(TOLD_EVERY).unwrap_or_else(Instant::now),
         random: seed(index),
         live: HashMap::new(),
     };
@@ -347,7 +348,7 @@ impl<W: Wire> Lane<W> {
             Ok(totals) => {
                 for ((id, _), totals) in told.iter().zip(totals.chunks_exact(4)) {
                     let total = |index: usize| totals[index].max(0) as u64;
-                    self.round.scratch.set_counted(*id, [total(0), total(1), total(2), total(3)]);
+                    self.round.set_totals(*id, [total(0), total(1), total(2), total(3)]);
                 }
                 Ok(())
             }

@@ -37,6 +37,7 @@ impl<W: Wire> Round<W> {
         let mut turns: Vec<Turn> = jobs.into_iter().map(turn).collect();
         self.decide(&mut turns, deadline);
         self.send(&mut turns, deadline);
+        self.show_fresh();
         let mut lost = Vec::new();
         for Turn { job, ended, .. } in turns {
             match ended {

@@ -160,6 +160,7 @@ impl<W: Wire> Round<W> {
             self.known.insert(part.name, Stand { version, place: part.place });
         }
         for (pattern, counted) in &all.counted {
+            self.tally.fresh.push(*pattern);
             let sums = self.tally.counted.entry(*pattern).or_default();
             sums.iter_mut().zip(counted).for_each(|(sum, counted)| *sum += counted);
         }

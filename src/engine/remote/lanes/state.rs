@@ -15,6 +15,9 @@ use crate::limiter::scratch::{Live, Name, Place, Scratch};
 /// Records that are fetched at once.
 pub const FETCHED_AT_ONCE: usize = 1024;
 
+/// Patterns whose status is exact at once: each is looked for among all.
+const MAX_SHOWN: usize = 256;
+
 /// What is known of a record in the store.
 #[derive(Debug, Clone, Copy)]
 pub struct Stand {
@@ -28,6 +31,10 @@ pub struct Stand {
 pub struct Tally {
     /// For patterns: allowed, denied, allowed cost, denied cost.
     pub counted: HashMap<u64, [u64; 4]>,
+    /// Those of them that were counted for in the round that runs.
+    pub fresh: Vec<u64>,
+    /// For patterns, what the whole store had counted when it was told last.
+    pub totals: HashMap<u64, [u64; 4]>,
     /// Keys that were born, less those that went.
     pub births: HashMap<Live, i64>,
     /// Checks that were allowed, and denied.
@@ -126,6 +133,11 @@ impl<W: Wire> Round<W> {
             Found::Present(value) => (Known::Version(value.version()), self.scratch.load(name, Some(value.record()))),
         };
         self.stale.remove(name);
+        if *name == Name::Patterns && self.tally.totals.len() <= MAX_SHOWN {
+            // Their statuses tell what their record says, and no more.
+            let counted: Vec<u64> = self.tally.totals.keys().chain(self.tally.counted.keys()).copied().collect();
+            counted.into_iter().for_each(|pattern| self.show_counted(pattern));
+        }
         match loaded {
             Ok(()) => {
                 let place = self.scratch.place_of(name);
@@ -135,6 +147,31 @@ impl<W: Wire> Round<W> {
                 self.known.remove(name);
                 self.bad.insert(name.clone(), error);
             }
+        }
+    }
+
+    /// Notes what the whole store has counted for a pattern, what it is still to be told aside.
+    pub fn set_totals(&mut self, pattern: u64, totals: [u64; 4]) {
+        self.tally.totals.insert(pattern, totals);
+        self.show_counted(pattern);
+    }
+
+    /// Has the status of a pattern tell what was counted for it until now.
+    pub fn show_counted(&mut self, pattern: u64) {
+        let mut sums = self.tally.totals.get(&pattern).copied().unwrap_or_default();
+        if let Some(counted) = self.tally.counted.get(&pattern) {
+            sums.iter_mut().zip(counted).for_each(|(sum, counted)| *sum += counted);
+        }
+        self.scratch.set_counted(pattern, sums);
+    }
+
+    /// The same for all patterns that were counted for in this round. Of very many patterns the status lags by a second.
+    pub fn show_fresh(&mut self) {
+        let mut fresh = std::mem::take(&mut self.tally.fresh);
+        if self.tally.totals.len() <= MAX_SHOWN {
+            fresh.sort_unstable();
+            fresh.dedup();
+            fresh.into_iter().for_each(|pattern| self.show_counted(pattern));
         }
     }
 

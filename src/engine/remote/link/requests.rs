@@ -94,6 +94,17 @@ impl Link {
         each.sum::<Option<u64>>().ok_or_else(not_understood)
     }
 
+    /// How many members of a list are not less than `least`, those of vanished keys included.
+    pub fn count_from(&mut self, list: u8, least: &[u8], deadline: Instant) -> Result<u64, LinkError> {
+        let slots: Vec<u16> = if self.is_cluster() { (0..SLOTS).collect() } else { vec![0] };
+        let least = [b"[", least].concat();
+        let words = |slot| vec![b"ZLEXCOUNT".to_vec(), self.list_key(list, slot), least.clone(), b"+".to_vec()];
+        let requests: Vec<_> = slots.iter().map(|slot| (*slot, words(*slot))).collect();
+        let replies = self.ask_all(&requests, false, deadline)?;
+        let each = replies.iter().map(|value| reply::number(value).map(|number| number.max(0) as u64));
+        each.sum::<Option<u64>>().ok_or_else(not_understood)
+    }
+
     /// How many members of each list begin with a prefix, those of vanished keys included.
     pub fn counts(&mut self, lists: &[(u8, &[u8])], deadline: Instant) -> Result<Vec<u64>, LinkError> {
         let slots: Vec<u16> = if self.is_cluster() { (0..SLOTS).collect() } else { vec![0] };
