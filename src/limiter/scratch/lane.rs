@@ -369,14 +369,23 @@ impl Scratch {
         self.unsaved.keys().map(|key| Name::Key(Arc::clone(key))).collect()
     }
 
+    /// Forgets a key, unless it has denials that are not written yet. Whether it is not loaded then. Between groups only.
+    pub fn forget(&mut self, key: &str) -> bool {
+        if self.unsaved.contains_key(key) {
+            return false;
+        }
+        let hash = self.core().hash(key);
+        self.take_out(hash, key, false);
+        self.core().holds.lock().load_rows(hash, &[]);
+        self.keys.remove(key);
+        true
+    }
+
     /// Forgets all but patterns and what has denials that are not written yet. Between groups only.
     pub fn forget_all(&mut self) {
-        let keys: Vec<Arc<str>> = self.keys.iter().filter(|key| !self.unsaved.contains_key(*key)).cloned().collect();
-        for key in keys {
-            let hash = self.core().hash(&key);
-            self.take_out(hash, &key, false);
-            self.core().holds.lock().load_rows(hash, &[]);
-            self.keys.remove(&key);
+        let keys: Vec<Arc<str>> = self.keys.iter().cloned().collect();
+        for key in &keys {
+            self.forget(key);
         }
         for number in std::mem::take(&mut self.holds).into_keys() {
             self.core().holds.lock().load_hold(number, None);
