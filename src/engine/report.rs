@@ -9,7 +9,7 @@ pub enum EngineReport {
     /// A data directory.
     Directory(Box<Report>),
     /// A store.
-    Store(StoreReport),
+    Store(Box<StoreReport>),
 }
 
 /// The state of a store, as this server sees it. What it does not say is `None`.

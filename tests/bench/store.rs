@@ -33,6 +33,7 @@ fn main() {
         ["node", url, store, threads, keys, seconds] => {
             node(url, number(store) as u32, number(threads), number(keys), number(seconds));
         }
+        ["configure", url, keys] => configure(url, number(keys)),
         _ => compare(),
     }
 }

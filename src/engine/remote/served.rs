@@ -78,7 +78,7 @@ impl Engine for Remote {
     }
 
     fn report(&self) -> EngineReport {
-        EngineReport::Store(self.store_report())
+        EngineReport::Store(Box::new(self.store_report()))
     }
 
     fn flush(&self) -> Result<()> {
