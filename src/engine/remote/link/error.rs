@@ -220,7 +220,7 @@ mod tests {
         };
         let cases = [
             ("LOADING Redis is loading the dataset in memory", ErrorKind::Unavailable, "is reading its data"),
-            ("BUSY Redis is busy running a script.", ErrorKind::Unavailable, "runs a script"),
+            ("BUSY Redis is busy running a script.", ErrorKind::Unavailable, "is running a script"),
             ("MASTERDOWN Link with MASTER is down", ErrorKind::Unavailable, "lost its master"),
             ("CLUSTERDOWN The cluster is down", ErrorKind::Unavailable, "The cluster is down"),
             ("READONLY You can't write against a read only replica.", ErrorKind::Unavailable, "is a replica"),

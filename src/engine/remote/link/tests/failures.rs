@@ -114,7 +114,7 @@ fn servers_that_take_no_writes_are_told_in_users_words() {
         server.ask(&["SCRIPT", "KILL"]);
         failed(outcome)
     });
-    assert!(busy.0 == ErrorKind::Unavailable && busy.1.contains("runs a script"), "{busy:?}");
+    assert!(busy.0 == ErrorKind::Unavailable && busy.1.contains("is running a script"), "{busy:?}");
     wait_until("it should be found to be back", || store.away().is_none());
 }
 
