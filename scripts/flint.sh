@@ -106,7 +106,7 @@ _flint_ask() {
         [ -z "$_flint_token" ] || printf 'header = "Authorization: Bearer %s"\n' "$(_flint_quote "$_flint_token")"
         [ -z "${3:-}" ] || printf 'data-binary = "@-"\n'
     )
-    # The body has a stream of its own: a line of curl's configuration ends at 100 KiB.
+    # The body has a separate stream: a line of curl's configuration ends at 100 KiB.
     _flint_reply=$(
         printf '%s' "${3:-}" |
             command curl -q -s -g --noproxy '*' --connect-timeout 5 --max-time 600 -w '\n%{http_code}' -K /dev/fd/3 3<<CONFIG

@@ -1,6 +1,6 @@
 //! Every bound of the program, with its unit and its reason.
 //!
-//! Owns: the numbers. Called by everybody. No code lives here: a bound that needs a computation is computed where it
+//! Owns: the numbers. Used everywhere. There is no code here: a bound that needs a computation is computed where it
 //! is used, from the numbers below. The man pages print these values and a test compares them.
 
 /// Longest key, in bytes of UTF-8. Long enough for a URL path and a tenant; short enough that a million of them are
@@ -11,7 +11,7 @@ pub const MAX_KEY_BYTES: usize = 512;
 /// 128-bit products.
 pub const MAX_UNITS: u64 = 1_000_000_000_000;
 
-/// Most windows of one limit: each is decided, kept and reported for itself.
+/// Most windows of one limit: each is decided, kept and reported separately.
 pub const MAX_WINDOWS: usize = 8;
 
 /// Most units of a limit of slots: holds of one key are looked through when it is listed.
@@ -23,7 +23,7 @@ pub const MAX_RESTING: usize = MAX_WINDOWS;
 /// Latest day of the month on which a calendar month, quarter or year may begin.
 pub const MAX_ANCHOR: u8 = 31;
 
-/// Shortest period, in milliseconds: the unit in which periods are told and written.
+/// Shortest period, in milliseconds: the unit in which periods are given and written.
 pub const MIN_PERIOD_MS: u64 = 1;
 
 /// Longest period, in milliseconds: 366 days, so that "a year" always fits.
@@ -43,13 +43,13 @@ pub const HOLD_MS: std::ops::RangeInclusive<u64> = 1000..=24 * 3600 * 1000;
 /// How long a hold lasts that says nothing else, in milliseconds.
 pub const DEFAULT_HOLD_MS: u64 = 60 * 1000;
 
-/// Open holds at most, by default: some 25 MiB.
+/// Open holds at most, by default: about 25 MiB.
 pub const MAX_HOLDS: u64 = 100_000;
 
-/// Largest `--max-holds`: 10^7 of them, some 2.5 GiB.
+/// Largest `--max-holds`: 10^7 of them, about 2.5 GiB.
 pub const MAX_MAX_HOLDS: u64 = 10_000_000;
 
-/// Holds that have run out or were settled and are remembered at most; the oldest go first.
+/// Holds that have expired or were settled and are remembered at most; the oldest go first.
 pub const MAX_REMEMBERED: usize = 100_000;
 
 /// How long these are remembered, in milliseconds: longer than any client repeats a request.
@@ -70,14 +70,14 @@ pub const MAX_IDEMPOTENCY_KEY: usize = 128;
 /// Largest request body, in bytes: a thousand items with keys of the greatest length fit.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Largest body that configures an array of limits, in bytes: some 500 000 of them.
+/// Largest body that configures an array of limits, in bytes: about 500 000 of them.
 pub const MAX_LIMITS_BYTES: usize = 64 * 1024 * 1024;
 
 /// Most values of which a gate makes a key.
 pub const MAX_GATE_PARTS: usize = 8;
 
-/// Longest value that stands in a gate's key as it is, in bytes; a longer one is a digest there. Also the longest name
-/// of a gate or of a header in its key: with all of them a key stays within [`MAX_KEY_BYTES`].
+/// Longest value that is put unchanged into a gate's key, in bytes; a longer value is replaced by a digest. Also the
+/// longest name of a gate or of a header in its key: with all of them a key stays within [`MAX_KEY_BYTES`].
 pub const MAX_GATE_VALUE_BYTES: usize = 128;
 
 /// Shortest part of an IPv6 address that identifies a client, in bits, and the usual one.
@@ -87,7 +87,7 @@ pub const IPV6_PREFIX: u64 = 64;
 /// Bodies over [`MAX_BODY_BYTES`] that are taken at once: each is in memory as a whole, and what is read from it too.
 pub const MAX_LARGE_BODIES: usize = 1;
 
-/// Longest announced body that tiny_http may let go of, in bytes: it allocates as much (`EqualReader::drop`), and
+/// Longest announced body whose reader tiny_http may drop, in bytes: it allocates as much (`EqualReader::drop`), and
 /// touches what has arrived. A connection with a longer body is kept until the process is replaced.
 pub const MAX_DROPPED_BODY_BYTES: usize = 64 * 1024 * 1024;
 
@@ -183,7 +183,7 @@ pub const STALL_MS: u64 = 1000;
 /// Longest time a request waits for the disk before it is answered `overloaded`, in milliseconds.
 pub const LOG_WAIT_MS: u64 = 10_000;
 
-/// Default of `--max-blocking`: deciders and workers together. Each costs some 13 KiB.
+/// Default of `--max-blocking`: deciders and workers together. Each costs about 13 KiB.
 pub const MAX_BLOCKING: usize = 64;
 
 /// Requests that wait for each worker before one more is refused.
@@ -227,17 +227,17 @@ pub const SEND_TIMEOUT_MS: u64 = 10_000;
 /// `flint-slow`, or on a Unix socket a worker, sends the rest.
 pub const SEND_PATIENCE_MS: u64 = 4;
 
-/// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], where so many are pending.
+/// Bytes of its replies that a client must take in [`SEND_TIMEOUT_MS`], if at least this many are pending.
 pub const MIN_DRAIN_BYTES: u64 = 16 * 1024;
 
 /// Largest head of a request, in bytes; beyond it the connection is ended.
 pub const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
-/// Most header lines of one request. tiny_http spends some 120 bytes on the shortest; with more of them the connection
+/// Most header lines of one request. tiny_http spends about 120 bytes on the shortest; with more of them the connection
 /// is ended.
 pub const MAX_HEADERS: usize = 128;
 
-/// Largest body as it is sent, in bytes, with the frames of its chunks. tiny_http keeps the line that tells a chunk's
+/// Largest body as it is sent, in bytes, with the frames of its chunks. tiny_http keeps the line with a chunk's
 /// length in memory, however long it is.
 pub const MAX_BODY_WIRE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -261,14 +261,15 @@ pub const PIPELINED_ALWAYS: usize = 16;
 /// What the requests of one connection that wait may take however many wait in all, in bytes of memory.
 pub const PIPELINED_ALWAYS_BYTES: usize = 16 * 1024;
 
-/// Connections that tiny_http does not let go of, at which the server replaces itself by a fresh process image: one for
-/// each so many descriptors and threads that the system allows. Each keeps two descriptors, a thread and some 30 KiB.
+/// Connections that tiny_http does not release, at which the server replaces itself by a fresh process image: one for
+/// each group of this many descriptors or threads that the system allows. Each keeps two descriptors, a thread and some
+/// 30 KiB.
 pub const LEAKED_SHARE: u64 = 8;
 
 /// Fewest of these, however little the system allows.
 pub const MIN_LEAKED: usize = 16;
 
-/// Most of these, however much the system allows: some 120 MiB.
+/// Most of these, however much the system allows: about 120 MiB.
 pub const MAX_LEAKED: usize = 4096;
 
 /// How long a server that replaces itself goes on answering on the connections it has, in milliseconds. They are told
@@ -319,7 +320,7 @@ pub const MAX_STATUS_BYTES: usize = 8 * 1024;
 pub const LIST_PAGE: usize = 20_000;
 
 /// Default of `max_keys` of a pattern and of `--max-keys`: keys that live under a pattern, or by limits that requests
-/// bring. A million of them take some 200 MiB.
+/// bring. A million of them take about 200 MiB.
 pub const MAX_KEYS: u64 = 1_000_000;
 
 /// Largest `max_keys`.
@@ -350,9 +351,9 @@ pub const STORE_PROBE_MS: u64 = 250;
 /// How often Sentinels and nodes of a Cluster are asked who is master, in milliseconds.
 pub const STORE_WATCH_MS: u64 = 1000;
 
-/// How long a store keeps at least what may expire, and what tells of a removed key, in milliseconds: longer than any
+/// How long a store keeps at least what may expire, and the marks of removed keys, in milliseconds: longer than any
 /// attempt may still be under way.
 pub const STORE_KEEPS_MS: u64 = 60_000;
 
-/// Largest `--replicas`: more than anybody waits for.
+/// Largest `--replicas`: more than anyone waits for.
 pub const MAX_REPLICAS: u32 = 16;

@@ -5,9 +5,10 @@
 //! backwards: neither when the system clock is set back, nor over a restart. When the system clock is set back, time
 //! here goes on at the pace of the boot clock instead of standing still; when it is set forward, time here follows.
 //!
-//! Over a restart time goes on too, from what the clocks showed when they were last noted ([`Clock::resume`]): by the
+//! Time goes on over a restart too, from the last noted readings of the clocks ([`Clock::resume`]): by the
 //! boot clock, if the machine is still in the same boot, else by the system clock. So a log whose instants are ahead of
-//! the system clock, because that was wrong for a while, stays ahead by as much, and its limits refill at their pace.
+//! the system clock, because that was wrong for a while, stays ahead by as much, and its limits refill at their normal
+//! pace.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 pub type Micros = u64;
 
 /// By how much the distance of two clocks has to change for one of them to have been set, in microseconds; and by how
-/// much a log has to be ahead of the system clock to be told of.
+/// much a log has to be ahead of the system clock to be reported.
 const STEP: u64 = 1_000_000;
 
 /// How far apart two clocks may be read to show the same moment, in microseconds, and how often that is tried.
@@ -34,7 +35,7 @@ pub struct Reading {
     pub at: Micros,
     /// The system clock.
     pub wall: Micros,
-    /// The id of the boot; zeros where it is not known.
+    /// The id of the boot; zeros if it is not known.
     pub boot: [u8; 16],
     /// The clock of that boot, which counts suspended time too, in microseconds.
     pub boot_clock: Micros,
@@ -90,14 +91,14 @@ impl Clock {
         Clock::on(Machine::System)
     }
 
-    /// A clock for tests: it stands at `now` until [`Clock::advance`] moves it.
+    /// A clock for tests: it stands still at `now` until [`Clock::advance`] moves it.
     pub fn manual(now: Micros) -> Clock {
         let (wall, boot_clock) = (AtomicU64::new(now), AtomicU64::new(now));
         Clock::on(Machine::Manual(Arc::new(Dials { wall, boot: [1; 16], boot_clock })))
     }
 
     /// A clock that others drive, by [`Clock::raise`]: it stands at `floor` now and goes on at the pace of the boot
-    /// clock. This machine's system clock has no say in it.
+    /// clock. This machine's system clock does not affect it.
     #[doc(hidden)]
     pub fn followed(floor: Micros) -> Clock {
         let clock = Clock::on(Machine::Followed);
@@ -110,7 +111,7 @@ impl Clock {
         Clock { machine, distance: Arc::new(AtomicI64::new(distance)) }
     }
 
-    /// The instant of now. Never less than an instant returned before, by any thread.
+    /// The current instant. Never less than an instant returned before, in any thread.
     pub fn now(&self) -> Micros {
         // The coarse clock costs a quarter of the fine one. It is up to a tick late, so what is seen is too small most
         // of the time and right when the clock has just ticked. Read before the boot clock, it is never too great,
@@ -170,8 +171,8 @@ impl Clock {
         self.distance.fetch_max(floor.saturating_sub(self.machine.boot_clock()), Ordering::Relaxed);
     }
 
-    /// How far its instants are ahead of the system clock, where that is more than a second: since the system clock was
-    /// set back, or since a log was written while it was wrong.
+    /// How far its instants are ahead of the system clock, if that is more than a second: because the system clock was
+    /// set back, or because a log was written while it was wrong.
     pub fn ahead(&self) -> Option<Duration> {
         let reading = self.reading();
         let ahead = reading.at.saturating_sub(reading.wall);
@@ -365,7 +366,7 @@ mod tests {
             clock.raise(start + HOUR);
             let raised = clock.clone().now();
             assert!((start + HOUR..start + HOUR + 60 * STEP).contains(&raised), "{raised}");
-            // A reply that was on the way for long is no news.
+            // A reply that was delayed for long has no news.
             clock.raise(start);
             let mut last = raised;
             for _ in 0..1000 {
@@ -440,7 +441,7 @@ mod tests {
             let (reading, now) = run(&clock, Some(&noted), floor);
             assert_eq!(now, 50 * YEAR + HOUR + ahead);
             assert!(!noted.fits(&reading));
-            // Set back by the time it comes up, as on a machine without a clock of its own.
+            // Set back by the time it comes up, as on a machine without its own clock.
             let lost = clock.rebooted(0);
             let (_, now) = run(&lost, Some(&reading), floor);
             assert_eq!(now, reading.at, "never backwards");

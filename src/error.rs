@@ -19,19 +19,19 @@ pub enum Kind {
     CostExceedsCapacity,
     /// The bearer token is missing or wrong.
     Unauthorized,
-    /// The request was made by a browser's page, or for another host.
+    /// The request was made by a web page in a browser, or for another host.
     ForbiddenOrigin,
-    /// The token is not for this call, or not for a key of it.
+    /// The token does not permit this call, or not for one of its keys.
     Forbidden,
     /// No limit has this key.
     LimitNotConfigured,
-    /// No such hold: it was never given, or is forgotten.
+    /// No such hold: it never existed, or is forgotten.
     HoldNotFound,
     /// The hold was settled before, with another cost.
     HoldSettled,
-    /// The hold has run out.
+    /// The hold has expired.
     HoldExpired,
-    /// As many holds are open as there may be.
+    /// The maximum number of holds is open.
     TooManyHolds,
     /// An idempotency key was used before, for another request.
     IdempotencyMismatch,
@@ -45,7 +45,7 @@ pub enum Kind {
     Overloaded,
     /// The log cannot be written: the disk is full, or an earlier write or fsync failed.
     LogFailed,
-    /// The store can't be asked, or too few of its replicas have confirmed a write.
+    /// The store can't be reached, or too few of its replicas have confirmed a write.
     StoreUnavailable,
     /// The answer of the store was lost on the way, so that it can't be known whether anything was done.
     OutcomeUnknown,
@@ -217,7 +217,7 @@ pub fn too_large(bound: usize) -> Error {
     Error::new(Kind::BodyTooLarge, format!("the body is larger than {bound} bytes; send less at once"))
 }
 
-/// What to do about an error of the operating system, where its kind says so.
+/// What to do about an error of the operating system, if its kind says so.
 pub fn way_out(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; run flint as the owner of the directory, or name another directory",

@@ -5,7 +5,7 @@
 //!
 //! # In an async program
 //!
-//! The methods of [`Limiter`] block: with [`SyncMode::Always`] an allowed check waits for the disk, some 0.1 to 10 ms.
+//! The methods of [`Limiter`] block: with [`SyncMode::Always`] an allowed check waits for the disk, about 0.1 to 10 ms.
 //! Call them where a thread may wait, such as in tokio's `spawn_blocking`:
 //!
 //! ```
@@ -33,7 +33,7 @@
 //!
 //! # Instants
 //!
-//! Instants are [`Micros`]: microseconds since 1970-01-01T00:00:00Z. The clock never runs backwards, also over a
+//! Instants are [`Micros`]: microseconds since 1970-01-01T00:00:00Z. The clock never runs backwards, not even over a
 //! restart. Lengths of time are [`Duration`](std::time::Duration).
 //!
 //! # For contributors
@@ -41,7 +41,7 @@
 //! Start with the architecture page at the top of `src/server/mod.rs`: threads, locks, the life of a check. Modules use
 //! only those after them: `cli`, `server`, `engine`, `limiter`, `store`, `limit`, `clock`, `error`, `bounds`.
 
-// Only files of `server/net/` may have any: some of what the kernel tells of connections has no safe interface.
+// Only files of `server/net/` may have any: some of what the kernel reports about connections has no safe interface.
 #![deny(unsafe_code)]
 
 pub mod bounds;

@@ -1,6 +1,6 @@
-//! Whatever stands in the files: nothing panics, and no memory is asked for that the files' size does not justify.
+//! Whatever is in the files: nothing panics, and no more memory is allocated than the files' size justifies.
 //!
-//! A binary of its own, since its allocator counts for all of the process.
+//! A separate binary, because its allocator counts for all of the process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

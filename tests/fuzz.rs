@@ -203,7 +203,7 @@ fn fuzz_head(data: &[u8]) {
     assert_eq!(head.class == Class::Bloated, headers.len() > flint::bounds::MAX_HEADERS);
     let bytes: usize = headers.iter().map(|header| header.field.as_str().len() + header.value.len()).sum();
     assert!(head.weight >= bytes + url.len());
-    // Where it is called by a name, that is before its path.
+    // If it is called by a name, that is before its path.
     let target = head.target(url);
     match url.strip_prefix("http://") {
         Some(rest) => {
@@ -219,7 +219,7 @@ fn fuzz_head(data: &[u8]) {
     }
 }
 
-/// Which endpoint's, and then the body. What is taken is what another reader of JSON finds, and nothing besides.
+/// Which endpoint's, and then the body. What is taken is what another reader of JSON finds, and nothing else.
 fn fuzz_body(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else { return };
     let value = serde_json::from_slice::<Value>(bytes);
@@ -259,7 +259,7 @@ fn fuzz_body(data: &[u8]) {
             Err(error) => Err(error),
         },
         4 => match fuzz::parse_listed(bytes).map(|mut settings| settings.take().len()) {
-            // Keys that nobody configured are left out.
+            // Keys that are not configured are left out.
             Ok(taken) => return assert!(taken <= value.unwrap().as_array().unwrap().len()),
             Err(error) => Err(error),
         },
@@ -280,7 +280,7 @@ fn fuzz_body(data: &[u8]) {
     }
 }
 
-/// What is asked for is what stands in the item, in one of its three forms.
+/// What is asked for is what is in the item, in one of its three forms.
 fn assert_item(item: &Item<'_>, value: &Value) {
     let cost = |value: &Value| if value.is_null() { 1 } else { value.as_u64().unwrap() };
     let (key, cost, limit) = match value {
@@ -294,7 +294,7 @@ fn assert_item(item: &Item<'_>, value: &Value) {
     }
 }
 
-/// What is configured is what stands there: one limit or an array of them.
+/// What is configured is what is there: one limit or an array of them.
 fn assert_settings(settings: &[Setting<'_>], value: &Result<Value, serde_json::Error>) {
     let value = value.as_ref().unwrap();
     let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
@@ -597,7 +597,7 @@ fn survive(target: &Target, input: &[u8], which: &str) {
     }
 }
 
-/// Runs the target as long as `goes_on` says after so many inputs. Returns how many there were.
+/// Runs the target as long as `goes_on` says after this many inputs. Returns how many there were.
 fn drive(target: &Target, seed: u64, mut goes_on: impl FnMut(u64) -> bool) -> u64 {
     let valid = (target.inputs)();
     valid.iter().for_each(|input| survive(target, input, "a valid input"));

@@ -3,7 +3,7 @@
 /// Rows of cells.
 pub type Rows = Vec<Vec<String>>;
 
-/// What stands in a column.
+/// What is in a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     /// At the left of its column.

@@ -3,10 +3,10 @@
 //! Owns: options, help texts and tables. Exit statuses: 0 done, allowed, healthy; 1 the answer is no; 2 wrong usage;
 //! 3 it could not be done.
 //!
-//! Its rooms, from the top: `serve` is `flint server start`, `top` is `flint top`; `commands` are all others; `remote`
-//! finds what answers their requests; `options` reads arguments by one table, from which help and completions are made
-//! too; `status` is the text of a limit, `columns` that of a table; `limits_file` reads files of limits; `output`
-//! prints; `answer` is what a command ends with.
+//! Its rooms, from the top: `serve` is `flint server start`, `top` is `flint top`; `commands` has all others; `remote`
+//! finds what answers their requests; `options` reads arguments by one table, which also gives the help and the
+//! completions; `status` is the text of a limit, `columns` that of a table; `limits_file` reads files of limits;
+//! `output` prints; `answer` is the result of a command.
 
 mod answer;
 mod columns;

@@ -115,7 +115,7 @@ pub fn length(ms: u64) -> String {
         return format!("{ms}ms");
     }
     let seconds = ms.div_ceil(1000);
-    // The largest unit and the next one are told.
+    // The largest unit and the next one are printed.
     let first = UNITS.iter().position(|(_, unit)| seconds >= *unit).unwrap_or(UNITS.len() - 1);
     let smallest = UNITS[(first + 1).min(UNITS.len() - 1)].1;
     let mut left = seconds.div_ceil(smallest) * smallest;
@@ -136,7 +136,7 @@ pub fn printable(text: &str) -> String {
 
 /// One line on standard error.
 pub fn print_error(error: &Error) {
-    // Where standard error is closed, there is no other place for it.
+    // If standard error is closed, there is no other place for it.
     let _ = writeln!(io::stderr(), "flint: {error}");
 }
 

@@ -26,7 +26,7 @@ const WINDOWS: &[Column] =
 const HOLDS: &[Column] =
     &[Column::Number("SLOTS"), Column::Number("SINCE"), Column::Number("TIME LEFT"), Column::Text("HOLD")];
 
-/// The rows of a status object in a list: one for each window. What counts for all of them stands in the first.
+/// The rows of a status object in a list: one for each window. What counts for all of them is in the first.
 pub fn rows(status: &Value) -> Result<Rows> {
     let mut rows = Vec::new();
     for window in windows(status) {
@@ -135,7 +135,7 @@ fn whole(values: &Value) -> Result<String> {
     if values["slots"].is_null() { Ok("unlimited".to_owned()) } else { Ok(format!("slots={}", text(values, "slots")?)) }
 }
 
-/// A window as `limit add` takes it, but for its algorithm, which has a place of its own.
+/// A window as `limit add` takes it, but for its algorithm, which has its own place.
 fn in_short(window: &Value) -> Result<String> {
     let (rate, per) = (text(window, "rate")?, text(window, "per")?);
     let mut short = format!("{rate}/{per}");
@@ -148,7 +148,7 @@ fn in_short(window: &Value) -> Result<String> {
     Ok(short)
 }
 
-/// What a list tells besides of a limit: its mode, and how long its values last.
+/// What else a list says of a limit: its mode, and how long its values last.
 fn additions(status: &Value) -> Result<String> {
     let mode = if status["mode"] == "shadow" { " shadow" } else { "" };
     let lasting = if status["for_until"].is_null() { String::new() } else { format!(" for {}", time_left(status)?) };

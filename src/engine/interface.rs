@@ -1,4 +1,4 @@
-//! What is asked of the limits, wherever these are kept.
+//! What is asked of the limits, wherever they are kept.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,7 +25,7 @@ pub trait Parts: Send {
     fn next_part(&mut self, out: &mut Vec<u8>, about: usize) -> Result<bool>;
 }
 
-/// What the server and the commands ask of the limits, wherever these are kept.
+/// What the server and the commands ask of the limits, wherever they are kept.
 ///
 /// Errors of all methods: those of the method of [`Limiter`] of the same name. Over a store each may be
 /// `store_unavailable` (nothing was done), `outcome_unknown` (it may have been done), `overloaded` or `cross_slot` too.
@@ -70,7 +70,7 @@ pub trait Engine: Send + Sync {
     /// Whether checks can be decided now, and if not, why. Does not wait.
     fn health(&self) -> (Health, Option<String>);
 
-    /// How it stands, for `doctor` and for metrics. May wait for a store.
+    /// Its state, for `doctor` and for metrics. May wait for a store.
     fn report(&self) -> EngineReport;
 
     /// As [`Limiter::flush`].

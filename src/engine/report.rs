@@ -1,18 +1,18 @@
-//! How an engine stands, for `doctor` and for metrics.
+//! The state of an engine, for `doctor` and for metrics.
 
 use crate::limiter::Report;
 use crate::store::Health;
 
-/// How an engine stands.
+/// The state of an engine.
 #[derive(Debug, Clone)]
 pub enum EngineReport {
     /// A data directory.
     Directory(Box<Report>),
     /// A store.
-    Store(StoreReport),
+    Store(Box<StoreReport>),
 }
 
-/// How a store stands, as this server sees it. What it does not say is `None`.
+/// The state of a store, as this server sees it. What it does not say is `None`.
 #[derive(Debug, Clone)]
 pub struct StoreReport {
     /// Its address, without the password.

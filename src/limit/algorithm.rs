@@ -15,7 +15,7 @@ pub enum Algorithm {
     TokenBucket,
     /// At most `rate` units in every window of one period, exactly.
     SlidingWindowLog,
-    /// At most `rate` units in a window that opens at the first check after the former one ended.
+    /// At most `rate` units in a window that opens at the first check after the previous one ended.
     FixedWindowCounter,
     /// Two counters weighted by their overlap with the last period: constant memory, approximate.
     SlidingWindowCounter,

@@ -1,7 +1,7 @@
 //! The calendar: where days, weeks, months, quarters and years begin.
 //!
 //! The beginnings of the days of a zone divide its time: the beginning of a date is the first instant at which a clock
-//! there shows that date or a later one. So each instant lies in exactly one period, also where a clock is put back
+//! there shows that date or a later one. So each instant lies in exactly one period, even if a clock is put back
 //! over midnight, where midnight is left out, and where a whole day is: such a day has no length.
 
 use std::cell::RefCell;
@@ -15,7 +15,7 @@ use super::window::Window;
 use crate::bounds::MAX_WINDOWS;
 use crate::clock::Micros;
 
-/// Where calendar windows end. Whoever decides asks the zone data and notes the answers ([`Live`]); whoever replays has
+/// Where calendar windows end. A check asks the zone data and notes the answers ([`Live`]); a replay has
 /// them from the record ([`Recorded`]), in the same order.
 pub trait Ends {
     /// The end of the calendar period of `window` that contains `at`: later than `at`.
@@ -35,8 +35,8 @@ impl Ends for Live {
     }
 }
 
-/// Ends from a record. One that is missing there is `at` plus the nominal length (a damaged record must not panic), and
-/// so is an end that is not later than `at`.
+/// Ends from a record. An end that is missing there is `at` plus the nominal length (a damaged record must not panic),
+/// and so is an end that is not later than `at`.
 #[derive(Debug)]
 pub struct Recorded<'a>(pub std::slice::Iter<'a, Micros>);
 
@@ -93,7 +93,7 @@ impl Lately {
     }
 }
 
-/// Beginning and end of the period that contains `at`; `None` where the calendar of the library ends.
+/// Beginning and end of the period that contains `at`; `None` if the calendar of the library ends.
 fn bounds(unit: CalendarUnit, anchor: u8, zone: &TimeZone, at: Micros) -> Option<(Micros, Micros)> {
     let at = Timestamp::from_microsecond(i64::try_from(at).ok()?).ok()?;
     // The date that a clock shows has begun. The next one may have too, where the clock was put back over midnight.

@@ -2,8 +2,8 @@
 //!
 //! Owns: windows and limits, the four algorithms, their state, the rules of reconfiguration, and the calendar. Called
 //! by `limiter`, for live checks and for replay alike. Everything here is a pure function of (state, limit, now, cost)
-//! and of the zone data where a calendar window opens: no clock, no file but the zone data, no lock that is held over a
-//! decision, and integer arithmetic only, so that replaying a log gives the state that was there.
+//! and of the zone data where a calendar window opens: no clock, no file but the zone data, no lock that is held during
+//! a decision, and integer arithmetic only, so that replaying a log gives the same state.
 //!
 //! A check is three steps: [`Standing::advance`] brings the state to `now` (refills, forgets what has expired; nothing
 //! is spent), [`Standing::quote`] decides without changing anything, [`Standing::spend`] spends.

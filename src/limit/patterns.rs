@@ -37,8 +37,8 @@
 //! most 512 bytes, and a probe costs it a hash of the text and, where the filter and 64 bits of hash are met, a
 //! comparison.
 //!
-//! Memory: at most a node for each text of each pattern, of some 100 bytes and the text. `user:*:p17` next to others of
-//! its kind takes 150 bytes, `tenant17:*` 280. What removed patterns took is given back once it is over a half.
+//! Memory: at most a node for each text of each pattern, of about 100 bytes and the text. `user:*:p17` next to others
+//! of its kind takes 150 bytes, `tenant17:*` 280. What removed patterns took is given back once it is over a half.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -565,7 +565,7 @@ mod tests {
         assert_eq!(found(&set, &"b".repeat(511)), None);
         assert_eq!(found(&set, &"a".repeat(512)), Some("a*".repeat(256).as_str()));
         assert_eq!(found(&set, &format!("b{}", "a".repeat(511))), Some("*a".repeat(256).as_str()));
-        // A pattern is no key, but what is no valid key does no harm either.
+        // A pattern is not a key, but an invalid key does no harm either.
         assert_eq!(found(&set, &"ф".repeat(2000)), Some(stars.as_str()));
     }
 
@@ -622,7 +622,7 @@ mod tests {
             let (mut set, mut all) = (PatternSet::new(), BTreeMap::new());
             for (value, (kind, pattern)) in edits.into_iter().enumerate() {
                 match kind {
-                    // One that is there, mostly.
+                    // Mostly a key that is there.
                     0..80 => {
                         let nth = all.keys().nth(usize::from(kind) % all.len().max(1));
                         let pattern = nth.cloned().unwrap_or(pattern);

@@ -79,7 +79,7 @@ impl CalendarUnit {
 /// How long a window is.
 ///
 /// Its text is the value of `per`: `250ms`, `1m`, `7d`, or a word of the calendar. Zone and anchor of a calendar period
-/// are values of their own (`tz`, `anchor`); a text without them means UTC and the first day.
+/// are separate values (`tz`, `anchor`); a text without them means UTC and the first day.
 ///
 /// ```
 /// use std::time::Duration;
@@ -95,7 +95,7 @@ impl CalendarUnit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Period {
-    /// So many microseconds: whole milliseconds, from 1 ms to 366 days.
+    /// This many microseconds: whole milliseconds, from 1 ms to 366 days.
     Fixed(Micros),
     /// A unit of the calendar.
     Calendar {
@@ -138,7 +138,7 @@ impl Period {
     /// The same in the IANA time zone of this name.
     ///
     /// # Errors
-    /// `invalid_argument`, naming `tz`: an unknown zone, or a period that is none of the calendar.
+    /// `invalid_argument`, naming `tz`: an unknown zone, or a period that is not of the calendar.
     pub fn with_tz(self, tz: &str) -> Result<Period> {
         match self {
             Period::Calendar { unit, anchor, .. } => Ok(Period::Calendar { unit, zone: Zone::named(tz)?, anchor }),
@@ -148,7 +148,7 @@ impl Period {
         }
     }
 
-    /// The same from another day of the month, 1 to 31: the last day where a month has fewer. A quarter begins on it in
+    /// The same from another day of the month, 1 to 31: the last day if a month has fewer. A quarter begins on it in
     /// January, April, July and October, a year in January.
     ///
     /// # Errors

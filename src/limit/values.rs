@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// The text of a limit that allows every check.
 const UNLIMITED: &str = "unlimited";
 
-/// What stands before the number in the text of a limit of slots.
+/// What is before the number in the text of a limit of slots.
 const SLOTS: &str = "slots=";
 
 /// What a denial does.
@@ -24,7 +24,7 @@ pub enum Mode {
     /// It is answered as a denial.
     #[default]
     Enforce,
-    /// It is answered as allowed and told; it spends nothing.
+    /// It is answered as allowed, but reported; it spends nothing.
     Shadow,
 }
 
@@ -103,7 +103,7 @@ impl Limit {
     /// A limit of 1 to 8 windows, in any order.
     ///
     /// # Errors
-    /// `invalid_argument` for none, too many, or two with equal rate, period and algorithm.
+    /// `invalid_argument` for none, too many, or two with the same rate, period and algorithm.
     pub fn of(mut windows: Vec<Window>) -> Result<Limit> {
         if !(1..=MAX_WINDOWS).contains(&windows.len()) {
             return Err(wrong_count(windows.len()));
@@ -119,7 +119,7 @@ impl Limit {
         Ok(Limit { windows: windows.into_boxed_slice(), mode: Mode::Enforce, slots: None })
     }
 
-    /// So many units that may be held at once, 1 to 1 000 000.
+    /// A number of units that may be held at once, 1 to 1 000 000.
     ///
     /// # Errors
     /// `invalid_argument`, naming `slots`.
@@ -216,7 +216,7 @@ impl FromStr for Limit {
             };
             return Ok(Limit::of_slots(slots)?.with_mode(mode));
         }
-        // Counted first: a long text of commas is told so.
+        // Counted first: a long text of commas gets an error.
         let count = values.split(',').count();
         if count > MAX_WINDOWS {
             return Err(wrong_count(count));

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// One window of a limit: how many units in which period, counted how.
 ///
-/// Its text is `RATE/PER`, then what differs from the default, each a word of its own: the algorithm, `burst=UNITS`,
+/// Its text is `RATE/PER`, then what differs from the default, each as a separate word: the algorithm, `burst=UNITS`,
 /// `tz=ZONE`, `anchor=DAY`.
 ///
 /// ```
@@ -48,7 +48,7 @@ impl Window {
         Window::of(rate, Period::fixed(per)?, algorithm, burst)
     }
 
-    /// As [`Window::new`] with any period; a calendar period takes `fixed_window_counter` only.
+    /// As [`Window::new`] with any period; a calendar period takes only `fixed_window_counter`.
     ///
     /// # Errors
     /// `invalid_argument`, naming the value that is out of its range, a burst that the algorithm or a rate of 0 does
@@ -90,7 +90,7 @@ impl Window {
         self.period
     }
 
-    /// How it counts.
+    /// Its algorithm.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -101,7 +101,7 @@ impl Window {
     }
 
     /// Its values as JSON and the command line give them, defaults included: `burst` of token buckets, `tz` and
-    /// `anchor` where the period has them.
+    /// `anchor` if the period has them.
     pub fn fields(&self) -> Fields {
         Fields {
             rate: Some(self.rate),

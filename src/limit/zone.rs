@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Files of the zone data that name what this machine prefers: another zone on another machine.
 const LOCAL: [&str; 2] = ["localtime", "posixrules"];
 
-/// The name of an IANA time zone. A name is kept once and never freed (there are some 600).
+/// The name of an IANA time zone. A name is kept once and never freed (there are about 600).
 ///
 /// ```
 /// use flint::Zone;
@@ -113,7 +113,7 @@ impl Zone {
     }
 }
 
-/// Reads zone data in a thread of its own: jiff's reader of TZif files takes more stack than the threads of a server
+/// Reads zone data in a separate thread: jiff's reader of TZif files takes more stack than the threads of a server
 /// have: with 256 KiB a debug build overflowed it.
 fn with_room<T: Send>(read: impl FnOnce() -> T + Send) -> T {
     const STACK: usize = 4 * 1024 * 1024;

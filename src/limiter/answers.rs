@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Micros;
 use crate::limit::{Detail, Limit, Mode, Quote, Quotes, Verdict, Window};
 
-/// What a check asks for.
+/// One item of a check: a key, a cost and perhaps a limit.
 ///
 /// ```
 /// use flint::{Item, Limit};
@@ -20,11 +20,11 @@ use crate::limit::{Detail, Limit, Mode, Quote, Quotes, Verdict, Window};
 #[non_exhaustive]
 #[must_use]
 pub struct Item<'a> {
-    /// The key; always literal, also with a `*`.
+    /// The key; always literal, even with a `*`.
     pub key: &'a str,
     /// Units to spend, 1 to 10^12.
     pub cost: u64,
-    /// What the key's limit is where none is configured for it: neither exactly nor by a pattern.
+    /// The limit if none is configured for the key, neither exactly nor by a pattern.
     pub limit: Option<&'a Limit>,
 }
 
@@ -34,12 +34,12 @@ impl<'a> Item<'a> {
         Item { key, cost: 1, limit: None }
     }
 
-    /// So many units.
+    /// Asks for this many units.
     pub fn with_cost(self, cost: u64) -> Item<'a> {
         Item { cost, ..self }
     }
 
-    /// Brings a limit, for a key that none is configured for.
+    /// Brings a limit, which applies if none is configured for the key.
     pub fn with_limit(self, limit: &'a Limit) -> Item<'a> {
         Item { limit: Some(limit), ..self }
     }
@@ -59,19 +59,19 @@ impl<'a> From<(&'a str, u64)> for Item<'a> {
 
 /// The answer to one check.
 ///
-/// A limit of several windows allows only what all of them allow. The window that binds is on a denial the one with the
-/// longest wait, else the one with the least left; `remaining`, `used` and `debt` are its own, while the times are the
-/// largest of all windows.
+/// A limit of several windows allows only what all of them allow. The window that binds is, on a denial, the window
+/// with the longest wait, else the window with the least left; `remaining`, `used` and `debt` are those of this window,
+/// while the times are the largest of all windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Decision {
     /// Whether it is allowed; the cost was spent then, unless a limit in shadow mode would have denied it.
     pub allowed: bool,
-    /// What was asked for, in units.
+    /// The requested units.
     pub cost: u64,
     /// The limit's values.
     pub limit: Arc<Limit>,
-    /// How each of its windows stands after the decision, in the order of the limit; none under `unlimited`.
+    /// The state of each of its windows after the decision, in the order of the limit; none under `unlimited`.
     pub windows: Quotes,
     /// Index of the window that binds.
     pub binding: usize,
@@ -86,13 +86,13 @@ pub struct Decision {
     pub reset_at: Option<Micros>,
     /// How long until this same cost could be allowed, if nothing else is spent; zero when it was. `None` for never.
     pub retry_after: Option<Duration>,
-    /// How long until one more unit is there; zero if nothing is missing. `None` for never.
+    /// How long until one more unit is available; zero if nothing is missing. `None` for never.
     pub next: Option<Duration>,
     /// When the decision was made, in microseconds since the epoch.
     pub now: Micros,
-    /// The pattern that the limit comes from, if it does.
+    /// The pattern that the limit comes from, if any.
     pub pattern: Option<Arc<str>>,
-    /// Whether a limit decided that is shared by all keys that found no room under `max_keys`.
+    /// Whether the limit that all keys beyond `max_keys` share has decided.
     pub overflow: bool,
     /// Under a limit in shadow mode, whether it would have denied: then nothing was spent.
     pub would_deny: Option<bool>,
@@ -123,7 +123,7 @@ impl Decision {
         }
     }
 
-    /// Takes over how the limit stands; whether it is allowed stays.
+    /// Takes over the state of the limit; whether it is allowed stays.
     pub(super) fn stand(&mut self, verdict: Verdict) {
         let figures = Figures::of(&verdict);
         self.binding = verdict.binding;
@@ -137,13 +137,13 @@ impl Decision {
         self.allowed && self.would_deny != Some(true)
     }
 
-    /// The window that binds and how it stands; `None` under `unlimited`.
+    /// The window that binds and its state; `None` under `unlimited`.
     pub fn binding_window(&self) -> Option<(&Window, &Quote)> {
         self.limit.windows().get(self.binding).zip(self.windows.as_slice().get(self.binding))
     }
 }
 
-/// What is told of all windows together.
+/// What is reported of all windows together.
 pub(super) struct Figures {
     pub remaining: Option<u64>,
     pub used: Option<u64>,
@@ -187,7 +187,7 @@ impl Figures {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AllDecision {
-    /// Whether everything was spent; nothing was otherwise.
+    /// Whether everything was spent; otherwise nothing was.
     pub allowed: bool,
     /// Index of the first item that was denied.
     pub denied: Option<usize>,
@@ -199,11 +199,11 @@ pub struct AllDecision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hold {
-    /// What it is settled and renewed by: 1 to 40 lower-case letters and digits.
+    /// Its id, by which it is settled and renewed: 1 to 40 lower-case letters and digits.
     pub id: String,
-    /// When it runs out, in microseconds since the epoch.
+    /// When it expires, in microseconds since the epoch.
     pub expires_at: Micros,
-    /// How long that was from when it was made or renewed.
+    /// How long it lasts from when it was made or renewed.
     pub ttl: Duration,
 }
 
@@ -211,21 +211,21 @@ pub struct Hold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HoldDecision {
-    /// As a check of the same items would have been answered.
+    /// The same as the answer to a check of these items.
     pub all: AllDecision,
     /// The hold; `None` if it was denied.
     pub hold: Option<Hold>,
 }
 
-/// What a hold is to have cost.
+/// What a hold has cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cost<'a> {
     /// What was held.
     AsHeld,
-    /// So many units of its one key that has windows, 0 to 10^12.
+    /// This many units of its single key with windows, 0 to 10^12.
     Units(u64),
-    /// By key; what is not named is as held.
+    /// By key; keys that are not named cost what was held.
     Each(&'a [(&'a str, u64)]),
 }
 
@@ -233,13 +233,13 @@ pub enum Cost<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settled {
-    /// Whether the hold had run out before.
+    /// Whether the hold had expired before.
     pub late: bool,
     /// One for each item of the hold, in its order.
     pub results: Vec<SettledItem>,
 }
 
-/// What became of one item of a hold.
+/// The result for one item of a hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SettledItem {
@@ -247,23 +247,23 @@ pub struct SettledItem {
     pub key: String,
     /// Units that were held.
     pub held: u64,
-    /// What they cost in the end; of slots what was held.
+    /// What they cost in the end; for slots, what was held.
     pub cost: u64,
-    /// Whole units left, or free slots; `None` under `unlimited` and where the key has no limit any more.
+    /// Whole units left, or free slots; `None` under `unlimited` and if the key no longer has a limit.
     pub remaining: Option<u64>,
     /// Units used beyond the capacity.
     pub debt: u64,
-    /// Whether the key has a limit. Where it has none, nothing was corrected.
+    /// Whether the key has a limit. If it has none, nothing was corrected.
     pub configured: bool,
 }
 
-/// How a limit of slots stands.
+/// The state of a limit of slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotsInUse {
-    /// Slots that there are.
+    /// The number of slots.
     pub slots: u64,
-    /// Slots that are held; more than there are where the limit was made smaller.
+    /// Slots that are held; more than there are if the limit was made smaller.
     pub used: u64,
     /// When this was so, in microseconds since the epoch.
     pub now: Micros,
@@ -279,17 +279,17 @@ pub struct OpenHold {
     pub id: String,
     /// Slots that it takes.
     pub cost: u64,
-    /// Since when, in microseconds since the epoch.
+    /// When it was made, in microseconds since the epoch.
     pub at: Micros,
-    /// Until when.
+    /// When it expires.
     pub until: Micros,
 }
 
-/// Where a key has its limit from.
+/// Where the limit of a key comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// It was configured for this key, for good or for a time, or is a pattern.
+    /// It was configured for this key, permanently or for a time, or is a pattern.
     Exact,
     /// From a pattern.
     Pattern,
@@ -308,7 +308,7 @@ impl Origin {
     }
 }
 
-/// Values that lie over those of a key for a time.
+/// Temporary values, which replace those of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lasting {
@@ -316,8 +316,8 @@ pub struct Lasting {
     pub until: Micros,
     /// How long until then.
     pub left: Duration,
-    /// What was configured for the key itself and comes back; `None` where nothing was, so that a pattern or a request
-    /// serves it again.
+    /// What was configured for the key itself and applies again then; `None` if nothing was, so that a pattern or a
+    /// request serves it again.
     pub below: Option<Arc<Limit>>,
 }
 
@@ -327,48 +327,49 @@ impl Lasting {
     }
 }
 
-/// How a key stands, or a pattern.
+/// The state of a key, or a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
     /// Its key.
     pub key: String,
-    /// Its values, those that last for a time included.
+    /// Its values, including temporary ones.
     pub limit: Arc<Limit>,
     /// Where they come from.
     pub source: Origin,
-    /// The pattern that serves it, if one does.
+    /// The pattern that serves it, if any.
     pub pattern: Option<Arc<str>>,
-    /// How each window stands, in the order of the limit; none under `unlimited`, and none of a pattern, which counts
+    /// The state of each window, in the order of the limit; none under `unlimited`, and none of a pattern, which counts
     /// nothing itself.
     pub windows: Quotes,
-    /// What is told of each window besides, in the same order.
+    /// What else is reported of each window, in the same order.
     pub details: Vec<Detail>,
     /// Index of the window with the least left.
     pub binding: usize,
     /// Whole units left in that window; `None` under `unlimited` and of a pattern.
     pub remaining: Option<u64>,
-    /// Units that count there, rounded up.
+    /// Units that count in that window, rounded up.
     pub used: Option<u64>,
-    /// Units used beyond the capacity there.
+    /// Units used in that window beyond the capacity.
     pub debt: u64,
     /// When it is untouched again if nothing more is spent, in microseconds since the epoch.
     pub reset_at: Option<Micros>,
-    /// How long until one more unit is there; `None` for never, under `unlimited` and of a pattern.
+    /// How long until one more unit is available; `None` for never, under `unlimited` and for a pattern.
     pub next: Option<Duration>,
-    /// Until when its values last, if they end by themselves.
+    /// Its temporary values, if it has any.
     pub lasting: Option<Lasting>,
-    /// Whether it found no room under `max_keys`, so that what is told here is of the limit that all such keys share.
+    /// Whether it is beyond `max_keys`, so that these are the figures of the limit that all such keys share.
     pub overflow: bool,
-    /// Of a limit of slots: which of them are held.
+    /// For a limit of slots: which of them are held.
     pub slots: Option<SlotsInUse>,
-    /// Of a pattern: live keys at most.
+    /// For a pattern: the maximum number of live keys.
     pub max_keys: Option<u64>,
-    /// Of a pattern: keys that live under it now.
+    /// For a pattern: keys that live under it now.
     pub live: Option<u64>,
-    /// What has happened since it was configured; to a key that lives under a pattern or request, since it lives.
+    /// What has happened since it was configured; for a key that lives under a pattern or request, since it came to
+    /// life.
     pub totals: Totals,
-    /// When a check was last allowed, in microseconds since the epoch. Not told of patterns.
+    /// When a check was last allowed, in microseconds since the epoch. `None` for patterns.
     pub last_allowed_at: Option<Micros>,
     /// When a check was last denied.
     pub last_denied_at: Option<Micros>,

@@ -48,8 +48,7 @@ const LOCK_TRIES: u32 = 64;
 /// limiter.configure("org:acme", "4/1s sliding_window_log".parse()?)?;
 /// let all = limiter.check_all(&[("api:user-42", 1), ("org:acme", 4)])?;
 /// assert!(all.allowed);
-///
-/// // Each user has a limit of its own, which takes no memory while nothing counts.
+/// // Each user has a separate limit, which takes no memory while nothing counts.
 /// limiter.configure("user:*", "10/1s, 5000/day".parse()?)?;
 /// assert!(limiter.check("user:7", 1)?.allowed);
 ///
@@ -75,7 +74,7 @@ pub struct Core {
     pub sync: SyncMode,
     pub store: Option<Store>,
     pub dir: PathBuf,
-    /// What the ids of holds are made of.
+    /// The base of the ids of holds.
     #[cfg(feature = "store")]
     pub directory: [u8; 16],
     pub next_id: AtomicU64,
@@ -92,7 +91,7 @@ pub struct Core {
     /// Set when denials are missing in the log, which wakes the helper that writes them.
     pub has_pending_denials: AtomicBool,
     pub denials_helper: Mutex<Option<thread::Thread>>,
-    /// Set while keys are there that may go by themselves, which wakes the helper that sweeps them.
+    /// Set while there are keys that may vanish by themselves, which wakes the helper that sweeps them.
     pub has_live: AtomicBool,
     pub sweep_helper: OnceLock<thread::Thread>,
     /// Keys that the sweep has taken out since `give_back` was called.
@@ -101,16 +100,16 @@ pub struct Core {
     pub give_back: fn(),
     /// The helper threads that run.
     pub helpers: Mutex<Vec<thread::JoinHandle<()>>>,
-    /// Set when a helper has ended that should not: what is not done any more.
+    /// Set when a helper has ended that should not have: what is no longer done.
     pub helper_ended: OnceLock<&'static str>,
     pub flush_every: Duration,
     /// Size of the log when it was opened, in bytes.
     pub found_bytes: u64,
     /// Compactions that succeeded since the start.
     pub compactions: AtomicU64,
-    /// Rank 0. Held while the files are looked after.
+    /// Rank 0. Held while the files are checked.
     pub looking_after_files: Mutex<()>,
-    /// Locked for a moment, holding nothing else but that.
+    /// Locked for a moment, under no other lock than that.
     pub healing: Mutex<Healing>,
     /// Notes what is looked at and changed, where records are kept elsewhere.
     pub noting: Noting,
@@ -119,12 +118,12 @@ pub struct Core {
     pub sink: Option<store::Log>,
 }
 
-/// What was found and done about files that somebody removed, renamed or replaced below this process.
+/// What was found and done about files that others removed, renamed or replaced while this process was running.
 #[derive(Debug, Default)]
 pub struct Healing {
-    /// Why a start would not find all that counts, if that could not be healed yet.
+    /// Why a start would not find everything that counts, if that could not be healed yet.
     pub wound: Option<String>,
-    /// What was missing and written anew: when last, and how often since the start.
+    /// What was missing and written again: when last, and how often since the start.
     pub healed: Option<(String, u64)>,
 }
 
@@ -221,7 +220,7 @@ impl Core {
         self.log()?.reserve(records, bytes)
     }
 
-    /// Notes that a key has come that may go by itself. To be called under the lock of its shard.
+    /// Notes that a key has come that may vanish by itself. To be called under the lock of its shard.
     #[inline]
     pub fn note_live(&self) {
         if !self.has_live.load(Ordering::SeqCst)

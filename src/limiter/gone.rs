@@ -152,7 +152,7 @@ impl Core {
             entry.version = version;
         }
         if let Some(text) = entry.overflow_text() {
-            // One whose pattern was edited is due for its new values.
+            // A key whose pattern was edited is due for its new values.
             let edited = self.registry.known().get(text).map(|row| (Arc::clone(row.in_force()), row.edited_at));
             if let Some((limit, edited_at)) = edited.filter(|(limit, _)| *limit != entry.limit) {
                 let mut standing = entry.standing.clone();

@@ -100,7 +100,7 @@ fn write_detail(detail: Detail, out: &mut Vec<u8>) {
     }
 }
 
-/// The values of a window, as they are given to configure one; `per_millis` is told besides.
+/// The values of a window, as they are given to configure one; and `per_millis`.
 fn write_values(window: &Window, out: &mut Vec<u8>) {
     let fields = window.fields();
     number(out, "rate", fields.rate);
@@ -121,7 +121,7 @@ fn write_values(window: &Window, out: &mut Vec<u8>) {
 }
 
 /// The values of a limit: those of its one window, or all of them in `windows`, or `slots`, or `unlimited`; and its
-/// mode. What `window` appends is told of each of several windows besides.
+/// mode. What `window` appends is added for each of several windows.
 fn write_limit(limit: &Limit, out: &mut Vec<u8>, window: impl Fn(usize, &mut Vec<u8>)) {
     match limit.windows() {
         [] if limit.slots().is_some() => number(out, "slots", limit.slots()),
@@ -188,7 +188,7 @@ impl Hold {
         number(out, "ttl_ms", Some(millis_up(self.ttl)));
     }
 
-    /// Appends what is told of a hold that was renewed as a JSON object.
+    /// Appends the answer for a renewed hold as a JSON object.
     #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"ok\":true");
@@ -198,7 +198,7 @@ impl Hold {
 }
 
 impl Settled {
-    /// Appends it as a JSON object. `configured` is told of an item only where its key has no limit any more.
+    /// Appends it as a JSON object. An item has `configured` only if its key no longer has a limit.
     #[doc(hidden)]
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"ok\":true");
@@ -296,7 +296,7 @@ impl Status {
             instant(out, "for_until", Some(lasting.until));
             number(out, "for_ms", Some(millis_up(lasting.left)));
             field(out, "below", lasting.below.as_deref(), |out, below| {
-                // Without the comma that stands before each field.
+                // Without the comma that comes before each field.
                 let begin = out.len();
                 write_limit(below, out, |_, _| ());
                 out[begin] = b'{';

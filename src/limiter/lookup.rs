@@ -223,7 +223,7 @@ impl Core {
         }
     }
 
-    /// The overflow limit of the pattern that serves `key`, or of the values that are brought. `None` where neither is
+    /// The overflow limit of the pattern that serves `key`, or of the values that are brought. `None` if neither is
     /// there any more.
     pub fn overflow(&self, key: &str, brought: Brought<'_>, version: u32) -> Option<Overflow> {
         let (text, served, edited_at) = match (self.registry.known().find(key), brought) {
@@ -314,7 +314,7 @@ impl Core {
         }
     }
 
-    /// Looks at how a key stands at `now`, without a spend: at what it has counted under the values that serve it.
+    /// Looks at the state of a key at `now`, without a spend: at what it has counted under the values that serve it.
     pub fn look<T>(
         &self,
         entry: Option<&mut Entry>,

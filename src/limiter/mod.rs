@@ -1,18 +1,18 @@
 //! The limiter: limits in a sharded map, and the operations on them.
 //!
-//! Owns: the map, the order in which its locks are taken, and the promise that a record stands in the log before its
-//! decision is returned. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP
-//! and no command line here.
+//! Owns: the map, the order in which its locks are taken, and the promise that a record is in the log before its
+//! decision is returned. Called by `server`, by `cli`, and by programs that embed Flint ([`Limiter`]). No HTTP and no
+//! command line here.
 //!
 //! Locks, by rank: 1 the compaction lock, 2 the lock for writing denials, 3 the lock of edits (`registry`), 4
-//! shards in the order of their index, 5 the table of holds, 6 what patterns there are, and the copies of values.
+//! shards in the order of their index, 5 the table of holds, 6 the set of patterns, and the copies of values.
 //! Under a shard's lock time is read, a decision is made and a record is queued; nothing there waits for the disk,
 //! for another thread that does, or for memory of unbounded size. Records of one limit are therefore in the log in
 //! the order of their decisions.
 //!
 //! Each module may use only those after it in this list: `scratch`, `open`, `offline`, `list`, `holds`, `limits`,
 //! `check`, `report`, `background`, `recovery`, `gone`, `lookup`, `core`, `options`, `held`, `kept`, `entry`,
-//! `registry`, `notes`, `json`, `answers`. Each room below has a list of its own.
+//! `registry`, `notes`, `json`, `answers`. Each room below has its own list.
 
 // The documentation of `Limiter` has its methods in this order.
 mod open;

@@ -25,7 +25,7 @@ impl Limiter {
     /// # let dir = tempfile::tempdir()?;
     /// # let limiter = flint::Limiter::open(dir.path(), flint::Options::default())?;
     /// limiter.configure("api:user-42", "100/1m".parse()?)?;
-    /// // No other process can open it meanwhile, nor this one once more.
+    /// // No other process can open it meanwhile, and this process can't open it again.
     /// let again = flint::Limiter::open(dir.path(), flint::Options::default());
     /// assert_eq!(again.err().map(|error| error.kind()), Some(flint::Kind::Locked));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -70,7 +70,7 @@ impl Limiter {
                 Some(store::Opening::begin(dir, &options.disk, lock, found, clock, policy)?)
             }
         };
-        // One that is only looked at tells the ids of open holds too.
+        // A directory that is only read has the ids of open holds too.
         let directory = opening.as_ref().map_or(former, store::Opening::directory);
         let holds = Holds::new(Book::default(), Ids::of(&directory), options.max_holds);
         let mut core = Core {

@@ -8,7 +8,7 @@ use crate::bounds::{MAX_HOLDS, MAX_KEYS};
 use crate::clock::Clock;
 use crate::store::{Access, Disk, Policy, SystemDisk};
 
-/// When a check is answered, and so what a crash can lose.
+/// When a check is answered, and therefore what a crash can lose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SyncMode {
@@ -18,9 +18,9 @@ pub enum SyncMode {
     /// After its record is written to the log, which is synced by count and time ([`Options::with_flush_every`]). The
     /// end of the process loses nothing that was answered, a power cut at most what came after the last sync.
     Batch,
-    /// As soon as its record is queued for the log, which is written at once or, where records come in numbers, within
-    /// 0.2 ms, unless the disk is slow, and synced as in `Batch`. The end of the process (but for [`Limiter::close`])
-    /// loses what is not written by then too. Configuring, resetting and removing wait for the write.
+    /// As soon as its record is queued for the log, which is written at once or, if many records arrive, within 0.2 ms,
+    /// unless the disk is slow, and synced as in `Batch`. The end of the process (except by [`Limiter::close`]) also
+    /// loses what is not written by then. Configuring, resetting and removing wait for the write.
     ///
     /// [`Limiter::close`]: crate::Limiter::close
     Relaxed,
@@ -97,7 +97,7 @@ impl Options {
         Options { policy: Policy { flush_every, ..self.policy }, ..self }
     }
 
-    /// The number of such records that are synced sooner: 1 to 10^9, by default 100.
+    /// The number of such records after which they are synced sooner: 1 to 10^9, by default 100.
     pub fn with_flush_every_events(self, flush_every_events: u64) -> Options {
         Options { policy: Policy { flush_every_events, ..self.policy }, ..self }
     }
@@ -112,12 +112,12 @@ impl Options {
         Options { policy: Policy { segment_bytes, ..self.policy }, ..self }
     }
 
-    /// Live keys at most that have the limit which a request brought: 1 to 10^9, by default 10^6.
+    /// The maximum number of live keys with limits that requests brought: 1 to 10^9, by default 10^6.
     pub fn with_max_keys(self, max_keys: u64) -> Options {
         Options { max_keys, ..self }
     }
 
-    /// Open holds at most: 1 to 10^7, by default 100 000.
+    /// The maximum number of open holds: 1 to 10^7, by default 100 000.
     pub fn with_max_holds(self, max_holds: u64) -> Options {
         Options { max_holds, ..self }
     }
@@ -132,14 +132,14 @@ impl Options {
         Options { clock, ..self }
     }
 
-    /// Called in a thread of its own after many keys that came and went have left memory: the process may have a way to
-    /// give back to the system what its allocator keeps.
+    /// Called in a separate thread after many keys that came and went were removed from memory: the process may have a
+    /// way to return what its allocator keeps to the system.
     #[doc(hidden)]
     pub fn with_give_back(self, give_back: fn()) -> Options {
         Options { give_back, ..self }
     }
 
-    /// Where bytes go to.
+    /// The disk that is written to.
     #[doc(hidden)]
     pub fn with_disk(self, disk: Arc<dyn Disk>) -> Options {
         Options { disk, ..self }

@@ -1,8 +1,8 @@
 //! What keys share: the configured patterns, the bounds on keys that come and go, and one copy of equal values.
 //!
 //! Owns: which pattern serves a key, and since when with which values. A key that lives under a pattern remembers the
-//! version at which that was looked up. While the version stands its pattern and values are still right, so a check
-//! compares one number and takes no lock that all share.
+//! version at which that was looked up. While the version is current, its pattern and values are still right, so a
+//! check compares one number and takes no lock that all share.
 //!
 //! An edit of patterns holds [`Registry::edit`] for all of it. What others see of it changes at once, under the inner
 //! lock. A check reads the clock first and the version after it; an edit raises the version first and takes its
@@ -255,7 +255,7 @@ impl Registry {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held by whoever configures or removes, until all its records are queued.
+    /// Held by a thread that configures or removes, until all its records are queued.
     pub fn edit(&self) -> Edit<'_> {
         self.editing.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! How storage and limiter stand.
+//! The state of storage and limiter.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::registry::{OVERFLOW_MARK, Row};
 use crate::error::Result;
 use crate::store::{self, Health, Store};
 
-/// How storage and limiter stand, for `doctor` and for metrics.
+/// The state of storage and limiter, for `doctor` and for metrics.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
@@ -20,7 +20,7 @@ pub struct Report {
     pub dir: PathBuf,
     /// When checks are answered.
     pub sync: SyncMode,
-    /// How the log stands, and why, if not well.
+    /// The state of the log, and the reason if it is not healthy.
     pub health: (Health, Option<String>),
     /// Limits that are configured for one key.
     pub limits: u64,
@@ -28,13 +28,13 @@ pub struct Report {
     pub patterns: u64,
     /// Keys that live under a pattern or request.
     pub live: u64,
-    /// Limits that are shared, since `max_keys` keys live under their pattern, or by requests.
+    /// Limits that are shared, because `max_keys` keys live under their pattern, or under requests.
     pub overflows: Vec<Overflowing>,
     /// Decisions by these since the start.
     pub overflowed: u64,
     /// Keys of which nothing counted any more that were taken out of memory since the start.
     pub swept: u64,
-    /// How far the log is ahead of the system clock, where that is more than a second.
+    /// How far the log is ahead of the system clock, if that is more than a second.
     pub ahead: Option<Duration>,
     /// Size of the log, in bytes.
     pub log_bytes: u64,
@@ -45,13 +45,13 @@ pub struct Report {
     /// Number of fdatasync calls by duration (see [`store::TIMING_BOUNDS_US`]), and their sum in microseconds.
     #[doc(hidden)]
     pub sync_times: ([u64; store::TIMING_BOUNDS_US.len() + 1], u64),
-    /// Bytes that the file system has left for this user, where known.
+    /// Bytes that the file system has free for this user, if known.
     pub free_bytes: Option<u64>,
     /// Compactions that succeeded since the start.
     pub compactions: u64,
     /// Why the last compaction failed, if it did.
     pub compaction_error: Option<String>,
-    /// What is known of files that somebody removed, renamed or replaced below this process.
+    /// What is known of files that others removed, renamed or replaced while this process was running.
     pub files: Vec<String>,
     /// Which work has stopped, if a thread ended that should not have.
     pub helper_ended: Option<&'static str>,
@@ -67,13 +67,13 @@ pub struct Report {
     pub denied: u64,
 }
 
-/// Keys that find no room share one limit.
+/// A bound on live keys that is reached, so that further keys share one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Overflowing {
-    /// The pattern that serves them; `None` where requests bring their limits.
+    /// The pattern that serves them; `None` if requests bring their limits.
     pub pattern: Option<Arc<str>>,
-    /// Keys that may live under it at most.
+    /// The maximum number of keys that may live under it.
     pub max_keys: u64,
 }
 
@@ -106,7 +106,7 @@ impl Report {
         self.sync_times.1.checked_div(self.syncs()).map(Duration::from_micros)
     }
 
-    /// What is not as it should be, in words.
+    /// Everything that is wrong, in words.
     pub fn problems(&self) -> Vec<String> {
         const LOW_BYTES: u64 = 64 * 1024 * 1024;
         let mut problems = Vec::new();
@@ -128,7 +128,7 @@ impl Report {
 }
 
 impl Limiter {
-    /// How storage and limiter stand.
+    /// The state of storage and limiter.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -191,9 +191,8 @@ impl Limiter {
         self.core.sync
     }
 
-    /// How the log stands, and why, if not well; [`Health::Failed`] also when a thread that serves it has
-    /// ended, or when a start would not find what was answered. Cheap,
-    /// and never waits for the disk.
+    /// The state of the log, and the reason if it is not healthy; [`Health::Failed`] also when a thread that serves it
+    /// has ended, or when a start would not find what was answered. Cheap, and never waits for the disk.
     pub fn health(&self) -> (Health, Option<String>) {
         let log = self.core.store.as_ref().map_or((Health::Healthy, None), |store| store.log().health());
         if log.0 != Health::Healthy {

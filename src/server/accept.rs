@@ -1,10 +1,10 @@
 //! The threads of the HTTP instances, which keep the server accepting.
 //!
 //! tiny_http ends its accept loop at the first error (out of descriptors, say), and its accept thread panics when a
-//! descriptor or a thread can't be had (`Server::from_listener` in its lib.rs): the process would live on and accept
-//! nothing. So when an instance is exhausted, or the guard finds that nothing accepts, the next one is put on the
-//! same socket. Each instance has a thread, `flint-accept-N`: it waits for the end of its instance, starts the next,
-//! and from then on hands over what the connections of the old one still send.
+//! descriptor or a thread is not available (`Server::from_listener` in its lib.rs): the process would live on and
+//! accept nothing. So when an instance is exhausted, or the guard finds that nothing accepts, the next one is put on
+//! the same socket. Each instance has a thread, `flint-accept-N`: it waits for the end of its instance, starts the
+//! next, and from then on hands over what the connections of the old one still send.
 
 use std::sync::Arc;
 use std::thread;
@@ -58,7 +58,7 @@ impl Accept {
         let (report, started) = bounded(1);
         let mut accept = Some(self.clone());
         let run = move || {
-            // The instance is made in its own thread: if there is no thread to be had, nothing accepts that nobody
+            // The instance is made in its own thread: if there is no thread available, nothing accepts that nobody
             // serves.
             let Some(accept) = accept.take() else { return };
             match accept.instances.make(number) {

@@ -21,7 +21,7 @@ use crate::store::Completion;
 #[derive(Default)]
 pub struct Leaving {
     pub requests: Vec<Exchange>,
-    /// A thread lets go of them.
+    /// A thread releases them.
     pub is_attended: bool,
 }
 
@@ -53,7 +53,7 @@ pub struct Context {
     pub away: Arc<AtomicUsize>,
     /// Threads that wait for one body each.
     pub bodies: AtomicUsize,
-    /// Requests of a Unix socket that are let go of when all its connections are ended.
+    /// Requests of a Unix socket that are released when all its connections are ended.
     pub leaving: Mutex<Leaving>,
     /// Requests with large bodies that are read or answered.
     pub large: Arc<AtomicUsize>,

@@ -34,10 +34,10 @@
 //! an unnamed thread may write the new snapshot (`limiter/recovery/build.rs`).
 //!
 //! `--max-blocking` is the number of deciders and workers together; no other thread handles requests. A decider never
-//! waits for the disk, for a worker, or for a shard that is held for long. A client can hold it up by a full socket
-//! only. A write that makes no progress for `SEND_PATIENCE_MS` (4 ms) fails, and `flint-slow` then sends the rest. On a
-//! Unix socket a worker does, and may wait for its client; a write that began there before the guard had seen the
-//! connection lasts until the guard cuts it.
+//! waits for the disk, for a worker, or for a shard that is held for long. A client can delay it only by a full socket.
+//! A write that makes no progress for `SEND_PATIENCE_MS` (4 ms) fails, and `flint-slow` then sends the rest. On a Unix
+//! socket a worker sends it, and may wait for its client; a write that began there before the guard had seen the
+//! connection lasts until the guard cuts the connection.
 //!
 //! Without a server (a command on its own directory, or a program that embeds the limiter) the calling thread decides
 //! and waits for the disk; of the threads above only `flint-log`, `flint-denials`, `flint-compact`, `flint-sweep` and
@@ -53,8 +53,8 @@
 //!    than 8 KiB, or for an endpoint that is not `quick`, goes to a worker. Otherwise `handle` calls the endpoint's
 //!    function, which asks the limiter.
 //! 4. The limiter reserves space in the log, locks the key's shard, reads the clock, decides, queues a record if the
-//!    check is allowed, and unlocks. Where there is no space, or another thread holds the shard for long, nothing has
-//!    been changed yet: the check *would block*. A worker then repeats it, and waits.
+//!    check is allowed, and unlocks. If there is no space, or another thread holds the shard for long, nothing has been
+//!    changed yet: the check *would block*. A worker then repeats it, and waits.
 //! 5. On a decider with `--sync always` or `batch`, the reply of an allowed check is put into a *slot* of
 //!    `waiting/pending.rs`. (A worker uses no slot: it waits itself and sends the reply.) The log thread writes the
 //!    batch, with `always` syncs it too, *completes* the slot, and wakes a decider if none is awake. With
@@ -66,29 +66,29 @@
 //! The log fills space ahead of itself with zeros, and checks reserve from that space.
 //!
 //! - **Disk full:** no further space can be filled. Health answers 503 at once, but checks go on while filled space is
-//!   left. Then workers answer every check and every change with 503 `log_failed`, also a check that would be denied;
+//!   left. Then workers answer every check and every change with 503 `log_failed`, even a check that would be denied;
 //!   nothing is spent or changed. Reads are still answered. A used-up disk quota counts as a full disk. The log tries
 //!   again every `NO_SPACE_RETRY_MS` (100 ms); service resumes by itself.
-//! - **Disk full, on a file system that copies on write:** to overwrite filled space takes room too. The batch that
-//!   found none is written again at its place every `NO_SPACE_RETRY_MS`, and no space is promised meanwhile, so that
-//!   further checks are refused as above. The batch's replies become 503 `log_failed` at the second attempt; their
-//!   units stay spent in memory, and their records follow when there is room.
+//! - **Disk full, on a file system that copies on write:** overwriting filled space takes room too. A batch that found
+//!   no room is written again at its place every `NO_SPACE_RETRY_MS`, and no space is reserved meanwhile, so further
+//!   checks are refused as above. The batch's replies become 503 `log_failed` at the second attempt; their units stay
+//!   spent in memory, and their records follow when there is room.
 //! - **A sync fails (even for lack of space), or a write fails for another reason than lack of space:** final until a
 //!   restart. Replies that wait become 503 `log_failed`; their units stay
 //!   spent in memory and may be on disk. Every later check and change gets 503 `log_failed` and changes nothing. Health
 //!   answers 503; the process goes on and still answers `doctor`. With `--sync batch` and `relaxed`, checks
 //!   that were answered after the last sync may be lost.
-//! - **A file of the log is removed, renamed or replaced below the process:** `flint-compact` looks every
+//! - **A file of the log is removed, renamed or replaced while the process runs:** `flint-compact` looks every
 //!   `LOOK_AFTER_FILES_MS` (1 s), and at the end, whether the files that a start would need have their names, and
-//!   compacts at once if not (`limiter/background/heal.rs`). Doctor tells it from then on; health answers 503 while no
-//!   snapshot can be written. If the directory itself is gone: final, as above.
+//!   compacts at once if not (`limiter/background/heal.rs`). Doctor reports it from then on; health answers 503 while
+//!   no snapshot can be written. If the directory itself is gone: final, as above.
 //! - **The disk hangs:** once a call has taken `STALL_MS` (1 s), new checks, and workers that wait for space, get 503
 //!   `overloaded` at once, and nothing is spent. A check that waits for its sync gets it after `LOG_WAIT_MS` (10 s):
 //!   the guard ends the waits in slots. Its units stay spent in memory, and its record may still reach the disk.
 //!
 //! ## Locks, by rank
 //!
-//! A thread that holds a lock may only take one with a larger number: 0, the look after files; 1, the compaction; 2,
+//! A thread that holds a lock may only take one with a larger number: 0, the check of files; 1, the compaction; 2,
 //! the writing of denials; 3, the shards, in the order of their index. Never block while holding a shard's lock. The
 //! server's own locks (turns, pending, tokens, instances) are held briefly, and no other lock is taken under them.
 //!
@@ -211,14 +211,14 @@ fn open_bind(address: &str) -> Error {
     )
 }
 
-/// A listening socket that nobody accepts from yet.
+/// A listening socket from which nothing accepts yet.
 pub struct Bound(Listener);
 
 /// The socket that was passed to this process by a service manager or by its former image, if any. To be called
 /// before any file is touched.
 ///
 /// # Errors
-/// `io` when what was passed is no listening stream socket; `usage` when it is open to others and there is no token.
+/// `io` when what was passed is not a listening stream socket; `usage` when it is open to others and there is no token.
 pub fn passed_socket(tokens: &Tokens) -> Result<Option<Bound>> {
     let Some(listener) = Listener::passed()? else { return Ok(None) };
     if tokens.is_empty() && !listener.is_local() {
@@ -368,7 +368,7 @@ fn guard_config(idle_timeout: Duration, max_connections: usize) -> GuardConfig {
     GuardConfig { idle_timeout, max_connections, ..GuardConfig::default() }.within(descriptors, process::thread_limit())
 }
 
-/// A server that answers nobody any more, on whose socket new connections wait.
+/// A server that no longer answers, on whose socket new connections wait.
 pub struct Paused(Arc<Listener>);
 
 impl Paused {

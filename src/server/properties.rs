@@ -249,7 +249,7 @@ fn random() -> impl Strategy<Value = Ask> {
     })
 }
 
-/// The limits as they stand, at one instant.
+/// The limits at one instant.
 fn state(limiter: &Limiter) -> String {
     let mut out = Vec::new();
     write_statuses(&limiter.list(Page::default().with_live(true)).unwrap(), &mut out);

@@ -104,7 +104,7 @@ impl Grant {
     }
 
     /// A prefix that ends with a letter or digit ends a word: `app1` is not for the keys of `app10`. A `*` after it
-    /// could stand for the rest of the word.
+    /// could be the rest of the word.
     fn reaches(&self, key: &str) -> bool {
         key.strip_prefix(&self.prefix).is_some_and(|rest| {
             let goes_on = rest.starts_with(|next: char| next.is_alphanumeric() || next == '*');
@@ -125,7 +125,7 @@ fn forbidden(message: String) -> Error {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     text: String,
-    /// `None` where it may do everything.
+    /// `None` if it may do everything.
     grant: Option<Grant>,
 }
 
@@ -233,7 +233,7 @@ fn usage(message: String) -> Error {
 }
 
 /// The tokens that are accepted. What is kept and compared is a keyed hash of fixed length, so that neither the time a
-/// comparison takes nor a memory dump tells a token.
+/// comparison takes nor a memory dump reveals a token.
 pub struct Tokens {
     keys: (RandomState, RandomState),
     digests: Vec<(u64, u64)>,
@@ -258,7 +258,7 @@ impl Tokens {
         self.digests.is_empty()
     }
 
-    /// What the token in the value of an `Authorization` header may do: `Some(None)` for everything; `None` where it
+    /// What the token in the value of an `Authorization` header may do: `Some(None)` for everything; `None` if it
     /// is none of these.
     pub fn accept(&self, authorization: Option<&str>) -> Option<Option<&Arc<Grant>>> {
         let (scheme, token) = authorization.and_then(|value| value.split_once(' '))?;

@@ -15,7 +15,7 @@ use crate::bounds::STACK_BYTES;
 /// Panics of one thread after which it ends.
 const MOST_PANICS: u32 = 1000;
 
-/// Pause after a panic, which doubles as a bound on how often the log tells of one.
+/// Pause after a panic, which doubles as a bound on how often the log reports one.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What is known of the server's threads.
@@ -26,7 +26,7 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// Starts a thread. Its work is begun anew when it panics, and is done when it returns.
+    /// Starts a thread. Its work is started again when it panics, and is done when it returns.
     ///
     /// # Errors
     /// No thread could be started.

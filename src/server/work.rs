@@ -35,7 +35,7 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// The queue for so many workers, and its end.
+    /// The queue for this many workers, and its end.
     pub fn new(workers: usize) -> (Jobs, Receiver<Job>) {
         let (sender, receiver) = unbounded();
         (Jobs { sender, most: (workers * QUEUED_PER_WORKER).max(MIN_QUEUED) }, receiver)

@@ -54,7 +54,7 @@ impl Store {
         Ok(())
     }
 
-    /// Begins the snapshot that will stand for everything before segment `number`, with markers in the log.
+    /// Begins the snapshot that will replace everything before segment `number`, with markers in the log.
     pub fn begin_snapshot(&self, number: u64) -> Result<SnapshotWriter> {
         SnapshotWriter::begin(&self.home, number, false)
     }
@@ -75,7 +75,7 @@ impl Store {
     }
 
     /// Gives the files that have taken over names of ours another name, under which they count for nothing: they are
-    /// somebody else's.
+    /// another program's.
     pub fn set_aside(&self) {
         let home = &self.home;
         for missing in home.kept.missing(&home.path).into_iter().filter(|missing| missing.fate == Fate::Replaced) {
@@ -98,7 +98,7 @@ impl Store {
         Backup::open(&self.home.path, Some(cut), clock)
     }
 
-    /// Removes segments and snapshots older than `number`, which the snapshot of that number and size stands for. A
+    /// Removes segments and snapshots older than `number`, which the snapshot of that number and size replaces. A
     /// file that cannot be removed is left for the next start.
     pub fn remove_before(&self, number: u64, snapshot_bytes: u64) {
         let (disk, dir) = (&*self.home.disk, &self.home.path);

@@ -1,10 +1,10 @@
 //! Bytes on disk: the data directory, its lock, the log and the snapshots.
 //!
 //! Owns: every file of the data directory. Called by `limiter`. It knows records, not what they mean: what is read
-//! goes to a [`Replay`], and what a snapshot holds comes from its caller.
+//! goes to a [`Replay`], and the content of a snapshot comes from its caller.
 //!
 //! Each module may use only those after it in this list: `opening`, `directory`, `backup`, `snapshot`, `log`, `read`,
-//! `files`, `format`, `policy`, `timings`, `clocks`. Each room below has a list of its own.
+//! `files`, `format`, `policy`, `timings`, `clocks`. Each room below has its own list.
 
 mod backup;
 mod clocks;

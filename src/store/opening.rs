@@ -120,7 +120,7 @@ impl Opening {
         Ok(())
     }
 
-    /// Puts the new snapshot in force, removes what it stands for, and starts the log.
+    /// Puts the new snapshot in force, removes what it replaces, and starts the log.
     ///
     /// # Errors
     /// `io` and `log_failed`; the directory is then as it was, or as the new snapshot says.

@@ -8,7 +8,7 @@ use crate::bounds::{
 };
 use crate::error::{Error, Result};
 
-/// When records are synced whose sync nobody waits for, and when the log is compacted.
+/// When records are synced whose sync nothing waits for, and when the log is compacted.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// After this many records …
@@ -22,7 +22,7 @@ pub struct Policy {
     /// Size at which a segment is closed, in bytes, from [`MIN_SEGMENT_BYTES`](crate::bounds::MIN_SEGMENT_BYTES) to
     /// [`MAX_SEGMENT_BYTES`](crate::bounds::MAX_SEGMENT_BYTES).
     pub segment_bytes: u64,
-    /// Whether records that nobody waits for may be left in the queue for a moment, so that many are written at once.
+    /// Whether records that nothing waits for may be left in the queue for a moment, so that many are written at once.
     pub gathers: bool,
 }
 

@@ -31,7 +31,7 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// Begins the snapshot that stands for everything before segment `number`; `complete` when it also stands for what
+    /// Begins the snapshot that replaces everything before segment `number`; `complete` when it also stands for what
     /// has no marker in the log.
     pub(super) fn begin(home: &DataDir, number: u64, complete: bool) -> Result<SnapshotWriter> {
         let name = Name::Snapshot(number);

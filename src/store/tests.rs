@@ -210,7 +210,7 @@ fn a_snapshot_holds_what_the_clocks_showed() {
     assert_eq!((seen.entries, seen.totals.len()), (vec!["kept".to_owned()], 1));
     assert_eq!(seen.readings, [clock.reading()], "that of the snapshot, and none in the log");
     assert_eq!((found.clock, found.last_instant), (Some(clock.reading()), clock.now()));
-    // One that is taken while the log goes on.
+    // A snapshot that is taken while the log goes on.
     let store = open(copy.path(), &clock.restarted());
     let number = store.log().rotate().unwrap();
     let mut writer = store.begin_snapshot(number).unwrap();

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Two builds of Flint beside each other on this machine: checks per second, processor time and context switches of a
+"""Two builds of Flint compared on this machine: checks per second, processor time and context switches of a
 check, over TCP and over a Unix socket. `scripts/bench compare OTHER_BINARY` runs it.
 
     FLINT_BIN=target/release/flint tests/bench/compare.py OTHER_BINARY
@@ -49,7 +49,7 @@ class Connection(http.client.HTTPConnection):
 
 
 class Server:
-    """A server with a limit that never denies, in a directory of its own."""
+    """A server with a limit that never denies, in its own directory."""
 
     def __init__(self, binary, parent, name, sync, transport):
         self.path = os.path.join(parent, name)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Flint beside other rate limiters on this machine: checks per second through the interface that each is usually used by,
-and what each still knows after kill -9. `scripts/bench others` runs it.
+"""Flint compared with other rate limiters on this machine: checks per second through the usual interface of each, and
+what each still knows after kill -9. `scripts/bench others` runs it.
 
     FLINT_BIN=target/release/flint tests/bench/others.py
 
 Works alternate within each round; the tables have medians. Everything listens on loopback, on free ports, in fresh
-directories. What is not installed is skipped aloud:
+directories. What is not installed is skipped with a message:
 
     wrk, redis-server, redis-benchmark    scripts/bench --install
     throttlecrab-server                   cargo install throttlecrab-server (with protoc), on the PATH or in THROTTLECRAB
@@ -45,7 +45,7 @@ def free_port():
 
 
 class Server:
-    """A server on a port and a directory of its own, which outlive a restart."""
+    """A server with its own port and directory, which outlive a restart."""
 
     what = durability = ""
 
@@ -133,7 +133,7 @@ class Server:
             ).stdout
             return float(output.strip().splitlines()[-1].split('"')[3])
 
-        # It knows no duration: a short run tells how many requests take that long.
+        # It has no option for a duration: a short run shows how many requests take that long.
         return run(int(run(2000) * SECONDS) + 1)
 
 

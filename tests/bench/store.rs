@@ -33,6 +33,7 @@ fn main() {
         ["node", url, store, threads, keys, seconds] => {
             node(url, number(store) as u32, number(threads), number(keys), number(seconds));
         }
+        ["configure", url, keys] => configure(url, number(keys)),
         _ => compare(),
     }
 }
@@ -70,7 +71,7 @@ struct Measured {
     ours: f64,
 }
 
-/// One process: checks with so many threads for so many seconds, after WARM seconds in which nothing is counted.
+/// One process: checks with this many threads for this many seconds, after WARM seconds in which nothing is counted.
 fn node(url: &str, store: u32, threads: usize, keys: usize, seconds: usize) {
     let mut settings = Settings::new(url);
     settings.lanes = std::env::var("LANES").map_or(settings.lanes, |lanes| number(&lanes));
@@ -115,7 +116,7 @@ fn node(url: &str, store: u32, threads: usize, keys: usize, seconds: usize) {
     });
 }
 
-/// A redis-server of its own, in a directory of its own.
+/// A separate redis-server, in its own directory.
 struct Redis {
     child: Child,
     port: u16,
@@ -152,7 +153,7 @@ impl Redis {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// The bucket in Lua, by so many connections.
+    /// The bucket in Lua, by this many connections.
     fn bucket(&self, connections: usize, keys: usize, seconds: usize) -> Measured {
         let sha = self.cli(&["script", "load", include_str!("token_bucket.lua")]);
         let port = self.port.to_string();
@@ -200,7 +201,7 @@ fn configure(url: &str, keys: usize) {
     }
 }
 
-/// So many processes at once.
+/// This many processes at once.
 fn flint(redis: &Redis, url: &str, nodes: usize, threads: usize, keys: usize, seconds: usize) -> Measured {
     let program = std::env::current_exe().unwrap_or_else(|error| fail(&error.to_string()));
     let start = |_| {

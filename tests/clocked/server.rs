@@ -3,7 +3,7 @@
 //!
 //!     clocked DATA_DIR MICROS
 //!
-//! Serves the directory on a port of its own, with a clock that stands at MICROS since the epoch, and prints the URL.
+//! Serves the directory on its own port, with a clock that stands still at MICROS since the epoch, and prints the URL.
 //! Each line of the input is a number of microseconds that pass; a line is printed for each. Ends with the input.
 
 use std::error::Error;

@@ -95,7 +95,7 @@ fn a_file_is_applied_as_a_whole_and_told() {
     let other = r#"[{"key":"a","limit":"5/1h"},{"key":"d","limit":"1/1h"}]"#;
     assert_eq!(put("?prune=true&dry_run=true", other).ok(), told(1, 1, 2));
     assert_eq!(put("?prune=false", other).ok(), told(1, 1, 0));
-    // One that is wrong keeps all of them as they were.
+    // A wrong file leaves all of them unchanged.
     for (body, message) in [
         (
             r#"[{"key":"a","limit":"9/1h"},{"key":"b","rate":0.5,"per":"1h"}]"#,
@@ -150,7 +150,7 @@ fn a_server_keeps_its_limits_in_a_file() {
     let data = home.path().join("data");
     let good = r#"[{"key":"a","limit":"5/1h"}]"#;
     let path = file(home.path(), "[\n{\"key\": \"a\", \"per\": \"1h\"}\n]");
-    // A wrong file is told before a directory is made.
+    // A wrong file is reported before a directory is created.
     let start = ["server", "start", "--bind", "127.0.0.1:0", "--limits", &path];
     let refused = flint(&data, &start);
     let expected = format!("flint: {path}: item 1: key `a`: rate must be given with per, such as 100 (line 2)\n");

@@ -1,5 +1,5 @@
 //! Hostile clients. Through and after each attack a well-behaved client that sends a check every 100 ms is answered
-//! 200 in time, the server stays the same process, and what the attack held is let go.
+//! 200 in time, the server stays the same process, and what the attack held is released.
 //!
 //! `FLINT_SOAK=1` runs them at full size and with the full promise: an answer within 1 s. Without it they are smaller,
 //! and a slow, busy machine is forgiven.
@@ -114,7 +114,7 @@ impl Victim {
         Victim::started(|dir| Server::start(dir, &with_threads(&args)))
     }
 
-    /// One that starts afresh at 256 connections that are not let go of: an eighth of its descriptors.
+    /// A server that starts afresh at 256 connections that are not released: an eighth of its descriptors.
     fn soon_worn_out(args: &[&str]) -> Victim {
         let limited = ["-c", "ulimit -n 2048; exec \"$@\"", "sh"];
         let args = [&["--sync", "batch"], args].concat();
@@ -271,7 +271,7 @@ fn lengths_that_lie() {
             assert_eq!(client.rest().unwrap_or_default(), "", "{length}");
         }
     }
-    // Those that tiny_http will not let go of are known.
+    // Those that tiny_http will not release are known.
     victim.until("at least 14 open connections", PATIENCE, || {
         victim.doctor()["connections"]["open"].as_u64().unwrap() >= 14
     });
@@ -303,7 +303,7 @@ fn slow_bodies() {
             stream
         })
         .collect();
-    // A byte now and then keeps nobody alive.
+    // A byte now and then keeps no connection alive.
     let dripping = std::thread::spawn({
         let mut writers: Vec<_> = streams.iter().map(|stream| stream.try_clone().unwrap()).collect();
         move || {
@@ -320,7 +320,7 @@ fn slow_bodies() {
     dripping.join().unwrap();
     drop(streams);
     health.finish();
-    // All of them were let go: it takes more than slow bodies to wear the server out.
+    // All of them were released: it takes more than slow bodies to wear the server out.
     assert_eq!(victim.doctor()["connections"]["leaked"], 0);
     victim.survived().terminate();
 }
@@ -479,7 +479,7 @@ fn pipelining_within_the_bound_is_answered_in_order() {
     victim.survived().terminate();
 }
 
-/// Has the connection reset when it is dropped.
+/// Lets the connection be reset when it is dropped.
 fn reset(stream: TcpStream) {
     rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }
@@ -607,7 +607,7 @@ fn odd_requests() {
     ];
     for (name, request, statuses) in cases {
         let mut stream = victim.connect();
-        // Whoever waits for more than a reply is told that there is none.
+        // A client that waits for more than a reply is told that there is none.
         let waits = ["huge chunk", "HTTP/3.0", "TLS hello"].contains(&name);
         if waits {
             stream.write_all(&request).unwrap();

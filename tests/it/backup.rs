@@ -57,7 +57,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A server with so many limits that no socket holds their backup: some 24 MB.
+/// A server with so many limits that no socket holds their backup: about 24 MB.
 fn large(dir: &Path) -> Server {
     let server = Server::start(dir, &[]);
     let key = "k".repeat(480);
@@ -395,7 +395,7 @@ fn a_restore_that_is_killed_leaves_a_directory_that_is_refused_and_restored_agai
     assert_eq!(flint(&to, &["limit", "status", "k"]).code, Some(0));
 }
 
-/// Runs the program on a disk that is full once a file has so many blocks of 512 bytes.
+/// Runs the program on a disk that is full once a file has this many blocks of 512 bytes.
 fn on_small_disk(blocks: u32, dir: &Path, args: &[&str]) -> Run {
     let mut command = Command::new("sh");
     let script = format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\"");

@@ -69,7 +69,7 @@ fn an_open_bind_needs_a_token_and_touches_no_file() {
     empty.env("FLINT_SERVER_TOKEN", "").arg("--data-dir").arg(&dir.path);
     assert_eq!(run(empty.args(["server", "start", "--bind=0.0.0.0:0"])).code, Some(2));
     assert_eq!(std::fs::read_dir(dir.parent.path()).unwrap().count(), 0);
-    // With a token it is no matter of usage.
+    // With a token it is not a usage error.
     let server = Server::start_on(&dir.path, "0.0.0.0:0", &["--token", "t"]);
     assert!(server.url.starts_with("http://0.0.0.0:"), "{}", server.url);
     server.terminate();
@@ -191,7 +191,7 @@ fn use_patterns(dir: &Dir) {
     assert!(dir.ok(&["limit", "status", "user:*"]).contains("\nlive keys     2 of at most 50\n"));
     let text = dir.ok(&["limit", "status", "user:1"]);
     assert!(text.contains("\nlimit         2/1d, 1000/month\nfrom          the pattern user:*\n"), "{text}");
-    // Windows stand as rows below each other, and live keys are listed where that is asked for.
+    // Windows are rows below each other, and live keys are listed on request.
     let keys = |args: &[&str]| {
         let list = dir.json(&[&["limit", "list"], args].concat());
         list.as_array().unwrap().iter().map(|one| one["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -247,7 +247,7 @@ fn use_modes(dir: &Dir) {
         |line: &str| ["for           2h, until ", "for           1h 59m, until "].iter().any(|at| line.starts_with(at));
     assert!(text.lines().any(left) && text.contains("\nthen          1/1d\n"), "{text}");
     assert!(dir.ok(&["limit", "list"]).contains("5/1d for "));
-    // A month of its own.
+    // A month with its own anchor.
     let month = ["limit", "add", "plan", "1000/month", "10/1s", "--tz", "Europe/Berlin", "--anchor", "15"];
     assert_eq!(dir.json(&month)["created"], true);
     let plan = &dir.json(&["limit", "status", "plan"])["windows"][1];
@@ -317,7 +317,7 @@ fn a_log_that_is_ahead_of_the_system_clock_is_told_and_mended() {
         assert_eq!(dir.run(&["doctor", "--json"]).code, Some(1));
         let log = server.terminate();
         assert!(log.contains(&format!("WARN  {notice}")), "{log}");
-        // Limits go on at their pace, by every command anew: 2 s are 2 s.
+        // Limits go on at their pace, in every new command: 2 s are 2 s.
         let begun = std::time::Instant::now();
         assert_eq!(dir.run(&["run", "slow", "--wait", "60s", "--", "true"]).code, Some(0));
         assert_eq!(dir.run(&["run", "slow", "--wait", "60s", "--", "true"]).code, Some(0));
@@ -608,7 +608,7 @@ fn columns_stand_below_each_other_whatever_the_keys() {
         let ends = ["REMAINING", "ALLOWED", "DENIED"].map(|head| heads.find(head).unwrap() + head.len());
         assert_eq!(table.lines().count(), keys.len() + 2, "{table}");
         for line in table.lines().skip(1) {
-            // Behind a column's end and before its start stand two blanks, and the key ends the line.
+            // There are two blanks after a column's end and before its start, and the key ends the line.
             assert!(starts.iter().all(|at| &line[at - 2..*at] == "  " && line.as_bytes()[*at] != b' '), "{table}");
             assert!(ends.iter().all(|at| &line[*at..at + 2] == "  " && line.as_bytes()[at - 1] != b' '), "{table}");
             let key = &line[starts[2]..];
@@ -672,7 +672,7 @@ fn a_reader_that_goes_is_no_news_and_a_full_disk_is() {
     drop(reader);
     let (code, told) = into(writer.into(), &["server", "start", "--bind", "127.0.0.1:0"]);
     assert!(code == Some(3) && told.contains("ERROR cannot write to standard output: "), "{told}");
-    // An answer that nobody got is not given.
+    // An answer that was not received was not given.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     assert_eq!(into(writer.into(), &["limit", "check", "job"]), (Some(3), String::new()));

@@ -21,7 +21,7 @@ fn configure(client: &mut Client, key: &str, algorithm: &str, rate: u64, burst: 
     assert_eq!(client.post("/v1/limits", &body.to_string()).ok(), json!({"ok": true, "created": true}));
 }
 
-/// How all limits stand, but for what runs down. All of it holds still: the periods are a year long.
+/// The state of all limits, but for what runs down. All of it holds still: the periods are a year long.
 fn statuses(server: &Server) -> Value {
     still(server.client().get("/v1/limits").ok())
 }
@@ -379,7 +379,7 @@ fn directories_that_cannot_be_opened_are_told_of_with_a_way_out() {
     }
 }
 
-/// Files that are none of flint's are neither read nor removed, whatever their names look like.
+/// Foreign files are neither read nor removed, whatever their names look like.
 #[test]
 fn files_of_others_are_left_alone() {
     let parent = tempfile::tempdir().unwrap();

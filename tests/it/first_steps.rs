@@ -105,7 +105,7 @@ fn a_rate_of_0_is_a_limit() {
     assert_eq!((denied.code, denied.out.as_str()), (Some(1), "denied, and waiting does not help\n"));
 }
 
-/// A wait is told as people tell it, also where a command is not started.
+/// A wait is printed for people, even if a command is not started.
 #[test]
 fn a_wait_is_not_told_in_milliseconds() {
     let home = tempfile::tempdir().unwrap();

@@ -96,7 +96,7 @@ fn gates_that_the_operator_has_named() {
     }
     // Without what a proxy adds, the path is what follows the name.
     assert_eq!(ask(&mut client, "POST /v1/gates/web/a/b?c", "Content-Length: 0\r\n").status, 204);
-    // A gate without a limit of its own goes by what is configured; one user after the other.
+    // A gate without its own limit goes by what is configured; one user after the other.
     for (user, status) in [("a", 204), ("a", 429), ("b", 204)] {
         assert_eq!(ask(&mut client, "GET /v1/gates/user", &format!("x-user: {user}\r\n")).status, status, "{user}");
     }
@@ -134,7 +134,7 @@ fn a_gate_on_a_unix_socket() {
     server.terminate();
 }
 
-/// While no decision can be had a gate is closed, or open where its operator says so.
+/// While no decision is available a gate is closed, or open where its operator says so.
 #[test]
 fn a_gate_without_decisions() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The dashboard and the alert rules of `scripts/grafana` ask for what a server really tells.
+//! The dashboard and the alert rules of `scripts/grafana` ask for what a server really reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ fn metrics() -> Metrics {
     metrics
 }
 
-/// What of an expression no server tells: metrics, labels by which it selects or groups, and values of these.
+/// What no server reports of an expression: metrics, labels by which it selects or groups, and values of these.
 fn unknown(query: &str, metrics: &Metrics) -> Vec<String> {
     // Those that Prometheus adds.
     let added = |label: &str| ["job", "instance"].contains(&label);
@@ -97,7 +97,7 @@ fn unknown(query: &str, metrics: &Metrics) -> Vec<String> {
 #[test]
 fn every_query_asks_for_what_a_server_tells() {
     let mut metrics = metrics();
-    // It is told once there was one.
+    // It is reported once there was one.
     for labels in metrics.values_mut() {
         labels.entry("status".to_owned()).and_modify(|statuses| {
             statuses.insert("5xx".to_owned());

@@ -116,7 +116,7 @@ fn a_body_that_is_expected_is_asked_for_once() {
     let expects = |length: usize| format!("Expect: 100-continue\r\nContent-Length: {length}\r\n");
     let reply = ask(&expects(CHECK.len()), CHECK);
     assert_eq!((reply.status, &reply.interim[..]), (200, &[100][..]), "{reply:?}");
-    // Nothing is asked for where there is no body, or where it is refused.
+    // Nothing is asked for if there is no body, or if it is refused.
     for (headers, status) in
         [(expects(0), 400), ("Expect: 100-continue\r\n".to_owned(), 400), (expects(2_000_000), 413)]
     {
@@ -181,7 +181,7 @@ fn what_the_http_library_decides() {
         let shown = String::from_utf8_lossy(request);
         assert!(got.starts_with(beginning) && (got.is_empty() == beginning.is_empty()), "{shown}: {got}");
     }
-    // A line that begins with a blank is a line of its own, and blanks of any kind around a value are cut off.
+    // A line that begins with a blank is a separate line, and blanks of any kind around a value are cut off.
     let length = CHECK.len();
     for headers in [
         format!("X: y\r\n Content-Length: {length}\r\n"),

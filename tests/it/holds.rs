@@ -69,7 +69,7 @@ fn a_hold_is_settled_once() {
     let id = hold(&mut client, json!({"key": "tokens"}));
     assert_eq!(post(&mut client, "/v1/settle", json!({"hold": id})).ok()["results"][0]["cost"], 1);
     assert_eq!(status(&mut client, "tokens")["used"], 1);
-    // Where its limit is gone, what would have to be corrected is told to have none.
+    // If its limit is gone, the answer says that nothing is configured.
     let id = hold(&mut client, json!({"key": "tokens"}));
     client.ask("DELETE", "/v1/limits/tokens", "").ok();
     let settled = post(&mut client, "/v1/settle", json!({"hold": id, "cost": 9})).ok();
@@ -99,7 +99,7 @@ fn slots_are_taken_until_they_are_given_back() {
     post(&mut client, "/v1/hold", json!({"key": "gpu", "cost": 5})).error(400, "cost_exceeds_capacity");
     for path in ["/v1/check", "/v1/charge", "/v1/refund"] {
         let error = post(&mut client, path, json!({"key": "gpu", "cost": 1})).error(400, "invalid_argument");
-        assert_eq!(error, "`gpu` has slots; ask for them with hold", "{path}");
+        assert_eq!(error, "`gpu` has slots; use hold to take them", "{path}");
     }
     assert_eq!(post(&mut client, "/v1/peek", json!({"key": "gpu"})).ok()["allowed"], true);
     assert_eq!(post(&mut client, "/v1/peek", json!({"key": "gpu", "cost": 2})).ok()["allowed"], false);
@@ -113,7 +113,7 @@ fn slots_are_taken_until_they_are_given_back() {
     let listed = client.get("/v1/limits").ok();
     assert_eq!((&listed[0]["slots"], &listed[0]["used"], &listed[0]["holds"]), (&json!(4), &json!(3), &json!(null)));
 
-    // Whatever it cost, all slots come back; also after a crash.
+    // Whatever it cost, all slots come back; even after a crash.
     server.kill();
     let server = Server::start(&data, &[]);
     let mut client = server.client();
@@ -175,7 +175,7 @@ fn what_runs_out_is_free_and_can_still_be_settled() {
     let renewed = post(&mut client, "/v1/renew", json!({"hold": id})).ok();
     assert!([1000, 2000].contains(&number(&renewed["ttl_ms"])), "{renewed}");
     assert!(renewed["expires_at"].is_string(), "{renewed}");
-    // Its time goes on while nobody asks, and while no process runs.
+    // Its time goes on while no request comes, and while no process runs.
     server.kill();
     let begun = Instant::now();
     let server = Server::start(&data, &[]);
@@ -338,7 +338,7 @@ fn work(dir: &Path) {
     assert_eq!((&second["remaining"], &second["ttl_ms"]), (&json!(0), &json!(86_400_000)));
     said(&done(&["hold", "gpu"]), 1, "denied, try again in ");
     said(&done(&["hold", "gpu", "--cost", "3"]), 2, "3 is over the 2 slots");
-    said(&done(&["check", "gpu"]), 2, "ask for them with hold");
+    said(&done(&["check", "gpu"]), 2, "use hold to take them");
     said(&done(&["check", "gpu", "--peek"]), 1, "denied");
     let told = done(&["status", "gpu"]);
     said(&told, 0, "slots=2");
@@ -440,7 +440,7 @@ fn used(dir: &Path, key: &str) -> u64 {
     number(&flint(dir, &["limit", "status", key, "--json"]).json()["used"])
 }
 
-/// A shell that tells by a file that it runs, and ends by itself when it is told to, or with this exit status.
+/// A shell that shows by a file that it runs, and ends by itself when it is told to, or with this exit status.
 fn waiting(dir: &Path, name: &str, exit: &str) -> (PathBuf, String) {
     let file = dir.join(name);
     let text = format!("trap 'exit {exit}' TERM; : >'{}'; while :; do sleep 0.05; done", file.display());
@@ -499,7 +499,7 @@ fn a_slot_is_free_when_its_time_is_over() {
     until("it runs out", || used(&dir, "gpu") == 0);
     let pid = std::fs::read_to_string(format!("{}.pid", file.display())).unwrap();
     run(Command::new("kill").args(["-TERM", pid.trim()]));
-    // A command that can't be started takes nothing; what it is to be told first is looked at first.
+    // A command that can't be started takes nothing; its arguments are checked first.
     for (args, code) in [
         (&["run", "gpu", "--hold", "--", "/nonexistent/command"][..], 127),
         (&["run", "gpu", "--ttl", "1s", "--", "true"], 2),
@@ -571,7 +571,7 @@ fn a_command_that_fails_costs_nothing_where_that_is_asked_for() {
     server.terminate();
 }
 
-/// What was to be given back stays spent where nobody is there to do it: a crash gets nothing for free.
+/// What was to be given back stays spent if no process is there to do it: a crash gets nothing for free.
 #[test]
 fn a_run_that_is_killed_gives_nothing_back() {
     let parent = tempfile::tempdir().unwrap();
@@ -664,7 +664,7 @@ fn client_of_a_gateway(url: &str, seed: u64, streams: &AtomicU64) -> u64 {
             std::thread::sleep(Duration::from_millis(20 + random.below(60)));
         };
         if behaviour >= 2 {
-            // Those that run out by themselves are not counted: nobody knows here when the server frees them.
+            // Those that expire by themselves are not counted: nobody knows here when the server frees them.
             assert!(streams.fetch_add(1, Ordering::AcqRel) < SLOTS, "more than {SLOTS} at once");
         }
         std::thread::sleep(Duration::from_millis(random.below(10)));

@@ -421,7 +421,7 @@ fn a_large_body_is_refused_unread() {
     // Too much in chunks is noticed while it is read.
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(17));
     Client::new(&server.url, None).raw(&chunked, false).unwrap().error(413, "body_too_large");
-    // One mebibyte is no byte too many.
+    // One mebibyte is not a byte too many.
     let body = format!("{}{}", r#"{"key":"k"}"#, " ".repeat(1024 * 1024 - 11));
     assert_eq!(client.post("/v1/check", &body).ok()["remaining"], 8);
     assert_eq!(client.get("/v1/health").ok()["ok"], true);

@@ -67,7 +67,7 @@ fn a_backup_once_a_day_needs_no_configuration() {
     assert!((86_000..=86_400).contains(&denied.header("Retry-After").unwrap().parse::<u32>().unwrap()));
     fixture.restart();
     assert_eq!(fixture.client.post(target, "").status, 429);
-    // An earlier request's limit serves nobody that brings none; and no limit is configured.
+    // An earlier request's limit serves no request that brings none; and no limit is configured.
     fixture.client.post("/v1/take/backup", "").error(404, "limit_not_configured");
     assert_eq!((fixture.list(""), fixture.list("?live=true")), (vec![], vec!["backup".to_owned()]));
     let status = fixture.status("backup");

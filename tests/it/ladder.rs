@@ -203,7 +203,7 @@ fn upward_uses(modules: &Modules, module: &Module, room: &[String], list: &[&str
         let what = used.path.join("::");
         let reason = match home.get(room.len()) {
             None => format!("`{what}` is defined around it, in the room that holds {own}"),
-            // A module that is missing in the list is told of once, by itself.
+            // A module that is missing in the list is reported once, separately.
             Some(other) => match (rank(own), rank(other)) {
                 (Some(own_rank), Some(rank)) if rank < own_rank => {
                     format!("{own} uses `{what}`, but {other} stands above it")

@@ -28,7 +28,7 @@ fn keys() -> Vec<String> {
     keys
 }
 
-/// A server with many limits of long keys. How they stand holds still: each was spent from, and its year goes on.
+/// A server with many limits of long keys. Their state holds still: each was spent from, and its year goes on.
 fn many() -> (tempfile::TempDir, Server, Vec<String>) {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data");

@@ -27,7 +27,7 @@ impl Page {
         &rest[..rest.iter().position(ends).unwrap_or(rest.len())]
     }
 
-    /// The page without the marks of mdoc, in one line: for sentences that must stand in it.
+    /// The page without the marks of mdoc, in one line: for sentences that must be in it.
     pub fn text(&self) -> String {
         let words = self.lines.iter().flat_map(|line| {
             let line =

@@ -1,4 +1,4 @@
-//! `GET /v1/metrics`: by a strict reader of Prometheus's text format, and by Prometheus's own where that can be had.
+//! `GET /v1/metrics`: by a strict reader of Prometheus's text format, and by Prometheus's own where that is available.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -168,7 +168,7 @@ fn what_is_counted_is_told() {
         assert!(value(&families, name, &format!("{name}_count"), &[]) >= 6.0);
         assert!(value(&families, name, &format!("{name}_sum"), &[]) > 0.0);
     }
-    // What clients choose stands nowhere.
+    // What clients choose appears nowhere.
     assert!(!reply.body.contains("tenant-key") && !reply.body.contains("nowhere"), "{}", reply.body);
     server.terminate();
 }

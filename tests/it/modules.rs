@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 /// A path of names, without `crate`: `["store", "Disk"]`. A module's own path is empty for lib.rs.
 pub type Names = Vec<String>;
 
-/// A module that has a file of its own, with the modules that are written out in that file.
+/// A module that has its own file, with the modules that are written out in that file.
 pub struct Module {
     pub path: Names,
     pub file: PathBuf,
     /// Whether it is compiled for tests only.
     pub test: bool,
-    /// Modules with files of their own that it declares, and whether each is for tests only.
+    /// Modules with their own files that it declares, and whether each is for tests only.
     pub children: BTreeMap<String, bool>,
     pub uses: Vec<Use>,
     /// What its `use` items make known under which name, relative to the module.
@@ -61,7 +61,7 @@ impl Modules {
         self.0.get(path)
     }
 
-    /// The module in which what this path names is defined. `None` where it is of another crate.
+    /// The module in which what this path names is defined. `None` if it is of another crate.
     pub fn home(&self, path: &[String]) -> Option<Names> {
         let mut at = Vec::new();
         for (index, name) in path.iter().enumerate() {
@@ -80,7 +80,7 @@ impl Modules {
         Some(at)
     }
 
-    /// The path of a `use` item from the crate's root. `None` where it begins with another crate.
+    /// The path of a `use` item from the crate's root. `None` if it begins with another crate.
     fn absolute(&self, module: &Module, path: &[String]) -> Option<Names> {
         match path[0].as_str() {
             "crate" | "self" | "super" => Some(from_root(&module.path, path)),

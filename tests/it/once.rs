@@ -137,7 +137,7 @@ fn another_request_with_the_same_key_is_refused() {
     }
     post(&mut client, "/v1/check", "K", r#"{"key":"a"}"#).ok();
     assert_eq!((used(&mut client, "a"), used(&mut client, "b")), (2, 0));
-    // Denials and errors are decided anew.
+    // Denials and errors are decided again.
     post(&mut client, "/v1/check", "full", r#"{"key":"full"}"#).ok();
     assert_eq!(post(&mut client, "/v1/check", "denied", r#"{"key":"full"}"#).ok()["allowed"], false);
     client.post("/v1/reset", r#"{"key":"full"}"#).ok();
@@ -145,7 +145,7 @@ fn another_request_with_the_same_key_is_refused() {
     post(&mut client, "/v1/check", "later", r#"{"key":"new"}"#).error(404, "limit_not_configured");
     client.post("/v1/limits", r#"{"key":"new","limit":"1/1h"}"#).ok();
     post(&mut client, "/v1/check", "later", r#"{"key":"new"}"#).ok();
-    // A key is 1 to 128 printable characters, and stands once.
+    // A key is 1 to 128 printable characters, and is sent once.
     let longest = "~".repeat(128);
     post(&mut client, "/v1/check", &longest, r#"{"key":"a"}"#).ok();
     for key in [format!("{longest}~"), String::new(), "a\tb".to_owned()] {

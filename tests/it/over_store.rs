@@ -1,6 +1,6 @@
 //! The same tests a second time, over a store: `FLINT_TEST_STORE=1`, and a program with the feature `store`.
 //!
-//! Where a test starts a server on a data directory, a server over a store is started; where it runs a command on the
+//! If a test starts a server on a data directory, a server over a store is started; if it runs a command on the
 //! directory, the command asks a server over the store. Each directory stands for a database of one redis-server, which
 //! this process starts. So a directory that a test opens again is found as it was left, however its server ended.
 

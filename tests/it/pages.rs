@@ -91,7 +91,7 @@ impl Dumper<'_> {
         if ["day", "week"].contains(&unit) { line } else { with(line, json!({"anchor": period["anchor"]})) }
     }
 
-    /// Where the values of a key are from; of a configured one that is told only where it could be otherwise.
+    /// Where the values of a key are from; for a configured key, only if they could be from elsewhere.
     fn source(&self, source: &Value, tells_exact: bool) -> Value {
         match source.as_u64().unwrap() {
             0 if tells_exact => json!({"source": "exact"}),

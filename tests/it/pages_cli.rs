@@ -95,7 +95,7 @@ pub struct Listed {
     pub default: Option<String>,
 }
 
-/// The options of a help text that only some commands have, with what stands in brackets after each sentence.
+/// The options of a help text that only some commands have, with what is in brackets after each sentence.
 pub fn own_options(help: &str) -> Vec<Listed> {
     let own = help.split("Options of every command").next().unwrap();
     let options = own.split("\n  --").skip(1).map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));

@@ -149,7 +149,7 @@ fn fields_of_replies() {
         statuses.iter().filter_map(|status| status["holds"].as_array()).flatten().cloned().collect();
     assert_eq!(all(&holds), listed("Open hold"));
     assert_eq!(all(&[windows(&decisions), windows(&statuses)].concat()), listed("Window"));
-    // What stands in every one of them.
+    // What is in every one of them.
     let plain = names(&client.post("/v1/check", r#"{"key":"other"}"#).ok());
     assert!(decisions.iter().all(|decision| plain.is_subset(&names(decision))), "{plain:?}");
     assert_eq!(names(&client.get("/v1/doctor").ok()), listed("Report of doctor"));
@@ -184,7 +184,7 @@ fn fields_of_replies() {
     server.terminate();
 }
 
-/// Decisions and statuses in which every field stands at least once.
+/// Decisions and statuses in which every field appears at least once.
 fn of_all_kinds(client: &mut Client) -> (Vec<Value>, Vec<Value>) {
     let algorithms = r#"["9/1h sliding_window_log","9/2h sliding_window_counter","9/month tz=Europe/Berlin anchor=5"]"#;
     for body in [

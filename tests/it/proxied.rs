@@ -1,4 +1,4 @@
-//! Gates behind the reverse proxies of `man/flint-server.8`, with the configurations that stand there.
+//! Gates with the reverse proxies of `man/flint-server.8`, with the configurations in that page.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -196,7 +196,7 @@ fn many_requests_through_a_gate_in_nginx() {
     assert_eq!((statuses.len(), count(200), count(429)), (REQUESTS, 5000, 5000));
     assert_eq!(application.served.load(Ordering::SeqCst), 5000);
     let log = std::fs::read_to_string(proxy.dir.path().join("error.log")).unwrap();
-    // That 403 is the gate's answer is told as an error of the client.
+    // That 403 is the gate's answer is reported as an error of the client.
     let odd: Vec<&str> = log.lines().filter(|line| !line.contains("access forbidden by rule")).collect();
     assert!(odd.is_empty(), "{odd:?}");
     drop(proxy);

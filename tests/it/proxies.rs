@@ -1,4 +1,4 @@
-//! The reverse proxies of `man/flint-server.8`, started with the configurations that stand there. Only addresses, ports
+//! The reverse proxies of `man/flint-server.8`, started with the configurations in that page. Only addresses, ports
 //! and paths are replaced.
 
 use std::net::{TcpListener, TcpStream};
@@ -37,7 +37,7 @@ fn certificate(dir: &Path) {
     std::fs::write(dir.join("both.pem"), both).unwrap();
 }
 
-/// The configuration in this subsection of the page, with these texts replaced, each of which must stand in it.
+/// The configuration in this subsection of the page, with these texts replaced, each of which must be in it.
 pub fn configuration(title: &str, replacements: &[(&str, String)]) -> String {
     let page = Page::read("flint-server.8");
     let mut blocks = displays(page.section(title));
@@ -136,7 +136,7 @@ fn check(server: &Server, proxy: &Proxy) {
         let body = r#"{"key":"route:/v1/chat"}"#;
         std::fs::write(&file, format!("{body}{}", " ".repeat(length - body.len()))).unwrap();
         let data = format!("@{}", file.display());
-        // Where a body is refused the proxy may end the connection before curl has sent it all.
+        // If a body is refused the proxy may end the connection before curl has sent it all.
         let args = ["-H", &format!("Authorization: Bearer {TOKEN}"), "--http1.1", "--data-binary", &data];
         let done = proxy.curl("/v1/check?status=429", &args);
         assert!(done.out.ends_with(&format!("\n{expected}")), "{length}: {done:?}");
@@ -292,7 +292,7 @@ fn keys_over_several_servers() {
         assert_eq!((settled.status, &settled.ok()["results"][0]["remaining"]), (200, &Value::from(7)));
     }
 
-    // Where no key is found, nobody is asked: a wrong server would answer from nothing.
+    // If no key is found, no server is asked: a wrong server would answer from nothing.
     for (path, body) in [
         ("/v1/check-all", r#"{"items":["user:1/ключ"]}"#),
         ("/v1/check", r#"{"key":"a\u0062","limit":"3/1d"}"#),

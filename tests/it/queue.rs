@@ -127,7 +127,7 @@ fn first_come_first_served() {
     assert_eq!(keys, ["0", "1", "2", "4", "5", "6", "7"], "{}", dump.out);
 }
 
-/// What was denied once is denied, also where there is no time left to ask again.
+/// What was denied once is denied, also if there is no time left to ask again.
 #[test]
 fn a_denial_stays_the_answer_while_another_has_the_directory() {
     let parent = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn a_holder_that_is_stopped() {
     let server = Server::start(&dir, &[]);
     assert_eq!(flint(&dir, &["limit", "add", "api", "100/1d"]).code, Some(0));
     let note = format!("{}\n", json!({"pid": server.pid(), "url": null}));
-    // As though it were a command: nobody is to be asked there.
+    // As though it were a command: no server is to be asked there.
     std::fs::write(dir.join("flint.lock"), note).unwrap();
     signal("STOP", server.pid());
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! README.md is true: its first minute runs as it stands, and what it points at is there.
+//! README.md is true: its first minute runs unchanged, and what it points at exists.
 
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
@@ -30,7 +30,7 @@ fn there(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|done| done.status.success())
 }
 
-/// One script of a section's blocks for sh and Python, each Python block as a program of its own.
+/// One script of a section's blocks for sh and Python, each Python block as a separate program.
 fn script(section: &str, python: bool) -> String {
     let blocks = blocks(section);
     assert!(blocks.len() > 5, "{blocks:?}");
@@ -98,7 +98,7 @@ fn each_user_has_a_limit_behind_nginx() {
         kinds.concat()
     );
     std::fs::write(dir.join("nginx.conf"), around).unwrap();
-    // All three end with the script, also where a line fails.
+    // All three end with the script, even if a line fails.
     let script = format!(
         "trap 'kill $started 2>/dev/null || true' EXIT; started=\n{}\n\
          nginx -p \"$PWD\" -c nginx.conf &\nstarted=\"$started $!\"\n\
@@ -142,7 +142,7 @@ fn the_first_minute_runs_as_it_stands() {
     let script = script.replace("127.0.0.1:7878", &format!("127.0.0.1:{port}"));
     let parent = tempfile::tempdir().unwrap();
     symlink(root().join("scripts"), parent.path().join("scripts")).unwrap();
-    // Where a line fails, the server ends with the script.
+    // If a line fails, the server ends with the script.
     let mut shell = shell(parent.path(), &format!("trap 'kill $! 2>/dev/null || true' EXIT\n{script}"));
     shell.env("PYTHONPATH", root().join("scripts/python")).env("PYTHONDONTWRITEBYTECODE", "1");
     let done = run(&mut shell);

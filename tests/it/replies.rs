@@ -1,4 +1,4 @@
-//! How replies reach their clients: in order, whole, and without holding anybody up.
+//! How replies reach their clients: in order, whole, and without delaying others.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};

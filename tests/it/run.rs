@@ -160,7 +160,7 @@ fn waiting() {
     }
     // The window ends long before the patience does.
     assert_eq!(flint(&dir, &["run", "soon", "--wait", "100s", "--", "true"]).code, Some(0));
-    // It can't be in time: that is told at once.
+    // It can't be in time: that is reported at once.
     let started = Instant::now();
     let vain = flint(&dir, &["run", "late", "--wait", "1h", "--", "true"]);
     said(&vain, 75, "--wait");

@@ -216,7 +216,7 @@ fn tokens_stay_off_the_command_line_and_errors_are_told() {
             assert_eq!((run.code, run.out.as_str(), run.err.lines().count()), (Some(code), "", 1), "{shell:?} {run:?}");
             assert!(run.err.starts_with("flint: ") && run.err.contains(word), "{shell:?} {environment:?}: {run:?}");
         }
-        // What stands in front of a token is for the server; a mounted secret can't be helped.
+        // What is in front of a token is for the server; a mounted secret can't be helped.
         let tokens = std::fs::read(file).unwrap();
         std::fs::write(file, "# first\n  admin: very-secret \n").unwrap();
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -232,7 +232,7 @@ fn tokens_stay_off_the_command_line_and_errors_are_told() {
     server.terminate();
 }
 
-/// The first thing that somebody tries: one line of curl, and nothing to configure.
+/// The first thing that a user tries: one line of curl, and nothing to configure.
 #[test]
 fn a_limit_in_the_url_outlives_the_server() {
     if !installed("curl") {

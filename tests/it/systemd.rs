@@ -58,7 +58,7 @@ fn signal(server: &Server, name: &str) {
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
-/// The course of a server's life, as it is told.
+/// The course of a server's life, as it is reported.
 fn tells(socket: &UnixDatagram, name: &str) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -237,7 +237,7 @@ fn the_unit_starts_a_server() {
     server.terminate();
 }
 
-/// The system calls that a group of `systemd-analyze syscall-filter` stands for.
+/// The system calls that a group of `systemd-analyze syscall-filter` means.
 fn group(name: &str) -> Vec<String> {
     let listed = run(Command::new("systemd-analyze").args(["syscall-filter", name]));
     assert_eq!(listed.code, Some(0), "{listed:?}");

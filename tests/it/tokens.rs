@@ -294,7 +294,7 @@ fn roles() {
             }
         }
     }
-    // What is no endpoint's stays so, and no role lets a stranger in.
+    // A path without an endpoint stays so, and no role lets a stranger in.
     ask("checker", "GET", "/v1/nothing", "").error(404, "not_found");
     ask("reader", "PUT", "/v1/check", "").error(405, "method_not_allowed");
     ask("check app1: check-app", "GET", "/v1/health", "").error(401, "unauthorized");

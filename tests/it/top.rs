@@ -15,7 +15,7 @@ use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 use crate::over_store;
 use crate::util::{PATIENCE, Server, command, flint, run};
 
-/// A command on a terminal of its own.
+/// A command on its own terminal.
 struct OnTerminal {
     child: Child,
     keys: File,
@@ -193,7 +193,7 @@ fn a_server_that_goes_is_told_of_and_one_that_comes_is_asked() {
     top.until("cannot reach the server");
     let again = Server::start_on(&data, &address, &[]);
     top.until("\x1b[Hflint top: ");
-    // What was told of the trouble goes by itself.
+    // The report of the trouble disappears by itself.
     top.until("checks/s, 0 denied/s (0.0%)\x1b[K\r\r\n2 limits, 1 pattern, ");
     top.until(" 0 holds\x1b[K\r\r\n\x1b[K\r\r\n\x1b[1mALLOWED/S");
     top.keys.write_all(b"q").unwrap();

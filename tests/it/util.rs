@@ -152,7 +152,7 @@ impl Server {
         Server::spawn(command).answering_for(dir)
     }
 
-    /// Starts one on a disk that is full once a file has so many blocks of 512 bytes.
+    /// Starts one on a disk that is full once a file has this many blocks of 512 bytes.
     pub fn start_on_small_disk(dir: &Path, blocks: u32) -> Server {
         let mut command = Command::new("sh");
         let script = format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\"");
@@ -377,7 +377,7 @@ impl Client {
         if head_only { self.receive_head() } else { self.receive() }
     }
 
-    /// Sends these bytes, on a new connection where there is none, or none that is good for them.
+    /// Sends these bytes, on a new connection if there is none, or none that is good for them.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         if std::mem::take(&mut self.over) {
             self.stream = None;
@@ -401,7 +401,7 @@ impl Client {
         let over = std::mem::replace(&mut self.over, true);
         let body = read_body(self.stream()?, &reply)?;
         reply.body = match reply.header("Content-Type") {
-            // A backup is no text.
+            // A backup is not text.
             Some("application/octet-stream") => String::from_utf8_lossy(&body).into_owned(),
             _ => String::from_utf8(body).map_err(invalid)?,
         };
@@ -467,7 +467,7 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
     let mut line = Vec::new();
     stream.read_until(b'\n', &mut line)?;
-    // What is cut off is no line.
+    // What is cut off is not a line.
     let line = line.strip_suffix(b"\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     String::from_utf8(line.to_vec()).map_err(invalid)
 }
@@ -517,7 +517,7 @@ fn read_body(stream: &mut impl BufRead, head: &Reply) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Figures of a process, as the system tells them.
+/// Figures of a process, as the system reports them.
 pub struct Process(pub u32);
 
 impl Process {

@@ -73,7 +73,7 @@ class Case:
             self.server = None
 
     def cut(self, path, after):
-        """Applies, and kills whatever writes after so long. Returns whether it was done before."""
+        """Applies, and kills the writer after this time. Returns whether it was done before."""
         begun = subprocess.Popen(
             command(self.directory, "limit", "apply", path, "--prune"),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

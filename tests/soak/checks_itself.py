@@ -16,7 +16,7 @@ def history():
 
 
 def found(left, shared=None, denied=0):
-    """What a restart shows if the connections have so many operations left."""
+    """What a restart shows if the connections have this many operations left."""
     def status(spent, allowed, capacity=harness.CAPACITY):
         return {"rate": capacity, "burst": None, "remaining": capacity - spent, "total_allowed": allowed,
                 "total_allowed_cost": spent, "total_denied": denied}
@@ -79,7 +79,7 @@ def run():
     expect(True, found([3, 2]), "batch", 3.2, 0.1)
     # The second connection's last answer came 0.05 s before, its first 2.05 s before.
     expect(False, found([3, 0]), "batch", 3.2, 0.1)
-    # Where the process alone has ended, what was written is left.
+    # If only the process has ended, what was written is left.
     expect(False, found([3, 2]), "batch", 3.2, 0.1, True)
     expect(True, found([3, 3]), "batch", 3.2, 0.1, True)
     expect(True, found([3, 2]), "relaxed", 3.2, 0.1, True)

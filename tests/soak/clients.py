@@ -1,4 +1,4 @@
-"""Processes of clients that parts of scripts/soak start beside a server: those that attack, and those to be served.
+"""Processes of clients that parts of scripts/soak start next to a server: attackers, and good clients.
 
     clients.py ROLE URL SETTINGS
 
@@ -57,7 +57,7 @@ class Clients:
         return self.saw()
 
     def saw(self):
-        """Waits for clients that end by themselves or were told to, and returns what they saw."""
+        """Waits for clients that end by themselves or are told to, and returns what they saw."""
         ready, _, _ = select.select([self.process.stdout], [], [], 3 * PATIENCE)
         if not ready:
             raise AssertionError("clients hang")
@@ -72,7 +72,7 @@ def request(method, path, token, body=b"", length=None):
 
 
 def connection_from(source):
-    """A socket with an address of its own: attackers must not take the ports of those who are to be served."""
+    """A socket with its own address: attackers must not take the ports of good clients."""
     connection = socket.socket()
     connection.setsockopt(socket.IPPROTO_IP, BIND_NO_PORT, 1)
     connection.bind((source, 0))
@@ -80,7 +80,7 @@ def connection_from(source):
 
 
 def flood(address, over, source, token, ahead):
-    """Connects, sends so many checks at once and closes without reading, again and again."""
+    """Connects, sends this many checks at once and closes without reading, again and again."""
     bytes_at_once = request("POST", "/v1/check", token, b'{"key":"k"}') * ahead
     connections = failed = 0
     while not over.is_set():
@@ -112,7 +112,7 @@ class Holding:
 
 
 def hold(address, over, source, count, to_send, reads):
-    """Holds so many connections that sent this, and opens another one for each that is cut. Those that do not read
+    """Holds this many connections that sent this, and opens another one for each that is cut. Those that do not read
     notice that they are cut by the end of the connection alone."""
     to_send = to_send.encode()
     watch = select.EPOLLRDHUP | (select.EPOLLIN if reads else 0)
@@ -228,7 +228,7 @@ def good(address, over, token):
 
 
 class Busy:
-    """A kept connection that always has so many checks on the way."""
+    """A kept connection that always has this many checks in flight."""
 
     def __init__(self, address, one, ahead):
         self.socket = socket.create_connection(address, PATIENCE)

@@ -103,7 +103,7 @@ def configure_many(server, count, connections=8, ahead=50):
 
 
 def prepare(directory, limits):
-    """A data directory with what good clients need, and with so many limits besides."""
+    """A data directory with what good clients need, and with this many further limits."""
     with harness.serving(directory, "--token", TOKEN, "--sync", "batch") as server:
         client = server.client(token=TOKEN)
         for key in ("k", *(f"good/{index}" for index in range(KEYS))):
@@ -134,7 +134,7 @@ class Watched:
         return resident if self.server.alive() and resident else None
 
     def watch(self, seconds, until=lambda resident: False):
-        """Watches for so long, or until this holds. False when the server is gone."""
+        """Watches for this long, or until this holds. False when the server is gone."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             resident = self.resident()

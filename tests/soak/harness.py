@@ -189,7 +189,7 @@ def statuses(server):
 
 
 class Limit:
-    """How a limit of the book stands."""
+    """The state of a limit of the book."""
 
     __slots__ = ("capacity", "spent", "allowed", "cost", "resets")
 
@@ -214,7 +214,7 @@ class Limit:
 
 
 class Slots:
-    """How the slots of a connection stand, and so its holds. What was not answered is told of by nobody: the id of
+    """The state of a connection's slots, and so of its holds. What was not answered is reported nowhere: the id of
     such a hold, and until when it lasts, are taken from what is found."""
 
     __slots__ = ("holds", "allowed")
@@ -638,7 +638,7 @@ def trace(inject, calls=None, to="/dev/null"):
 
 
 def verify(directory):
-    """`flint log verify` of a directory that nobody serves."""
+    """`flint log verify` of a directory that no server owns."""
     command = [os.environ["FLINT_BIN"], "--data-dir", directory, "log", "verify"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:

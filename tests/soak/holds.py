@@ -556,7 +556,7 @@ class Day:
             wanted.remove(cost)
 
     def overlaps(self):
-        """At no instant were more slots in use than there are, by what clients were told."""
+        """At no instant were more slots in use than there are, by the answers to clients."""
         for key, bound in SLOTS.items():
             edges = []
             for gateway in self.gateways:
@@ -574,7 +574,7 @@ class Day:
             gateway.all = [hold for hold in gateway.all if hold.latest > min(horizon, self.tally.crashed_at) - 5]
 
     def all_run_out(self, server, since):
-        """No slot is in use once all holds have run out."""
+        """No slot is in use once all holds have expired."""
         time.sleep(max(0.0, since + 3 + SLACK - time.time()))
         client = server.client()
         for key in SLOTS:
@@ -626,7 +626,7 @@ def cut_round(number, disk, day):
             resume_and_judge(server, day, number)
             day.load(server, random.choice([random.uniform(0.01, 0.3), random.uniform(0.3, 1.5)]))
             day.crash(disk.cut, cut=True)
-            # A disk that is gone is told, not hidden.
+            # A disk that is gone is reported, not hidden.
             client = server.client()
             harness.wait_for("health 503 after the cut", lambda: client.get("/v1/health").status == 503)
             reply = client.post("/v1/hold", {"key": "org:acme"})

@@ -15,7 +15,7 @@ not while the disk syncs (0.7 s were seen)."""
 
 def one_round(number, directory, book):
     sync = ("always", "batch", "relaxed")[number % 3]
-    # Every other three rounds are left alone by what writes records early: compactions, flushes, new limits.
+    # Every other three rounds have nothing that writes records early: compactions, flushes, new limits.
     busy = number % 6 < 3
     options = ["--sync", sync, "--compact-after", random.choice(["65536", "67108864"]) if busy else "67108864"]
     with harness.serving(directory, *options) as server:

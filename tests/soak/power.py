@@ -1,4 +1,4 @@
-"""Power cuts: the server on an ext4 of its own that is shut down under load without flushing its journal, so that what
+"""Power cuts: the server on a separate ext4 that is shut down under load without flushing its journal, so that what
 was not synced is gone. At last the same with syncs that only say so: then a loss must be found, or this finds none."""
 
 import contextlib
@@ -79,7 +79,7 @@ def load_until_cut(disk, directory, book, number, more, wrapper):
         begun = time.monotonic()
         disk.cut()
         ended = time.monotonic()
-        # A disk that is gone is told, not hidden: the log fails, and no check is answered 200 any more.
+        # A disk that is gone is reported, not hidden: the log fails, and no check is answered 200 any more.
         client = server.client()
         harness.wait_for("health 503 after the cut", lambda: client.get("/v1/health").status == 503)
         reply = client.post("/v1/check", {"key": book.ledgers[0].keys()[1]})
@@ -115,7 +115,7 @@ def loss_is_found(parent, seed, number, more=(), wrapper=()):
     try:
         one_round(disk, book, number, more, wrapper)
     except harness.Violation as violation:
-        # Not every violation is the one that is looked for.
+        # Not every violation is the expected one.
         if "must be left" not in str(violation) and "should not be there" not in str(violation):
             raise
         return True

@@ -67,7 +67,7 @@ fn an_edit_of_patterns_holds_everywhere_once_it_is_answered() {
     assert_eq!(Engine::configure_all(&engines[0], &mixed).unwrap_err().kind(), Kind::CrossSlot);
 }
 
-/// A master is killed under load; with all replicas asked for nothing that was told is lost.
+/// A master is killed under load; with all replicas asked for nothing that was answered is lost.
 #[test]
 fn a_master_of_a_cluster_is_killed() {
     if !long() {

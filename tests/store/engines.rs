@@ -58,7 +58,7 @@ pub fn open(url: &str, count: usize) -> Vec<Remote> {
     open_with(url, count, 0)
 }
 
-/// With so many replicas that have to confirm each write.
+/// With this many replicas that have to confirm each write.
 pub fn open_with(url: &str, count: usize, replicas: u32) -> Vec<Remote> {
     let mut settings = Settings::new(url);
     settings.replicas = replicas;
@@ -75,7 +75,7 @@ pub fn list(engine: &dyn Engine, page: flint::Page<'_>) -> Vec<serde_json::Value
     serde_json::from_slice(&whole.unwrap()).unwrap()
 }
 
-/// What checks were told.
+/// The answers to checks.
 #[derive(Default)]
 pub struct Told {
     pub allowed: AtomicU64,

@@ -1,4 +1,4 @@
-//! What is told to be spent is what is spent, to the unit, and never more than the limit.
+//! What is reported as spent is what is spent, to the unit, and never more than the limit.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,7 +20,7 @@ const ALGORITHMS: [&str; 6] = [
     "2000/365d, 3000/365d fixed_window_counter, 2500/365d sliding_window_counter",
 ];
 
-/// Each algorithm on a key of its own, under which four servers check until it is spent.
+/// Each algorithm on its own key, under which four servers check until it is spent.
 #[test]
 fn four_servers_spend_what_they_tell() {
     for store in stores() {
@@ -129,7 +129,7 @@ fn told_is_spent_through_a_restart_and_a_stop() {
     }
 }
 
-/// A store that has forgotten everything closes, and lets nobody through.
+/// A store that has forgotten everything closes, and lets nothing through.
 #[test]
 fn a_store_that_was_flushed_denies_by_error() {
     for store in stores() {

@@ -41,7 +41,7 @@ impl Drop for Server {
     }
 }
 
-/// Checks a key until the server is gone. Counts what was told, and what had no answer.
+/// Checks a key until the server is gone. Counts what was answered, and what had no answer.
 fn client(address: &str, told: &AtomicU64, open: &AtomicU64) {
     let body = "{\"key\":\"one\"}";
     let request = format!("POST /v1/check HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{body}", body.len());

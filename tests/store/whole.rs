@@ -140,7 +140,7 @@ fn limits_move_into_a_store_and_back() {
         let target = to.path().join("data");
         let moved = port::export(&settings, &target).unwrap();
         assert_eq!((moved.patterns, moved.holds), (2, 4));
-        assert!(port::export(&settings, &target).unwrap_err().message().contains("has something in it"));
+        assert!(port::export(&settings, &target).unwrap_err().message().contains("is not empty"));
         let local = Limiter::open(&target, Options::default()).unwrap();
         assert_eq!(standings(&local, page), there);
     }

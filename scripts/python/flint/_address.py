@@ -126,6 +126,6 @@ def _first_token(path: Union[str, "os.PathLike[str]"]) -> str:
             raise ValueError("token_file %s can be written by others; run chmod o-w on it" % os.fspath(path))
         for line in file:
             if line.strip() and not line.strip().startswith("#"):
-                # A role and a prefix of keys may stand in front; they are for the server.
+                # A role and a key prefix may come first; they are for the server.
                 return line.split()[-1]
     raise ValueError("token_file %s has no token" % os.fspath(path))

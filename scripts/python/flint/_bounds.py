@@ -75,7 +75,7 @@ MIN_HOLD_SECONDS = 1
 MAX_HOLD_SECONDS = 86_400
 DEFAULT_HOLD_SECONDS = 60
 
-#: Seconds for which a hold that was settled or has run out is remembered.
+#: Seconds for which a hold that was settled or has expired is remembered.
 HOLD_MEMORY_SECONDS = 600
 
 #: Open holds that the status of a key lists.

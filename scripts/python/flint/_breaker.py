@@ -1,8 +1,8 @@
 """A circuit breaker: while the server does not answer, checks do not wait for it.
 
-It opens after some failures in a row. From then on nothing is asked but a probe, at most one a second, in a thread of
-its own, so that no caller waits for it; the first that succeeds closes it. Where nothing was asked for a while, so that
-no probe was sent either, the next call is let through as one.
+It opens after some failures in a row. From then on only a probe is sent, at most once a second, in a separate thread, so
+that no caller waits for it; the first probe that succeeds closes the breaker. If nothing was asked for a while, so that no
+probe was sent either, the next call is let through as a probe.
 
 No lock: threads that meet here may count a failure too few or send a probe too many, and forks and signal handlers find
 nothing held.
@@ -46,7 +46,7 @@ class Breaker:
         return self._last is not None
 
     def enter(self) -> None:
-        """Raises where nothing is to be asked."""
+        """Raises if nothing is to be asked."""
         last = self._last
         if last is None:
             return
@@ -73,7 +73,7 @@ class Breaker:
             _log.warning("%s answers again", self._url)
 
     def failed(self, error: FlintError) -> None:
-        """A call ended so."""
+        """A call has failed with this error."""
         if isinstance(error, FlintServerError) and error.status not in (502, 504):
             # That is an answer, and no wait for one.
             self.succeeded()

@@ -24,7 +24,7 @@ T = TypeVar("T")
 Item = Union[str, Mapping[str, Any], Tuple[str, int], Sequence[Any]]
 
 
-# ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery anew for each call. A check is but a key
+# ``json.dumps`` with arguments, and ``json.loads`` of bytes, set up their machinery again for each call. A check is but a key
 # and a cost, and most replies are one object without anything around it.
 _parts: Any = json.JSONDecoder(), json.encoder
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -34,8 +34,8 @@ _quoted: Callable[[str], str] = _parts[1].encode_basestring
 
 
 class _Keys:
-    """Idempotency keys of this process: a number of its own, and one that goes up. Nobody can guess them, and a forked child
-    has others."""
+    """Idempotency keys of this process: a random number and a counter. They can't be guessed, and a forked child has
+    different ones."""
 
     def __init__(self) -> None:
         self.begin()
@@ -45,7 +45,7 @@ class _Keys:
         self._form, self._next = "Idempotency-Key: %s%%016x\r\n" % os.urandom(8).hex(), itertools.count(start).__next__
 
     def line(self) -> str:
-        """The header field of another one."""
+        """The header with a new key."""
         return self._form % self._next()
 
 
@@ -58,8 +58,8 @@ class Call(Generic[T]):
     """One request, and what its reply means.
 
     Attributes:
-        repeatable: the server may get it twice without harm. What spends is so by an idempotency key of its own, by
-            which the server knows it again.
+        repeatable: the server may get it twice without harm. A spending request has its own idempotency key, by which
+            the server recognizes it.
     """
 
     __slots__ = ("method", "path", "body", "_decode", "repeatable", "_once", "asked")
@@ -85,7 +85,7 @@ class Call(Generic[T]):
         self._once = _keys.line() if spends else ""
 
     def decode(self, reply: Reply) -> T:
-        """What a reply means; :class:`FlintServerError` for an error, and for what Flint does not say."""
+        """What a reply means; :class:`FlintServerError` for an error, and for a reply that is not from Flint."""
         try:
             return self._decode(reply)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -122,7 +122,7 @@ def _checked(reply: Reply) -> Any:
 
 
 def is_unknown(reply: Reply) -> bool:
-    """Whether the server says that the request may have been carried out, or may not."""
+    """Whether the server says that the request may or may not have been carried out."""
     if reply.status != 503:
         return False
     try:
@@ -136,13 +136,13 @@ def _ignore(reply: Reply) -> None:
     _checked(reply)
 
 
-#: How many fields decisions have as a rule, and those that some have besides.
+#: How many fields decisions usually have, and the fields that some have in addition.
 _PLAIN_FIELDS = 10
 _RARE_FIELDS = ("debt", "window", "windows", "pattern", "overflow", "shadow", "would_deny")
 
 
 def _result(decision: Dict[str, Any], reply: Optional[Reply]) -> CheckResult:
-    """A decision, with the header fields of its reply where it is the one that they are about."""
+    """A decision, with the headers of its reply if they are about this decision."""
     found = {
         "key": decision["key"],
         "allowed": decision["allowed"],
@@ -262,8 +262,8 @@ def peek_all(items: Iterable[Item], limit: Optional[_values.Limit]) -> Call[Chec
 
 
 def take(items: List[Dict[str, Any]]) -> Call[CheckResult]:
-    """Spends of all items or of none; the result is the decision of the one that denies, else of the one with the least
-    left."""
+    """Spends units of all items or of none; the result is the decision of the item that denies, else of the item with
+    the least left."""
     if len(items) == 1:
         item = items[0]
         body: Any = item
@@ -301,7 +301,7 @@ def check_many(
 ) -> Call[List[Union[CheckResult, FlintServerError]]]:
     def one(result: Dict[str, Any]) -> Union[CheckResult, FlintServerError]:
         if "error" in result:
-            # An item has no status of its own.
+            # An item has no HTTP status.
             code = str(result.get("code"))
             return FlintServerError(_STATUSES.get(code, 400), code, str(result["error"]))
         return _result(result, None)
@@ -330,7 +330,7 @@ class Held:
 
     @property
     def binding(self) -> CheckResult:
-        """The decision of the item that denies, else of the one with the least left."""
+        """The decision of the item that denies, else of the item with the least left."""
         last = self.results[-1]
         return last if not last.allowed else min(self.results, key=_least)
 
@@ -371,7 +371,7 @@ def _priced(item: Any) -> Tuple[str, int]:
 
 
 def settle(hold: str, cost: Union[int, Mapping[str, int], None]) -> Call[Settlement]:
-    """Twice the same does no harm."""
+    """Settling twice with the same cost does no harm."""
     body: Dict[str, Any] = {"hold": hold}
     if isinstance(cost, Mapping):
         body["costs"] = dict(cost)
@@ -482,7 +482,7 @@ def remove(key: Optional[str], prefix: Optional[str]) -> Call[int]:
         _checked(reply)
         return 1
 
-    # Twice, it would answer that there is no such limit.
+    # The second time, it would answer that there is no such limit.
     return Call("DELETE", _path(key), None, one, repeatable=False)
 
 

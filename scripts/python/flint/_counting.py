@@ -27,7 +27,7 @@ _NOMINAL = {
     "year": 12 * 2_629_746_000_000,
 }
 
-#: What never comes is told as the last moment that can be written.
+#: What never comes is reported as the last moment that can be written.
 NEVER = 253_402_300_799_999_000
 _YEAR_MS = 366 * 86_400_000
 
@@ -190,7 +190,7 @@ def _window(given: Mapping[str, Any]) -> Window:
 
 @dataclass
 class Quote:
-    """How one window stands; times in microseconds, ``retry`` and ``next`` None for never."""
+    """The state of one window; times in microseconds, ``retry`` and ``next`` None for never."""
 
     allowed: bool
     remaining: int
@@ -227,7 +227,7 @@ class State:
         raise NotImplementedError
 
     def until(self, now: int, units: int) -> Optional[int]:
-        """Microseconds until so many units are left; None for never."""
+        """Microseconds until this many units are left; None for never."""
         raise NotImplementedError
 
     def reset_at(self, now: int) -> int:
@@ -235,13 +235,13 @@ class State:
         raise NotImplementedError
 
     def copy(self) -> State:
-        """Another one, which stands alike."""
+        """A copy in the same state."""
         found = type(self)(self.window)
         found.__dict__.update(self.__dict__)
         return found
 
     def detail(self) -> Dict[str, Any]:
-        """What only this algorithm tells; instants in microseconds."""
+        """What only this algorithm reports; instants in microseconds."""
         return {}
 
     def allows(self, now: int, cost: int) -> bool:

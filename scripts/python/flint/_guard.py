@@ -1,5 +1,5 @@
-"""What a guard is: the quota of a request or a call, and when none is asked for. Decorator, middlewares and
-dependencies are thin shells over it.
+"""What a guard is: the quota of a request or a call, and when none is needed. The decorator, the middlewares and the
+dependencies are thin shells around it.
 
 Nothing is configured by a guard, so that what an operator configures stays as it is, and a key that is used no more
 leaves nothing on the server. One guarded request is one request to the server, however many guards and windows it has:
@@ -148,7 +148,7 @@ class Guard:
 
     @property
     def needs_name(self) -> bool:
-        """Whether the application's name is to stand before the key."""
+        """Whether the application's name goes before the key."""
         return self._prefix is None and self._key is _origin.client_address
 
     def item(self, request: Any, plain: Any, name: str) -> Optional[Dict[str, Any]]:
@@ -231,8 +231,8 @@ class Guards:
         return found
 
     def take(self, items: List[Dict[str, Any]]) -> CheckResult:
-        """Spends all items or none, and answers with the one that binds. What costs more than its limit can ever allow
-        is denied for ever: a client may send what it likes."""
+        """Spends all items or none, and returns the decision that binds. A cost over the limit's capacity is always
+        denied and not an error: it may come from a client."""
         try:
             return self._limiter._take(items, self._timeout, self._on_error)
         except FlintServerError as error:
@@ -254,7 +254,7 @@ def _never(items: List[Dict[str, Any]], error: FlintServerError) -> CheckResult:
 
 
 def decorate(limiter: Limiter, guard: Guard, function: F) -> F:
-    """A function behind a guard."""
+    """A function that is guarded."""
     if inspect.isasyncgenfunction(function):
         # Its call returns at once and can't wait for an answer.
         raise TypeError("rate_limit can't guard an asynchronous generator: guard the function that iterates over it")

@@ -1,4 +1,4 @@
-"""What is held: units whose final number is told later, and slots until they are given back.
+"""Holds: units whose final number is reported later, and slots until they are given back.
 
 A :class:`Hold` is there once the limiter has it; a block of code that it stands around settles it, whatever happens. A
 slot is a hold that is renewed while its block runs. `Renewal` says when, and whether it was lost; who asks it, a thread,
@@ -26,10 +26,10 @@ _log = logging.getLogger("flint")
 
 Cost = Union[int, Mapping[str, int], None]
 
-#: Who knows a hold: the server, the memory of this process, or nobody, where ``on_error`` allowed it.
+#: Where a hold is kept: by the server, in the memory of this process, or nowhere, if ``on_error`` allowed it.
 Where = Literal["server", "memory", "nobody"]
 
-#: Answers that say that there is no such hold any more.
+#: Answers that say that the hold no longer exists.
 _GONE = frozenset({"hold_expired", "hold_not_found", "hold_settled"})
 
 
@@ -162,7 +162,7 @@ class Hold:
         try:
             self.settle(self._nothing())
         except FlintError as failure:
-            # The exception of the block is the one to be told.
+            # The exception of the block is the important one.
             _log.warning("the hold on %r could not be settled: %s", self.key, failure)
 
     async def __aenter__(self) -> "Hold":
@@ -216,7 +216,7 @@ def made(limiter: Limiter, keys: List[str], held: Held, where: Where) -> Hold:
 
 
 class Renewal:
-    """When a hold is to be renewed: after a third of its time. After a failure sooner, until it has run out.
+    """When a hold is to be renewed: after a third of its time. After a failure sooner, until it has expired.
 
     Args:
         asked: when the hold was asked for, by the limiter's clock: it does not last longer than from then.
@@ -233,7 +233,7 @@ class Renewal:
 
     @property
     def is_needed(self) -> bool:
-        """Whether anybody would let the hold run out."""
+        """Whether the hold could expire."""
         return self._hold._where != "nobody"
 
     def wait(self) -> float:
@@ -241,7 +241,7 @@ class Renewal:
         return max(self.next - self._limiter._now(), 0.0)
 
     def judge(self) -> Optional[HoldLost]:
-        """The loss, if it has run out by now."""
+        """The loss, if it has expired by now."""
         if self.lost is None and self.is_needed and self._limiter._now() >= self._until - _MICROSECOND:
             why = "nobody asked" if self._failure is None else str(self._failure)
             self._lose("it could not be renewed within %g s: %s" % (self._ttl, why))
@@ -356,7 +356,7 @@ class Slot:
             raise RuntimeError("this slot was already entered: ask the limiter for another")
 
     def _found(self, told: Settlement) -> None:
-        """Notes a loss that only the end has told."""
+        """Notes a loss that only the end has shown."""
         assert self._renewal is not None
         if told["late"] and self._renewal.lost is None:
             self._renewal._lose("it had expired before it was given back")
@@ -370,7 +370,7 @@ class Slot:
             try:
                 self._stop = self._limiter._keep(renewal)
             except BaseException as error:
-                # No more threads: nobody would give it back.
+                # No more threads: nothing would give it back.
                 hold.__exit__(type(error), error, None)
                 raise
         return hold
@@ -405,7 +405,7 @@ class AsyncSlot(Slot):
         self._cancelled = False
 
     def __enter__(self) -> Hold:
-        raise TypeError("aslot is for async with; use slot with with")
+        raise TypeError("aslot needs async with; for with, use slot")
 
     async def __aenter__(self) -> Hold:
         self._once()

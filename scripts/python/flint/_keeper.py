@@ -1,4 +1,4 @@
-"""Keeps a private server for as long as anybody uses it. A program of its own, which `_server` starts; imports nothing
+"""Keeps a private server running as long as it is used. A separate program, which `_server` starts; it imports nothing
 of the package.
 
     _keeper.py LOCK COMMAND...
@@ -38,7 +38,7 @@ def main() -> None:
         os._exit(0)
     lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     server = subprocess.Popen(sys.argv[2:], preexec_fn=_die_with_parent)
-    # The one that started this reads until the end, should the server end.
+    # The process that started this reads until the end, in case the server ends.
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)

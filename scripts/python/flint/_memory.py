@@ -1,4 +1,4 @@
-"""A server in this process: answers the same calls, in memory, by a clock of its own.
+"""A server in this process: answers the same calls, in memory, by its own clock.
 
 It decides in the place of a server that is away (``on_error="local"``), and for tests (:mod:`flint.testing`). Of what a
 server does it has no ``max_keys``, no history and nothing on a disk.
@@ -210,7 +210,7 @@ class Memory:
     @staticmethod
     def _refuse_slots(key: str, its: Values, holds: bool = False) -> None:
         if its.slots and not holds:
-            raise Wrong("`%s` has slots; ask for them with hold" % key)
+            raise Wrong("`%s` has slots; use hold to take them" % key)
 
     def _keep(self, verdict: Verdict) -> None:
         """A key that something was spent of, or that is configured, stays."""
@@ -294,7 +294,7 @@ class Memory:
     def _settle(self, body: Mapping[str, Any]) -> Any:
         pledge = self._book.find(body["hold"], self._now)
         costs = pledge.asked(body)
-        # What was live until now is told of, though nothing of it may be left.
+        # What was live until now is reported, although nothing of it may be left.
         standings = [self._standing(item.key) for item in pledge.items]
         if pledge.costs is None:
             pledge.costs, pledge.settled_at = costs, self._now

@@ -139,7 +139,7 @@ def client_address(request: Any, *, trusted_proxies: Iterable[str] = (), ipv6_pr
 
 
 def application(request: Any, app: Any) -> str:
-    """What tells this application's keys from those of others at the same server: what its framework calls it, where
+    """What distinguishes this application's keys from those of others at the same server: what its framework calls it, where
     that is not what any is called; the Django project; else the name of the working directory."""
     named = [getattr(app, "__self__", app)]
     if isinstance(request, dict):

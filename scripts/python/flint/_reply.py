@@ -43,7 +43,7 @@ class Reply:
 
     def __init__(self) -> None:
         self.status = 0
-        # The head in its own case and in lower case: most of its fields nobody asks for.
+        # The head in its own case and in lower case: most of its fields are never read.
         self._head = self._lower = ""
         self._headers: Optional[Dict[str, str]] = None
         self.body = b""
@@ -73,7 +73,7 @@ class Reply:
         if self._to_the_end or len(self._buffer) < self._left:
             return False
         self.body = self._buffer[: self._left]
-        # Bytes that nobody asked for follow: whatever they are, this connection is not to be trusted.
+        # Unrequested bytes follow: whatever they are, this connection can't be trusted.
         self.keep = self.keep and len(self._buffer) == self._left
         return True
 
@@ -150,7 +150,7 @@ class Reply:
             if size < 0 or len(self.body) + size > MAX_BODY_BYTES:
                 raise _not_http("has a body of more than %d bytes" % MAX_BODY_BYTES)
             if size == 0:
-                # Trailers are not expected, so the reply is whole only with an empty line behind the last chunk.
+                # Trailers are not expected, so the reply is whole only with an empty line after the last chunk.
                 self.keep = self.keep and self._buffer[end:] == b"\r\n\r\n"
                 return len(self._buffer) >= end + 4
             if len(self._buffer) < end + 2 + size + 2:
@@ -160,7 +160,7 @@ class Reply:
 
 
 def _number(text: str) -> Optional[int]:
-    # More digits than these are no size and no time; and there are digits outside ASCII, which int() does not take.
+    # More digits than these are neither a size nor a time; and there are digits outside ASCII, which int() refuses.
     return int(text) if len(text) <= 15 and text.isascii() and text.isdigit() else None
 
 

@@ -1,7 +1,7 @@
 """A private server for a data directory: embedded mode for Python.
 
 The server listens on a Unix socket in a directory that only this user can enter, and is shared by all processes of this
-user that open the same data directory. Each user of it holds a lock; `_keeper` stops it when the last one is gone.
+user that open the same data directory. Each of these processes holds a lock; `_keeper` stops the server when the last of them is gone.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _lock(path: str, shared: bool, deadline: float) -> int:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return file
         except BlockingIOError:
-            # A server that ends, or one that another process starts.
+            # A server that ends, or a server that another process starts.
             if time.monotonic() >= deadline:
                 os.close(file)
                 message = "another process has kept %s locked for %g s" % (path, START_TIMEOUT_SECONDS)
@@ -186,8 +186,8 @@ def _program() -> str:
     found = os.environ.get("FLINT_BIN") or shutil.which("flint")
     if not found:
         raise FlintError(
-            "the program flint is not there: install it (scripts/install or scripts/deb in Flint's source tree), so "
-            "that it is in PATH, or name it by FLINT_BIN"
+            "the program flint was not found: install it (scripts/install or scripts/deb in Flint's source tree), so "
+            "that it is in PATH, or set FLINT_BIN"
         )
     return found
 
@@ -209,7 +209,7 @@ def _start(data_dir: str, place: str, options: List[str], deadline: float) -> No
         cwd="/",
     )
     said = b""
-    # It goes on in a process of its own.
+    # It goes on in a separate process.
     keeper.wait()
     assert keeper.stdout is not None
     with keeper.stdout as output:

@@ -1,4 +1,4 @@
-"""How a key stands in memory, and what is answered of it: entries, decisions and statuses as the server writes them.
+"""The state of a key in memory, and the answers about it: entries, decisions and statuses as the server writes them.
 
 Knows no requests and no clock; `_memory` has both.
 """
@@ -135,7 +135,7 @@ class Verdict:
         return self.spends or self.shadow
 
     def stand(self) -> None:
-        """Tells how the windows stand, for an item that is not spent because another one is denied."""
+        """Reports the state of the windows, for an item that is not spent because another one is denied."""
         states = [self.entry.states[window] for window in self.values.windows]
         self.quotes = [each.quote(self.now, self.cost, False) for each in states]
 
@@ -243,7 +243,7 @@ class Slots:
         return sum(units for _, units in self.taken)
 
     def freed(self, wanted: int) -> Optional[int]:
-        """Microseconds until so many are free that are not now; None for never."""
+        """Microseconds until this many more are free; None for never."""
         freed = 0
         for until, units in self.taken:
             if freed >= wanted:
@@ -254,16 +254,16 @@ class Slots:
         return 0 if freed >= wanted else None
 
     def retry(self, cost: int) -> Optional[int]:
-        """Microseconds until so many can be taken; None for never."""
+        """Microseconds until this many can be taken; None for never."""
         return None if cost > self.slots else self.freed(max(self.used + cost - self.slots, 0))
 
     def more(self, cost: int) -> "Slots":
-        """With so many of them taken."""
+        """With this many of them taken."""
         taken = sorted([*self.taken, (self.until, cost)]) if cost else self.taken
         return Slots(self.slots, taken, self.now, self.until)
 
     def figures(self) -> Dict[str, Any]:
-        """How they stand, as a decision and a status have it."""
+        """Their state, as in a decision and a status."""
         used = self.used
         found: Dict[str, Any] = {"remaining": max(self.slots - used, 0), "used": used}
         if used > self.slots:

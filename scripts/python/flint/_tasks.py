@@ -73,7 +73,7 @@ class _Connection(asyncio.Protocol):
         self._since = time.monotonic()
 
     def is_fresh(self) -> bool:
-        """Whether a request may be tried: not idle for long, and its end not seen, not even by the kernel alone."""
+        """Whether a request may be tried: not idle for long, and its end not seen, not even by the kernel."""
         if self._lost or self._transport.is_closing() or time.monotonic() - self._since >= MAX_IDLE_SECONDS:
             return False
         if self._poll is not None:
@@ -189,7 +189,7 @@ class _Loop:
         self._free += 1
 
     def is_late(self, deadline: float) -> bool:
-        """Whether it is too late to send anything: its answer would be for nobody."""
+        """Whether it is too late to send anything: nothing would wait for its answer."""
         return self.loop.time() >= deadline
 
     def take(self) -> Optional[_Connection]:
@@ -220,7 +220,7 @@ async def _close_at_the_end(idle: List[_Connection]) -> AsyncGenerator[None, Non
 
 
 class AsyncPool:
-    """Kept-alive connections to one server, by event loop. A forked child has a loop of its own."""
+    """Kept-alive connections to one server, by event loop. A forked child has its own loop."""
 
     def __init__(self, address: Address, authorization: str, timeout: float) -> None:
         self._address = address
@@ -294,7 +294,7 @@ class AsyncPool:
                 message = "the connection to %s broke: %s" % (self._address.url, error)
                 raise FlintConnectionError(message, request_sent=True, reason="closed") from error
             except BaseException:
-                # A call that is cancelled leaves a reply underway behind.
+                # A call that is cancelled leaves a reply under way.
                 connection.close()
                 raise
             if reply.keep:
@@ -331,7 +331,7 @@ class AsyncPool:
             except (OSError, asyncio.TimeoutError):
                 if turn == len(found) - 1 or loop.time() >= deadline:
                     raise
-        raise OSError("its name has no address")
+        raise OSError("the host name has no address")
 
     def _tls(self) -> Dict[str, Any]:
         return {"ssl": True, "server_hostname": self._address.host} if self._address.tls else {}

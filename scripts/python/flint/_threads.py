@@ -113,7 +113,7 @@ class _Polled(_Line):
 
 
 def _left(deadline: float) -> float:
-    """Seconds until then; raises where there are none: an answer would be for nobody."""
+    """Seconds until then; raises if there are none: nothing would wait for an answer."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise socket.timeout("timed out")
@@ -138,7 +138,7 @@ class Pool:
         self._tls: Optional["ssl.SSLContext"] = None
         self._idle: _Idle = deque()
         self._pid = os.getpid()
-        # A limiter that is forgotten leaves no socket behind.
+        # A limiter that is forgotten leaves no open socket.
         weakref.finalize(self, _close_all, self._idle)
         _pools.add(self)
 
@@ -219,7 +219,7 @@ class Pool:
 
     def _connect_tcp(self, deadline: float) -> socket.socket:
         # socket.create_connection would give each address of a name the whole time. Here each has its share of what is
-        # left: the first may be one that drops packets.
+        # left: the first may drop packets.
         found = socket.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
         for turn, (family, _, _, _, where) in enumerate(found):
             try:
@@ -227,7 +227,7 @@ class Pool:
             except OSError as error:
                 if turn == len(found) - 1 or time.monotonic() >= deadline:
                     raise error
-        raise OSError("its name has no address")
+        raise OSError("the host name has no address")
 
     def _secure(self, connection: socket.socket) -> socket.socket:
         import ssl
@@ -283,7 +283,7 @@ def _close_all(idle: _Idle) -> None:
 
 
 def share(deadline: float, addresses: int, now: float) -> float:
-    """Until when the next of so many addresses may be tried."""
+    """Until when the next of this many addresses may be tried."""
     return now + (deadline - now) / addresses
 
 
@@ -310,7 +310,7 @@ def is_readable(connection: Any) -> bool:
         return True
 
 
-#: All pools, for a forked child to begin anew.
+#: All pools, for a forked child to reset.
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
 

@@ -40,7 +40,7 @@ _PARTS = 1000
 #: The count of a window in which an operator's own limit has denied.
 _DENIED = 2**62
 
-#: Seconds for which what ``get`` was told is what ``get_expiry`` tells.
+#: Seconds for which ``get_expiry`` returns what ``get`` received.
 _FRESH_SECONDS = 0.05
 
 #: The last ``get`` of this thread or task: storage and key, when it was, and when its window ends.
@@ -112,7 +112,7 @@ def _count(result: CheckResult) -> int:
 
 
 def _used(key: Tuple[int, str], status: Optional[LimitStatus]) -> int:
-    """The count of a key; what else was told is kept for ``get_expiry``, which as a rule comes next."""
+    """The count of a key; what else was received is kept for ``get_expiry``, which usually comes next."""
     now = time.time()
     used = int(status["used"] or 0) if status is not None else 0
     end = _seconds(status["reset_at"]) if status is not None and used and status["reset_at"] else now

@@ -43,7 +43,7 @@ __all__ = ["TokenLimit"]
 
 _log = logging.getLogger("flint")
 
-#: Calls whose answer has tokens of its own, by LiteLLM's names, and those of which only what is sent counts. Others pass.
+#: Calls whose answer has tokens, by LiteLLM's names, and calls of which only what is sent counts. Others pass.
 _ANSWERED = frozenset(
     {
         "completion",
@@ -143,7 +143,7 @@ class TokenLimit(CustomLogger):
             on_error=on_error,
             timeout=timeout,
         )
-        # Settlements that nobody awaits.
+        # Settlements that are not awaited.
         self._underway: "Set[asyncio.Task[None]]" = set()
 
     def _estimated(self, data: Mapping[str, Any], kind: str) -> int:
@@ -258,7 +258,7 @@ class TokenLimit(CustomLogger):
         return None if request is None or request.result is None else dict(fields(request.result))
 
     def _used(self, kwargs: Mapping[str, Any], response: Any) -> Optional[int]:
-        """What a request has cost; None where nobody knows."""
+        """What a request has cost; None if it is unknown."""
         if self._cost is not None:
             return min(max(self._cost(kwargs, response), 0), MAX_COST)
         if kwargs.get("cache_hit"):
@@ -301,7 +301,7 @@ class _Request:
                 self._task.add_done_callback(self._ended)
 
     async def attempt(self, data: Mapping[str, Any], kind: str) -> None:
-        """An attempt begins: the first has what is held, a later one gives that back and holds anew."""
+        """An attempt begins: the first has what is held, a later one gives that back and holds again."""
         if self._attempted or self.result is None:
             await self.settle(0)
             await self.take(data, kind)
@@ -395,7 +395,7 @@ def _kind(call_type: Any) -> Optional[str]:
 
 
 def _name(data: Mapping[str, Any]) -> Any:
-    """What LiteLLM names a request by, in all its logs: fallbacks have names of their own besides."""
+    """The name of a request in all of LiteLLM's logs: fallbacks have additional names."""
     return getattr(data.get("litellm_logging_obj"), "litellm_call_id", None) or data.get("litellm_call_id")
 
 

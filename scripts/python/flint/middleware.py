@@ -73,7 +73,7 @@ class WSGIMiddleware(_Middleware):
             answer: Iterable[bytes] = self._app(environ, start)
             return answer
         except RateLimitExceeded as error:
-            # Of a function with a limit of its own.
+            # Of a function with its own limit.
             if started:
                 raise
             return _denied(error.result, environ, start_response)

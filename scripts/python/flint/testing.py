@@ -26,7 +26,7 @@ __all__ = ["Clock", "FakeLimiter"]
 
 
 class Clock:
-    """A clock that stands still until it is told otherwise.
+    """A clock that stands still until it is advanced.
 
     Args:
         start: seconds since the epoch.
@@ -78,7 +78,7 @@ class Clock:
 
 
 class _Never(Breaker):
-    """One that stays closed: a test wants no threads."""
+    """A breaker that stays closed: a test needs no threads."""
 
     def __init__(self) -> None:
         super().__init__("memory:", lambda: None)
@@ -145,8 +145,8 @@ class FakeLimiter(SharedLimiter):
         raise TypeError("a FakeLimiter can't be passed to another process: it counts in this process")
 
     def fail(self, down: bool = True) -> None:
-        """From now on there is no server, or there is one again: what was counted is still there."""
-        message = "the server is down, as the test wants it"
+        """Makes the server unavailable, or available again: what was counted is still there."""
+        message = "the server is down, as set by the test"
         self._fake.error = FlintConnectionError(message, reason="connect") if down else None
 
     def _now(self) -> float:

@@ -35,7 +35,7 @@ def without_directory(options):
 
 
 def new_url():
-    """A database that nobody has used."""
+    """An unused database."""
     if not _started:
         _started.append(_start())
     return "redis://127.0.0.1:%d/%d" % (_started[0], next(_DATABASES))

@@ -35,7 +35,7 @@ PACKAGES = [
     "hatchling",
     "hatch-vcs",
 ]
-#: In an environment of its own: its proxy wants other versions of what is above. The version is the last one before those
+#: In a separate environment: its proxy needs other versions of what is above. The version is the last one before those
 #: of March 2026 that were tampered with.
 LITELLM = ["litellm[proxy]==1.82.6"]
 

@@ -66,7 +66,7 @@ class Server:
 
 
 def open_files():
-    """Descriptors of this process, without the one that looks."""
+    """Descriptors of this process, except the one for this look."""
     return len(os.listdir("/proc/self/fd")) - 1
 
 
@@ -104,7 +104,7 @@ def read_message(connection):
 
 
 class Stub:
-    """Answers each connection by a function of its own, and counts the requests it got."""
+    """Answers each connection by its own function, and counts the requests it got."""
 
     def __init__(self, answer):
         self.answer, self.requests, self.connections = answer, [], 0

@@ -91,7 +91,7 @@ class Tasks(WithServer):
             warnings.simplefilter("always")
             before = open_files()
             for _ in range(5):
-                # As in scripts: nobody closes anything.
+                # As in scripts: nothing is closed.
                 self.assertTrue(asyncio.run(limiter.acheck("loops")))
                 self.assertEqual(open_files(), before)
             self.assertEqual(len(limiter._tasks._loops), 1)

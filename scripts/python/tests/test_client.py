@@ -209,7 +209,7 @@ class Calls(WithServer):
             file.flush()
             self.assertTrue(self.limiter(token=None, token_file=file.name).health()["ok"])
             self.assertTrue(self.limiter(token="", token_file=pathlib.Path(file.name)).health()["ok"])
-            # What stands in front of a token is for the server, and a mounted secret can't be helped.
+            # What comes before a token is for the server, and a mounted secret can't be helped.
             with tempfile.NamedTemporaryFile("w") as roles:
                 roles.write("check app1: %s\n" % TOKEN)
                 roles.flush()
@@ -465,7 +465,7 @@ class Misbehaviour(unittest.TestCase):
 
     def test_a_request_that_the_kernel_takes_in_parts(self):
         def answer(stub, connection):
-            # Two of the first size, and one whose rest nobody takes.
+            # Two of the first size, and one whose rest is not read.
             for _ in range(2):
                 time.sleep(0.2)
                 stub.read(connection)
@@ -544,7 +544,7 @@ class Misbehaviour(unittest.TestCase):
         self.assertEqual((caught.exception.request_sent, caught.exception.reason), (True, "timeout"))
 
     def test_all_addresses_of_a_name_share_the_timeout(self):
-        # A listener whose queue is full lets nobody connect.
+        # A listener whose queue is full accepts no connection.
         with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
             for _ in range(3):
                 one = waiting.enter_context(socket.socket())

@@ -403,7 +403,7 @@ def outcome(call):
     if isinstance(found, flint.Hold):
         return [outcome(lambda: each) for each in found.results], found.expires_at, found.ttl_ms
     if isinstance(found, dict) and "holds" in found:
-        # Each side has ids of its own.
+        # Each side has its own ids.
         found["holds"] = [dict(hold, hold="") for hold in found["holds"]]
     for each in found if isinstance(found, list) else [found]:
         if isinstance(each, dict) and each.get("source") not in (None, "exact"):

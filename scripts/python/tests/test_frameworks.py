@@ -1,5 +1,5 @@
 """The guards in FastAPI, Starlette, Flask and Django: statuses, fields, and one request to the server for each guarded
-one. Skipped aloud where the registry is out of reach."""
+request. Skipped with a message if the registry is out of reach."""
 
 import hashlib
 import os

@@ -100,7 +100,7 @@ class Decorator(WithServer):
             work("ann")
         self.assertTrue(work("bob"))
         self.assertEqual([status["rate"] for status in limiter.list("again:")], [1, 1])
-        # Without values nobody knows what counts.
+        # Without values it is unknown what counts.
         with self.assertRaises(flint.FlintServerError):
             limiter.rate_limit("unknown")(work)("ann")
 
@@ -248,7 +248,7 @@ class Middleware(WithServer):
                 call, sent = self.asgi(app, "/", "10.1.0.2")
                 await call
                 self.assertEqual(sent[0]["status"], 200)
-                # What is no HTTP request passes.
+                # Anything but an HTTP request passes.
                 seen = []
 
                 async def lifespan(scope, receive, send):

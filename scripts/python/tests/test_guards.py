@@ -68,7 +68,7 @@ class Clients(unittest.TestCase):
         self.assertEqual(self.client("2001:db8:0:1::1"), "2001:db8:0:1::/64")
         self.assertEqual(self.client("2001:db8::1", ipv6_prefix=128), "2001:db8::1")
         self.assertEqual(self.client("2001:db8:0:1::1", ipv6_prefix=56), "2001:db8::/56")
-        # IPv4 on a socket of IPv6 is the same client as on one of its own.
+        # IPv4 on a socket of IPv6 is the same client as on an IPv4 socket.
         self.assertEqual(self.client("::ffff:198.51.100.7"), "198.51.100.7")
         self.assertEqual(self.client("::FFFF:c633:6407"), "198.51.100.7")
         self.assertEqual(self.client("fe80::1%eth0"), "fe80::/64")
@@ -78,7 +78,7 @@ class Clients(unittest.TestCase):
             ("203.0.113.9", ["198.51.100.7"], "203.0.113.9"),
             ("10.0.0.1", [], "10.0.0.1"),
             ("10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
-            # What the client itself wrote stands to the left.
+            # What the client itself wrote is on the left.
             ("10.0.0.1", ["1.1.1.1, 198.51.100.7"], "198.51.100.7"),
             ("10.0.0.1", ["1.1.1.1", "198.51.100.7 , 10.0.0.3", "192.0.2.1"], "198.51.100.7"),
             ("10.0.0.1", ["10.0.0.9, 10.0.0.2"], "10.0.0.9"),
@@ -167,7 +167,7 @@ class Keys(WithServer):
         both = [flint.Guard("10/1d", cost=cost, prefix="c1"), flint.Guard("5/1d", cost=cost, prefix="c2")]
         status, headers, _ = wsgi(flint.WSGIMiddleware(hello, self.limiter(), both), CONTENT_LENGTH="7")
         self.assertEqual((status, "Retry-After" in dict(headers)), (429, False))
-        # What is the application's own fault is told as such.
+        # An error of the application itself is reported as such.
         with self.assertRaises(flint.FlintServerError):
             wsgi(flint.WSGIMiddleware(hello, self.limiter(), limit="ten"))
         with self.assertRaises(TypeError):
@@ -255,7 +255,7 @@ class Together(WithServer):
         self.assertEqual(limiter.status("outer:client:10.0.0.1")["used"], 2)
         self.assertEqual(wsgi(app, "/free")[0], 200)
         self.assertEqual(limiter.status("outer:client:10.0.0.1")["used"], 3)
-        # The fields are those of the one that binds.
+        # The fields are those of the window that binds.
         self.assertEqual(dict(wsgi(app, address="10.0.0.9")[1])["RateLimit-Policy"], '"2/1d";q=2;w=86400')
 
     def test_stacked_middlewares_spend_all_or_none(self):

@@ -130,7 +130,7 @@ class Slots(WithServer):
         slot = limiter.slot("gone", ttl=1, limit={"slots": 1})
         with self.assertLogs("flint") as logged, self.assertRaises(flint.HoldLost) as caught:
             with slot as hold:
-                # By somebody who was sure that this process is dead.
+                # By a client that believed that this process is dead.
                 limiter._pool.call(flint._calls.settle(hold.id, None))
                 while not slot.lost:
                     time.sleep(0.01)

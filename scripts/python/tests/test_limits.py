@@ -1,5 +1,5 @@
 """``flint.limits``: the storages of the package ``limits``, held to its own tests, and Flask-Limiter and slowapi over
-them. Skipped aloud where the registry is out of reach."""
+them. Skipped with a message if the registry is out of reach."""
 
 import os
 import re

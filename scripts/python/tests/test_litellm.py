@@ -1,5 +1,5 @@
 """``flint.litellm`` in the proxy and in the library of LiteLLM, with models that are made up: nothing goes to a network.
-Skipped aloud where the registry is out of reach."""
+Skipped with a message if the registry is out of reach."""
 
 import json
 import os
@@ -93,7 +93,7 @@ class Silent(CustomLLM):
 broken, endless, silent = Broken(), Endless(), Silent()
 '''
 
-#: The library: each line tells what was held and settled since the last, and what is used of the key.
+#: The library: each line has what was held and settled since the last, and what is used of the key.
 LIBRARY = '''
 import asyncio, json, litellm, flint, flint.litellm
 from flint.testing import FakeLimiter
@@ -312,7 +312,7 @@ class LiteLLM(unittest.TestCase):
         # A stream that breaks has cost what came.
         chat("broken", "broken", stream=True)
         self.used("broken", 16 + 3)
-        # What nobody knows.
+        # What is unknown.
         status, _, body = chat("silent", "silent")
         self.assertEqual(status, 200, body)
         self.used("silent", 1016)

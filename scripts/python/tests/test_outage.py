@@ -52,7 +52,7 @@ class Hung(unittest.TestCase):
                     began = time.monotonic()
                     self.assertEqual(ask(app)[0], 200)
                     times.append(time.monotonic() - began)
-                # One of them may have waited for the machine besides.
+                # One of them may also have waited for the machine.
                 self.assertLess(sorted(times[:5])[3], 0.3)
                 self.assertLess(max(times[:5]), 0.5)
                 self.assertGreater(min(times[:5]), 0.2)
@@ -171,7 +171,7 @@ class Circuit(unittest.TestCase):
         except flint.FlintConnectionError as error:
             self.assertEqual((error.reason, error.request_sent), ("open", False))
             self.assertIn("not asked", str(error))
-            # A probe has a thread of its own.
+            # A probe has its own thread.
             end = time.monotonic() + 5
             while any(thread.name == "flint-probe" for thread in __import__("threading").enumerate()):
                 self.assertLess(time.monotonic(), end)

@@ -1,4 +1,4 @@
-"""man/flint-python.3 is true: its examples run as they stand, and its names are the package's. So do the examples of
+"""man/flint-python.3 is true: its examples run unchanged, and its names are the package's. So do the examples of
 README.md and of the package's own documentation."""
 
 import inspect
@@ -80,7 +80,7 @@ class Page(WithServer):
             self.assertIn('token="%s"' % TOKEN, example)
             program = example.replace("http://127.0.0.1:7878", self.server.url)
             self.assertEqual(self.output(program, environment), printed)
-            # For the next, which begins anew.
+            # For the next example, which starts from zero.
             self.limiter().remove("api:user-42")
 
     def test_every_public_name_stands_in_the_page(self):

@@ -1,6 +1,6 @@
 """What needs packages from the registry: types under mypy, FastAPI under uvicorn with four workers, and a WSGI
-application under gunicorn, which forks its workers off a process that has asked already. Skipped aloud where the registry
-is out of reach."""
+application under gunicorn, which forks its workers from a process that has already sent requests. Skipped with a message if
+the registry is out of reach."""
 
 import contextlib
 import json
@@ -126,7 +126,7 @@ class Registry(unittest.TestCase):
         return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
     def modules(self):
-        """The package's, but for the one whose package has an environment of its own."""
+        """The package's modules, except the one whose package has a separate environment."""
         names = sorted(os.listdir(os.path.join(PACKAGE, "flint")))
         self.assertIn("litellm.py", names)
         return [os.path.join("flint", name) for name in names if name.endswith(".py") and name != "litellm.py"]
@@ -278,7 +278,7 @@ class Registry(unittest.TestCase):
                 return error.code, error.headers, None
 
     def workers(self, port, expected):
-        """The processes that answer, once there are so many."""
+        """The processes that answer, once there are this many."""
         deadline = time.monotonic() + 60
         workers = set()
         while len(workers) < expected and time.monotonic() < deadline:

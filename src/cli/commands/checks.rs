@@ -18,7 +18,7 @@ pub enum Way<'a> {
     Check,
     /// To know what a check would answer.
     Peek,
-    /// To spend or take slots until they are settled, for so long.
+    /// To spend or take slots until they are settled, for this long.
     Hold(&'a str),
 }
 
@@ -46,7 +46,7 @@ impl Decision {
     ) -> Result<Decision> {
         validate_key(key)?;
         let mut body = json!({"key": key, "cost": cost});
-        // Without a limit of its own it can be decided only by what is configured, in a directory that is there.
+        // Without its own limit it can be decided only by what is configured, in a directory that is there.
         let mut access = Access::Write;
         if let Some(limit) = limit {
             body["limit"] = limit.clone();

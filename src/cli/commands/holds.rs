@@ -137,7 +137,7 @@ fn without_decision(what: &str, done: &str, args: &Args, global: &Global, output
     let Some(cost) = number.parse::<u64>().ok().filter(|cost| *cost > 0) else {
         return Err(usage(format!("N must be an integer of 1 or more, not `{}`", excerpt(number))));
     };
-    // Without a limit of its own it needs a directory that is there.
+    // Without its own limit it needs a directory that is there.
     let access = if limit.is_some() { Access::Create } else { Access::Write };
     let body = json!({"key": key, "cost": cost, "limit": limit});
     let reply = ask(global, access, &Request::post(&format!("/v1/{what}"), &body))?;

@@ -56,7 +56,7 @@ pub fn top(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
     listing.end(output)
 }
 
-/// A request for so many status objects.
+/// A request for this many status objects.
 fn statuses(url: String, size: usize) -> Request {
     Request { most: size * MAX_STATUS_BYTES, ..Request::new("GET", url) }
 }

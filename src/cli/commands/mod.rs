@@ -1,4 +1,4 @@
-//! The commands that ask or look, a file for each group.
+//! The commands that send requests or read files, with a file for each group.
 
 pub mod backup;
 pub mod checks;

@@ -78,7 +78,7 @@ impl Signals {
         came.map(|(number, signal, _)| (*number, *signal))
     }
 
-    /// Waits for a signal, or for so long. Returns the number of one that ends this process.
+    /// Waits for a signal, or for this long. Returns the number of a signal that ends this process.
     pub fn pause(&self, pause: Duration) -> Option<i32> {
         let deadline = Instant::now() + pause;
         loop {
@@ -107,7 +107,7 @@ impl Signals {
     }
 }
 
-/// The signals that this process ignores, as Linux tells it; none where it can't be told.
+/// The signals that this process ignores, as Linux reports them; none if they are unknown.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -117,7 +117,7 @@ fn ignored() -> u64 {
 /// Runs a command while a hold is renewed. Returns how it has ended.
 ///
 /// # Errors
-/// Where it could not be started.
+/// If it could not be started.
 pub fn run(mut command: Command, signals: &Signals, held: &Held, global: &Global) -> std::io::Result<ExitStatus> {
     let mut child = command.spawn()?;
     let (ended, end) = channel::<()>();
@@ -147,7 +147,7 @@ fn wait(child: &mut Child, signals: &Signals) -> std::io::Result<ExitStatus> {
     }
 }
 
-/// Whether the terminal has sent a signal, to this process and the command alike, as far as it can be told.
+/// Whether the terminal has sent a signal, to this process and the command alike, as far as is known.
 fn from_terminal(signal: Signal) -> bool {
     if ![Signal::INT, Signal::QUIT].contains(&signal) {
         return false;

@@ -1,4 +1,4 @@
-//! The file that a command's name stands for, as a shell would find it.
+//! The file that a command's name means, as a shell would find it.
 
 use std::ffi::OsStr;
 use std::io::Read;

@@ -25,17 +25,17 @@ use crate::cli::remote::{PATIENCE, Patience};
 use crate::error::{Error, Kind, Result};
 use crate::limit::parse_length;
 
-/// Exit status when quota or slot was not to be had in time: EX_TEMPFAIL of sysexits.h. Many commands end with 1.
+/// Exit status when quota or slot was not available in time: EX_TEMPFAIL of sysexits.h. Many commands end with 1.
 const DENIED: u8 = 75;
 
 /// How long a hold lasts that is only there to be given back, until it is renewed at a third of this. Longer than a
 /// server is away, because an expired hold can be settled for 10 minutes only.
 const REFUND_TTL: &str = "1h";
 
-/// Longest pause until a hold is asked for again: slots may be given back before they run out.
+/// Longest pause until a hold is asked for again: slots may be given back before they expire.
 const HOLD_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is to be had before the command may start.
+/// What is available before the command may start.
 struct Wanted<'a> {
     key: &'a str,
     cost: u64,
@@ -93,7 +93,7 @@ pub fn run(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
     attend(command, &signals, &hold, refunds, global)
 }
 
-/// Takes the quota, and waits for it as long as it may. `Err` has the exit status where it was not to be had.
+/// Takes the quota, and waits for it as long as it may. `Err` has the exit status where it was not available.
 fn take(
     wanted: &Wanted<'_>,
     signals: Option<&Signals>,
@@ -143,7 +143,7 @@ fn killed_by(signal: i32) -> Answer {
 }
 
 /// Runs the command as a child, and settles what was held for it when it has ended: to nothing where it was never
-/// started, and with `refunds` also where it has failed.
+/// started, and with `refunds` even if it has failed.
 fn attend(command: Command, signals: &Signals, held: &Held, refunds: bool, global: &Global) -> Result<Answer> {
     let ended = parent::run(command, signals, held, global);
     let cost_nothing = ended.as_ref().map_or(true, |status| refunds && !status.success());
@@ -157,7 +157,7 @@ fn attend(command: Command, signals: &Signals, held: &Held, refunds: bool, globa
     }
 }
 
-/// Settles a hold: to this cost, or as it was held. What goes wrong is told.
+/// Settles a hold: to this cost, or as it was held. Failures are reported.
 fn give_back(held: &Held, global: &Global, cost: Option<u64>) {
     if let Err(error) = held.settle(global, cost) {
         print_error(&Error::new(error.kind(), format!("hold {} could not be settled: {error}", held.id)));

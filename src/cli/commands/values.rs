@@ -105,7 +105,7 @@ fn with_options(limit: &Limit, args: &Args, global: &Global) -> Result<Vec<Field
         }
         _ => {}
     }
-    // Where none can have an option, the first has it, and its error says why not.
+    // If none can have an option, the first has it, and its error says why not.
     let of = |able: fn(&Window) -> bool| {
         let none = !limit.windows().iter().any(able);
         move |index: usize, window: &Window| able(window) || (none && index == 0)

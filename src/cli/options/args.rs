@@ -288,7 +288,7 @@ fn unknown_option(given: &str, command: Option<&Command>) -> Error {
     usage(format!("unknown option `{}`; {hint}", excerpt(given)))
 }
 
-/// The error for words that are no command.
+/// The error for words that are not a command.
 pub fn unknown_command(name: &str) -> Error {
     let (group, rest) = name.split_once(' ').unwrap_or((name, ""));
     let listed = members(group);

@@ -1,6 +1,6 @@
 //! `flint completions SHELL`: what a shell has to know to complete commands and options, from the table of them.
 //!
-//! Each shell gets a script of its own, in three steps: read the words so far into a command; complete the value of the
+//! Each shell gets its own script, in three steps: read the words so far into a command; complete the value of the
 //! option before the cursor; else offer the next word of the command, or its options. After the `--` of `run` the shell
 //! completes the program as it would without flint.
 

@@ -1,6 +1,6 @@
-//! Commands and options: which there are, their help, their completions, and how arguments are read.
+//! Commands and options: their list, their help, their completions, and how arguments are read.
 //!
-//! Owns: the only table of them. pico-args is used nowhere else.
+//! Owns: the only table of commands and options. pico-args is used nowhere else.
 //!
 //! To add an option, add a row to `OPTIONS` in `table.rs`, and read it in its command: `text` or `number` if it is
 //! required or has a default, `given_text` or `given_number` if it may be missing, `texts` if it may be repeated,

@@ -10,7 +10,7 @@ const VARIABLE: &str = "FLINT_STORE";
 /// The URL of the store. A data directory that is named counts more than the environment.
 ///
 /// # Errors
-/// `usage`, also where this Flint was built without stores.
+/// `usage`, also if this Flint was built without stores.
 pub fn store_url(args: &Args) -> Result<Option<String>> {
     let variable = std::env::var_os(VARIABLE).filter(|url| !url.is_empty());
     let url = match args.given_text("--store")? {

@@ -10,7 +10,7 @@ use crate::bounds::{
 use crate::limit::Algorithm;
 
 /// Every command, in the order of the help: its words, its operands, and what it does. An operand in brackets may be
-/// missing, the last may be repeated if it ends with dots, and a command of its own may follow after `--`.
+/// missing, the last may be repeated if it ends with dots, and another command line may follow after `--`.
 /// `limit::Limit` reads `RATE/PER`.
 pub static COMMANDS: [Command; 30] = [
     command("server start", "", "Own the data directory and serve it over HTTP until SIGTERM or SIGINT."),
@@ -309,7 +309,7 @@ pub fn groups() -> Vec<&'static str> {
     groups
 }
 
-/// The second words of the commands of a group; none where the group is a command.
+/// The second words of the commands of a group; none if the group is a command.
 pub fn members(group: &str) -> Vec<&'static str> {
     COMMANDS.iter().filter_map(|command| command.name.strip_prefix(group)?.strip_prefix(' ')).collect()
 }

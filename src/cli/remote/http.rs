@@ -1,7 +1,7 @@
 //! A client for a running server: one connection, one request, one reply.
 //!
 //! Owns: the sockets to servers, and the parsing of replies within their bounds. Called by `session`. No request is
-//! ever sent twice: what has been sent may have been carried out, also where no reply came.
+//! ever sent twice: what has been sent may have been carried out, even if no reply came.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -63,7 +63,7 @@ fn connect(address: &Address) -> io::Result<OwnedFd> {
         Address::Tcp(authority) => authority,
     };
     let deadline = Instant::now() + patience;
-    let mut last = io::Error::other("the name has no address");
+    let mut last = io::Error::other("the host name has no address");
     for address in authority.to_socket_addrs()? {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&address, left) {

@@ -28,7 +28,7 @@ pub struct Patience<'a> {
     pub is_over: Option<&'a dyn Fn() -> bool>,
 }
 
-/// As long as a command waits where nobody has said so.
+/// How long a command waits by default.
 pub const PATIENCE: Patience<'static> = Patience::of(Duration::from_millis(QUEUE_WAIT_MS));
 
 impl<'a> Patience<'a> {
@@ -76,7 +76,7 @@ enum Place<T> {
 /// server, an application or a reader may keep from it for a while; a server that listens in the meantime takes over
 /// all of them.
 fn find<T>(global: &Global, access: Access, patience: Patience<'_>, open: impl Fn() -> Result<T>) -> Result<Place<T>> {
-    // A token file that can't be read is an error also where no token is needed.
+    // A token file that can't be read is an error even if no token is needed.
     global.token_source().map(TokenFile::read).transpose()?;
     let served = |connection, address| Ok(Place::Served(address, connection));
     if let Some((address, _)) = global.server()? {
@@ -177,7 +177,7 @@ impl Session {
     /// The same, with a time to wait for the directory.
     ///
     /// # Errors
-    /// As for opening the directory; `locked` when it was not to be had within `patience`; `unreachable`.
+    /// As for opening the directory; `locked` when it was not available within `patience`; `unreachable`.
     pub fn open_within(global: &Global, access: Access, patience: Patience<'_>) -> Result<Session> {
         let open = || Limiter::open(&global.dir, Options { access, ..Options::default() });
         match find(global, access, patience, open)? {
@@ -223,7 +223,7 @@ impl Session {
     }
 }
 
-/// The error for a directory that was not to be had in time.
+/// The error for a directory that was not available in time.
 fn late(locked: &str, patience: Duration) -> Error {
     let waited = length(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
     let advice = "check what that process is doing, or try again";

@@ -53,7 +53,7 @@ impl Signals {
     /// What the server is to call, from any thread, when it needs a fresh process.
     pub fn replacement_request(&self) -> Box<dyn Fn() + Send + Sync> {
         let replace = Arc::clone(&self.replace);
-        // Where no descriptor is left for a clone, the next signal wakes the thread that waits.
+        // If no descriptor is left for a clone, the next signal wakes the thread that waits.
         let sender = self.sender.try_clone();
         Box::new(move || {
             replace.store(true, Ordering::Release);

@@ -1,6 +1,6 @@
 //! The lines that show a view, for a terminal of any size and for a pipe.
 //!
-//! A key stands last on its line: it may be long, or hold characters whose width only the terminal knows. The terminal
+//! A key is last on its line: it may be long, or hold characters whose width only the terminal knows. The terminal
 //! cuts off what has no room.
 
 use super::sample::{Row, View};
@@ -31,7 +31,7 @@ impl Style {
     }
 }
 
-/// The lines of a view, for so many columns and lines.
+/// The lines of a view, for this many columns and lines.
 pub fn frame(view: &View, (width, height): (usize, usize), style: Style) -> Vec<String> {
     let mut lines = vec![format!("flint top: {}", view.place), rates(view), counts(view, width)];
     lines.extend(view.note.clone());

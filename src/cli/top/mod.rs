@@ -1,7 +1,7 @@
 //! `flint top`: which keys are busy right now. Live on a terminal, once and plain in a pipe.
 //!
-//! Owns: the terminal while it is live. What is shown is the difference of two samples; a thread of its own takes
-//! them, so that keys are heard also while a server is slow to answer.
+//! Owns: the terminal while it is live. It shows the difference of two samples. A separate thread takes them, so that
+//! keys work even while a server is slow to answer.
 //!
 //! Each module may use only those after it in this list: `terminal`, `frame`, `sample`.
 
@@ -30,10 +30,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Pauses are this many times as long as a sample takes, at least: opening a large directory is not for free.
 const REST: u32 = 4;
 
-/// Keys in a pipe where nobody says how many.
+/// Keys in a pipe, by default.
 const IN_A_PIPE: u64 = 10;
 
-/// Columns and lines where no terminal tells them.
+/// Columns and lines if no terminal reports them.
 const PLAIN: (usize, usize) = (80, usize::MAX);
 
 /// What is asked for.
@@ -56,7 +56,7 @@ pub fn top(args: &Args, global: &Global, output: &mut Output) -> Result<Answer> 
         let reply = ask(global, Access::Read, &sample::request(&wanted.by, wanted.count))?;
         return output.reply(&reply, |_| Ok(()));
     }
-    // What can't be had is told before the screen changes.
+    // Errors are reported before the screen changes.
     let first = Sample::take(global, &wanted.by)?;
     if is_live {
         return live(global, &wanted, first);
@@ -97,7 +97,7 @@ fn live(global: &Global, wanted: &Wanted, first: Sample) -> Result<Answer> {
     }
 }
 
-/// Takes samples for as long as somebody takes them off, and wakes the terminal's thread for each.
+/// Takes samples for as long as they are taken off, and wakes the terminal's thread for each.
 fn feed(global: Global, by: String, waker: Waker) -> Result<Receiver<Result<Sample>>> {
     let (sender, receiver) = channel();
     let sampling = move || {

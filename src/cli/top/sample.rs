@@ -29,7 +29,7 @@ struct Count {
 }
 
 impl Count {
-    /// What was counted since. A count that has begun anew is all since.
+    /// What was counted since. A count that has started again is all since.
     fn since(self, before: Count) -> Count {
         let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
         Count { allowed: since(self.allowed, before.allowed), denied: since(self.denied, before.denied) }
@@ -41,7 +41,7 @@ impl Count {
 struct Key {
     name: String,
     count: Count,
-    /// `None` where it is unlimited.
+    /// `None` if it is unlimited.
     left: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ struct Key {
 pub struct Sample {
     at: Instant,
     place: String,
-    /// Of all keys, as a server counts; a directory that nobody serves counts by key only.
+    /// Of all keys, as a server counts; a directory that no server owns counts only by key.
     all: Option<Count>,
     /// Those with the most checks first.
     keys: Vec<Key>,

@@ -149,7 +149,7 @@ impl Terminal {
                 PollFd::from_borrowed_fd(self.pipe.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN),
             ];
-            // Of what is no terminal, no keys come.
+            // No keys come from anything but a terminal.
             let count = if self.before.is_some() { 2 } else { 1 };
             match poll(&mut waited[..count], None) {
                 Ok(_) => {}

@@ -2,13 +2,12 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::copies::reader::Source;
-use super::errors::{closed, told};
+use super::errors::told;
 use super::keeper;
 use super::lanes::lane::{self, Figures, Inbox};
 use super::lanes::router::{Route, Router};
@@ -139,10 +138,9 @@ impl Remote {
     ///
     /// # Errors
     /// `store_unavailable`, `outcome_unknown`, `overloaded`, `corrupt`, `cross_slot`.
-    pub fn run(&self, operation: Operation) -> Result<()> {
-        let (sender, outcome) = sync_channel(1);
-        self.submit(operation, Box::new(move |done| drop(sender.try_send(done))));
-        outcome.recv().unwrap_or_else(|_| Err(closed()))
+    pub fn run(&self, mut operation: Operation) -> Result<()> {
+        let (lane, slot, timeout) = self.lane_of(&mut operation);
+        lane.run(operation, slot, timeout)
     }
 
     /// The same, of an operation that changes so many keys at once. One of many has a lane and a deadline of its own:
@@ -167,22 +165,28 @@ impl Remote {
 
     /// The same without waiting: `done` is called later, from any thread, once.
     pub fn submit(&self, mut operation: Operation, done: Done) {
+        let (lane, slot, timeout) = self.lane_of(&mut operation);
+        lane.submit(operation, done, slot, timeout);
+    }
+
+    /// The lane to which an operation belongs, its slot in a Cluster, and how long it may take.
+    fn lane_of(&self, operation: &mut Operation) -> (&Inbox, Option<u16>, Duration) {
         let timeout = self.source.timeout;
         if self.apart.is_none() && self.lanes.len() == 1 {
-            return self.lanes[0].submit(operation, done, None, timeout);
+            return (&self.lanes[0], None, timeout);
         }
-        match (self.router.route(&mut operation), &self.apart) {
+        match (self.router.route(operation), &self.apart) {
             (Route::Keys(key, slot), Some(_)) => {
                 let lane = self.source.store.shard_of(&key) % self.lanes.len();
-                self.lanes[lane].submit(operation, done, Some(slot), timeout);
+                (&self.lanes[lane], Some(slot), timeout)
             }
             (Route::Keys(key, _), None) => {
                 let lane = self.hasher.hash_one(key) as usize % self.lanes.len();
-                self.lanes[lane].submit(operation, done, None, timeout);
+                (&self.lanes[lane], None, timeout)
             }
             // An edit waits until no server goes by what was before, and those after it wait for that too.
-            (Route::Patterns, Some(apart)) => apart.patterns.submit(operation, done, None, EDIT_TIMES * timeout),
-            (Route::Patterns, None) => self.lanes[0].submit(operation, done, None, timeout),
+            (Route::Patterns, Some(apart)) => (&apart.patterns, None, EDIT_TIMES * timeout),
+            (Route::Patterns, None) => (&self.lanes[0], None, timeout),
         }
     }
 

@@ -136,7 +136,7 @@ impl Import<'_> {
                 Outcome::Won(_) => {}
                 Outcome::Lost(_) => {
                     let what = format!(
-                        "somebody has written {} meanwhile; remove what is there and import again",
+                        "{} was written by something else meanwhile; remove what is there and import again",
                         shown(name)
                     );
                     return Err(Error::invalid(what));
@@ -152,7 +152,10 @@ impl Import<'_> {
         let names: Vec<Name> = written.iter().map(|(name, ..)| name.clone()).collect();
         for ((name, saved, _), found) in written.iter().zip(self.reader.fetch(&names)?) {
             if found.as_ref() != Some(&saved.record) {
-                let what = format!("the store has another {} than was written; is somebody using it?", shown(name));
+                let what = format!(
+                    "{} in the store differs from what was written; is something else using the store?",
+                    shown(name)
+                );
                 return Err(Error::new(Kind::Corrupt, what));
             }
         }
@@ -171,7 +174,7 @@ fn shown(name: &Name) -> String {
 /// directory has nothing in it then.
 pub fn export(settings: &Settings, dir: &Path) -> Result<Moved> {
     if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        let what = format!("{} has something in it already; name a directory that is not there yet", dir.display());
+        let what = format!("{} is not empty; name a directory that does not exist yet", dir.display());
         return Err(Error::invalid(what));
     }
     let source = connect(settings, None)?;

@@ -78,7 +78,7 @@ impl Engine for Remote {
     }
 
     fn report(&self) -> EngineReport {
-        EngineReport::Store(self.store_report())
+        EngineReport::Store(Box::new(self.store_report()))
     }
 
     fn flush(&self) -> Result<()> {
@@ -86,7 +86,7 @@ impl Engine for Remote {
     }
 
     fn compact(&self) -> Result<Compaction> {
-        Err(Error::invalid("a store has no log to compact: it is its own affair"))
+        Err(Error::invalid("a store has no log to compact: the store manages that itself"))
     }
 
     fn waits(&self) -> bool {

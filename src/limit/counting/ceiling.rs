@@ -46,7 +46,7 @@ fn speed(window: &Window) -> Speed {
 }
 
 impl Ceiling {
-    /// One over `values`, of which the key stands under those with the states `standing`, advanced to `at`. None where
+    /// One over `values`, of which the key stands under those with the states `standing`, advanced to `at`. None if
     /// no counter is among them, or nothing can be allowed.
     pub fn begin(values: &[Window], standing: &[(Window, State)], at: Micros) -> Option<Ceiling> {
         let edge = values.iter().filter(|window| is_counter(window)).map(Window::rate).max().unwrap_or(0);
@@ -56,7 +56,7 @@ impl Ceiling {
         let most = values.iter().map(Window::capacity).max().unwrap_or(0);
         let speed = values.iter().map(speed).reduce(Speed::faster)?;
         let mut ceiling = Ceiling { most, edge, speed, backlog: 0, at };
-        // Every window has allowed all that was spent, so each one's bound holds.
+        // Every window has allowed everything that was spent, so each one's bound holds.
         ceiling.backlog = standing
             .iter()
             .map(|(window, state)| ceiling.backlog_of(window, state))

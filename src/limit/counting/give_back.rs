@@ -11,8 +11,8 @@
 //!   are among what is used.
 //! - A **sliding counter** has them in the count of the window in which the hold's instant lies: this one or the last.
 //! - A **log** has them under the hold's instant, rounded up to its step, until it forgets that.
-//! - A window that **rests** had all that was spent since it began, so it follows the same rules. Under values without
-//!   windows nothing is spent in those that rest, and nothing goes back to them.
+//! - A window that **rests** had everything that was spent since it began, so it follows the same rules. Under values
+//!   without windows nothing is spent in those that rest, and nothing goes back to them.
 //! - The **ceiling** falls by what every window of the limit gave back, that is the least of it: what one of them has
 //!   forgotten was spent, as far as that window says, and its rate is what the ceiling promises to hold. So a hold of
 //!   before the ceiling, which the ceiling may never have counted, takes nothing from it.

@@ -1,7 +1,7 @@
 //! The algorithms and their state: pure functions of (state, window, now, cost).
 //!
-//! A [`Standing`](standing::Standing) is all that a key has counted; a [`State`](state::State) is one window of it.
-//! `reconfigure` says why new values give nothing back, `give_back` what a hold or a refund does.
+//! A [`Standing`](standing::Standing) is everything that a key has counted; a [`State`](state::State) is one window of
+//! it. `reconfigure` says why new values give nothing back, `give_back` what a hold or a refund does.
 //!
 //! Each module may use only those after it in this list: `give_back`, `standing`, `reconfigure`, `rest`, `ceiling`,
 //! `state`, `algorithms`, `speed`, `quote`, `parts`.

@@ -2,14 +2,14 @@
 
 use crate::clock::Micros;
 
-/// How one window stands, for one cost.
+/// The state of one window, for one cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
     /// Whether this window allows the cost now.
     pub allowed: bool,
     /// Whole units left: after spending when allowed, as they are when denied.
     pub remaining: u64,
-    /// Units that count, rounded up: after spending when allowed. `used - debt + remaining` is the capacity, but for
+    /// Units that count, rounded up: after spending when allowed. `used - debt + remaining` is the capacity, except for
     /// rounding.
     pub used: u64,
     /// Units used beyond the capacity.
@@ -19,14 +19,14 @@ pub struct Quote {
     /// 0 when allowed; else the microseconds until this same cost would be allowed if nothing else is spent; `None` for
     /// never.
     pub retry: Option<Micros>,
-    /// Microseconds until one more unit is there; 0 if nothing is missing, `None` for never.
+    /// Microseconds until one more unit is available; 0 if nothing is missing, `None` for never.
     pub next: Option<Micros>,
 }
 
-/// How all windows of a limit stand, for one cost.
+/// The state of all windows of a limit, for one cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether all windows allow the cost. What is left is as after spending if so, and as it stands if not.
+    /// Whether all windows allow the cost. If so, the figures are those after spending, otherwise the current ones.
     pub allowed: bool,
     /// Index of the window that binds: on a denial the longest wait, else the least remaining. 0 under `unlimited`.
     pub binding: usize,
@@ -53,18 +53,18 @@ impl Quotes {
     }
 }
 
-/// What only some algorithms tell of a window. Instants are microseconds since the epoch.
+/// What only some algorithms report of a window. Instants are microseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Detail {
     /// Nothing.
     None,
-    /// Of a sliding log: the oldest instant that still counts.
+    /// For a sliding log: the oldest instant that still counts.
     Log {
-        /// `None` where none does.
+        /// `None` if none does.
         oldest_at: Option<Micros>,
     },
-    /// Of a sliding counter: its two counts, and when the current one began.
+    /// For a sliding counter: its two counts, and when the current window began.
     Pair {
         /// Units of the window before.
         previous: u64,

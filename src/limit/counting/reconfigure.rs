@@ -8,7 +8,7 @@
 //!   `unlimited` all windows rest; what is spent then counts nowhere.
 //! - Any other new window is **converted** from the old one with the same period (zone and anchor too) and algorithm;
 //!   from a resting one of that kind if there is none; else from the most used one from which no other window was
-//!   converted; and from resting windows where there are no old ones (`unlimited`).
+//!   converted; and from resting windows if there are no old ones (`unlimited`).
 //!   - A bucket takes what is missing, whole, and below zero where its capacity is smaller. Below zero it refills at
 //!     the faster of the old and the new rate.
 //!   - A counter or log takes counts and instants from its own algorithm and judges them by its own rate and period;
@@ -66,7 +66,7 @@
 //! below zero too, both are on their way to zero, and `R` is the lower and has the later end. So `R` is never more than
 //! `S`. It stays there when it is full, as long as the key counts anything: what is spent later must be missing.
 //!
-//! Three things bound this promise. A key that is untouched while its bucket rests is as one never seen. Under
+//! Three things bound this promise. A key that is untouched while its bucket rests is like a key never seen. Under
 //! `unlimited` nothing is counted. And at most [`MAX_RESTING`] windows rest: a change beyond them forgets the least
 //! used one, and should its values come back, they are converted like new ones (the first promise doesn't need it).
 

@@ -11,7 +11,7 @@ use crate::limit::window::Window;
 /// What a key keeps of values that it had before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rest {
-    /// At most [`MAX_RESTING`](crate::bounds::MAX_RESTING), all of them different, none of them a window of the key's
+    /// At most [`MAX_RESTING`](crate::bounds::MAX_RESTING), all different, and none a window of the key's
     /// limit.
     pub windows: Vec<(Window, State)>,
     /// What all values together allow.

@@ -8,7 +8,7 @@ use crate::limit::window::Window;
 const HOUR: Micros = 3_600_000_000;
 const DAY: Micros = 24 * HOUR;
 
-/// So many units in so many microseconds.
+/// This many units in this many microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Speed {
     pub units: u64,

@@ -68,7 +68,7 @@ impl Standing {
         }
     }
 
-    /// What is told of each window of its limit besides, in their order.
+    /// What else is reported of each window of its limit, in their order.
     pub fn details(&self) -> Vec<Detail> {
         match &self.0 {
             Kind::Nothing => Vec::new(),
@@ -123,7 +123,7 @@ impl Standing {
         }
     }
 
-    /// As [`Standing::quote`] for nothing: how it stands.
+    /// As [`Standing::quote`] for nothing: its state.
     pub fn glance(&self, limit: &Limit, now: Micros, ends: &mut dyn Ends) -> Verdict {
         self.quote(limit, now, 0, ends)
     }
@@ -150,7 +150,7 @@ impl Standing {
 
     /// Takes new values at `at`: what was spent stays spent.
     pub fn reconfigure(&mut self, old: &Limit, new: &Limit, at: Micros, ends: &mut dyn Ends) {
-        // The mode is no value that counts.
+        // The mode does not affect what counts.
         if old.windows() == new.windows() {
             return;
         }

@@ -13,7 +13,7 @@ use crate::limit::algorithm::Algorithm;
 use crate::limit::calendar::Ends;
 use crate::limit::window::Window;
 
-/// What one window has counted so far. Every method is given the window under which it stands.
+/// What one window has counted so far. Every method is given the window that applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Of a token bucket.
@@ -72,7 +72,7 @@ impl State {
         }
     }
 
-    /// What is told of it besides.
+    /// What else is reported of it.
     pub fn detail(&self) -> Detail {
         match self {
             State::Bucket(_) | State::Debt(_) | State::Window(_) => Detail::None,
@@ -131,8 +131,8 @@ impl State {
         }
     }
 
-    /// Whether and when `cost` may be spent; the other figures are as after that where `take`, for a cost that is
-    /// allowed, and as they stand where not.
+    /// Whether and when `cost` may be spent; with `take` and an allowed cost, the other figures are those after the
+    /// spend, otherwise the current ones.
     pub fn quote(&self, window: &Window, now: Micros, cost: u64, take: bool, ends: &mut dyn Ends) -> Quote {
         match self {
             State::Bucket(bucket) => bucket.quote(window, now, cost, take),
@@ -155,7 +155,7 @@ impl State {
     }
 
     /// Spends `cost` in a window that rests, while `speed` is the fastest rate of the values of now. A bucket that this
-    /// takes below zero refills at that speed, if it is faster, so that nobody pays for longer than it took to be
+    /// takes below zero refills at that speed, if it is faster, so that no caller pays for longer than it took to be
     /// allowed. So does a bucket that was there before, as far as its debt doesn't end earlier than without this spend.
     pub fn spend_at_rest(&mut self, window: &Window, now: Micros, cost: u64, speed: Speed, ends: &mut dyn Ends) {
         let before = match self {
@@ -179,7 +179,7 @@ impl State {
         }
     }
 
-    /// Of a bucket: when it was last full; 0 of others.
+    /// For a bucket: when it was last full; 0 for others.
     pub fn full_at(&self) -> Micros {
         match self {
             State::Bucket(bucket) => bucket.full_at(),

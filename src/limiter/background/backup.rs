@@ -7,8 +7,9 @@ use crate::limiter::core::{Core, Limiter};
 use crate::store::Backup;
 
 impl Limiter {
-    /// A copy of the data directory with all that was answered before, whatever the [`SyncMode`](crate::SyncMode).
-    /// Checks and compactions go on while it is read. A compaction under way is waited for, and one sync of the log.
+    /// A copy of the data directory with everything that was answered before, whatever the
+    /// [`SyncMode`](crate::SyncMode). Checks and compactions go on while it is read. Waits for a running compaction and
+    /// for one sync of the log.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

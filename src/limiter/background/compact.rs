@@ -1,6 +1,6 @@
 //! Online compaction: a new snapshot while checks go on.
 //!
-//! The log is rotated first: segment N begins. The table of holds is copied under its lock, with a marker of its own,
+//! The log is rotated first: segment N begins. The table of holds is copied under its lock, with its own marker,
 //! so that the shards, which come after it, have at least what its holds have spent. Then, shard by shard and under
 //! the lock of that shard only, keys of which nothing counts any more are taken out, the others are copied (of a long
 //! sliding window log only the newest part is, the rest is shared: `limit/counting/algorithms/logged.rs`) and a
@@ -31,7 +31,7 @@ const QUIET_EVENTS: u64 = 16;
 /// processor that it needs is not theirs meanwhile.
 const PACE: u32 = 2;
 
-/// Entries that are encoded in one stretch, in some 100 microseconds.
+/// Entries that are encoded in one stretch, in about 100 microseconds.
 const STRETCH: usize = 512;
 
 /// Leaves the processor to checks, if there are any.
@@ -42,7 +42,7 @@ fn rest(busy: bool, begun: Instant) {
 }
 
 impl Limiter {
-    /// Writes a new snapshot and removes the log that it stands for. Checks go on meanwhile. One at a time: all calls
+    /// Writes a new snapshot and removes the log that it replaces. Checks go on meanwhile. One at a time: all calls
     /// that come while one runs are served by the next.
     ///
     /// ```
@@ -87,7 +87,8 @@ impl Core {
         let log = self.log()?;
         let Some(store) = &self.store else { return Err(Error::new(Kind::Internal, "a log without a store")) };
         let log_bytes_before = log.bytes();
-        // Several limits that are configured together begin and end in segments that are kept, or in ones that are not.
+        // Several limits that are configured together begin and end in segments that are kept, or in segments that are
+        // not.
         let edit = self.registry.edit();
         if edit.is_some() {
             // The log did not take all of it. The next of them goes on with it.

@@ -14,7 +14,7 @@ use crate::store::record::{Event, MAX_FIXED};
 const STEP: usize = 64;
 
 impl Limiter {
-    /// Waits until all that was answered before is on disk, denials included.
+    /// Waits until everything that was answered before is on disk, denials included.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -1,7 +1,7 @@
-//! Files of the log that somebody removes, renames or replaces below this process.
+//! Files of the log that others remove, rename or replace while this process runs.
 //!
 //! The process would go on writing to them, and the next start would not find what was written. All that counts is in
-//! memory too, so a compaction writes it anew. A directory that is gone as a whole can't be written to: then nothing
+//! memory too, so a compaction writes it again. A directory that is gone as a whole can't be written to: then nothing
 //! more is accepted.
 
 use std::sync::PoisonError;
@@ -25,7 +25,7 @@ impl Core {
         }
     }
 
-    /// Has a new snapshot stand for all that counts, if a file is not where a start would look for it.
+    /// Lets a new snapshot replace everything that counts, if a file is not where a start would look for it.
     pub fn heal(&self) {
         let Some(store) = &self.store else { return };
         let _one = self.looking_after_files.lock().unwrap_or_else(PoisonError::into_inner);

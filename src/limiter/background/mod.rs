@@ -1,5 +1,5 @@
 //! What happens in the background: denials are written, the log is compacted, keys that nothing counts for
-//! are swept, files that somebody removes are written anew.
+//! are swept, files that were removed are written again.
 //!
 //! Each module may use only those after it in this list: `helpers`, `backup`, `denials`, `heal`, `compact`, `sweep`.
 

@@ -25,14 +25,14 @@ use crate::limiter::lookup::Served;
 use crate::store::encode::encoded_len;
 use crate::store::record::{Event, MAX_FIXED, MAX_ITEM};
 
-/// Keys that are born by one record before the check of all. Each takes some 1300 bytes at most.
+/// Keys that are born by one record before the check of all. Each takes about 1300 bytes at most.
 const BORN_AT_ONCE: usize = 64;
 
 /// How far it came.
 pub enum Attempt<T> {
     /// It is made.
     Done(T, Vec<Aside>),
-    /// Nothing was changed: there is no room for a record of so many bytes.
+    /// Nothing was changed: there is no room for a record of this many bytes.
     Grow(usize),
     /// Nothing was changed: this shard has to be locked too.
     Lock(usize),
@@ -107,7 +107,7 @@ impl Core {
         }
     }
 
-    /// What is told of a hold.
+    /// What is reported of a hold.
     pub fn told_hold(&self, number: u64, until: Micros, ttl: Micros) -> Hold {
         Hold { id: self.holds.ids.write(number), expires_at: until, ttl: Duration::from_micros(ttl) }
     }
@@ -271,8 +271,8 @@ impl Core {
         Ok(())
     }
 
-    /// Where one record can't hold all: puts the keys into the map that are to be born, with records of their own. Of a
-    /// key of which nothing was spent nobody sees whether it is there, also after a crash.
+    /// If one record can't hold all: puts the keys into the map that are to be born, with their own records. Of a
+    /// key of which nothing was spent it is invisible whether it is there, even after a crash.
     pub fn bear_first<'a, T>(
         &'a self,
         tables: &mut Tables<'_>,
@@ -407,7 +407,7 @@ fn charged(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &Progress, now: 
     }
 }
 
-/// Notes in the entries of a hold when the last of their holds runs out.
+/// Notes in the entries of a hold when the last of their holds expires.
 pub fn note_held(tables: &mut Tables<'_>, book: &Book, items: &[HeldItem]) {
     for item in items.iter().filter(|item| item.id != 0) {
         if let Ok(table) = table(tables, item.hash)

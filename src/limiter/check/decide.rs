@@ -48,7 +48,7 @@ pub struct Pass<'p, 'a> {
 pub enum Step {
     /// It is made. What is left to count is for when no lock is held.
     Done(Option<Aside>),
-    /// Nothing was changed: there is no room for a record of so many bytes.
+    /// Nothing was changed: there is no room for a record of this many bytes.
     Grow(usize),
     /// Nothing was changed: an overflow limit is to decide.
     Overflow,
@@ -334,7 +334,7 @@ impl Core {
         }
         let key = format!("{PATTERN_MARK}{}", aside.pattern.text);
         let hash = self.hash(&key);
-        // Where there is no room in the log at once, only the count in memory is right.
+        // If there is no room in the log at once, only the count in memory is right.
         let reservation = self.log().and_then(|log| log.reserve_now(1, MAX_FIXED)).ok().flatten();
         let mut table = self.shard(hash);
         let (Some(entry), counts) = table.get_with_counts(hash, &key) else { return };
@@ -427,7 +427,7 @@ fn told(entry: &Entry, counts: &Counts) -> Option<Arc<str>> {
 }
 
 impl Served {
-    /// The pattern that is told of in an answer: none where other values lie over its.
+    /// The pattern that is named in an answer: none where other values lie over its.
     pub fn told(&self, entry: Option<&Entry>) -> Option<Arc<str>> {
         let (pattern, _) = self.pattern.as_ref()?;
         entry.and_then(Entry::overlay).is_none().then(|| Arc::clone(&pattern.text))

@@ -1,4 +1,4 @@
-//! Checks of several keys, each decided by itself. Where the answer is kept for a request that is sent again, all that
+//! Checks of several keys, each decided separately. If the answer is kept for a request that is sent again, all that
 //! they spend is in one record with it.
 
 use std::sync::MutexGuard;
@@ -31,7 +31,7 @@ const MAX_WINDOW: usize = 128;
 /// The locked shards.
 type AllTables<'a> = [Option<MutexGuard<'a, Table>>; SHARDS];
 
-/// What may have to be had for one item before it is decided.
+/// What must be available for one item before it is decided.
 struct Needs {
     /// Bytes of its record.
     bytes: usize,
@@ -40,7 +40,7 @@ struct Needs {
 }
 
 impl Core {
-    /// Decides each item by itself. Room in the log is reserved in steps, so that many such requests at once find
+    /// Decides each item separately. Room in the log is reserved in steps, so that many such requests at once find
     /// some, also in the little that a new log has.
     pub fn decide_many(&self, items: &[Item<'_>]) -> Result<Vec<Result<Decision>>> {
         let mut results = Vec::with_capacity(items.len());
@@ -167,7 +167,7 @@ impl Core {
 type Results = Vec<Result<Decision>>;
 
 impl Core {
-    /// Decides each item by itself. If anything is spent, the answer is kept in the record of it.
+    /// Decides each item separately. If anything is spent, the answer is kept in the record of it.
     pub fn check_many_kept(
         &self,
         items: &[Item<'_>],

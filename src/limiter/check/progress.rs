@@ -35,7 +35,7 @@ pub struct Draft {
     pub is_born: bool,
     /// Whether what is due is made also if nothing is spent.
     pub moves: bool,
-    /// Of a change: the ends that it asked for.
+    /// For a change: the ends that it asked for.
     pub ends: Vec<Micros>,
 }
 
@@ -78,7 +78,7 @@ pub fn place<'a>(asks: &[Ask<'a>], grounds: &[Ground], drafts: &'a [Draft], inde
     }
 }
 
-/// The record of all that is spent, and its length; `None` where nothing is.
+/// The record of all that is spent, and its length; `None` if nothing is.
 pub fn record<'a>(
     tables: &mut Tables<'_>,
     asks: &[Ask<'_>],
@@ -138,7 +138,7 @@ fn id(tables: &mut Tables<'_>, ask: &Ask<'_>) -> Result<u64> {
     entry.map(|entry| entry.id()).ok_or_else(|| Error::not_configured(ask.key))
 }
 
-/// What is spent of each item, as records have it; `None` where nothing is, or of nothing.
+/// What is spent of each item, as records have it; `None` if nothing is, or of nothing.
 pub fn spends<'a>(tables: &mut Tables<'_>, asks: &[Ask<'_>], progress: &'a Progress) -> Result<Vec<Option<Spend<'a>>>> {
     let mut begun = vec![false; progress.drafts.len()];
     let mut spends = Vec::with_capacity(asks.len());

@@ -20,12 +20,12 @@ impl<'a> Room<'a> {
         Room { fixed, most, longer: None }
     }
 
-    /// Adds room for one record of so many bytes.
+    /// Adds room for one record of this many bytes.
     pub fn set_longer(&mut self, longer: Reservation<'a>, bytes: usize) {
         self.longer = Some((longer, bytes));
     }
 
-    /// Makes sure of room for a record of so many bytes, without waiting. Whether there is some.
+    /// Makes sure of room for a record of this many bytes, without waiting. Whether there is some.
     pub fn grow(&mut self, core: &'a Core, bytes: usize) -> Result<bool> {
         if bytes <= self.most || self.longer.as_ref().is_some_and(|(_, most)| bytes <= *most) {
             return Ok(true);

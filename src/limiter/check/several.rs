@@ -1,4 +1,4 @@
-//! Checks: of one key, of several at once, and of several each by itself.
+//! Checks of one key, of several keys at once, and of several keys separately.
 //!
 //! Owns: the order of what a check does. Room in the log is reserved, the shards are locked, the pure functions of
 //! `limit` decide, the record is queued under the locks, and the answer waits for the log under none. Where a decision
@@ -32,7 +32,7 @@ impl Limiter {
     ///
     /// let decision = limiter.check("api:user-42", 60)?;
     /// assert!(!decision.allowed);
-    /// // 20 units are missing, of which 100 come in a minute.
+    /// // 20 units are missing, and 100 are refilled each minute.
     /// assert!(decision.retry_after.unwrap().as_secs() <= 12);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -44,9 +44,9 @@ impl Limiter {
         self.check_for(Item::new(key).with_cost(cost), None)
     }
 
-    /// As [`Limiter::check`], of an item that may bring a limit. That decides where none is configured for the key,
-    /// neither exactly nor by a pattern; if the check spends, it is what the key has from then on, until nothing that
-    /// was spent counts any more.
+    /// As [`Limiter::check`], for an item that may bring a limit. This limit decides if none is configured for the key,
+    /// neither exactly nor by a pattern; if the check spends, the key keeps this limit until nothing that was spent
+    /// counts any more.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -86,8 +86,8 @@ impl Limiter {
         decision.ok_or_else(Core::unforeseen)
     }
 
-    /// Asks for several keys (1 to [`MAX_ITEMS`], none twice) at once: everything is spent or nothing, as seen by every
-    /// other operation and after a crash.
+    /// Checks several keys (1 to [`MAX_ITEMS`], each only once) at once: everything is spent or nothing, as seen by
+    /// every other operation and after a crash.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -115,8 +115,8 @@ impl Limiter {
         self.core.check_all_kept(items, None, non_blocking)
     }
 
-    /// Asks for several keys (1 to [`MAX_ITEMS`]; a key may stand twice), each decided by itself, in order; one wait
-    /// for the log serves all. An item that has an error has it in its place, and does not affect the others.
+    /// Checks several keys (1 to [`MAX_ITEMS`]; a key may be given more than once), each separately and in order; one
+    /// wait for the log serves all. An item with an error has the error as its result, and does not affect the others.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -13,7 +13,7 @@ use crate::limiter::held::book::Book;
 pub fn refuse_slots(key: &str, limit: &Limit) -> Result<()> {
     match limit.slots() {
         None => Ok(()),
-        Some(_) => Err(Error::invalid(format!("`{key}` has slots; ask for them with hold"))),
+        Some(_) => Err(Error::invalid(format!("`{key}` has slots; use hold to take them"))),
     }
 }
 
@@ -34,12 +34,12 @@ pub struct Usage<'b> {
     pub hash: u64,
     pub slots: u64,
     pub now: Micros,
-    /// Slots that other items of the same hold take, and when that is to run out.
+    /// Slots that other items of the same hold take, and when that is to expire.
     pub taken: u64,
     pub until: Micros,
 }
 
-/// How they stand.
+/// Their state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stand {
     pub remaining: u64,
@@ -53,7 +53,7 @@ pub struct Stand {
 }
 
 impl Usage<'_> {
-    /// How they stand with `more` of them taken.
+    /// Their state with `more` of them taken.
     pub fn stand(&self, more: u64) -> Stand {
         let taken = self.taken + more;
         let used = self.book.in_use(self.hash) + taken;
@@ -76,7 +76,7 @@ impl Usage<'_> {
         self.book.in_use(self.hash) + self.taken + cost <= self.slots
     }
 
-    /// How long until so many can be taken; `None` for never.
+    /// How long until this many can be taken; `None` for never.
     fn retry(&self, cost: u64) -> Option<Micros> {
         let wanted = self.taken + cost;
         if wanted > self.slots {
@@ -85,7 +85,7 @@ impl Usage<'_> {
         self.until_freed((self.book.in_use(self.hash) + wanted).saturating_sub(self.slots), 0)
     }
 
-    /// How long until so many are free that are not now, with `taken` besides what the table has.
+    /// How long until this many more are free, with `taken` in addition to what the table has.
     fn until_freed(&self, wanted: u64, taken: u64) -> Option<Micros> {
         let mut taken = Some((self.until, taken)).filter(|(_, taken)| *taken > 0);
         let mut freed = 0;
@@ -103,7 +103,7 @@ impl Usage<'_> {
 }
 
 impl Decision {
-    /// On so many slots.
+    /// On this many slots.
     pub fn of_slots(usage: &Usage<'_>, limit: Arc<Limit>, cost: u64) -> Decision {
         let allowed = usage.allows(cost);
         let verdict = Verdict { allowed, binding: 0, windows: Quotes::Many(Vec::new()) };
@@ -115,7 +115,7 @@ impl Decision {
         decision
     }
 
-    /// Takes over how the slots stand; whether it is allowed stays.
+    /// Takes over the state of the slots; whether it is allowed stays.
     pub fn stand_in_slots(&mut self, stand: Stand) {
         (self.remaining, self.used, self.debt) = (Some(stand.remaining), Some(stand.used), stand.debt);
         (self.reset_at, self.next) = (Some(stand.reset_at), stand.next.map(Duration::from_micros));

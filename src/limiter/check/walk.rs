@@ -40,7 +40,7 @@ pub struct Walk<'w> {
     pub now: Micros,
     /// The table of holds, where slots may be asked for.
     pub book: Option<&'w Book>,
-    /// When a hold of the items would run out.
+    /// When a hold of the items would expire.
     pub until: Micros,
 }
 
@@ -85,7 +85,7 @@ impl Core {
         Ok(Walked::Decided(progress, served))
     }
 
-    /// Decides on one item by itself, after those before it. Returns a shard that has to be locked for that.
+    /// Decides on one item separately, after those before it. Returns a shard that has to be locked for that.
     pub fn decide_each(
         &self,
         tables: &mut Tables<'_>,
@@ -111,7 +111,7 @@ impl Core {
         Ok(None)
     }
 
-    /// How an item is served; `None` where the entry is as it is to be. Refuses what can't be.
+    /// How an item is served; `None` if the entry is already right. Refuses what can't be.
     fn served_in_all(&self, tables: &mut Tables<'_>, ask: &Ask<'_>, walk: &Walk<'_>) -> Result<Option<Served>> {
         let now = walk.now;
         let version = self.version(now);
@@ -265,7 +265,7 @@ impl Core {
         }
     }
 
-    /// Lets the decisions on what is not spent after all tell how it stands.
+    /// Lets the decisions on what is not spent after all report its state.
     pub fn unspend(
         &self,
         tables: &mut Tables<'_>,
@@ -296,7 +296,7 @@ impl Core {
         }
     }
 
-    /// How a key stands that has spent nothing here.
+    /// The state of a key that has spent nothing here.
     fn stands(&self, table: &mut Table, place: (u64, &str), served: &Served, now: Micros) -> Option<Verdict> {
         Some(self.look(table.get(place.0, place.1), served, now, |standing, limit| glance(standing, limit, now)))
     }

@@ -6,7 +6,7 @@
 
 use super::key::Entry;
 
-/// Entries of a chunk: some 220 KiB. What of it no entry was in yet takes no memory.
+/// Entries of a chunk: about 220 KiB. What of it no entry was in yet takes no memory.
 pub const CHUNK: usize = 2048;
 
 /// Entries by their places. All chunks but the last are full.

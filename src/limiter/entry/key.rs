@@ -26,7 +26,7 @@ const KIND_SHIFT: u32 = 60;
 const KIND: u64 = 3 << KIND_SHIFT;
 const NO_SLOT: u32 = u32::MAX;
 
-/// Where a key has its limit from.
+/// Where the limit of a key comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// It was configured for exactly this key. Patterns themselves have this source too.
@@ -78,11 +78,11 @@ struct More {
     last_denied: u64,
     last_reset: u64,
     overlay: Option<Overlay>,
-    /// Of a pattern: since when its keys are to have the values in force.
+    /// For a pattern: since when its keys are to have the values in force.
     configured: u64,
-    /// Of a pattern, where it was said.
+    /// The bound of a pattern, if it was given.
     max_keys: Option<u64>,
-    /// When the last hold of it runs out that was not settled. It follows from the table of holds.
+    /// When its last hold that was not settled expires. It follows from the table of holds.
     held_until: Micros,
     /// What was held until then is not given back: all was forgiven then, or began to count in another way.
     barrier: u64,
@@ -122,7 +122,7 @@ impl Entry {
         self.id_and_flags = (self.id_and_flags & !(ID | 0xff << ID_BITS)) | id | u64::from(shard) << ID_BITS;
     }
 
-    /// Where it has its values from.
+    /// Where its values come from.
     pub fn source(&self) -> Source {
         match (self.id_and_flags & KIND) >> KIND_SHIFT {
             0 => Source::Exact,
@@ -132,7 +132,7 @@ impl Entry {
         }
     }
 
-    /// Notes where it has its values from. Nobody is told.
+    /// Notes where it has its values from. Nothing is recorded.
     pub fn set_source(&mut self, source: Source) {
         let (kind, slot) = match source {
             Source::Exact => (0, NO_SLOT),
@@ -194,12 +194,12 @@ impl Entry {
         self.overlay().map_or(&self.limit, |overlay| &overlay.limit)
     }
 
-    /// Of a pattern: since when its keys are to have the values in force, as far as they were configured.
+    /// For a pattern: since when its keys are to have the values in force, as far as they were configured.
     pub fn configured(&self) -> Option<Micros> {
         self.more.as_ref()?.configured.checked_sub(1)
     }
 
-    /// Of a pattern: live keys at most, where it was said.
+    /// For a pattern: the maximum number of live keys, if it was given.
     pub fn max_keys(&self) -> Option<u64> {
         self.more.as_ref()?.max_keys
     }
@@ -247,7 +247,7 @@ impl Entry {
     }
 
     /// Counts an allowed check, and spends its cost. A pattern's own entry only counts: checks of keys that need none.
-    /// A cost of 0 is no check: it is in a record that only tells of a new key.
+    /// A cost of 0 is not a check: it is in a record that only creates a key.
     pub fn spend(&mut self, now: Micros, cost: u64, ends: &mut dyn Ends) {
         if cost == 0 {
             return;
@@ -292,12 +292,12 @@ impl Entry {
         self.source() != Source::Exact && has_any && self.standing.is_untouched(limit, now) && self.held_until() <= now
     }
 
-    /// When the last hold of it runs out that was not settled: until then it is not untouched.
+    /// When its last hold that was not settled expires: until then it is not untouched.
     pub fn held_until(&self) -> Micros {
         self.more.as_ref().map_or(0, |more| more.held_until)
     }
 
-    /// Notes when the last hold of it runs out.
+    /// Notes when its last hold expires.
     pub fn set_held_until(&mut self, until: Micros) {
         if self.held_until() != until {
             self.more().held_until = until;
@@ -328,7 +328,7 @@ impl Entry {
         new
     }
 
-    /// Gives back all that was spent; the totals stay. An overlay that has ended is lifted.
+    /// Gives back everything that was spent; the totals stay. An overlay that has ended is lifted.
     pub fn reset(&mut self, now: Micros) {
         if self.overlay().is_some_and(|overlay| overlay.until <= now) {
             self.lift();
@@ -544,7 +544,7 @@ mod tests {
         }
     }
 
-    /// A change of periods or algorithms, for a time or for good, and a reset: nothing of what was held before comes
+    /// A change of periods or algorithms, for a time or permanently, and a reset: nothing of what was held before comes
     /// back, also to windows that rest.
     #[test]
     fn nothing_held_before_a_change_of_shape_is_given_back() {

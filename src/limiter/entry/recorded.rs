@@ -1,4 +1,4 @@
-//! What others are told of a key: a snapshot, and of a pattern the registry.
+//! What others get of a key: a snapshot and, for a pattern, the registry.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::limiter::registry::Row;
 use crate::store::record;
 
 impl Entry {
-    /// Of a pattern: since when its keys are to have the values in force at `now`.
+    /// For a pattern: since when its keys are to have the values in force at `now`.
     fn edited_at(&self, now: Micros) -> Micros {
         let ended = self.overlay().filter(|overlay| overlay.until <= now).map_or(0, |overlay| overlay.until);
         self.configured().unwrap_or(0).max(ended)

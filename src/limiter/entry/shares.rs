@@ -34,7 +34,7 @@ impl Shares {
         self.0.find_mut(spread(slot), |share| share.pattern.slot == slot)
     }
 
-    /// The share of a pattern, made where there is none.
+    /// The share of a pattern, made if there is none.
     pub fn of(&mut self, pattern: &Arc<Pattern>) -> &mut Share {
         let slot = pattern.slot;
         let entry = self.0.entry(spread(slot), |share| share.pattern.slot == slot, |share| spread(share.pattern.slot));

@@ -214,7 +214,7 @@ mod tests {
         /// Keys from the first number, so many.
         Insert(u32, u32),
         Remove(u32, u32),
-        /// Those whose number leaves a remainder of 0, in steps of so many entries.
+        /// Those whose number leaves a remainder of 0, in steps of this many entries.
         Sweep(u32, usize),
         Shrink,
     }

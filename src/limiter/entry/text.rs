@@ -12,7 +12,7 @@ pub struct Text(Form);
 
 #[derive(Clone)]
 enum Form {
-    /// So many bytes of these.
+    /// This many bytes of these.
     Short(u8, [u8; SHORT]),
     Long(Box<str>),
 }

@@ -1,10 +1,10 @@
 //! The table of holds.
 //!
-//! A hold is open until it is settled or runs out, and is remembered for a while after that. The slots of a key that
+//! A hold is open until it is settled or expires, and is remembered for a while after that. The slots of a key that
 //! are in use are the sum of what its open holds take: kept by key, and changed nowhere else. A key is known here by
 //! the hash of its entry's key, so that its slots stay counted when its limit is removed and comes again.
 //!
-//! Nothing tells of a hold that has run out. So what is due is done first whenever the table is asked: [`Book::tidy`].
+//! Nothing reports that a hold has expired. So what is due is done first whenever the table is asked: [`Book::tidy`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::clock::Micros;
 #[derive(Debug, Default)]
 pub struct Book {
     holds: HashMap<u64, Pledge>,
-    /// The open ones, in the order in which they run out.
+    /// The open ones, in the order in which they expire.
     open: BTreeSet<(Micros, u64)>,
     /// The open ones of each key by its hash, in the same order, with the slots that each takes of it and when it was
     /// made.
@@ -39,7 +39,7 @@ pub struct Book {
 }
 
 impl Book {
-    /// Does what is due at `now`: holds run out, and others are forgotten.
+    /// Does what is due at `now`: holds expire, and others are forgotten.
     pub fn tidy(&mut self, now: Micros) {
         self.tidy_rows(now);
         while let Some((until, number)) = self.open.first().copied().filter(|(until, _)| *until <= now) {
@@ -59,7 +59,7 @@ impl Book {
         }
     }
 
-    /// What is due of what the keys have of their holds, where no hold tells of it.
+    /// What is due of what the keys have of their holds, if no hold has it.
     fn tidy_rows(&mut self, now: Micros) {
         #[cfg(feature = "store")]
         while let Some(outside) = &self.outside
@@ -79,8 +79,8 @@ impl Book {
         MAX_REMEMBERED
     }
 
-    /// The number of the next hold, made at `now`. One that was given before is never given again, also if no trace of
-    /// it is left: numbers are never behind the instant. `None` where numbers come from elsewhere and are used up.
+    /// The number of the next hold, made at `now`. A number that was given is never given again, even if no trace of
+    /// it is left: numbers are never behind the instant. `None` if numbers come from elsewhere and are used up.
     pub fn next_number(&self, now: Micros) -> Option<u64> {
         #[cfg(feature = "store")]
         if let Some(outside) = &self.outside {
@@ -222,7 +222,7 @@ impl Book {
         self.in_use.get(&hash).copied().unwrap_or(0)
     }
 
-    /// The open holds of a key in the order in which they run out: until when, which, and how many slots it takes.
+    /// The open holds of a key in the order in which they expire: until when, which, and how many slots it takes.
     pub fn of_key(&self, hash: u64) -> impl DoubleEndedIterator<Item = (Micros, u64, u64)> {
         let range = (hash, 0, 0)..=(hash, Micros::MAX, u64::MAX);
         self.by_key.range(range).map(|((_, until, number), (slots, _))| (*until, *number, *slots))
@@ -240,7 +240,7 @@ impl Book {
         self.by_key.range(range).map(row).collect()
     }
 
-    /// When the last open hold of a key runs out; 0 where there is none.
+    /// When the last open hold of a key expires; 0 if there is none.
     pub fn held_until(&self, hash: u64) -> Micros {
         self.of_key(hash).next_back().map_or(0, |(until, ..)| until)
     }

@@ -1,5 +1,5 @@
 //! The table of holds where holds and keys are records that are kept elsewhere: how they come in, and how what an
-//! operation did is put back.
+//! operation did is undone.
 
 use super::book::Book;
 use super::outside::HoldLook;

@@ -1,7 +1,7 @@
-//! What is held: the table of holds, and the ids that they are known by.
+//! Holds in memory: the table of holds, and their ids.
 //!
-//! Owns: which holds are open, which are remembered, and how many slots of a key are in use, which is what the open
-//! ones take and nothing else. No clock, no log and no lock but the table's own.
+//! Owns: which holds are open, which are remembered, and how many slots of a key are in use, which is exactly what the
+//! open holds take. No clock, no log and no lock but the table's own.
 //!
 //! Each module may use only those after it in this list: `load`, `book`, `outside`, `pledge`, `id`.
 

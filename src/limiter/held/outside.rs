@@ -1,6 +1,6 @@
 //! What the table of holds has besides, where holds and keys are records that are kept elsewhere.
 //!
-//! The record of a key and that of a hold come and go each by itself, and either may be older than the other. So the
+//! The record of a key and that of a hold come and go separately, and either may be older than the other. So the
 //! slots of a key that are in use follow from the record of the key, and whether a hold was settled from that of the
 //! hold. What is decided on an older one is not written.
 
@@ -20,7 +20,7 @@ pub type HoldLook = (u64, Option<Pledge>);
 #[derive(Debug)]
 pub struct Outside {
     notes: Arc<Notes>,
-    /// When open holds of keys run out: instant, hash, number. No record tells of it.
+    /// When open holds of keys expire: instant, hash, number. It is in no record.
     pub ends: BTreeSet<(Micros, u64, u64)>,
     looks: Mutex<Vec<HoldLook>>,
     /// The open holds of keys as they were before the operation, by hash.

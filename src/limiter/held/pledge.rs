@@ -9,11 +9,11 @@ use crate::store::record::HoldEntry;
 /// One key of a hold.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// The entry on which it was decided; 0 where there was none: under `unlimited`, or where a shadow denied.
+    /// The entry on which it was decided; 0 if there was none: under `unlimited`, or if a shadow denied.
     pub id: u64,
     /// Hash of that entry's key, or else of its own.
     pub hash: u64,
-    /// What is held: units or slots; 0 where a shadow denied.
+    /// What is held: units or slots; 0 if a shadow denied.
     pub cost: u64,
     /// Whether these are slots.
     pub slots: bool,
@@ -43,7 +43,7 @@ pub struct Pledge {
 }
 
 impl Pledge {
-    /// Whether it was settled after it had run out.
+    /// Whether it was settled after it had expired.
     pub fn is_late(&self, at: Micros) -> bool {
         self.until <= at
     }
@@ -92,7 +92,7 @@ pub struct Taken {
     pub until: Micros,
     /// Which hold.
     pub number: u64,
-    /// How many slots; 0 where these are units.
+    /// How many slots; 0 if these are units.
     pub slots: u64,
     /// When it was made.
     pub at: Micros,

@@ -16,9 +16,9 @@ use crate::limiter::entry::Entry;
 use crate::limiter::kept::Keep;
 
 impl Limiter {
-    /// As [`Limiter::check`], and what was spent can be corrected by [`Limiter::settle`]; or, of a limit of slots,
-    /// takes so many of them until then. The hold lasts for `ttl`, 1 s to 24 h, unless it is renewed. If nobody
-    /// settles it, what it has spent stays spent, and its slots are free again when it has run out.
+    /// As [`Limiter::check`], but what was spent can be corrected by [`Limiter::settle`]; for a limit of slots, takes
+    /// this many of them until then. The hold lasts for `ttl`, 1 s to 24 h, unless it is renewed. If no client settles
+    /// it, what it has spent stays spent, and its slots become free when it expires.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -40,7 +40,7 @@ impl Limiter {
         self.hold_all_for(&[Item::new(key).with_cost(cost)], ttl, None)
     }
 
-    /// As [`Limiter::check_all`], of windows and slots: everything is held or nothing.
+    /// As [`Limiter::check_all`], for windows and slots: everything is held or nothing.
     ///
     /// # Errors
     /// As [`Limiter::hold`].
@@ -59,7 +59,7 @@ impl Limiter {
         self.core.hold_all_kept(items, ttl, None, non_blocking)
     }
 
-    /// What [`Limiter::check_item`] would answer, and of a limit of slots what [`Limiter::hold`] would; spends nothing
+    /// What [`Limiter::check_item`] would answer, or for a limit of slots what [`Limiter::hold`] would; spends nothing
     /// and writes nothing.
     ///
     /// ```
@@ -89,7 +89,7 @@ impl Limiter {
         self.core.peek_all(&asks)
     }
 
-    /// Spends without asking, also past the limit: what is beyond its capacity is its debt.
+    /// Spends without a check, also past the limit: what is beyond its capacity is its debt.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -159,7 +159,7 @@ impl Core {
         Ok(status)
     }
 
-    /// How a key stands, of whose entry this is a copy.
+    /// The state of a key, of whose entry this is a copy.
     pub fn status_of_copy(&self, entry: Option<&mut Entry>, item: &Item<'_>) -> Option<Status> {
         let now = self.clock.now();
         let version = self.version(now);

@@ -45,9 +45,9 @@ impl Drop for Guard<'_> {
 }
 
 impl Limiter {
-    /// Begins a request that may be sent again. One that comes while the first is under way waits for it, unless it
-    /// must not block. The answer to a request that was done before is on disk as the mode has it, or the slot of
-    /// `non_blocking` is completed when it is.
+    /// Begins a request that may be sent again. A repetition that comes while the first is under way waits for it,
+    /// unless it must not block. The answer to a request that was done before is on disk as the mode has it, or the
+    /// slot of `non_blocking` is completed when it is.
     ///
     /// # Errors
     /// `idempotency_mismatch` where its key was used for another request; as for checks where the log fails.

@@ -21,15 +21,15 @@ use crate::store::record::{Event, MAX_FIXED, Spend};
 enum Attempt {
     /// It is made; whether there was anything to give back.
     Done(bool),
-    /// Nothing was changed: there is no room for records of so many bytes.
+    /// Nothing was changed: there is no room for records of this many bytes.
     Grow(usize),
     /// Nothing was changed: the key shares a limit that may be in another shard.
     Shares,
 }
 
 impl Limiter {
-    /// Gives back units without a hold, never more than is used now: a sliding log's newest first, of a sliding counter
-    /// those of its current window only.
+    /// Gives back units without a hold, never more than is used now: for a sliding log, the newest first; for a sliding
+    /// counter, only those of its current window.
     ///
     /// # Errors
     /// `limit_not_configured`, `invalid_argument`; `log_failed` and `overloaded`, after which the units may have been

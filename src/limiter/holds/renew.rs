@@ -13,7 +13,7 @@ use crate::limiter::core::Limiter;
 use crate::store::record::{Event, MAX_FIXED};
 
 impl Limiter {
-    /// Lets a hold last for `ttl` from now, by default for as long as it was made for.
+    /// Extends a hold to `ttl` from now, by default for as long as it was made for.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -28,7 +28,7 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// `hold_not_found`, `hold_expired` where it has run out, `hold_settled`; `log_failed` and `overloaded`, after
+    /// `hold_not_found`, `hold_expired` if it has expired, `hold_settled`; `log_failed` and `overloaded`, after
     /// which it may have been renewed.
     pub fn renew(&self, hold: &str, ttl: Option<Duration>) -> Result<Hold> {
         self.renew_for(hold, ttl, None)

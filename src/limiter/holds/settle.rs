@@ -24,12 +24,12 @@ use crate::store::record::{Back, Event, MAX_FIXED, Spend};
 impl Limiter {
     /// Corrects what a hold has spent to what it cost, and gives back its slots.
     ///
-    /// What it cost more is spent, also past the limit; what it cost less is given back to each window that it came
-    /// from, as far as it still counts there. The same again has the same answer. A hold that has run out can still be
-    /// settled for 10 minutes.
+    /// If it cost more, the rest is spent, also past the limit; if it cost less, the difference is given back to each
+    /// window that it came from, as far as it still counts there. Settling it again with the same cost gives the same
+    /// answer. A hold that has expired can still be settled for 10 minutes.
     ///
     /// # Errors
-    /// `hold_not_found`, `hold_settled` where it was settled before to other costs, `invalid_argument`; `log_failed`
+    /// `hold_not_found`, `hold_settled` if it was settled before with other costs, `invalid_argument`; `log_failed`
     /// and `overloaded`, after which it may have been settled.
     pub fn settle(&self, hold: &str, cost: Cost<'_>) -> Result<Settled> {
         self.settle_for(hold, cost, None)
@@ -222,7 +222,7 @@ impl Core {
         Ok(back)
     }
 
-    /// The answer to a settlement: how the keys stand now.
+    /// The answer to a settlement: the state of the keys now.
     fn tell(&self, locked: &mut Locked<'_>, costs: &[u64], at: Micros) -> Settled {
         let Locked { tables, book, now, pledge } = locked;
         let told = pledge.items.iter().zip(costs).map(|(item, cost)| self.tell_item(tables, book, item, *cost, *now));

@@ -1,7 +1,7 @@
-//! Answers that are kept, so that a request that is sent again is answered again and not done again.
+//! Kept answers: a request that is sent again gets the same answer and is not carried out again.
 //!
 //! Owns: which answers are kept and for how long, and which requests are under way. An answer is in the record of what
-//! it tells of, so both are found after a crash or neither.
+//! it reports, so both are found after a crash or neither.
 //!
 //! Each module may use only those after it in this list: `shelf`, `once`.
 
@@ -17,20 +17,20 @@ use crate::error::{Error, Kind, Result};
 use crate::limiter::answers::{AllDecision, Decision, Hold};
 use crate::limiter::entry::Entry;
 
-/// How the answer to a request is kept: in the record of what it tells of.
+/// How the answer to a request is kept: in the record of what it reports.
 pub struct Keep<'k> {
     pub once: Once,
     /// Writes the answer, once it is decided and before its record is queued.
     pub write: &'k mut dyn FnMut(Told<'_>) -> String,
 }
 
-/// What an answer tells of.
+/// What an answer reports.
 pub enum Told<'t> {
-    /// Decisions on several keys, each by itself.
+    /// Decisions on several keys, each separately.
     Each(&'t [Result<Decision>]),
     /// Decisions, and the hold that was made of them.
     Decided(&'t AllDecision, Option<&'t Hold>),
-    /// How a key stands after it: a copy of its entry, if it has one.
+    /// The state of a key after it: a copy of its entry, if it has one.
     Stands(Option<&'t mut Entry>),
 }
 
@@ -49,7 +49,7 @@ impl Answers {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a request, or finds the answer that it had. `None` where another one with the same key is under way, and
+    /// Begins a request, or finds the answer that it had. `None` if another one with the same key is under way, and
     /// this one is not to wait for it.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Answers {
         }
     }
 
-    /// Queues the record of what an answer tells of, if there is one, and keeps it: a copy of the table has what was
+    /// Queues the record of what an answer reports, if there is one, and keeps it: a copy of the table has what was
     /// queued before its marker, and nothing else.
     pub fn keep_with<T>(&self, kept: Option<&Kept>, queue: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(kept) = kept else { return queue() };

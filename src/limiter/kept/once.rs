@@ -1,6 +1,6 @@
 //! What a request is known by.
 
-/// What tells a request that may be sent again, by hashes of the caller's choice.
+/// What identifies a request that may be sent again, by hashes of the caller's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Once {
     /// Of the key that the client gave it, and of who the client is.

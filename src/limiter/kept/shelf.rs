@@ -35,7 +35,7 @@ impl Kept {
         Answer { key: self.once.key, request: self.once.request, at: self.at, answer: &self.answer }
     }
 
-    /// The record of what it tells of, with it inside.
+    /// The record of what it reports, with the answer inside.
     pub fn with<'k>(&'k self, event: Event<'k>) -> Event<'k> {
         Event::Kept { answer: self.to_record(), event: Box::new(event) }
     }

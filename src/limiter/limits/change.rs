@@ -22,7 +22,7 @@ pub struct Room<'a> {
     bytes: usize,
 }
 
-/// Nothing was changed: there is no room for so many records of so many bytes.
+/// Nothing was changed: there is no room for this many records of this many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grow {
     records: usize,
@@ -75,7 +75,7 @@ impl Core {
     /// A copy of an entry after the changes that are due, and their records.
     ///
     /// # Errors
-    /// None where there is an entry.
+    /// None if there is an entry.
     pub fn draft(&self, entry: &Entry, now: Micros) -> Result<Draft> {
         let served = self.served(Some(entry), &entry.key, Brought::AsItStands, now, self.version(now))?;
         let mut draft = Draft { entry: entry.clone(), events: Vec::new(), served };

@@ -16,8 +16,8 @@ use crate::limiter::registry::PATTERN_MARK;
 use crate::store::record::{self, Born, Event};
 
 impl Limiter {
-    /// Configures a limit. Returns whether it is new. The same values again change nothing at all; new values take
-    /// over what was spent.
+    /// Configures a limit. Returns whether it is new. Configuring the same values again changes nothing; new values
+    /// take over what was spent.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -37,8 +37,9 @@ impl Limiter {
         self.configure_setting(&Setting::new(key, limit))
     }
 
-    /// As [`Limiter::configure`], with all that a limit can be: for a time only, and of a pattern how many keys may
-    /// live under it. Values for a time lie over the key's own, which come back; given again, they begin anew.
+    /// As [`Limiter::configure`], with all settings of a limit: whether it is temporary and, for a pattern, how many
+    /// keys may live under it. Temporary values replace the key's own values, which apply again afterwards; given
+    /// again, they start over.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -357,7 +358,7 @@ impl Want<'_> {
     }
 }
 
-/// Whether an entry has what is wanted for good. Values for a time begin anew each time.
+/// Whether an entry has the wanted permanent values. Temporary values start over each time.
 fn is_same(entry: &Entry, want: &Want<'_>) -> bool {
     want.span == Span::Ever
         && entry.source() == Source::Exact

@@ -1,4 +1,4 @@
-//! Several limits that are configured or removed at once: all or none, also after a crash.
+//! Several limits that are configured or removed at once: all or none, even after a crash.
 //!
 //! An array of limits may be longer than any record. So what is intended is written first, in as many records as it
 //! takes, of which the last one decides. The changes follow with their usual records, and then a record that all is
@@ -31,7 +31,7 @@ const CHUNK: usize = 32 * 1024;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Applied {
-    /// Limits that were not there.
+    /// Limits that did not exist before.
     pub added: u64,
     /// Limits that got other values.
     pub changed: u64,
@@ -40,7 +40,7 @@ pub struct Applied {
 }
 
 impl Limiter {
-    /// Configures several limits, all or none of them, also after a crash. Returns for each whether it is new.
+    /// Configures several limits, all or none of them, even after a crash. Returns for each whether it is new.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -55,7 +55,7 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// `invalid_argument` for a bad setting, and for a key that is there twice; `log_failed`, `overloaded`.
+    /// `invalid_argument` for a bad setting, and for a key that is given twice; `log_failed`, `overloaded`.
     pub fn configure_all(&self, settings: &[Setting<'_>]) -> Result<Vec<bool>> {
         let core = &*self.core;
         let wants = wants(settings)?;
@@ -68,9 +68,9 @@ impl Limiter {
         Ok(created)
     }
 
-    /// Makes the configured limits what the settings say, as far as they name them; with `prune` those that they do not
-    /// name are removed, but for values that last for a time only, which end by themselves. All or nothing, also after
-    /// a crash. With `dry_run` nothing is changed: it only tells.
+    /// Sets the configured limits to the settings, as far as they name them. With `prune`, limits that they do not name
+    /// are removed, except temporary values, which end by themselves. All or nothing, even after a crash. With
+    /// `dry_run` nothing is changed: it only reports.
     ///
     /// # Errors
     /// As [`Limiter::configure_all`].
@@ -132,7 +132,7 @@ impl Core {
         table.get(hash, &key).is_some_and(|entry| entry.is_configured(now))
     }
 
-    /// Whether values are configured for this key or pattern that do not end by themselves.
+    /// Whether an operator has configured values permanently for this key or pattern.
     fn has_own(&self, key: &str) -> bool {
         let (hash, key) = self.place(key);
         self.shard(hash).get(hash, &key).is_some_and(|entry| entry.source() == Source::Exact)

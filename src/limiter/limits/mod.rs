@@ -1,7 +1,7 @@
 //! Limits: configured, looked at, reset, removed; one, several at once, or all that begin with a text.
 //!
-//! Whoever configures or removes holds the lock of edits until all its records are queued, so that the log has these
-//! changes in the order in which they were decided.
+//! A thread that configures or removes holds the lock of edits until all its records are queued, so that the log has
+//! these changes in the order in which they were decided.
 //!
 //! Each module may use only those after it in this list: `group`, `configure`, `remove`, `reset`, `change`, `setting`,
 //! `status`.

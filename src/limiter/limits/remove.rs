@@ -18,7 +18,7 @@ use crate::store::record::{self, Event};
 const STEP: usize = 64;
 
 impl Limiter {
-    /// Removes a limit with all it has counted.
+    /// Removes a limit and everything that it has counted.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -29,8 +29,8 @@ impl Limiter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Where a pattern serves the key, or another pattern the keys of one that is removed, they go on under its values
-    /// with what they have counted. Values for a time go too.
+    /// If a pattern then serves the key, or another pattern serves the keys of a removed pattern, they continue under
+    /// its values with what they have counted. Temporary values are removed too.
     ///
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.
@@ -100,7 +100,7 @@ pub struct Step {
     pub ends: Vec<Micros>,
 }
 
-/// What becomes of a key whose pattern goes at an instant; `row` is the pattern that serves it then. `None` where the
+/// What becomes of a key whose pattern goes at an instant; `row` is the pattern that serves it then. `None` if the
 /// key goes with its pattern.
 pub fn led(entry: &Entry, row: Option<&Row>, at: Micros) -> Option<Led> {
     let at = at.max(entry.last_change());
@@ -249,8 +249,8 @@ impl Core {
         done
     }
 
-    /// Where records are kept elsewhere, the keys that a pattern leaves are led away when they are next loaded: what
-    /// becomes of them here is nobody's to write.
+    /// If records are kept elsewhere, the keys that a pattern leaves are led away when they are next loaded: what
+    /// becomes of them here is not to be written.
     fn silently<T>(&self, act: impl FnOnce() -> T) -> T {
         self.noting.set_silent(true);
         let done = act();

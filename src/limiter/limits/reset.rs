@@ -16,7 +16,7 @@ use crate::store::record::{Event, MAX_FIXED};
 const STEP: usize = 64;
 
 impl Limiter {
-    /// Gives back all that was spent of a limit. The totals stay.
+    /// Gives back everything that was spent of a limit. The totals stay.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -27,8 +27,7 @@ impl Limiter {
     /// assert!(limiter.check("api:user-42", 100)?.allowed);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// Of a pattern, all keys that live under it are reset.
+    /// For a pattern, all keys that live under it are reset.
     ///
     /// # Errors
     /// `limit_not_configured`, `log_failed`, `overloaded`.
@@ -47,7 +46,7 @@ impl Limiter {
         let now = core.clock.now();
         core.forget_if_none(&mut table, hash, key, now, core.version(now));
         let Some(entry) = table.get(hash, key) else {
-            // Where it would be served there is nothing to give back.
+            // If it would be served, there is nothing to give back.
             return core.served(None, key, Brought::AsItStands, now, core.version(now)).map(|_| ());
         };
         entry.reset(now);
@@ -57,8 +56,8 @@ impl Limiter {
         core.finish(&wait)
     }
 
-    /// Resets all keys that begin with `prefix`, those that live under a pattern or request too. Returns how many there
-    /// were: limits that are configured, and other keys of which something that was spent still counted.
+    /// Resets all keys that begin with `prefix`, including those that live under a pattern or request. Returns how many
+    /// there were: configured limits, and other keys of which something that was spent still counted.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -132,7 +131,7 @@ impl Core {
         is_key && self.registry.known().find(&entry.key).is_some_and(|row| row.pattern.slot == slot)
     }
 
-    /// Resets the keys that are wanted, in bounded steps. Returns how many there were; an overflow limit is no key.
+    /// Resets the chosen keys, in bounded steps. Returns how many there were; an overflow limit is not a key.
     fn reset_all(&self, wanted: impl Fn(&Entry) -> bool) -> Result<u64> {
         self.shards.iter().try_fold(0, |reset, shard| Ok(reset + self.reset_shard(shard, &wanted)?))
     }

@@ -7,7 +7,7 @@ use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::limit::{Limit, is_pattern, validate_key};
 
-/// What a limit is to be.
+/// What to configure for a key.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,25 +27,25 @@ pub struct Setting<'a> {
     pub key: &'a str,
     /// Its values.
     pub limit: Limit,
-    /// How long they last, if they end by themselves: 1 ms to 366 days. They lie over the key's own values, which come
-    /// back.
+    /// How long they last, if they end by themselves: 1 ms to 366 days. They replace the key's own values, which apply
+    /// again afterwards.
     pub lasts: Option<Duration>,
-    /// Of a pattern: live keys at most, 1 to 10^9; by default 1 000 000.
+    /// For a pattern: the maximum number of live keys, 1 to 10^9; by default 1 000 000.
     pub max_keys: Option<u64>,
 }
 
 impl<'a> Setting<'a> {
-    /// These values, for good.
+    /// These values, permanently.
     pub fn new(key: &'a str, limit: Limit) -> Setting<'a> {
         Setting { key, limit, lasts: None, max_keys: None }
     }
 
-    /// For a time only.
+    /// Only for this time.
     pub fn with_lasts(self, lasts: Duration) -> Setting<'a> {
         Setting { lasts: Some(lasts), ..self }
     }
 
-    /// With so many live keys at most.
+    /// With at most this many live keys.
     pub fn with_max_keys(self, max_keys: u64) -> Setting<'a> {
         Setting { max_keys: Some(max_keys), ..self }
     }

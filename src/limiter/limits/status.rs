@@ -1,4 +1,4 @@
-//! How keys and patterns stand.
+//! The state of keys and patterns.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,8 +17,8 @@ use crate::limiter::lookup::{Brought, Served, glance};
 use crate::limiter::registry::{PATTERN_MARK, Row};
 
 impl Limiter {
-    /// How a key stands, or a pattern; `None` where no limit would serve the key. One that a pattern serves has a
-    /// status also if it was never checked.
+    /// The state of a key, or a pattern; `None` if no limit would serve the key. A key that a pattern serves has a
+    /// status even if it was never checked.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -40,7 +40,7 @@ impl Limiter {
 }
 
 impl Core {
-    /// How a key stands now, or the pattern with this text.
+    /// The state of a key now, or the pattern with this text.
     pub fn status_now(&self, key: &str) -> Option<Status> {
         if is_pattern(key)
             && let Some(status) = self.status_of_pattern(key)
@@ -50,7 +50,7 @@ impl Core {
         self.status_by(key, Brought::AsItStands)
     }
 
-    /// How a key stands now, to which a request may bring a limit.
+    /// The state of a key now, to which a request may bring a limit.
     pub fn status_by(&self, key: &str, brought: Brought<'_>) -> Option<Status> {
         let hash = self.hash(key);
         let served = {
@@ -70,7 +70,7 @@ impl Core {
         Some(self.status_of_overflow(key, brought, served))
     }
 
-    /// How a key stands for which there is no room: by the limit that it shares, if there is one already.
+    /// The status of a key for which there is no room: that of the limit that it shares, if it exists already.
     fn status_of_overflow(&self, key: &str, brought: Brought<'_>, mut served: Served) -> Status {
         let now = self.clock.now();
         let overflow = self.overflow(key, brought, self.version(now));
@@ -88,7 +88,7 @@ impl Core {
         self.status_of(None, key, &served, now)
     }
 
-    /// How a key stands that is served so.
+    /// The state of a key that is served so.
     pub fn status_of(&self, mut entry: Option<&mut Entry>, key: &str, served: &Served, now: Micros) -> Status {
         let (verdict, details, limit) = self.look(entry.as_deref_mut(), served, now, |standing, limit| {
             (glance(standing, limit, now), standing.details(), Arc::clone(limit))
@@ -166,7 +166,7 @@ impl Core {
         SlotsInUse { slots, used: stand.used, now, holds: oldest.into_iter().map(hold).collect() }
     }
 
-    /// How a pattern stands; `None` where there is none with this text.
+    /// The state of a pattern; `None` if there is none with this text.
     pub fn status_of_pattern(&self, text: &str) -> Option<Status> {
         let now = self.clock.now();
         // What has ended by now is lifted by the look at the version.

@@ -56,7 +56,7 @@ impl<T: Ord> Least<T> {
         }
     }
 
-    /// Keeps so many items, or so many bytes of them, but one at least.
+    /// Keeps this many items, or this many bytes of them, but one at least.
     fn shrink(&mut self, most: usize, most_bytes: usize) {
         let most = most.max(1);
         if self.kept.len() > most {

@@ -19,7 +19,7 @@ use crate::limiter::entry::{Entry, Source};
 use crate::limiter::lookup::Brought;
 use crate::limiter::registry::{PATTERN_MARK, Pattern};
 
-/// Most keys of a batch, of which half are sure to be in it. More keys take more memory (some 50 bytes each), fewer
+/// Most keys of a batch, of which half are sure to be in it. More keys take more memory (about 50 bytes each), fewer
 /// keys take more passes.
 const BATCH: usize = 96 * 1024;
 
@@ -44,10 +44,10 @@ pub struct Page<'a> {
     pub prefix: &'a str,
     /// Only keys after this one.
     pub after: Option<&'a str>,
-    /// At most so many (1 to [`MAX_PAGE`]); all, without it. One more where the last two are a pattern and the key that
+    /// At most this many (1 to [`MAX_PAGE`]); all by default. One more if the last two are a pattern and the key that
     /// is spelled like it: what is [`after`](Page::after) a key is after both.
     pub limit: Option<usize>,
-    /// Whether keys that live under a pattern or request are listed too, besides limits that are configured.
+    /// Whether to list, in addition to configured limits, the keys that live under a pattern or request.
     pub live: bool,
     /// Only the live keys of this pattern.
     pub pattern: Option<&'a str>,
@@ -64,7 +64,7 @@ impl<'a> Page<'a> {
         Page { after: Some(after), ..self }
     }
 
-    /// At most so many limits.
+    /// At most this many limits.
     pub fn with_limit(self, limit: usize) -> Page<'a> {
         Page { limit: Some(limit), ..self }
     }
@@ -80,7 +80,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Limits by what happened to them.
+/// How to order limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum By {
@@ -99,12 +99,12 @@ impl By {
     }
 }
 
-/// The limits of a page, one after the other. It takes some megabytes, however many there are, and holds no lock while
-/// it rests.
+/// The limits of a page, one after the other. It takes a few megabytes, however many there are, and holds no lock
+/// between two items.
 ///
-/// Each status is as it stood when it was taken out; a limit that is removed before is left out, and one that is added
-/// after what was taken out may be there or not. Until it is dropped the data directory stays locked, also when the
-/// limiter is dropped before.
+/// Each status shows the limit at the moment when it was taken out. A limit that is removed before is left out, and a
+/// limit that is added later may be there or not. Until the listing is dropped, the data directory stays locked, even
+/// if the limiter is dropped before.
 ///
 /// ```
 /// # use flint::{Limiter, Options, Page};
@@ -161,7 +161,7 @@ impl Listing {
     /// Appends the next part of the page as JSON, until `about` bytes of it or a little more are there (not more than
     /// one status object and the end), or the page has ended. All parts together are an array of status objects, as
     /// [`write_statuses`](crate::limiter::write_statuses) writes it. Returns whether more is to come. Now and then a
-    /// call looks at the keys of all limits first: with a million of them it then takes some 100 milliseconds.
+    /// call looks at the keys of all limits first: with a million of them it then takes about 100 milliseconds.
     #[doc(hidden)]
     pub fn next_chunk(&mut self, out: &mut Vec<u8>, about: usize) -> bool {
         let mut parts = self.parts;
@@ -213,7 +213,7 @@ impl Listing {
         self.names = names.into_iter().peekable();
     }
 
-    /// Whether an entry is of those that are wanted. Of keys that come and go this is no word on whether anything still
+    /// Whether an entry is among the chosen ones. For keys that come and go this does not say whether anything still
     /// counts.
     fn shows(&self, entry: &Entry, now: Micros) -> bool {
         if entry.overflow_text().is_some() {
@@ -269,7 +269,7 @@ impl Iterator for Listing {
 struct Name(Box<str>);
 
 impl Name {
-    /// Of a key that is no pattern.
+    /// Of a key that is not a pattern.
     fn of_key(key: &str) -> Name {
         Name(key.into())
     }
@@ -295,14 +295,15 @@ impl PartialOrd for Name {
     }
 }
 
-/// What users see of a key in the map, and whether it is no pattern.
+/// What users see of a key in the map, and whether it is not a pattern.
 fn place(key: &str) -> (&str, bool) {
     key.strip_prefix(PATTERN_MARK).map_or((key, true), |text| (text, false))
 }
 
 impl Limiter {
-    /// The limits of a page, sorted by key: those that are configured, patterns among them, and if the page says so the
-    /// keys that live under a pattern or request. Each one is as it stood at one instant; a page is not one instant.
+    /// The limits of a page, sorted by key: configured limits, including patterns, and if the page says so the keys
+    /// that live under a pattern or request. Each status is of one instant, but not all of a page are of the same
+    /// instant.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -316,7 +317,8 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// `invalid_argument` for a `limit` of 0 or over [`MAX_PAGE`]; `limit_not_configured` for a pattern that is not.
+    /// `invalid_argument` for a `limit` of 0 or over [`MAX_PAGE`]; `limit_not_configured` for a pattern that is not
+    /// configured.
     pub fn list(&self, page: Page<'_>) -> Result<Vec<Status>> {
         // All are to be in memory anyway: their keys may be there at once.
         Ok(Listing::new(&self.core, page, (usize::MAX, usize::MAX))?.collect())
@@ -339,8 +341,8 @@ impl Limiter {
         Listing::new(&self.core, page, (BATCH, BATCH_BYTES))
     }
 
-    /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: those with a
-    /// limit of their own and those that live under a pattern or request.
+    /// The `limit` (1 to [`MAX_PAGE`]) keys with the most allowed or denied checks, the greatest first: keys with their
+    /// own limit and keys that live under a pattern or request.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -391,7 +393,7 @@ fn validate_page(limit: usize) -> Result<usize> {
 }
 
 impl Core {
-    /// How a key or pattern in the map stands now. `None` for what is not there, or the same as if it were not.
+    /// The state of a key or pattern in the map now. `None` for what is not there, or the same as if it were not.
     fn listed(&self, name: &Name) -> Option<Status> {
         if let Some(text) = name.0.strip_prefix(PATTERN_MARK) {
             return self.status_of_pattern(text);

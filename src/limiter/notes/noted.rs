@@ -1,4 +1,4 @@
-//! What is noted of an operation, but for what each structure has in a journal of its own.
+//! What is noted of an operation, but for what each structure has in its own journal.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::store::record::{Event, Spend};
 #[derive(Debug, Default)]
 pub struct Notes {
     is_on: AtomicBool,
-    /// Set while keys are led away from a pattern: what is looked at then is put back, but is nobody's to write.
+    /// Set while keys are led away from a pattern: what is looked at then is undone, but is not to be written.
     is_silent: AtomicBool,
     /// Whether it made a difference which patterns there are.
     patterns: AtomicBool,
@@ -65,7 +65,7 @@ impl Notes {
         self.is_on.load(Ordering::Relaxed)
     }
 
-    /// Whether what is looked at now is nobody's to write.
+    /// Whether what is looked at now is not to be written.
     pub fn is_silent(&self) -> bool {
         self.is_silent.load(Ordering::Relaxed)
     }
@@ -158,7 +158,7 @@ impl Noted {
                 self.answers.push(answer.key);
                 self.event(event);
             }
-            // Denials are told of by themselves; the rest is about files, or is done by other records.
+            // Denials are reported separately; the rest is about files, or is done by other records.
             Event::Denied { .. }
             | Event::Marker { .. }
             | Event::TablesMarker { .. }

@@ -62,7 +62,7 @@ impl Noting {
         self.notes().map(|notes| notes.retired(slot)).is_some()
     }
 
-    /// Sets whether what is looked at now is nobody's to write.
+    /// Sets whether what is looked at now is not to be written.
     pub fn set_silent(&self, is_silent: bool) {
         if let Some(notes) = self.notes() {
             notes.set_silent(is_silent);

@@ -31,7 +31,7 @@ pub fn backup(dir: &Path) -> Result<Backup> {
 ///
 /// # Errors
 /// `io` when `dir` is not empty, and for errors of reading and writing; `locked`; `corrupt`, naming the offset, for a
-/// backup that is not whole, and the file for one whose files are damaged; `unsupported`.
+/// backup that is incomplete, and the file for a backup with damaged files; `unsupported`.
 pub fn restore(dir: &Path, from: impl Read, name: &str) -> Result<(Restored, Recovered)> {
     restore_on(dir, &(Arc::new(SystemDisk) as Arc<dyn Disk>), from, name)
 }

@@ -246,7 +246,7 @@ impl Replay for Dumper<'_> {
         self.tell(&line)
     }
 
-    /// What it says, and the request that it is for, are nobody's business.
+    /// What it says, and the request that it is for, are private.
     fn answer(&mut self, answer: Answer<'_>) -> Read {
         self.tell(&json!({"event": "answer", "at": instant(answer.at)}))
     }

@@ -84,7 +84,7 @@ fn copy(dir: &Path, to: &Path, clock: &Clock, rewinds: bool) -> Result<Repair> {
         false => None,
     };
     let limits = write(to, keys, &read.found, clock, rewound)?;
-    // What was written must be a whole data directory, or this was no repair.
+    // What was written must be a whole data directory, or the repair has failed.
     verify(to)?;
     let RepairRead { found, damages, lost, lost_limits } = read;
     Ok(Repair { to: to.to_owned(), limits, found, damages, lost, lost_limits, rewound })

@@ -1,7 +1,7 @@
 //! The end of recovery: from keys in the order of their records to the sharded map, while the new snapshot, where one
 //! is needed, goes to the disk.
 //!
-//! Two steps, each with a thread of its own for the snapshot: the keys are encoded while they are hashed, and then the
+//! Two steps, each with its own thread for the snapshot: the keys are encoded while they are hashed, and then the
 //! disk syncs what was written while the tables are filled.
 
 use std::hash::BuildHasher;

@@ -10,10 +10,10 @@ use crate::limiter::entry::{Chunks, Entry};
 /// Most keys of a shard, one more than the last place.
 const MOST: usize = 1 << 24;
 
-/// A place that is none: nothing has so many keys.
+/// An invalid place: nothing has this many keys.
 const NONE: u32 = u32::MAX;
 
-/// Entries by shard, and where each id stands: in a vector while ids are dense, as they are after every start, in a map
+/// Entries by shard, and where each id is: in a vector while ids are dense, as they are after every start, in a map
 /// otherwise. A place has the shard in its upper 8 bits.
 pub struct ById {
     hasher: RandomState,

@@ -63,7 +63,7 @@ impl Redo<'_> {
 
     fn create(&mut self, item: &Intended, key: Box<str>, limit: Arc<Limit>) {
         self.found.highest_id += 1;
-        // Where its values last for a time, those of a pattern or request come back.
+        // If its values last for a time, those of a pattern or request come back.
         let source = if item.until.is_some() { Source::Request } else { Source::Exact };
         let mut entry = Entry::new(&key, self.found.highest_id, 0, source, Arc::clone(&limit));
         if is_pattern(&item.key) {

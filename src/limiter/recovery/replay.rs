@@ -3,7 +3,7 @@
 //! A snapshot that was written while checks went on holds each shard as it was at a marker record in the log. An event
 //! is therefore applied if and only if the marker of its key's shard came before it; the snapshot has it otherwise.
 //! An event of a missing key belongs to a key that was removed, or swept, before its shard's marker. The table of holds
-//! has a marker of its own, before those of the shards.
+//! has its own marker, before those of the shards.
 //!
 //! Keys that came and went are still there: no record says that a key was swept. Nothing of these counts any more, so
 //! `settle` drops them.
@@ -185,7 +185,7 @@ impl<'r> Replayed<'r> {
         self.keys.hash(hash.as_deref().unwrap_or(key))
     }
 
-    /// Notes in the entries of a hold when the last of their holds runs out.
+    /// Notes in the entries of a hold when the last of their holds expires.
     fn note_held(&mut self, items: &[Item]) {
         for item in items.iter().filter(|item| item.id != 0) {
             if let Some(entry) = self.keys.get(item.id) {
@@ -262,7 +262,7 @@ impl<'r> Replayed<'r> {
 
     fn intended(&mut self, group: u64, last: bool, items: Vec<Intent<'_>>) {
         self.highest_id = self.highest_id.max(group);
-        // One that was not decided before another began never will be.
+        // A group that was not decided before another began never will be.
         let known = self.group.take().filter(|(known, _)| known.number == group);
         let (mut known, _) = known.unwrap_or((Group { number: group, left: Vec::new() }, false));
         known.left.extend(items.into_iter().map(|item| Intended {

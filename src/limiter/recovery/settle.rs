@@ -1,6 +1,6 @@
 //! Between replay and map: the registry learns of the patterns, and what came and went is dropped.
 //!
-//! No record tells that a key was swept, nor that it is due to be. Each key by pattern or request is therefore asked
+//! No record says that a key was swept, nor that it is due to be. Each key by pattern or request is therefore asked
 //! whether it is the same as none, as the sweep asks it: what was swept before the start is that, since it was then and
 //! nothing was spent of it since.
 

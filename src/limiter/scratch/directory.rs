@@ -224,7 +224,7 @@ impl Writing<'_> {
     fn add_hold(&mut self, mut pledge: Pledge) -> Result<()> {
         let id = |hash: u64, id: u64| match self.moved.get(&(hash, id)) {
             Some(moved) => *moved,
-            // One whose key is gone must not be that of another key.
+            // The id of a key that is gone must not be that of another key.
             None if self.ids.get(&id).is_some_and(|of| *of != hash) => 0,
             None => id,
         };

@@ -1,4 +1,4 @@
-//! Operations: what each has looked at and changed, and how it is put back.
+//! Operations: what each has looked at and changed, and how it is undone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Looked {
     /// Whether a hold found no number: the operation failed for that, and everything is as it was before. To run it
     /// again after [`Scratch::set_hold_numbers`].
     pub wants_numbers: bool,
-    /// Denials that were told: of which key, and how many.
+    /// Denials that were reported: of which key, and how many.
     pub denied: Vec<Denied>,
     /// Checks that were allowed, and denied.
     pub decisions: (u64, u64),
@@ -202,25 +202,24 @@ impl Scratch {
 
     fn note_touched(&self, notebook: &Notebook, looked: &mut Looked) {
         let mut patterns = notebook.patterns;
-        let mut keys: HashSet<Arc<str>> = HashSet::new();
         for look in notebook.looks.iter().filter(|look| !look.is_silent) {
             // The patterns may serve a key that has no limit of its own.
             patterns |= is_of_pattern(look) || !look.before.as_ref().is_some_and(Entry::is_plain_exact);
             if !is_of_pattern(look) {
-                keys.insert(self.name(&look.key));
+                looked.touched.push(Name::Key(self.name(&look.key)));
             }
         }
         for (number, before) in &notebook.holds {
             looked.touched.push(Name::Hold(*number));
             let items = self.items(*number, before);
-            keys.extend(items.iter().enumerate().map(|(index, item)| self.place(*number, index, item)));
+            let places = items.iter().enumerate().map(|(index, item)| self.place(*number, index, item));
+            looked.touched.extend(places.map(Name::Key));
         }
-        let answers: HashSet<[u8; 16]> = notebook.answers.iter().copied().collect();
-        looked.touched.extend(answers.into_iter().map(Name::Answer));
-        looked.touched.extend(keys.into_iter().map(Name::Key));
+        looked.touched.extend(notebook.answers.iter().copied().map(Name::Answer));
         if patterns {
             looked.touched.push(Name::Patterns);
         }
+        leave_each_once(&mut looked.touched);
     }
 
     /// The items of a hold, before an operation or after it.
@@ -245,18 +244,21 @@ impl Scratch {
     }
 
     fn note_changed(&mut self, notebook: &Notebook, looked: &mut Looked) {
-        let ids: HashSet<u64> = notebook.noted.ids.iter().copied().collect();
-        let mut changed: HashSet<Name> = HashSet::new();
+        let mut ids = notebook.noted.ids.clone();
+        ids.sort_unstable();
+        let mut changed: Vec<Name> = Vec::new();
         for look in notebook.looks.iter().filter(|look| !look.is_silent) {
             let now = self.table(look.hash).get(look.hash, &look.key).map(|entry| (entry.id(), self.lives_by(entry)));
             let before = look.before.as_ref();
-            let is_changed =
-                [before.map(Entry::id), now.map(|(id, _)| id)].into_iter().flatten().any(|id| ids.contains(&id));
+            let is_changed = [before.map(Entry::id), now.map(|(id, _)| id)]
+                .into_iter()
+                .flatten()
+                .any(|id| ids.binary_search(&id).is_ok());
             if !is_changed {
                 continue;
             }
             if is_of_pattern(look) {
-                changed.insert(Name::Patterns);
+                changed.push(Name::Patterns);
                 let removed =
                     notebook.noted.removed.iter().find(|(id, _)| before.is_some_and(|entry| entry.id() == *id));
                 if let (Some((id, at)), Some(text)) = (removed, before.and_then(Entry::pattern_text)) {
@@ -271,7 +273,7 @@ impl Scratch {
                     add_births(&mut looked.births, live, more);
                 }
             }
-            changed.insert(Name::Key(self.name(&look.key)));
+            changed.push(Name::Key(self.name(&look.key)));
         }
         for (number, before) in notebook.holds.iter().filter(|(number, _)| notebook.noted.holds.contains(number)) {
             let items = self.items(*number, before);
@@ -282,10 +284,11 @@ impl Scratch {
             let others = if others.iter().all(Option::is_none) { Vec::new() } else { others };
             self.holds.insert(*number, others);
             changed.extend(places.into_iter().map(Name::Key));
-            changed.insert(Name::Hold(*number));
+            changed.push(Name::Hold(*number));
         }
         changed.extend(notebook.noted.answers.iter().copied().map(Name::Answer));
-        looked.changed = changed.into_iter().collect();
+        leave_each_once(&mut changed);
+        looked.changed = changed;
     }
 
     fn note_removed(&mut self, removed: Removed) {
@@ -363,20 +366,29 @@ impl Scratch {
         }
     }
 
-    /// Names of keys with denials that were told and are not written yet. To write them: a group with these names in
-    /// [`Looked::touched`] and [`Looked::changed`], of which those that are not loaded are loaded first.
+    /// Names of keys with denials that were reported and are not written yet. To write them: a group with these names
+    /// in [`Looked::touched`] and [`Looked::changed`], of which those that are not loaded are loaded first.
     pub fn unsaved_denials(&self) -> Vec<Name> {
         self.unsaved.keys().map(|key| Name::Key(Arc::clone(key))).collect()
     }
 
+    /// Forgets a key, unless it has denials that are not written yet. Whether it is not loaded then. Between groups only.
+    pub fn forget(&mut self, key: &str) -> bool {
+        if self.unsaved.contains_key(key) {
+            return false;
+        }
+        let hash = self.core().hash(key);
+        self.take_out(hash, key, false);
+        self.core().holds.lock().load_rows(hash, &[]);
+        self.keys.remove(key);
+        true
+    }
+
     /// Forgets all but patterns and what has denials that are not written yet. Between groups only.
     pub fn forget_all(&mut self) {
-        let keys: Vec<Arc<str>> = self.keys.iter().filter(|key| !self.unsaved.contains_key(*key)).cloned().collect();
-        for key in keys {
-            let hash = self.core().hash(&key);
-            self.take_out(hash, &key, false);
-            self.core().holds.lock().load_rows(hash, &[]);
-            self.keys.remove(&key);
+        let keys: Vec<Arc<str>> = self.keys.iter().cloned().collect();
+        for key in &keys {
+            self.forget(key);
         }
         for number in std::mem::take(&mut self.holds).into_keys() {
             self.core().holds.lock().load_hold(number, None);
@@ -388,6 +400,13 @@ impl Scratch {
         for shard in &core.shards {
             shard.lock().shrink(|key| core.hash(key));
         }
+    }
+}
+
+fn leave_each_once(names: &mut Vec<Name>) {
+    if names.len() > 1 {
+        names.sort_unstable();
+        names.dedup();
     }
 }
 

@@ -94,7 +94,7 @@ impl Scratch {
         Ok(())
     }
 
-    /// The entry of a record, led to where it belongs; `None` where it went with its pattern.
+    /// The entry of a record, led to where it belongs; `None` if it went with its pattern.
     fn entry(&self, record: &record::Entry<'_>, of: &KeyRecord<'_>) -> Option<Entry> {
         let core = self.core();
         let limit = core.registry.intern(&record.limit);
@@ -109,7 +109,7 @@ impl Scratch {
             record::Source::Exact => Source::Exact,
             record::Source::Request => Source::Request,
             record::Source::Overflow => Source::Overflow,
-            // One that is not there any more is left below.
+            // A pattern that is not there any more is left below.
             record::Source::Pattern(id) => by_id(id).map_or(Source::Request, Source::Pattern),
         };
         let mut entry = Entry::from_record(record, source, limit, overlay);
@@ -168,7 +168,7 @@ impl Scratch {
         rows.reduce(|best, row| if better(row, best) { row } else { best }).cloned()
     }
 
-    /// Puts an entry in. One whose name was loaded before is counted in, as it was counted out.
+    /// Puts an entry in. An entry whose name was loaded before is counted in, as it was counted out.
     pub(super) fn insert(&self, hash: u64, entry: Entry, counts_in: bool) {
         let core = self.core();
         let mut table = self.table(hash);

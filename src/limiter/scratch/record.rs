@@ -11,7 +11,7 @@
 //! | a hold | hold, places list(text) |
 //! | an answer | answer |
 //!
-//! The id of an entry tells the key from one of the same name that went before. A key without an entry has only what
+//! The id of an entry distinguishes the key from an earlier key of the same name. A key without an entry has only what
 //! open holds take of it: its limit was removed. *removals* is how many patterns had been removed by then; the last of
 //! them are in *removed*, the latest last, so that a key that lived under one of these is led to where it belongs when
 //! it is loaded. *places* has for each item of a hold the key on which it was decided, or nothing where that is its

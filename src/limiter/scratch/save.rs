@@ -27,7 +27,7 @@ pub struct Saved {
 }
 
 impl Scratch {
-    /// The record of a name as it is now; `None` where it is gone, so that what the store has is to be deleted.
+    /// The record of a name as it is now; `None` if it is gone, so that what the store has is to be deleted.
     ///
     /// # Errors
     /// `internal` for a name that is not loaded.
@@ -68,7 +68,7 @@ impl Scratch {
     }
 }
 
-/// The record of a key, its hash and text, with what open holds take of it; `None` where it is as if it had never been
+/// The record of a key, its hash and text, with what open holds take of it; `None` if it is as if it had never been
 /// there.
 pub fn save_key(
     core: &Core,
@@ -174,7 +174,7 @@ fn vanishes(core: &Core, entry: &Entry, now: Micros, version: u32) -> Option<Mic
     None
 }
 
-/// When nothing of a standing counts any more, as far as its windows tell.
+/// When nothing of a standing counts any more, as far as its windows show.
 fn forgets(standing: &Standing, limit: &Limit, now: Micros) -> Micros {
     let verdict = glance(standing, limit, now);
     verdict.windows.as_slice().iter().map(|quote| quote.reset_at).max().unwrap_or(now)

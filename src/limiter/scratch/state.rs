@@ -26,7 +26,7 @@ use crate::store::Log;
 /// two keys of the same name, of any server, have the same.
 const FIRST_ID: u64 = 1 << 40;
 
-/// Denials that were told and are in no record yet.
+/// Denials that were reported and are in no record yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unsaved {
     /// Id of the entry.
@@ -64,7 +64,7 @@ impl std::fmt::Debug for Scratch {
 }
 
 impl Scratch {
-    /// One that knows nothing yet: [`Name::Patterns`] is to be loaded first.
+    /// A limiter that knows nothing yet: [`Name::Patterns`] is to be loaded first.
     ///
     /// Ids of holds are made of `identity`, which all servers of a store share. `max_keys` is the bound on keys that
     /// live under what requests brought. It never waits, has no thread and no file.
@@ -186,7 +186,7 @@ impl Scratch {
         }
     }
 
-    /// The low bits of the holds to come: a hold's number is one of the range, shifted by so many bits, with these.
+    /// The low bits of the holds to come: a hold's number is one of the range, shifted by this many bits, with these.
     /// None of them at first.
     pub fn set_hold_low(&mut self, bits: u32, low: u64) {
         if let Some(outside) = &mut self.core().holds.lock().outside {
@@ -194,7 +194,7 @@ impl Scratch {
         }
     }
 
-    /// The number of a hold by its id; `None` where this store has never given it.
+    /// The number of a hold by its id; `None` if this store has never given it.
     pub fn hold_number(&self, id: &str) -> Option<u64> {
         self.core().holds.ids.read(id)
     }

@@ -110,7 +110,7 @@ fn a_closed_directory_is_copied_up_to_its_last_frame() {
     assert!(!path("none").exists());
 }
 
-/// A disk whose calls fail from one on: once, as a full disk does, or for good, as after a crash.
+/// A disk whose calls fail from one on: once, as a full disk does, or permanently, as after a crash.
 #[derive(Default)]
 struct Failing {
     calls: AtomicU64,
@@ -148,7 +148,7 @@ impl Disk for Failing {
     }
 }
 
-/// What is in a directory, but for what tells git to leave it out.
+/// What is in a directory, except the file that makes git ignore it.
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         std::fs::read_dir(dir).unwrap().map(|item| item.unwrap().file_name().into_string().unwrap()).collect();
@@ -233,7 +233,7 @@ fn a_restore_refuses_a_used_directory_and_keeps_nothing_of_a_bad_backup() {
         std::fs::write(dir.join(name), "").unwrap();
         restore(&dir, &bytes[..], "it").unwrap();
     }
-    // What is no backup at all makes no directory.
+    // What is not a backup at all creates no directory.
     assert!(restore(&path("none"), &b"no backup"[..], "it").is_err());
     assert!(!path("none").exists());
     for length in [60, bytes.len() / 2, bytes.len() - 1] {

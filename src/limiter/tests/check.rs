@@ -24,7 +24,7 @@ fn open(dir: &Path, keys: &[String]) -> Limiter {
     limiter
 }
 
-/// What was decided can't be taken back, so whoever must not wait has all shards before the first decision.
+/// What was decided can't be taken back, so a caller that must not wait has all shards before the first decision.
 /// Checks allowed and denied.
 fn decisions(limiter: &Limiter) -> (u64, u64) {
     let report = limiter.report();
@@ -37,7 +37,7 @@ fn many_checks_are_refused_with_nothing_spent_whichever_shard_is_held() {
     let keys: Vec<String> = (0..20).map(|key| format!("key-{key}")).collect();
     let limiter = open(dir.path(), &keys);
     let completion = no_completion();
-    // One key stands twice, one is unknown, and one is no key at all.
+    // One key is given twice, one is unknown, and one is not a key at all.
     let mut items: Vec<Item<'_>> = keys.iter().map(|key| Item::new(key).with_cost(2)).collect();
     items.extend(["key-3", "unknown", ""].map(Item::from));
     let before = all(&limiter);

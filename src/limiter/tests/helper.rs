@@ -1,4 +1,4 @@
-//! Tests of helper threads that panic: none ends for good without a word.
+//! Tests of helper threads that panic: none ends permanently without a message.
 
 use std::any::Any;
 use std::time::{Duration, Instant};

@@ -31,7 +31,7 @@ fn in_parts(mut listing: Listing, sizes: &[usize]) -> Vec<u8> {
 enum Op {
     Configure(String, u64),
     Check(String, u64),
-    /// With a limit of its own.
+    /// With its own limit.
     Bring(String, u64),
     Remove(String),
     Advance(u64),
@@ -87,7 +87,7 @@ proptest! {
                 Op::Advance(by) => clock.advance_ms(by),
             }
         }
-        // How many keys live under a pattern is told as of the last sweep.
+        // How many keys live under a pattern is reported as of the last sweep.
         limiter.flush().unwrap();
         limiter.core.sweep_round();
         let mut expected = everything(&limiter);
@@ -183,7 +183,7 @@ fn a_limit_that_is_removed_meanwhile_is_left_out_and_the_page_is_filled() {
     assert_eq!(listed[2], ("key-0008", 99));
 }
 
-/// Whoever asks for a page of no size is refused at once, not after all limits were looked at.
+/// A caller that asks for a page of no size is refused at once, not after all limits were looked at.
 #[test]
 fn a_page_size_out_of_range_is_refused_without_a_look_at_any_limit() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Tests of data directories that are looked at: what a dump tells, and what a rewind leaves.
+//! Tests of data directories that are only read: what a dump prints, and what a rewind leaves.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ fn a_dump_tells_of_keys_that_come_and_go() {
     ];
     let told: Vec<Value> = lines.iter().filter(|line| line["event"] != "clock").map(brief).collect();
     for (told, expected) in told.iter().zip(&expected) {
-        // The ends of conversions are told where they were asked for.
+        // The ends of conversions are reported where they were requested.
         let mut told = told.clone();
         if expected.get("ends").is_none() {
             told.as_object_mut().unwrap().remove("ends");
@@ -177,7 +177,7 @@ fn a_log_that_is_ahead_is_told_of_and_can_be_rewound() {
     }
     clock.advance(Duration::from_secs(2));
     assert!(limiter.check("user:1", 1).unwrap().allowed);
-    // One that is not ahead has nothing to rewind.
+    // A log that is not ahead has nothing to rewind.
     drop(limiter);
     let error = rewind_at(&to, &parent.path().join("again"), &clock).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);

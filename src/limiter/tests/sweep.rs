@@ -200,7 +200,7 @@ fn a_check_of_several_keys_sweeps_none_of_its_own() {
     let all = limiter.check_all(&["user:0", other]).unwrap();
     assert!(all.allowed, "{all:?}");
     let overflows: Vec<bool> = all.results.iter().map(|decision| decision.overflow).collect();
-    // Which of them found no room is no matter.
+    // Which of them found no room does not matter.
     assert_eq!(overflows.iter().filter(|overflow| **overflow).count(), 1, "{all:?}");
     assert!(!limiter.check("user:0", 1).unwrap().allowed);
 }

@@ -1,8 +1,8 @@
-//! Gates: what a reverse proxy asks about each request that it is about to pass on.
+//! Gates: a reverse proxy asks them about each request before it passes the request on.
 //!
-//! Owns: the gates that an operator has named, and how the key of a request is made of what its proxy tells. Called by
-//! the endpoints of gates (`routes/gates.rs`). Must never happen here: trust in what an address says that is no trusted
-//! proxy, or a key that two different lists of values share.
+//! Owns: the gates that an operator has named, and how the key of a request is made from what its proxy sends. Called
+//! by the endpoints of gates (`routes/gates.rs`). Must never happen here: trust in headers from an address that is not
+//! a trusted proxy, or one key for two different lists of values.
 //!
 //! Each module may use only those after it in this list: `named`, `proxies`.
 

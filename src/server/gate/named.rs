@@ -34,7 +34,7 @@ pub struct Gate {
 pub struct Policy {
     /// The status of a denial.
     pub denied: u16,
-    /// The request is let through where no decision can be had.
+    /// The request is let through where no decision is available.
     pub open: bool,
 }
 
@@ -306,7 +306,7 @@ mod tests {
         let lists = [("x", "y:z"), ("x:y", "z"), ("x%3Ay", "z"), ("x", "y%3Az"), ("x:y:z", ""), ("", "x:y:z")];
         let keys: std::collections::BTreeSet<String> = lists.iter().map(|(one, other)| two(one, other)).collect();
         assert_eq!(keys.len(), lists.len(), "{keys:?}");
-        // A value that looks like a digest is no way to that digest's key.
+        // A value that looks like a digest does not give that digest's key.
         let long = "v".repeat(MAX_GATE_VALUE_BYTES + 1);
         let digest = two("a", &long);
         let shown = digest.rsplit(':').next().unwrap();

@@ -13,7 +13,7 @@ pub const DEFAULT_TRUSTED: &str = "loopback,unix";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedProxies {
     networks: Vec<Network>,
-    /// Whoever reaches the Unix socket.
+    /// Any process that reaches the Unix socket.
     unix: bool,
 }
 
@@ -111,7 +111,7 @@ fn address_of(hop: &str) -> Option<IpAddr> {
     hop.parse().ok().or_else(bare).map(fold)
 }
 
-/// An IPv4 address that was written as one of IPv6, as the IPv4 address.
+/// An IPv4 address that was written in IPv6 form, as the IPv4 address.
 fn fold(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
@@ -162,12 +162,12 @@ mod tests {
         for (trusted, peer, forwarded, expected) in [
             (usual, "127.0.0.1", &[][..], "127.0.0.1"),
             (usual, "127.0.0.1", &["203.0.113.7"], "203.0.113.7"),
-            // What the client itself wrote stands to the left.
+            // What the client itself wrote is on the left.
             (usual, "127.0.0.1", &["6.6.6.6, 203.0.113.7"], "203.0.113.7"),
             (usual, "127.0.0.1", &["6.6.6.6", "203.0.113.7"], "203.0.113.7"),
             (usual, "127.0.0.1", &["203.0.113.7", "127.0.0.1"], "203.0.113.7"),
             (usual, "127.0.0.1", &["127.0.0.1"], "127.0.0.1"),
-            // A peer that is not trusted speaks for itself only.
+            // A peer that is not trusted speaks only for itself.
             (usual, "198.51.100.1", &["203.0.113.7"], "198.51.100.1"),
             ("none", "127.0.0.1", &["203.0.113.7"], "127.0.0.1"),
             ("10.0.0.0/8", "10.1.2.3", &["203.0.113.7, 10.9.9.9"], "203.0.113.7"),

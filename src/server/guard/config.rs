@@ -38,7 +38,7 @@ pub struct GuardConfig {
     /// This many leaked connections raise the alarm, once.
     pub leaked_limit: usize,
     /// Time between two walks while connections are open. It bounds how much an idle connection that turns hostile can
-    /// send unseen: tiny_http reads some 200 MB/s, so 10 MB. Longer if walks would take over a twentieth of one
+    /// send unseen: tiny_http reads about 200 MB/s, so 10 MB. Longer if walks would take over a twentieth of one
     /// processor, but at most [`LONGEST_INTERVAL`].
     pub walk_interval: Duration,
     /// Time between two looks at a connection that receives much while no request of it is handed over, and the delay

@@ -123,7 +123,7 @@ impl Connection {
         }
     }
 
-    /// What the table tells of it. To be read before the sample: see guard/mod.rs.
+    /// What the table has of it. To be read before the sample: see guard/mod.rs.
     pub fn flow(&self, table: &Table, walk: u32) -> Flow {
         match (self.key, self.peer) {
             (0, Peer::Unix(_)) => Flow::of(&table.unix, false),
@@ -258,7 +258,7 @@ impl Connection {
         self.cut.is_none() && streaming
     }
 
-    /// Memory that its unfinished head or body takes, at worst. Large bodies have a bound of their own.
+    /// Memory that its unfinished head or body takes, at worst. Large bodies have their own bound.
     pub fn unfinished(&self) -> u64 {
         if self.cut.is_some() || !self.facts.attributed || self.facts.body_large {
             return 0;

@@ -25,7 +25,7 @@ use crate::bounds::{FEW_SHARE, SEND_PATIENCE_MS, SEND_TIMEOUT_MS};
 /// guard saw it reads nothing.
 const UNIX_FULL: u64 = 128 << 10;
 
-/// What a client is told whose request does not end. The length is that of the body.
+/// What a client gets whose request does not end. The length is that of the body.
 const UNFINISHED: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: 233\r\n\
     Connection: close\r\n\r\n{\"error\":\"the request did not end in time: this server speaks HTTP/1.1 without TLS; each \
     line of a head must end with CR LF, the head with an empty line, and a body must have the length that was \
@@ -110,7 +110,7 @@ impl Watched {
                     judge(connection, fd, self.shared, &self.config, now);
                     connection.is_hot()
                 }
-                // It was closed, and another descriptor may have the number: the next walk tells.
+                // It was closed, and another descriptor may have the number: the next walk finds out.
                 _ => false,
             }
         });
@@ -208,7 +208,7 @@ impl Watched {
         if excess == 0 {
             return;
         }
-        // Where requests can't be attributed, the counts of requests say nothing about one connection. Its unread bytes
+        // If requests can't be attributed, the counts of requests say nothing about one connection. Its unread bytes
         // do, and the share of its process.
         let share = self.process_shares();
         let hosts = self.host_shares();
@@ -255,7 +255,7 @@ impl Watched {
         self.probe.release();
     }
 
-    /// Counts the connections that tiny_http does not let go of. Of each, the kernel drops what has arrived since the
+    /// Counts the connections that tiny_http does not release. Of each, the kernel drops what has arrived since the
     /// cut.
     pub fn count_leaked(&mut self, now: Instant) -> usize {
         let mut leaked = 0;
@@ -380,7 +380,7 @@ fn cut(connection: &mut Connection, fd: BorrowedFd<'_>, reason: CutReason, share
         facts::discard_received(fd);
     }
     if reason == CutReason::Head {
-        // No request was handed over, so nobody else writes. What the kernel does not take at once is left out.
+        // No request was handed over, so no other thread writes. What the kernel does not take at once is left out.
         let _ = rustix::net::send(fd, UNFINISHED.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
     if let Err(e) = facts::shutdown(fd) {

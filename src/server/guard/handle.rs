@@ -42,7 +42,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For at most so many connections at once, with the descriptor that wakes the guard's thread.
+    /// For at most this many connections at once, with the descriptor that wakes the guard's thread.
     pub fn new(max_connections: usize, wake: OwnedFd) -> Shared {
         Shared {
             table: Table::new(max_connections),
@@ -87,8 +87,8 @@ pub struct GuardHandle {
 }
 
 impl GuardHandle {
-    /// Notes that tiny_http handed over a request. `peer` is its `Request::remote_addr`. Takes some 20 ns, never blocks
-    /// and never allocates.
+    /// Notes that tiny_http handed over a request. `peer` is its `Request::remote_addr`. Takes about 20 ns, never
+    /// blocks and never allocates.
     #[must_use = "dropping the request guard says that the reply is written"]
     pub fn note_request(self, peer: Option<SocketAddr>, body: Body) -> RequestGuard {
         let table = &self.shared.table;
@@ -126,7 +126,7 @@ impl GuardHandle {
     }
 
     /// Has all connections of Unix sockets cut, since the guard can't tell by which of them a request came.
-    /// [`GuardHandle::is_done`] tells when that has happened.
+    /// [`GuardHandle::is_done`] returns when that has happened.
     pub fn cut_all_unix(self) -> CutRequest {
         let request = CutRequest(self.shared.cut_requests[0].fetch_add(1, SeqCst) + 1);
         self.shared.wake();
@@ -223,7 +223,7 @@ impl RequestGuard {
     }
 
     /// [`RequestGuard::give_up`] and the end of the request: for a request that is answered and then forgotten
-    /// (`std::mem::forget`), and for one whose reply could not be sent.
+    /// (`std::mem::forget`), and for a request whose reply could not be sent.
     pub fn abandon(mut self) {
         self.give_up();
     }

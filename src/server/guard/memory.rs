@@ -13,7 +13,7 @@ const TRIM_GROWTH: u64 = 32 << 20;
 /// Bytes given back that make it worth asking again soon.
 const TRIM_FREED: u64 = 4 << 20;
 
-/// If so many connections were open, the end of half of them is a reason as well.
+/// If this many connections were open, the end of half of them is a reason as well.
 const TRIM_CONNECTIONS: usize = 32;
 
 /// Pauses before it is asked once more; they double from the first of these to the second.
@@ -39,7 +39,7 @@ impl Memory {
         self.trim_again.is_some()
     }
 
-    /// Has the allocator return free pages after a flood of requests. Each connection's thread has a heap of its own,
+    /// Makes the allocator return free pages after a flood of requests. Each connection's thread has its own heap,
     /// which keeps its pages otherwise.
     pub fn give_back(&mut self, open: usize, now: Instant) {
         if now < self.next_look {

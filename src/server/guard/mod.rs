@@ -3,7 +3,7 @@
 //! tiny_http 0.12 has no time-outs, a thread per connection, and no bound on a request's head (`ClientConnection::read`
 //! in its client.rs). The guard works in parallel: the thread `flint-guard` looks at this process's own connections
 //! from outside and shuts down those that break a bound; then tiny_http's thread sees the end of the stream and drops
-//! the connection. All that the server has to do is to tell the guard of each request.
+//! the connection. The server only has to report each request to the guard.
 //!
 //! **Owns** the time-outs and bounds of connections (config.rs), the one rule that applies them to a connection
 //! (verdict.rs), the bounds of all connections together (cuts.rs), the count of requests per connection (table.rs), and
@@ -20,14 +20,14 @@
 //!
 //! - Call `note_request` in the thread that takes requests from tiny_http, at once after `recv` (`Exchange::new`). That
 //!   thread, a decider or an old instance's, must not wait for anything else: a request in tiny_http's queue looks like
-//!   one whose head is incomplete.
+//!   a request whose head is incomplete.
 //! - Drop the [`RequestGuard`] after the reply is written, never before. Where `flint-slow` sends the rest of a reply,
 //!   the request guard goes there with it.
 //! - Say [`Body::Unread`] if bytes of the body are still on the socket: `Content-Length` over 1024,
 //!   `Transfer-Encoding`, or `Expect` (`new_request` in tiny_http's request.rs); and call `body_done` when they are
 //!   read.
-//! - Call [`RequestGuard::abandon`] for a request that is forgotten (`std::mem::forget`), and for one whose reply could
-//!   not be sent whole.
+//! - Call [`RequestGuard::abandon`] for a request that is forgotten (`std::mem::forget`), and for a request whose reply
+//!   could not be sent completely.
 //!
 //! # Why well-behaved connections are not cut
 //!
@@ -60,10 +60,10 @@
 //! Requests on a Unix socket have no address, and the kernel keeps no byte counts for it. There the guard sees the
 //! requests of all Unix connections together. It cuts a client that doesn't read replies (exact), all of them if no
 //! request at all was handed over for `idle_timeout`, one that streams bytes while no request is handed over, and those
-//! beyond `max_connections`, of the process that has most. It can't recognize an idle, dripping or endlessly streaming
-//! connection while another Unix client makes requests. The socket's permissions say which processes may connect.
-//! Before a request is dropped without an answer, all Unix connections are cut ([`GuardHandle::cut_all_unix`]):
-//! otherwise the replies after it would be taken for its own.
+//! beyond `max_connections`, of the process that has the most. It can't recognize an idle, dripping or endlessly
+//! streaming connection while another Unix client makes requests. The socket's permissions say which processes may
+//! connect. Before a request is dropped without an answer, all Unix connections are cut
+//! ([`GuardHandle::cut_all_unix`]): otherwise a later reply would be taken for its reply.
 
 mod config;
 mod connection;

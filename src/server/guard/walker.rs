@@ -46,10 +46,10 @@ const PRESSED_BUDGET: u32 = 4;
 /// Connections for which tiny_http is woken in one look; further ones wait for the next.
 const MOST_WAKES: u32 = 64;
 
-/// Conditions that the guard can't mend by itself.
+/// Conditions that the guard can't fix by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
-    /// So many connections have leaked, `GuardConfig::leaked_limit` or more: the process is to be replaced. Raised
+    /// This many connections have leaked, `GuardConfig::leaked_limit` or more: the process is to be replaced. Raised
     /// once.
     Leaked(usize),
     /// Connections wait in a listener's queue and none was accepted for [`NOT_ACCEPTING_AFTER`]: tiny_http's accept
@@ -60,7 +60,7 @@ pub enum Alarm {
 /// Called in the guard's thread. It must not block, nor replace the process from there.
 pub type OnAlarm = Box<dyn Fn(Alarm) + Send>;
 
-/// Called in the guard's thread, after each look at the connections: some 50 ms apart while there are any. It must not
+/// Called in the guard's thread, after each look at the connections: about 50 ms apart while there are any. It must not
 /// block.
 pub type OnWalk = Box<dyn Fn(Instant) + Send>;
 
@@ -266,7 +266,7 @@ impl Walker {
         let mut entries = RawDir::new(&directory, &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry?;
-            // "." and ".." are no numbers.
+            // "." and ".." are not numbers.
             let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
             if let Some(number) = number {
                 self.watched.look_at(number, now);

@@ -7,7 +7,7 @@ use super::super::tokens::{Grant, Tokens};
 use super::exchange::Exchange;
 use crate::error::{Error, Kind, Result};
 
-/// What the token of a request may do; `None` for everything. Refuses whatever bears no token, where there are any.
+/// What the token of a request may do; `None` for everything. Refuses whatever bears no token, if there are any.
 ///
 /// # Errors
 /// `unauthorized`.

@@ -1,4 +1,4 @@
-//! One request on its way to its reply: the only place where a tiny_http request is read, answered or let go.
+//! One request on its way to its reply: the only place where a tiny_http request is read, answered or released.
 //!
 //! Owns: the care that tiny_http's requests need. To drop one is to read the rest of its body (`EqualReader::drop`),
 //! into a buffer of the length that was announced, which may wait for the client. So a request whose body may still
@@ -92,7 +92,7 @@ impl Exchange {
         self.turn = Some(turn);
     }
 
-    /// Whether its connection's replies have found no room of late.
+    /// Whether its connection's replies have found no room lately.
     pub fn is_slow(&self) -> bool {
         self.turn.as_ref().is_some_and(Turn::is_slow)
     }
@@ -171,7 +171,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Whether tiny_http would allocate more than there is to spare when it lets go of the body's reader.
+    /// Whether tiny_http would allocate more than there is to spare when it releases the body's reader.
     fn must_be_kept(&self) -> bool {
         let announced = self.request.as_ref().and_then(Request::body_length);
         announced.is_some_and(|length| length > MAX_DROPPED_BODY_BYTES)

@@ -10,7 +10,7 @@ use crate::bounds::{MAX_BODY_BYTES, MAX_HEADERS};
 const READ_BY_TINY_HTTP: u64 = 1024;
 
 /// A request of this size, in bytes, is not decided among checks: those that follow it take memory faster than they can
-/// be let go.
+/// be released.
 const LARGE_BYTES: usize = 8 * 1024;
 
 /// What kind of thread a request is for.
@@ -46,7 +46,7 @@ pub struct Found {
 /// Finds the endpoint of a target (path and query).
 pub type Find = fn(&str) -> Option<Found>;
 
-/// Where the name stands by which the client has called this server.
+/// Where the name is that the client uses for this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Host {
     Missing,
@@ -75,7 +75,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether it can't be told where the request ends.
+    /// Whether the end of the request is ambiguous.
     pub fn hides_end(self) -> bool {
         !matches!(self, Fault::Target | Fault::NoHost | Fault::SecondHost | Fault::SecondAuthorization)
     }
@@ -108,7 +108,7 @@ pub struct Head {
     pub class: Class,
     /// The endpoint, if there is one for the path.
     pub found: Option<Found>,
-    /// Where path and query stand in the URL.
+    /// Where path and query are in the URL.
     target: Range<usize>,
     authorization: Option<usize>,
     host: Host,
@@ -117,7 +117,7 @@ pub struct Head {
     /// Length of the body as announced, in bytes; `None` for a chunked body or none.
     pub length: Option<u64>,
     pub chunked: bool,
-    /// Why it is refused, if it is: it can't be told where the body ends, say, or which token it bears.
+    /// Why it is refused, if it is: the end of its body is ambiguous, say, or its token.
     pub fault: Option<Fault>,
     /// The connection ends with this request.
     pub close: bool,
@@ -134,7 +134,7 @@ pub struct Head {
     pub weight: usize,
 }
 
-/// What the headers that were looked at say, as far as only all of them tell.
+/// What the headers that were looked at say, as far as only all of them together show.
 #[derive(Default)]
 struct Seen {
     host: bool,
@@ -323,7 +323,7 @@ fn is_control(byte: u8) -> bool {
 
 const SCHEME: &str = "http://";
 
-/// Where path and query stand in a URL.
+/// Where path and query are in a URL.
 fn target_of(url: &str) -> Range<usize> {
     match url.strip_prefix(SCHEME) {
         None => 0..url.len(),

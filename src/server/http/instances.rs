@@ -22,7 +22,7 @@ pub const MOST_DECIDERS: usize = 4;
 /// Pause between two tries to wake the deciders that sleep in an old instance.
 const MOVE: Duration = Duration::from_millis(1);
 
-/// What the thread of the newest instance is told.
+/// What is sent to the thread of the newest instance.
 pub enum Event {
     /// This instance accepts no more.
     Exhausted(usize),
@@ -176,7 +176,7 @@ impl Instances {
         self.ending.load(Ordering::Acquire)
     }
 
-    /// Has the deciders end once all is answered.
+    /// Makes the deciders end once all is answered.
     pub fn end(&self) {
         self.close();
         self.ending.store(true, Ordering::SeqCst);

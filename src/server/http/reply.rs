@@ -21,12 +21,12 @@ const SECOND: Micros = 1_000_000;
 /// The status of a reply without a body.
 pub const NO_CONTENT: u16 = 204;
 
-/// What becomes of the connection after a reply, as far as the client is told.
+/// What becomes of the connection after a reply, as far as the client learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// It stays open, as HTTP/1.1 has it.
     Open,
-    /// It stays open, as an HTTP/1.0 client has asked for: it waits to be told.
+    /// It stays open, as an HTTP/1.0 client has asked for: it waits for the header.
     Kept,
     Closed,
 }
@@ -65,7 +65,7 @@ pub struct Reply {
     pub more: Option<Box<dyn More>>,
     /// Its type.
     pub content_type: &'static str,
-    /// A gate that lets requests through where no decision can be had: also where that is found only later.
+    /// A gate that lets requests through where no decision is available: even if that is found only later.
     pub open_gate: bool,
 }
 
@@ -93,7 +93,7 @@ impl Reply {
         Reply::json(format!("{{\"ok\":{ok}{comma}{}", rest.trim_start_matches('{')).into_bytes())
     }
 
-    /// The reply that tells of an error.
+    /// The reply that reports an error.
     pub fn error(error: &Error) -> Reply {
         let mut body = b"{\"error\":".to_vec();
         write_text(&mut body, error.message());
@@ -251,7 +251,7 @@ fn write_legacy(out: &mut Vec<u8>, decision: &Decision, legacy: LegacyHeaders) {
     out.extend_from_slice(b"\r\nX-RateLimit-Remaining: ");
     write_number(out, remaining);
     out.extend_from_slice(b"\r\n");
-    // On a denial a client that waits until then may ask again; nothing is told where that is never.
+    // On a denial a client that waits until then may ask again; nothing is sent if that is never.
     let reset = match decision.retry_after {
         _ if decision.allowed => decision.reset_at,
         Some(wait) => u64::try_from(wait.as_micros()).ok().map(|wait| decision.now.saturating_add(wait)),

@@ -59,7 +59,7 @@ impl Sending {
         self
     }
 
-    /// Has the connection given up when all is sent: nothing more of it is taken for a request.
+    /// Lets the connection be given up when all is sent: nothing more of it is taken for a request.
     pub fn then_end(mut self, last: bool) -> Sending {
         self.last = last;
         self

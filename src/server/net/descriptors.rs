@@ -2,7 +2,7 @@
 //!
 //! Must never happen here: the close of a descriptor of another owner, or an answer about a descriptor *number* that
 //! another thread may have closed and reused meanwhile. [`Probe`] and [`Connections`] are the only ways from a number
-//! to a socket, and answer only about duplicates of their own.
+//! to a socket, and answer only about their own duplicates.
 //!
 //! A trap for the rest of the program: both duplicate and close sockets only, but between the check and the duplication
 //! another thread may open a file by that number. Closing *any* descriptor of a file drops the process's POSIX record
@@ -62,7 +62,7 @@ impl Probe {
         Ok(Probe { slot, rest })
     }
 
-    /// Duplicates the descriptor `number`, if it is a socket, and tells which.
+    /// Duplicates the descriptor `number`, if it is a socket, and returns which.
     ///
     /// The borrow of `self` keeps the duplicate in place while it is used.
     pub fn look(&mut self, number: RawFd) -> Option<(SocketId, BorrowedFd<'_>)> {
@@ -118,7 +118,7 @@ impl Connections {
         (peer_address(&fd) == Some(peer)).then_some(fd)
     }
 
-    /// Looks at all descriptors anew.
+    /// Looks at all descriptors again.
     ///
     /// # Errors
     /// The kernel's own, such as no free descriptor.

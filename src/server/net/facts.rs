@@ -82,10 +82,10 @@ pub fn bytes_received(fd: impl AsFd) -> io::Result<TcpFacts> {
     })
 }
 
-/// Reads what the kernel tells about a Unix stream socket.
+/// Reads what the kernel reports about a Unix stream socket.
 ///
 /// # Errors
-/// The kernel's own; a peer whose credentials can't be had is no error.
+/// The kernel's own; a peer whose credentials are not available is not an error.
 pub fn unix_facts(fd: impl AsFd) -> io::Result<UnixFacts> {
     Ok(UnixFacts {
         unread: unread(&fd)?,

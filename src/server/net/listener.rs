@@ -62,7 +62,7 @@ impl Listener {
     /// The socket that was passed to this process (`LISTEN_FDS`), if any.
     ///
     /// # Errors
-    /// `io` when what was passed is no listening stream socket.
+    /// `io` when what was passed is not a listening stream socket.
     pub fn passed() -> Result<Option<Listener>> {
         let inherited = inherited_listener().map_err(|error| {
             Error::new(Kind::Io, format!("cannot use the socket passed by LISTEN_FDS and LISTEN_PID: {error}"))
@@ -167,7 +167,7 @@ impl Listener {
             Socket::Tcp(listener) => listener.try_clone().map_err(|error| error.to_string())?.into(),
             Socket::Unix(listener) => listener.try_clone().map_err(|error| error.to_string())?.into(),
         };
-        // It panics where no thread is to be had.
+        // It panics where no thread is available.
         let made = std::panic::catch_unwind(|| tiny_http::Server::from_listener(listener, None));
         made.map_err(|_| "no thread could be started".to_owned())?.map_err(|error| error.to_string())
     }

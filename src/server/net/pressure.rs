@@ -2,7 +2,7 @@
 //!
 //! tiny_http reads requests in a thread per connection and queues them without a bound. On few processors hundreds of
 //! such threads leave the deciders little time, so that what they have read takes gigabytes. tiny_http offers no hook
-//! to hold them back, and each of its requests takes some 17 allocations; so the program's allocator is that hook. Its
+//! to hold them back, and each of its requests takes about 17 allocations; so the program's allocator is that hook. Its
 //! threads may make [`BUDGET`] allocations together until a decider has caught up ([`caught_up`]), and then sleep in
 //! the allocator. All of them asleep, the deciders have the processors.
 //!
@@ -19,7 +19,7 @@ use rustix::thread::futex;
 /// tiny_http's threads inherit this beginning of a name from the thread that makes an HTTP instance.
 pub const THREADS: &str = "flint-accept-";
 
-/// Allocations that tiny_http's threads may make together until a decider has caught up: those of some 2000 requests.
+/// Allocations that tiny_http's threads may make together until a decider has caught up: those of about 2000 requests.
 const BUDGET: u32 = 32 * 1024;
 
 /// Allocations of one thread that are counted at once: those of four requests. A thread of a client that sends one
@@ -29,7 +29,7 @@ const STEP: u32 = 64;
 /// Longest sleep.
 const LONGEST: Duration = Duration::from_millis(200);
 
-/// Longest sleep of a thread that accepts connections. It accepts some 8 of them in a step.
+/// Longest sleep of a thread that accepts connections. It accepts about 8 of them in a step.
 const LONGEST_ACCEPTING: Duration = Duration::from_millis(4);
 
 /// Threads that go on when a decider has caught up; more at once would leave it no time again.

@@ -20,7 +20,7 @@ const LARGE: libc::c_int = 128 * 1024;
 /// tiny_http's accept wins the race, poll finds the queue empty and sleeps on.)
 ///
 /// The kernel sends SIGIO to this thread only, which blocks it and reads it from a signalfd. Signals coalesce, and cost
-/// an accept some 100 ns.
+/// an accept about 100 ns.
 #[derive(Debug)]
 pub struct AcceptSignal {
     fd: OwnedFd,
@@ -65,7 +65,7 @@ impl AcceptSignal {
         Ok(AcceptSignal { fd, thread: PhantomData })
     }
 
-    /// Has the kernel signal this thread each connection that arrives at `listener`.
+    /// Makes the kernel signal this thread each connection that arrives at `listener`.
     ///
     /// This is a property of the listening socket's open file, so it holds for every clone, and accepted sockets don't
     /// inherit it. It ends with this thread.
@@ -155,7 +155,7 @@ pub fn raise_nofile_limit() -> io::Result<(u64, u64)> {
 }
 
 /// Threads that this process may have, as far as the limits of its user (RLIMIT_NPROC) and of its control groups
-/// (pids.max) tell; `u64::MAX` if there is no limit.
+/// (pids.max) allow; `u64::MAX` if there is no limit.
 pub fn thread_limit() -> u64 {
     let user = getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX);
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

@@ -49,7 +49,7 @@ impl Decider {
         Decider { context, instances, processors: thread::available_parallelism().map_or(1, usize::from) }
     }
 
-    /// Until the instances are told to end and all that was taken is answered.
+    /// Until the instances are told to end and everything that was taken is answered.
     pub fn run(&mut self) {
         loop {
             let instance = self.instances.newest();

@@ -33,7 +33,7 @@ pub enum Role {
 
 /// How far a request came.
 pub enum Handled {
-    /// It was answered or let go, or its reply waits for the disk.
+    /// It was answered or released, or its reply waits for the disk.
     Done,
     /// Its client is slow to take the reply.
     Slow(Sending),
@@ -43,7 +43,7 @@ pub enum Handled {
     Body(Exchange),
     /// A thread that may wait must handle it; nothing was done.
     WouldBlock(Exchange),
-    /// It is refused, or let go if these bytes are none, with its body unread.
+    /// It is refused with these bytes, or released if there are none, with its body unread.
     Refused(Exchange, Vec<u8>),
 }
 
@@ -218,7 +218,7 @@ fn admit(context: &Context, exchange: &mut Exchange) -> Result<()> {
         routes::check_grant(grant, head.found, exchange.method(), exchange.target())?;
     }
     if head.chunked && context.unix {
-        // The line that tells a chunk's length may have no end, and here the guard can't see how much of it there is.
+        // The line with a chunk's length may have no end, and here the guard can't see how much of it there is.
         return Err(Error::invalid(
             "header Content-Length must give the length of a body on a Unix socket, not Transfer-Encoding",
         ));

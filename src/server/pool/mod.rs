@@ -36,7 +36,7 @@ use super::context::Context;
 use super::http::instances::{Instances, MOST_DECIDERS};
 use super::work::{Job, Task};
 
-/// How many of so many threads are deciders, and how many workers; at least one each.
+/// How many of this many threads are deciders, and how many workers; at least one each.
 pub fn share(threads: usize, unix: bool) -> (usize, usize) {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let most = if unix { 1 } else { MOST_DECIDERS };

@@ -44,7 +44,7 @@ pub fn pass_on(context: &Arc<Context>, handled: Handled) {
     }
 }
 
-/// Reads a body in a thread of its own: on a Unix socket, where the connection can't be found by its peer's address;
+/// Reads a body in a separate thread: on a Unix socket, where the connection can't be found by its peer's address;
 /// and one in chunks, whose decoder (chunked_transfer's `read_chunk_size`) loses what it has read of a line when the
 /// socket does not wait.
 fn read_aside(context: &Arc<Context>, mut exchange: Exchange) {
@@ -60,7 +60,7 @@ fn read_aside(context: &Arc<Context>, mut exchange: Exchange) {
     }
 }
 
-/// Ends a connection that can't be told from others, or lets go of a request on it, in a thread that may wait.
+/// Ends a connection that can't be distinguished from others, or releases a request on it, in a thread that may wait.
 fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     if context.unix {
         exchange.go_away(&context.away);
@@ -85,7 +85,7 @@ fn end_aside(context: &Arc<Context>, mut exchange: Exchange, bytes: Vec<u8>) {
     }
 }
 
-/// On a Unix socket: has all connections ended, and lets go of the request then, in one thread for all of them. None
+/// On a Unix socket: has all connections ended, and releases the request then, in one thread for all of them. None
 /// may be kept: the replies to those after it on its connection wait until it is gone.
 fn let_go_together(context: &Arc<Context>, exchange: Exchange) {
     let mut leaving = context.leaving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +122,7 @@ pub fn let_go_of_all(context: &Context) {
     }
 }
 
-/// Runs this in a thread of its own, unless there are too many; then the request comes back.
+/// Runs this in a separate thread, unless there are too many; then the request comes back.
 fn aside(
     context: &Arc<Context>,
     exchange: Exchange,

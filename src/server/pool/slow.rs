@@ -9,7 +9,7 @@
 //! that epoll can tell when there is something to do. While a body is unread the request holds tiny_http's reader, so
 //! the connection's thread can't read, and the socket may be told not to wait (O_NONBLOCK). While a reply is sent
 //! that thread may be reading, and must go on waiting; so the rest of a reply is sent by MSG_DONTWAIT. How long a
-//! client may take is the guard's matter: it ends the connection, and epoll tells.
+//! client may take is the guard's matter: it ends the connection, and epoll reports it.
 //!
 //! Called by the pool ([`Slow`]). Must never happen here: a wait for one client, or a decision.
 
@@ -47,7 +47,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 /// Events that are taken at once.
 const EVENTS: usize = 256;
 
-/// The event that tells of new tasks.
+/// The event that announces new tasks.
 const WAKE: u64 = 0;
 
 /// The thread before it runs.

@@ -1,6 +1,6 @@
 //! Backups, made in parts as their clients take them.
 //!
-//! Whoever may ask for one reads every key and limit: an endpoint for administrators only.
+//! A client that may ask for one reads every key and limit: an endpoint for administrators only.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl More for Rest {
     }
 }
 
-/// How long a client may take for so many bytes.
+/// How long a client may take for this many bytes.
 fn patience(bytes: u64) -> Duration {
     Duration::from_millis(BACKUP_MS) + Duration::from_secs(bytes / BACKUP_BYTES_PER_SECOND)
 }

@@ -58,7 +58,7 @@ impl<'a> Sources<'a> {
 /// One request for one endpoint.
 pub struct Call<'a> {
     pub sources: Sources<'a>,
-    /// The key in the path, still encoded; empty where the path bears none.
+    /// The key in the path, still encoded; empty if the path bears none.
     pub key: &'a str,
     pub query: Query<'a>,
     pub body: &'a [u8],

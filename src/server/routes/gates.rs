@@ -66,7 +66,7 @@ fn denial(decision: &Decision) -> Vec<u8> {
     }
 }
 
-/// Whether an error says that no decision can be had, and not that the question is wrong.
+/// Whether an error says that no decision is available, and not that the question is wrong.
 pub fn is_without_decision(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -74,7 +74,7 @@ pub fn is_without_decision(error: &Error) -> bool {
     )
 }
 
-/// How the gate answers that was found for a target, as far as that can be told.
+/// How the gate answers that was found for a target, as far as that is known.
 pub fn policy(found: Found, target: &str, gates: Option<&Gates>) -> Policy {
     let path = path_of(target);
     let gate = gates.and_then(|gates| gates.find(&path[found.key_at..]));

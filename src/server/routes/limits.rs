@@ -11,11 +11,11 @@ use crate::error::{Error, Result, too_large};
 use crate::limit::excerpt;
 use crate::limiter::{Applied, By, Page, write_statuses};
 
-/// Limits that `top` tells of where nothing else is asked for.
+/// Limits that `top` lists by default.
 const TOP: u64 = 10;
 
 pub fn list(call: &Call<'_>) -> Answer {
-    // Where the token is for a prefix, the list must be too.
+    // If the token is for a prefix, the list must be too.
     call.permit_prefix(call.query.get("prefix").unwrap_or(""))?;
     let limit = call.query.number("limit")?.map(as_size);
     let mut page =

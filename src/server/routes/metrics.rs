@@ -1,9 +1,9 @@
 //! `GET /v1/metrics`: what the server counts, in the text format of Prometheus (0.0.4).
 //!
 //! Owns: the counts and durations of requests, by endpoint and class of status. The rest is read where it is kept when
-//! metrics are asked for. Called by whoever answers a request ([`Metrics::measure`]: a look at the clock and two atomic
-//! additions) and by the route. Must never happen here: a lock or an allocation on the path of a request, or a label
-//! with a key, a token or anything else that a client chooses.
+//! metrics are asked for. Called by the thread that answers a request ([`Metrics::measure`]: a look at the clock and
+//! two atomic additions) and by the route. Must never happen here: a lock or an allocation on the path of a request, or
+//! a label with a key, a token or anything else that a client chooses.
 
 use std::fmt::{Display, Write};
 use std::time::Instant;
@@ -100,7 +100,7 @@ fn limits(page: &mut Page, report: &Report) {
     page.sample(name, "result=\"denied\"", report.denied);
 }
 
-/// Of a store: counts of the store are left out while it can't be asked.
+/// For a store: counts of the store are left out while it can't be asked.
 fn store(page: &mut Page, report: &StoreReport) {
     let reachable = u8::from(report.health.0 == Health::Healthy);
     page.one("flint_store_reachable", "gauge", "Whether the store can be reached: 1, or 0.", "", reachable);

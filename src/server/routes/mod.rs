@@ -59,7 +59,7 @@ pub fn answer(sources: Sources<'_>, ask: &Ask<'_>) -> Reply {
     try_answer(sources, ask).unwrap_or_else(|error| refusal(&error, ask.found, ask.target, sources.gates))
 }
 
-/// The reply that tells of an error; of a gate that lets requests through without a decision, the reply that does so.
+/// The reply that reports an error; of a gate that lets requests through without a decision, the reply that does so.
 pub fn refusal(error: &Error, found: Option<Found>, target: &str, gates: Option<&Gates>) -> Reply {
     if let Some(found) = found.filter(|found| found.gate && gates::is_without_decision(error))
         && gates::policy(found, target, gates).open
@@ -83,7 +83,7 @@ pub fn answer_locally(limiter: &Limiter, method: &str, target: &str, body: &[u8]
     reply
 }
 
-/// Refuses a path that is no endpoint's, and a method that its endpoint does not know.
+/// Refuses a path without an endpoint, and a method that its endpoint does not know.
 ///
 /// # Errors
 /// `not_found`, `method_not_allowed`.
@@ -106,7 +106,8 @@ pub fn is_on_limiter(found: Option<Found>, name: &str) -> bool {
     found.and_then(|found| table::method(found, name)).is_some_and(Method::is_on_limiter)
 }
 
-/// Refuses a call that its token is not for, as far as the head tells. The keys are for the endpoint's function.
+/// Refuses a call that its token does not permit, as far as the head shows that. The keys are for the endpoint's
+/// function.
 ///
 /// # Errors
 /// `forbidden`.

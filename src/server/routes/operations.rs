@@ -105,7 +105,7 @@ fn of_store(report: &StoreReport) -> Value {
     })
 }
 
-/// What doctor tells of connections: how many are open, how many tiny_http holds that were ended long ago, how often
+/// What doctor reports of connections: how many are open, how many tiny_http holds that were ended long ago, how often
 /// it had to be woken for a connection that it had forgotten, and how many the guard has ended, by reason.
 fn connections(guard: GuardHandle) -> Value {
     let reasons = CutReason::ALL.iter().zip(guard.cut_total());

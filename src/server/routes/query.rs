@@ -1,4 +1,4 @@
-//! What stands in a request's target besides its path: percent-encoding and query parameters.
+//! What is in a request's target besides its path: percent-encoding and query parameters.
 
 use percent_encoding::percent_decode_str;
 

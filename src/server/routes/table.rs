@@ -10,8 +10,8 @@ use crate::bounds::{MAX_BODY_BYTES, MAX_LIMITS_BYTES};
 
 /// An endpoint, as the manual page names it.
 pub struct Endpoint {
-    /// Its path. One that ends with `{key}` stands for every path with a percent-encoded key there, one with `{name}`
-    /// for every path with the name of a gate there and anything after it.
+    /// Its path. A path that ends with `{key}` matches every path with a percent-encoded key there, a path with
+    /// `{name}` for every path with the name of a gate there and anything after it.
     pub path: &'static str,
     /// Its methods, in the order of the `Allow` header.
     pub methods: &'static [Method],
@@ -25,11 +25,11 @@ pub struct Endpoint {
 
 /// A method of an endpoint.
 pub struct Method {
-    /// `ANY` stands for all of them.
+    /// `ANY` means all of them.
     pub name: &'static str,
     /// The query parameters that it knows.
     pub parameters: &'static [&'static str],
-    /// The role that a token needs; `None` where any token will do.
+    /// The role that a token needs; `None` if any token will do.
     pub role: Option<Role>,
     /// It is also for tokens with a prefix: its function refuses keys that the token is not for.
     pub keyed: bool,
@@ -166,7 +166,7 @@ pub fn allowed(found: Found) -> String {
 }
 
 impl Method {
-    /// Whether the query of a request is none of Flint's.
+    /// Whether the query of a request is not for Flint.
     pub fn query_is_foreign(&self) -> bool {
         self.foreign
     }
@@ -191,7 +191,7 @@ impl Method {
         self.on_limiter
     }
 
-    /// Any token will do: nothing is told of keys.
+    /// Any token will do: nothing is said of keys.
     const fn for_all(self) -> Method {
         Method { role: None, keyed: true, ..self }
     }

@@ -18,7 +18,7 @@ pub struct Client {
     heads: std::collections::VecDeque<bool>,
 }
 
-/// A reply, without what tells of the moment.
+/// A reply, without what depends on the moment.
 #[derive(Debug, PartialEq)]
 pub struct Reply {
     pub status: u16,

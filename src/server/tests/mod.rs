@@ -170,7 +170,7 @@ fn errors_of_the_engine_are_replies_and_gates_let_through_what_was_not_decided()
         assert_eq!(open.status, 204, "{kind:?}");
         assert!(open.header("Flint-Degraded").is_some_and(|why| why.contains(kind.code())), "{open:?}");
     }
-    // A question that was wrong is no outage.
+    // A wrong question is not an outage.
     assert_eq!(fail("GET", "/v1/gate/k?on_error=allow", "", Kind::CrossSlot).status, 400);
     // A worker that waits for the answer says the same.
     let many = r#"{"items":["#.to_owned() + &vec![r#"{"key":"k","limit":"1/1h"}"#; 400].join(",") + "]}";
@@ -201,7 +201,7 @@ fn a_request_that_waits_too_long_is_told_that_its_outcome_is_unknown() {
     let (open, _) = ask("/v1/gate/k?limit=10/1h&on_error=allow");
     assert_eq!(open.status, 204);
     assert!(open.header("Flint-Degraded").is_some_and(|why| why.contains("outcome_unknown")), "{open:?}");
-    // What comes after all is nobody's reply.
+    // What still comes is not a reply to anything.
     late.answer(&far.engine);
     let mut client = far.send("POST", "/v1/take/other?limit=10/1h", "");
     far.engine.next().answer(&far.engine);
@@ -371,7 +371,7 @@ fn what_many_connections_are_told_is_what_was_spent() {
                         (200, true) => {
                             told.fetch_add(usize::from(body["allowed"] == true), Ordering::Relaxed);
                         }
-                        // Nobody else has this key, so that it tells whose reply this is.
+                        // Nobody else has this key, so that it shows whose reply this is.
                         (200, false) => {
                             assert_eq!((&body["key"], &body["allowed"]), (&key.as_str().into(), &true.into()));
                             assert!(body["used"].as_u64().is_some_and(|used| used > own), "{body}");

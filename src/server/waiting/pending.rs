@@ -142,7 +142,7 @@ impl<W> Reserved<'_, W> {
         self.number
     }
 
-    /// Has the reply wait until its record is completed; gives it back, to be sent, if that has happened already.
+    /// Makes the reply wait until its record is completed; gives it back, to be sent, if that has happened already.
     pub fn fill(mut self, waiting: W) -> Option<(W, Outcome)> {
         self.filled = true;
         self.pending.fill(self.number, waiting)

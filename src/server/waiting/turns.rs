@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::bounds::{MAX_PIPELINED, MAX_WAITING, MAX_WAITING_BYTES, PIPELINED_ALWAYS, PIPELINED_ALWAYS_BYTES};
 
 /// On a Unix socket, where it can't be told which connection sends too much, requests that are ready are refused beyond
-/// [`MAX_PIPELINED`], and all connections are ended beyond so many times that.
+/// [`MAX_PIPELINED`], and all connections are ended beyond this many times that.
 const UNIX_FACTOR: usize = 4;
 
 /// Called when a request has become ready.
@@ -284,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Enters so many of one connection, which must all be kept.
+    /// Enters this many of one connection, which must all be kept.
     fn keep(turns: &Arc<Turns<Fake>>, connection: usize, numbers: std::ops::Range<usize>, weight: usize) {
         for number in numbers {
             assert!(matches!(turns.enter(request(connection, number, weight)), Entered::Kept), "{number}");

@@ -102,8 +102,8 @@ impl Backup {
         Backup { deadline: Some((Instant::now() + time, time)), ..self }
     }
 
-    /// Appends the next bytes, some 64 KiB. Returns whether more follow. A copy that is given up ends with a block that
-    /// says why.
+    /// Appends the next bytes, about 64 KiB. Returns whether more follow. A copy that is given up ends with a block
+    /// that says why.
     #[doc(hidden)]
     pub fn next_part(&mut self, out: &mut Vec<u8>) -> bool {
         if self.over {

@@ -45,7 +45,7 @@ pub const VERSION: u32 = 1;
 pub const HEADER: usize = 48;
 /// Bytes of a block before its payload.
 pub const BLOCK_HEADER: usize = 12;
-/// Largest payload of a block, in bytes: by so much the place of damage is known.
+/// Largest payload of a block, in bytes: by this much the place of damage is known.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 
 const MAGIC: [u8; 8] = *b"FLINTBAK";
@@ -135,7 +135,7 @@ pub fn seal(out: &mut [u8], begun: usize, salt: u64, offset: u64) {
     block[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// What a block is, and the length of its payload, by its first bytes; `None` where no block begins.
+/// What a block is, and the length of its payload, by its first bytes; `None` if no block begins.
 pub fn peek(head: &[u8; BLOCK_HEADER]) -> Option<(Tag, usize)> {
     let tag = Tag::ALL.into_iter().find(|tag| tag.magic() == head[..4])?;
     let length = u32_at(head, 8) as usize;

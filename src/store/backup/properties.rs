@@ -1,4 +1,4 @@
-//! Backups come back as they were; of whatever else there is, the place where it begins to differ is told.
+//! Backups come back as they were; of anything else, the place where it begins to differ is reported.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -48,7 +48,7 @@ fn unpack(backup: impl Read) -> Result<Files> {
     Ok(files)
 }
 
-/// The offset that an error tells.
+/// The offset in an error.
 fn offset(error: &Error) -> usize {
     let (_, rest) = error.message().split_once("at offset ").unwrap_or_else(|| panic!("no offset: {error}"));
     rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()
@@ -84,7 +84,7 @@ fn example() -> (tempfile::TempDir, Cut, Files) {
 fn a_copy_is_the_newest_snapshot_and_the_log_up_to_the_cut() {
     let (dir, cut, files) = example();
     let mut backup = take(dir.path(), cut);
-    // What has been opened is copied, also where its names are gone and the log goes on.
+    // What has been opened is copied, even if its names are gone and the log goes on.
     let last = Name::Segment(4).path(dir.path());
     io::Write::write_all(&mut std::fs::OpenOptions::new().append(true).open(last).unwrap(), b"more").unwrap();
     let mut taken = Vec::new();

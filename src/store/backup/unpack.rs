@@ -32,7 +32,7 @@ pub struct Unpacker<R> {
 /// What a backup holds, in this order: a file, then its bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// A file begins, with so many bytes.
+    /// A file begins, with this many bytes.
     File(Name, u64),
     Data(&'a [u8]),
 }

@@ -1,8 +1,8 @@
 //! The files that a start would need, and whether they are still where it would look for them.
 //!
-//! Owns: which files these are. One is added when it has its name, and taken out before it is removed, since a snapshot
-//! stands for it. Somebody else may remove or rename one below this process, which goes on writing to it: a restart
-//! would not find it. Changes no file.
+//! Owns: which files these are. A file is added when it has its name, and taken out before it is removed, since a
+//! snapshot stands for it. Others may remove or rename a file while this process runs and goes on writing to it: a
+//! restart would not find it. Changes no file.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -20,7 +20,7 @@ pub struct Kept(Mutex<BTreeMap<Name, Known>>);
 struct Known {
     /// While it is open, no other file gets its number.
     file: File,
-    /// Whether this file system tells of the name what it tells of the descriptor. Some do not keep their numbers.
+    /// Whether this file system reports the same for the name and the descriptor. Some do not keep their numbers.
     has_number: bool,
 }
 
@@ -45,7 +45,7 @@ pub enum Fate {
 }
 
 impl Kept {
-    /// Adds a file that has just got its name, or was just found under it. One that can't be looked at is left out.
+    /// Adds a file that has just got its name, or was just found under it. A file that can't be checked is left out.
     pub fn add(&self, name: Name, dir: &Path, file: io::Result<File>) {
         let has_number =
             |file: &File| Ok::<_, io::Error>(is_same(&file.metadata()?, &std::fs::metadata(name.path(dir))?));
@@ -90,7 +90,7 @@ impl Known {
     }
 }
 
-/// Whether the path leads to this open directory. `None` if that can't be told.
+/// Whether the path leads to this open directory. `None` if that is unknown.
 pub fn leads_to(path: &Path, directory: &File) -> Option<bool> {
     match (std::fs::metadata(path), directory.metadata()) {
         (Ok(found), Ok(own)) => Some(is_same(&found, &own)),

@@ -32,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// As its only writer, creating it where there is none.
+    /// As its only writer, creating it if there is none.
     Create,
     /// As its only writer; it must exist.
     Write,
@@ -87,7 +87,7 @@ impl Closed {
 pub struct DirectoryLock {
     file: Option<File>,
     directory: File,
-    /// Whether the directory's path led to it at first. On some file systems that can't be told.
+    /// Whether the directory's path led to it at first. On some file systems that is unknown.
     is_found: bool,
     dir: PathBuf,
     path: PathBuf,
@@ -171,7 +171,7 @@ impl DirectoryLock {
         Ok(this)
     }
 
-    /// Waits whether the owner whose session was displaced tells that it runs.
+    /// Waits for the owner whose session was displaced to report that it runs.
     fn wait_for_owner(&mut self, before: &Owner) -> Result<()> {
         let Some(displaced) = &self.displaced else { return Ok(()) };
         log::warn!("{} is on overlayfs and was not closed cleanly: waiting for its owner", self.dir.display());
@@ -347,7 +347,7 @@ fn create_directory(dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| Error::io("create data directory", dir, &error))?;
-    // It may be in somebody's work tree. It works as well without this file.
+    // It may be in a user's work tree. It works without this file too.
     if let Err(error) = std::fs::write(dir.join(IGNORE), "*\n") {
         log::debug!("cannot write {} in {}: {error}", IGNORE, dir.display());
     }
@@ -469,7 +469,7 @@ mod tests {
             std::fs::write(dir.path().join(LOCK), format!("{note}\n")).unwrap();
         };
         let acquire = || DirectoryLock::acquire_on(dir.path(), Access::Create, |_| true);
-        // The end cleanly is told, and the next owner does not wait.
+        // The clean end is noted, and the next owner does not wait.
         let lock = acquire().unwrap();
         assert_eq!(owner(dir.path()).session, lock.session);
         lock.claim().unwrap();
@@ -491,7 +491,7 @@ mod tests {
         });
         assert!(error.kind() == Kind::Locked && error.message().contains("by process 7, through another"), "{error}");
         assert_eq!(owner(dir.path()).session.as_deref(), Some("first"), "its note stays");
-        // One that does so too late is heard all the same; another newcomer is told.
+        // An owner that does so too late is still noticed; another newcomer is refused.
         let lock = acquire().unwrap();
         lock.announce(Some("http://127.0.0.1:7878")).unwrap();
         note("second");

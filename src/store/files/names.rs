@@ -9,7 +9,7 @@ pub const LOCK: &str = "flint.lock";
 /// Name of the file whose lock orders the commands that wait for the directory. It is never unlinked either.
 pub const QUEUE: &str = "flint.queue";
 
-/// Name of the file that tells git to leave the directory out.
+/// Name of the file that makes git ignore the directory.
 pub const IGNORE: &str = ".gitignore";
 /// Name of the file that is in a directory while a backup is restored into it. With it the directory is refused.
 pub const RESTORING: &str = "flint.restoring";
@@ -17,7 +17,7 @@ pub const RESTORING: &str = "flint.restoring";
 /// Ending of a file that is still being written and counts for nothing.
 const UNFINISHED: &str = ".new";
 
-/// Ending of a file of somebody else that had taken a name of ours.
+/// Ending of a foreign file that had taken a name of ours.
 const ASIDE: &str = ".replaced";
 
 /// A file of the data directory.
@@ -25,7 +25,7 @@ const ASIDE: &str = ".replaced";
 pub enum Name {
     /// `NNNNNNNNNN.aof`, a segment of the log.
     Segment(u64),
-    /// `NNNNNNNNNN.snapshot`, which stands for everything before segment N.
+    /// `NNNNNNNNNN.snapshot`, which replaces everything before segment N.
     Snapshot(u64),
 }
 
@@ -40,7 +40,7 @@ impl Name {
         dir.join(format!("{self}{UNFINISHED}"))
     }
 
-    /// The path of a file of somebody else that has taken this name.
+    /// The path of a foreign file that has taken this name.
     pub fn aside(self, dir: &Path) -> PathBuf {
         dir.join(format!("{self}{ASIDE}"))
     }

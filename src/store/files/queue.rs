@@ -4,8 +4,8 @@
 //! sleep in flock(2): Linux (since 5.0) hands the lock on in the order in which it was asked for, and wakes nobody
 //! else. The lock goes with its process, so a command that is killed leaves no place in the queue. The queue keeps
 //! commands in order and protects nothing: that is what the locks of [`super::lock`] do, which a server and a library
-//! take without a place here. Where no queue can be had (a full disk, a directory that can't be written), every command
-//! counts as the first and tries for itself.
+//! take without a place here. Where no queue is available (a full disk, a directory that can't be written), every
+//! command counts as the first and tries for itself.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::names::QUEUE;
 
-/// Time between two looks at a lock where there is no thread to wait for it.
+/// Time between two looks at a lock if there is no thread to wait for it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Stack of a thread that waits for a lock, in bytes.
@@ -37,7 +37,7 @@ enum State {
 }
 
 impl Queue {
-    /// Lines up. With `create` the queue's file is made where there is none.
+    /// Lines up. With `create` the queue's file is made if there is none.
     pub fn join(dir: &Path, create: bool) -> Queue {
         let path = dir.join(QUEUE);
         let mut how = OpenOptions::new();
@@ -67,7 +67,8 @@ impl Queue {
         }
     }
 
-    /// Waits until this is the first in the queue, or so long. Returns whether it is; where there is no queue, each is.
+    /// Waits until this is the first in the queue, or this long. Returns whether it is; if there is no queue, each
+    /// is.
     pub fn wait(&mut self, patience: Duration) -> bool {
         match &self.0 {
             State::Absent | State::First(_) => {}
@@ -111,7 +112,7 @@ impl State {
     }
 }
 
-/// The process that is first in the queue, as it has noted itself; `None` where nobody is.
+/// The process that is first in the queue, as it has noted itself; `None` if there is none.
 pub fn first_in_queue(dir: &Path) -> Option<u32> {
     let mut file = File::open(dir.join(QUEUE)).ok()?;
     match fs4::FileExt::try_lock_shared(&file) {
@@ -123,7 +124,7 @@ pub fn first_in_queue(dir: &Path) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Waits until nobody holds the directory's lock, or so long. Another may take it at once.
+/// Waits until no process holds the directory's lock, or this long. Another may take it at once.
 pub fn wait_until_free(dir: &Path, patience: Duration) {
     let Ok(directory) = File::open(dir) else { return };
     match wait_for(&directory) {

@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::retry_on_intr;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// So many random bytes, up to 256: these come at once (see getrandom(2)), but a signal may interrupt the wait for the
+/// This many random bytes, up to 256: they come at once (see getrandom(2)), but a signal may interrupt the wait for the
 /// first ones after the machine's start.
 pub fn random<const N: usize>() -> io::Result<[u8; N]> {
     const { assert!(N <= 256) };

@@ -283,7 +283,7 @@ impl<'a> Decoder<'a> {
         at.ok_or("an instant out of range")
     }
 
-    /// An instant that is no further away than is believed.
+    /// An instant that is not further away than is plausible.
     pub fn moment(&mut self) -> Read<Micros> {
         Some(self.number()?).filter(|at| *at <= MAX_COUNTER).ok_or("an instant out of range")
     }
@@ -316,7 +316,7 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// A *text* of at most so many bytes.
+    /// A *text* of at most this many bytes.
     pub fn text(&mut self, most: usize) -> Read<&'a str> {
         let length = self.number()?;
         if length > most as u64 {

@@ -6,7 +6,7 @@
 //! |-------:|------:|------|
 //! | 0 | 8 | magic: `FLINTAOF` in a segment, `FLINTSNP` in a snapshot |
 //! | 8 | 4 | format version: 2 |
-//! | 12 | 4 | flags: bit 0, in a snapshot: no marker follows, it stands for everything before its segment |
+//! | 12 | 4 | flags: bit 0, in a snapshot: no marker follows, it replaces everything before its segment |
 //! | 16 | 8 | number, the same as in the file's name |
 //! | 24 | 16 | id of the data directory, random |
 //! | 40 | 8 | salt of this file, random |
@@ -176,7 +176,7 @@ pub fn seal(frame: &mut [u8], header: &FrameHeader, salt: u64) {
 }
 
 /// Reads the valid frame at the beginning of `bytes`, which are of such a file: its header and its payload. `None`
-/// where there is none.
+/// if there is none.
 pub fn open(bytes: &[u8], salt: u64, kind: FileKind) -> Option<(FrameHeader, &[u8])> {
     let head = bytes.get(..FRAME_HEADER)?;
     if head[..4] != FRAME_MAGIC {

@@ -80,7 +80,7 @@ pub const MAX_ID: u64 = (1 << 48) - 1;
 /// Largest instant and sequence number that is believed, so that sums of two of them fit: 146 000 years.
 pub const MAX_COUNTER: u64 = 1 << 62;
 
-/// Longest text that is believed, in bytes: what stands in place of a key for a pattern or for values. Such a text
+/// Longest text that is believed, in bytes: what is in place of a key for a pattern or for values. Such a text
 /// begins with a control character, which a key never has; a key has
 /// [`MAX_KEY_BYTES`](crate::bounds::MAX_KEY_BYTES) at most.
 pub const MAX_TEXT: usize = 1024;
@@ -120,7 +120,7 @@ pub mod tag {
     pub const ANSWER: u8 = 25;
 }
 
-/// Where a key has its limit from.
+/// Where the limit of a key comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     /// It was configured for exactly this key. Patterns themselves have this source too.
@@ -219,7 +219,7 @@ pub struct Answer<'a> {
     pub answer: &'a str,
 }
 
-/// Bit of a limit's flags: denials are told only.
+/// Bit of a limit's flags: denials are only reported.
 pub const SHADOW: u8 = 1;
 
 /// Bit of a limit's flags: there are no windows.
@@ -269,7 +269,7 @@ pub enum Event<'a> {
     Renewed { hold: u64, until: Micros },
     /// Units were given back without a hold.
     Refunded { id: u64, at: Micros, units: u64 },
-    /// The answer to a request with an idempotency key, and the event that it tells of.
+    /// The answer to a request with an idempotency key, and the event that it reports.
     Kept { answer: Answer<'a>, event: Box<Event<'a>> },
     /// The snapshot of this number holds the tables of holds and kept answers as they were here.
     TablesMarker { snapshot: u64 },
@@ -314,7 +314,7 @@ pub struct Entry<'a> {
     pub shard: u8,
     pub source: Source,
     pub limit: Arc<Limit>,
-    /// Of a pattern: live keys at most, where that was said.
+    /// For a pattern: the maximum number of live keys, if it was given.
     pub max_keys: Option<u64>,
     pub overlay: Option<Overlay>,
     /// What was counted, under the overlay's limit if there is an overlay, else under `limit`.

@@ -29,7 +29,7 @@ impl Growth {
         Growth { bytes: bytes.into(), compact_past: (2 * snapshot_bytes).into(), ..Growth::default() }
     }
 
-    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
+    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` replaces them.
     pub fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
         let less = |now: u64| Some(now.saturating_sub(bytes));
         let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);

@@ -99,7 +99,7 @@ impl Log {
         }
     }
 
-    /// As [`Log::reserve`], but never waits: `None` where it would.
+    /// As [`Log::reserve`], but never waits: `None` if it would.
     ///
     /// # Errors
     /// `log_failed` when the log has failed; `overloaded` when the disk does not answer.
@@ -176,7 +176,7 @@ impl Log {
     }
 
     /// Makes all durable that was queued before, and returns where that ends. Bytes before the cut are never written
-    /// again. A full disk is no error.
+    /// again. A full disk is not an error.
     ///
     /// # Errors
     /// `log_failed`, `overloaded`.
@@ -194,7 +194,7 @@ impl Log {
         }
     }
 
-    /// Has the log fail for good, for this reason: from then on nothing is accepted. Returns at once.
+    /// Makes the log fail permanently, for this reason: from then on nothing is accepted. Returns at once.
     pub fn give_up(&self, reason: String) {
         let _ = self.queue.send(Message::GiveUp { reason });
     }
@@ -214,7 +214,7 @@ impl Log {
         self.shared.growth.bytes.load(Ordering::Relaxed)
     }
 
-    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` stands for them.
+    /// Notes that `bytes` of old segments were removed since a snapshot of `snapshot_bytes` replaces them.
     pub(in crate::store) fn compacted(&self, bytes: u64, snapshot_bytes: u64) {
         self.shared.growth.compacted(bytes, snapshot_bytes);
     }
@@ -261,7 +261,7 @@ impl Log {
     }
 }
 
-/// Each record may be written in a frame of its own.
+/// Each record may be written in its own frame.
 fn with_frames(records: usize, bytes: usize) -> u64 {
     (bytes + records * FRAME_HEADER) as u64
 }
@@ -301,7 +301,7 @@ mod tests {
         .unwrap()
     }
 
-    /// One that asks to be compacted from its first byte on.
+    /// A log that asks to be compacted from its first byte on.
     fn log(dir: &std::path::Path) -> Log {
         log_on(Arc::new(SystemDisk), dir, Policy { compact_after: 1, ..Policy::default() })
     }

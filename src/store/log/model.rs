@@ -23,7 +23,7 @@ use crate::store::format::frame;
 use crate::store::format::record::{Event, MAX_FIXED, MAX_ITEM};
 use crate::store::policy::Policy;
 
-/// Explores `scenario`, with so many preemptions at most.
+/// Explores `scenario`, with this many preemptions at most.
 fn explore(preemptions: usize, scenario: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);

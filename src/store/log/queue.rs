@@ -7,7 +7,7 @@
 //! The account: `available` is the filled space after the writer's position, `reserved` the space promised to records
 //! that are not written yet. A reservation succeeds if and only if `reserved` stays at or below `available`. The log
 //! thread lowers `available` by what a frame took before it lowers `reserved` by what was promised for its records,
-//! which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 for good and then
+//! which is never less; so the promise is kept at every moment. To stop, it sets `available` to 0 permanently and then
 //! waits for `reserved` to come down to 0: every earlier reservation has queued its records by then, and no later one
 //! succeeds. It reads `reserved` by a read-modify-write, so that a reservation is either seen by it or made after it,
 //! by a thread that sees the new `available`.
@@ -53,7 +53,7 @@ impl Drop for FailOnExit {
     }
 }
 
-/// Promised space, and the space that there is, in bytes. All threads write it, so it has a cache line of its own.
+/// Promised space, and the space that there is, in bytes. All threads write it, so it has its own cache line.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Account {
@@ -62,7 +62,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Promises this space for so many records if it is there.
+    /// Promises this space for this many records if it is there.
     pub fn try_reserve(&self, records: usize, bytes: u64) -> Option<Reservation<'_>> {
         if bytes > self.available.load(Ordering::Acquire) {
             return None;
@@ -133,7 +133,7 @@ pub enum Message {
     Rotate {
         reply: Sender<Result<u64>>,
     },
-    /// Fail for good.
+    /// Fail permanently.
     GiveUp {
         reason: String,
     },
@@ -144,7 +144,7 @@ pub enum Message {
     Stop,
 }
 
-/// How long the log thread lets records gather that nobody waits for, while they come in numbers: to wake it for each
+/// How long the log thread lets records gather that nothing waits for, while many arrive: to wake it for each
 /// would cost the sender more than its check.
 const GATHER: Duration = Duration::from_micros(200);
 
@@ -165,7 +165,7 @@ const MOST_YIELDS: u32 = 8;
 /// How the log thread takes from its queue: how long it stays awake, and what it lets gather.
 #[derive(Debug)]
 pub struct Intake {
-    /// Whether records may gather that nobody waits for.
+    /// Whether records may gather that nothing waits for.
     gathers: bool,
     /// Whether it is of use to stay awake: there is another processor for those that have work.
     stays_awake: bool,

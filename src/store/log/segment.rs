@@ -27,7 +27,7 @@ pub struct Segment {
     pub filled: u64,
     /// Where the copy of the last mark is, until the next frame is written.
     pub mark_copy: Option<u64>,
-    /// Whether something else may stand there, since there was no room for it.
+    /// Whether something else may be there, because there was no room for it.
     pub copy_failed: bool,
 }
 
@@ -68,7 +68,8 @@ impl From<NotCreated> for Error {
 }
 
 impl Segment {
-    /// Creates a segment under its unfinished name with so many filled bytes, makes it durable, and gives it its name.
+    /// Creates a segment under its unfinished name with this many filled bytes, makes it durable, and gives it its
+    /// name.
     pub fn create(home: &DataDir, number: u64, first: u64, fill: u64) -> Result<Segment, NotCreated> {
         let (disk, name) = (&*home.disk, Name::Segment(number));
         let (unfinished, path) = (name.unfinished(&home.path), name.path(&home.path));

@@ -11,9 +11,9 @@
 //! overwrite filled space. Such a write has taken nothing, or the first bytes; so the frame, with what was queued
 //! since, is written again at the same offset until there is room. Meanwhile nothing more is promised, and the waiters
 //! of the frame are completed as failed at the second attempt, though their records will be written. If the process
-//! ends first, what stands there is a torn end, after all that was confirmed.
+//! ends first, what is there is a torn end, after all that was confirmed.
 //!
-//! A batch is written, then those are notified that wait for the write; it is synced, at once if somebody waits for
+//! A batch is written, then those are notified that wait for the write; it is synced, at once if something waits for
 //! that and else by the policy, then the others are.
 
 use std::io;
@@ -53,7 +53,7 @@ pub struct Writer {
     /// The frame being built, with room for its header first.
     frame: Vec<u8>,
     records: u32,
-    /// How many of them are readings of the clocks, which are no events.
+    /// How many of them are readings of the clocks, which are not events.
     readings: u32,
     /// Promised to the records of the frame.
     promised: u64,
@@ -299,7 +299,7 @@ impl Writer {
         }
     }
 
-    /// Makes all records that are written durable, and tells where they end.
+    /// Makes all records that are written durable, and returns where they end.
     fn cut(&mut self) -> Result<Cut> {
         if self.healthy() {
             self.sync();

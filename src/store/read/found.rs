@@ -86,7 +86,7 @@ pub struct Recovered {
     pub torn: Option<Torn>,
     /// Set when the log was closed cleanly.
     pub clean: Option<CleanEnd>,
-    /// Files of ours that count for nothing: unfinished ones, and those that the snapshot stands for.
+    /// Files of ours that count for nothing: unfinished ones, and those that the snapshot replaces.
     pub leftovers: Vec<PathBuf>,
     /// The highest number in use, of a segment or snapshot.
     pub highest_number: u64,
@@ -94,7 +94,7 @@ pub struct Recovered {
 
 impl Recovered {
     /// Lets the clock go on where this ends: no instant from now on is less than the last one, and what has elapsed
-    /// since the clocks were last noted has elapsed for limits too. After that [`Clock::ahead`] tells whether the log
+    /// since the clocks were last noted has elapsed for limits too. After that [`Clock::ahead`] says whether the log
     /// is ahead of the system clock.
     pub fn resume(&self, clock: &Clock) {
         clock.resume(self.clock.as_ref(), self.last_instant);

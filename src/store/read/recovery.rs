@@ -10,7 +10,7 @@
 //! - a torn end otherwise: a crash while appending, and nothing that was confirmed is missing.
 //!
 //! In an older segment a torn end is corruption too, and so is a segment that ends before the next one begins, and a
-//! log that ends before the last record that it had when it was closed cleanly, which the lock file tells.
+//! log that ends before the last record that it had when it was closed cleanly, which the lock file has.
 
 use std::path::Path;
 
@@ -59,7 +59,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(dir: &'a Path, disk: &'a dyn ReadDisk, replay: &'a mut dyn Replay) -> Reader<'a> {
         let found = Recovered { next_sequence: 1, ..Recovered::default() };
-        // It is told of all that is read after it. What can't be read is not compared.
+        // It gets everything that is read after it. What can't be read is not compared.
         let closed = disk.read(&dir.join(LOCK)).ok().and_then(|note| parse_note(&note).closed);
         Reader { dir, disk, replay, found, skipped: None, lost_limits: 0, closed }
     }
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
     fn read_snapshot(&mut self, number: u64) -> Step<bool> {
         let path = Name::Snapshot(number).path(self.dir);
         let (file, header) = self.open(&path, FileKind::Snapshot, number)?;
-        // More limits than fit into the file are not believed: room may be made for so many.
+        // More limits than fit into the file are not believed: room may be made for that many.
         let limits = header.first.min(file.len() as u64 / MIN_ENTRY);
         self.replay.snapshot(number, header.complete, limits);
         let mut place = SnapshotPlace { offset: frame::FILE_HEADER, ..SnapshotPlace::default() };

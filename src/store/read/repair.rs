@@ -43,7 +43,7 @@ pub struct Lost {
 }
 
 /// Reads what is left into a replay that `fresh` makes (`fresh(true)`: one that takes records about limits that are not
-/// there), and returns it. `None` where nothing can be read at all.
+/// there), and returns it. `None` if nothing can be read at all.
 ///
 /// # Errors
 /// `unsupported` for another version of the format; `io`.
@@ -90,7 +90,7 @@ fn older(files: &Files, newest: u64) -> impl Iterator<Item = (Option<u64>, bool)
     })
 }
 
-/// Reads one history up to the first damaged place. `Err` where that place is in the snapshot, or where there is none
+/// Reads one history up to the first damaged place. `Err` where that place is in the snapshot, or if there is none
 /// and the log cannot be begun; with `skip` what is left of the snapshot will do.
 fn read<R: Replay>(
     dir: &Path,

@@ -11,8 +11,8 @@ use crate::clock::{Clock, Micros};
 use crate::limit::{Ends, Parts, Period, StateParts, Window};
 use crate::store::format::record::{Answer, Entry, HoldEntry};
 
-/// What an operator is told of a log that is so far ahead of the system clock ([`Clock::ahead`]): one sentence, without
-/// its full stop.
+/// What an operator reads about a log that is so far ahead of the system clock ([`Clock::ahead`]): one sentence,
+/// without its full stop.
 pub fn ahead_notice(ahead: Duration) -> String {
     format!(
         "the log is ahead of the system clock by {}, because the system clock was ahead when the log was written, \
@@ -41,7 +41,7 @@ pub struct Rewind {
 }
 
 impl Rewind {
-    /// What brings the log that was `found` back to the system clock; `None` where it is not ahead of it by more than a
+    /// What brings the log that was `found` back to the system clock; `None` if it is not ahead of it by more than a
     /// second. `clock` is a fresh one: it is not made to go on from the log's last instant here.
     pub fn of(found: &Recovered, clock: &Clock) -> Option<Rewind> {
         let ahead = clock.restarted();

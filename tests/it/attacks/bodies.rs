@@ -1,4 +1,4 @@
-//! Bodies that never come, come slowly, or come though nobody reads them; and a queue of workers that is full.
+//! Bodies that never come, come slowly, or come although nothing reads them; and a queue of workers that is full.
 
 use super::*;
 use crate::util::{Process, request};

@@ -31,8 +31,8 @@ fn with_long_bodies(victim: &Victim) -> Good {
     Good::asking(&victim.server.url, "POST", "/v1/check-all", long_body())
 }
 
-/// Holds so many connections that have each sent this, for as long as a flood lasts; new ones for those that are ended.
-/// Meanwhile others are answered, on connections that they had before and on new ones.
+/// Holds this many connections that have each sent this, for as long as a flood lasts; new ones for those that are
+/// ended. Meanwhile others are answered, on connections that they had before and on new ones.
 fn hold(victim: &Victim, count: usize, bytes: &str) {
     let begun = Instant::now();
     let mut streams: Vec<TcpStream> = Vec::new();

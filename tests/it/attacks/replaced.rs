@@ -1,11 +1,11 @@
-//! The server replaces itself by a fresh image, when it had better not, and when threads are not to be had.
+//! The server replaces itself by a fresh image, when it had better not, and when threads are not available.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use super::*;
 
-/// Takes connections that tiny_http does not let go of, and a few more than it takes to be replaced.
+/// Takes connections that tiny_http does not release, and a few more than it takes to be replaced.
 fn wear_out(victim: &Victim) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..270 {
@@ -56,7 +56,7 @@ fn a_server_that_could_not_start_afresh_goes_on() {
     }
     assert!(!is_fresh(pid));
     assert_eq!(victim.client().get("/v1/health").ok()["ok"], true);
-    // Now it can, and nobody waits for bodies that do not come.
+    // Now it can, and nothing waits for bodies that do not come.
     for _ in 0..60 {
         let mut stream = victim.connect();
         stream.write_all(&post("/v1/check", "Content-Length: 2000\r\n", "{")).unwrap();
@@ -73,7 +73,7 @@ fn a_server_that_could_not_start_afresh_goes_on() {
 
 #[test]
 fn out_of_threads() {
-    // A user of its own, whose threads nobody else's are counted with.
+    // A separate user, so that no other threads are counted.
     let user = ["--reuid=54321", "--clear-groups", "prlimit", "--nproc=60", "--"];
     let works = Command::new("setpriv").args(user).args([env!("CARGO_BIN_EXE_flint"), "--version"]).output();
     if !works.is_ok_and(|output| output.status.success()) {

@@ -62,7 +62,7 @@ fn each_reply_is_that_of_its_request() {
     println!("{answered} answered, {refused} refused");
     assert!(answered > 0 && (refused > 0 || answered < many));
     drop(stream);
-    // No worker waits for a turn that never comes. Others are ended too while what is left of the flood is let go.
+    // No worker waits for a turn that never comes. Others are ended too while what is left of the flood is released.
     let deadline = Instant::now() + PATIENCE;
     let mut in_a_row = 0;
     while in_a_row < 20 {
@@ -135,7 +135,7 @@ fn a_body_in_chunks_is_refused() {
     let quarry = start(&[]);
     for (token, status) in [(TOKEN, 400), ("wrong", 401)] {
         let head = "POST /v1/check HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer ";
-        // The line that tells a chunk's length has no end.
+        // The line with a chunk's length has no end.
         let request = format!("{head}{token}\r\n\r\n{}", "0".repeat(4096));
         assert_eq!(Client::new(&quarry.server.url, None).raw(&request, false).unwrap().status, status);
     }

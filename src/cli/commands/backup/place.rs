@@ -37,7 +37,7 @@ pub struct NewFile {
 
 impl NewFile {
     /// # Errors
-    /// `io`, also where something of this name exists.
+    /// `io`, also if something of this name exists.
     pub fn create(path: &Path) -> Result<NewFile> {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
             Ok(file) => Ok(NewFile { file, path: path.to_owned(), kept: false }),

@@ -64,7 +64,7 @@ fn catch_signals() -> Arc<AtomicBool> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let stopped = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // Where they can't be caught, they end the process, and the file that it leaves has no end.
+        // If they can't be caught, they end the process, and the file that it leaves has no end.
         let _ = signal_hook::flag::register_conditional_default(signal, Arc::clone(&stopped));
         let _ = signal_hook::flag::register(signal, Arc::clone(&stopped));
     }

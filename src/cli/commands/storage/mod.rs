@@ -1,4 +1,4 @@
-//! The commands about the storage itself.
+//! The commands for the storage itself.
 
 mod files;
 mod moving;

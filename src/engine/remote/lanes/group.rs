@@ -3,7 +3,7 @@
 //! Each group becomes one attempt: its operations are made together or not at all. A record at which many look and
 //! which nobody changes, such as that of all patterns, ties nobody to others: each group compares it for itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 /// What an operation has looked at, in any order, and what of it it changed.
@@ -25,8 +25,11 @@ pub struct Group<N> {
 /// Joins operations that looked at the same name. `is_common` says which names tie nobody as long as nobody changes
 /// them. Operations without a name are in no group.
 pub fn join<N: Hash + Eq + Clone>(round: &[Touched<'_, N>], is_common: impl Fn(&N) -> bool) -> Vec<Group<N>> {
-    let mut ids: HashMap<&N, usize> = HashMap::new();
-    let mut changed: Vec<bool> = Vec::new();
+    // The names of each operation by numbers: those looked at, then those changed.
+    let mut ids: HashMap<&N, usize> = HashMap::with_capacity(round.len());
+    let mut changed: Vec<bool> = Vec::with_capacity(round.len());
+    let mut numbers: Vec<usize> = Vec::with_capacity(2 * round.len());
+    let mut ends: Vec<usize> = Vec::with_capacity(round.len());
     for touched in round {
         for (names, changes) in [(touched.looked, false), (touched.changed, true)] {
             for name in names {
@@ -36,17 +39,21 @@ pub fn join<N: Hash + Eq + Clone>(round: &[Touched<'_, N>], is_common: impl Fn(&
                     changed.push(false);
                 }
                 changed[id] |= changes;
+                numbers.push(id);
             }
         }
+        ends.push(numbers.len());
     }
+    let ties: Vec<bool> = {
+        let mut ties = vec![true; changed.len()];
+        ids.iter().for_each(|(name, id)| ties[*id] = changed[*id] || !is_common(name));
+        ties
+    };
+    let begin = |index: usize| if index == 0 { 0 } else { ends[index - 1] };
     let mut sets = Sets::new(round.len());
     let mut first: Vec<Option<usize>> = vec![None; changed.len()];
-    for (index, touched) in round.iter().enumerate() {
-        for name in touched.looked.iter().chain(touched.changed) {
-            let id = ids[name];
-            if !changed[id] && is_common(name) {
-                continue;
-            }
+    for index in 0..round.len() {
+        for id in numbers[begin(index)..ends[index]].iter().copied().filter(|id| ties[*id]) {
             match first[id] {
                 Some(other) => sets.join(index, other),
                 None => first[id] = Some(index),
@@ -55,10 +62,12 @@ pub fn join<N: Hash + Eq + Clone>(round: &[Touched<'_, N>], is_common: impl Fn(&
     }
     let mut groups: Vec<Group<N>> = Vec::new();
     let mut group_of: Vec<Option<usize>> = vec![None; round.len()];
-    // The group that has a name already, by the id of that.
-    let mut listed: HashMap<(usize, usize), ()> = HashMap::new();
+    // Names that tie are listed in one group, others in several.
+    let mut listed = vec![false; changed.len()];
+    let mut listed_in: HashSet<(usize, usize)> = HashSet::new();
     for (index, touched) in round.iter().enumerate() {
-        if touched.looked.is_empty() && touched.changed.is_empty() {
+        let own = &numbers[begin(index)..ends[index]];
+        if own.is_empty() {
             continue;
         }
         let root = sets.root(index);
@@ -67,9 +76,10 @@ pub fn join<N: Hash + Eq + Clone>(round: &[Touched<'_, N>], is_common: impl Fn(&
             groups.len() - 1
         });
         groups[group].operations.push(index);
-        for name in touched.looked.iter().chain(touched.changed) {
-            let id = ids[name];
-            if listed.insert((group, id), ()).is_none() {
+        for (name, id) in touched.looked.iter().chain(touched.changed).zip(own.iter().copied()) {
+            let is_new =
+                if ties[id] { !std::mem::replace(&mut listed[id], true) } else { listed_in.insert((group, id)) };
+            if is_new {
                 groups[group].names.push((name.clone(), changed[id]));
             }
         }
@@ -102,8 +112,6 @@ impl Sets {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;

@@ -5,9 +5,9 @@
 //! denials, totals of patterns; and asks how many keys live.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 
 use super::super::errors::{closed, told as told_error};
 use super::super::names;
+use super::bell::Bell;
 use super::job::{Answer, Job};
 use super::state::Round;
 use super::wire::Wire;
@@ -55,6 +56,11 @@ const ROOM_SHARE: u64 = 64;
 /// Patterns of which the totals are asked for once a second; of more, those that have counted.
 const MAX_ASKED: usize = 256;
 
+/// Times that a lane lets other threads run before it takes what they have asked, while that becomes more; and times in
+/// a row without anything after which it takes what there is.
+const MOST_YIELDS: usize = 256;
+const YIELDS: usize = 2;
+
 /// What is sent to a lane.
 enum Message {
     Job(Job),
@@ -69,9 +75,22 @@ enum Message {
 pub struct Inbox {
     sender: Sender<Message>,
     closed: Arc<AtomicBool>,
+    bell: Arc<Bell>,
 }
 
 impl Inbox {
+    /// Runs an operation, and returns once its outcome is known.
+    ///
+    /// # Errors
+    /// Its outcome.
+    pub fn run(&self, operation: Operation, slot: Option<u16>, timeout: Duration) -> Result<()> {
+        let outcome = Arc::new(OnceLock::new());
+        let cell = Arc::clone(&outcome);
+        // It is called once, and the lane rings then. Here it is called only before the bell is waited for.
+        self.submit(operation, Box::new(move |outcome| drop(cell.set(outcome))), slot, timeout);
+        self.bell.wait_for(|| outcome.get().cloned())
+    }
+
     /// Hands an operation over. `done` is called at once where the lane takes no more.
     pub fn submit(&self, operation: Operation, done: Done, slot: Option<u16>, timeout: Duration) {
         let deadline = Instant::now() + timeout;
@@ -138,9 +157,13 @@ pub fn start<W: Wire + 'static>(
     timeout: Duration,
 ) -> Result<(Inbox, thread::JoinHandle<()>)> {
     let (sender, inbox) = bounded(MAX_WAITING);
+    let bell = Arc::new(Bell::default());
+    let (own, last) = (Arc::clone(&bell), Last(Arc::clone(&bell)));
     let lane = Lane {
         round,
         inbox,
+        bell: own,
+        answered: 0,
         figures: Arc::clone(figures),
         timeout,
         // At once, so that it knows what was counted before.
@@ -150,9 +173,13 @@ pub fn start<W: Wire + 'static>(
     };
     let handle = thread::Builder::new()
         .name(format!("flint-lane-{index}"))
-        .spawn(move || lane.run())
+        .spawn(move || {
+            // Rings after all that the lane had is dropped, and with it answered.
+            let _last = last;
+            lane.run();
+        })
         .map_err(|error| Error::new(Kind::Io, format!("cannot start thread flint-lane-{index}: {error}")))?;
-    Ok((Inbox { sender, closed: Arc::default() }, handle))
+    Ok((Inbox { sender, closed: Arc::default(), bell }, handle))
 }
 
 fn seed(index: usize) -> u64 {
@@ -163,6 +190,10 @@ fn seed(index: usize) -> u64 {
 struct Lane<W> {
     round: Round<W>,
     inbox: Receiver<Message>,
+    /// Rung after operations were answered.
+    bell: Arc<Bell>,
+    /// How many the last round has answered.
+    answered: usize,
     figures: Arc<Figures>,
     timeout: Duration,
     told: Instant,
@@ -176,11 +207,18 @@ impl<W: Wire> Lane<W> {
         let _ended = Ended(Arc::clone(&self.figures));
         let mut waiting: Vec<Job> = Vec::new();
         loop {
+            self.gather();
             let open = self.take(&mut waiting);
+            let taken = waiting.len();
             self.expire(&mut waiting);
+            let expired = taken - waiting.len();
             let rest = waiting.split_off(waiting.len().min(MAX_ROUND));
             let count = waiting.len();
             let mut lost = self.round.run(std::mem::take(&mut waiting));
+            self.answered = expired + count - lost.len();
+            if self.answered > 0 {
+                self.bell.ring();
+            }
             if count > 0 {
                 self.figures.rounds.fetch_add(1, Ordering::Relaxed);
                 self.figures.answered.fetch_add((count - lost.len()) as u64, Ordering::Relaxed);
@@ -205,6 +243,23 @@ impl<W: Wire> Lane<W> {
                 std::mem::forget(_ended);
                 return;
             }
+        }
+    }
+
+    /// Lets the threads run that have work, where several were just answered: they are about to ask again, and a larger
+    /// round costs each of them less than waiting for another. Costs next to nothing where no thread has work.
+    fn gather(&self) {
+        if self.answered < 2 {
+            return;
+        }
+        let (mut waiting, mut idle) = (self.inbox.len(), 0);
+        for _ in 0..MOST_YIELDS {
+            if waiting >= self.answered || idle >= YIELDS {
+                return;
+            }
+            thread::yield_now();
+            let before = std::mem::replace(&mut waiting, self.inbox.len());
+            idle = if waiting > before { 0 } else { idle + 1 };
         }
     }
 
@@ -360,6 +415,15 @@ impl<W: Wire> Lane<W> {
                 Err(told_error(&error, true))
             }
         }
+    }
+}
+
+/// Rings when it is dropped.
+struct Last(Arc<Bell>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.ring();
     }
 }
 

@@ -24,6 +24,8 @@ struct Planned {
     change: Option<Change>,
     /// Where it stands in lists then.
     place: Place,
+    /// Whether it goes by a copy of an earlier round, of a key.
+    is_old: bool,
 }
 
 enum Change {
@@ -69,6 +71,11 @@ impl<W: Wire> Round<W> {
         }
         for ((group, planned), outcome) in groups.iter().zip(planned).zip(outcomes) {
             let writes = planned.iter().any(|part| part.change.is_some());
+            if planned.iter().any(|part| part.is_old)
+                && let Ok(outcome) = &outcome
+            {
+                self.trust.note(matches!(outcome, Outcome::Lost(_)));
+            }
             match outcome {
                 Ok(Outcome::Won(version)) => {
                     let mut all = Looked::default();
@@ -77,6 +84,9 @@ impl<W: Wire> Round<W> {
                         turns[*index].ended = Some(Ok(()));
                     }
                     self.win(planned, version, &all);
+                    if !self.trust.keeps(group.operations.len()) {
+                        group.names.iter().for_each(|(name, _)| self.forget(name));
+                    }
                 }
                 Ok(Outcome::Lost(found)) => self.lose(planned, found),
                 Err(error) => {
@@ -89,8 +99,8 @@ impl<W: Wire> Round<W> {
 
     /// What an attempt has to say of a name.
     fn plan(&mut self, (name, changed): &(Name, bool)) -> Result<Planned> {
-        let Stand { version: known, place } =
-            self.known.get(name).copied().unwrap_or(Stand { version: Known::Absent, place: Place::None });
+        let nothing = Stand { version: Known::Absent, place: Place::None, seen: self.trust.round };
+        let Stand { version: known, place, seen } = self.known.get(name).copied().unwrap_or(nothing);
         let key = self.key(name);
         let (change, place) = match changed {
             false => (None, place),
@@ -103,7 +113,8 @@ impl<W: Wire> Round<W> {
                 None => (Some(Change::Delete), Place::None),
             },
         };
-        Ok(Planned { name: name.clone(), key, known, change, place })
+        let is_old = matches!(name, Name::Key(_)) && self.trust.is_old(seen);
+        Ok(Planned { name: name.clone(), key, known, change, place, is_old })
     }
 
     fn exchange(
@@ -153,11 +164,17 @@ impl<W: Wire> Round<W> {
     fn win(&mut self, planned: Vec<Planned>, version: Version, all: &Looked) {
         for part in planned {
             let version = match part.change {
-                None => continue,
+                // Seen to be as it was.
+                None => {
+                    if let Some(stand) = self.known.get_mut(&part.name) {
+                        stand.seen = self.trust.round;
+                    }
+                    continue;
+                }
                 Some(Change::Put(..)) => Known::Version(version),
                 Some(Change::Delete) => Known::Absent,
             };
-            self.known.insert(part.name, Stand { version, place: part.place });
+            self.known.insert(part.name, Stand { version, place: part.place, seen: self.trust.round });
         }
         for (pattern, counted) in &all.counted {
             self.tally.fresh.push(*pattern);

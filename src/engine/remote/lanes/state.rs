@@ -24,6 +24,53 @@ pub struct Stand {
     pub version: Known,
     /// In which lists its name stands.
     pub place: Place,
+    /// The round in which it was last fetched or written.
+    pub seen: u64,
+}
+
+/// Whether copies of earlier rounds are of use. Where several servers check the same keys in turn, an attempt that goes
+/// by such a copy often loses, which costs the store several times as much as a fetch, and the operation a round.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// Counts rounds.
+    pub round: u64,
+    /// The share of the last attempts by copies of earlier rounds that have lost.
+    lost: f32,
+    /// Copies that were judged by chance.
+    samples: u32,
+}
+
+impl Trust {
+    /// Of so many attempts the share that is lost is an average.
+    const WEIGHT: f32 = 32.0;
+
+    /// The share from which on a fetch is cheaper.
+    const MOST_LOST: f32 = 0.15;
+
+    /// Of so many copies one is kept in any case: to see whether they are of use again.
+    const SAMPLED: u32 = 16;
+
+    /// Operations in a group from which on its keys are kept: these are asked for in every round.
+    const HOT: usize = 3;
+
+    /// Whether a copy is of an earlier round than the last.
+    pub fn is_old(&self, seen: u64) -> bool {
+        seen + 1 < self.round
+    }
+
+    /// Notes how an attempt by old copies has ended.
+    pub fn note(&mut self, lost: bool) {
+        self.lost += (f32::from(u8::from(lost)) - self.lost) / Trust::WEIGHT;
+    }
+
+    /// Whether to keep the keys of a group of so many operations.
+    pub fn keeps(&mut self, operations: usize) -> bool {
+        if self.lost < Trust::MOST_LOST || operations >= Trust::HOT {
+            return true;
+        }
+        self.samples = self.samples.wrapping_add(1);
+        self.samples.is_multiple_of(Trust::SAMPLED)
+    }
 }
 
 /// What was counted since it was last told to the store.
@@ -66,6 +113,7 @@ pub struct Round<W> {
     pub stale: HashSet<Name>,
     /// Records that were fetched in this round and could not be read.
     pub bad: HashMap<Name, Error>,
+    pub trust: Trust,
     pub tally: Tally,
 }
 
@@ -84,6 +132,7 @@ impl<W: Wire> Round<W> {
             known: HashMap::new(),
             stale,
             bad: HashMap::new(),
+            trust: Trust::default(),
             tally: Tally::default(),
         }
     }
@@ -141,7 +190,7 @@ impl<W: Wire> Round<W> {
         match loaded {
             Ok(()) => {
                 let place = self.scratch.place_of(name);
-                self.known.insert(name.clone(), Stand { version, place });
+                self.known.insert(name.clone(), Stand { version, place, seen: self.trust.round });
             }
             Err(error) => {
                 self.known.remove(name);
@@ -175,6 +224,16 @@ impl<W: Wire> Round<W> {
         }
     }
 
+    /// Lets go of the copy of a key.
+    pub fn forget(&mut self, name: &Name) {
+        if let Name::Key(key) = name
+            && self.scratch.forget(key)
+        {
+            self.known.remove(name);
+            self.stale.remove(name);
+        }
+    }
+
     /// Lets go of copies, if there are more than so many.
     pub fn bound(&mut self, most: usize) {
         if self.scratch.loaded() > most {
@@ -184,5 +243,22 @@ impl<W: Wire> Round<W> {
             self.stale.retain(|name| scratch.is_loaded(name));
             self.slots.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_kept_until_many_have_lost_and_again_when_few_do() {
+        let mut trust = Trust { round: 7, ..Trust::default() };
+        assert_eq!([5, 6, 7].map(|seen| trust.is_old(seen)), [true, false, false]);
+        assert!((0..100).all(|_| trust.keeps(1)));
+        (0..20).for_each(|n| trust.note(n % 2 == 0));
+        assert_eq!((0..160).filter(|_| trust.keeps(1)).count(), 10);
+        assert!((0..100).all(|_| trust.keeps(Trust::HOT)));
+        (0..60).for_each(|_| trust.note(false));
+        assert!((0..100).all(|_| trust.keeps(1)));
     }
 }

@@ -117,7 +117,7 @@ pub(super) fn verdict(error: &ServerError, server: &Endpoint) -> Verdict {
         },
         "TRYAGAIN" => Verdict::TryAgain,
         "LOADING" => Verdict::Away(unavailable("is reading its data, and answers once it has")),
-        "BUSY" => Verdict::Away(unavailable("runs a script that somebody started, and answers nobody meanwhile")),
+        "BUSY" => Verdict::Away(unavailable("is running a script and does not answer meanwhile")),
         "MASTERDOWN" => Verdict::Demoted(unavailable("is a replica that has lost its master")),
         "CLUSTERDOWN" => Verdict::Away(unavailable(&format!("says that its Cluster is down ({detail})"))),
         "READONLY" => Verdict::Demoted(demoted(server)),
@@ -127,7 +127,7 @@ pub(super) fn verdict(error: &ServerError, server: &Endpoint) -> Verdict {
         "MISCONF" => Verdict::Fails(unavailable("cannot write to its disk and takes no writes; see its log")),
         "NOREPLICAS" => Verdict::Fails(unavailable("has fewer replicas than its own min-replicas-to-write demands")),
         "NOAUTH" => Verdict::Fails(LinkError::refused(format!(
-            "the store {server} wants a password: write redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"
+            "the store {server} needs a password: write redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"
         ))),
         "WRONGPASS" => {
             Verdict::Fails(LinkError::refused(format!("the store {server} does not accept this user and password")))
@@ -220,14 +220,14 @@ mod tests {
         };
         let cases = [
             ("LOADING Redis is loading the dataset in memory", ErrorKind::Unavailable, "is reading its data"),
-            ("BUSY Redis is busy running a script.", ErrorKind::Unavailable, "runs a script"),
+            ("BUSY Redis is busy running a script.", ErrorKind::Unavailable, "is running a script"),
             ("MASTERDOWN Link with MASTER is down", ErrorKind::Unavailable, "lost its master"),
             ("CLUSTERDOWN The cluster is down", ErrorKind::Unavailable, "The cluster is down"),
             ("READONLY You can't write against a read only replica.", ErrorKind::Unavailable, "is a replica"),
             ("OOM command not allowed when used memory > 'maxmemory'.", ErrorKind::Unavailable, "out of memory"),
             ("MISCONF Redis is configured to save RDB snapshots", ErrorKind::Unavailable, "cannot write to its disk"),
             ("NOREPLICAS Not enough good replicas to write.", ErrorKind::Unavailable, "min-replicas-to-write"),
-            ("NOAUTH Authentication required.", ErrorKind::Refused, "wants a password"),
+            ("NOAUTH Authentication required.", ErrorKind::Refused, "needs a password"),
             ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind::Refused, "does not accept"),
             ("NOPERM this user has no permissions to run the 'set' command", ErrorKind::Refused, "'set' command"),
             (

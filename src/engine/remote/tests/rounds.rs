@@ -107,6 +107,34 @@ fn two_servers_spend_from_one_limit() {
     assert_eq!(store.calls(), [fetches, exchanges + 1]);
 }
 
+/// What another server has changed since is fetched first, once that was found to be so often: an attempt that loses
+/// costs more.
+#[test]
+fn servers_in_turn_at_many_keys_fetch_what_they_check() {
+    const KEYS: usize = 24;
+    let (store, _, [mut one, mut two]) = nodes();
+    let keys: [&'static str; KEYS] = std::array::from_fn(|n| &*format!("key:{n}").leak());
+    keys.iter().for_each(|key| assert!(one.configure(key, "100/1h fixed_window_counter")));
+    let round = |node: &mut Node| {
+        let [fetches, exchanges] = store.calls();
+        keys.iter().for_each(|key| assert!(node.check(key).unwrap().allowed));
+        let now = store.calls();
+        [now[0] - fetches, now[1] - exchanges]
+    };
+    for _ in 0..4 {
+        round(&mut one);
+        round(&mut two);
+    }
+    // Some are not fetched, to see whether that is still so.
+    let [fetches, exchanges] = round(&mut one);
+    assert!(fetches >= KEYS - 4 && exchanges <= KEYS + 4, "{fetches} fetches, {exchanges} attempts");
+    for _ in 0..40 {
+        round(&mut two);
+    }
+    assert_eq!(round(&mut two), [0, KEYS], "nobody else writes any more");
+    assert!(keys.iter().all(|key| one.status(key).unwrap().used == Some(50)));
+}
+
 #[test]
 fn operations_of_a_round_share_an_exchange() {
     let (store, _, [mut node]) = nodes();

@@ -1,6 +1,6 @@
 //! A token bucket below zero that refills faster than by its own rate.
 //!
-//! New values may have put it there: it pays at the faster of the old and the new rate, so that nobody waits longer
+//! New values may have put it there: it pays at the faster of the old and the new rate, so that no caller waits longer
 //! than under the old values. What it owes is kept in parts of a unit of that faster speed, so that paying rounds
 //! nothing; where it reaches zero between two looks, the rest of the time counts at its own rate, rounded down once, to
 //! the same level whenever that is noticed.
@@ -26,7 +26,7 @@ pub struct Debt {
 }
 
 impl Debt {
-    /// A bucket that lacks more than its capacity; `None` where it does not, or where its own rate is as fast.
+    /// A bucket that lacks more than its capacity; `None` if it does not, or if its own rate is as fast.
     pub fn lacking(window: &Window, missing: Missing, speed: Speed, at: Micros) -> Option<Debt> {
         if missing.units < window.capacity() || !speed.is_faster_than(Speed::of(window)) {
             return None;
@@ -35,7 +35,7 @@ impl Debt {
         (whole < 0).then(|| Debt { owed: below(whole, part, speed.per), speed, at, full_at: at })
     }
 
-    /// From its parts as they stand in a snapshot; `None` for what is no debt.
+    /// From its parts as they are in a snapshot; `None` for what is not a debt.
     pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, full_at: Micros, speed: Speed) -> Option<Debt> {
         let bounds = (1..=2 * MAX_UNITS).contains(&speed.units) && (1..=MAX_PERIOD_MS * 1000).contains(&speed.per);
         if whole >= 0 || !bounds || !speed.is_faster_than(Speed::of(window)) {
@@ -127,7 +127,7 @@ impl Debt {
             self.owed -= paid;
             return None;
         }
-        // So many parts too much were paid, `speed.units` of them in a microsecond.
+        // This many parts too much were paid, `speed.units` of them in a microsecond.
         let (over, units, rate) = (paid - self.owed, u128::from(self.speed.units), u128::from(window.rate()));
         let mut bucket = self.paid(window);
         bucket.add(window, over / units * rate + over % units * rate / units);

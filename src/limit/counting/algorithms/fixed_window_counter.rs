@@ -28,7 +28,7 @@ fn end_of(window: &Window, start: Micros, ends: &mut dyn Ends) -> Micros {
 }
 
 impl FixedWindow {
-    /// A window opened at `start` of which so much was used.
+    /// A window opened at `start` of which this much was used.
     pub fn opened(window: &Window, start: Micros, used: u64, ends: &mut dyn Ends) -> FixedWindow {
         match used {
             0 => FixedWindow::default(),
@@ -36,7 +36,7 @@ impl FixedWindow {
         }
     }
 
-    /// A window from its parts as they stand in a snapshot; what cannot have been written is clamped.
+    /// A window from its parts as they are in a snapshot; what cannot have been written is clamped.
     pub fn restore(window: &Window, start: Micros, end: Micros, used: u64) -> FixedWindow {
         if used == 0 {
             return FixedWindow::default();

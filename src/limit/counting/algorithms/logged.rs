@@ -149,7 +149,7 @@ impl Logged {
         passed + older.left(chunk).partition_point(before)
     }
 
-    /// Lowers the total of those from a place on by so many units. They are walked through, and what a copy shares is
+    /// Lowers the total of those from a place on by this many units. They are walked through, and what a copy shares is
     /// copied.
     pub fn lower(&mut self, place: usize, units: u64) {
         let before = self.before();

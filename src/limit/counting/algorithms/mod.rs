@@ -2,7 +2,7 @@
 //!
 //! All of them have the same functions; `state` calls them. Instants are microseconds. `advance` brings a state to an
 //! instant and changes no later decision; the others are given the instant to which the state was advanced. `quote`
-//! tells the figures as after the spend where it is told to (`take`), and as they stand otherwise.
+//! gives the figures after the spend if asked to (`take`), and the current ones otherwise.
 //!
 //! Each module may use only those after it in this list: `debt`, `token_bucket`, `sliding_window_log`, `logged`,
 //! `fixed_window_counter`, `sliding_window_counter`.

@@ -21,12 +21,12 @@ pub struct WindowPair {
 }
 
 impl WindowPair {
-    /// A window begun at `start` of which so much was used.
+    /// A window begun at `start` of which this much was used.
     pub fn begun(window: &Window, start: Micros, used: u64) -> WindowPair {
         WindowPair::restore(window, start, 0, used)
     }
 
-    /// A pair from its parts as they stand in a snapshot.
+    /// A pair from its parts as they are in a snapshot.
     pub fn restore(window: &Window, start: Micros, previous: u64, current: u64) -> WindowPair {
         let most = most(window);
         match (previous, current) {

@@ -35,7 +35,7 @@ impl PartialEq for EventLog {
 impl Eq for EventLog {}
 
 impl EventLog {
-    /// A log from its events, oldest first, as they stand in a snapshot.
+    /// A log from its events, oldest first, as they are in a snapshot.
     pub fn restore(window: &Window, events: impl IntoIterator<Item = (Micros, u64)>) -> EventLog {
         let mut log = EventLog::default();
         for (at, units) in events {
@@ -172,7 +172,7 @@ impl EventLog {
         }
     }
 
-    /// When so many of the units have expired; `None` where there are not so many.
+    /// When so many of the units have expired; `None` if there are not so many.
     fn expiry(&self, window: &Window, units: u64) -> Option<Micros> {
         let first = self.entries.partition_point(|entry| entry.total.wrapping_sub(self.expired) < units);
         self.entries.get(first).map(|entry| entry.at.saturating_add(length(window)))
@@ -181,7 +181,7 @@ impl EventLog {
 
 #[cfg(test)]
 impl EventLog {
-    /// A log of which so much has expired.
+    /// A log of which this much has expired.
     pub fn expired(expired: u64) -> EventLog {
         EventLog { expired, entries: Logged::default() }
     }

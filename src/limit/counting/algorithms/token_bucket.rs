@@ -37,7 +37,7 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// So many whole units.
+    /// This many whole units.
     pub fn whole(units: u64) -> Missing {
         Missing { units, part: 0, per: 1 }
     }
@@ -54,7 +54,7 @@ impl Bucket {
         Bucket { whole: capacity(window), part: 0, at, full_at: at }
     }
 
-    /// A bucket from its parts as they stand in a snapshot; what cannot have been written is clamped.
+    /// A bucket from its parts as they are in a snapshot; what cannot have been written is clamped.
     pub fn restore(window: &Window, whole: i64, part: u64, at: Micros, full_at: Micros) -> Bucket {
         if whole >= capacity(window) {
             return Bucket::full(window, at);
@@ -62,8 +62,8 @@ impl Bucket {
         Bucket { whole: whole.max(LOWEST), part: part.min(length(window) - 1), at, full_at: full_at.min(at) }
     }
 
-    /// A bucket that lacks so much. Parts of a unit are rounded so that nothing is given. It gives back nothing that
-    /// was held before `at`.
+    /// A bucket that lacks this much. Parts of a unit are rounded so that nothing is given away. It gives back nothing
+    /// that was held before `at`.
     pub fn lacking(window: &Window, missing: Missing, at: Micros) -> Bucket {
         let (whole, part) = level(window, missing, length(window));
         Bucket { whole, part, at, full_at: at }

@@ -282,7 +282,7 @@ fn a_window_before_a_key_was_untouched_counts_as_an_edge() {
 
 #[test]
 fn a_single_change_meets_no_ceiling() {
-    // All of a window at its end, and all of the next at its beginning, also where the values change in between.
+    // All of a window at its end, and all of the next at its beginning, even if the values change in between.
     for (a, b) in [
         ("10/10s fixed_window_counter", "11/10s fixed_window_counter"),
         ("11/10s fixed_window_counter", "10/10s fixed_window_counter"),

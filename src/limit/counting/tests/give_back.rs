@@ -163,7 +163,7 @@ fn a_ceiling_falls_by_no_more_than_every_window_gives_back() {
     assert_eq!(whole(&key), before.map(|whole| whole - 9));
     key.refund(2);
     assert_eq!(whole(&key), before.map(|whole| whole - 11));
-    // The key is as one never seen once nothing counts in a window.
+    // The key is like a key never seen once nothing counts in a window.
     key.refund(50);
     assert_eq!(whole(&key), None);
 }
@@ -402,8 +402,8 @@ proptest! {
         }
     }
 
-    /// A bucket that is given something back never holds more than one in which so much less was spent, as long as it
-    /// has not been full since; and never more than its capacity.
+    /// A bucket that is given something back never holds more than a bucket in which that much less was spent, as long
+    /// as it has not been full since; and never more than its capacity.
     #[test]
     fn a_bucket_holds_no_more_than_without_what_it_gives_back(steps in steps()) {
         let mut key = Key::new("7/1s burst=40");

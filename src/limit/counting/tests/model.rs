@@ -1,4 +1,4 @@
-//! Each algorithm against a plain model, which keeps the list of all that was spent.
+//! Each algorithm against a plain model, which keeps the list of everything that was spent.
 
 use super::*;
 use crate::bounds::MAX_UNITS;
@@ -58,7 +58,7 @@ fn model(window: &Window, spent: &[(Micros, u64)], now: Micros) -> i128 {
             if now >= end { 0 } else { used * period }
         }
         Algorithm::SlidingWindowCounter => {
-            // Windows run on from the first spend; after two empty ones the next spend begins anew.
+            // Windows run on from the first spend; after two empty ones the next spend begins again.
             let mut windows: Option<(i128, i128, i128)> = None;
             let roll = |windows: Option<(i128, i128, i128)>, now: i128| {
                 let (start, _, current) = windows?;

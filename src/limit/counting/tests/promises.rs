@@ -14,7 +14,7 @@ enum Step {
     WaitForMore(bool, i64),
     /// To the values of this number.
     Set(usize),
-    /// A check of so many thousandths of what is left, one unit at least.
+    /// A check of this many thousandths of what is left, one unit at least.
     Spend(u64),
     /// A check of one more than is left.
     Over,
@@ -172,7 +172,7 @@ proptest! {
         ],
         steps in steps(100),
     ) {
-        // At most so many rest.
+        // At most this many rest.
         let mut windows = 0;
         let others = others.into_iter().take_while(|limit| {
             windows += limit.windows().len();
@@ -237,7 +237,7 @@ proptest! {
         prop_assert!(key.left() <= stayed.left() || key.is_untouched());
     }
 
-    /// Where values changed once, the windows decide as they would without a ceiling.
+    /// If values changed once, the windows decide as they would without a ceiling.
     #[test]
     fn one_change_meets_no_ceiling(
         (old, new) in prop_oneof![

@@ -211,7 +211,7 @@ fn all_windows_must_allow() {
     // The least remaining.
     assert_eq!(verdict.windows.as_slice().iter().map(|quote| quote.remaining).collect::<Vec<_>>(), [0, 5]);
     assert_eq!(verdict.binding, 0);
-    // Denied by one: nothing is spent of any, and both figures are as they stand.
+    // Denied by one: nothing is spent of any, and both figures are unchanged.
     let verdict = key.quote(3);
     assert!(!verdict.allowed);
     let figures = |verdict: &Verdict| {

@@ -1,4 +1,4 @@
-//! What is told of single operations.
+//! What is reported of single operations.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -80,7 +80,7 @@ fn an_operation_tells_what_it_looked_at_and_what_it_changed() {
 
     alone.configure("a", "2/1h fixed_window_counter");
     alone.configure("u:*", "5/1m");
-    // A limit of its own needs no look at the patterns.
+    // A key with its own limit needs no look at the patterns.
     let (decision, looked) = alone.run(|limiter| limiter.check("a", 2));
     assert!(decision.allowed);
     assert_eq!((looked.touched, looked.changed), (vec![name("a")], vec![name("a")]));
@@ -91,12 +91,12 @@ fn an_operation_tells_what_it_looked_at_and_what_it_changed() {
     assert_eq!(alone.scratch.unsaved_denials(), [name("a")]);
     let (_, looked) = alone.run(|limiter| limiter.refund(Item::new("a")));
     assert_eq!((looked.changed, alone.scratch.unsaved_denials()), (vec![name("a")], vec![]));
-    // A key by a pattern needs the patterns; that it is born is told.
+    // A key by a pattern needs the patterns; its birth is reported.
     let (_, looked) = alone.run(|limiter| limiter.check("u:1", 1));
     assert_eq!((sorted(&looked.touched), looked.changed), (vec![name("u:1"), Name::Patterns], vec![name("u:1")]));
     assert_eq!((looked.births, looked.counted), (vec![(Live::Pattern(1), 1)], vec![(1, [1, 0, 1, 0])]));
     assert_eq!(alone.scratch.live(Live::Pattern(1)), 1);
-    // One that is there already is not born again, and a look changes nothing.
+    // A key that is there already is not born again, and a look changes nothing.
     let (_, looked) = alone.run(|limiter| limiter.check("u:1", 1));
     assert_eq!((looked.births, looked.changed), (vec![], vec![name("u:1")]));
     let (_, looked) = alone.run(|limiter| limiter.peek("u:1".into()).and(limiter.status("a")));
@@ -156,7 +156,7 @@ fn a_hold_is_a_record_with_its_keys_and_its_number_comes_from_outside() {
     let (settled, looked) = other.run(|limiter| limiter.settle(&id, Cost::AsHeld));
     assert_eq!((settled.results.len(), sorted(&looked.changed)), (1, vec![name("gpu"), Name::Hold(number)]));
     assert_eq!(other.run(|limiter| limiter.status("gpu")).0.unwrap().used, Some(0));
-    // The first has lost that race, and is told.
+    // The first has lost that race, and gets that answer.
     for (name, saved) in &other.records {
         alone.scratch.load(name, Some(&saved.record)).unwrap();
     }

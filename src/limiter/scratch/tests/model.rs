@@ -170,7 +170,7 @@ impl Asker {
             }
             Op::Settle(hold, cost) => {
                 let cost = cost.map_or(Cost::AsHeld, Cost::Units);
-                // What is told of a key of which nothing counts depends on whether it was swept.
+                // What is reported of a key of which nothing counts depends on whether it was swept.
                 let bare = |item: SettledItem| (item.key, item.held, item.cost, item.debt);
                 let settled = limiter.settle(&id(&self.holds, *hold), cost);
                 told(settled.map(|settled| (settled.late, settled.results.into_iter().map(bare).collect::<Vec<_>>())))
@@ -238,7 +238,7 @@ fn told<T: std::fmt::Debug>(result: Result<T>) -> String {
 fn seen(mut status: Status) -> Status {
     (status.totals.denied, status.totals.denied_cost, status.last_denied_at) = (0, 0, None);
     if status.max_keys.is_some() {
-        // What the keys of a pattern have counted is told once their group is written.
+        // The counts of a pattern's keys are reported once their group is written.
         status.totals = crate::limiter::Totals::default();
     }
     with_denials(status)
@@ -328,7 +328,7 @@ impl Lane {
                 let answer = self.asker.ask(self.scratch.limiter(), op);
                 let looked = self.scratch.end();
                 if looked.is_complete() {
-                    // What is loaded anew for a later operation of the group was not what this one saw.
+                    // What is loaded again for a later operation of the group was not what this one saw.
                     for name in &looked.touched {
                         let known = self.known.get(name).copied().flatten();
                         self.seen.entry(name.clone()).or_insert(known);
@@ -488,7 +488,7 @@ impl World {
             prop_assert_eq!(self.lanes[lane].scratch.unsaved_denials(), Vec::new());
         }
         for key in KEYS {
-            // What forgets its totals forgets those that were told of late at another time.
+            // What forgets its totals forgets those that were reported late at another time.
             let is_kept = |status: &Status| status.source == Origin::Exact && status.lasting.is_none();
             let told = |status: Status| if is_kept(&status) { with_denials(status) } else { seen(status) };
             let expected = self.local.status(key).unwrap().map(told);
@@ -500,7 +500,7 @@ impl World {
         Ok(())
     }
 
-    /// How a key stands, by a lane.
+    /// The state of a key, by a lane.
     fn look(&mut self, lane: usize, key: &str) -> std::result::Result<Option<Status>, TestCaseError> {
         let lane = &mut self.lanes[lane];
         lane.seen.clear();
@@ -522,7 +522,7 @@ impl World {
         Ok(None)
     }
 
-    /// What all records of a limiter say: how each key stands by a new lane.
+    /// What all records of a limiter say: the state of each key by a new lane.
     fn records_of(&self, limiter: &Limiter) -> std::result::Result<(Lane, Records), TestCaseError> {
         let mut records = Records { numbers: 1 << 40, ..Records::default() };
         read_records(limiter, &mut |name, saved| {

@@ -140,7 +140,7 @@ enum Op {
     CompactBeside,
     /// Closes and opens, with a clock that is behind by this much.
     Reopen(u64),
-    /// Cuts the power after so many more calls of the disk, with a seed for what is lost.
+    /// Cuts the power after this many more calls of the disk, with a seed for what is lost.
     Cut(u64, u64),
 }
 
@@ -338,7 +338,8 @@ proptest! {
     }
 }
 
-/// `kill -9` leaves what is written: in batch all that was answered, in relaxed what came before a change of a limit.
+/// `kill -9` leaves what is written: in batch everything that was answered, in relaxed what came before a change of a
+/// limit.
 #[test]
 fn what_was_answered_in_batch_survives_the_end_of_the_process() {
     let never = Duration::from_secs(3600);

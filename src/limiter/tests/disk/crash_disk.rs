@@ -74,7 +74,7 @@ impl CrashDisk {
         CrashDisk(Mutex::new(state))
     }
 
-    /// Cuts the power before the call that comes after so many more.
+    /// Cuts the power before the call that comes after this many more.
     pub fn cut_after(&self, calls: u64) {
         let mut state = self.0.lock().unwrap();
         (state.left, state.cut) = (Some(calls), None);

@@ -358,7 +358,7 @@ fn a_repair_saves_what_can_be_read_of_a_damaged_snapshot() {
         let old = before.binary_search_by(|old| old.key.cmp(&status.key)).unwrap();
         assert_eq!(*status, before[old]);
     }
-    // Without its header a snapshot has no salt, and nothing in it can be told from chance.
+    // Without its header a snapshot has no salt, and nothing in it can be distinguished from chance.
     let mut damaged = whole;
     damaged[41] ^= 1;
     std::fs::write(&snapshot, &damaged).unwrap();
@@ -449,7 +449,7 @@ fn a_repair_ends_at_a_missing_segment_and_copies_what_is_whole() {
     let policy = Policy { segment_bytes: 3000, ..Policy::default() };
     let limiter = Limiter::open(&dir, Options { policy, ..options(&clock) }).unwrap();
     limiter.configure("k", limit(1_000_000, Algorithm::SlidingWindowCounter)).unwrap();
-    // The next segment is made ready ahead: only a fifth tells that the fourth holds events.
+    // The next segment is made ready ahead: only a fifth shows that the fourth has events.
     while !dir.join("0000000005.aof").exists() {
         limiter.check("k", 1).unwrap();
     }
@@ -637,7 +637,7 @@ fn what_comes_after_a_log_was_closed_is_compared_with_its_end_too() {
     let before = frames(&whole).0.iter().rev().find(|(at, records)| *records && *at < closed_at).unwrap().0;
     std::fs::write(&segment, &whole[..before]).unwrap();
     assert_refused(&crashed, "0000000002.aof", "a cut log");
-    // A snapshot stands for what is gone.
+    // A snapshot replaces what is gone.
     limiter.compact().unwrap();
     assert_eq!(recovered(&dir, &clock).unwrap(), all(&limiter));
     limiter.close().unwrap();

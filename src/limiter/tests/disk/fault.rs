@@ -603,7 +603,7 @@ fn a_panic_of_the_log_thread_is_as_final_as_a_failed_write() {
     let limiter = Limiter::open(dir.path(), options).unwrap();
     limiter.configure("k", limit(1_000_000_000, Algorithm::FixedWindowCounter)).unwrap();
     disk.left.store(0, Ordering::SeqCst);
-    // In relaxed no check waits for the log: it must be told of otherwise.
+    // In relaxed no check waits for the log: it must be reported otherwise.
     let deadline = Instant::now() + Duration::from_secs(60);
     let error = loop {
         match limiter.check("k", 1) {

@@ -1,4 +1,4 @@
-//! Tests of files that somebody removes, renames or replaces below a limiter.
+//! Tests of files that others remove, rename or replace while a limiter runs.
 
 use std::path::PathBuf;
 use std::thread;
@@ -35,7 +35,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What is done to a file, and how it is told.
+/// What is done to a file, and how it is reported.
 type Deed = (&'static str, fn(&Path));
 
 const DEEDS: [Deed; 4] = [

@@ -34,7 +34,7 @@ fn the_first_answer_that_spent_is_given_again() {
     assert!(fresh && first.len() > 10);
     assert_eq!(ask(&bench.limiter, once(1, 1), &items).unwrap(), (false, first.clone()));
     assert_eq!(kind(ask(&bench.limiter, once(1, 2), &items)), Some(Kind::IdempotencyMismatch));
-    // Denials and errors are decided anew.
+    // Denials and errors are decided again.
     for _ in 0..2 {
         assert!(ask(&bench.limiter, once(2, 1), &items).unwrap().0);
         assert!(ask(&bench.limiter, once(3, 1), &["unknown".into()]).is_err());
@@ -121,7 +121,7 @@ fn charges_and_refunds_are_kept_too() {
     }
 }
 
-/// What is told of one item, without instants.
+/// What is reported of one item, without instants.
 fn told(result: &Result<Decision>) -> String {
     match result {
         Ok(one) => {

@@ -90,7 +90,7 @@ fn nothing_is_given_back_after_a_reset_a_removal_or_a_change_of_period_or_algori
         let bench = bench.kill();
         assert_eq!(bench.used("tokens"), before, "change {index}");
     }
-    // Another rate or burst is no such change.
+    // Another rate or burst is not such a change.
     let bench = Bench::new(&[("tokens", "100/1h fixed_window_counter")]);
     let hold = bench.hold("tokens", 60);
     bench.configure("tokens", "70/1h fixed_window_counter");
@@ -292,7 +292,7 @@ fn a_surcharge_on_a_key_by_request_does_not_depend_on_the_sweep() {
             let bench = Bench::new(if pattern { &[("v*", "10/1m")] } else { &[] });
             let item = Item::new("visitor").with_cost(4).with_limit(&limit);
             let hold = bench.limiter.hold_all(&[item], MINUTE).unwrap().hold.unwrap();
-            // It has run out, and all that it spent has come back.
+            // It has expired, and all that it spent has come back.
             bench.pass(MINUTE);
             if swept {
                 bench.limiter.core.sweep_round();

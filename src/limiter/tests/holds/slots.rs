@@ -91,7 +91,7 @@ fn a_check_of_slots_is_an_error_that_says_hold() {
     errors.extend(limiter.check_many(&[("gpu", 1), ("pool:a", 1)]).unwrap().into_iter().map(|one| one.unwrap_err()));
     for error in errors {
         assert_eq!(error.kind(), Kind::InvalidArgument);
-        assert!(error.to_string().ends_with("has slots; ask for them with hold"), "{error}");
+        assert!(error.to_string().ends_with("has slots; use hold to take them"), "{error}");
     }
     assert_eq!(bench.used("rate"), 0);
     assert!(limiter.hold_all(&[brought], MINUTE).unwrap().hold.is_some());

@@ -51,7 +51,7 @@ enum Op {
     Reopen(u64),
     /// The process ends at once, and what it has written is found.
     Kill,
-    /// Cuts the power after so many more calls of the disk, with a seed for what is lost.
+    /// Cuts the power after this many more calls of the disk, with a seed for what is lost.
     Cut(u64, u64),
 }
 
@@ -137,7 +137,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 type Tested = std::result::Result<(), TestCaseError>;
 
-/// All that can be seen: how each key stands, and what a list with live keys shows.
+/// All that can be seen: the state of each key, and what a list with live keys shows.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     keys: Vec<Option<Look>>,
@@ -157,7 +157,7 @@ fn look(status: &Status) -> Look {
 
 fn seen(limiter: &Limiter) -> Seen {
     let pattern = |status: &Status| (status.key.clone(), Limit::clone(&status.limit), lasting(status));
-    // Of a key that is spelled like a pattern only a list tells.
+    // Only a list shows a key that is spelled like a pattern.
     let status = |key: &&str| limiter.status(key).unwrap().filter(|_| !key.contains('*'));
     let all = limiter.list(Page::default().with_live(true)).unwrap();
     let (patterns, keys): (Vec<&Status>, Vec<&Status>) = all.iter().partition(|status| status.live.is_some());
@@ -328,7 +328,7 @@ impl Pair {
                     (all.allowed, results)
                 });
                 match (answered(answer), expected) {
-                    // What was not spent in the end is told as it stands.
+                    // What was not spent in the end is reported unchanged.
                     (Ok((false, answer)), Ok((false, expected))) => {
                         prop_assert_eq!((answer.len(), answer.last()), (expected.len(), expected.last()));
                     }

@@ -195,7 +195,7 @@ impl Pair {
             let at = since.max(kept.last);
             kept.become_of(home, &limit, at);
         }
-        // It is decided like a key of its own.
+        // It is decided like a separate key.
         match kept.decide(cost, now) {
             Err(refused) => (Err(refused), None),
             Ok((decided, spent)) => (Ok(decided), spent.map(|kept| (text, kept))),
@@ -215,7 +215,7 @@ proptest! {
     }
 }
 
-/// In use it is told of, by the pattern and its bound.
+/// When in use it is reported, with the pattern and its bound.
 #[test]
 fn an_overflow_limit_in_use_is_a_problem_until_nothing_of_it_counts() {
     let dir = tempfile::tempdir().unwrap();

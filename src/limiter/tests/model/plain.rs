@@ -12,7 +12,7 @@ use crate::limit::{Limit, Live, Mode, Quote, Standing};
 /// Values that end by themselves.
 type Over = Option<(Limit, Micros)>;
 
-/// Where a key has its limit from; a pattern by its text.
+/// Where the limit of a key comes from; a pattern by its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Home {
     Exact,
@@ -40,7 +40,7 @@ pub struct Pattern {
     pub since: Micros,
 }
 
-/// What is told of a key.
+/// What is reported of a key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
     pub limit: Limit,
@@ -226,7 +226,7 @@ impl Model {
         Some(kept)
     }
 
-    /// As [`Model::after_due`]; a key that was never seen is as one of which nothing counts any more.
+    /// As [`Model::after_due`]; a key that was never seen is like a key of which nothing counts any more.
     fn served(&self, key: &str, brought: Option<&Limit>, now: Micros) -> Result<Kept, Refused> {
         match self.after_due(key, brought, now) {
             Some(kept) if kept.home == Home::Request && kept.over.is_none() && brought.is_none() => {
@@ -405,7 +405,7 @@ impl Model {
 
     /// Resets one key that is there.
     pub fn reset_key(&mut self, key: &str, now: Micros) {
-        // One that could have vanished meanwhile has nothing to reset, nor an instant at which it was.
+        // A key that could have vanished meanwhile has nothing to reset, and no instant of a reset.
         if !self.is_gone(key, now) {
             self.keys.get_mut(key).into_iter().for_each(|kept| kept.reset(now));
         }
@@ -428,7 +428,7 @@ impl Model {
         served
     }
 
-    /// How the key stands; `None` where no limit would serve it.
+    /// The state of the key; `None` if no limit would serve it.
     pub fn look(&self, key: &str, now: Micros) -> Option<Look> {
         let mut kept = match self.after_due(key, None, now) {
             Some(kept) if kept.home != Home::Request || !kept.untouched(now) => kept,

@@ -30,7 +30,7 @@ fn keys_of_a_pattern_that_find_no_room_share_a_durable_limit() {
     let denied = limiter.check("user:99", 1).unwrap();
     assert!(!denied.allowed && denied.overflow);
     assert_eq!(live(&limiter, "user:*"), 3);
-    // A status of a key without room tells of what it shares.
+    // A status of a key without room shows what it shares.
     let status = limiter.status("user:99").unwrap().unwrap();
     assert_eq!((status.overflow, status.remaining), (true, Some(0)));
     assert!(!limiter.status("user:1").unwrap().unwrap().overflow);
@@ -46,7 +46,7 @@ fn keys_of_a_pattern_that_find_no_room_share_a_durable_limit() {
     limiter.reset("user:*").unwrap();
     assert_eq!(limiter.check("user:1", 1).unwrap().remaining, Some(19));
     assert_eq!(limiter.check("user:100", 1).unwrap().remaining, Some(19));
-    // Untouched keys make room at a start: there a key may have a limit of its own again.
+    // Untouched keys make room at a start: there a key may have its own limit again.
     reopened(limiter, dir.path(), &clock, &["user:1", "user:*"]);
 }
 

@@ -142,7 +142,7 @@ fn a_crash_in_a_group_leaves_all_or_nothing() {
                 assert!(!limiter.check("ban", 1).unwrap().allowed);
             }
         }
-        // It is done once, also where the log goes on.
+        // It is done once, even if the log goes on.
         limiter.configure("old", parse("30/1h")).unwrap();
         let limiter = reopened(limiter, &crashed, &clock, &["old", "new", "user:11", "user:2", "ban"]);
         assert_eq!(limiter.status("old").unwrap().unwrap().limit.windows()[0].rate(), 30);

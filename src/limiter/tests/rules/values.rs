@@ -58,7 +58,7 @@ fn all_windows_must_allow_or_nothing_is_spent_of_any() {
     assert_eq!((denied.allowed, denied.binding, denied.retry_after), (false, 1, secs(718)));
     let limiter = reopened(limiter, dir.path(), &clock, &["k"]);
     assert_eq!(limiter.check("k", 2).unwrap(), denied);
-    // The order of windows is no change.
+    // Another order of windows is not a change.
     let before = limiter.report().events;
     assert!(!limiter.configure("k", parse("5/1h, 2/1s fixed_window_counter")).unwrap());
     limiter.flush().unwrap();
@@ -91,7 +91,7 @@ fn a_shadow_tells_and_spends_nothing_and_blocks_no_other() {
     assert!(!limiter.configure("new", parse("3/1m")).unwrap());
     let denied = limiter.check("new", 1).unwrap();
     assert_eq!((denied.allowed, denied.would_deny), (false, None));
-    // By a pattern too, also where the key is not there.
+    // By a pattern too, even if the key is not there.
     limiter.configure("ban:*", parse("0/1m shadow")).unwrap();
     assert_eq!(limiter.check("ban:1", 1).unwrap().would_deny, Some(true));
     let totals = limiter.status("ban:*").unwrap().unwrap().totals;
@@ -166,7 +166,7 @@ fn values_for_a_time_lie_over_the_keys_own_which_come_back() {
         (status.limit.windows()[0].rate(), status.lasting.unwrap().below.as_deref()),
         (100, Some(&parse("20/1h")))
     );
-    // Again, the time begins anew.
+    // When they are given again, the time starts over.
     clock.advance_ms(30_000);
     lay_over(&limiter, "k", "100/1h", 60);
     let limiter = reopened(limiter, dir.path(), &clock, &["k"]);

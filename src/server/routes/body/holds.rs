@@ -128,7 +128,7 @@ impl Settle<'_> {
         required(&self.hold, "hold")
     }
 
-    /// Keys with their costs, if they have costs of their own.
+    /// Keys with their costs, if they have their own costs.
     pub fn costs(&self) -> Option<Vec<(&str, u64)>> {
         let costs = self.costs.as_ref()?;
         Some(costs.0.iter().map(|(key, cost)| (&*key.0, *cost)).collect())
@@ -137,7 +137,7 @@ impl Settle<'_> {
     /// What it has cost; `each` is what [`Settle::costs`] says.
     ///
     /// # Errors
-    /// `invalid_argument` where costs are told in both ways.
+    /// `invalid_argument` if costs are given in both ways.
     pub fn cost<'c>(&self, each: Option<&'c [(&'c str, u64)]>) -> Result<Cost<'c>> {
         match (self.cost, each) {
             (Some(_), Some(_)) => Err(Error::invalid("fields `cost` and `costs` don't go together; leave one out")),

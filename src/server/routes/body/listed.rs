@@ -1,4 +1,5 @@
-//! The limits that are to be the configured ones: an array of what configures them, or of what a list tells of them.
+//! The limits that are to be the configured ones: an array of what configures them, or of their status objects in a
+//! list.
 //!
 //! A list tells figures too, which are read and left. Of values that last for a time only it tells the time that was
 //! left then. So such values are no part of what is applied: those that come back are.
@@ -52,7 +53,7 @@ impl<'de> Deserialize<'de> for Whole<'de> {
     }
 }
 
-/// One limit of the array; none where it is not an operator's for good.
+/// One limit of the array; none if an operator has not configured it permanently.
 struct Item<'a>(Option<(Text<'a>, ForKey)>);
 
 impl<'de> Deserialize<'de> for Item<'de> {
@@ -111,7 +112,7 @@ impl<'de> Body<'de> for Fields<'de> {
 impl<'a> Fields<'a> {
     fn parts(self) -> Result<Option<(Text<'a>, ForKey)>> {
         let Some(key) = self.key else { return Err(Error::invalid("field `key` is missing")) };
-        // A list with `live=true` also tells of keys that nobody configured.
+        // A list with `live=true` also has keys that are not configured.
         let live = self.source.is_some_and(|source| ["pattern", "request"].contains(&&*source.0));
         let lasts = read_lasts(self.lasts.as_ref())?;
         let limit = match self.below {

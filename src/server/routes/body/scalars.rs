@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for Flag {
     }
 }
 
-/// A period or another length of time, as text; an integer stands for seconds.
+/// A period or another length of time, as text; an integer is seconds.
 #[derive(Debug)]
 pub struct Length(pub String);
 

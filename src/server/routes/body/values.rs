@@ -96,7 +96,7 @@ impl<'de> Body<'de> for Values<'de> {
 }
 
 impl Values<'_> {
-    /// The limit. `brought` is what stands in a field `limit` besides these fields, where there can be one.
+    /// The limit. `brought` is what is in a field `limit` besides these fields, where there can be one.
     ///
     /// # Errors
     /// `invalid_argument`, naming the field that is missing, out of its range, or does not go with another.
@@ -132,7 +132,7 @@ impl Values<'_> {
     }
 }
 
-/// The values of a limit, as a status tells them: among figures, which are read and left.
+/// The values of a limit, as in a status: among figures, which are read and left.
 #[derive(Debug, Default)]
 pub struct Told<'a>(pub Values<'a>);
 
@@ -153,7 +153,7 @@ impl<'de> Body<'de> for Told<'de> {
     }
 }
 
-/// Fields of a status that are none of the limit's values.
+/// Fields of a status that are not values of the limit.
 const FIGURES: &[&str] = &[
     "name",
     "per_millis",
@@ -227,7 +227,7 @@ impl<'de> Deserialize<'de> for Windows {
     }
 }
 
-/// An array of windows, as a status tells them.
+/// An array of windows, as in a status.
 struct ToldWindows(Windows);
 
 impl<'de> Deserialize<'de> for ToldWindows {

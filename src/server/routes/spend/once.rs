@@ -44,7 +44,7 @@ pub fn once<T>(
     }
 }
 
-/// The value of a header that may stand once.
+/// The value of a header that may be sent only once.
 fn header<'c>(call: &Call<'c>, name: &'static str) -> Result<Option<&'c str>> {
     let mut values = call.headers.iter().filter(|header| header.field.equiv(name)).map(|header| header.value.as_str());
     match (values.next(), values.next()) {

@@ -34,7 +34,7 @@ fn what_cannot_be_opened_says_why() {
         (error.kind(), error.to_string())
     };
     let (kind, text) = said(&format!("redis://{host}"));
-    assert!(kind == ErrorKind::Refused && text.contains("wants a password"), "{text}");
+    assert!(kind == ErrorKind::Refused && text.contains("needs a password"), "{text}");
     for login in [":wrongs3cret", "user:s3cret"] {
         let (kind, text) = said(&format!("redis://{login}@{host}"));
         assert!(kind == ErrorKind::Refused && text.contains("does not accept this user and password"), "{text}");
@@ -114,7 +114,7 @@ fn servers_that_take_no_writes_are_told_in_users_words() {
         server.ask(&["SCRIPT", "KILL"]);
         failed(outcome)
     });
-    assert!(busy.0 == ErrorKind::Unavailable && busy.1.contains("runs a script"), "{busy:?}");
+    assert!(busy.0 == ErrorKind::Unavailable && busy.1.contains("is running a script"), "{busy:?}");
     wait_until("it should be found to be back", || store.away().is_none());
 }
 
