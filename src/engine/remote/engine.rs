@@ -155,9 +155,7 @@ impl Remote {
         let timeout = self.source.timeout + Duration::from_millis(STORE_KEY_MS) * keys as u32;
         let round = Round::new(self.source.scratch(), self.source.store.link(), Mode::All);
         let (inbox, thread) = lane::start(round, self.lanes.len(), &self.figures, self.source.timeout)?;
-        let (sender, outcome) = sync_channel(1);
-        inbox.submit(operation, Box::new(move |done| drop(sender.try_send(done))), None, timeout);
-        let done = outcome.recv().unwrap_or_else(|_| Err(closed()));
+        let done = inbox.run(operation, None, timeout);
         inbox.close();
         let _ = thread.join();
         done
