@@ -31,6 +31,17 @@ pub struct StoreOptions {
     max_holds: u64,
 }
 
+/// What was opened.
+pub struct Opened {
+    pub engine: Arc<dyn Engine>,
+    /// Where the limits are, in words.
+    pub place: String,
+    /// How it is kept.
+    pub kept: &'static str,
+    /// Limits that were configured for one key, where known.
+    pub limits: Option<u64>,
+}
+
 impl Place {
     /// Reads the options.
     ///
@@ -56,20 +67,22 @@ impl Place {
         }))
     }
 
-    /// Opens it. Returns it, where the limits are, in words, and how it is kept.
+    /// Opens it.
     ///
     /// # Errors
     /// As [`Limiter::open`]; `store_unavailable`, and `invalid_argument` for a bad URL.
-    pub fn open(self, global: &Global, taken_over: bool) -> Result<(Arc<dyn Engine>, String, &'static str)> {
+    pub fn open(self, global: &Global, taken_over: bool) -> Result<Opened> {
         match self {
             Place::Directory(options) => {
-                let sync = options.sync.name();
+                let kept = options.sync.name();
                 let limiter = open(&global.dir, options, taken_over)?;
-                if let Some(ahead) = limiter.report().ahead {
+                let report = limiter.report();
+                if let Some(ahead) = report.ahead {
                     log::warn!("{}", ahead_notice(ahead));
                 }
                 let dir = std::path::absolute(&global.dir).unwrap_or_else(|_| global.dir.clone());
-                Ok((Arc::new(limiter), format!("data in {}", dir.display()), sync))
+                let place = format!("data in {}", dir.display());
+                Ok(Opened { engine: Arc::new(limiter), place, kept, limits: Some(report.limits) })
             }
             Place::Store(options) => open_store(options),
         }
@@ -77,12 +90,12 @@ impl Place {
 }
 
 #[cfg(not(feature = "store"))]
-fn open_store(_: StoreOptions) -> Result<(Arc<dyn Engine>, String, &'static str)> {
+fn open_store(_: StoreOptions) -> Result<Opened> {
     Err(crate::cli::options::without_stores())
 }
 
 #[cfg(feature = "store")]
-fn open_store(options: StoreOptions) -> Result<(Arc<dyn Engine>, String, &'static str)> {
+fn open_store(options: StoreOptions) -> Result<Opened> {
     use crate::engine::EngineReport;
     use crate::engine::remote::{Remote, Settings};
 
@@ -96,7 +109,7 @@ fn open_store(options: StoreOptions) -> Result<(Arc<dyn Engine>, String, &'stati
         EngineReport::Store(report) => format!("limits in {}", report.url),
         EngineReport::Directory(_) => String::new(),
     };
-    Ok((Arc::new(engine), place, "store"))
+    Ok(Opened { engine: Arc::new(engine), place, kept: "store", limits: report.limits() })
 }
 
 /// The options of the limiter.

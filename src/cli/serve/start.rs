@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::control::{Control, apply};
 use super::notify::Notifier;
-use super::opening::Place;
+use super::opening::{Opened, Place};
 use super::signals::Signals;
 use crate::bounds::{MAX_IDLE_TIMEOUT_MS, MIN_IDLE_TIMEOUT_MS};
 use crate::cli::answer::{Answer, usage};
@@ -44,12 +44,12 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     if taken_over {
         server::release_signals();
     }
-    let (engine, place, kept) = place.open(global, taken_over)?;
+    let Opened { engine, place, kept, limits: mut found } = place.open(global, taken_over)?;
     if let Some(file) = &limits {
         log::info!("{}", apply(&*engine, file)?);
+        found = engine.report().limits();
     }
-    let limits =
-        engine.report().limits().map_or_else(|| "limits unknown".to_owned(), |limits| counted(limits, "limit"));
+    let limits = found.map_or_else(|| "limits unknown".to_owned(), |limits| counted(limits, "limit"));
     let bound = passed.map_or_else(|| server::bind(&bind, socket_mode), Ok)?;
     let server = Server::start(bound, config, Arc::clone(&engine))?;
     if !taken_over {
