@@ -127,7 +127,7 @@ impl Connection {
     ) -> Result<(Connection, Micros), LinkError> {
         let until = until.min(Instant::now() + Duration::from_millis(STORE_CONNECT_MS));
         let inner = dialing.dial(server, until)?;
-        let scripts = Scripts { exchange: Vec::new(), prune: Vec::new() };
+        let scripts = Scripts { exchange: Vec::new(), batch: Vec::new(), prune: Vec::new() };
         let (server, set, role) = (server.clone(), Duration::ZERO, Role::Unknown);
         let mut connection = Connection { inner, server, set, scripts, role };
         let greeting = Greeting::new(dialing, full);
@@ -181,8 +181,8 @@ impl Connection {
             let digest = reply::text(&digest).ok_or_else(|| self.not_understood("SCRIPT LOAD"))?;
             loaded.push(digest.as_bytes().to_vec());
         }
-        let [exchange, prune] = <[Vec<u8>; 2]>::try_from(loaded).unwrap_or_default();
-        self.scripts = Scripts { exchange, prune };
+        let [exchange, batch, prune] = <[Vec<u8>; 3]>::try_from(loaded).unwrap_or_default();
+        self.scripts = Scripts { exchange, batch, prune };
         Ok(time)
     }
 

@@ -30,8 +30,12 @@ pub struct Parcel {
     pub writes: bool,
     /// Whether it is told of keys that are on two nodes while a slot moves, so that it can be divided.
     pub divisible: bool,
+    /// Whether it is several attempts, with a reply to each in an array.
+    pub is_batch: bool,
     /// Whether it may have been done without a reply.
     pub lost: bool,
+    /// What those of a batch are told that are done: too few replicas have confirmed it.
+    pub few: Option<LinkError>,
     result: Option<Result<Reply, Failure>>,
     ask: Option<Arc<Place>>,
     /// Why it was to be sent again, the last time.
@@ -48,7 +52,8 @@ pub enum Failure {
 
 impl Parcel {
     pub fn new(range: Range<usize>, slot: u16, writes: bool) -> Parcel {
-        Parcel { range, slot, writes, divisible: false, lost: false, result: None, ask: None, obstacle: None }
+        let (divisible, is_batch, lost) = (false, false, false);
+        Parcel { range, slot, writes, divisible, is_batch, lost, few: None, result: None, ask: None, obstacle: None }
     }
 
     /// What became of it: once [`Carrier::deliver`] has returned.
@@ -289,14 +294,22 @@ impl Carrier {
         round: &mut Round,
     ) {
         let Reply::ServerError(error) = &reply else {
-            let lost = matches!(reply, Reply::Array(_));
+            let lost = match &reply {
+                Reply::Array(each) if parcel.is_batch => each.iter().all(|reply| matches!(reply, Reply::Array(_))),
+                reply => matches!(reply, Reply::Array(_)),
+            };
             let result = match (few, &run.wait) {
                 // An attempt that has lost the comparison has written nothing.
                 (Some(few), Some(wait)) if parcel.writes && !lost => {
                     let (now, later) = wait.errors(few, &run.place);
                     run.place.set_short(later);
                     self.directory.bell().ring();
-                    Err(Failure::Error(now))
+                    if parcel.is_batch {
+                        parcel.few = Some(now);
+                        Ok(reply)
+                    } else {
+                        Err(Failure::Error(now))
+                    }
                 }
                 _ => Ok(reply),
             };

@@ -13,6 +13,9 @@ use super::wire::slots::{slot_of, tag_of};
 use super::wire::value::Version;
 use crate::clock::Micros;
 
+/// Most keys of the attempts that share a script, but for those of one attempt.
+const MAX_BATCH: usize = 256;
+
 /// A connection to each master that was needed, for one lane.
 pub struct Link {
     pub(super) carrier: Carrier,
@@ -34,11 +37,98 @@ impl Link {
     /// After an error, what the caller knows of the attempt's keys may be out of date: fetch them before the next
     /// attempt.
     pub fn exchange(&mut self, attempts: &[Attempt], deadline: Instant) -> Vec<Result<Outcome, LinkError>> {
-        let slots: Vec<Result<u16, LinkError>> = attempts.iter().map(|attempt| self.slot_for(attempt)).collect();
         let versions: Vec<Version> = attempts.iter().map(|_| self.next_version()).collect();
+        // In a Cluster the keys of a script share a slot.
+        let is_apart = self.is_cluster() || attempts.len() < 2 || attempts.iter().any(|one| one.parts.is_empty());
+        if is_apart {
+            self.exchange_each(attempts, &versions, deadline)
+        } else {
+            self.exchange_batches(attempts, &versions, deadline)
+        }
+    }
+
+    /// One script for many attempts.
+    fn exchange_batches(
+        &mut self,
+        attempts: &[Attempt],
+        versions: &[Version],
+        deadline: Instant,
+    ) -> Vec<Result<Outcome, LinkError>> {
+        self.packed.clear();
+        let mut parcels = Vec::new();
+        let mut batches = Vec::new();
+        let mut begin = 0;
+        while begin < attempts.len() {
+            let end = end_of_batch(attempts, begin);
+            let batch = begin..end;
+            let range = self.packing(0, deadline, |packing, into| {
+                packing.pack_batch(into, &attempts[batch.clone()], &versions[batch.clone()])
+            });
+            let mut parcel = Parcel::new(range, 0, attempts[batch.clone()].iter().any(Attempt::writes));
+            parcel.is_batch = true;
+            parcels.push(parcel);
+            batches.push(batch);
+            begin = end;
+        }
+        self.carrier.deliver(&self.packed, &mut parcels, deadline);
+        let mut outcomes = Vec::with_capacity(attempts.len());
+        for (batch, mut parcel) in batches.into_iter().zip(parcels) {
+            let replies = match parcel.taken() {
+                Ok(redis::Value::Array(replies)) if replies.len() == batch.len() => replies,
+                other => {
+                    let error = match other {
+                        Err(Failure::Error(error)) => error,
+                        Ok(_) | Err(Failure::Divided) => not_understood(),
+                    };
+                    outcomes.extend(batch.map(|_| Err(error.clone())));
+                    continue;
+                }
+            };
+            for (at, reply) in batch.zip(replies) {
+                let (attempt, version) = (&attempts[at], versions[at]);
+                outcomes.push(match reply {
+                    redis::Value::ServerError(_) => self.exchange_again(attempt, version, parcel.lost, deadline),
+                    reply => match (self.outcome(attempt, version, reply, parcel.lost), &parcel.few) {
+                        (Ok(Outcome::Won(_)), Some(few)) if attempt.writes() => Err(few.clone()),
+                        (outcome, _) => outcome,
+                    },
+                });
+            }
+        }
+        outcomes
+    }
+
+    /// Sends an attempt by itself that could not be done with others: what is in its way is told, or goes.
+    fn exchange_again(
+        &mut self,
+        attempt: &Attempt,
+        version: Version,
+        lost: bool,
+        deadline: Instant,
+    ) -> Result<Outcome, LinkError> {
+        self.packed.clear();
+        let mut parcels = [self.parcel(attempt, version, 0, &attempt.marks, deadline)];
+        parcels[0].lost = lost;
+        self.carrier.deliver(&self.packed, &mut parcels, deadline);
+        let [mut parcel] = parcels;
+        match parcel.taken() {
+            Ok(reply) => self.outcome(attempt, version, reply, parcel.lost),
+            Err(Failure::Error(error)) => Err(error),
+            Err(Failure::Divided) => Err(not_understood()),
+        }
+    }
+
+    /// A script for each attempt.
+    fn exchange_each(
+        &mut self,
+        attempts: &[Attempt],
+        versions: &[Version],
+        deadline: Instant,
+    ) -> Vec<Result<Outcome, LinkError>> {
+        let slots: Vec<Result<u16, LinkError>> = attempts.iter().map(|attempt| self.slot_for(attempt)).collect();
         self.packed.clear();
         let mut parcels = Vec::with_capacity(attempts.len());
-        for ((attempt, version), slot) in attempts.iter().zip(&versions).zip(&slots) {
+        for ((attempt, version), slot) in attempts.iter().zip(versions).zip(&slots) {
             if let Ok(slot) = slot {
                 let mut parcel = self.parcel(attempt, *version, *slot, &attempt.marks, deadline);
                 parcel.divisible = !attempt.marks.is_empty();
@@ -52,9 +142,9 @@ impl Link {
             let slot = slot?;
             let Some(mut parcel) = delivered.next() else { return Err(LinkError::unavailable("nothing was sent")) };
             match parcel.taken() {
-                Ok(reply) => self.outcome(attempt, version, reply, parcel.lost),
+                Ok(reply) => self.outcome(attempt, *version, reply, parcel.lost),
                 Err(Failure::Error(error)) => Err(error),
-                Err(Failure::Divided) => self.exchange_divided(attempt, version, slot, deadline),
+                Err(Failure::Divided) => self.exchange_divided(attempt, *version, slot, deadline),
             }
         })
         .collect()
@@ -115,14 +205,18 @@ impl Link {
 
     /// Packs an attempt.
     fn parcel(&mut self, attempt: &Attempt, version: Version, slot: u16, marks: &[Mark], deadline: Instant) -> Parcel {
+        let range = self.packing(slot, deadline, |packing, into| packing.pack(into, attempt, version, marks));
+        Parcel::new(range, slot, attempt.writes())
+    }
+
+    fn packing<T>(&mut self, slot: u16, deadline: Instant, pack: impl FnOnce(&Packing, &mut Vec<u8>) -> T) -> T {
         let now = self.now();
         // Where the store's clock is further ahead than is known, the reply tells, and the caller tries again.
         let left = deadline.saturating_duration_since(Instant::now());
         let last = now.saturating_add(left.as_micros() as u64) / 1_000_000;
         let tag = self.is_cluster().then(|| tag_of(slot));
-        let packing = Packing { scripts: &self.scripts, version, last, now_ms: now / 1000, tag };
-        let range = packing.pack(&mut self.packed, attempt, marks);
-        Parcel::new(range, slot, attempt.writes())
+        let packing = Packing { scripts: &self.scripts, last, now_ms: now / 1000, tag };
+        pack(&packing, &mut self.packed)
     }
 
     /// What a reply means for an attempt. Where an earlier reply was `lost` and another link has won since, the writers
@@ -135,7 +229,7 @@ impl Link {
         lost: bool,
     ) -> Result<Outcome, LinkError> {
         let read = script::read(reply, attempt.parts.len());
-        let (time, said) = read.ok_or_else(|| LinkError::unavailable("the store's reply is not understood"))?;
+        let (time, said) = read.ok_or_else(not_understood)?;
         self.carrier.directory().options.clock.raise(time);
         let seen = match said {
             Said::Done => return Ok(Outcome::Won(version)),
@@ -192,6 +286,21 @@ impl Link {
     fn now(&self) -> Micros {
         self.carrier.directory().options.clock.now()
     }
+}
+
+/// Where a batch ends that begins there: one attempt at least, and not many more than so many keys, for which nobody
+/// else is served meanwhile.
+fn end_of_batch(attempts: &[Attempt], begin: usize) -> usize {
+    let mut keys = 0;
+    let more = attempts[begin..].iter().take_while(|attempt| {
+        keys += attempt.parts.len();
+        keys <= MAX_BATCH || keys == attempt.parts.len()
+    });
+    begin + more.count()
+}
+
+fn not_understood() -> LinkError {
+    LinkError::unavailable("the store's reply is not understood")
 }
 
 /// Whether an attempt that has lost was not done at an earlier delivery either. Had it been, each key that it writes

@@ -99,23 +99,29 @@ fn many_groups_share_a_round_trip_and_fail_each_for_itself() {
         let mut link = open(&server.address()).link();
         server.ask(&["LPUSH", "flint:list", "foreign"]);
         server.ask(&["SET", "flint:text", "foreign"]);
-        let keys: Vec<Vec<u8>> = (0..200).map(|number| limit_key(&number.to_string())).collect();
-        let mut attempts: Vec<Attempt> = keys.iter().map(|key| put(key, Known::Absent, key)).collect();
-        attempts.insert(100, put(b"flint:list", Known::Absent, b"x"));
-        attempts.insert(101, put(b"flint:text", Known::Absent, b"x"));
-        attempts.insert(102, Attempt::default());
-        let outcomes = link.exchange(&attempts, soon());
-        for (at, outcome) in outcomes.into_iter().enumerate() {
-            match at {
-                100 | 101 => assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Corrupt),
-                102 => assert!(outcome.is_err()),
-                _ => drop(won(outcome)),
+        // One without a key goes into no script with others, and then none does.
+        for empty in [0, 1] {
+            let keys: Vec<Vec<u8>> = (0..600).map(|number| limit_key(&format!("{empty}-{number}"))).collect();
+            let other = won(one(&mut open(&server.address()).link(), put(&keys[300], Known::Absent, b"other")));
+            let mut attempts: Vec<Attempt> = keys.iter().map(|key| put(key, Known::Absent, key)).collect();
+            attempts.insert(100, put(b"flint:list", Known::Absent, b"x"));
+            attempts.insert(101, put(b"flint:text", Known::Absent, b"x"));
+            attempts.extend((0..empty).map(|_| Attempt::default()));
+            let outcomes = link.exchange(&attempts, soon());
+            for (at, outcome) in outcomes.into_iter().enumerate() {
+                match at {
+                    100 | 101 => assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Corrupt),
+                    302 => assert_eq!(state(lost(outcome).remove(0)), (Known::Version(other), b"other".to_vec())),
+                    602 => assert!(outcome.is_err()),
+                    _ => drop(won(outcome)),
+                }
             }
+            assert_eq!(server.text(&["GET", "flint:text"]), "foreign");
+            let all: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let found = link.fetch(&all, soon()).unwrap();
+            let right = |(at, record): (usize, Vec<u8>)| record == if at == 300 { &b"other"[..] } else { all[at] };
+            assert!(found.into_iter().map(|found| state(found).1).enumerate().all(right));
         }
-        assert_eq!(server.text(&["GET", "flint:text"]), "foreign");
-        let all: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let found = link.fetch(&all, soon()).unwrap();
-        assert!(found.into_iter().zip(&keys).all(|(found, key)| state(found).1 == *key));
         assert!(link.fetch(&[b"flint:text"], soon()).unwrap_err().to_string().contains("flint:text"));
     });
 }
