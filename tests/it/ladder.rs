@@ -70,7 +70,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("engine/remote/link/places", &["watch", "cluster", "sentinel", "replicas", "directory", "map", "place"]),
     ("engine/remote/link/wire", &["script", "attempt", "value", "slots", "reply", "pack"]),
-    ("engine/remote/lanes", &["lane", "router", "round", "sending", "state", "job", "group", "wire"]),
+    ("engine/remote/lanes", &["lane", "router", "round", "sending", "state", "job", "group", "wire", "bell"]),
     (
         "store",
         &[

@@ -372,7 +372,8 @@ impl Scratch {
         self.unsaved.keys().map(|key| Name::Key(Arc::clone(key))).collect()
     }
 
-    /// Forgets a key, unless it has denials that are not written yet. Whether it is not loaded then. Between groups only.
+    /// Forgets a key, unless it has denials that are not written yet. Whether it is not loaded then. Between groups
+    /// only.
     pub fn forget(&mut self, key: &str) -> bool {
         if self.unsaved.contains_key(key) {
             return false;

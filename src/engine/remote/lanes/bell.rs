@@ -1,7 +1,7 @@
-//! What threads wait for that have asked a lane: one call of the system wakes all whose operations a round has answered.
+//! What threads wait for that have asked a lane: one call of the system wakes all whose operations a round answered.
 //!
-//! To wake a thread costs more than to decide what it asked: some microseconds each, for which the lane would do nothing
-//! else.
+//! To wake a thread costs more than to decide what it asked: some microseconds each, for which the lane would do
+//! nothing else.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

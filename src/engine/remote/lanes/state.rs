@@ -214,7 +214,7 @@ impl<W: Wire> Round<W> {
         self.scratch.set_counted(pattern, sums);
     }
 
-    /// The same for all patterns that were counted for in this round. Of very many patterns the status lags by a second.
+    /// The same for all patterns that were counted for in this round. Of very many the status lags by a second.
     pub fn show_fresh(&mut self) {
         let mut fresh = std::mem::take(&mut self.tally.fresh);
         if self.tally.totals.len() <= MAX_SHOWN {

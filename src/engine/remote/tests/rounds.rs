@@ -313,9 +313,11 @@ fn holds_are_settled_by_any_server() {
     assert!(one.run(hold).unwrap().unwrap().hold.is_none());
     assert_eq!(one.status("tokens").unwrap().used, Some(80));
     assert_eq!(store.shelf().lists[&names::HOLDS].len(), 2);
+    assert_eq!(store.shelf().lists[&names::OPEN].len(), 2);
     let settle = id.clone();
     let settled = two.run(move |limiter| limiter.settle(&settle, crate::Cost::Units(10))).unwrap().unwrap();
     assert_eq!((settled.late, settled.results.len()), (false, 2));
+    assert_eq!([names::OPEN, names::HOLDS].map(|list| store.shelf().lists[&list].len()), [1, 2]);
     assert_eq!(one.status("tokens").unwrap().used, Some(50));
     assert_eq!(one.status("gpu").unwrap().remaining, Some(1));
     let again = id.clone();

@@ -22,7 +22,8 @@
 //!
 //! The reply is the store's time, `seconds.microseconds`, if the attempt is done; else an array of that time and, for
 //! each part, 1 where it is as known, nothing where it is absent, else its value. For several it is an array of the
-//! replies to each, or of an error where one could not be done: what that says, it says again when it is sent by itself.
+//! replies to each, or of an error where one could not be done: what that says, it says again when it is sent by
+//! itself.
 
 use std::ops::Range;
 
