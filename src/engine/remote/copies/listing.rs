@@ -9,6 +9,10 @@ use crate::error::{Error, Result};
 use crate::limiter::scratch::{Live, Name};
 use crate::limiter::{By, Page, Parts, Status};
 
+/// Records that a list has copies of at once: each of its parts is made by another thread, and each thread keeps the
+/// memory that it once had.
+const COPIED_AT_ONCE: usize = 200;
+
 /// The limits of a page, one after the other, in bounded memory.
 pub struct Listing {
     reader: Reader,
@@ -18,6 +22,9 @@ pub struct Listing {
     pattern: Option<(String, u64)>,
     /// What all that was gathered is not after.
     after: Option<String>,
+    /// Names that are known and not gathered yet, and the last of them if there are more.
+    named: VecDeque<String>,
+    horizon: Option<String>,
     ended: bool,
     ready: VecDeque<Status>,
     /// Statuses that are still wanted.
@@ -50,6 +57,8 @@ impl Listing {
             live: page.live,
             pattern,
             after: page.after.map(str::to_owned),
+            named: VecDeque::new(),
+            horizon: None,
             ended: false,
             ready: VecDeque::new(),
             left: page.limit.unwrap_or(usize::MAX),
@@ -62,11 +71,16 @@ impl Listing {
     }
 
     fn gather(&mut self) -> Result<()> {
-        let (keys, horizon) = match &self.pattern {
-            None if self.live => self.reader.merged(&[CONFIGURED, LIVE], &self.prefix, self.after.as_deref())?,
-            None => self.reader.merged(&[CONFIGURED], &self.prefix, self.after.as_deref())?,
-            Some((_, id)) => self.reader.keys_of(*id, &self.prefix, self.after.as_deref())?,
-        };
+        if self.named.is_empty() {
+            let (keys, horizon) = match &self.pattern {
+                None if self.live => self.reader.merged(&[CONFIGURED, LIVE], &self.prefix, self.after.as_deref())?,
+                None => self.reader.merged(&[CONFIGURED], &self.prefix, self.after.as_deref())?,
+                Some((_, id)) => self.reader.keys_of(*id, &self.prefix, self.after.as_deref())?,
+            };
+            (self.named, self.horizon) = (keys.into(), horizon);
+        }
+        let keys: Vec<String> = self.named.drain(..self.named.len().min(COPIED_AT_ONCE)).collect();
+        let horizon = if self.named.is_empty() { self.horizon.take() } else { keys.last().cloned() };
         self.reader.forget_keys();
         let names: Vec<Name> = keys.iter().map(|key| Name::Key(key.as_str().into())).collect();
         self.reader.load(&names)?;

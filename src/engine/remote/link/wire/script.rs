@@ -151,8 +151,8 @@ pub fn list_key(list: u8, tag: Option<&str>) -> Vec<u8> {
     }
 }
 
-/// Packs attempts. `tag` is that of their slot, in a Cluster; `last` the last second in which they may be done; `now_ms`
-/// the store's time.
+/// Packs attempts. `tag` is that of their slot, in a Cluster; `last` the last second in which they may be done;
+/// `now_ms` the store's time.
 pub struct Packing<'a> {
     pub scripts: &'a Scripts,
     pub last: u64,
