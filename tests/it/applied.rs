@@ -163,6 +163,14 @@ fn a_server_keeps_its_limits_in_a_file() {
 
     file(home.path(), good);
     let mut start = server_command(&data, "127.0.0.1:0", &["--limits", &path]);
+    // Whatever is logged.
+    let quiet = home.path().join("quiet");
+    for level in ["warn", "off"] {
+        let mut start = server_command(&quiet.join(level), "127.0.0.1:0", &["--limits", &path]);
+        let server = Server::spawn_for(&quiet.join(level), start.env("FLINT_LOG", level));
+        assert_eq!(server.client().get("/v1/limits/a").ok()["rate"], 5, "FLINT_LOG={level}");
+        server.terminate();
+    }
     let mut server = Server::spawn_for(&data, start.env("FLINT_LOG", "info"));
     let rate = |server: &Server| server.client().get("/v1/limits/a").ok()["rate"].as_u64().unwrap();
     assert_eq!(rate(&server), 5);

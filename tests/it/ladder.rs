@@ -291,6 +291,36 @@ fn files_and_rooms_are_small() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What a message of the log is made of is evaluated only where the message is written: nothing may be done there.
+fn is_done_in_messages(text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (at, _) in text.match_indices("log::") {
+        let Some((level, rest)) = text[at + 5..].split_once("!(") else { continue };
+        if !["error", "warn", "info", "debug", "trace"].contains(&level) {
+            continue;
+        }
+        let message = rest.split(");").next().unwrap();
+        // Without its literals, of which none has a quote within it.
+        let code: String = message.split('"').step_by(2).collect();
+        if code.contains('?') || code.contains("&mut ") || code.contains(".unwrap(") {
+            wrong.push(message.to_owned());
+        }
+    }
+    wrong
+}
+
+#[test]
+fn nothing_is_done_within_a_message() {
+    let seen = is_done_in_messages(r#"log::info!("what? {}", apply(it)?); log::warn!("{}: why?", name(it));"#);
+    assert_eq!(seen, [r#""what? {}", apply(it)?"#]);
+    let mut found = Vec::new();
+    rooms(&src(), &mut found);
+    for file in found.iter().flat_map(|(_, files)| files) {
+        let wrong = is_done_in_messages(&std::fs::read_to_string(file).unwrap());
+        assert!(wrong.is_empty(), "{}: {wrong:?}", file.display());
+    }
+}
+
 /// The order sees what it is to see, in a crate that is made for this test.
 #[test]
 fn disorder_is_seen() {

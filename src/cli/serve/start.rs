@@ -46,7 +46,9 @@ pub fn start(args: &Args, global: &Global, output: &mut Output) -> Result<Answer
     }
     let Opened { engine, place, kept, limits: mut found } = place.open(global, taken_over)?;
     if let Some(file) = &limits {
-        log::info!("{}", apply(&*engine, file)?);
+        // Not within the macro, which evaluates nothing that is not logged.
+        let applied = apply(&*engine, file)?;
+        log::info!("{applied}");
         found = engine.report().limits();
     }
     let limits = found.map_or_else(|| "limits unknown".to_owned(), |limits| counted(limits, "limit"));
