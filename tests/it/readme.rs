@@ -104,7 +104,7 @@ fn each_user_has_a_limit_behind_nginx() {
          nginx -p \"$PWD\" -c nginx.conf &\nstarted=\"$started $!\"\n\
          for url in http://127.0.0.1:{flint}/v1/health http://127.0.0.1:{application}/ http://127.0.0.1:{front}/; do \
          curl -s -o /dev/null --retry 100 --retry-delay 1 --retry-connrefused \"$url\"; done\n{}",
-        ports(start).replace(" &\n", " &\nstarted=\"$started $!\"\n") + "\n",
+        (ports(start) + "\n").replace(" &\n", " &\nstarted=\"$started $!\"\n"),
         ports(ask)
     );
     let done = run(&mut shell(dir, &script));
