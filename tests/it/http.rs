@@ -547,6 +547,17 @@ fn check_all_is_atomic_among_many_clients() {
 }
 
 #[test]
+fn an_address_that_is_taken() {
+    let parent = tempfile::tempdir().unwrap();
+    let server = Server::start(&parent.path().join("data"), &[]);
+    let address = server.url.strip_prefix("http://").unwrap();
+    let second = flint(&parent.path().join("second"), &["server", "start", "--bind", address]);
+    let said = format!("flint: cannot bind {address}: Address already in use (os error 98); stop what listens there, ");
+    assert!(second.code == Some(3) && second.err.starts_with(&said), "{second:?}");
+    server.terminate();
+}
+
+#[test]
 fn a_unix_socket() {
     let parent = tempfile::tempdir().unwrap();
     let socket = parent.path().join("flint.sock");

@@ -109,7 +109,13 @@ impl Listener {
     fn fresh(bind: &Bind, socket_mode: u32) -> Result<Listener> {
         match bind {
             Bind::Tcp(addresses) => {
-                let failed = |error: io::Error| Error::new(Kind::Io, format!("cannot bind {}: {error}", addresses[0]));
+                let failed = |error: io::Error| {
+                    let way_out = match error.kind() {
+                        io::ErrorKind::AddrInUse => "; stop what listens there, or choose another address with --bind",
+                        _ => "",
+                    };
+                    Error::new(Kind::Io, format!("cannot bind {}: {error}{way_out}", addresses[0]))
+                };
                 let listener = TcpListener::bind(addresses.as_slice()).map_err(failed)?;
                 let url = format!("http://{}", listener.local_addr().map_err(failed)?);
                 Ok(Listener { socket: Socket::Tcp(listener), url, file: None, lent: false, taken_over: false })
