@@ -263,7 +263,19 @@ fn a_replica_dies(software: Software) {
     assert!(store.away().is_none() && store.unwritable().is_some());
     replicated.servers[2].start_again();
     wait_until("the replica should be found to be back", || store.unwritable().is_none());
-    won(one(&mut link, put(KEY, known, b"3")));
+    // With WAITAOF it confirms nothing before it has made an append-only file of all that it was sent.
+    let mut known = known;
+    wait_until("the replica should confirm again", || match one(&mut link, put(KEY, known, b"3")) {
+        Ok(outcome) => {
+            won(Ok(outcome));
+            true
+        }
+        Err(error) => {
+            assert!(matches!(error.kind(), ErrorKind::TooFewReplicas | ErrorKind::Unavailable), "{error:?}");
+            known = fetched(&mut link, KEY).0;
+            false
+        }
+    });
     let facts = link.facts(soon()).unwrap().remove(0);
     assert_eq!((facts.waitaof, facts.replicas), (Some(software == Software::Valkey), Some(2)));
     // A start with a replica that is stopped: it is open, and writes nothing.
