@@ -97,7 +97,10 @@ fn node(url: &str, store: u32, threads: usize, keys: usize, seconds: usize) {
                     }));
                     if counting.load(Ordering::Relaxed) {
                         let good = ran.is_ok() && allowed.load(Ordering::Relaxed);
-                        if good { checks } else { errors }.fetch_add(1, Ordering::Relaxed);
+                        let before = if good { checks } else { errors }.fetch_add(1, Ordering::Relaxed);
+                        if !good && before == 0 {
+                            eprintln!("the first that failed: {ran:?}");
+                        }
                     }
                 }
             });

@@ -46,6 +46,14 @@ const MANY_LOSSES: u32 = 16;
 const BACK_OFF: Duration = Duration::from_micros(200);
 const MAX_BACK_OFF: Duration = Duration::from_millis(5);
 
+/// Attempts that lost from which on an operation waits no more: its turn may be short.
+const STARVING: u32 = 64;
+
+/// The turn that a lane gives others after many rounds that wrote the same key, in times of its last round: for another
+/// one to learn of the key's version, and to write. And the longest.
+const TURN: u32 = 4;
+const MAX_TURN: Duration = Duration::from_millis(10);
+
 /// Births of keys after which the number of live ones is asked for anew: the bound on them is kept within as many for
 /// each server, by its two lanes together. More of them where much room is left.
 const BIRTHS: u64 = 50;
@@ -214,7 +222,9 @@ impl<W: Wire> Lane<W> {
             let expired = taken - waiting.len();
             let rest = waiting.split_off(waiting.len().min(MAX_ROUND));
             let count = waiting.len();
+            let begun = Instant::now();
             let mut lost = self.round.run(std::mem::take(&mut waiting));
+            let took = begun.elapsed();
             self.answered = expired + count - lost.len();
             if self.answered > 0 {
                 self.bell.ring();
@@ -226,6 +236,9 @@ impl<W: Wire> Lane<W> {
                 let (allowed, denied) = std::mem::take(&mut self.round.tally.decisions);
                 self.figures.allowed.fetch_add(allowed, Ordering::Relaxed);
                 self.figures.denied.fetch_add(denied, Ordering::Relaxed);
+            }
+            if self.round.trust.gives_turn() {
+                thread::sleep((TURN * took).min(MAX_TURN));
             }
             self.back_off(&lost, &rest);
             lost.extend(rest);
@@ -321,7 +334,7 @@ impl<W: Wire> Lane<W> {
     /// Waits a little where all that is to be done has lost often.
     fn back_off(&mut self, lost: &[Job], rest: &[Job]) {
         let Some(least) = lost.iter().map(|job| job.losses).min().filter(|_| rest.is_empty()) else { return };
-        if least >= MANY_LOSSES && self.inbox.is_empty() {
+        if (MANY_LOSSES..STARVING).contains(&least) && self.inbox.is_empty() {
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;

@@ -33,7 +33,7 @@ impl<W: Wire> Round<W> {
             return Vec::new();
         }
         self.bad.clear();
-        self.trust.round += 1;
+        self.trust.begin_round();
         let turn = |job| Turn { job, looked: Looked::default(), ended: None };
         let mut turns: Vec<Turn> = jobs.into_iter().map(turn).collect();
         self.decide(&mut turns, deadline);

@@ -174,7 +174,11 @@ impl<W: Wire> Round<W> {
                 Some(Change::Put(..)) => Known::Version(version),
                 Some(Change::Delete) => Known::Absent,
             };
-            self.known.insert(part.name, Stand { version, place: part.place, seen: self.trust.round });
+            let stand = Stand { version, place: part.place, seen: self.trust.round };
+            let is_key = matches!(part.name, Name::Key(_));
+            if let Some(before) = self.known.insert(part.name, stand).filter(|_| is_key) {
+                self.trust.note_written(before.seen);
+            }
         }
         for (pattern, counted) in &all.counted {
             self.tally.fresh.push(*pattern);

@@ -38,6 +38,10 @@ pub struct Trust {
     lost: f32,
     /// Copies that were judged by chance.
     samples: u32,
+    /// Whether this round has written a key that was seen in the round before it.
+    wrote_again: bool,
+    /// Rounds in a row that did.
+    streak: u32,
 }
 
 impl Trust {
@@ -52,6 +56,31 @@ impl Trust {
 
     /// Operations in a group from which on its keys are kept: these are asked for in every round.
     const HOT: usize = 3;
+
+    /// Rounds in a row that write the same key, after which other servers get a turn.
+    const TURN: u32 = 128;
+
+    /// Begins a round.
+    pub fn begin_round(&mut self) {
+        self.round += 1;
+        self.wrote_again = false;
+    }
+
+    /// Notes that a key was written which was last seen in this round.
+    pub fn note_written(&mut self, seen: u64) {
+        self.wrote_again |= seen + 1 == self.round;
+    }
+
+    /// To be asked after each round: whether other servers are to get a turn now. The server that has written a key last
+    /// is the first to know its new version, and would win it for ever: others learn of each version too late.
+    pub fn gives_turn(&mut self) -> bool {
+        self.streak = if self.wrote_again { self.streak + 1 } else { 0 };
+        let due = self.streak >= Trust::TURN;
+        if due {
+            self.streak = 0;
+        }
+        due
+    }
 
     /// Whether a copy is of an earlier round than the last.
     pub fn is_old(&self, seen: u64) -> bool {
@@ -260,5 +289,20 @@ mod tests {
         assert!((0..100).all(|_| trust.keeps(Trust::HOT)));
         (0..60).for_each(|_| trust.note(false));
         assert!((0..100).all(|_| trust.keeps(1)));
+    }
+
+    #[test]
+    fn others_get_a_turn_after_many_rounds_that_wrote_one_key() {
+        let mut trust = Trust::default();
+        let mut round = |seen_before: u64| {
+            trust.begin_round();
+            trust.note_written(trust.round - seen_before);
+            trust.gives_turn()
+        };
+        for _ in 0..3 {
+            assert!((1..Trust::TURN).all(|_| !round(1)) && round(1));
+        }
+        // Keys that were last seen some rounds ago are nobody's alone.
+        assert!((0..1000).all(|number| !round(if number % 100 == 0 { 2 } else { 1 })));
     }
 }
