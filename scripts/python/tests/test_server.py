@@ -86,7 +86,9 @@ class Embedded(unittest.TestCase):
 
     def test_processes_share_it_until_the_last_is_gone(self):
         program = (
-            "import flint, sys\n"
+            "import flint, signal, sys\n"
+            # It is ignored from the start where the tests run in the background of a shell.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "server = flint.Server(sys.argv[1])\n"
             "print(server.limiter.check('k', limit='100/1d').remaining, flush=True)\n"
             "sys.stdin.readline()\n"
