@@ -71,8 +71,8 @@ impl Trust {
         self.wrote_again |= seen + 1 == self.round;
     }
 
-    /// To be asked after each round: whether other servers are to get a turn now. The server that has written a key last
-    /// is the first to know its new version, and would win it for ever: others learn of each version too late.
+    /// To be asked after each round: whether other servers are to get a turn now. The server that has written a key
+    /// last is the first to know its new version, and could win it for seconds: others learn of each version too late.
     pub fn gives_turn(&mut self) -> bool {
         self.streak = if self.wrote_again { self.streak + 1 } else { 0 };
         let due = self.streak >= Trust::TURN;
