@@ -70,5 +70,7 @@ pub use self::offline::backup::{backup, restore};
 pub use self::offline::inspect::{dump, history, verify};
 pub use self::offline::repair::{Repair, repair, repair_at, rewind, rewind_at};
 pub use self::options::{Options, SyncMode};
+#[cfg(feature = "store")]
+pub use self::registry::OVERFLOW_MARK;
 pub use self::report::{Overflowing, Report};
 pub use crate::store::{Access, Backup, Restored};

@@ -14,7 +14,7 @@ use super::names::{CONFIGURED, LIVE, OVERFLOWS};
 use crate::engine::interface::{ask, ask_by};
 use crate::error::{Kind, Result};
 use crate::limit::{Limit, is_pattern};
-use crate::limiter::{Applied, Limiter, Setting, place_in_removal, validate_prefix};
+use crate::limiter::{Applied, Limiter, OVERFLOW_MARK, Setting, place_in_removal, validate_prefix};
 
 /// Keys that are changed together.
 const PART: usize = 256;
@@ -149,7 +149,7 @@ impl Remote {
             reader.load_patterns()?;
             if reader.patterns().iter().any(|(_, text)| text == key) {
                 let begin = key.split('*').next().unwrap_or_default();
-                let overflow = format!("\u{2}{key}");
+                let overflow = format!("{OVERFLOW_MARK}{key}");
                 return self.reset_keys(begin, |other| *other == *overflow, Some(key)).map(|_| ());
             }
         }

@@ -14,7 +14,7 @@
 
 use super::link::{limit_key, slot_of, tag_of};
 use crate::clock::Micros;
-use crate::limiter::scratch::{Live, Name, Place};
+use crate::limiter::scratch::{Live, Name, Place, Saved};
 
 /// What ids of holds are made of.
 pub const IDENTITY: &[u8] = b"flint.identity";
@@ -174,6 +174,14 @@ pub fn unhex(text: &[u8]) -> Option<[u8; 16]> {
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
     Some(bytes)
+}
+
+/// How much longer than it makes a difference a record is left to the store, in milliseconds.
+const MARGIN_MS: u64 = 60_000;
+
+/// When the store may let go of a record, in milliseconds since 1970; of some never.
+pub fn expire_at_ms(saved: &Saved) -> Option<u64> {
+    saved.until.map(|until| until.div_ceil(1000).saturating_add(MARGIN_MS))
 }
 
 #[cfg(test)]

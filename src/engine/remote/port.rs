@@ -22,9 +22,6 @@ use crate::store::Access;
 /// How long one step may take: nobody waits for a decision here.
 const STEP: Duration = Duration::from_secs(30);
 
-/// How much longer than it makes a difference a record is left to the store, in milliseconds.
-const MARGIN_MS: u64 = 60_000;
-
 impl Moved {
     fn count(&mut self, name: &Name) {
         match name {
@@ -124,8 +121,7 @@ impl Import<'_> {
             waiting.iter().map(|(name, _, place)| names::members(name, *place)).collect();
         let mut attempts = Vec::new();
         for (((_, saved, _), key), members) in waiting.iter().zip(&keys).zip(&members) {
-            let expire_at_ms = saved.until.map(|until| until.div_ceil(1000).saturating_add(MARGIN_MS));
-            let write = Write::Put { record: &saved.record, expire_at_ms };
+            let write = Write::Put { record: &saved.record, expire_at_ms: names::expire_at_ms(saved) };
             attempts.push(Attempt {
                 parts: vec![Part { key, known: Known::Absent, write }],
                 marks: members.iter().map(|(list, member)| Mark { list: *list, member, present: true }).collect(),

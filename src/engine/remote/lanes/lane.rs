@@ -421,10 +421,7 @@ impl<W: Wire> Lane<W> {
                 Ok(())
             }
             Err(error) => {
-                for (id, counted) in told {
-                    let sums = self.round.tally.counted.entry(*id).or_default();
-                    sums.iter_mut().zip(counted).for_each(|(sum, counted)| *sum += counted);
-                }
+                told.iter().for_each(|(id, counted)| self.round.tally.count(*id, counted));
                 Err(told_error(&error, true))
             }
         }

@@ -13,9 +13,6 @@ use super::wire::Wire;
 use crate::error::Result;
 use crate::limiter::scratch::{Looked, Name, Place};
 
-/// How much longer than it makes a difference a record is left to the store, in milliseconds.
-const MARGIN_MS: u64 = 60_000;
-
 /// A record that an attempt looks at or changes.
 struct Planned {
     name: Name,
@@ -106,7 +103,7 @@ impl<W: Wire> Round<W> {
             false => (None, place),
             true => match self.scratch.save(name)? {
                 Some(saved) => {
-                    let expires = saved.until.map(|until| until.div_ceil(1000).saturating_add(MARGIN_MS));
+                    let expires = names::expire_at_ms(&saved);
                     (Some(Change::Put(saved.record, expires)), self.scratch.place_of(name))
                 }
                 None if known == Known::Absent => (None, Place::None),
@@ -182,8 +179,7 @@ impl<W: Wire> Round<W> {
         }
         for (pattern, counted) in &all.counted {
             self.tally.fresh.push(*pattern);
-            let sums = self.tally.counted.entry(*pattern).or_default();
-            sums.iter_mut().zip(counted).for_each(|(sum, counted)| *sum += counted);
+            self.tally.count(*pattern, counted);
         }
         for (live, births) in &all.births {
             *self.tally.births.entry(*live).or_default() += births;

@@ -117,6 +117,14 @@ pub struct Tally {
     pub decisions: (u64, u64),
 }
 
+impl Tally {
+    /// Counts for a pattern what is to be told to the store.
+    pub fn count(&mut self, pattern: u64, counted: &[u64; 4]) {
+        let sums = self.counted.entry(pattern).or_default();
+        sums.iter_mut().zip(counted).for_each(|(sum, counted)| *sum += counted);
+    }
+}
+
 /// What a lane is for.
 #[derive(Clone)]
 pub enum Mode {

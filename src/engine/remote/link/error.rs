@@ -57,6 +57,11 @@ impl LinkError {
         }
     }
 
+    /// The error where a reply is none that belongs to the request.
+    pub(super) fn not_understood() -> LinkError {
+        LinkError::unavailable("the store's reply is not understood")
+    }
+
     /// What can be done about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind

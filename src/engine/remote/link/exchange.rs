@@ -78,7 +78,7 @@ impl Link {
                 other => {
                     let error = match other {
                         Err(Failure::Error(error)) => error,
-                        Ok(_) | Err(Failure::Divided) => not_understood(),
+                        Ok(_) | Err(Failure::Divided) => LinkError::not_understood(),
                     };
                     outcomes.extend(batch.map(|_| Err(error.clone())));
                     continue;
@@ -114,7 +114,7 @@ impl Link {
         match parcel.taken() {
             Ok(reply) => self.outcome(attempt, version, reply, parcel.lost),
             Err(Failure::Error(error)) => Err(error),
-            Err(Failure::Divided) => Err(not_understood()),
+            Err(Failure::Divided) => Err(LinkError::not_understood()),
         }
     }
 
@@ -229,7 +229,7 @@ impl Link {
         lost: bool,
     ) -> Result<Outcome, LinkError> {
         let read = script::read(reply, attempt.parts.len());
-        let (time, said) = read.ok_or_else(not_understood)?;
+        let (time, said) = read.ok_or_else(LinkError::not_understood)?;
         self.carrier.directory().options.clock.raise(time);
         let seen = match said {
             Said::Done => return Ok(Outcome::Won(version)),
@@ -297,10 +297,6 @@ fn end_of_batch(attempts: &[Attempt], begin: usize) -> usize {
         keys <= MAX_BATCH || keys == attempt.parts.len()
     });
     begin + more.count()
-}
-
-fn not_understood() -> LinkError {
-    LinkError::unavailable("the store's reply is not understood")
 }
 
 /// Whether an attempt that has lost was not done at an earlier delivery either. Had it been, each key that it writes

@@ -30,7 +30,7 @@ impl Link {
         };
         let requests: Vec<_> = counters.iter().map(request).collect();
         let replies = self.ask_all(&requests, true, deadline)?;
-        replies.iter().map(|value| reply::number(value).ok_or_else(not_understood)).collect()
+        replies.iter().map(|value| reply::number(value).ok_or_else(LinkError::not_understood)).collect()
     }
 
     /// The 16 random bytes that the store keeps under `key`: those of whoever asks first, `own` or drawn.
@@ -45,7 +45,7 @@ impl Link {
         let replies = self.ask_all(&[(slot, vec![b"GET".to_vec(), key.to_vec()])], false, deadline)?;
         match replies.into_iter().next() {
             Some(Reply::BulkString(bytes)) => bytes.try_into().map_err(|_| foreign(key)),
-            _ => Err(not_understood()),
+            _ => Err(LinkError::not_understood()),
         }
     }
 
@@ -84,30 +84,18 @@ impl Link {
         }
     }
 
-    /// How many members a list has, those of vanished keys included.
-    pub fn count(&mut self, list: u8, deadline: Instant) -> Result<u64, LinkError> {
-        let slots: Vec<u16> = if self.is_cluster() { (0..SLOTS).collect() } else { vec![0] };
-        let request = |slot: &u16| (*slot, vec![b"ZCARD".to_vec(), self.list_key(list, *slot)]);
-        let requests: Vec<_> = slots.iter().map(request).collect();
-        let replies = self.ask_all(&requests, false, deadline)?;
-        let each = replies.iter().map(|value| reply::number(value).map(|number| number.max(0) as u64));
-        each.sum::<Option<u64>>().ok_or_else(not_understood)
-    }
-
     /// How many members of a list are not less than `least`, those of vanished keys included.
     pub fn count_from(&mut self, list: u8, least: &[u8], deadline: Instant) -> Result<u64, LinkError> {
-        let slots: Vec<u16> = if self.is_cluster() { (0..SLOTS).collect() } else { vec![0] };
+        let slots = self.slots();
         let least = [b"[", least].concat();
         let words = |slot| vec![b"ZLEXCOUNT".to_vec(), self.list_key(list, slot), least.clone(), b"+".to_vec()];
         let requests: Vec<_> = slots.iter().map(|slot| (*slot, words(*slot))).collect();
-        let replies = self.ask_all(&requests, false, deadline)?;
-        let each = replies.iter().map(|value| reply::number(value).map(|number| number.max(0) as u64));
-        each.sum::<Option<u64>>().ok_or_else(not_understood)
+        sum(&self.ask_all(&requests, false, deadline)?)
     }
 
     /// How many members of each list begin with a prefix, those of vanished keys included.
     pub fn counts(&mut self, lists: &[(u8, &[u8])], deadline: Instant) -> Result<Vec<u64>, LinkError> {
-        let slots: Vec<u16> = if self.is_cluster() { (0..SLOTS).collect() } else { vec![0] };
+        let slots = self.slots();
         let mut requests = Vec::with_capacity(lists.len() * slots.len());
         for (list, prefix) in lists {
             let (least, most) = range(prefix, None);
@@ -123,10 +111,6 @@ impl Link {
             }
         }
         let replies = self.ask_all(&requests, false, deadline)?;
-        let sum = |replies: &[Reply]| {
-            let each = replies.iter().map(|value| reply::number(value).map(|number| number.max(0) as u64));
-            each.sum::<Option<u64>>().ok_or_else(not_understood)
-        };
         replies.chunks(slots.len()).map(sum).collect()
     }
 
@@ -164,7 +148,12 @@ impl Link {
             Reply::Array(items) => items.into_iter().map(bytes).collect::<Option<Vec<_>>>(),
             _ => None,
         };
-        replies.into_iter().map(|value| names(value).ok_or_else(not_understood)).collect()
+        replies.into_iter().map(|value| names(value).ok_or_else(LinkError::not_understood)).collect()
+    }
+
+    /// The slots in each of which a list has a part.
+    fn slots(&self) -> Vec<u16> {
+        if self.is_cluster() { (0..SLOTS).collect() } else { vec![0] }
     }
 
     fn slot_of(&self, key: &[u8]) -> u16 {
@@ -190,10 +179,16 @@ impl Link {
         let taken = parcels.iter_mut().map(|parcel| match parcel.taken() {
             Ok(reply) => Ok(reply),
             Err(Failure::Error(error)) => Err(error),
-            Err(Failure::Divided) => Err(not_understood()),
+            Err(Failure::Divided) => Err(LinkError::not_understood()),
         });
         taken.collect()
     }
+}
+
+/// What the parts of a list have together.
+fn sum(replies: &[Reply]) -> Result<u64, LinkError> {
+    let each = replies.iter().map(|value| reply::number(value).map(|number| number.max(0) as u64));
+    each.sum::<Option<u64>>().ok_or_else(LinkError::not_understood)
 }
 
 /// Bounds of ZRANGEBYLEX: what begins with `prefix` and comes after `after`.
@@ -216,10 +211,6 @@ fn bytes(value: Reply) -> Option<Vec<u8>> {
         Reply::BulkString(bytes) => Some(bytes),
         _ => None,
     }
-}
-
-fn not_understood() -> LinkError {
-    LinkError::unavailable("the store's reply is not understood")
 }
 
 #[cfg(test)]

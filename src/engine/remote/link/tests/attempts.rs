@@ -218,7 +218,7 @@ fn lists_are_read_in_pages() {
         assert_eq!(page("ab", None, 2), ["ab", "ab1"]);
         assert_eq!(page("ab", Some("ab1"), 2), ["ab2"]);
         assert!(page("x", None, 2).is_empty());
-        assert_eq!((link.count(1, soon()), link.count(2, soon())), (Ok(7), Ok(0)));
+        assert_eq!(link.counts(&[(1, b""), (2, b"")], soon()), Ok(vec![7, 0]));
         // One is removed together with its mark, one moves to another list, one vanishes by itself.
         let (ab, b) = (fetched(&mut link, b"flint:ab").0, fetched(&mut link, b"flint:b").0);
         let mut attempt = delete(b"flint:ab", ab);
@@ -236,7 +236,7 @@ fn lists_are_read_in_pages() {
         let mut attempt = put(b"flint:b", Known::Absent, b"2");
         attempt.marks = vec![Mark { list: 2, member: b"x", present: true }];
         lost(one(&mut link, attempt));
-        assert_eq!(link.count(2, soon()), Ok(1));
+        assert_eq!(link.counts(&[(2, b"")], soon()), Ok(vec![1]));
     });
 }
 

@@ -73,7 +73,7 @@ fn keys_go_to_the_masters_of_their_slots() {
             }
         }
         assert_eq!(paged, bytes);
-        assert_eq!(link.count(1, soon()), Ok(300));
+        assert_eq!(link.counts(&[(1, b"")], soon()), Ok(vec![300]));
         // A list of which one slot has nearly all.
         let attempts: Vec<Vec<u8>> = (0..50).map(|number| format!("flint:{{t}}{number:02}").into_bytes()).collect();
         let attempts: Vec<Attempt> = attempts
