@@ -81,9 +81,7 @@ impl Listing {
         }
         let keys: Vec<String> = self.named.drain(..self.named.len().min(COPIED_AT_ONCE)).collect();
         let horizon = if self.named.is_empty() { self.horizon.take() } else { keys.last().cloned() };
-        self.reader.forget_keys();
-        let names: Vec<Name> = keys.iter().map(|key| Name::Key(key.as_str().into())).collect();
-        self.reader.load(&names)?;
+        self.reader.copy_keys(&keys)?;
         let page = Page {
             after: self.after.as_deref(),
             pattern: self.pattern.as_ref().map(|(text, _)| text.as_str()),
@@ -139,6 +137,16 @@ impl Listing {
 }
 
 impl Reader {
+    /// Lets go of the copies of keys, and copies these.
+    ///
+    /// # Errors
+    /// `store_unavailable`, `corrupt`, `unsupported`.
+    fn copy_keys(&mut self, keys: &[String]) -> Result<()> {
+        self.forget_keys();
+        let names: Vec<Name> = keys.iter().map(|key| Name::Key(key.as_str().into())).collect();
+        self.load(&names)
+    }
+
     /// The next keys that live by the pattern of this id, and the last of them if there are more.
     ///
     /// # Errors
@@ -166,9 +174,7 @@ pub fn top(source: &Source, by: By, limit: usize) -> Result<Vec<Status>> {
         By::Denied => status.totals.denied,
     };
     reader.each_key(&[CONFIGURED, LIVE], "", |reader, keys| {
-        reader.forget_keys();
-        let names: Vec<Name> = keys.iter().map(|key| Name::Key(key.as_str().into())).collect();
-        reader.load(&names)?;
+        reader.copy_keys(keys)?;
         best.extend(reader.limiter().top(by, limit)?);
         best.sort_by(|one, other| count(other).cmp(&count(one)).then_with(|| one.key.cmp(&other.key)));
         best.truncate(limit);

@@ -54,8 +54,8 @@ const STARVING: u32 = 64;
 const TURN: u32 = 4;
 const MAX_TURN: Duration = Duration::from_millis(10);
 
-/// Births of keys after which the number of live ones is asked for anew: the bound on them is kept within as many for
-/// each server, by its two lanes together. More of them where much room is left.
+/// Births of keys after which the number of live keys is asked for again: the bound on live keys is kept within as many
+/// for each lane of a server. More of them if much room is left.
 const BIRTHS: u64 = 50;
 
 /// The share of the room that is left which one server may take before it asks again.
