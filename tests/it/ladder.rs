@@ -127,7 +127,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limiter/scratch", &["directory", "place", "lane", "load", "save", "state", "record"]),
     ("limiter/kept", &["shelf", "once"]),
     ("limiter/check", &["several", "many", "all", "walk", "progress", "decide", "room", "slots", "wait"]),
-    ("limiter/entry", &["table", "journal", "chunks", "recorded", "key", "text", "shares"]),
+    ("limiter/entry", &["table", "journal", "chunks", "recorded", "key", "tag", "text", "shares"]),
     ("limiter/background", &["helpers", "backup", "denials", "heal", "compact", "sweep"]),
     ("limiter/recovery", &["build", "settle", "redo", "replay", "shares", "by_id"]),
     (

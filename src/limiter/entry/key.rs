@@ -11,6 +11,9 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "store")]
+use super::tag::GENERATIONS;
+use super::tag::Tag;
 use super::text::Text;
 use crate::clock::Micros;
 use crate::limit::{Algorithm, Ends, Limit, Standing, Window};
@@ -18,12 +21,6 @@ use crate::limiter::answers::Totals;
 use crate::limiter::registry::{OVERFLOW_MARK, PATTERN_MARK};
 use crate::store::record::{self, Overlay};
 
-const ID_BITS: u32 = 48;
-const ID: u64 = (1 << ID_BITS) - 1;
-const PENDING_DENIALS: u64 = 1 << 63;
-const OVERLAID: u64 = 1 << 62;
-const KIND_SHIFT: u32 = 60;
-const KIND: u64 = 3 << KIND_SHIFT;
 const NO_SLOT: u32 = u32::MAX;
 
 /// Where the limit of a key comes from.
@@ -54,15 +51,14 @@ pub struct Change {
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub key: Text,
-    /// Id in the log (48 bits), the shard that the log knows it by (8 bits), what kind of source it has, and flags.
-    id_and_flags: u64,
+    pub(super) tag: Tag,
     /// Its values. While there is an overlay, those that come back.
     pub limit: Arc<Limit>,
     /// What was counted under the values in force.
     pub standing: Standing,
     more: Option<Box<More>>,
-    allowed: u64,
-    allowed_cost: u64,
+    pub(super) allowed: u64,
+    pub(super) allowed_cost: u64,
     /// 0 for never, else the instant plus 1.
     last_allowed: u64,
     slot: u32,
@@ -72,9 +68,9 @@ pub struct Entry {
 
 /// What most keys do not have. Instants are 0 for never, else the instant plus 1.
 #[derive(Debug, Clone, Default)]
-struct More {
-    denied: u64,
-    denied_cost: u64,
+pub(super) struct More {
+    pub(super) denied: u64,
+    pub(super) denied_cost: u64,
     last_denied: u64,
     last_reset: u64,
     overlay: Option<Overlay>,
@@ -93,7 +89,7 @@ impl Entry {
     pub fn new(key: &str, id: u64, shard: u8, source: Source, limit: Arc<Limit>) -> Entry {
         let mut entry = Entry {
             key: key.into(),
-            id_and_flags: id | u64::from(shard) << ID_BITS,
+            tag: Tag::new(id, shard),
             standing: Standing::new(&limit),
             limit,
             more: None,
@@ -109,22 +105,22 @@ impl Entry {
 
     /// Id in the log.
     pub fn id(&self) -> u64 {
-        self.id_and_flags & ID
+        self.tag.id()
     }
 
     /// The shard that the log knows the key by.
     pub fn shard(&self) -> u8 {
-        (self.id_and_flags >> ID_BITS) as u8
+        self.tag.shard()
     }
 
     /// Gives it a new id and shard. The rest stays.
     pub fn renumber(&mut self, id: u64, shard: u8) {
-        self.id_and_flags = (self.id_and_flags & !(ID | 0xff << ID_BITS)) | id | u64::from(shard) << ID_BITS;
+        self.tag.renumber(id, shard);
     }
 
     /// Where its values come from.
     pub fn source(&self) -> Source {
-        match (self.id_and_flags & KIND) >> KIND_SHIFT {
+        match self.tag.kind() {
             0 => Source::Exact,
             1 => Source::Request,
             2 => Source::Overflow,
@@ -140,7 +136,7 @@ impl Entry {
             Source::Overflow => (2, NO_SLOT),
             Source::Pattern(slot) => (3, slot),
         };
-        self.id_and_flags = (self.id_and_flags & !KIND) | kind << KIND_SHIFT;
+        self.tag.set_kind(kind);
         self.slot = slot;
     }
 
@@ -157,7 +153,7 @@ impl Entry {
     /// Whether it was configured for exactly its key, and nothing lies over that.
     #[inline]
     pub fn is_plain_exact(&self) -> bool {
-        self.id_and_flags & (KIND | OVERLAID) == 0
+        self.tag.is_plain()
     }
 
     /// What follows a mark, if it begins with that. The byte settles it for nearly all.
@@ -183,7 +179,7 @@ impl Entry {
 
     /// What lies over its values.
     pub fn overlay(&self) -> Option<&Overlay> {
-        if self.id_and_flags & OVERLAID == 0 {
+        if !self.tag.is_overlaid() {
             return None;
         }
         self.more.as_ref()?.overlay.as_ref()
@@ -207,25 +203,17 @@ impl Entry {
     /// Sets whether denials are missing in the log. Returns what it was before.
     pub fn set_pending_denials(&mut self, pending: bool) -> bool {
         let before = self.has_pending_denials();
-        self.id_and_flags = (self.id_and_flags & !PENDING_DENIALS) | if pending { PENDING_DENIALS } else { 0 };
+        self.tag.set_pending_denials(pending);
         before
     }
 
     /// Whether denials are missing in the log.
     pub fn has_pending_denials(&self) -> bool {
-        self.id_and_flags & PENDING_DENIALS != 0
+        self.tag.has_pending_denials()
     }
 
-    fn more(&mut self) -> &mut More {
+    pub(super) fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
-    }
-
-    /// Sets what has happened to it.
-    #[cfg(feature = "store")]
-    pub fn set_totals(&mut self, totals: Totals) {
-        (self.allowed, self.allowed_cost) = (totals.allowed, totals.allowed_cost);
-        let more = self.more();
-        (more.denied, more.denied_cost) = (totals.denied, totals.denied_cost);
     }
 
     /// What has happened to it.
@@ -255,7 +243,7 @@ impl Entry {
         if self.pattern_text().is_some() {
             return self.count_allowed(now, cost);
         }
-        if self.id_and_flags & OVERLAID != 0 {
+        if self.tag.is_overlaid() {
             let limit = Arc::clone(self.in_force());
             self.standing.advance(&limit, now);
             self.forget_if_untouched(&limit, now);
@@ -264,7 +252,7 @@ impl Entry {
             // As above, without counting those that hold the values: most of a replay is this.
             self.standing.advance(&self.limit, now);
             if self.would_forget(&self.limit, now) {
-                self.forget();
+                self.forget(now);
             }
             self.standing.spend(&self.limit, now, cost, ends);
         }
@@ -275,14 +263,20 @@ impl Entry {
     /// were swept meanwhile makes no difference. To be called before a spend, with the standing advanced to `now`.
     pub fn forget_if_untouched(&mut self, limit: &Limit, now: Micros) {
         if self.would_forget(limit, now) {
-            self.forget();
+            self.forget(now);
         }
     }
 
-    fn forget(&mut self) {
+    fn forget(&mut self, now: Micros) {
+        #[cfg(feature = "store")]
+        self.set_generation((self.generation() + 1) % GENERATIONS);
         (self.allowed, self.allowed_cost, self.last_allowed) = (0, 0, 0);
         if let Some(more) = &mut self.more {
             (more.denied, more.denied_cost, more.last_denied, more.last_reset) = (0, 0, 0, 0);
+            if more.barrier > now {
+                // What is held from now on is given back, also in the instant of a reset. What was held before is not.
+                more.barrier = now;
+            }
         }
     }
 
@@ -375,7 +369,7 @@ impl Entry {
     }
 
     fn lift(&mut self) {
-        self.id_and_flags &= !OVERLAID;
+        self.tag.set_overlaid(false);
         if let Some(more) = &mut self.more {
             more.overlay = None;
         }
@@ -442,7 +436,7 @@ impl Entry {
             let old = self.begin_change(at);
             self.count_anew(&old, &limit, at, ends);
         }
-        self.id_and_flags |= OVERLAID;
+        self.tag.set_overlaid(true);
         self.more().overlay = Some(Overlay { limit, until });
         if self.pattern_text().is_some() {
             self.standing = Standing::new(self.in_force());
@@ -466,13 +460,13 @@ impl Entry {
         let [allowed, denied, allowed_cost, denied_cost] = record.totals;
         let [last_allowed, last_denied, last_reset] =
             record.times.map(|time| time.map_or(0, |time| time.saturating_add(1)));
-        let mut entry = Entry::new(record.key, record.id & ID, record.shard, source, limit);
+        let mut entry = Entry::new(record.key, record.id, record.shard, source, limit);
         (entry.allowed, entry.allowed_cost, entry.last_allowed) = (allowed, allowed_cost, last_allowed);
         let configured = record.configured.map_or(0, |at| at.saturating_add(1));
         let barrier = record.barrier.map_or(0, |at| at.saturating_add(1));
         let any = denied | denied_cost | last_denied | last_reset | configured | barrier != 0;
         if any || overlay.is_some() || record.max_keys.is_some() {
-            let flag = if overlay.is_some() { OVERLAID } else { 0 };
+            let is_overlaid = overlay.is_some();
             let max_keys = record.max_keys;
             let more = More {
                 denied,
@@ -485,7 +479,7 @@ impl Entry {
                 barrier,
                 held_until: 0,
             };
-            entry.id_and_flags |= flag;
+            entry.tag.set_overlaid(is_overlaid);
             entry.more = Some(Box::new(more));
         }
         entry.standing = Standing::restore(entry.in_force(), &record.parts);

@@ -58,3 +58,25 @@ impl Entry {
         }
     }
 }
+
+/// What records say that are kept elsewhere.
+#[cfg(feature = "store")]
+impl Entry {
+    /// Sets what has happened to it.
+    pub fn set_totals(&mut self, totals: Totals) {
+        (self.allowed, self.allowed_cost) = (totals.allowed, totals.allowed_cost);
+        let more = self.more();
+        (more.denied, more.denied_cost) = (totals.denied, totals.denied_cost);
+    }
+
+    /// How often it has got the totals of a new key, modulo [`GENERATIONS`](super::GENERATIONS). What was counted in an
+    /// earlier generation is not part of its totals.
+    pub fn generation(&self) -> u64 {
+        self.tag.generation()
+    }
+
+    /// Sets the generation, which is less than [`GENERATIONS`](super::GENERATIONS).
+    pub fn set_generation(&mut self, generation: u64) {
+        self.tag.set_generation(generation);
+    }
+}

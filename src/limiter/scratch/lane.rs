@@ -42,7 +42,7 @@ pub struct Looked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
     pub key: Arc<str>,
-    /// Id of its entry, and checks of it that were allowed by then.
+    /// Id and generation of its entry.
     pub entry: (u64, u64),
     pub checks: u64,
     pub units: u64,
@@ -171,7 +171,7 @@ impl Scratch {
             let look = notebook.looks.iter().find(|look| look.hash == *hash);
             if let Some(look) = look.filter(|look| !is_of_pattern(look)) {
                 let key = self.name(&look.key);
-                let entry = self.table(*hash).get(*hash, &key).map(|entry| (entry.id(), entry.totals().allowed));
+                let entry = self.table(*hash).get(*hash, &key).map(|entry| (entry.id(), entry.generation()));
                 let entry = entry.unwrap_or_default();
                 looked.add_denied(Denied { key, entry, checks: 1, units: *cost, last: *at });
             }
@@ -351,7 +351,7 @@ impl Scratch {
     pub fn won(&mut self, group: &Looked) {
         for denied in &group.denied {
             let unsaved = self.unsaved.entry(Arc::clone(&denied.key)).or_default();
-            (unsaved.id, unsaved.allowed) = denied.entry;
+            unsaved.entry = denied.entry;
             unsaved.checks += denied.checks;
             unsaved.units = unsaved.units.saturating_add(denied.units);
             unsaved.last = unsaved.last.max(denied.last);
@@ -378,11 +378,21 @@ impl Scratch {
         if self.unsaved.contains_key(key) {
             return false;
         }
+        self.let_go(key);
+        true
+    }
+
+    fn let_go(&mut self, key: &str) {
         let hash = self.core().hash(key);
         self.take_out(hash, key, false);
         self.core().holds.lock().load_rows(hash, &[]);
         self.keys.remove(key);
-        true
+    }
+
+    /// Forgets all keys. Denials that are not written yet are added when these are loaded again.
+    pub(super) fn forget_keys(&mut self) {
+        let keys: Vec<Arc<str>> = self.keys.iter().cloned().collect();
+        keys.iter().for_each(|key| self.let_go(key));
     }
 
     /// Forgets all but patterns and what has denials that are not written yet. Between groups only.

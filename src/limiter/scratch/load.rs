@@ -8,7 +8,7 @@ use super::record::{Fault, HoldRecord, KeyRecord, PatternsRecord, decode_kept};
 use super::state::{Scratch, Unsaved};
 use crate::clock::Micros;
 use crate::error::{Error, Kind, Result};
-use crate::limit::{is_pattern, is_preferred, matches};
+use crate::limit::{Limit, is_pattern, is_preferred, matches};
 use crate::limiter::answers::Totals;
 use crate::limiter::core::Core;
 use crate::limiter::entry::{Entry, Source, Table};
@@ -114,6 +114,7 @@ impl Scratch {
         };
         let mut entry = Entry::from_record(record, source, limit, overlay);
         entry.set_held_until(of.held_until);
+        entry.set_generation(of.generation);
         let missed = usize::try_from(self.removals - of.removals).unwrap_or(usize::MAX).min(self.removed.len());
         let missed = &self.removed[self.removed.len() - missed..];
         if let Some(text) = entry.overflow_text().filter(|text| is_pattern(text)) {
@@ -219,14 +220,28 @@ impl Scratch {
         for key in std::mem::take(&mut self.led) {
             self.forget_key(&key);
         }
+        let before = self.shown();
         self.drop_patterns(&texts);
         self.totals = record.patterns.iter().map(|entry| (entry.id, entry.totals)).collect();
         for entry in &record.patterns {
             self.load_pattern(entry);
         }
+        if self.shown() != before {
+            // What is loaded was brought to later instants, or swept, under the patterns as they were.
+            self.forget_keys();
+        }
         self.notes.set_last_pattern(record.last_id);
         (self.removals, self.removed, self.patterns) = (record.removals, record.removed, true);
         Ok(())
+    }
+
+    /// What the patterns give to keys, and since when, by id.
+    fn shown(&self) -> Vec<(u64, Arc<Limit>, Option<Overlay>, Micros)> {
+        let known = self.core().registry.known();
+        let shown = |row: &Row| (row.pattern.id, Arc::clone(&row.limit), row.overlay.clone(), row.edited_at);
+        let mut shown: Vec<_> = known.rows().map(shown).collect();
+        shown.sort_by_key(|(id, ..)| *id);
+        shown
     }
 
     /// Drops the patterns that are none of these any more, and forgets their keys, which are led away when they are
@@ -370,12 +385,9 @@ fn take_out(core: &Core, table: &mut Table, hash: u64, key: &str, counts_out: bo
     }
 }
 
-/// Whether denials are of this entry, which has not forgotten all meanwhile as far as that can be seen: a key that
-/// comes and goes does so when it is spent of and nothing counted before.
+/// Whether denials are of this entry, which has not forgotten its totals since.
 fn is_of(unsaved: &Unsaved, entry: &Entry) -> bool {
-    let allowed = entry.totals().allowed;
-    let forgets = entry.source() != Source::Exact && (allowed < unsaved.allowed || unsaved.allowed == 0 && allowed > 0);
-    unsaved.id == entry.id() && !forgets
+    unsaved.entry == (entry.id(), entry.generation())
 }
 
 fn add_denials(entry: &mut Entry, unsaved: &Unsaved) {

@@ -6,7 +6,7 @@
 //!
 //! | of | format byte 1, made n, and |
 //! |----|----------------------------|
-//! | a key | removals n, entry list(entry), held-until n, open list(until n, hold n, slots n, at n) |
+//! | a key | removals n, entry list(entry), generation n, held-until n, open list(until n, hold n, slots n, at n) |
 //! | the patterns | last-id n, removals n, removed list(at n, id n, last-id n, text text), patterns list(entry) |
 //! | a hold | hold, places list(text) |
 //! | an answer | answer |
@@ -14,13 +14,14 @@
 //! The id of an entry distinguishes the key from an earlier key of the same name. A key without an entry has only what
 //! open holds take of it: its limit was removed. *removals* is how many patterns had been removed by then; the last of
 //! them are in *removed*, the latest last, so that a key that lived under one of these is led to where it belongs when
-//! it is loaded. *places* has for each item of a hold the key on which it was decided, or nothing where that is its
-//! own.
+//! it is loaded. *generation* is how often the entry has forgotten its totals, modulo 16. *places* has for each item of
+//! a hold the key on which it was decided, or nothing where that is its own.
 //!
 //! A record is valid if and only if all of it is read so, it was made and is held until no later than in the year 9999,
 //! and what it is of is what it was looked for by.
 
 use crate::clock::{LAST_INSTANT, Micros};
+use crate::limiter::entry::GENERATIONS;
 use crate::limiter::held::book::Taken;
 use crate::store::decode::Decoder;
 use crate::store::encode::{encode_answer, encode_entry, encode_hold, number, put_text};
@@ -55,6 +56,8 @@ type Read<T> = Result<T, Fault>;
 pub struct KeyRecord<'a> {
     pub removals: u64,
     pub entry: Option<Entry<'a>>,
+    /// Of the entry; less than [`GENERATIONS`].
+    pub generation: u64,
     pub held_until: Micros,
     /// What open holds take of it.
     pub open: Vec<Taken>,
@@ -129,6 +132,7 @@ impl KeyRecord<'_> {
         if let Some(entry) = &self.entry {
             encode_entry(&mut bytes, entry);
         }
+        number(&mut bytes, self.generation);
         number(&mut bytes, self.held_until);
         number(&mut bytes, self.open.len() as u64);
         for Taken { until, number: hold, slots, at } in &self.open {
@@ -141,11 +145,13 @@ impl KeyRecord<'_> {
         let (mut from, made) = open(bytes)?;
         let removals = from.number()?;
         let entry = from.list(1, 1, entry)?.pop();
+        let generation =
+            Some(from.number()?).filter(|number| *number < GENERATIONS).ok_or("a generation that cannot be")?;
         let held_until = instant(&mut from)?;
         let open = from.list(u64::MAX, 4, |from| {
             Ok(Taken { until: from.moment()?, number: from.moment()?, slots: from.number()?, at: from.moment()? })
         })?;
-        close(&from, (KeyRecord { removals, entry, held_until, open }, made))
+        close(&from, (KeyRecord { removals, entry, generation, held_until, open }, made))
     }
 }
 
@@ -253,8 +259,9 @@ mod tests {
             patterns in prop::collection::vec(entries(), 0..3),
             (open, removed, hold, answer) in (taken(), removed(), holds(), answers()),
             (made, held_until, removals) in (0..LAST_INSTANT, 0..LAST_INSTANT, 4..u64::MAX),
+            generation in 0..GENERATIONS,
         ) {
-            let record = KeyRecord { removals, entry, held_until, open };
+            let record = KeyRecord { removals, entry, generation, held_until, open };
             let bytes = record.encode(made);
             prop_assert_eq!(KeyRecord::decode(&bytes), Ok((record.clone(), made)));
             prop_assert!(KeyRecord::decode(&bytes[..bytes.len() - 1]).is_err());
@@ -280,7 +287,7 @@ mod tests {
 
         #[test]
         fn flipped_bits_are_survived(entry in entries(), open in taken(), hold in holds(), at in any::<u16>()) {
-            let key = KeyRecord { removals: 0, entry: Some(entry.clone()), held_until: 0, open }.encode(7);
+            let key = KeyRecord { removals: 0, entry: Some(entry.clone()), generation: 0, held_until: 0, open }.encode(7);
             let patterns = PatternsRecord { patterns: vec![entry], ..PatternsRecord::default() }.encode(7);
             let places = vec![""; hold.items.len()];
             for mut bytes in [key, patterns, HoldRecord { hold, places }.encode(7)] {

@@ -83,11 +83,16 @@ pub fn save_key(
     let (entry, counts) = table.get_with_counts(hash, key);
     let entry = entry.filter(|entry| !core.is_as_none(&mut (**entry).clone(), now, version));
     let Some(entry) = entry else {
-        let record = KeyRecord { removals, entry: None, held_until: 0, open };
+        let record = KeyRecord { removals, entry: None, generation: 0, held_until: 0, open };
         return last_open.map(|last| Saved { record: record.encode(now), until: Some(last) });
     };
-    let record =
-        KeyRecord { removals, entry: Some(entry.to_record(&counts.shares)), held_until: entry.held_until(), open };
+    let record = KeyRecord {
+        removals,
+        entry: Some(entry.to_record(&counts.shares)),
+        generation: entry.generation(),
+        held_until: entry.held_until(),
+        open,
+    };
     let until = vanishes(core, entry, now, version).map(|until| until.max(last_open.unwrap_or(0)));
     Some(Saved { record: record.encode(now), until })
 }

@@ -29,10 +29,8 @@ const FIRST_ID: u64 = 1 << 40;
 /// Denials that were reported and are in no record yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unsaved {
-    /// Id of the entry.
-    pub id: u64,
-    /// Checks of it that were allowed by then: fewer, and it has forgotten all meanwhile.
-    pub allowed: u64,
+    /// Id and generation of the entry.
+    pub entry: (u64, u64),
     pub checks: u64,
     pub units: u64,
     pub last: Micros,

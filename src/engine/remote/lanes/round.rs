@@ -77,7 +77,12 @@ impl<W: Wire> Round<W> {
                     again.push(index);
                 }
             }
-            self.put_back(turns, &panicked, &mut names, &mut again);
+            self.put_back(turns, |index| panicked.contains(&index), &mut names, &mut again);
+            if names.contains(&Name::Patterns) {
+                // With new patterns go the copies of all keys, and what was decided on these.
+                self.put_back(turns, |_| true, &mut names, &mut again);
+            }
+            panicked.iter().for_each(|index| turns[*index].looked = Looked::default());
             if again.is_empty() && names.is_empty() {
                 return;
             }
@@ -95,21 +100,26 @@ impl<W: Wire> Round<W> {
         }
     }
 
-    /// What operations have changed that came to a bad end, and all that saw it, never was: the records are to be
-    /// fetched again, and the other operations run again.
-    fn put_back(&mut self, turns: &mut [Turn], ended: &[usize], names: &mut HashSet<Name>, again: &mut Vec<usize>) {
-        if ended.is_empty() {
+    /// What lost operations have changed, and all that saw it, never was: the records are to be fetched again, and the
+    /// operations that have not ended run again.
+    fn put_back(
+        &mut self,
+        turns: &[Turn],
+        is_lost: impl Fn(usize) -> bool,
+        names: &mut HashSet<Name>,
+        again: &mut Vec<usize>,
+    ) {
+        if !(0..turns.len()).any(&is_lost) {
             return;
         }
         for group in groups(turns) {
-            if !group.operations.iter().any(|index| ended.contains(index)) {
+            if !group.operations.iter().any(|index| is_lost(*index)) {
                 continue;
             }
             let changed = group.names.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name);
             names.extend(changed);
             again.extend(group.operations.into_iter().filter(|index| turns[*index].ended.is_none()));
         }
-        ended.iter().for_each(|index| turns[*index].looked = Looked::default());
         // Should they not be fetched now, they are not used.
         self.stale.extend(names.iter().filter(|name| self.known.contains_key(*name)).cloned());
     }

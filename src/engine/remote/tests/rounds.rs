@@ -296,6 +296,37 @@ fn patterns_are_the_same_everywhere_at_once() {
     assert_eq!(one.check("user:1").unwrap().remaining, Some(1));
 }
 
+/// An operation of a round that finds newer patterns has them loaded, and with that others of the round lose what they
+/// were decided on.
+#[test]
+fn patterns_that_are_loaded_within_a_round_cost_no_check_of_it() {
+    let (_, _, [mut one, mut two]) = nodes();
+    one.configure("user:*", "9/1h");
+    one.configure("a", "9/1h");
+    for key in ["user:1", "a"] {
+        two.check(key).unwrap();
+    }
+    // `two` has copies of these keys and of the patterns, which are not those of now.
+    one.run(|limiter| limiter.remove("user:*")).unwrap().unwrap();
+    one.configure("*", "7/1h");
+    one.check("user:2").unwrap();
+    let asked: Vec<_> = ["a", "user:1", "user:2", "user:1", "a"]
+        .map(|key| two.ask(move |limiter| limiter.check(key, 1)))
+        .into_iter()
+        .collect();
+    while !two.left.is_empty() {
+        two.round();
+    }
+    let left = asked.iter().map(|(result, outcome)| {
+        outcome.lock().unwrap().take().unwrap().unwrap();
+        result.lock().unwrap().take().unwrap().unwrap().remaining.unwrap()
+    });
+    assert_eq!(left.collect::<Vec<_>>(), [7, 6, 5, 5, 6]);
+    for (key, used) in [("a", 3), ("user:1", 2), ("user:2", 2)] {
+        assert_eq!([one.status(key), two.status(key)].map(|status| status.unwrap().used), [Some(used); 2], "{key}");
+    }
+}
+
 #[test]
 fn holds_are_settled_by_any_server() {
     let (store, clock, [mut one, mut two]) = nodes();
