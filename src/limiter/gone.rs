@@ -111,7 +111,14 @@ impl Core {
 
     /// Whether an entry is the same as none: not configured, and nothing that was spent still counts.
     pub fn is_gone(&self, entry: &mut Entry, now: Micros, version: u32) -> bool {
-        !entry.has_pending_denials() && self.is_as_none(entry, now, version)
+        if entry.has_pending_denials() {
+            return false;
+        }
+        if self.noting.is_elsewhere() {
+            // Values that may be old bring no entry to a later instant.
+            return self.is_as_none(&mut entry.clone(), now, version);
+        }
+        self.is_as_none(entry, now, version)
     }
 
     /// The same, also while denials are missing in the log.

@@ -111,13 +111,14 @@ pub struct Overflow {
     pub served: Served,
 }
 
-/// Whether an entry is served by its own values, and nothing is due.
+/// Whether an entry is served by its own values, and nothing is due. Not of a key that comes and goes and has come to be
+/// `unlimited`: it may be the same as none, and whether it was swept must make no difference to what counts where.
 #[inline]
 pub fn is_plain(entry: &Entry, version: u32, brought: Brought<'_>) -> bool {
     if entry.is_plain_exact() {
         return true;
     }
-    if entry.version != version || entry.overlay().is_some() {
+    if entry.version != version || entry.overlay().is_some() || entry.limit.is_unlimited() {
         return false;
     }
     match (entry.source(), brought) {

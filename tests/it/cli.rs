@@ -83,7 +83,12 @@ fn one_writer_per_directory() {
     let dir = Dir::new();
     let server = Server::start(&dir.path, &[]);
     let message = dir.error(3, &["server", "start", "--bind", "127.0.0.1:0"]);
-    let locked = format!("data directory is already locked: {} (by process {})", dir.path.display(), server.pid());
+    let locked = format!(
+        "data directory is already locked: {} (by process {}); stop that process, or name another directory with \
+         --data-dir",
+        dir.path.display(),
+        server.pid()
+    );
     assert!(message.contains(&locked), "{message}");
     server.client().get("/v1/health").ok();
     // A killed owner leaves no lock.

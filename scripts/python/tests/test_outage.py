@@ -52,12 +52,11 @@ class Hung(unittest.TestCase):
                     began = time.monotonic()
                     self.assertEqual(ask(app)[0], 200)
                     times.append(time.monotonic() - began)
-                # One of them may also have waited for the machine.
-                self.assertLess(sorted(times[:5])[3], 0.3)
-                self.assertLess(max(times[:5]), 0.5)
+                # Each waits for a guard's time, not the 10 s of a call: how much longer is up to the machine.
+                self.assertLess(max(times[:5]), 5)
                 self.assertGreater(min(times[:5]), 0.2)
-                # Later ones wait for nothing.
-                self.assertLess(sum(times[5:]), 0.5)
+                # Later ones wait for nothing: by themselves they would take 11 s.
+                self.assertLess(sum(times[5:]), 5)
                 self.go_on()
                 deadline = time.monotonic() + 10
                 while limiter._breaker.is_open and time.monotonic() < deadline:

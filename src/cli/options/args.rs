@@ -130,7 +130,10 @@ impl Args {
         let names: Vec<&str> = self.command.operands.split_whitespace().collect();
         match (names.get(self.operands.len()), self.operands.get(names.len())) {
             _ if self.command.operands.contains(" -- ") => Ok(()),
-            (Some(name), _) if !name.starts_with('[') => Err(missing(name.trim_end_matches('.'))),
+            (Some(name), _) if !name.starts_with('[') => {
+                let (name, help) = (name.trim_end_matches('.'), self.command.name);
+                Err(usage(format!("{name} is missing; `flint help {help}` shows what it is")))
+            }
             (_, Some(more)) if !self.command.operands.ends_with("...") => {
                 let (more, help) = (shown(more), self.command.name);
                 Err(usage(format!("`{more}` is not expected here; `flint help {help}` shows what is")))
@@ -439,8 +442,8 @@ mod tests {
                 "log odd",
                 "there is no command `log odd`; `log` has flush, compact, dump, verify, repair, backup, restore",
             ),
-            ("limit check", "KEY is missing"),
-            ("limit check-all", "KEY is missing"),
+            ("limit check", "KEY is missing; `flint help limit check` shows what it is"),
+            ("limit check-all", "KEY is missing; `flint help limit check-all` shows what it is"),
             ("limit check a b", "`b` is not expected here; `flint help limit check` shows what is"),
             ("doctor --jsno", "unknown option `--jsno`; did you mean `--json`?"),
             ("limit add k --busrt=5", "unknown option `--busrt=5`; did you mean `--burst`?"),

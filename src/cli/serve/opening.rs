@@ -8,7 +8,7 @@ use crate::bounds::{LOCK_WAIT_MS, TAKEOVER_WAIT_MS};
 use crate::cli::answer::usage;
 use crate::cli::options::{Args, Global, as_option, store_url};
 use crate::engine::Engine;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::limiter::{Limiter, Options, SyncMode};
 use crate::server;
 use crate::store::{Policy, ahead_notice, validate_policy};
@@ -139,7 +139,7 @@ fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
         match Limiter::open(dir, options.clone()) {
             Err(error) if error.kind() == Kind::Locked && !left.is_zero() => {
                 if !taken_over && crate::store::writer(dir).is_some_and(|writer| writer.url.is_some()) {
-                    return Err(error);
+                    return Err(with_way_out(error));
                 }
                 crate::store::wait_until_free(dir, left);
                 // Some other lock is in the way, or another process was faster.
@@ -147,7 +147,17 @@ fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
-            result => return result,
+            result => return result.map_err(with_way_out),
         }
+    }
+}
+
+fn with_way_out(error: Error) -> Error {
+    match error.kind() {
+        Kind::Locked => {
+            let message = format!("{error}; stop that process, or name another directory with --data-dir");
+            Error::new(Kind::Locked, message)
+        }
+        _ => error,
     }
 }

@@ -29,6 +29,12 @@ impl Noting {
         self.notes().is_some()
     }
 
+    /// Whether the limiter's records are kept elsewhere: its patterns may be those of a moment ago.
+    #[inline]
+    pub fn is_elsewhere(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Notes that it makes a difference which patterns there are.
     #[inline]
     pub fn patterns(&self) {
@@ -74,6 +80,11 @@ impl Noting {
 impl Noting {
     #[inline]
     pub fn is_on(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    pub fn is_elsewhere(&self) -> bool {
         false
     }
 

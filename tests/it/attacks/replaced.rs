@@ -73,8 +73,9 @@ fn a_server_that_could_not_start_afresh_goes_on() {
 
 #[test]
 fn out_of_threads() {
-    // A separate user, so that no other threads are counted.
-    let user = ["--reuid=54321", "--clear-groups", "prlimit", "--nproc=60", "--"];
+    // A separate user, so that no other threads are counted: not those of another run of this test either.
+    let user = format!("--reuid={}", 1_000_000 + std::process::id());
+    let user = [&*user, "--clear-groups", "prlimit", "--nproc=60", "--"];
     let works = Command::new("setpriv").args(user).args([env!("CARGO_BIN_EXE_flint"), "--version"]).output();
     if !works.is_ok_and(|output| output.status.success()) {
         return eprintln!("SKIPPED: it takes root, setpriv and prlimit to run out of threads");
