@@ -111,8 +111,8 @@ pub struct Overflow {
     pub served: Served,
 }
 
-/// Whether an entry is served by its own values, and nothing is due. Not of a key that comes and goes and has come to be
-/// `unlimited`: it may be the same as none, and whether it was swept must make no difference to what counts where.
+/// Whether an entry is served by its own values, and nothing is due. Not of a key that comes and goes and is
+/// `unlimited` now: it may be the same as none, and whether it was swept must make no difference to what counts where.
 #[inline]
 pub fn is_plain(entry: &Entry, version: u32, brought: Brought<'_>) -> bool {
     if entry.is_plain_exact() {
