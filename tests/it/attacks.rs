@@ -85,7 +85,8 @@ impl Good {
         let thread = std::thread::spawn(move || {
             let mut client = Client::new(&url, Some(TOKEN));
             let mut answers = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
+            // More than once, also where the attack is over at once.
+            while answers.len() < 2 || !stopped.load(Ordering::Relaxed) {
                 let start = Instant::now();
                 let answer = client.try_ask(method, path, &body);
                 answers.push((start.elapsed(), answer.map(|reply| reply.status).map_err(|error| error.to_string())));
@@ -103,7 +104,6 @@ impl Good {
         for (took, answer) in &answers {
             assert!(*answer == Ok(200) && *took <= in_time(), "after {took:?}: {answer:?} of {}", answers.len());
         }
-        assert!(!answers.is_empty());
         answers.len() as u64
     }
 }
