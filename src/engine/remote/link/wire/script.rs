@@ -40,25 +40,29 @@ use crate::clock::Micros;
 ///
 /// An attempt that was done before, and whose reply was lost, writes a key of its own once more as it is: else `WAIT`
 /// on this connection would wait for nothing. Where memory is full, what is removed leaves nothing in its place.
+///
+/// Numbers are given to the store as text: to print a number of Lua costs it as much as a look at a key. Tables and
+/// functions are made once for all attempts.
 const ATTEMPT: &str = r"
 local now = redis.call('TIME')
 local at, second = now[1] .. '.' .. now[2], tonumber(now[1])
-local call, sub, byte, find = redis.call, string.sub, string.byte, string.find
+local call, sub, byte, char, find = redis.call, string.sub, string.byte, string.char, string.find
+local keys, args, heads, same = KEYS, ARGV, {}, {}
 local function attempt(k, a, n, m, new, last)
-  local link, heads, same, fits = sub(new, 1, 8), {}, {}, second <= last
+  local link, fits = sub(new, 1, 8), second <= last
   for i = 1, n do
-    local head = call('GETRANGE', KEYS[k + i], 0, 257)
-    local writers = byte(head, 2) or 0
-    head = sub(head, 1, 2 + 16 * writers)
-    if ARGV[a + 3 * i - 1] ~= '' and find(head, new, 3, true) then
-      redis.pcall('SET', KEYS[k + i], call('GET', KEYS[k + i]), 'KEEPTTL')
+    local head = call('GETRANGE', keys[k + i], '0', '257')
+    local format, writers = byte(head, 1, 2)
+    head = sub(head, 1, 2 + 16 * (writers or 0))
+    if args[a + 3 * i - 1] ~= '' and find(head, new, 3, true) then
+      redis.pcall('SET', keys[k + i], call('GET', keys[k + i]), 'KEEPTTL')
       return at
     end
-    local known = ARGV[a + 3 * i - 2]
-    if head == '' or sub(head, 1, 1) == '0' then
+    local known = args[a + 3 * i - 2]
+    if not format or format == 48 then
       same[i] = known == ''
     else
-      same[i] = known ~= '' and known == sub(head, 3, 18)
+      same[i] = known ~= '' and find(head, known, 3, true) == 3
     end
     fits = fits and same[i]
     heads[i] = head
@@ -66,20 +70,20 @@ local function attempt(k, a, n, m, new, last)
   if not fits then
     local found = {at}
     for i = 1, n do
-      found[i + 1] = same[i] and 1 or (heads[i] ~= '' and call('GET', KEYS[k + i]))
+      found[i + 1] = same[i] and 1 or (heads[i] ~= '' and call('GET', keys[k + i]))
     end
     return found
   end
   for j = 1, m do
-    local list, mark = KEYS[k + n + j], ARGV[a + 3 * n + j]
+    local list, mark = keys[k + n + j], args[a + 3 * n + j]
     if sub(mark, 1, 1) == '+' then
-      call('ZADD', list, 0, sub(mark, 2))
+      call('ZADD', list, '0', sub(mark, 2))
     else
       call('ZREM', list, sub(mark, 2))
     end
   end
   for i = 1, n do
-    local key, what, head = KEYS[k + i], ARGV[a + 3 * i - 1], heads[i]
+    local key, what, head = keys[k + i], args[a + 3 * i - 1], heads[i]
     if what ~= '' then
       local writers, kept = new, 1
       for w = 3, #head - 15, 16 do
@@ -87,14 +91,14 @@ local function attempt(k, a, n, m, new, last)
           writers, kept = writers .. sub(head, w, w + 15), kept + 1
         end
       end
-      writers = string.char(kept) .. writers
+      writers = char(kept) .. writers
       if what == 'd' then
         local done = redis.pcall('SET', key, '0' .. writers, 'PX', KEEPS)
         if type(done) == 'table' and done.err then call('DEL', key) end
       elseif what == 'p' then
-        call('SET', key, '1' .. writers .. ARGV[a + 3 * i])
+        call('SET', key, '1' .. writers .. args[a + 3 * i])
       else
-        call('SET', key, '1' .. writers .. ARGV[a + 3 * i], 'PXAT', sub(what, 2))
+        call('SET', key, '1' .. writers .. args[a + 3 * i], 'PXAT', sub(what, 2))
       end
     end
   end
