@@ -83,9 +83,9 @@ fn a_master_of_a_cluster_is_killed() {
         // The longest time in which nothing was allowed of a key: of those in the shard whose master is killed.
         let mut silent = Duration::ZERO;
         let victim = cluster.master_of(0).unwrap();
+        let allowed = || told.iter().map(|told| told.load()[0]).collect::<Vec<_>>();
         thread::scope(|scope| {
             let gaps = scope.spawn(|| {
-                let allowed = || told.iter().map(|told| told.load()[0]).collect::<Vec<_>>();
                 let (mut before, mut since) = (allowed(), vec![Instant::now(); told.len()]);
                 let mut longest = Duration::ZERO;
                 while !over.load(Ordering::Relaxed) {
@@ -112,10 +112,9 @@ fn a_master_of_a_cluster_is_killed() {
                     thread::sleep(Duration::from_secs(1));
                     cluster.nodes[victim].start_again();
                 }
-                let count = || told.iter().map(|told| told.load()[0]).collect::<Vec<_>>();
-                let before = count();
+                let before = allowed();
                 wait_until("checks of all keys should be back", || {
-                    count().iter().zip(&before).all(|(now, before)| now > before)
+                    allowed().iter().zip(&before).all(|(now, before)| now > before)
                 });
                 over.store(true, Ordering::Relaxed);
             });

@@ -41,34 +41,41 @@ class Hung(unittest.TestCase):
 
     def test_a_guarded_application_goes_on(self):
         for ask, middleware, app in [(wsgi, flint.WSGIMiddleware, hello), (asgi, flint.ASGIMiddleware, asgi_hello)]:
-            limiter = self.limiter(on_error="allow")
-            name = ask.__name__
-            app = middleware(app, limiter, limit="1000/1d", prefix=name)
-            self.assertEqual(ask(app)[0], 200)
-            self.stop()
-            times = []
-            with self.assertLogs("flint", "WARNING") as logged:
-                for _ in range(50):
-                    began = time.monotonic()
-                    self.assertEqual(ask(app)[0], 200)
-                    times.append(time.monotonic() - began)
-                # Each waits for a guard's time, not the 10 s of a call: how much longer is up to the machine.
-                self.assertLess(max(times[:5]), 5)
-                self.assertGreater(min(times[:5]), 0.2)
-                # Later ones wait for nothing: by themselves they would take 11 s.
-                self.assertLess(sum(times[5:]), 5)
-                self.go_on()
-                deadline = time.monotonic() + 10
-                while limiter._breaker.is_open and time.monotonic() < deadline:
-                    ask(app)
-                    time.sleep(0.02)
-            told = [line for line in logged.output if "in a row" in line]
-            self.assertEqual(len(told), 1, logged.output)
-            self.assertEqual(sum("answers again" in line for line in logged.output), 1, logged.output)
-            self.assertEqual(ask(app)[0], 200)
-            # At most one unit for each request that was sent: nothing that was given up was asked twice.
-            used = limiter.status("%s:client:10.0.0.1" % name)["used"]
-            self.assertTrue(2 <= used <= 7, used)
+            # The machine may hold up some requests of one outage, but not those of each.
+            for prefix in ("first", "second", "third"):
+                times = self.outage(ask, middleware, app, ask.__name__ + prefix)
+                # One of the first five may also have waited for the machine. Later ones wait for nothing.
+                if sorted(times[:5])[3] < 0.3 and max(times[:5]) < 0.5 and sum(times[5:]) < 0.5:
+                    break
+            else:
+                self.fail("three times too slow, at last %s" % times)
+
+    def outage(self, ask, middleware, app, name):
+        """How long each of 50 requests took while the server was stopped."""
+        limiter = self.limiter(on_error="allow")
+        app = middleware(app, limiter, limit="1000/1d", prefix=name)
+        self.assertEqual(ask(app)[0], 200)
+        self.stop()
+        times = []
+        with self.assertLogs("flint", "WARNING") as logged:
+            for _ in range(50):
+                began = time.monotonic()
+                self.assertEqual(ask(app)[0], 200)
+                times.append(time.monotonic() - began)
+            self.assertGreater(min(times[:5]), 0.2)
+            self.go_on()
+            deadline = time.monotonic() + 10
+            while limiter._breaker.is_open and time.monotonic() < deadline:
+                ask(app)
+                time.sleep(0.02)
+        told = [line for line in logged.output if "in a row" in line]
+        self.assertEqual(len(told), 1, logged.output)
+        self.assertEqual(sum("answers again" in line for line in logged.output), 1, logged.output)
+        self.assertEqual(ask(app)[0], 200)
+        # At most one unit for each request that was sent: nothing that was given up was asked twice.
+        used = limiter.status("%s:client:10.0.0.1" % name)["used"]
+        self.assertTrue(2 <= used <= 7, used)
+        return times
 
     def test_a_call_of_one_s_own_has_its_own_time(self):
         limiter = self.limiter(on_error="allow", timeout=0.6)

@@ -128,14 +128,15 @@ impl Args {
             }
         }
         let names: Vec<&str> = self.command.operands.split_whitespace().collect();
+        let help = self.command.name;
         match (names.get(self.operands.len()), self.operands.get(names.len())) {
             _ if self.command.operands.contains(" -- ") => Ok(()),
             (Some(name), _) if !name.starts_with('[') => {
-                let (name, help) = (name.trim_end_matches('.'), self.command.name);
+                let name = name.trim_end_matches('.');
                 Err(usage(format!("{name} is missing; `flint help {help}` shows what it is")))
             }
             (_, Some(more)) if !self.command.operands.ends_with("...") => {
-                let (more, help) = (shown(more), self.command.name);
+                let more = shown(more);
                 Err(usage(format!("`{more}` is not expected here; `flint help {help}` shows what is")))
             }
             _ => Ok(()),

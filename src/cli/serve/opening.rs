@@ -75,7 +75,7 @@ impl Place {
         match self {
             Place::Directory(options) => {
                 let kept = options.sync.name();
-                let limiter = open(&global.dir, options, taken_over)?;
+                let limiter = open(&global.dir, options, taken_over).map_err(with_way_out)?;
                 let report = limiter.report();
                 if let Some(ahead) = report.ahead {
                     log::warn!("{}", ahead_notice(ahead));
@@ -139,7 +139,7 @@ fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
         match Limiter::open(dir, options.clone()) {
             Err(error) if error.kind() == Kind::Locked && !left.is_zero() => {
                 if !taken_over && crate::store::writer(dir).is_some_and(|writer| writer.url.is_some()) {
-                    return Err(with_way_out(error));
+                    return Err(error);
                 }
                 crate::store::wait_until_free(dir, left);
                 // Some other lock is in the way, or another process was faster.
@@ -147,7 +147,7 @@ fn open(dir: &Path, options: Options, taken_over: bool) -> Result<Limiter> {
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
-            result => return result.map_err(with_way_out),
+            result => return result,
         }
     }
 }

@@ -11,8 +11,6 @@
 
 use std::sync::Arc;
 
-#[cfg(feature = "store")]
-use super::tag::GENERATIONS;
 use super::tag::Tag;
 use super::text::Text;
 use crate::clock::Micros;
@@ -269,7 +267,7 @@ impl Entry {
 
     fn forget(&mut self, now: Micros) {
         #[cfg(feature = "store")]
-        self.set_generation((self.generation() + 1) % GENERATIONS);
+        self.tag.begin_generation();
         (self.allowed, self.allowed_cost, self.last_allowed) = (0, 0, 0);
         if let Some(more) = &mut self.more {
             (more.denied, more.denied_cost, more.last_denied, more.last_reset) = (0, 0, 0, 0);
@@ -466,7 +464,7 @@ impl Entry {
         let barrier = record.barrier.map_or(0, |at| at.saturating_add(1));
         let any = denied | denied_cost | last_denied | last_reset | configured | barrier != 0;
         if any || overlay.is_some() || record.max_keys.is_some() {
-            let is_overlaid = overlay.is_some();
+            entry.tag.set_overlaid(overlay.is_some());
             let max_keys = record.max_keys;
             let more = More {
                 denied,
@@ -479,7 +477,6 @@ impl Entry {
                 barrier,
                 held_until: 0,
             };
-            entry.tag.set_overlaid(is_overlaid);
             entry.more = Some(Box::new(more));
         }
         entry.standing = Standing::restore(entry.in_force(), &record.parts);

@@ -81,6 +81,11 @@ impl Tag {
         (self.0 & GENERATION) >> GENERATION_SHIFT
     }
 
+    #[cfg(feature = "store")]
+    pub fn begin_generation(&mut self) {
+        self.set_generation((self.generation() + 1) % GENERATIONS);
+    }
+
     /// Sets the generation, which is less than [`GENERATIONS`].
     #[cfg(feature = "store")]
     pub fn set_generation(&mut self, generation: u64) {
@@ -117,8 +122,8 @@ mod tests {
             tag.set_generation(GENERATIONS - 1);
             assert!(tag.is_plain() && !tag.has_pending_denials());
             assert_eq!((tag.id(), tag.shard(), tag.generation()), (7, 9, GENERATIONS - 1));
-            tag.set_generation(0);
-            assert_eq!(tag.generation(), 0);
+            tag.begin_generation();
+            assert_eq!((tag.generation(), tag.kind(), tag.shard()), (0, 0, 9));
         }
     }
 }

@@ -378,21 +378,16 @@ impl Scratch {
         if self.unsaved.contains_key(key) {
             return false;
         }
-        self.let_go(key);
+        self.forget_key(key, false);
         true
-    }
-
-    fn let_go(&mut self, key: &str) {
-        let hash = self.core().hash(key);
-        self.take_out(hash, key, false);
-        self.core().holds.lock().load_rows(hash, &[]);
-        self.keys.remove(key);
     }
 
     /// Forgets all keys. Denials that are not written yet are added when these are loaded again.
     pub(super) fn forget_keys(&mut self) {
         let keys: Vec<Arc<str>> = self.keys.iter().cloned().collect();
-        keys.iter().for_each(|key| self.let_go(key));
+        for key in &keys {
+            self.forget_key(key, false);
+        }
     }
 
     /// Forgets all but patterns and what has denials that are not written yet. Between groups only.

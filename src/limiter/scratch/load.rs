@@ -48,7 +48,7 @@ impl Scratch {
     }
 
     fn load_key(&mut self, key: &str, record: Option<&[u8]>) -> std::result::Result<(), Fault> {
-        let was_loaded = self.forget_key(key);
+        let was_loaded = self.forget_key(key, true);
         if !self.patterns {
             return Ok(());
         }
@@ -183,10 +183,10 @@ impl Scratch {
         table.insert(hash, entry, |key| core.hash(key));
     }
 
-    /// Takes a key out, and what open holds take of it. Whether it was loaded; it was counted out then.
-    pub(super) fn forget_key(&mut self, key: &str) -> bool {
+    /// Takes a key out, and what open holds take of it. Whether it was loaded.
+    pub(super) fn forget_key(&mut self, key: &str, counts_out: bool) -> bool {
         let hash = self.core().hash(key);
-        self.take_out(hash, key, true);
+        self.take_out(hash, key, counts_out);
         self.core().holds.lock().load_rows(hash, &[]);
         self.keys.remove(key)
     }
@@ -218,7 +218,7 @@ impl Scratch {
         }
         self.core().clock.raise(made);
         for key in std::mem::take(&mut self.led) {
-            self.forget_key(&key);
+            self.forget_key(&key, true);
         }
         let before = self.shown();
         self.drop_patterns(&texts);
@@ -265,7 +265,7 @@ impl Scratch {
             gone.iter().for_each(|pattern| table.counts.shares.remove(pattern.slot));
         }
         for key in left {
-            self.forget_key(&key);
+            self.forget_key(&key, true);
         }
         for pattern in gone {
             self.drop_pattern(&pattern);

@@ -46,11 +46,11 @@ const MANY_LOSSES: u32 = 16;
 const BACK_OFF: Duration = Duration::from_micros(200);
 const MAX_BACK_OFF: Duration = Duration::from_millis(5);
 
-/// Attempts that lost from which on an operation waits no more: its turn may be short.
+/// Losses from which on an operation is tried again without such a wait: a turn that others give may be short.
 const STARVING: u32 = 64;
 
-/// The turn that a lane gives others after many rounds that wrote the same key, in times of its last round: for another
-/// one to learn of the key's version, and to write. And the longest.
+/// The turn that a lane gives other servers after many rounds that wrote the same key, in times of its last round:
+/// enough for another server to learn of the key's version, and to write. And the longest.
 const TURN: u32 = 4;
 const MAX_TURN: Duration = Duration::from_millis(10);
 

@@ -310,7 +310,7 @@ mod tests {
         for _ in 0..3 {
             assert!((1..Trust::TURN).all(|_| !round(1)) && round(1));
         }
-        // Keys that were last seen some rounds ago are nobody's alone.
+        // A round whose keys were all last seen earlier ends the streak.
         assert!((0..1000).all(|number| !round(if number % 100 == 0 { 2 } else { 1 })));
     }
 }

@@ -244,7 +244,8 @@ proptest! {
             let mut entry = entry.clone();
             entry.source = source;
             let key: std::sync::Arc<str> = entry.key.into();
-            let record = KeyRecord { removals: 0, entry: Some(entry), generation: 0, held_until: held_until.into(), open: Vec::new() };
+            let (entry, held_until) = (Some(entry), held_until.into());
+            let record = KeyRecord { removals: 0, entry, generation: 0, held_until, open: Vec::new() };
             let mut bytes = record.encode(START);
             for _ in 0..2 {
                 if alone.scratch.load(&Name::Key(key.clone()), Some(&bytes)).is_ok() {

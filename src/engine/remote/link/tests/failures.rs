@@ -21,6 +21,19 @@ fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
     (result, begun.elapsed())
 }
 
+/// What a call returns that waits for nobody. The machine may hold up a call of five, but not each of them.
+fn at_once<T>(mut call: impl FnMut() -> T) -> T {
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let (result, took) = timed(&mut call);
+        if took < Duration::from_millis(20) {
+            return result;
+        }
+        times.push(took);
+    }
+    panic!("not at once: {times:?}")
+}
+
 #[test]
 fn what_cannot_be_opened_says_why() {
     let closed = try_open(&format!("redis://127.0.0.1:{}", free_port()), 0).map(drop).unwrap_err();
@@ -100,8 +113,8 @@ fn servers_that_take_no_writes_are_told_in_users_words() {
     let (kind, text) = failed(one(&mut link, put(KEY, Known::Version(version), b"2")));
     assert!(kind == ErrorKind::Unavailable && text.contains("is a replica"), "{text}");
     // Known by now: nobody asks it, not even what only compares.
-    let (outcome, took) = timed(|| one(&mut link, keep(KEY, Known::Version(version))));
-    assert!(failed(outcome).1.contains("is a replica") && took < Duration::from_millis(1000), "{took:?}");
+    let (_, text) = failed(at_once(|| one(&mut link, keep(KEY, Known::Version(version)))));
+    assert!(text.contains("is a replica"), "{text}");
     server.ask(&["REPLICAOF", "NO", "ONE"]);
     wait_until("it should be found to be back", || store.away().is_none());
     won(one(&mut link, put(KEY, Known::Version(version), b"2")));
@@ -156,9 +169,8 @@ fn a_store_that_is_away_is_told_of_at_once_until_it_is_back() {
     // A reply was on its way when the connection broke, for all that the link knows: it asks until the deadline.
     let (_, took) = timed(|| failed(one(&mut link, put(KEY, Known::Version(version), b"2"))));
     assert!(took < Duration::from_millis(2500), "{took:?}");
-    let ((kind, text), took) = timed(|| failed(one(&mut link, put(KEY, Known::Version(version), b"2"))));
+    let (kind, text) = failed(at_once(|| one(&mut link, put(KEY, Known::Version(version), b"2"))));
     assert_eq!(kind, ErrorKind::Unavailable, "{text}");
-    assert!(took < Duration::from_millis(1000), "{took:?}");
     assert!(text.contains("nothing listens there") && store.away().is_some(), "{text}");
     assert_eq!(link.fetch(&[KEY], soon()).unwrap_err().kind(), ErrorKind::Unavailable);
     server.start_again();
@@ -183,9 +195,8 @@ fn a_store_that_is_stopped_does_nothing_late() {
     assert_eq!(kind, ErrorKind::OutcomeUnknown, "{text}");
     assert!(took > Duration::from_millis(1500) && took < Duration::from_millis(2600), "{took:?}");
     // What only compares has no outcome that matters; by now it is known to be away.
-    let ((kind, text), took) = timed(|| failed(one(&mut other, keep(KEY, Known::Version(version)))));
+    let (kind, text) = failed(at_once(|| one(&mut other, keep(KEY, Known::Version(version)))));
     assert_eq!(kind, ErrorKind::Unavailable, "{text}");
-    assert!(took < Duration::from_millis(1000), "{took:?}");
     thread::sleep(Duration::from_millis(1500));
     server.go_on();
     wait_until("it should be found to be back", || store.away().is_none());
@@ -252,12 +263,11 @@ fn a_replica_dies(software: Software) {
     // It is written, and from now on nothing is; what only compares goes on.
     let (known, record) = fetched(&mut link, KEY);
     assert_eq!(record, b"2");
-    let ((kind, text), took) = timed(|| failed(one(&mut link, put(KEY, known, b"3"))));
+    let (kind, text) = failed(at_once(|| one(&mut link, put(KEY, known, b"3"))));
     assert!(
         kind == ErrorKind::Unavailable && text.contains("1 of 2") && text.contains("nothing was written"),
         "{text}"
     );
-    assert!(took < Duration::from_millis(1000), "{took:?}");
     won(one(&mut link, keep(KEY, known)));
     assert_eq!(fetched(&mut link, KEY), (known, b"2".to_vec()));
     assert!(store.away().is_none() && store.unwritable().is_some());
